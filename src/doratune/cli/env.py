@@ -1,0 +1,59 @@
+"""``doratune env``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import tyro
+
+from doratune.cli.parse import parse
+from doratune.settings import Settings
+
+ABOUT = """Show what is installed and which kernels are usable here.
+
+Examples:
+  doratune env
+  doratune env --json
+"""
+
+
+class EnvCommand(Settings):
+    """The flags of ``doratune env``."""
+
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb."""
+    command = parse(EnvCommand, argv, verb="env", about=ABOUT)
+
+    import torch
+
+    from doratune.cli.output import print_json
+    from doratune.environment import describe_environment
+    from doratune.models import resolve_dtype
+    from doratune.models.builtin import BUILTIN, cache_home
+
+    environment = describe_environment()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    usable = {
+        "engine": "torch autograd (float32, bfloat16, float16)",
+        "device": environment.gpu or environment.cpu,
+        "dtype auto": str(resolve_dtype("auto", device)).removeprefix("torch."),
+        "4-bit base": "bitsandbytes"
+        if "bitsandbytes" in environment.packages
+        else "no (pip install 'doratune[bnb]')",
+        "built-in models": ", ".join(BUILTIN),
+        "cache": str(cache_home()),
+    }
+    if command.as_json:
+        print_json({"environment": environment.to_dict(), "usable": usable})
+        return 0
+    stamped = environment.to_dict()
+    packages = stamped.pop("packages")
+    for section in (stamped, packages, usable):
+        for key, value in section.items():
+            print(f"{key:<16} {value}")
+        print()
+    return 0

@@ -1,0 +1,69 @@
+"""``doratune VERB ...``: finds the verb, runs it, and turns errors into messages and exit codes.
+
+Exit codes: 0 done, 1 failure, 2 the input cannot be used, 130 interrupted by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from doratune import __version__
+from doratune.errors import DoratuneError, InputError, nearest
+
+VERBS = {
+    "train": "fine-tune a causal LM with LoRA or DoRA",
+    "eval": "evaluate a run, an adapter or a base model on commonsense tasks",
+    "compare": "base, LoRA and DoRA on the same rows, side by side",
+    "report": "the same table and report from runs that exist",
+    "env": "what is installed and which kernels are usable",
+}
+
+HELP = """usage: doratune VERB [options]      (doratune VERB --help shows a verb's options)
+
+DoRA at LoRA's price: fine-tune a language model with LoRA or DoRA, evaluate it, compare the two.
+
+verbs:
+{verbs}
+
+examples:
+  doratune compare --preset demo --output runs/demo
+  doratune train --method dora --data boolq/train.json --output finetuned_result/dora_r32
+  doratune eval finetuned_result/dora_r32 --task boolq
+  doratune report runs/lora runs/dora --output runs/report
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: The arguments after the program's name; None takes the process's own.
+
+    Returns:
+        The exit code.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP.format(verbs="\n".join(f"  {verb:<8} {what}" for verb, what in VERBS.items())), end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"doratune {__version__}")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    try:
+        if verb not in VERBS:
+            close = nearest(verb, list(VERBS))
+            raise InputError(
+                "unknown verb",
+                got=verb,
+                expected=f"one of {', '.join(VERBS)}",
+                fix=f"did you mean doratune {close}?" if close else "see doratune --help",
+            )
+        return importlib.import_module(f"doratune.cli.{verb}").main(rest)
+    except DoratuneError as error:
+        print(f"doratune: {error.message}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("doratune: interrupted", file=sys.stderr)
+        return 130

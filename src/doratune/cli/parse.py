@@ -1,0 +1,54 @@
+"""Arguments of a verb: tyro reads the flags, a preset lies under them, pydantic checks the result."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+# pydantic reads this when it is imported; its links are no help at a terminal.
+os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
+
+import tyro
+
+from doratune.settings import Settings
+
+Kind = TypeVar("Kind", bound=Settings)
+
+
+def parse(
+    kind: type[Kind], argv: list[str], *, verb: str, about: str, defaults: Mapping[str, Any] | None = None
+) -> Kind:
+    """Read the flags of a verb.
+
+    Args:
+        kind: The verb's settings; field docstrings are the help.
+        argv: The arguments after the verb.
+        verb: Its name.
+        about: What ``--help`` shows above the options: what it does, and examples.
+        defaults: Values of a preset, already checked; flags go before them.
+
+    Returns:
+        The settings. Wrong flags end the process with exit code 2 and one message.
+    """
+    required = {name: tyro.MISSING for name, field in kind.model_fields.items() if field.is_required()}
+    default = kind.model_construct(**{**required, **(defaults or {})})
+    return tyro.cli(kind, args=argv, default=default, prog=f"doratune {verb}", description=about)
+
+
+def peek(argv: list[str], *flags: str) -> dict[str, str | None]:
+    """The values of some flags, before the whole line can be parsed.
+
+    Args:
+        argv: The arguments after the verb.
+        *flags: Names without dashes.
+
+    Returns:
+        A value or None for each.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in flags:
+        parser.add_argument(f"--{flag}", nargs="?")
+    known, _ = parser.parse_known_args(argv)
+    return vars(known)

@@ -1,0 +1,61 @@
+"""``doratune train``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import tyro
+
+from doratune.cli.parse import parse, peek
+from doratune.settings import validate
+from doratune.training.config import TrainConfig
+from doratune.training.presets import Preset, load_preset
+
+ABOUT = """Fine-tune a causal LM with LoRA or DoRA and write a run directory.
+
+Examples:
+  doratune train --method dora --data boolq/train.json --output finetuned_result/dora_r32
+  doratune train --method lora --task sample-winogrande --format continuation --rows 500
+                 --epochs 1 --warmup-steps 5 --output runs/lora
+  doratune train --preset llama-7b --method dora --data commonsense.json --output runs/llama
+  accelerate launch -m doratune train --preset llama-7b --data commonsense.json --output runs/llama
+"""
+
+
+class TrainCommand(TrainConfig):
+    """The flags of ``doratune train``."""
+
+    preset: str | None = None
+    """demo, llama-7b, llama2-7b, llama3-8b, or a YAML file; flags go before it."""
+    resume: bool = False
+    """Go on from the last checkpoint of an interrupted run."""
+    overwrite: bool = False
+    """Replace the run in the output folder."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print the record as JSON."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb."""
+    known = peek(argv, "preset", "method")
+    preset = load_preset(known["preset"]) if known["preset"] else Preset()
+    settings = preset.for_method(known["method"] or preset.settings.get("method") or "dora")
+    validate(TrainConfig, {"output": "-", **settings}, where=preset.source)
+    command = parse(TrainCommand, argv, verb="train", about=ABOUT, defaults=settings)
+    config = TrainConfig(**command.model_dump(include=set(TrainConfig.model_fields)))
+
+    from doratune.cli.output import configure_logging, print_json
+    from doratune.training.train import train
+
+    configure_logging()
+    record = train(config, resume=command.resume, overwrite=command.overwrite)
+    if command.as_json:
+        print_json(record.to_dict())
+    elif record.training is not None:
+        print(
+            f"trained {record.parameters.trainable:,} of {record.parameters.total:,} parameters in "
+            f"{record.training.seconds:.0f} s ({record.training.tokens_per_second:,.0f} tokens/s)\n"
+            f"run directory: {config.output}\n"
+            f"next: doratune eval {config.output} --task {(config.task or ['TASK'])[0]}"
+        )
+    return 0

@@ -1,0 +1,101 @@
+"""Rows of the data sets' own schemas -> rows in the LLM-Adapters layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from string import Formatter
+from typing import Any
+
+from doratune.data.layouts import Question
+from doratune.data.rows import Row, answer_text
+from doratune.data.tasks import RowSchema, Task
+from doratune.errors import InputError
+
+
+def convert_row(task: Task, original: Mapping[str, Any], *, where: str) -> Row:
+    """Word one original row as the original study does.
+
+    Args:
+        task: A task with rows on the hub.
+        original: The row, by column.
+        where: Its place, for messages.
+
+    Returns:
+        The row in the LLM-Adapters layout.
+
+    Raises:
+        InputError: A column is missing or is not a text, the number of options does not fit the layout, or
+            the answer is none of them (as in test splits that are published without answers).
+    """
+    schema = task.row
+    if schema is None:
+        raise ValueError(f"the task {task.name} has no rows on the hub")
+    options = _options(task, schema, original, where)
+    if not task.layout.fits(len(options)):
+        raise InputError(
+            f"a row has a number of options that {task.name} does not know",
+            where=where,
+            got=len(options),
+            expected=f"{task.layout.fewest} to {len(task.labels)}",
+        )
+    columns = [name for _, name, *_ in Formatter().parse(schema.stem) if name]
+    stem = schema.stem.format(**{name: _text(original, name, where) for name in columns})
+    keys = schema.answers if isinstance(schema.answers, list) else _texts(original, schema.answers, where)
+    answer = str(_column(original, schema.answer, where))
+    if answer not in keys:
+        raise InputError(
+            "a row has no answer among its options",
+            where=f"{where}, column {schema.answer}",
+            got=repr(answer),
+            expected=", ".join(keys),
+        )
+    label = task.labels[keys.index(answer)]
+    return {
+        "instruction": task.layout.render(Question(stem, tuple(options))),
+        "input": "",
+        "output": answer_text(label),
+        "answer": label,
+    }
+
+
+def _options(task: Task, schema: RowSchema, original: Mapping[str, Any], where: str) -> list[str]:
+    if schema.options is None:
+        return list(task.labels)
+    if isinstance(schema.options, str):
+        return _texts(original, schema.options, where)
+    return [_text(original, name, where) for name in schema.options]
+
+
+def _column(original: Mapping[str, Any], path: str, where: str) -> Any:
+    value: Any = original
+    for name in path.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            raise InputError(
+                "a column is missing",
+                where=where,
+                got=f"the columns {', '.join(original)}",
+                expected=f"the column {path}",
+            )
+        value = value[name]
+    return value
+
+
+def _text(original: Mapping[str, Any], path: str, where: str) -> str:
+    value = _column(original, path, where)
+    if not isinstance(value, str):
+        raise InputError(
+            "a column is not a text", where=f"{where}, column {path}", got=repr(value), expected="a text"
+        )
+    return value
+
+
+def _texts(original: Mapping[str, Any], path: str, where: str) -> list[str]:
+    value = _column(original, path, where)
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise InputError(
+            "a column is not a list of texts",
+            where=f"{where}, column {path}",
+            got=repr(value),
+            expected="a list of texts",
+        )
+    return value

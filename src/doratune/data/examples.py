@@ -1,0 +1,121 @@
+"""Rows -> examples: a prompt, its candidate completions, and which of them is right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from doratune.data.layouts import Layout, Question, layouts, recognise
+from doratune.data.prompt import render_prompt
+from doratune.data.rows import Row, answer_text
+from doratune.data.tasks import Task
+from doratune.errors import InputError
+from doratune.records.run import Format
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row, ready to be encoded. Training text = prompt + candidates[gold] + end of sequence.
+
+    Attributes:
+        row: Index in its source, from 0.
+        task: Name of the task, empty if none was named.
+        prompt: The full text before the answer.
+        candidates: The completions to choose from.
+        labels: What the candidates are called, such as "true" or "answer1".
+        gold: Index of the right candidate.
+    """
+
+    row: int
+    task: str
+    prompt: str
+    candidates: tuple[str, ...]
+    labels: tuple[str, ...]
+    gold: int
+
+
+def build_examples(rows: Sequence[Row], *, source: str, fmt: Format, task: Task | None) -> list[Example]:
+    """Turn rows in the LLM-Adapters layout into examples.
+
+    Args:
+        rows: As :func:`doratune.data.source.load_split` gives them.
+        source: What they were taken from, for messages.
+        fmt: "instruct": the instruction as it is, with "the correct answer is <label>" as candidates.
+            "continuation": the question without its options, with the answers' own texts as candidates.
+        task: Whose rows they are. None for a file without a task: each row's layout is then recognised by
+            its wording, and in the instruct format a row in no known layout is plain instruction data, with
+            its output as the only candidate.
+
+    Raises:
+        InputError: A row is not in the layout, its answer is none of its candidates, or its output says
+            something else than its answer.
+    """
+    known = list(layouts().values()) if task is None else [task.layout]
+    examples = []
+    for index, row in enumerate(rows):
+        where = f"{source}, row {index + 1}"
+        found = recognise(row["instruction"], known)
+        if found is None and (task is not None or fmt == "continuation"):
+            raise _unrecognised(row, where, task)
+        if found is None:
+            instruction, candidates, labels, gold = row["instruction"], (row["output"],), (row["answer"],), 0
+        else:
+            labels, gold = _labels(row, *found, where=where)
+            instruction, candidates = _worded(row, *found, labels=labels, fmt=fmt)
+        name = task.name if task else ""
+        examples.append(
+            Example(index, name, render_prompt(instruction, row["input"]), candidates, labels, gold)
+        )
+    return examples
+
+
+def _labels(row: Row, layout: Layout, question: Question, *, where: str) -> tuple[tuple[str, ...], int]:
+    """The labels of a row's candidates, and the index of the right one."""
+    labels = tuple(layout.labels[: len(question.options)])
+    answer = row["answer"]
+    if answer not in labels:
+        raise InputError(
+            "a row's answer is none of its candidates",
+            where=where,
+            got=repr(answer),
+            expected=", ".join(labels),
+        )
+    if row["output"].strip() != answer_text(answer):
+        raise InputError(
+            "a row's output disagrees with its answer",
+            where=where,
+            got=repr(_short(row["output"])),
+            expected=repr(answer_text(answer)),
+        )
+    return labels, labels.index(answer)
+
+
+def _worded(
+    row: Row, layout: Layout, question: Question, *, labels: tuple[str, ...], fmt: Format
+) -> tuple[str, tuple[str, ...]]:
+    """Instruction and candidates of a row in a known layout."""
+    if fmt == "instruct":
+        return row["instruction"], tuple(answer_text(label) for label in labels)
+    return layout.continue_from(question)
+
+
+def _unrecognised(row: Row, where: str, task: Task | None) -> InputError:
+    got = repr(_short(row["instruction"]))
+    if task is None:
+        return InputError(
+            "a row is in no known layout, so its candidate answers are not known",
+            where=where,
+            got=got,
+            expected="an instruction in the wording of one of the tasks",
+            fix="use --format instruct",
+        )
+    return InputError(
+        f"a row is not worded as a row of {task.name}",
+        where=where,
+        got=got,
+        expected=repr(task.layout.template),
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -1,0 +1,143 @@
+"""The wordings of the LLM-Adapters layout: rendering a question as an instruction, and reading it back.
+
+The wordings are those of the data files of github.com/AGI-Edgerunners/LLM-Adapters (Apache-2.0), where some
+tasks share one; each is a YAML file in ``layouts/``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cache, cached_property
+from string import Formatter
+from typing import NamedTuple
+
+from pydantic import Field
+
+from doratune.data.definitions import Definition, read_definitions
+from doratune.records.run import Metric
+
+
+class Substitution(Definition):
+    """A regular expression and what takes the place of its matches."""
+
+    find: str
+    replace: str
+
+
+class Question(NamedTuple):
+    """What an instruction asks.
+
+    Attributes:
+        stem: The question, sentence or context, without the options.
+        options: The text of every answer, in order.
+    """
+
+    stem: str
+    options: tuple[str, ...]
+
+
+class Layout(Definition):
+    """One wording, and how the continuation format is made from it."""
+
+    name: str
+    """Name of the file."""
+    template: str
+    """The instruction: text, {stem}, text, where the options are listed {options} and text, and {labels}."""
+    labels: list[str]
+    """What the answers are called, in order; a question with fewer options uses the first ones."""
+    fewest: int
+    """Smallest number of options."""
+    option: str | None = None
+    """One option in the list, {number} in it and {text} at its end; None where the labels are the options."""
+    between: str = ""
+    """What separates two options."""
+    continuation: str
+    """The instruction of the continuation format, with {stem}."""
+    metric: Metric
+    """What ranks the answers' texts, as in lm-evaluation-harness: by byte where they differ in length."""
+    clean: list[Substitution] = Field(default=[])
+    """Applied in order to stem and options in the continuation format only."""
+
+    @cached_property
+    def pattern(self) -> str:
+        """Regular expression for an answer in a generated text, case-sensitive as in the original study."""
+        return "|".join(re.escape(label) for label in self.labels)
+
+    def fits(self, count: int) -> bool:
+        """Whether a question may have this many options."""
+        return self.fewest <= count <= len(self.labels)
+
+    def render(self, question: Question) -> str:
+        """The instruction that asks ``question``; the inverse of :meth:`parse`."""
+        count = len(question.options)
+        options = (
+            [self._option_head(i) + text for i, text in enumerate(question.options)] if self.option else []
+        )
+        return self.template.format(
+            stem=question.stem, options=self.between.join(options), labels="/".join(self.labels[:count])
+        )
+
+    def parse(self, instruction: str) -> Question | None:
+        """The question inside an instruction, or None if the instruction has another wording."""
+        head, *middle, tail = self._literals
+        if not instruction.startswith(head):
+            return None
+        body, _, listed_labels = instruction.removeprefix(head).rpartition(tail)
+        count = self._counts.get(listed_labels)
+        if count is None:
+            return None
+        if self.option is None:
+            return Question(body, tuple(self.labels[:count]))
+        texts = []
+        for i in range(count):
+            separator = self.between if i else middle[0]
+            text, found, body = body.partition(separator + self._option_head(i))
+            if not found:
+                return None
+            texts.append(text)
+        if count < len(self.labels) and self.between + self._option_head(count) in body:
+            return None  # more options than labels
+        return Question(texts[0], (*texts[1:], body))
+
+    def continue_from(self, question: Question) -> Question:
+        """Instruction and candidates of the continuation format.
+
+        Returns:
+            The instruction as ``stem``, and the answers' own texts without space around them as ``options``.
+        """
+        stem = self.continuation.format(stem=self._cleaned(question.stem))
+        return Question(stem, tuple(self._cleaned(text) for text in question.options))
+
+    def _option_head(self, index: int) -> str:
+        return (self.option or "").format(number=index + 1, text="")
+
+    def _cleaned(self, text: str) -> str:
+        for substitution in self.clean:
+            text = re.sub(substitution.find, substitution.replace, text)
+        return text.strip()
+
+    @cached_property
+    def _literals(self) -> list[str]:
+        """The template's texts before, between and after its fields."""
+        return [text for text, *_ in Formatter().parse(self.template)]
+
+    @cached_property
+    def _counts(self) -> dict[str, int]:
+        """How many options an instruction has, by the labels at its end."""
+        return {"/".join(self.labels[:count]): count for count in range(self.fewest, len(self.labels) + 1)}
+
+
+@cache
+def layouts() -> dict[str, Layout]:
+    """Every wording by name."""
+    return read_definitions("layouts", Layout)
+
+
+def recognise(instruction: str, among: Iterable[Layout]) -> tuple[Layout, Question] | None:
+    """The layout among the given ones that the instruction is written in, with the question it asks."""
+    for layout in among:
+        question = layout.parse(instruction)
+        if question is not None:
+            return layout, question
+    return None

@@ -1,0 +1,124 @@
+"""Files of rows in the LLM-Adapters layout: one JSON array, or one JSON object a line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from doratune.data.rows import Row
+from doratune.errors import InputError
+
+_LAYOUT = 'objects with the texts "instruction", "output", "answer" and, if there is one, "input"'
+_KEYS = ("instruction", "input", "output", "answer")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a data file.
+
+    Args:
+        path: A JSON file (an array of objects) or a JSONL file (an object a line; blank lines are skipped).
+
+    Returns:
+        The rows, with the four keys of the layout and nothing else; a missing ``input`` is empty.
+
+    Raises:
+        InputError: The file cannot be read, is not JSON, or a row lacks a text.
+    """
+    text = _read_text(path)
+    start = text.lstrip()[:1]
+    if not start:
+        raise InputError("the data file is empty", where=str(path), expected=f"{_LAYOUT}, in JSON or JSONL")
+    values = _parse_lines(text, path) if start == "{" else _parse(text, path)
+    if not isinstance(values, list):
+        raise InputError(
+            "the data file is neither a JSON array nor JSON lines",
+            where=str(path),
+            got=_short(values),
+            expected=_LAYOUT,
+        )
+    if not values:
+        raise InputError(
+            "the data file holds no rows", where=str(path), got="an empty array", expected=_LAYOUT
+        )
+    return [_checked(value, f"{path}, row {number}") for number, value in enumerate(values, start=1)]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_text(path: Path) -> str:
+    if not path.exists():
+        raise InputError("there is no such data file", where="--data", got=str(path))
+    if path.is_dir():
+        raise InputError(
+            "the data is a folder", where="--data", got=str(path), expected="a JSON or JSONL file"
+        )
+    try:
+        return path.read_bytes().decode("utf-8-sig")  # tolerates the byte order mark that some editors write
+    except OSError as error:
+        raise InputError(
+            "the data file cannot be read", where=str(path), got=error.strerror or error
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            "the data file is not UTF-8",
+            where=f"{path}, byte {error.start}",
+            got=f"0x{error.object[error.start]:02x}",
+            expected="a JSON or JSONL file in UTF-8",
+        ) from error
+
+
+def _parse_lines(text: str, path: Path) -> list[Any]:
+    # Only \n ends a line: JSON texts may hold other line separators unescaped.
+    lines = enumerate(text.split("\n"), start=1)
+    return [_parse(line, path, number) for number, line in lines if line.strip()]
+
+
+def _parse(text: str, path: Path, line: int | None = None) -> Any:
+    """Parse the whole file, or the given line of it."""
+    place = str(path) if line is None else f"{path}, line {line}"
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"{path}, line {line or error.lineno}, column {error.colno}"
+        raise InputError(
+            "malformed JSON", where=place, got=error.msg, expected="one JSON array, or one JSON object a line"
+        ) from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
+        raise InputError("the JSON cannot be read", where=place, got=error, expected=_LAYOUT) from error
+
+
+def _checked(value: Any, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise InputError("a row is not an object", where=where, got=_short(value), expected=_LAYOUT)
+    row = {"input": "", **value}
+    for key in _KEYS:
+        if key not in row:
+            raise InputError(
+                f"a row has no {key!r}", where=where, got=f"the keys {', '.join(value)}", expected=_LAYOUT
+            )
+        if not isinstance(row[key], str):
+            raise InputError(f"{key!r} is not a text", where=where, got=_short(row[key]), expected=_LAYOUT)
+        if key != "input" and not row[key].strip():
+            raise InputError(f"{key!r} is empty", where=where, got=repr(row[key]), expected=_LAYOUT)
+        if not _is_unicode(row[key]):
+            raise InputError(f"{key!r} is not valid Unicode", where=where, got="half of a surrogate pair")
+    return {key: row[key] for key in _KEYS}
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a JSON escape such as \\ud800 alone, which no tokenizer takes
+        return False
+    return True
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

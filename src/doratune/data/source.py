@@ -1,0 +1,66 @@
+"""Where a task's rows come from: a file, the built-in samples, or the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from doratune.data.hub import hub_name, load_hub_rows
+from doratune.data.reader import file_sha256, read_rows
+from doratune.data.rows import Row
+from doratune.data.tasks import Split, Task
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """Rows and what they were taken from.
+
+    Attributes:
+        rows: In the LLM-Adapters layout.
+        source: The file, hub data set or built-in sample.
+        sha256: Of the file's bytes; for other sources, of the rows as canonical JSON.
+    """
+
+    rows: list[Row]
+    source: str
+    sha256: str
+
+
+def load_file(path: Path) -> LoadedData:
+    """The rows of a JSON or JSONL file.
+
+    Raises:
+        InputError: The file cannot be used.
+    """
+    return LoadedData(read_rows(path), str(path), file_sha256(path))
+
+
+def load_split(task: Task, split: Split, *, data: Path | None = None) -> LoadedData:
+    """The rows to train on or to test on.
+
+    Args:
+        task: Whose rows.
+        split: "train" or "test".
+        data: A file to take them from instead.
+
+    Raises:
+        InputError: The file cannot be used, or rows on the hub are not what the task says they are.
+        DoratuneError: The hub cannot be reached.
+    """
+    if data is not None:
+        return load_file(data)
+    if task.hub is not None:
+        rows, name = load_hub_rows(task, split), hub_name(task.hub, split)
+    else:
+        from doratune.data.samples import generate
+
+        rows, name = generate(task.name, split), f"built-in:{task.name}"
+    return LoadedData(rows, name, rows_sha256(rows))
+
+
+def rows_sha256(rows: list[Row]) -> str:
+    """SHA-256 of rows as JSON with sorted keys, without spaces, in UTF-8."""
+    text = json.dumps(rows, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -1,0 +1,1 @@
+"""How DoRA is computed, in PyTorch only. The public face of this package is ``doratune.functional``."""

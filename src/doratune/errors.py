@@ -1,0 +1,58 @@
+"""One base error. A message says what, where, got, expected and what to do."""
+
+from __future__ import annotations
+
+
+class DoratuneError(Exception):
+    """Something doratune cannot go on from.
+
+    Args:
+        what: What is wrong, as one short sentence without a full stop.
+        where: The file (with row, line or column), option or layer it was found in.
+        got: The value that was found.
+        expected: What would have been right.
+        fix: What the user can do next, as an imperative.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        got: object = None,
+        expected: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        self.what = what
+        self.where = where
+        self.got = got
+        self.expected = expected
+        self.fix = fix
+        super().__init__(self.message)
+
+    @property
+    def message(self) -> str:
+        """The whole message: the first line says what, the indented ones the rest."""
+        details = (
+            ("where", self.where),
+            ("got", self.got),
+            ("expected", self.expected),
+            ("to do", self.fix),
+        )
+        return "\n".join([self.what, *(f"  {key}: {value}" for key, value in details if value is not None)])
+
+
+class InputError(DoratuneError):
+    """What the user gave (an argument, a file, a folder) cannot be used; the command line exits with 2."""
+
+    exit_code = 2
+
+
+def nearest(name: str, known: list[str]) -> str | None:
+    """The entry of ``known`` closest to ``name``, or None when nothing is close."""
+    import difflib
+
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return matches[0] if matches else None

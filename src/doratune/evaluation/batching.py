@@ -1,0 +1,118 @@
+"""What both protocols share: rows batched by length, and the rows' common beginning run once.
+
+A batch is laid out as ``[prefix][padding][rest of the prompt]``. The prefix (the template's preamble) is the
+same in every row, so its keys and values are computed once, with batch size 1, and repeated. The padding
+behind it is masked and takes no position.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from doratune.data.encode import encode_prompt
+from doratune.data.examples import Example
+from doratune.errors import InputError
+
+Progress = Callable[[int], None]
+
+
+def base_model(model: torch.nn.Module) -> PreTrainedModel:
+    """The transformers model inside ``model``; PEFT's adapters stay active in it."""
+    unwrap = getattr(model, "get_base_model", None)
+    return unwrap() if unwrap is not None else model  # type: ignore[return-value]
+
+
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """No gradients and no dropout inside; training mode is given back afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def row_name(example: Example) -> str:
+    """Where an example is from, for messages; rows are counted from 1 there."""
+    return f"row {example.row + 1}" + (f" of task {example.task}" if example.task else "")
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> list[list[int]]:
+    """Token ids of each example's prompt.
+
+    Raises:
+        InputError: If a prompt has no tokens.
+    """
+    prompts = [encode_prompt(tokenizer, example.prompt) for example in examples]
+    for example, prompt in zip(examples, prompts, strict=True):
+        if not prompt:
+            raise InputError("the prompt has no tokens", where=row_name(example), got=repr(example.prompt))
+    return prompts
+
+
+def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Row indices in batches of rows of similar length, the longest first: a lack of memory shows at once.
+
+    Raises:
+        InputError: If ``batch_size`` is not positive.
+    """
+    if batch_size < 1:
+        raise InputError("the batch size must be positive", got=batch_size, expected="1 or more")
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
+    """The tokens all prompts begin with, except that each prompt keeps its last token to itself."""
+    # What the first and the last in lexicographic order have in common, all have in common.
+    first, last = min(prompts), max(prompts)
+    limit = min(map(len, prompts)) - 1
+    return first[: next((place for place in range(limit) if first[place] != last[place]), limit)]
+
+
+def prefix_cache(model: PreTrainedModel, prefix: list[int]) -> DynamicCache:
+    """Keys and values of ``prefix``, computed with batch size 1; empty without a prefix."""
+    cache = DynamicCache()
+    if prefix:
+        ids = torch.tensor([prefix], device=model.device)
+        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return cache
+
+
+def repeated(cache: DynamicCache, rows: int) -> DynamicCache:
+    """A copy of a batch-1 cache for a batch of ``rows``."""
+    cache = copy.deepcopy(cache)
+    cache.batch_repeat_interleave(rows)
+    return cache
+
+
+def check_lengths(model: PreTrainedModel, longest: int) -> None:
+    """Refuse sequences which the model cannot look at as a whole.
+
+    Args:
+        model: The model.
+        longest: Tokens of the longest prompt with its answer.
+
+    Raises:
+        InputError: If they exceed the model's sliding attention window or its positions.
+    """
+    config = model.config.get_text_config()
+    limits = {
+        "sliding attention window": getattr(config, "sliding_window", None),
+        "positions": getattr(config, "max_position_embeddings", None),
+    }
+    for name, limit in limits.items():
+        if limit is not None and longest > limit:
+            raise InputError(
+                f"a row is longer than the model's {name}",
+                got=f"{longest} tokens with its answer",
+                expected=f"at most {limit}",
+                fix="leave the long rows out, or take a model with a longer context",
+            )

@@ -1,0 +1,41 @@
+"""The settings of an evaluation. No torch here, so that ``--help`` stays fast."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from tyro.conf import Positional
+
+from doratune.records.run import Format, Protocol
+from doratune.settings import LaxPath, Positive, Settings
+
+
+class EvalConfig(Settings):
+    """What is evaluated, on which rows and how."""
+
+    target: Annotated[str, Positional]
+    """Run directory, adapter folder or base model (built-in name, folder, .gguf file, hub id)."""
+    task: list[str]
+    """Tasks to evaluate."""
+    data: LaxPath | None = None
+    """JSON or JSONL file with the rows of the (one) task, instead of the hub."""
+    format: Format | None = None
+    """instruct or continuation; None: the format of the run, else instruct."""
+    protocol: Protocol = "likelihood"
+    """likelihood: rank the candidate answers; generate: the paper's beam search and answer pattern."""
+    limit: Positive | None = None
+    """Only the first so many rows of each task."""
+    batch_size: Positive = 32
+    """Rows per forward pass."""
+    output: LaxPath | None = None
+    """Where record.json and predictions/ go; None: the run directory, else runs/eval-<name>."""
+    model: str | None = None
+    """Base model of an adapter folder, if it is not where its adapter_config.json says."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights; auto: that of the run, else what the hardware is fast at."""
+    load_in_4bit: bool = False
+    """Load a base model in 4 bits; a run that was trained so is loaded so anyway."""
+    device_map: str | None = None
+    """transformers' device_map, such as auto; None: this process's device."""
+    trust_remote_code: bool = False
+    """Let a hub model run its own code."""

@@ -1,0 +1,225 @@
+"""One evaluation: tasks -> predictions and accuracies in a record."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from doratune.data.examples import Example, build_examples
+from doratune.data.source import LoadedData, load_split
+from doratune.data.tasks import Task, get_task
+from doratune.errors import InputError
+from doratune.evaluation.accuracy import accuracy_with_interval, majority_share
+from doratune.evaluation.config import EvalConfig
+from doratune.evaluation.extract import extract_answer
+from doratune.evaluation.generate import generate_answers
+from doratune.evaluation.likelihood import score_candidates
+from doratune.evaluation.target import Target, find_adapter, load_target
+from doratune.records.files import RECORD_NAME, read_record, write_json_atomic, write_jsonl_atomic
+from doratune.records.run import DataRecord, Evaluation, Format, Metric, RunRecord
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """A task's rows, ready to be answered."""
+
+    task: Task
+    loaded: LoadedData
+    examples: list[Example]
+
+
+def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
+    """Evaluate a run, an adapter or a base model.
+
+    Everything that can be refused is checked before the model is loaded, and each task is written as soon
+    as it is done.
+
+    Args:
+        config: What, on which rows, how.
+        overwrite: Replace evaluations that the record already holds.
+
+    Returns:
+        The record with the new evaluations.
+
+    Raises:
+        InputError: If the target, a task or its data cannot be used.
+    """
+    run, _ = find_adapter(config.target)
+    fmt: Format = config.format or (read_record(run).config.get("format") if run else None) or "instruct"
+    if config.protocol == "generate" and fmt != "instruct":
+        raise InputError(
+            "generated text can only be matched against answer labels",
+            where="--protocol generate",
+            got=f"--format {fmt}",
+            expected="--format instruct",
+        )
+    tasks = _load_tasks(config, fmt)
+    held = _held(config.output or run)
+    if not overwrite:
+        for rows in tasks:
+            _refuse_repeated(held, rows.task.name, fmt, config)
+    target = load_target(config)
+    record = held or target.record
+    for rows in tasks:
+        evaluation, predictions = _evaluate_task(target, rows, config, fmt)
+        write_jsonl_atomic(target.output / evaluation.predictions, predictions)
+        others = [one for one in record.evaluations if one.predictions != evaluation.predictions]
+        record = record.model_copy(update={"evaluations": [*others, evaluation]})
+        write_json_atomic(target.output / RECORD_NAME, record.to_dict())
+    return record
+
+
+def _load_tasks(config: EvalConfig, fmt: Format) -> list[TaskRows]:
+    if not config.task:
+        raise InputError("no task to evaluate", where="--task", fix="name one or more tasks")
+    if config.data is not None and len(config.task) != 1:
+        raise InputError("one file holds the rows of one task", where="--task", got=" ".join(config.task))
+    loaded = []
+    for name in dict.fromkeys(config.task):
+        task = get_task(name)
+        data = load_split(task, "test", data=config.data)
+        examples = build_examples(data.rows[: config.limit], source=data.source, fmt=fmt, task=task)
+        loaded.append(TaskRows(task, data, examples))
+    return loaded
+
+
+def _held(output: Path | None) -> RunRecord | None:
+    return read_record(output) if output is not None and (output / RECORD_NAME).is_file() else None
+
+
+def _refuse_repeated(held: RunRecord | None, task: str, fmt: Format, config: EvalConfig) -> None:
+    name = _predictions_name(task, fmt, config.protocol)
+    if held is not None and any(one.predictions == name for one in held.evaluations):
+        raise InputError(
+            "this evaluation is already there",
+            where=str(config.output or config.target),
+            got=f"{task} ({fmt}, {config.protocol})",
+            fix="add --overwrite to replace it, or --output to write elsewhere",
+        )
+
+
+def _predictions_name(task: str, fmt: Format, protocol: str) -> str:
+    """predictions/<task>.jsonl for the defaults; what differs from them is added to the name."""
+    parts = [task, *([fmt] if fmt != "instruct" else []), *([protocol] if protocol != "likelihood" else [])]
+    return f"predictions/{'.'.join(parts)}.jsonl"
+
+
+def _evaluate_task(
+    target: Target, rows: TaskRows, config: EvalConfig, fmt: Format
+) -> tuple[Evaluation, list[dict[str, Any]]]:
+    started = time.perf_counter()
+    answer = _answer_by_likelihood if config.protocol == "likelihood" else _answer_by_generation
+    metric: Metric = rows.task.layout.metric if fmt == "continuation" else "accuracy"
+    with _progress(rows.task.name, len(rows.examples)) as advance:
+        predictions = answer(target, rows, config, metric, advance)
+    seconds = time.perf_counter() - started
+    correct = sum(one["correct"] for one in predictions)
+    accuracy = accuracy_with_interval(correct, len(predictions))
+    evaluation = Evaluation(
+        task=rows.task.name,
+        sample=rows.task.sample,
+        format=fmt,
+        protocol=config.protocol,
+        metric=metric,
+        rows=len(predictions),
+        correct=correct,
+        accuracy=accuracy.value,
+        interval=(accuracy.low, accuracy.high),
+        accuracy_raw=_share(predictions, rows.examples, "scores"),
+        accuracy_norm=_share(predictions, rows.examples, "scores_norm"),
+        unmatched=sum(one["prediction"] is None for one in predictions),
+        chance=sum(1 / len(example.candidates) for example in rows.examples) / len(rows.examples),
+        majority=majority_share([example.labels[example.gold] for example in rows.examples]),
+        seconds=seconds,
+        predictions=_predictions_name(rows.task.name, fmt, config.protocol),
+        data=DataRecord(
+            task=rows.task.name,
+            source=rows.loaded.source,
+            split="test",
+            sha256=rows.loaded.sha256,
+            rows=len(rows.loaded.rows),
+        ),
+        limit=config.limit,
+    )
+    logger.info(
+        "%s: %d of %d rows right (%.1f %%)", rows.task.name, correct, len(predictions), 100 * accuracy.value
+    )
+    return evaluation, predictions
+
+
+def _answer_by_likelihood(
+    target: Target, rows: TaskRows, config: EvalConfig, metric: Metric, advance: Callable[[int], None]
+) -> list[dict[str, Any]]:
+    scores = score_candidates(
+        target.model, target.tokenizer, rows.examples, batch_size=config.batch_size, progress=advance
+    )
+    predictions = []
+    for example, score in zip(rows.examples, scores, strict=True):
+        best = _argmax(score.normalised if metric == "accuracy_norm" else score.raw)
+        predictions.append(
+            {
+                "row": example.row,
+                "answer": example.labels[example.gold],
+                "prediction": example.labels[best],
+                "correct": best == example.gold,
+                "scores": list(score.raw),
+                "scores_norm": list(score.normalised),
+                "text": None,
+            }
+        )
+    return predictions
+
+
+def _answer_by_generation(
+    target: Target, rows: TaskRows, config: EvalConfig, metric: Metric, advance: Callable[[int], None]
+) -> list[dict[str, Any]]:
+    texts = generate_answers(
+        target.model, target.tokenizer, rows.examples, batch_size=config.batch_size, progress=advance
+    )
+    predictions = []
+    for example, text in zip(rows.examples, texts, strict=True):
+        prediction = extract_answer(text, rows.task.pattern, example.labels)
+        predictions.append(
+            {
+                "row": example.row,
+                "answer": example.labels[example.gold],
+                "prediction": prediction,
+                "correct": prediction == example.labels[example.gold],
+                "scores": None,
+                "scores_norm": None,
+                "text": text,
+            }
+        )
+    return predictions
+
+
+def _share(predictions: list[dict[str, Any]], examples: list[Example], key: str) -> float | None:
+    """The accuracy by the scores under ``key``, or None where there are none."""
+    if predictions[0][key] is None:
+        return None
+    right = sum(_argmax(one[key]) == example.gold for one, example in zip(predictions, examples, strict=True))
+    return right / len(predictions)
+
+
+def _argmax(scores: Any) -> int:
+    return max(range(len(scores)), key=lambda index: scores[index])
+
+
+@contextmanager
+def _progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    console = Console(file=sys.stderr)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"evaluating {label}", total=total)
+        yield lambda rows: bar.advance(task, rows)

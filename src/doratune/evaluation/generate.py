@@ -1,0 +1,159 @@
+"""Protocol ``generate``: the model writes its answer, as in the paper's evaluation (beam 4, 32 new tokens).
+
+Each prompt is run once, not once per beam: its keys and values are computed at the batch's size, repeated for
+the beams and handed to transformers' own ``generate``, which does the beam search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from doratune.data.examples import Example
+from doratune.errors import InputError
+from doratune.evaluation.batching import (
+    Progress,
+    base_model,
+    batches_by_length,
+    check_lengths,
+    common_prefix,
+    encode_prompts,
+    evaluation_mode,
+    prefix_cache,
+    repeated,
+)
+
+
+def generate_answers(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    *,
+    batch_size: int,
+    num_beams: int = 4,
+    max_new_tokens: int = 32,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Write an answer to every example's prompt by beam search, without sampling.
+
+    Args:
+        model: A causal language model of transformers, with or without PEFT adapters.
+        tokenizer: Its tokenizer.
+        examples: The rows; only their prompts are used.
+        batch_size: Rows per call; each takes ``num_beams`` sequences.
+        num_beams: Beams per row; 1 is greedy decoding.
+        max_new_tokens: Where an answer is cut off.
+        progress: Called after each batch with the number of rows in it.
+
+    Returns:
+        The texts after the prompts, up to the end-of-sequence token, without special tokens, in the order of
+        ``examples``.
+
+    Raises:
+        InputError: If a prompt has no tokens or is too long for the model, or neither the tokenizer nor the
+            model names an end-of-sequence token.
+    """
+    if not examples:
+        return []
+    base = base_model(model)
+    settings = _generation_settings(base, tokenizer, num_beams, max_new_tokens)
+    prompts = encode_prompts(tokenizer, examples)
+    lengths = [len(prompt) for prompt in prompts]
+    check_lengths(base, max(lengths) + max_new_tokens)
+    texts = [""] * len(examples)
+    with evaluation_mode(model), _own_settings_aside(base):
+        prefix = common_prefix(prompts)
+        cache = prefix_cache(base, prefix)
+        for batch in batches_by_length(lengths, batch_size):
+            answers = _generate_batch(base, cache, prefix, [prompts[row] for row in batch], settings)
+            for row, answer in zip(batch, answers, strict=True):
+                texts[row] = tokenizer.decode(answer, skip_special_tokens=True)  # type: ignore[assignment]
+            if progress is not None:
+                progress(len(batch))
+    return texts
+
+
+def _generation_settings(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_beams: int, max_new_tokens: int
+) -> GenerationConfig:
+    """Beam search that ends at the tokenizer's or the model's own end-of-sequence tokens."""
+    own: Any = getattr(model.generation_config, "eos_token_id", None)
+    end: Any = tokenizer.eos_token_id
+    ends = {end, *(own if isinstance(own, list) else [own])} - {None}
+    if not ends:
+        raise InputError(
+            "no end-of-sequence token is known, so no answer would ever end",
+            where="tokenizer and generation_config.json",
+            fix="set eos_token in the tokenizer's configuration",
+        )
+    return GenerationConfig(
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        use_cache=True,
+        eos_token_id=sorted(ends),
+        pad_token_id=min(ends) if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+    )
+
+
+@contextmanager
+def _own_settings_aside(model: PreTrainedModel) -> Iterator[None]:
+    """Put the model's own settings (sampling, penalties) aside: ``generate`` fills gaps in ours with them."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _generate_batch(
+    model: PreTrainedModel,
+    cache: DynamicCache,
+    prefix: list[int],
+    prompts: list[list[int]],
+    settings: GenerationConfig,
+) -> list[list[int]]:
+    """New token ids of each row, cut before the first end-of-sequence token; ``cache`` holds the prefix."""
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), int(settings.pad_token_id))  # type: ignore[arg-type]
+    mask = torch.zeros_like(ids)
+    ids[:, : len(prefix)] = torch.tensor(prefix, dtype=torch.long)
+    mask[:, : len(prefix)] = 1
+    for row, prompt in enumerate(prompts):
+        rest = prompt[len(prefix) :]
+        ids[row, width - len(rest) :] = torch.tensor(rest)
+        mask[row, width - len(rest) :] = 1
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    rows_cache = _prefill(model, repeated(cache, len(prompts)), len(prefix), ids[:, :-1], mask[:, :-1])
+    rows_cache.batch_repeat_interleave(settings.num_beams)
+    output = model.generate(  # type: ignore[operator]
+        input_ids=ids, attention_mask=mask, past_key_values=rows_cache, generation_config=settings
+    )
+    return [_until_end(row, settings.eos_token_id) for row in output[:, width:].tolist()]  # type: ignore[arg-type]
+
+
+def _prefill(
+    model: PreTrainedModel, cache: DynamicCache, done: int, ids: torch.Tensor, mask: torch.Tensor
+) -> DynamicCache:
+    """Add keys and values of ``ids`` (rows, tokens) from column ``done`` on to the cache."""
+    if ids.shape[1] > done:
+        positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
+        model(
+            input_ids=ids[:, done:],
+            attention_mask=mask,
+            position_ids=positions[:, done:],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    return cache
+
+
+def _until_end(ids: list[int], ends: list[int]) -> list[int]:
+    """The ids before the first end-of-sequence token."""
+    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]

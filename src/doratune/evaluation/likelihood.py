@@ -1,0 +1,232 @@
+"""Protocol ``likelihood``: rank the candidate answers by their probability after the prompt.
+
+    log p(candidate | prompt) = sum over the candidate's tokens of log p(token | prompt, tokens before it)
+
+in float32, without an end-of-sequence token. "Normalised": divided by the candidate's length in UTF-8 bytes.
+
+The prompt is run once and shared by its candidates. They follow it in the same sequence as a tree of tokens
+(``tree.py``); a 4D attention mask lets each tree node see the prompt and its own ancestors only, and its
+position goes on from the prompt's length. The layout of a row, of which the prefix comes out of a cache:
+
+    [prefix][padding][rest of the prompt][tree][padding]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from doratune.data.encode import encode_completion
+from doratune.data.examples import Example
+from doratune.errors import DoratuneError, InputError
+from doratune.evaluation.batching import (
+    Progress,
+    base_model,
+    batches_by_length,
+    check_lengths,
+    common_prefix,
+    encode_prompts,
+    evaluation_mode,
+    prefix_cache,
+    repeated,
+    row_name,
+)
+from doratune.evaluation.tree import CandidateTree, candidate_tree
+
+
+@dataclass(frozen=True)
+class CandidateScores:
+    """One row's scores, in the order of its candidates.
+
+    Attributes:
+        raw: log p(candidate | prompt), in nats.
+        normalised: ``raw`` divided by the candidate's UTF-8 bytes.
+    """
+
+    raw: tuple[float, ...]
+    normalised: tuple[float, ...]
+
+    @property
+    def best_raw(self) -> int:
+        """Index of the most likely candidate, the first one in a tie."""
+        return self.raw.index(max(self.raw))
+
+    @property
+    def best_normalised(self) -> int:
+        """Index of the most likely candidate per byte, the first one in a tie."""
+        return self.normalised.index(max(self.normalised))
+
+
+def score_candidates(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    *,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> list[CandidateScores]:
+    """Score every example's candidates.
+
+    Args:
+        model: A causal language model of transformers with sdpa or eager attention, with or without adapters.
+        tokenizer: Its tokenizer.
+        examples: The rows; one row is one prompt with all its candidates.
+        batch_size: Rows per forward pass.
+        progress: Called after each batch with the number of rows in it.
+
+    Returns:
+        The scores, in the order of ``examples``.
+
+    Raises:
+        InputError: If a prompt or candidate has no tokens, a row has no candidates or is too long for the
+            model, or the attention implementation takes no 4D mask.
+        DoratuneError: If the model does not follow the 4D mask: one row of the first batch is scored again
+            candidate by candidate, and must come out the same.
+    """
+    if not examples:
+        return []
+    base = base_model(model)
+    _check_attention(base)
+    candidates = [_encode_candidates(tokenizer, example) for example in examples]
+    prompts = encode_prompts(tokenizer, examples)
+    trees = [candidate_tree(row) for row in candidates]
+    lengths = [len(prompt) + len(tree.tokens) for prompt, tree in zip(prompts, trees, strict=True)]
+    longest = [len(prompt) + max(map(len, row)) for prompt, row in zip(prompts, candidates, strict=True)]
+    check_lengths(base, max(longest))
+    raw: list[list[float]] = [[] for _ in examples]
+    with evaluation_mode(model):
+        prefix = common_prefix(prompts)
+        cache = prefix_cache(base, prefix)
+        for number, batch in enumerate(batches_by_length(lengths, batch_size)):
+            rests = [prompts[row][len(prefix) :] for row in batch]
+            scores = _score_batch(base, cache, len(prefix), rests, [trees[row] for row in batch])
+            for row, row_scores in zip(batch, scores, strict=True):
+                raw[row] = row_scores
+            if number == 0:
+                # The shortest row has the most padding, so it depends on the mask the most.
+                row = batch[-1]
+                _check_scores(base, prompts[row], candidates[row], raw[row], examples[row])
+            if progress is not None:
+                progress(len(batch))
+    return [_with_normalised(scores, example) for scores, example in zip(raw, examples, strict=True)]
+
+
+def _encode_candidates(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[list[int]]:
+    if not example.candidates:
+        raise InputError("a row has no candidate answers", where=row_name(example))
+    encoded = [encode_completion(tokenizer, text) for text in example.candidates]
+    for text, ids in zip(example.candidates, encoded, strict=True):
+        if not ids:
+            raise InputError(
+                "a candidate answer has no tokens",
+                where=row_name(example),
+                got=repr(text),
+                expected="a text that the model can be asked the probability of",
+            )
+    return encoded
+
+
+def _with_normalised(raw: list[float], example: Example) -> CandidateScores:
+    sizes = [len(text.encode("utf-8")) for text in example.candidates]
+    return CandidateScores(tuple(raw), tuple(score / size for score, size in zip(raw, sizes, strict=True)))
+
+
+def _score_batch(
+    model: PreTrainedModel,
+    cache: DynamicCache,
+    prefix_length: int,
+    rests: list[list[int]],
+    trees: list[CandidateTree],
+) -> list[list[float]]:
+    """Scores of each row's candidates; ``rests`` are the prompts without the prefix that ``cache`` holds."""
+    width = max(map(len, rests))
+    tree_width = max(len(tree.tokens) for tree in trees)
+    # Padding may hold any token: it is seen by nothing.
+    ids = torch.zeros(len(rests), width + tree_width, dtype=torch.long)
+    positions = torch.zeros_like(ids)
+    for row, (rest, tree) in enumerate(zip(rests, trees, strict=True)):
+        nodes = len(tree.tokens)
+        length = prefix_length + len(rest)
+        ids[row, width - len(rest) : width + nodes] = torch.tensor(rest + tree.tokens)
+        positions[row, width - len(rest) : width] = torch.arange(prefix_length, length)
+        positions[row, width : width + nodes] = length + torch.tensor(tree.depths, dtype=torch.long)
+    mask = _tree_mask(prefix_length, [len(rest) for rest in rests], [tree.parents for tree in trees])
+    if model.config._attn_implementation == "eager":
+        # Eager attention adds the mask to its scores; sdpa takes booleans, whatever the model's dtype.
+        mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+    logits = model(
+        input_ids=ids.to(model.device),
+        attention_mask=mask[:, None].to(model.device),
+        position_ids=positions.to(model.device),
+        past_key_values=repeated(cache, len(rests)),
+        use_cache=True,
+        logits_to_keep=tree_width + 1,
+    ).logits
+    return [_path_scores(row_logits, tree) for row_logits, tree in zip(logits, trees, strict=True)]
+
+
+def _tree_mask(prefix_length: int, lengths: list[int], parents: list[list[int]]) -> torch.Tensor:
+    """Who sees whom, boolean (rows, queries, prefix + queries); queries: [padding][prompt][tree][padding]."""
+    width, tree_width = max(lengths), max(map(len, parents))
+    queries = width + tree_width
+    mask = torch.zeros(len(lengths), queries, prefix_length + queries, dtype=torch.bool)
+    mask[:, :, :prefix_length] = True
+    own = mask[:, :, prefix_length:]
+    # Padding sees itself too: a query that sees nothing would be undefined.
+    own.diagonal(dim1=1, dim2=2).fill_(True)
+    causal = torch.ones(width, width, dtype=torch.bool).tril()
+    for row, (length, row_parents) in enumerate(zip(lengths, parents, strict=True)):
+        start = width - length
+        own[row, start:width, start:width] = causal[start:, start:]
+        for node, parent in enumerate(row_parents):
+            # Slot 0 is the prompt's last token, at width - 1: a node sees what its parent sees, and itself.
+            own[row, width + node] |= own[row, width - 1 + parent]
+    return mask
+
+
+def _path_scores(logits: torch.Tensor, tree: CandidateTree) -> list[float]:
+    """Sum of log-probabilities along each candidate's path; ``logits`` are (slots, vocabulary)."""
+    log_probabilities = torch.log_softmax(logits[: len(tree.tokens) + 1].float(), dim=-1)
+    scores = []
+    for path in tree.paths:
+        slots, tokens = zip(*path, strict=True)
+        scores.append(log_probabilities[list(slots), list(tokens)].sum())
+    return torch.stack(scores).tolist()
+
+
+def _check_attention(model: PreTrainedModel) -> None:
+    implementation = model.config._attn_implementation
+    if implementation not in ("sdpa", "eager"):
+        raise InputError(
+            "the attention implementation takes no 4D mask, which protocol likelihood needs",
+            got=implementation,
+            expected="sdpa or eager",
+            fix="load the model with attn_implementation='sdpa', or use protocol generate",
+        )
+
+
+def _check_scores(
+    model: PreTrainedModel,
+    prompt: list[int],
+    candidates: list[list[int]],
+    scores: list[float],
+    example: Example,
+) -> None:
+    """Hold one row's scores against plain forward passes, one per candidate."""
+    for candidate, score in zip(candidates, scores, strict=True):
+        ids = torch.tensor([prompt + candidate], device=model.device)
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(candidate) + 1).logits[0, :-1]
+        wanted = torch.log_softmax(logits.float(), dim=-1)[range(len(candidate)), candidate].sum().item()
+        # Rounding moves a score by far less than this, a mask that is not followed by far more.
+        tolerance = (1e-2 if logits.dtype == torch.float32 else 5e-2) * max(1.0, abs(wanted))
+        if not abs(score - wanted) <= tolerance:
+            raise DoratuneError(
+                "the model does not follow the attention mask that protocol likelihood gives it",
+                where=f"{type(model).__name__}, {row_name(example)}",
+                got=f"log-probability {score:.4f} with the prompt shared between candidates",
+                expected=f"{wanted:.4f}, as with one candidate at a time",
+                fix="use protocol generate for this model",
+            )

@@ -1,0 +1,178 @@
+"""What is evaluated: a run, an adapter or a base model, made ready to answer."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from doratune.environment import describe_environment
+from doratune.errors import InputError
+from doratune.evaluation.config import EvalConfig
+from doratune.models import LoadedModel, load_model
+from doratune.models.fingerprint import fingerprint
+from doratune.peft import enable
+from doratune.records.files import RECORD_NAME, read_record
+from doratune.records.run import Method, ModelRecord, ParameterCount, RunRecord
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_FILE = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model with its adapter, if any.
+
+    Attributes:
+        model: What answers.
+        tokenizer: Its tokenizer.
+        record: The record that evaluations are added to.
+        output: The folder of that record.
+    """
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    record: RunRecord
+    output: Path
+
+
+def find_adapter(target: str) -> tuple[Path | None, Path | None]:
+    """The run directory and the adapter folder that ``target`` means.
+
+    Args:
+        target: What the user named.
+
+    Returns:
+        ``(run, adapter)``; both None for a base model, ``run`` None for a plain PEFT adapter.
+
+    Raises:
+        InputError: If it is a run directory whose training is not finished.
+    """
+    folder = Path(target).expanduser()
+    if (folder / ADAPTER_FILE).is_file():
+        run = folder.parent
+        return (run if (run / RECORD_NAME).is_file() else None), folder
+    if not (folder / "config.yaml").is_file():
+        return None, None
+    if not (folder / RECORD_NAME).is_file() or not (folder / "adapter" / ADAPTER_FILE).is_file():
+        raise InputError(
+            "the run is not finished",
+            where=target,
+            expected=f"{RECORD_NAME} and adapter/{ADAPTER_FILE}",
+            fix="finish it with the command it was started with and --resume",
+        )
+    return folder, folder / "adapter"
+
+
+def load_target(config: EvalConfig) -> Target:
+    """Load what ``config.target`` names.
+
+    An adapter is merged into a float32 base, which is exact to rounding and makes evaluation as fast as
+    the base; a base in lower precision or 4 bits would lose small changes in the merge, so there the adapter
+    stays beside it.
+
+    Args:
+        config: The evaluation's settings.
+
+    Returns:
+        The model, its record so far and where that is written.
+
+    Raises:
+        InputError: If nothing is found, or the adapter was trained for another base.
+    """
+    run, adapter = find_adapter(config.target)
+    record = read_record(run) if run else None
+    base = _load_base(config, record, adapter)
+    if record is not None and record.model.fingerprint != fingerprint(base.model):
+        raise InputError(
+            "the adapter was trained for another base model",
+            where=config.target,
+            got=f"base {base.name} ({base.source})",
+            expected=f"base {record.model.name} ({record.model.source})",
+            fix="evaluate it without --model, or with the model it was trained on",
+        )
+    if adapter is None:
+        output = config.output or Path("runs") / f"eval-{Path(config.target).name}"
+        return Target(base.model, base.tokenizer, record or _new_record(config, base, "base", None), output)
+    peft_model = _add_adapter(base, adapter)
+    uses_dora = any(c.use_dora for c in peft_model.peft_config.values())  # pyright: ignore[reportAttributeAccessIssue]
+    if record is None:
+        record = _new_record(config, base, "dora" if uses_dora else "lora", peft_model)
+    if uses_dora and record.config.get("engine", "doratune") == "doratune":
+        enable(peft_model)
+    exact = base.dtype == torch.float32 and not getattr(base.model, "is_loaded_in_4bit", False)
+    model: Any = peft_model.merge_and_unload() if exact else peft_model
+    logger.info("the adapter is %s", "merged into the base" if exact else "kept beside the base")
+    output = config.output or run or Path("runs") / f"eval-{adapter.name}"
+    return Target(model, base.tokenizer, record, output)
+
+
+def _load_base(config: EvalConfig, record: RunRecord | None, adapter: Path | None) -> LoadedModel:
+    trained = record.config if record else {}
+    if record is not None:
+        name = config.model or record.model.name
+    elif adapter is not None:
+        name = config.model or PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path or ""
+        if not name:
+            raise InputError(
+                "the adapter does not say what its base model is", where=str(adapter), fix="add --model"
+            )
+    else:
+        name = config.target
+    return load_model(
+        name,
+        dtype=record.model.dtype if record and config.dtype == "auto" else config.dtype,
+        load_in_4bit=config.load_in_4bit or bool(trained.get("load_in_4bit")),
+        device_map=config.device_map or trained.get("device_map"),
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def _add_adapter(base: LoadedModel, adapter: Path) -> PeftModel:
+    try:
+        return PeftModel.from_pretrained(base.model, str(adapter))
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            "the adapter does not fit this base model",
+            where=str(adapter),
+            got=f"base {base.name}: {str(error).strip().splitlines()[-1].strip()}",
+            fix="name the model it was trained on with --model",
+        ) from error
+
+
+def _new_record(config: EvalConfig, base: LoadedModel, method: Method, model: PeftModel | None) -> RunRecord:
+    now = datetime.datetime.now(datetime.UTC)
+    total = base.model.num_parameters()
+    adapter = 0
+    if model is not None:
+        adapter = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
+        total -= adapter
+    return RunRecord(
+        name="base" if method == "base" else Path(config.target).name,
+        method=method,
+        config=config.model_dump(mode="json"),
+        model=ModelRecord(
+            name=base.name,
+            source=base.source,
+            dtype=str(base.dtype).removeprefix("torch."),
+            parameters=total,
+            fingerprint=fingerprint(base.model) if model is None else None,
+        ),
+        parameters=ParameterCount(
+            trainable=adapter, total=total + adapter, share=adapter / (total + adapter)
+        ),
+        data=[],
+        seed=0,
+        training=None,
+        evaluations=[],
+        environment=describe_environment(),
+        started=now,
+        finished=now,
+    )

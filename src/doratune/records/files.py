@@ -1,0 +1,137 @@
+"""Reads and writes the files of a run directory. A file is either whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from doratune.errors import InputError
+from doratune.records.comparison import Comparison
+from doratune.records.run import RunRecord
+
+RECORD_NAME = "record.json"
+METRICS_NAME = "metrics.jsonl"
+COMPARISON_NAME = "comparison.json"
+
+Schema = TypeVar("Schema", RunRecord, Comparison)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write ``text`` (UTF-8) to ``path`` by way of a file beside it, so that no reader sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json_atomic(path: Path, data: Mapping[str, Any]) -> None:
+    """Write ``data`` as indented JSON; NaN and infinities, which JSON has not, are refused.
+
+    Raises:
+        ValueError: A number is not finite.
+    """
+    write_text_atomic(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_jsonl_atomic(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object per line.
+
+    Raises:
+        ValueError: A number is not finite.
+    """
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    write_text_atomic(path, "".join(lines))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read one JSON object per line; blank lines are skipped.
+
+    Raises:
+        InputError: The file cannot be read, or a line is not a JSON object.
+    """
+    rows = []
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            place = f"{path}, line {number}, column {error.colno}"
+            raise InputError("a line is not valid JSON", where=place, got=error.msg) from None
+        if not isinstance(row, dict):
+            place = f"{path}, line {number}"
+            raise InputError("a line is not a JSON object", where=place, got=type(row).__name__)
+        rows.append(row)
+    return rows
+
+
+def read_record(run: Path) -> RunRecord:
+    """Read ``run``/record.json.
+
+    Raises:
+        InputError: The run or its file is missing, is not valid JSON, or is of another schema or version.
+    """
+    if not run.is_dir():
+        raise InputError("there is no such run directory", where=str(run))
+    path = run / RECORD_NAME
+    if not path.exists():
+        raise InputError(
+            "the directory holds no finished run",
+            where=str(run),
+            expected=f"a file {RECORD_NAME}",
+            fix="give a directory that `doratune train` or `doratune eval` wrote, or let that run finish",
+        )
+    return _read_schema(path, RunRecord)
+
+
+def read_comparison(path: Path) -> Comparison:
+    """Read a comparison.json.
+
+    Raises:
+        InputError: The file is missing, is not valid JSON, or is of another schema or version.
+    """
+    return _read_schema(path, Comparison)
+
+
+def _read_schema(path: Path, schema: type[Schema]) -> Schema:
+    text = _read_text(path)
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"{path}, line {error.lineno}, column {error.colno}"
+        raise InputError("the file is not valid JSON", where=place, got=error.msg) from None
+    found = (data.get("schema"), data.get("schema_version")) if isinstance(data, dict) else (None, None)
+    if found != (schema.kind, schema.version):
+        raise InputError(
+            "the file is of a schema that this version of doratune does not read",
+            where=str(path),
+            got=f"{found[0]} version {found[1]}",
+            expected=f"{schema.kind} version {schema.version}",
+        )
+    try:
+        return schema.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        place = f"{path}, {field}" if field else str(path)
+        raise InputError("the file does not keep to its schema", where=place, expected=first["msg"]) from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError("the file is missing", where=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("the file cannot be read", where=str(path), got=str(error)) from None

@@ -1,0 +1,115 @@
+"""record.json, schema version 1: what one run was, what it cost and what came out of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AwareDatetime, Field
+
+from doratune.records.base import FiniteOrNone, Record
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+Method = Literal["base", "lora", "dora"]
+Format = Literal["instruct", "continuation"]
+Protocol = Literal["likelihood", "generate"]
+Metric = Literal["accuracy", "accuracy_norm"]
+
+
+class ModelRecord(Record):
+    """The base model, before any adapter."""
+
+    name: str  #: the name the user gave, a built-in name or a hub id
+    source: str  #: where the weights were taken from
+    dtype: str  #: the type of the base weights, such as "float32"
+    parameters: Count  #: number of parameters of the base model
+    fingerprint: str | None = None  #: hash of its shapes and norm weights, or None where it was not taken
+
+
+class ParameterCount(Record):
+    """How much of the model was trained."""
+
+    trainable: Count  #: parameters that receive gradients
+    total: Count  #: parameters of the base model and its adapters together
+    share: Share  #: trainable / total
+
+
+class DataRecord(Record):
+    """A file or data set, so that two runs can tell whether they saw the same rows."""
+
+    task: str | None = None  #: the task it belongs to, or None for a plain file
+    source: str  #: hub id, built-in name or file name
+    split: str  #: "train", "validation" or "test"
+    sha256: str  #: hash of the rows as they were read
+    rows: Count  #: rows in the split before any limit
+
+
+class TrainingRecord(Record):
+    """What training took."""
+
+    seconds: Seconds  #: wall time of the training loop
+    steps: Count  #: optimiser steps
+    epochs: Annotated[float, Field(ge=0)]  #: passes over the training rows
+    tokens: Count  #: tokens that went through the model, without padding
+    tokens_per_second: Annotated[float, Field(ge=0)]  #: tokens / seconds
+    peak_memory_bytes: Count  #: highest memory in use: of the GPU if there is one, else of the process
+    final_loss: FiniteOrNone  #: last training loss that was logged, None when it was not finite
+
+
+class Evaluation(Record):
+    """One task, evaluated in one format with one protocol."""
+
+    task: str  #: name of the task
+    sample: bool  #: True for a built-in sample, which is no benchmark
+    format: Format  #: how a row becomes a prompt and its candidate answers
+    protocol: Protocol  #: how the model's answer is taken
+    metric: Metric  #: which of the two accuracies below is reported as ``accuracy``
+    rows: Annotated[int, Field(gt=0)]  #: rows that were evaluated
+    correct: Count  #: rows that were right by ``metric``
+    accuracy: Share  #: correct / rows
+    interval: tuple[Share, Share]  #: Wilson 95 % interval of ``accuracy``
+    accuracy_raw: Share | None = None  #: by the likelihood of the whole answer; None under "generate"
+    accuracy_norm: Share | None = None  #: by the likelihood per byte of the answer; None under "generate"
+    unmatched: Count = 0  #: rows whose text held no answer (only under "generate")
+    chance: Share  #: expected accuracy of a guess
+    majority: Share  #: accuracy of always giving the most frequent answer
+    seconds: Seconds  #: wall time of the evaluation
+    predictions: str  #: path of the predictions, relative to the run directory
+    data: DataRecord  #: the rows it was evaluated on
+    limit: int | None = None  #: only the first so many rows, or None for all
+
+
+class Environment(Record):
+    """The machine and the software."""
+
+    doratune: str  #: version of doratune
+    python: str  #: version of Python
+    platform: str  #: operating system and architecture
+    cpu: str  #: name of the processor
+    cores: Count  #: cores that this process may use
+    gpu: str | None = None  #: name of the GPU, or None
+    packages: dict[str, str]  #: versions of the packages that matter
+    git_commit: str | None = None  #: commit of the working tree, or None outside of one
+
+
+class RunRecord(Record):
+    """The whole of record.json."""
+
+    kind: ClassVar[str] = "doratune.run"
+    version: ClassVar[int] = 1
+
+    schema_name: Literal["doratune.run"] = Field(default="doratune.run", alias="schema")  #: what file this is
+    schema_version: Literal[1] = 1  #: raised when a reader of the old version could not read the new
+    name: str  #: name of the run, such as "dora"
+    method: Method  #: "base" means that nothing was trained
+    config: dict[str, Any]  #: the resolved configuration
+    model: ModelRecord  #: the base model
+    parameters: ParameterCount  #: how much of it was trained; ``trainable`` is 0 for a base run
+    data: list[DataRecord]  #: training data, empty for a base run
+    seed: int  #: seed of initialisation, order and dropout
+    training: TrainingRecord | None = None  #: None when nothing was trained
+    evaluations: list[Evaluation]  #: one entry per task, format and protocol
+    environment: Environment  #: where it ran
+    started: AwareDatetime  #: start, ISO 8601 with time zone
+    finished: AwareDatetime  #: end, ISO 8601 with time zone

@@ -1,0 +1,33 @@
+"""Settings and environment of a comparison as (name, value) pairs of text."""
+
+from __future__ import annotations
+
+from doratune.records.comparison import Comparison, Scalar
+from doratune.records.run import Environment
+
+
+def setting_facts(comparison: Comparison) -> list[tuple[str, str]]:
+    """The shared settings, names in words."""
+    return [(name.replace("_", " "), _value(value)) for name, value in comparison.settings.items()]
+
+
+def _value(value: Scalar | list[Scalar]) -> str:
+    if isinstance(value, list):
+        return ", ".join(_value(item) for item in value) if value else "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def environment_facts(environment: Environment) -> list[tuple[str, str]]:
+    """The machine and the software, unknowns left out."""
+    facts = [
+        ("doratune", environment.doratune),
+        ("commit", environment.git_commit),
+        ("processor", f"{environment.cpu}, {environment.cores} cores"),
+        ("GPU", environment.gpu or "none"),
+        ("system", environment.platform),
+        ("Python", environment.python),
+        ("packages", ", ".join(f"{name} {version}" for name, version in environment.packages.items())),
+    ]
+    return [(name, value) for name, value in facts if value]

@@ -1,0 +1,57 @@
+"""Numbers as people read them. Every rendering of a comparison takes them from here, so that they agree."""
+
+from __future__ import annotations
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """0.805 as "80.5 %"."""
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def interval(bounds: tuple[float, float]) -> str:
+    """(0.763, 0.841) as "76.3–84.1", in percent."""
+    return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}"
+
+
+def points(difference: float) -> str:
+    """A difference in percentage points with its sign: "+1.5 points"."""
+    text = f"{difference:+.1f}"
+    return f"{'0.0' if float(text) == 0 else text.replace('-', MINUS)} points"
+
+
+def p_value(p: float) -> str:
+    """0.0312 as "p = 0.031"; what would round to zero as "p < 0.001"."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """112.3 seconds as "1 min 52 s"; under ten seconds with a decimal, from an hour on without seconds."""
+    if round(seconds, 1) < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def gigabytes(count: int) -> str:
+    """2 210 000 000 bytes as "2.21 GB" (10⁹ bytes)."""
+    return f"{count / 1e9:.2f} GB"
+
+
+def large(count: int) -> str:
+    """2 441 216 as "2.44 M"; three significant digits or so, in thousands, millions or billions."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return str(count)
+
+
+def rate(per_second: float) -> str:
+    """1234.5 as "1,234" and 3.21 as "3.2"."""
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.1f}"

@@ -1,0 +1,52 @@
+"""What every configuration shares: strict fields, and one clear error when they are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+
+from doratune.errors import InputError, nearest
+
+Positive = Annotated[int, Field(gt=0)]
+LaxPath = Annotated[Path, Strict(False)]
+
+
+class Settings(BaseModel):
+    """A configuration: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Kind = TypeVar("Kind", bound=Settings)
+
+
+def validate(kind: type[Kind], values: Mapping[str, Any], *, where: str) -> Kind:
+    """Build a configuration, turning pydantic's complaints into one error.
+
+    Args:
+        kind: The settings class.
+        values: Field values by name.
+        where: What the error names as the place, such as a preset's file.
+
+    Returns:
+        An instance of ``kind``.
+
+    Raises:
+        InputError: If a key is unknown or a value is not allowed; every fault is listed.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        lines = []
+        for fault in faults:
+            key = ".".join(str(part) for part in fault["loc"])
+            if fault["type"] == "extra_forbidden":
+                close = nearest(key, list(kind.model_fields))
+                lines.append(f"unknown key {key!r}" + (f" (did you mean {close!r}?)" if close else ""))
+            else:
+                lines.append(f"{key}: {fault['msg']}, got {fault['input']!r}")
+        raise InputError("the configuration is not valid", where=where, got="; ".join(lines)) from None

@@ -1,0 +1,106 @@
+"""The arms of a comparison, each trained and evaluated in a process of its own.
+
+A process of its own gives every arm its own peak memory and the same fresh start; the runs are what
+``doratune train`` and ``doratune eval`` would have written. All arms run with the same settings of glibc's
+allocator; those that are set in the environment already are left as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from doratune.errors import InputError
+from doratune.records.files import RECORD_NAME, read_record
+from doratune.records.run import Method
+from doratune.study.config import CompareConfig
+
+logger = logging.getLogger(__name__)
+
+ARMS: tuple[Method, ...] = ("base", "lora", "dora")
+
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "2000000000"}
+"""glibc: keep large blocks for the next tensor instead of returning them to the kernel after each use."""
+
+
+def run_arms(
+    config: CompareConfig,
+    overrides: Mapping[str, dict[str, Any]],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    initializer: Callable[[], None] | None = None,
+) -> list[Path]:
+    """Run base, LoRA and DoRA one after the other.
+
+    Args:
+        config: The comparison.
+        overrides: Settings of single methods, as a preset gives them.
+        resume: Keep the arms that are finished and go on with those that are not.
+        overwrite: Start all arms again.
+        initializer: Called first in each arm's process.
+
+    Returns:
+        The run directories.
+
+    Raises:
+        InputError: If the output folder holds arms and neither flag was given, or an arm's input is unusable.
+    """
+    folders = [config.output / arm for arm in ARMS]
+    held = [str(folder) for folder in folders if folder.exists()]
+    if held and not (resume or overwrite):
+        raise InputError(
+            "the output folder already holds a comparison",
+            where="--output",
+            got=", ".join(held),
+            fix="choose another folder, or add --resume to go on or --overwrite to start again",
+        )
+    if overwrite:
+        for folder in held:
+            shutil.rmtree(folder)
+    for name, value in ALLOCATOR.items():
+        os.environ.setdefault(name, value)
+    logger.info("every arm runs with %s", " ".join(f"{name}={os.environ[name]}" for name in ALLOCATOR))
+    for arm in ARMS:
+        with (
+            _waiting_through_interrupts(),
+            ProcessPoolExecutor(
+                max_workers=1, mp_context=multiprocessing.get_context("spawn"), initializer=initializer
+            ) as pool,
+        ):
+            pool.submit(run_arm, arm, config, overrides.get(arm, {})).result()
+    return folders
+
+
+def run_arm(arm: Method, config: CompareConfig, overrides: dict[str, Any]) -> None:
+    """Train and evaluate one arm, leaving out what its run directory already holds."""
+    from doratune.evaluation.evaluate import evaluate
+    from doratune.training.train import train
+
+    folder = config.output / arm
+    trained = (folder / RECORD_NAME).is_file()
+    if arm != "base" and not trained:
+        train(config.train_config(arm, overrides), resume=(folder / "config.yaml").is_file())
+    evaluations = read_record(folder).evaluations if (folder / RECORD_NAME).is_file() else []
+    done = {one.task for one in evaluations if one.protocol == config.protocol}
+    left = [task for task in config.task if task not in done]
+    if left:
+        evaluate(config.eval_config(arm).model_copy(update={"task": left}))
+
+
+@contextmanager
+def _waiting_through_interrupts() -> Iterator[None]:
+    """Let Ctrl-C reach the arm's process only, which saves a checkpoint and says how to go on."""
+    previous = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,98 @@
+"""What the runs of a comparison share, and what a reader must know about where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from doratune.records.comparison import Scalar
+from doratune.records.run import RunRecord
+
+Setting = Scalar | list[Scalar]
+
+BY_ARM = frozenset({"method", "engine", "name", "output", "overwrite", "resume"})
+"""Configuration that differs between arms by its nature."""
+
+WITHOUT_EFFECT = frozenset({"report_to", "save_steps"})
+"""Configuration that says nothing about the result."""
+
+
+def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Setting]:
+    """The configuration without nesting: ``{"lora": {"rank": 8}}`` becomes ``{"lora.rank": 8}``.
+
+    Unset values (None) are left out; a list of anything but plain values becomes its text.
+    """
+    flat: dict[str, Setting] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flat_config(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            plain = all(item is None or isinstance(item, bool | int | float | str) for item in value)
+            flat[prefix + key] = list(value) if plain else str(value)
+        elif value is not None:
+            flat[prefix + key] = value
+    return flat
+
+
+def shared_settings(records: Mapping[str, RunRecord]) -> dict[str, Setting]:
+    """The settings in which all trained runs agree (all runs, if none was trained)."""
+    described = {name: _settings(record) for name, record in _described(records).items()}
+    first = next(iter(described.values()))
+    return {
+        key: value
+        for key, value in first.items()
+        if all(key in other and other[key] == value for other in described.values())
+    }
+
+
+def notes_on_differences(records: Mapping[str, RunRecord]) -> list[str]:
+    """Sentences on what differs between the runs besides the method."""
+    notes = []
+    dtypes = {name: record.model.dtype for name, record in records.items()}
+    if len(set(dtypes.values())) > 1:
+        notes.append(f"The base model was not loaded in the same type: {_by_arm(dtypes)}.")
+    described = _described(records)
+    settings = {name: _settings(record) for name, record in described.items()}
+    for key in dict.fromkeys(key for values in settings.values() for key in values if key != "dtype"):
+        values = {name: own.get(key) for name, own in settings.items()}
+        if any(value != next(iter(values.values())) for value in values.values()):
+            notes.append(f"The runs differ in {key}: {_by_arm(values)}.")
+    if len({tuple(data.sha256 for data in record.data) for record in described.values()}) > 1:
+        notes.append("The runs were not trained on the same rows.")
+    steps = {name: record.training.steps for name, record in records.items() if record.training}
+    if len(set(steps.values())) > 1:
+        notes.append(f"The runs took different numbers of steps: {_by_arm(steps)}.")
+    return notes + _environment_notes(records)
+
+
+def _environment_notes(records: Mapping[str, RunRecord]) -> list[str]:
+    environments = [record.environment for record in records.values()]
+    notes = []
+    if len({(one.platform, one.cpu, one.cores, one.gpu) for one in environments}) > 1:
+        notes.append("The runs were made on different machines: times and memory cannot be compared.")
+    if any(one.packages != environments[0].packages for one in environments):
+        notes.append("The runs were made with different versions of packages.")
+    if len({(one.doratune, one.git_commit) for one in environments}) > 1:
+        notes.append("The runs were made with different versions of doratune.")
+    return notes
+
+
+def _described(records: Mapping[str, RunRecord]) -> Mapping[str, RunRecord]:
+    """The trained runs, whose settings matter; all runs if none was trained."""
+    return {name: record for name, record in records.items() if record.method != "base"} or records
+
+
+def _settings(record: RunRecord) -> dict[str, Setting]:
+    known: dict[str, Setting] = {"model": record.model.name, "dtype": record.model.dtype}
+    if record.data:
+        known["training_data"] = [f"{data.source} {data.split}, {data.rows} rows" for data in record.data]
+    known["seed"] = record.seed
+    own = flat_config(record.config)
+    left_out = BY_ARM | WITHOUT_EFFECT | known.keys()
+    if "steps" in own:  # overrides the epochs
+        left_out |= {"epochs"}
+    return known | {key: value for key, value in own.items() if key not in left_out}
+
+
+def _by_arm(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

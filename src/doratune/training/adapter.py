@@ -1,0 +1,63 @@
+"""A base model -> the same model with a LoRA or DoRA adapter."""
+
+from __future__ import annotations
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from transformers import PreTrainedModel
+
+from doratune.errors import InputError, nearest
+from doratune.peft import enable
+from doratune.training.config import TrainConfig
+
+
+def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
+    """Wrap ``model`` with the adapter that ``config`` describes.
+
+    Args:
+        model: The base model; its weights are frozen.
+        config: Method, rank, alpha, dropout, targets and engine.
+
+    Returns:
+        The PEFT model; DoRA layers are on doratune's engine unless ``config.engine`` is ``peft``.
+
+    Raises:
+        InputError: If a target matches no linear layer.
+    """
+    _check_targets(model, config.targets)
+    if config.load_in_4bit:
+        model = prepare_model_for_kbit_training(
+            model, use_gradient_checkpointing=config.gradient_checkpointing
+        )
+    lora = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=config.rank,
+        lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType] # PEFT divides it, a float is right
+        lora_dropout=config.dropout,
+        target_modules=list(config.targets),
+        use_dora=config.method == "dora",
+        use_rslora=config.rslora,
+    )
+    peft_model = get_peft_model(model, lora)
+    assert isinstance(peft_model, PeftModel)
+    if config.method == "dora" and config.engine == "doratune":
+        enable(peft_model)
+    return peft_model
+
+
+def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
+    linear = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules()):
+            close = nearest(target, sorted(linear))
+            raise InputError(
+                "a target matches no layer of the model",
+                where="--targets",
+                got=target,
+                expected=f"names among {', '.join(sorted(linear))}",
+                fix=f"did you mean {close}?" if close else None,
+            )

@@ -1,0 +1,175 @@
+"""What happens beside the optimisation: metrics, progress, and stopping in order on Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from doratune.records.files import METRICS_NAME, read_jsonl, write_jsonl_atomic
+
+LOGGED = ("loss", "learning_rate", "grad_norm", "epoch", "eval_loss")
+
+
+class MetricsCallback(TrainerCallback):
+    """Appends a line per log to metrics.jsonl, and goes on counting where a resumed run stopped.
+
+    Attributes:
+        seconds: Wall time of the training loop so far, over all sittings.
+        tokens: Tokens trained on so far, padding not counted.
+        loss: The last training loss.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / METRICS_NAME
+        self.seconds = 0.0
+        self.tokens = 0
+        self.loss = float("nan")
+        self._before = (0.0, 0)
+        self._started = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Drop what a killed sitting logged after the checkpoint that is resumed from."""
+        kept = (
+            [line for line in read_jsonl(self.path) if line["step"] <= state.global_step]
+            if self._resumes(state)
+            else []
+        )
+        write_jsonl_atomic(self.path, kept)
+        training = [line for line in kept if "loss" in line]
+        if training:
+            self._before = (training[-1]["seconds"], training[-1]["tokens"])
+            self.loss = training[-1]["loss"]
+        self.seconds, self.tokens = self._before
+        self._started = time.perf_counter()
+
+    def _resumes(self, state: TrainerState) -> bool:
+        return state.global_step > 0 and self.path.exists()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the line."""
+        logs = logs or {}
+        if "loss" not in logs and "eval_loss" not in logs:
+            return
+        self.seconds = self._before[0] + time.perf_counter() - self._started
+        line = {"step": state.global_step, **{key: logs[key] for key in LOGGED if key in logs}}
+        line["seconds"] = round(self.seconds, 3)
+        if "loss" in logs:
+            self.tokens = self._before[1] + int(logs["num_tokens"])
+            self.loss = logs["loss"]
+            line["tokens"] = self.tokens
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+class ProgressCallback(TrainerCallback):
+    """A bar with loss, tokens/s and time left; without a terminal, ten lines over the whole run."""
+
+    def __init__(self, metrics: MetricsCallback, label: str) -> None:
+        self.metrics = metrics
+        self.label = label
+        self.console = Console(file=sys.stderr)
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar."""
+        if not state.is_world_process_zero or not self.console.is_terminal:
+            return
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} steps  {task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self._task = self._bar.add_task(
+            self.label, total=state.max_steps, completed=state.global_step, status=""
+        )
+        self._bar.start()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show the newest figures."""
+        if not state.is_world_process_zero or "loss" not in (logs or {}):
+            return
+        speed = self.metrics.tokens / max(self.metrics.seconds, 1e-9)
+        status = f"loss {self.metrics.loss:.3f}  {speed:,.0f} tokens/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=state.global_step, status=status)
+        elif state.global_step % max(state.max_steps // 10, 1) == 0:
+            left = self.metrics.seconds / state.global_step * (state.max_steps - state.global_step)
+            self.console.print(
+                f"{self.label}: step {state.global_step}/{state.max_steps}  {status}  {left:.0f} s left",
+                highlight=False,
+            )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class InterruptCallback(TrainerCallback):
+    """Turns the first Ctrl-C into a checkpoint and an orderly end; the second one ends at once.
+
+    Attributes:
+        interrupted: Whether training ended because of it.
+    """
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._previous: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take over Ctrl-C."""
+        self._previous = signal.signal(signal.SIGINT, self._on_signal)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self.interrupted = True
+        signal.signal(signal.SIGINT, self._previous)
+        print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Save and stop."""
+        if self.interrupted and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Give Ctrl-C back."""
+        signal.signal(signal.SIGINT, self._previous)

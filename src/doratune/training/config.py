@@ -1,0 +1,95 @@
+"""The settings of a training run: strict, documented once, used by flags, presets and config.yaml alike.
+
+No torch here, so that ``--help`` stays fast. Defaults are those of the paper's commonsense runs
+(arXiv 2402.09353, appendix; the authors' LLaMA-7B scripts).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from doratune.records.run import Format
+from doratune.settings import LaxPath, Positive, Settings
+
+LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
+
+
+class TrainingSettings(Settings):
+    """What a LoRA run and a DoRA run have in common."""
+
+    model: str = "smollm2-135m"
+    """Built-in name, local folder, .gguf file or hub id."""
+    task: list[str] = Field(default=[])
+    """Tasks to train on; several are mixed."""
+    data: LaxPath | None = None
+    """JSON or JSONL file in the LLM-Adapters layout, instead of the hub."""
+    format: Format = "instruct"
+    """instruct: answer labels such as ending3; continuation: the answer's own text."""
+    rows: Positive | None = None
+    """At most this many training rows per task, drawn by the seed."""
+
+    rank: Positive = 32
+    """Rank r of the adapter."""
+    alpha: Annotated[float, Field(gt=0)] = 64.0
+    """The adapter is scaled by alpha / rank."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (rsLoRA)."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Dropout on the adapter's input."""
+    targets: list[str] = Field(default=[*LLAMA_TARGETS])
+    """Names of the linear layers to adapt."""
+    engine: Literal["doratune", "peft"] = "doratune"
+    """What computes DoRA layers; LoRA layers are PEFT's own."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak learning rate of AdamW."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Learning rate after the warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    """Optimizer steps of linear warm-up."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    """Passes over the training rows."""
+    steps: Positive | None = None
+    """Optimizer steps; overrides epochs."""
+    batch_size: Positive = 16
+    """Rows per optimizer step, over all devices."""
+    micro_batch_size: Positive | None = None
+    """Rows per forward pass and device; the rest is accumulated."""
+    cutoff: Positive = 256
+    """Longest row in tokens, prompt and answer."""
+    drop_long_rows: bool = False
+    """Leave out rows longer than the cutoff instead of refusing them."""
+    loss_on: Literal["answer", "prompt-and-answer"] = "answer"
+    """Which tokens are trained on; the original study used prompt-and-answer."""
+    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training rows held out to report a validation loss."""
+    save_steps: Positive = 200
+    """Optimizer steps between checkpoints, and between validation losses."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the rows, their order, the adapter and dropout."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 where the hardware is fast at it, else float32."""
+    load_in_4bit: bool = False
+    """Quantise the base model to 4 bits with bitsandbytes (QLoRA, QDoRA)."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+    device_map: str | None = None
+    """transformers' device_map, such as auto; None: this process's device."""
+    trust_remote_code: bool = False
+    """Let a hub model run its own code."""
+    report_to: list[str] = Field(default=[])
+    """Trackers of transformers' Trainer: tensorboard, trackio, wandb."""
+
+
+class TrainConfig(TrainingSettings):
+    """The whole configuration of one run, as written to config.yaml."""
+
+    method: Literal["lora", "dora"] = "dora"
+    """lora, or dora (weight-decomposed)."""
+    output: LaxPath
+    """Run directory to write."""

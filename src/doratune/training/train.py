@@ -1,0 +1,211 @@
+"""One training run, from its configuration to its record."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PrinterCallback, set_seed
+from transformers.trainer import TRAINING_ARGS_NAME
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from doratune.environment import describe_environment
+from doratune.errors import DoratuneError, InputError
+from doratune.memory import peak_memory_bytes
+from doratune.models import LoadedModel, load_model
+from doratune.models.fingerprint import fingerprint
+from doratune.records.files import RECORD_NAME, write_json_atomic
+from doratune.records.run import ModelRecord, ParameterCount, RunRecord, TrainingRecord
+from doratune.training import run_directory
+from doratune.training.adapter import add_adapter
+from doratune.training.callbacks import InterruptCallback, MetricsCallback, ProgressCallback
+from doratune.training.config import TrainConfig
+from doratune.training.data import load_training_examples
+from doratune.training.encoded import encode_examples
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingInterruptedError(DoratuneError):
+    """Ctrl-C: training stopped after a whole step and left a checkpoint."""
+
+    exit_code = 130
+
+
+def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> RunRecord:
+    """Train an adapter and write its run directory.
+
+    Args:
+        config: The resolved configuration.
+        resume: Go on from the last checkpoint in ``config.output``.
+        overwrite: Replace the run in ``config.output``.
+
+    Returns:
+        The run's record, also written to record.json.
+
+    Raises:
+        InputError: If the configuration, the data or the model cannot be used; nothing is written then.
+        TrainingInterruptedError: On Ctrl-C, after a checkpoint was saved.
+    """
+    started = datetime.datetime.now(datetime.UTC)
+    checkpoint = run_directory.checkpoint_to_resume(config) if resume else None
+    if not (resume or overwrite):
+        run_directory.refuse_taken(config.output)
+    examples, data = load_training_examples(config)
+    base = load_model(
+        config.model,
+        dtype=config.dtype,
+        load_in_4bit=config.load_in_4bit,
+        device_map=config.device_map,
+        trust_remote_code=config.trust_remote_code,
+    )
+    rows = encode_examples(
+        examples,
+        base.tokenizer,
+        cutoff=config.cutoff,
+        drop_long_rows=config.drop_long_rows,
+        loss_on_prompt=config.loss_on == "prompt-and-answer",
+    ).shuffle(seed=config.seed)
+    model_record = ModelRecord(
+        name=config.model,
+        source=base.source,
+        dtype=str(base.dtype).removeprefix("torch."),
+        parameters=base.model.num_parameters(),
+        fingerprint=fingerprint(base.model),
+    )
+    set_seed(config.seed)
+    model = add_adapter(base.model, config)
+    trainable, total = model.get_nb_trainable_parameters()
+    metrics, interrupt = MetricsCallback(config.output), InterruptCallback()
+    trainer = _build_trainer(config, base, model, rows, metrics, interrupt)
+    if checkpoint is None:
+        run_directory.start(config)
+    logger.info("training %s on %d rows with %s", config.method, len(rows), base.source)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
+        raise TrainingInterruptedError(
+            f"training was interrupted after step {trainer.state.global_step} of {trainer.state.max_steps}",
+            where=str(config.output),
+            fix="run the same command with --resume to go on from there",
+        )
+    _save_adapter(trainer, config.output / run_directory.ADAPTER_NAME)
+    record = RunRecord(
+        name=config.output.name,
+        method=config.method,
+        config=config.model_dump(mode="json"),
+        model=model_record,
+        parameters=ParameterCount(trainable=trainable, total=total, share=trainable / total),
+        data=data,
+        seed=config.seed,
+        training=_training_record(trainer, metrics),
+        evaluations=[],
+        environment=describe_environment(),
+        started=started,
+        finished=datetime.datetime.now(datetime.UTC),
+    )
+    if trainer.is_world_process_zero():
+        write_json_atomic(config.output / RECORD_NAME, record.to_dict())
+    return record
+
+
+def _build_trainer(
+    config: TrainConfig,
+    base: LoadedModel,
+    model: PeftModel,
+    rows: Dataset,
+    metrics: MetricsCallback,
+    interrupt: InterruptCallback,
+) -> SFTTrainer:
+    validation = None
+    if config.validation_share:
+        parts = rows.train_test_split(test_size=config.validation_share, seed=config.seed)
+        rows, validation = parts["train"], parts["test"]
+    trainer = SFTTrainer(
+        model=model,
+        args=_arguments(config, base.dtype, len(rows), validates=validation is not None),
+        train_dataset=rows,
+        eval_dataset=validation,
+        processing_class=base.tokenizer,
+        callbacks=[metrics, ProgressCallback(metrics, config.method), interrupt],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates: bool) -> SFTConfig:
+    devices = PartialState().num_processes
+    micro = config.micro_batch_size or max(config.batch_size // devices, 1)
+    if config.batch_size % (micro * devices):
+        raise InputError(
+            "the batch cannot be divided evenly",
+            where="--batch-size, --micro-batch-size",
+            got=f"{config.batch_size} rows over {devices} device(s) in micro-batches of {micro}",
+            expected="batch size = micro-batch size x devices x a whole number",
+        )
+    steps = config.steps or max(round(-(-rows // config.batch_size) * config.epochs), 1)
+    if config.warmup_steps >= steps:
+        raise InputError(
+            "the run would end before its warm-up does",
+            where="--warmup-steps",
+            got=f"{config.warmup_steps} warm-up steps of {steps} in all",
+            fix="lower --warmup-steps, or train for more --epochs or --steps",
+        )
+    return SFTConfig(
+        output_dir=str(config.output / run_directory.CHECKPOINTS_NAME),
+        per_device_train_batch_size=micro,
+        per_device_eval_batch_size=micro,
+        gradient_accumulation_steps=config.batch_size // (micro * devices),
+        # The rows of an optimizer step stay as the seed drew them; inside it, rows of like length share a
+        # micro-batch, which saves padding.
+        train_sampling_strategy="batch_rebalance",
+        num_train_epochs=config.epochs,
+        max_steps=config.steps or -1,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule if config.schedule != "constant" else "constant_with_warmup",
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        use_cpu=PartialState().device == torch.device("cpu"),  # without it bfloat16 on a CPU is refused
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if validates else "no",
+        eval_steps=config.save_steps,
+        save_strategy="steps",
+        save_steps=config.save_steps,
+        save_total_limit=2,
+        seed=config.seed,
+        data_seed=config.seed,
+        report_to=config.report_to or "none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _save_adapter(trainer: SFTTrainer, folder: Path) -> None:
+    """Write the adapter as PEFT does, without the Trainer's pickled arguments."""
+    trainer.save_model(str(folder))
+    if trainer.is_world_process_zero():
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+
+def _training_record(trainer: SFTTrainer, metrics: MetricsCallback) -> TrainingRecord:
+    return TrainingRecord(
+        seconds=metrics.seconds,
+        steps=trainer.state.global_step,
+        epochs=float(trainer.state.epoch or 0.0),
+        tokens=metrics.tokens,
+        tokens_per_second=metrics.tokens / metrics.seconds if metrics.seconds else 0.0,
+        peak_memory_bytes=peak_memory_bytes(),
+        final_loss=metrics.loss,
+    )

@@ -1,0 +1,160 @@
+"""Bad input: one clear error, exit code 2, no traceback, nothing written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_support import SMALL, Cli
+
+
+def _file(name: str, text: str) -> str:
+    Path(name).write_text(text, encoding="utf-8")
+    return name
+
+
+def _rows(name: str, *changes: dict[str, str | None]) -> str:
+    rows = []
+    for change in changes:
+        row: dict[str, str | None] = {
+            "instruction": "Please answer the following question with true or false, question: is it?\n\n"
+            "Answer format: true/false",
+            "input": "",
+            "output": "the correct answer is true",
+            "answer": "true",
+        }
+        row.update(change)
+        rows.append({key: value for key, value in row.items() if value is not None})
+    return _file(name, json.dumps(rows))
+
+
+CASES = {
+    "missing data file": (lambda: ["--data", "no.json"], ["no.json"]),
+    "empty file": (lambda: ["--data", _file("empty.json", "")], ["empty.json", "empty"]),
+    "malformed JSON": (lambda: ["--data", _file("bad.json", '[\n {"a": }]')], ["line 2", "column"]),
+    "malformed JSONL": (lambda: ["--data", _file("bad.jsonl", '{"a": 1\n')], ["line 1"]),
+    "row without answer": (lambda: ["--data", _rows("r.json", {}, {"answer": None})], ["row 2", "answer"]),
+    "answer outside the candidates": (
+        lambda: [
+            "--data",
+            _rows("r.json", {}, {}, {"answer": "maybe", "output": "the correct answer is maybe"}),
+        ],
+        ["row 3", "maybe"],
+    ),
+    "unknown task": (lambda: ["--task", "bolq"], ["bolq", "did you mean boolq"]),
+    "nothing to train on": (lambda: [], ["--task", "--data"]),
+    "file for two tasks": (
+        lambda: ["--task", "boolq", "winogrande", "--data", _rows("r.json", {})],
+        ["one file cannot be several tasks"],
+    ),
+    "rank 0": (lambda: ["--task", "sample-boolq", "--rank", "0"], ["rank", "greater than 0"]),
+    "negative rank": (lambda: ["--task", "sample-boolq", "--rank", "-4"], ["rank"]),
+    "unknown flag": (lambda: ["--task", "sample-boolq", "--rnak", "4"], ["--rnak", "--rank"]),
+    "targets that match nothing": (
+        lambda: ["--task", "sample-boolq", "--targets", "q_prog", "--warmup-steps", "0"],
+        ["q_prog", "did you mean q_proj"],
+    ),
+    "warm-up longer than the run": (
+        lambda: ["--task", "sample-boolq", "--rows", "16", "--warmup-steps", "2"],
+        ["2 warm-up steps of 2"],
+    ),
+    "uneven batch": (
+        lambda: ["--task", "sample-boolq", "--micro-batch-size", "3"],
+        ["cannot be divided evenly"],
+    ),
+    "unknown preset": (lambda: ["--task", "sample-boolq", "--preset", "dmeo"], ["did you mean demo"]),
+    "unknown key in a preset": (
+        lambda: ["--preset", _file("p.yaml", "learning_rat: 1.0e-3\n")],
+        ["p.yaml", "learning_rat", "did you mean 'learning_rate'"],
+    ),
+    "number that YAML reads as text": (
+        lambda: ["--preset", _file("p.yaml", "learning_rate: 1e-3\n")],
+        ["learning_rate", "1e-3"],
+    ),
+    "malformed preset": (lambda: ["--preset", _file("p.yaml", "a: [1\n")], ["p.yaml", "line"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_train_refuses(cli: Cli, tiny_model: Path, case: str) -> None:
+    make, expected = CASES[case]
+    outcome = cli("train", "--model", tiny_model, *SMALL, *make(), "--output", "run")
+    assert outcome.code == 2, outcome.err
+    for words in expected:
+        assert words in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not Path("run").exists()
+
+
+TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+MODELS = {
+    "missing folder": (lambda tiny: "./nowhere", "no such model folder"),
+    "misspelt built-in name": (lambda tiny: "smollm2-135n", "did you mean smollm2-135m"),
+    "hub id out of reach": (lambda tiny: "no-such-team/no-such-model", "no such model"),
+    "missing GGUF": (lambda tiny: "no.gguf", "no such model file"),
+    "broken GGUF": (lambda tiny: _file("broken.gguf", "not a model"), "cannot be read"),
+    "folder without config": (lambda tiny: _folder(), "no config.json"),
+    "folder without weights": (
+        lambda tiny: _folder(_config(tiny)),
+        "no weights",
+    ),
+    "unpicklable weights only": (
+        lambda tiny: _folder(_config(tiny), ("pytorch_model.bin", "x")),
+        "no weights",
+    ),
+    "broken weights": (
+        lambda tiny: _folder(
+            *((name, (tiny / name).read_text()) for name in TEXT_FILES),
+            ("model.safetensors", "x"),
+        ),
+        "cannot be read",
+    ),
+    "adapter instead of model": (lambda tiny: _folder(("adapter_config.json", "{}")), "holds an adapter"),
+}
+
+
+def _config(tiny: Path) -> tuple[str, str]:
+    return "config.json", (tiny / "config.json").read_text()
+
+
+def _folder(*files: tuple[str, str]) -> str:
+    Path("model").mkdir()
+    for name, text in files:
+        _file(f"model/{name}", text)
+    return "./model"
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_model_is_refused(cli: Cli, tiny_model: Path, case: str) -> None:
+    make, expected = MODELS[case]
+    outcome = cli("train", "--model", make(tiny_model), "--task", "sample-boolq", *SMALL, "--output", "run")
+    assert outcome.code == 2, outcome.err
+    assert expected in outcome.err and "Traceback" not in outcome.err
+    assert not Path("run").exists()
+
+
+def test_output_that_is_a_file(cli: Cli, tiny_model: Path) -> None:
+    _file("run", "precious")
+    outcome = cli("train", "--model", tiny_model, "--task", "sample-boolq", *SMALL, "--output", "run")
+    assert outcome.code == 2 and Path("run").read_text() == "precious"
+
+
+def test_eval_refuses(cli: Cli, tiny_model: Path) -> None:
+    outcome = cli("eval", tiny_model, "--task", "hellaswagg", "--output", "out")
+    assert outcome.code == 2 and "did you mean hellaswag" in outcome.err
+    generate = ["--format", "continuation", "--protocol", "generate"]
+    outcome = cli("eval", tiny_model, "--task", "sample-boolq", *generate, "--output", "out")
+    assert outcome.code == 2 and "--format instruct" in outcome.err
+    assert not Path("out").exists()
+
+
+def test_hub_out_of_reach_is_no_traceback(cli: Cli, tiny_model: Path) -> None:
+    outcome = cli("eval", tiny_model, "--task", "boolq", "--output", "out")
+    assert outcome.code == 1 and "--data" in outcome.err and "Traceback" not in outcome.err
+
+
+def test_unknown_verb(cli: Cli) -> None:
+    outcome = cli("evall", "x")
+    assert outcome.code == 2 and "did you mean doratune eval" in outcome.err

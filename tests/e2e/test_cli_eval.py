@@ -1,0 +1,131 @@
+"""``doratune eval`` on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from cli_support import Cli, lines
+
+
+@pytest.fixture
+def run(dora_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(dora_run, tmp_path / "run"))
+
+
+def test_run_is_evaluated_in_its_own_format(cli: Cli, run: Path) -> None:
+    outcome = cli("eval", run, "--task", "sample-boolq", "--limit", 30)
+    assert outcome.code == 0, outcome.err
+    record = json.loads((run / "record.json").read_text())
+    (evaluation,) = record["evaluations"]
+    predictions = lines(run / "predictions" / "sample-boolq.jsonl")
+    assert evaluation["format"] == "instruct" and evaluation["protocol"] == "likelihood"
+    assert evaluation["rows"] == 30 == len(predictions) and evaluation["limit"] == 30
+    assert evaluation["correct"] == sum(one["correct"] for one in predictions)
+    for one in predictions:
+        best = max(range(2), key=lambda index: one["scores"][index])
+        assert one["prediction"] == ("true", "false")[best]
+        assert one["correct"] is (one["prediction"] == one["answer"])
+
+
+def test_batches_do_not_change_the_scores(cli: Cli, run: Path) -> None:
+    for size in (1, 16):
+        flags = ["--limit", 20, "--batch-size", size, "--output", f"batch{size}"]
+        assert cli("eval", run, "--task", "sample-winogrande", *flags).code == 0
+    ones, sixteens = (lines(Path(f"batch{size}/predictions/sample-winogrande.jsonl")) for size in (1, 16))
+    for one, other in zip(ones, sixteens, strict=True):
+        assert one["scores"] == pytest.approx(other["scores"], abs=1e-4)
+
+
+def test_merged_is_unmerged(run: Path) -> None:
+    """The evaluation merges a float32 adapter; PEFT's own forward, unmerged, must score the same."""
+    from peft import AutoPeftModelForCausalLM
+
+    from doratune.data.examples import build_examples
+    from doratune.data.source import load_split
+    from doratune.data.tasks import get_task
+    from doratune.evaluation.config import EvalConfig
+    from doratune.evaluation.likelihood import score_candidates
+    from doratune.evaluation.target import load_target
+
+    task = get_task("sample-boolq")
+    data = load_split(task, "test")
+    examples = build_examples(data.rows[:12], source=data.source, fmt="instruct", task=task)
+    target = load_target(EvalConfig(target=str(run), task=["sample-boolq"]))
+    unmerged = AutoPeftModelForCausalLM.from_pretrained(run / "adapter")
+    ours, theirs = (
+        score_candidates(model, target.tokenizer, examples, batch_size=4)
+        for model in (target.model, unmerged)
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.raw == pytest.approx(other.raw, abs=1e-4)
+
+
+def test_protocols_and_formats_stand_side_by_side(cli: Cli, run: Path) -> None:
+    assert cli("eval", run, "--task", "sample-boolq", "--limit", 6).code == 0
+    assert cli("eval", run, "--task", "sample-boolq", "--limit", 6, "--protocol", "generate").code == 0
+    assert cli("eval", run, "--task", "sample-boolq", "--limit", 6, "--format", "continuation").code == 0
+    record = json.loads((run / "record.json").read_text())
+    assert sorted(one["predictions"] for one in record["evaluations"]) == [
+        "predictions/sample-boolq.continuation.jsonl",
+        "predictions/sample-boolq.generate.jsonl",
+        "predictions/sample-boolq.jsonl",
+    ]
+    generated = lines(run / "predictions/sample-boolq.generate.jsonl")
+    (entry,) = (one for one in record["evaluations"] if one["protocol"] == "generate")
+    assert entry["unmatched"] == sum(one["prediction"] is None for one in generated)
+
+
+def test_repeating_is_refused_unless_asked_for(cli: Cli, run: Path) -> None:
+    assert cli("eval", run, "--task", "sample-boolq", "--limit", 4).code == 0
+    before = (run / "record.json").read_text()
+    outcome = cli("eval", run, "--task", "sample-boolq", "--limit", 5)
+    assert outcome.code == 2 and "already there" in outcome.err
+    assert (run / "record.json").read_text() == before
+    assert cli("eval", run, "--task", "sample-boolq", "--limit", 5, "--overwrite").code == 0
+    (evaluation,) = json.loads((run / "record.json").read_text())["evaluations"]
+    assert evaluation["rows"] == 5
+
+
+def test_base_model_and_file(cli: Cli, tiny_model: Path, boolq_rows: Path) -> None:
+    outcome = cli("eval", tiny_model, "--task", "boolq", "--data", boolq_rows, "--output", "base", "--json")
+    assert outcome.code == 0, outcome.err
+    record = json.loads(outcome.out)
+    assert record == json.loads(Path("base/record.json").read_text())
+    assert (
+        record["method"] == "base" and record["training"] is None and record["evaluations"][0]["rows"] == 24
+    )
+
+
+def test_plain_adapter_folder(cli: Cli, run: Path) -> None:
+    shutil.copytree(run / "adapter", "plain_adapter")
+    assert cli("eval", run, "--task", "sample-boolq", "--limit", 8).code == 0
+    assert cli("eval", "plain_adapter", "--task", "sample-boolq", "--limit", 8, "--output", "plain").code == 0
+    name = "predictions/sample-boolq.jsonl"
+    assert lines(Path("plain", name)) == lines(run / name)
+    trained, plain = (
+        json.loads(path.read_text()) for path in (run / "record.json", Path("plain/record.json"))
+    )
+    assert plain["method"] == "dora" and plain["parameters"] == trained["parameters"]
+
+
+def test_wrong_base_is_refused(cli: Cli, run: Path, tiny_model: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    other = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with torch.no_grad():
+        other.model.norm.weight.mul_(1.5)
+    shutil.copytree(tiny_model, "other")
+    other.save_pretrained("other")
+    outcome = cli("eval", run, "--task", "sample-boolq", "--limit", 4, "--model", "other")
+    assert outcome.code == 2 and "trained for another base model" in outcome.err
+    assert not (run / "predictions").exists()
+
+
+def test_unfinished_run_is_refused(cli: Cli, run: Path) -> None:
+    (run / "record.json").unlink()
+    outcome = cli("eval", run, "--task", "sample-boolq")
+    assert outcome.code == 2 and "not finished" in outcome.err and "--resume" in outcome.err

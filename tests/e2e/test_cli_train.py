@@ -1,0 +1,192 @@
+"""``doratune train`` on a tiny model: the run directory, and what must not change the result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from cli_support import SMALL, Cli, lines, losses
+from safetensors.torch import load_file
+
+
+@pytest.fixture
+def flags(tiny_model: Path) -> list[object]:
+    return ["--model", tiny_model, "--task", "sample-boolq", "--rows", "48", *SMALL]
+
+
+def adapter_weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "adapter" / "adapter_model.safetensors")
+
+
+def test_run_directory(dora_run: Path) -> None:
+    record = json.loads((dora_run / "record.json").read_text())
+    config = yaml.safe_load((dora_run / "config.yaml").read_text())
+    metrics = lines(dora_run / "metrics.jsonl")
+    assert record["config"] == config
+    assert record["method"] == "dora" and record["training"]["steps"] == 4 == len(metrics)
+    assert record["data"][0]["rows"] == 2000 and len(record["data"][0]["sha256"]) == 64
+    assert record["training"]["final_loss"] == metrics[-1]["loss"]
+    assert record["training"]["tokens"] == metrics[-1]["tokens"]
+    weights = adapter_weights(dora_run)
+    assert record["parameters"]["trainable"] == sum(weight.numel() for weight in weights.values())
+    kinds = {name.rsplit(".", 1)[-1] if "magnitude" in name else name.split(".")[-2] for name in weights}
+    assert kinds == {"lora_A", "lora_B", "lora_magnitude_vector"}
+    assert not list(dora_run.glob("adapter/*.bin"))
+
+
+def test_tokens_are_those_of_the_rows(dora_run: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from doratune.data.encode import encode_completion, encode_prompt
+    from doratune.training.config import TrainConfig
+    from doratune.training.data import load_training_examples
+
+    config = TrainConfig(**yaml.safe_load((dora_run / "config.yaml").read_text()))
+    tokenizer = AutoTokenizer.from_pretrained(config.model)
+    examples, _ = load_training_examples(config)
+    expected = sum(
+        len(encode_prompt(tokenizer, one.prompt))
+        + len(encode_completion(tokenizer, one.candidates[one.gold]))
+        + 1
+        for one in examples
+    )
+    assert len(examples) == 32
+    assert json.loads((dora_run / "record.json").read_text())["training"]["tokens"] == expected
+
+
+def test_adapter_loads_in_plain_peft(dora_run: Path, tiny_model: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    import doratune
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    ids = torch.arange(3, 40).reshape(1, -1)
+    with torch.no_grad():
+        plain = base(ids).logits
+        model = PeftModel.from_pretrained(base, dora_run / "adapter").eval()
+        stock = model(ids).logits
+        doratune.enable(model)
+        ours = model(ids).logits
+    assert (stock - plain).abs().max() > 1e-3, "training changed nothing"
+    torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-5)
+
+
+def test_engine_and_stock_peft_train_alike(cli: Cli, flags: list[object]) -> None:
+    for engine in ("doratune", "peft"):
+        assert cli("train", "--method", "dora", "--engine", engine, *flags, "--output", engine).code == 0
+    assert losses(Path("doratune")) == pytest.approx(losses(Path("peft")), abs=2e-5)
+
+
+def test_batch_of_8_is_two_of_4(cli: Cli, flags: list[object]) -> None:
+    for micro in (8, 4):
+        outcome = cli(
+            "train", *flags, "--dropout", 0, "--micro-batch-size", micro, "--output", f"micro{micro}"
+        )
+        assert outcome.code == 0, outcome.err
+    assert losses(Path("micro8")) == pytest.approx(losses(Path("micro4")), abs=2e-5)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_resumed_is_uninterrupted(cli: Cli, flags: list[object], method: str) -> None:
+    every = [*flags, "--method", method, "--save-steps", 2, "--learning-rate", "5e-3"]
+    assert cli("train", *every, "--output", "whole").code == 0
+    shutil.copytree("whole", "killed")
+    # What a run killed after step 5 leaves: a checkpoint of step 4, a line too many, no adapter, no record.
+    (Path("killed") / "record.json").unlink()
+    shutil.rmtree("killed/adapter")
+    shutil.rmtree("killed/checkpoints/checkpoint-6")
+    metrics = Path("killed/metrics.jsonl")
+    metrics.write_text("".join(line + "\n" for line in metrics.read_text().splitlines()[:5]))
+    outcome = cli("train", *every, "--output", "killed", "--resume")
+    assert outcome.code == 0, outcome.err
+    assert losses(Path("killed")) == losses(Path("whole"))
+    whole, killed = adapter_weights(Path("whole")), adapter_weights(Path("killed"))
+    assert whole.keys() == killed.keys()
+    for name, weight in whole.items():
+        torch.testing.assert_close(killed[name], weight, rtol=0, atol=0)
+    records = [json.loads(Path(run, "record.json").read_text()) for run in ("whole", "killed")]
+    assert records[0]["training"]["tokens"] == records[1]["training"]["tokens"]
+
+
+def test_resume_refuses_other_settings(cli: Cli, flags: list[object], dora_run: Path) -> None:
+    shutil.copytree(dora_run, "run")
+    Path("run/record.json").unlink()
+    outcome = cli("train", *flags, "--seed", 7, "--output", "run", "--resume")
+    assert outcome.code == 2 and "seed: 0 -> 7" in outcome.err
+
+
+def test_same_seed_same_rows_for_both_methods(cli: Cli, flags: list[object]) -> None:
+    for method in ("lora", "dora"):
+        assert cli("train", "--method", method, *flags, "--dropout", 0, "--output", method).code == 0
+    # B starts at zero, so before the first update both adapters are the base model: equal losses mean equal
+    # rows. The warm-up's first step has learning rate 0, so this holds for two steps.
+    assert losses(Path("lora"))[:2] == pytest.approx(losses(Path("dora"))[:2], abs=1e-5)
+
+
+def test_loss_on_prompt_too(cli: Cli, flags: list[object]) -> None:
+    assert cli("train", *flags, "--loss-on", "prompt-and-answer", "--output", "all").code == 0
+    assert cli("train", *flags, "--output", "answer").code == 0
+    assert losses(Path("all"))[0] != pytest.approx(losses(Path("answer"))[0], abs=1e-4)
+
+
+def test_validation_share_reports_a_loss(cli: Cli, flags: list[object]) -> None:
+    assert cli("train", *flags, "--validation-share", 0.25, "--save-steps", 2, "--output", "run").code == 0
+    validation = [line for line in lines(Path("run/metrics.jsonl")) if "eval_loss" in line]
+    assert [line["step"] for line in validation] == [2, 4, 5], "36 rows in batches of 8, and at the end"
+
+
+def test_gradient_checkpointing_changes_nothing(cli: Cli, flags: list[object]) -> None:
+    assert cli("train", *flags, "--dropout", 0, "--output", "plain").code == 0
+    assert (
+        cli("train", *flags, "--dropout", 0, "--gradient-checkpointing", "--output", "checkpointed").code == 0
+    )
+    assert losses(Path("plain")) == pytest.approx(losses(Path("checkpointed")), abs=2e-5)
+
+
+def test_long_rows_are_counted_and_refused_or_left_out(cli: Cli, flags: list[object]) -> None:
+    outcome = cli("train", *flags, "--cutoff", 10, "--output", "run")
+    assert outcome.code == 2 and "48 of 48 rows are longer than the cutoff of 10 tokens" in outcome.err
+    assert not Path("run").exists()
+
+
+def test_overwrite_leaves_foreign_files(cli: Cli, flags: list[object]) -> None:
+    assert cli("train", *flags, "--output", "run").code == 0
+    Path("run/notes.txt").write_text("mine")
+    outcome = cli("train", *flags, "--output", "run")
+    assert outcome.code == 2 and "already holds a run" in outcome.err
+    assert cli("train", *flags, "--seed", 3, "--output", "run", "--overwrite").code == 0
+    assert Path("run/notes.txt").read_text() == "mine"
+    assert json.loads(Path("run/record.json").read_text())["seed"] == 3
+
+
+def test_json_prints_the_record(cli: Cli, flags: list[object]) -> None:
+    outcome = cli("train", *flags, "--output", "run", "--json")
+    assert json.loads(outcome.out) == json.loads(Path("run/record.json").read_text())
+
+
+def test_bfloat16_on_a_cpu(cli: Cli, flags: list[object]) -> None:
+    outcome = cli("train", *flags, "--dropout", 0, "--dtype", "bfloat16", "--output", "run")
+    assert outcome.code == 0, outcome.err
+    record = json.loads(Path("run/record.json").read_text())
+    assert record["model"]["dtype"] == "bfloat16"
+    assert {weight.dtype for weight in adapter_weights(Path("run")).values()} == {torch.float32}
+    assert cli("train", *flags, "--dropout", 0, "--output", "exact").code == 0
+    assert losses(Path("run")) == pytest.approx(
+        losses(Path("exact")), abs=0.03
+    )  # bfloat16: 8 bits, losses near 6.4
+    evaluated = cli("eval", "run", "--task", "sample-boolq", "--limit", 4)
+    assert evaluated.code == 0 and "kept beside the base" in evaluated.err
+
+
+def test_4_bit_base_trains_and_evaluates_in_4_bits(cli: Cli, flags: list[object]) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra doratune[bnb]")
+    outcome = cli("train", *flags, "--load-in-4bit", "--output", "run")
+    assert outcome.code == 0, outcome.err
+    assert "10 Linear4bit layers on PEFT's path: kind not yet supported" in outcome.err
+    evaluated = cli("eval", "run", "--task", "sample-boolq", "--limit", 4)
+    assert evaluated.code == 0 and "kept beside the base" in evaluated.err

@@ -1,0 +1,216 @@
+"""``dora_linear`` against the float64 reference: outputs and all gradients."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from layers import random_layer
+from tolerances import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+from doratune.engine.linear import dora_linear as dora_linear_given_norm
+from doratune.functional import dora_row_norm, row_norm_squared
+
+NO_CUDA = not torch.cuda.is_available()
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(NO_CUDA, reason="no CUDA")]),
+]
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+SHAPES = [(48, 40, 4), (37, 53, 1), (6, 5, 9), (1, 1, 1)]
+
+
+def gradients(layer, output, dY):
+    tensors = layer.tensors()
+    grads = torch.autograd.grad(output, tuple(tensors.values()), dY.to(output.dtype))
+    for name, grad in zip(tensors, grads, strict=True):
+        assert grad.dtype == tensors[name].dtype, name
+    return dict(zip(tensors, grads, strict=True))
+
+
+def assert_matches_reference(layer, output, dtype):
+    """Output and gradients of ``output`` are the reference's, within the table's ``dtype``."""
+    dY = torch.randn(output.shape).to(output.device, dtype)
+    assert_close("output", dtype, output, layer.truth())
+    expected = gradients(layer, layer.truth(), dY)
+    for name, grad in gradients(layer, output, dY).items():
+        assert_close("gradient", dtype, grad, expected[name], name)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("scaling", [2.0, 16 / 3**0.5])
+def test_equals_the_reference(device, dtype, shape, bias, scaling):
+    layer = random_layer(*shape, dtype=dtype, bias=bias, scaling=scaling, device=device)
+    output = layer.run(weight_norm_sq=row_norm_squared(layer.W))
+    assert output.dtype == dtype
+    assert_matches_reference(layer, output, dtype)
+
+
+@pytest.mark.parametrize("leading", [(), (1,), (2, 3), (2, 1, 3), (0,), (2, 0)])
+def test_any_leading_dimensions(leading):
+    layer = random_layer(leading=leading)
+    output = layer.run()
+    assert output.shape == (*leading, 40)
+    assert_matches_reference(layer, output, torch.float32)
+
+
+def test_strided_input_and_expanded_gradient():
+    layer = random_layer(leading=(6, 4))
+    layer.x = torch.randn(48, 4, 6).permute(2, 1, 0).requires_grad_()
+    assert not layer.x.is_contiguous()
+    assert_matches_reference(layer, layer.run(), torch.float32)
+    actual = torch.autograd.grad(layer.run().sum(), tuple(layer.tensors().values()))
+    expected = torch.autograd.grad(layer.truth().sum(), tuple(layer.tensors().values()))
+    for grad, truth in zip(actual, expected, strict=True):
+        assert_close("gradient", torch.float32, grad, truth)
+
+
+def test_finite_differences_with_the_norm_held():
+    layer = random_layer(6, 5, 2, dtype=torch.float64)
+    n = dora_row_norm(layer.W, layer.A, layer.B, 2.0)
+
+    def held(x, A, B, m, bias):
+        return dora_linear_given_norm(x, layer.W, A, B, m, n, 2.0, bias)
+
+    assert torch.autograd.gradcheck(held, tuple(layer.tensors().values()))
+
+
+def test_starts_as_the_base_layer():
+    layer = random_layer()
+    layer.B, layer.m = torch.zeros_like(layer.B), row_norm_squared(layer.W).sqrt()
+    base = torch.nn.functional.linear(layer.x, layer.W, layer.bias)
+    assert_close("output", torch.float32, layer.run(), base)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_zero_rows_give_the_bias_and_no_nan(dtype):
+    layer = random_layer(dtype=dtype)
+    zero = torch.tensor([0, 7])
+    with torch.no_grad():
+        layer.W[zero] = 0
+        layer.B[zero] = 0
+    output = layer.run()
+    assert torch.equal(output[:, zero], layer.bias[zero].expand(7, 2))
+    assert_matches_reference(layer, output, dtype)
+    grads = gradients(layer, layer.run(), torch.ones_like(output))
+    assert (grads["B"][zero] == 0).all()
+    assert (grads["m"][zero] == 0).all()
+
+
+@pytest.mark.parametrize("where_backward", ["outside", "inside"])
+def test_autocast(where_backward):
+    layer = random_layer(leading=(64,))
+    dY = torch.randn(64, 40)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer.run()
+        if where_backward == "inside":
+            actual = gradients(layer, output, dY)
+    assert output.dtype == torch.bfloat16
+    if where_backward == "outside":
+        actual = gradients(layer, output, dY)
+    assert_close("output", torch.bfloat16, output, layer.truth())
+    for name, expected in gradients(layer, layer.truth(), dY.bfloat16()).items():
+        assert_close("gradient", torch.bfloat16, actual[name], expected, name)
+
+
+def test_a_float32_backward_under_autocast_stays_float32():
+    layer = random_layer()
+    output = layer.run()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_matches_reference(layer, output, torch.float32)
+
+
+def test_bfloat16_does_not_round_the_magnitude():
+    layer = random_layer(dtype=torch.bfloat16, bias=False)
+    with torch.no_grad():
+        layer.B.zero_()
+        layer.x.fill_(1.0)
+        layer.W.zero_()[:, 0] = 255.0
+        layer.m.fill_(255.0 * (1 + 3 / 1024))  # bfloat16 has no number between 1 and 1 + 8/1024
+    assert torch.equal(layer.run(), torch.full((7, 40), 256.0, dtype=torch.bfloat16))  # 255.75 rounded
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients(mode):
+    layer = random_layer()
+    with mode():
+        output = layer.run()
+    assert not output.requires_grad
+    assert torch.equal(output, layer.run())
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing(reentrant):
+    layer = random_layer()
+    plain = gradients(layer, layer.run(), torch.ones(7, 40))
+    names = ("x", "W", "A", "B", "m", "scaling", "bias")
+
+    def run(*values):
+        return type(layer)(**dict(zip(names, values, strict=True))).run()
+
+    values = [getattr(layer, name) for name in names]
+    output = checkpoint(run, *values, use_reentrant=reentrant)
+    output.backward(torch.ones(7, 40))
+    for name, tensor in layer.tensors().items():
+        assert torch.equal(tensor.grad, plain[name]), name
+
+
+class CountProducts(TorchDispatchMode):
+    """Counts matrix products by their shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.flops = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func._overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_):
+            self.flops.append(args[-1].numel() * args[-2].shape[0])
+        return result
+
+
+@pytest.mark.parametrize(
+    ("needed", "backward_products"),
+    [
+        (("x", "A", "B", "m", "bias"), 5),  # T, dx in two, dA, dB
+        (("x",), 3),
+        (("A",), 2),
+        (("B",), 1),
+        (("m", "bias"), 0),
+        (("A", "B", "m"), 3),
+    ],
+)
+def test_no_product_without_need(needed, backward_products):
+    d_in, d_out, tokens = 48, 40, 7
+    layer = random_layer(d_in, d_out, 4, leading=(tokens,))
+    for name, tensor in layer.tensors().items():
+        tensor.requires_grad_(name in needed)
+    squared = row_norm_squared(layer.W)
+    with CountProducts() as forward:
+        output = layer.run(weight_norm_sq=squared)
+    with CountProducts() as backward:
+        torch.autograd.grad(output.sum(), [getattr(layer, name) for name in needed])
+    base = tokens * d_in * d_out
+    assert forward.flops.count(base) == 1
+    assert len(backward.flops) == backward_products
+    assert backward.flops.count(base) == ("x" in needed)
+
+
+def test_dropout_form():
+    layer = random_layer()
+    kept = (torch.rand_like(layer.x) > 0.3) / 0.7
+
+    def expected():
+        wide, dropped = layer.x.double(), replace(layer, x=layer.x * kept)
+        return wide @ layer.W.double().T + dropped.truth() - dropped.x.double() @ layer.W.double().T
+
+    dY = torch.randn(7, 40)
+    output = layer.run(x_dropped=layer.x * kept)
+    assert_close("output", torch.float32, output, expected())
+    truth = gradients(layer, expected(), dY)
+    for name, grad in gradients(layer, output, dY).items():
+        assert_close("gradient", torch.float32, grad, truth[name], name)

@@ -1,0 +1,313 @@
+"""One PEFT layer on the engine against the same layer on PEFT's path and against the reference."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from layers import peft_linear, randomize_adapters
+from peft import LoraConfig, PeftModel
+from peft.tuners.lora.layer import Linear
+from tolerances import TOLERANCES, assert_close
+from torch import nn
+
+import doratune.peft
+import doratune.peft.linear as engine_linear
+from doratune import reference
+from doratune.peft.linear import EngineLinear
+
+
+def on_engine(model):
+    """A copy of ``model`` on the engine."""
+    twin = copy.deepcopy(model)
+    assert doratune.peft.enable(twin).taken == {"Linear": 1}
+    return twin
+
+
+def layer_of(model) -> Linear:
+    return model.base_model.model.lin
+
+
+@pytest.fixture
+def engine_calls(monkeypatch):
+    """A list that grows by one with every call of the engine."""
+    calls = []
+    dora_linear = engine_linear.dora_linear
+
+    def counted(*args, **kwargs):
+        calls.append(kwargs)
+        return dora_linear(*args, **kwargs)
+
+    monkeypatch.setattr(engine_linear, "dora_linear", counted)
+    return calls
+
+
+def output_and_gradients(model, x):
+    """Output and gradients under one random seed, for dropout."""
+    x = x.detach().clone().requires_grad_()
+    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    torch.manual_seed(0)
+    y = model(x)
+    torch.manual_seed(1)
+    grads = torch.autograd.grad(y, (x, *parameters.values()), torch.randn(y.shape).to(y.dtype))
+    return y, dict(zip(("x", *parameters), grads, strict=True))
+
+
+def assert_same(dtype, actual, expected):
+    y, grads = actual
+    truth, true_grads = expected
+    assert y.dtype == truth.dtype
+    assert_close("peft", dtype, y, truth)
+    assert grads.keys() == true_grads.keys()
+    for name, grad in grads.items():
+        assert grad.dtype == true_grads[name].dtype, name
+        assert_close("peft", dtype, grad, true_grads[name], name)
+
+
+def truth_of(model, x):
+    layer = layer_of(model)
+    weights = [part["default"].weight for part in (layer.lora_A, layer.lora_B, layer.lora_magnitude_vector)]
+    bias = layer.base_layer.bias
+    return reference.forward(x, layer.base_layer.weight, *weights, layer.scaling["default"], bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("d_in", "d_out", "config"),
+    [
+        (48, 40, {}),
+        (37, 53, {"r": 1}),
+        (6, 5, {"r": 9, "lora_alpha": 16, "use_rslora": True}),
+        (48, 40, {"r": 3, "lora_alpha": 16, "use_rslora": True}),
+    ],
+)
+def test_equals_peft_and_the_reference(engine_calls, dtype, bias, d_in, d_out, config):
+    stock = peft_linear(d_in, d_out, bias=bias, dtype=dtype, **config)
+    x = torch.randn(2, 7, d_in).to(dtype)
+    actual = output_and_gradients(on_engine(stock), x)
+    assert len(engine_calls) == 1
+    assert_same(dtype, actual, output_and_gradients(stock, x))
+    assert_close("output", dtype, actual[0], truth_of(stock, x))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_dropout_is_peft_s(engine_calls, bias):
+    stock = peft_linear(bias=bias, lora_dropout=0.4)
+    engine = on_engine(stock)
+    x = torch.randn(7, 48)
+    trained = output_and_gradients(engine, x)
+    assert_same(torch.float32, trained, output_and_gradients(stock, x))
+    evaluated = output_and_gradients(engine.eval(), x)
+    assert_same(torch.float32, evaluated, output_and_gradients(stock.eval(), x))
+    assert [call["x_dropped"] is None for call in engine_calls] == [False, True]
+    assert not torch.equal(trained[0], evaluated[0])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_autocast(engine_calls, dropout):
+    stock = peft_linear(lora_dropout=dropout)
+    engine = on_engine(stock)
+    x = torch.randn(64, 48)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = output_and_gradients(stock, x)
+        actual = output_and_gradients(engine, x)
+    assert actual[0].dtype == torch.bfloat16
+    assert_same(torch.bfloat16, actual, expected)
+    assert len(engine_calls) == 1
+
+
+def test_zero_rows_are_finite_where_peft_is_not(engine_calls):
+    stock = peft_linear()
+    layer = layer_of(stock)
+    with torch.no_grad():
+        layer.base_layer.weight[3] = 0
+        layer.lora_B["default"].weight[3] = 0
+    x = torch.randn(7, 48)
+    y, grads = output_and_gradients(on_engine(stock), x)
+    assert_close("output", torch.float32, y, truth_of(stock, x))
+    assert all(grad.isfinite().all() for grad in grads.values())
+    assert not stock(x).isfinite().all()
+
+
+def second_adapter(model, **config):
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["lin"], **config))
+    randomize_adapters(model, seed=5)
+
+
+STATES = {
+    "merged": (lambda model: model.merge_adapter(), 0),
+    "merged safely": (lambda model: model.merge_adapter(safe_merge=True), 0),
+    "merged and unmerged": (lambda model: (model.merge_adapter(), model.unmerge_adapter()), 1),
+    "disabled": (lambda model: model.base_model.disable_adapter_layers(), 0),
+    "disabled and enabled": (
+        lambda model: (model.base_model.disable_adapter_layers(), model.base_model.enable_adapter_layers()),
+        1,
+    ),
+    "second DoRA adapter": (
+        lambda model: (second_adapter(model, use_dora=True), model.set_adapter("second")),
+        1,
+    ),
+    "second LoRA adapter": (lambda model: (second_adapter(model), model.set_adapter("second")), 0),
+    "second adapter inactive": (lambda model: second_adapter(model, use_dora=True), 1),
+    "two active adapters": (
+        lambda model: (second_adapter(model), model.base_model.set_adapter(["default", "second"])),
+        0,
+    ),
+    "deleted adapter": (
+        lambda model: (second_adapter(model), model.set_adapter("second"), model.delete_adapter("default")),
+        0,
+    ),
+    "scaled": (lambda model: layer_of(model).scale_layer(3.0), 1),
+    "trained base": (lambda model: layer_of(model).base_layer.weight.requires_grad_(), 0),
+    "hooked base": (
+        lambda model: layer_of(model).base_layer.register_forward_hook(lambda module, args, y: 2 * y),
+        0,
+    ),
+    "PiSSA added twice": (lambda model: (pissa(model, "second"), pissa(model, "third")), 1),
+    "merge that loses the weight's digits": (lambda model: lossy_merge(model), 2),
+    "bfloat16 and back": (lambda model: (model.to(torch.bfloat16), model.to(torch.float32)), 1),
+    "weight written in place": (lambda model: nn.init.eye_(layer_of(model).base_layer.weight), 1),
+    "state loaded": (lambda model: load_other_state(model, assign=False), 1),
+    "state assigned": (lambda model: load_other_state(model, assign=True), 1),
+}
+
+
+def pissa(model, name):
+    """Adds an adapter whose initialisation takes a part out of the base weight."""
+    model.add_adapter(name, LoraConfig(r=2, target_modules=["lin"], use_dora=True, init_lora_weights="pissa"))
+
+
+def lossy_merge(model):
+    """Merges and unmerges a plain LoRA adapter, which PEFT does in place, with a huge update."""
+    second_adapter(model)
+    model(torch.ones(1, 48))  # fills the cache that the new adapter has emptied
+    with torch.no_grad():
+        layer_of(model).lora_B["second"].weight.mul_(1e6)
+    model.merge_adapter(["second"])
+    model.unmerge_adapter()
+
+
+def load_other_state(model, assign):
+    generator = torch.Generator().manual_seed(7)
+    state = {
+        name: torch.rand(value.shape, generator=generator) + 0.1 for name, value in model.state_dict().items()
+    }
+    model.load_state_dict(state, assign=assign)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_state_gives_peft_s_result(engine_calls, state):
+    """Each change comes after a first call, so that a stale cached norm would show."""
+    change, calls = STATES[state]
+    stock = peft_linear()
+    engine = on_engine(stock)
+    x = torch.randn(7, 48)
+    engine(x)
+    engine_calls.clear()
+    for model in (stock, engine):
+        torch.manual_seed(11)
+        change(model)
+    what = "unmerge" if "unmerged" in state else "peft"
+    assert isinstance(layer_of(engine), EngineLinear)
+    assert_close(what, torch.float32, engine(x), stock(x))
+    assert len(engine_calls) == calls
+
+
+def test_mixed_batches_stay_with_peft(engine_calls):
+    stock = peft_linear()
+    second_adapter(stock)
+    engine = on_engine(stock)
+    x = torch.randn(2, 48)
+    names = ["second", "__base__"]
+    # ``adapter_names`` reaches the layer through PEFT's hooks in evaluation only
+    expected = stock.eval()(x, adapter_names=names)
+    assert torch.equal(engine.eval()(x, adapter_names=names), expected)
+    assert engine_calls == []
+
+
+EMPTIES_THE_CACHE = {
+    "merge": lambda model: (model.merge_adapter(), model.unmerge_adapter()),
+    "add": lambda model: second_adapter(model),
+    "move": lambda model: model.to(torch.float32),
+    "copy": copy.deepcopy,
+    "pickle": lambda model: pickle.loads(pickle.dumps(model)),
+}
+
+
+@pytest.mark.parametrize("action", EMPTIES_THE_CACHE)
+def test_the_cache_is_emptied(action):
+    """Whether a stale norm would show depends on where the allocator puts the new weight; this does not."""
+    engine = on_engine(peft_linear())
+    engine(torch.ones(1, 48))
+    assert vars(layer_of(engine).weight_norm_cache)["_norm_sq"] is not None
+    result = EMPTIES_THE_CACHE[action](engine)
+    after = result if action in ("copy", "pickle") else engine
+    assert vars(layer_of(after).weight_norm_cache)["_norm_sq"] is None
+
+
+def test_a_model_made_in_inference_mode():
+    with torch.inference_mode():
+        model = peft_linear()
+        doratune.peft.enable(model)
+        x = torch.randn(7, 48)
+        assert_close("output", torch.float32, model(x), truth_of(model, x))
+        model.base_model.model.lin.base_layer.weight.mul_(2)
+        assert_close("output", torch.float32, model(x), truth_of(model, x))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_has_its_own_cache(engine_calls, duplicate):
+    engine = on_engine(peft_linear())
+    x = torch.randn(7, 48)
+    before = engine(x)
+    twin = duplicate(engine)
+    assert torch.equal(twin(x), before)
+    with torch.no_grad():
+        layer_of(twin).base_layer.weight.mul_(2)
+    assert_close("output", torch.float32, twin(x), truth_of(twin, x))
+    assert torch.equal(engine(x), before)
+    assert len(engine_calls) == 4
+
+
+def test_the_norm_of_the_weight_is_computed_once(engine_calls):
+    engine = on_engine(peft_linear())
+    x = torch.randn(7, 48)
+    with torch.inference_mode():
+        engine(x)
+    output_and_gradients(engine, x)
+    first, second = (call["weight_norm_sq"] for call in engine_calls)
+    assert first is second
+    assert not first.is_inference()
+    assert first.dtype == torch.float32
+
+
+def test_merge_and_unload_equals_peft_and_the_reference():
+    stock = peft_linear()
+    engine = on_engine(stock)
+    x = torch.randn(7, 48)
+    truth = truth_of(stock, x)
+    engine(x)
+    merged, expected = engine.merge_and_unload(), stock.merge_and_unload()
+    assert torch.equal(merged.lin.weight, expected.lin.weight)
+    assert_close("peft", torch.float32, merged(x), truth)
+
+
+def test_checkpoints_go_both_ways(tmp_path):
+    stock = peft_linear()
+    engine = on_engine(stock)
+    x = torch.randn(7, 48)
+    for saver, folder in ((stock, tmp_path / "stock"), (engine, tmp_path / "engine")):
+        saver.save_pretrained(folder)
+    files = [(folder / "adapter_model.safetensors").read_bytes() for folder in sorted(tmp_path.iterdir())]
+    assert files[0] == files[1]
+    base = copy.deepcopy(stock).unload()
+    loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "engine")
+    assert torch.equal(loaded(x), stock(x))
+    loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "stock")
+    doratune.peft.enable(loaded)
+    assert torch.equal(loaded(x), engine(x))
+
+
+def test_table_is_finite():
+    assert all(0 < tolerance.relative < 0.1 and tolerance.reason for tolerance in TOLERANCES.values())

