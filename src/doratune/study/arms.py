@@ -1,15 +1,12 @@
 """The arms of a comparison, each trained and evaluated in a process of its own.
 
 A process of its own gives every arm its own peak memory and the same fresh start; the runs are what
-``doratune train`` and ``doratune eval`` would have written. All arms run with the same settings of glibc's
-allocator; those that are set in the environment already are left as they are.
+``doratune train`` and ``doratune eval`` would have written.
 """
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
-import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -23,12 +20,7 @@ from doratune.records.files import RECORD_NAME, read_record
 from doratune.records.run import Method
 from doratune.study.config import CompareConfig
 
-logger = logging.getLogger(__name__)
-
 ARMS: tuple[Method, ...] = ("base", "lora", "dora")
-
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "2000000000"}
-"""glibc: keep large blocks for the next tensor instead of returning them to the kernel after each use."""
 
 
 def run_arms(
@@ -66,9 +58,6 @@ def run_arms(
     if overwrite:
         for folder in held:
             shutil.rmtree(folder)
-    for name, value in ALLOCATOR.items():
-        os.environ.setdefault(name, value)
-    logger.info("every arm runs with %s", " ".join(f"{name}={os.environ[name]}" for name in ALLOCATOR))
     for arm in ARMS:
         with (
             _waiting_through_interrupts(),
