@@ -2,11 +2,13 @@
 
 Shapes: x (..., d_in), W (d_out, d_in), A (r, d_in), B (d_out, r), m (d_out,), bias (d_out,)::
 
-    n = ‖W + s·B·A‖ per output row        detached (arXiv 2402.09353, section 4.3)
+    n = ‖W + s·B·A‖ per output row            detached (arXiv 2402.09353, section 4.3)
     y = (m / n) ⊙ (x Wᵀ + s·(x Aᵀ)Bᵀ) + b     (equation 5)
 """
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,11 +19,20 @@ from doratune.engine import norm as _norm
 from doratune.engine.norm import row_norm_squared
 from doratune.errors import InputError
 
-__all__ = ["dora_linear", "dora_row_norm", "row_norm_squared"]
+__all__ = ["DropoutForm", "dora_linear", "dora_row_norm", "lora_linear", "row_norm_squared"]
+
+DropoutForm = Literal["peft", "adapter"]
+"""What sees the dropped input: see ``dora_linear``."""
 
 
 def dora_row_norm(
-    W: Tensor, A: Tensor, B: Tensor, scaling: float, weight_norm_sq: Tensor | None = None
+    W: Tensor,
+    A: Tensor,
+    B: Tensor,
+    scaling: float,
+    weight_norm_sq: Tensor | None = None,
+    *,
+    detach: bool = True,
 ) -> Tensor:
     """Norm of each row of W + s·B·A, without forming B·A.
 
@@ -32,18 +43,55 @@ def dora_row_norm(
         scaling: LoRA's s: alpha/r, or alpha/√r for rsLoRA.
         weight_norm_sq: ``row_norm_squared(W)``, (d_out,), float32 or float64. Computed here if absent; W is
             frozen, so compute it once and keep it.
+        detach: Treat the norm as a constant of the backward pass (section 4.3). Otherwise gradients reach A
+            and B.
 
     Returns:
-        (d_out,), float32 (float64 if W, A or B is), detached. Loses digits where s·B·A nearly cancels W: see
+        (d_out,), float32 (float64 if W, A or B is). Loses digits where s·B·A nearly cancels W: see
         ``doratune.engine.norm``.
 
     Raises:
         InputError: A shape, dtype or device does not fit the others.
     """
-    _check_weights(W, A, B, scaling, weight_norm_sq)
+    _check_weights(W, A, B, scaling)
+    if weight_norm_sq is not None:
+        _expect("weight_norm_sq", weight_norm_sq, (W.shape[0],), "(d_out,)", W)
     with _engine.autocast_off(W.device):
         squared = row_norm_squared(W) if weight_norm_sq is None else weight_norm_sq
-        return _norm.dora_row_norm(W, A, B, scaling, squared)
+        return _norm.dora_row_norm(W, A, B, scaling, squared, detach=detach)
+
+
+def lora_linear(
+    x: Tensor,
+    W: Tensor,
+    A: Tensor,
+    B: Tensor,
+    scaling: float,
+    bias: Tensor | None = None,
+    *,
+    x_dropped: Tensor | None = None,
+) -> Tensor:
+    """A LoRA linear layer, ``x Wᵀ + s·(x Aᵀ)Bᵀ + b``: ``dora_linear`` without magnitude and norm.
+
+    Args:
+        x: Input, (..., d_in), any strides.
+        W: Base weight, (d_out, d_in), frozen, in x's dtype (any floating dtype under autocast).
+        A: Down projection, (r, d_in), any floating dtype.
+        B: Up projection, (d_out, r), any floating dtype.
+        scaling: LoRA's s: alpha/r, or alpha/√r for rsLoRA.
+        bias: (d_out,) or None.
+        x_dropped: x after dropout, of x's shape, for the adapter to read.
+
+    Returns:
+        (..., d_out), in x's dtype or autocast's.
+
+    Raises:
+        InputError: A shape, dtype or device does not fit the others, or W requires a gradient.
+    """
+    _check_weights(W, A, B, scaling)
+    _check_layer(x, W, bias)
+    x, x_dropped = _inputs(x, W, x_dropped)
+    return _engine.adapted_linear(x, W, A, B, scaling, bias, x_adapter=x_dropped)
 
 
 def dora_linear(
@@ -55,10 +103,12 @@ def dora_linear(
     scaling: float,
     bias: Tensor | None = None,
     *,
-    weight_norm_sq: Tensor | None = None,
+    norm: Tensor | None = None,
     x_dropped: Tensor | None = None,
+    dropout: DropoutForm = "peft",
+    detach_norm: bool = True,
 ) -> Tensor:
-    """A DoRA linear layer: equation 5 of arXiv 2402.09353 with the norm detached.
+    """A DoRA linear layer: equation 5 of arXiv 2402.09353.
 
     The products run in x's dtype, or in autocast's where it is on; A, B and m may be float32 masters beside a
     bfloat16 x and W, and get gradients in their own dtype. A row whose norm is zero gives the bias and zero
@@ -72,23 +122,51 @@ def dora_linear(
         m: Magnitude, (d_out,), any floating dtype.
         scaling: LoRA's s: alpha/r, or alpha/√r for rsLoRA.
         bias: (d_out,) or None; never scaled.
-        weight_norm_sq: ``row_norm_squared(W)``, (d_out,); computed on every call if absent.
-        x_dropped: x after dropout, of x's shape. PEFT drops the input of all but the frozen layer::
+        norm: ``dora_row_norm(W, A, B, scaling)`` of these very weights, (d_out,), for a caller that keeps it
+            from one call to the next; computed on every call if absent.
+        x_dropped: x after dropout, of x's shape; without it, dropout is off.
+        dropout: ``"peft"``: all but the frozen layer sees the dropped input, as in PEFT::
 
                 y = x Wᵀ + b + (g - 1) ⊙ (x_dropped Wᵀ) + g ⊙ s·(x_dropped Aᵀ)Bᵀ
 
-            which costs a second product with W. Without it, dropout is off.
+            which costs a second product with W. ``"adapter"``: only the adapter does, as in LoRA::
+
+                y = g ⊙ (x Wᵀ + s·(x_dropped Aᵀ)Bᵀ) + b
+        detach_norm: Treat the norm as a constant of the backward pass (section 4.3). Otherwise gradients
+            reach A and B through it too; ``norm`` must then be absent or attached.
 
     Returns:
         (..., d_out), in x's dtype or autocast's.
 
     Raises:
-        InputError: A shape, dtype or device does not fit the others, or W requires a gradient.
+        InputError: A shape, dtype or device does not fit the others, W requires a gradient, or ``dropout``
+            names no form.
     """
-    _check_layer(x, W, m, bias)
+    _check_weights(W, A, B, scaling)
+    _check_layer(x, W, bias)
+    _expect("m", m, (W.shape[0],), "(d_out,)", W)
+    if dropout not in get_args(DropoutForm):
+        raise InputError(
+            "unknown dropout form",
+            where="dora_linear",
+            got=dropout,
+            expected=" or ".join(get_args(DropoutForm)),
+        )
+    x, x_dropped = _inputs(x, W, x_dropped)
+    if norm is None:
+        norm = dora_row_norm(W, A, B, scaling, detach=detach_norm)
+    else:
+        _expect("norm", norm, (W.shape[0],), "(d_out,)", W)
+    if x_dropped is None or dropout == "adapter":
+        return _engine.adapted_linear(x, W, A, B, scaling, bias, m=m, norm=norm, x_adapter=x_dropped)
+    scaled = _engine.adapted_linear(x_dropped, W, A, B, scaling, None, m=m, norm=norm)
+    return linear(x - x_dropped, W, bias) + scaled
+
+
+def _inputs(x: Tensor, W: Tensor, x_dropped: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Both inputs in the dtype of the products."""
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x = x.to(dtype)
+        x = x.to(torch.get_autocast_dtype(x.device.type))
     elif x.dtype != W.dtype:
         raise InputError(
             "x and W differ in dtype",
@@ -96,16 +174,13 @@ def dora_linear(
             got=f"x {x.dtype}, W {W.dtype}",
             expected="the same dtype, or torch.autocast",
         )
-    if x_dropped is not None:
-        _expect("x_dropped", x_dropped, tuple(x.shape), "the shape of x", W)
-    n = dora_row_norm(W, A, B, scaling, weight_norm_sq)
     if x_dropped is None:
-        return _engine.dora_linear(x, W, A, B, m, n, scaling, bias)
-    x_dropped = x_dropped.to(x.dtype)
-    return linear(x - x_dropped, W, bias) + _engine.dora_linear(x_dropped, W, A, B, m, n, scaling, None)
+        return x, None
+    _expect("x_dropped", x_dropped, tuple(x.shape), "the shape of x", W)
+    return x, x_dropped.to(x.dtype)
 
 
-def _check_weights(W: Tensor, A: Tensor, B: Tensor, scaling: float, weight_norm_sq: Tensor | None) -> None:
+def _check_weights(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> None:
     if W.ndim != 2:
         raise InputError(
             "W is not a matrix", where="dora_linear", got=tuple(W.shape), expected="(d_out, d_in)"
@@ -118,24 +193,17 @@ def _check_weights(W: Tensor, A: Tensor, B: Tensor, scaling: float, weight_norm_
     _expect("W", W, (d_out, d_in), "(d_out, d_in)", W)
     _expect("A", A, (A.shape[0] if A.ndim else 0, d_in), "(r, d_in)", W)
     _expect("B", B, (d_out, A.shape[0]), "(d_out, r)", W)
-    if weight_norm_sq is not None:
-        _expect("weight_norm_sq", weight_norm_sq, (d_out,), "(d_out,)", W)
 
 
-def _check_layer(x: Tensor, W: Tensor, m: Tensor, bias: Tensor | None) -> None:
+def _check_layer(x: Tensor, W: Tensor, bias: Tensor | None) -> None:
     if W.requires_grad and torch.is_grad_enabled():
         raise InputError(
-            "W requires a gradient, but DoRA's base weight is frozen",
+            "W requires a gradient, but an adapter's base weight is frozen",
             where="dora_linear",
             fix="call W.requires_grad_(False) or pass W.detach()",
         )
-    if W.ndim != 2:
-        raise InputError(
-            "W is not a matrix", where="dora_linear", got=tuple(W.shape), expected="(d_out, d_in)"
-        )
     d_out, d_in = W.shape
     _expect("x", x, (*x.shape[:-1], d_in), "(..., d_in)", W)
-    _expect("m", m, (d_out,), "(d_out,)", W)
     if bias is not None:
         _expect("bias", bias, (d_out,), "(d_out,)", W)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
+from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -15,5 +17,20 @@ def peak_memory_bytes() -> int:
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    if sys.platform == "linux":
+        return resident_bytes("VmHWM")  # ru_maxrss would be the parent's, where that was larger
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def resident_bytes(which: Literal["VmRSS", "VmHWM"]) -> int:
+    """Resident bytes of this process on Linux: now (VmRSS), or at the high-water mark (VmHWM).
+
+    Raises:
+        OSError: Not on Linux.
+        KeyError: The kernel does not say.
+    """
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{which}:"):
+            return int(line.split()[1]) * 1024  # in kibibytes there
+    raise KeyError(which)

@@ -28,7 +28,7 @@ def test_compare_then_resume_then_report(cli: Cli, tiny_model: Path) -> None:
     assert outcome.code == 0, outcome.err
     comparison = json.loads(Path("both/comparison.json").read_text())
     assert [arm["name"] for arm in comparison["arms"]] == ["base", "lora", "dora"]
-    assert [arm["engine"] for arm in comparison["arms"]] == [None, "peft", "doratune"]
+    assert [arm["engine"] for arm in comparison["arms"]] == [None, "doratune", "doratune"]
     for result in comparison["tasks"]:
         assert set(result["arms"]) == {"base", "lora", "dora"} and result["rows"] == 20 and result["sample"]
         assert result["difference"]["from"] == "lora" and result["difference"]["to"] == "dora"
@@ -37,6 +37,14 @@ def test_compare_then_resume_then_report(cli: Cli, tiny_model: Path) -> None:
 
     refused = cli("compare", *flags)
     assert refused.code == 2 and "already holds a comparison" in refused.err
+
+    assert cli("eval", "both/base", "--task", "sample-hellaswag", "--limit", 10).code == 0
+    base = json.loads(Path("both/base/record.json").read_text())
+    assert [(one["task"], one["format"]) for one in base["evaluations"]] == [
+        ("sample-boolq", "continuation"),
+        ("sample-winogrande", "continuation"),
+        ("sample-hellaswag", "continuation"),
+    ]
 
     # A comparison that was stopped before its last arm was evaluated goes on there, and comes out the same.
     record = json.loads(Path("both/dora/record.json").read_text())

@@ -76,9 +76,10 @@ def test_adapter_loads_in_plain_peft(dora_run: Path, tiny_model: Path) -> None:
     torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-5)
 
 
-def test_engine_and_stock_peft_train_alike(cli: Cli, flags: list[object]) -> None:
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_engine_and_stock_peft_train_alike(cli: Cli, flags: list[object], method: str) -> None:
     for engine in ("doratune", "peft"):
-        assert cli("train", "--method", "dora", "--engine", engine, *flags, "--output", engine).code == 0
+        assert cli("train", "--method", method, "--engine", engine, *flags, "--output", engine).code == 0
     assert losses(Path("doratune")) == pytest.approx(losses(Path("peft")), abs=2e-5)
 
 

@@ -32,7 +32,7 @@ def test_dora_linear(name, value, message):
         layer.run()
 
 
-@pytest.mark.parametrize("name", ["x_dropped", "weight_norm_sq"])
+@pytest.mark.parametrize("name", ["x_dropped", "norm"])
 def test_optional_arguments(name):
     with pytest.raises(InputError, match=f"{name} has the wrong shape"):
         random_layer().run(**{name: torch.ones(3)})
@@ -42,6 +42,13 @@ def test_dora_row_norm():
     layer = random_layer()
     with pytest.raises(InputError, match="B has the wrong shape"):
         dora_row_norm(layer.W, layer.A, layer.B.T, 2.0)
+    with pytest.raises(InputError, match="weight_norm_sq has the wrong shape"):
+        dora_row_norm(layer.W, layer.A, layer.B, 2.0, torch.ones(3))
+
+
+def test_an_unknown_dropout_form():
+    with pytest.raises(InputError, match="unknown dropout form"):
+        random_layer().run(dropout="input")
 
 
 def test_a_trainable_weight_is_fine_where_nothing_is_trained():

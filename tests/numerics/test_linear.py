@@ -1,5 +1,6 @@
 """``dora_linear`` against the float64 reference: outputs and all gradients."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,9 @@ from tolerances import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from doratune.engine.linear import dora_linear as dora_linear_given_norm
-from doratune.functional import dora_row_norm, row_norm_squared
+from doratune import reference
+from doratune.engine import columns
+from doratune.functional import dora_linear, dora_row_norm, lora_linear, row_norm_squared
 
 NO_CUDA = not torch.cuda.is_available()
 DEVICES = [
@@ -45,7 +47,7 @@ def assert_matches_reference(layer, output, dtype):
 @pytest.mark.parametrize("scaling", [2.0, 16 / 3**0.5])
 def test_equals_the_reference(device, dtype, shape, bias, scaling):
     layer = random_layer(*shape, dtype=dtype, bias=bias, scaling=scaling, device=device)
-    output = layer.run(weight_norm_sq=row_norm_squared(layer.W))
+    output = layer.run(norm=dora_row_norm(layer.W, layer.A, layer.B, scaling, row_norm_squared(layer.W)))
     assert output.dtype == dtype
     assert_matches_reference(layer, output, dtype)
 
@@ -74,7 +76,7 @@ def test_finite_differences_with_the_norm_held():
     n = dora_row_norm(layer.W, layer.A, layer.B, 2.0)
 
     def held(x, A, B, m, bias):
-        return dora_linear_given_norm(x, layer.W, A, B, m, n, 2.0, bias)
+        return dora_linear(x, layer.W, A, B, m, 2.0, bias, norm=n)
 
     assert torch.autograd.gradcheck(held, tuple(layer.tensors().values()))
 
@@ -176,28 +178,216 @@ class CountProducts(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("needed", "backward_products"),
     [
-        (("x", "A", "B", "m", "bias"), 5),  # T, dx in two, dA, dB
+        (("x", "A", "B", "m"), 5),  # T, dx in two, dA, dB
         (("x",), 3),
         (("A",), 2),
         (("B",), 1),
-        (("m", "bias"), 0),
+        (("m",), 0),  # the output is still there
         (("A", "B", "m"), 3),
     ],
 )
 def test_no_product_without_need(needed, backward_products):
     d_in, d_out, tokens = 48, 40, 7
-    layer = random_layer(d_in, d_out, 4, leading=(tokens,))
+    layer = random_layer(d_in, d_out, 4, leading=(tokens,), bias=False)
     for name, tensor in layer.tensors().items():
         tensor.requires_grad_(name in needed)
-    squared = row_norm_squared(layer.W)
+    norm = dora_row_norm(layer.W, layer.A, layer.B, layer.scaling)
     with CountProducts() as forward:
-        output = layer.run(weight_norm_sq=squared)
+        output = layer.run(norm=norm)
     with CountProducts() as backward:
         torch.autograd.grad(output.sum(), [getattr(layer, name) for name in needed])
     base = tokens * d_in * d_out
     assert forward.flops.count(base) == 1
     assert len(backward.flops) == backward_products
     assert backward.flops.count(base) == ("x" in needed)
+
+
+def keeps(y):
+    return y * y
+
+
+def keeps_a_view(y):
+    return y.view(7, 8, 5).transpose(0, 1).square().transpose(0, 1).reshape(7, 40)
+
+
+def lets_go(y):
+    return y * torch.arange(40.0)
+
+
+def changes_in_place(y):
+    return y.mul_(3).square()
+
+
+def changes_in_place_through_a_view(y):
+    y[2:4].zero_()
+    return y.square()
+
+
+CONSUMERS = {
+    keeps: 0,
+    keeps_a_view: 0,
+    lets_go: 1,
+    changes_in_place: 1,
+    changes_in_place_through_a_view: 1,
+}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("consumer", CONSUMERS)
+def test_the_magnitude_s_gradient_whatever_becomes_of_the_output(consumer, bias):
+    """Of two layers the second is reached first by the backward pass, as in a model."""
+    layer, second = random_layer(bias=bias), random_layer(40, 30)
+    dY = torch.randn(7, 30)
+
+    def loss(run, dtype):
+        hidden = consumer(run(layer)).to(dtype)
+        return run(layer_with(second, hidden)).mul(dY).sum()
+
+    tensors = layer.tensors()
+    with CountProducts() as products:
+        run = loss(lambda one: one.run(), torch.float32)
+        products.flops.clear()
+        actual = torch.autograd.grad(run, tuple(tensors.values()))
+    expected = torch.autograd.grad(loss(lambda one: one.truth(), torch.float64), tuple(tensors.values()))
+    for name, grad, truth in zip(tensors, actual, expected, strict=True):
+        assert_close("gradient", torch.float32, grad, truth, name)
+    recomputed = 1 if bias else CONSUMERS[consumer]
+    assert products.flops.count(7 * 48 * 40) == 1 + recomputed
+
+
+def test_a_graph_that_is_dropped_keeps_no_output():
+    layer, other = random_layer(bias=False), random_layer(40, 30, bias=False)
+    output = layer.run()
+    reference_to_output = weakref.ref(output.untyped_storage())
+    kept = output * output
+    other.run().sum().backward()  # takes hold of the first layer's output too
+    del output, kept
+    assert reference_to_output() is None
+
+
+@pytest.mark.parametrize("m", [0.0, 1e-30, -0.0])
+def test_a_magnitude_of_nothing_still_gets_its_gradient(m):
+    layer = random_layer(bias=False)
+    with torch.no_grad():
+        layer.m[5] = m
+    output = layer.run()
+    assert_matches_reference(layer, output, torch.float32)
+    grad = gradients(layer, layer.run(), torch.ones(7, 40))["m"]
+    assert grad[5] != 0
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_non_reentrant_checkpointing_computes_no_product_twice_in_the_backward_pass(bias):
+    """The layer's recomputed forward pass is one base product, its backward pass one more."""
+    layer = random_layer(bias=bias)
+    output = checkpoint(lambda x: layer_with(layer, x).run(), layer.x, use_reentrant=False)
+    with CountProducts() as backward:
+        torch.autograd.grad(output.sum(), tuple(layer.tensors().values()))
+    assert backward.flops.count(7 * 48 * 40) == (3 if bias else 2)
+
+
+def layer_with(layer, x):
+    return replace(layer, x=x)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_keeps_what_lora_keeps(keeps):
+    """Bytes that autograd keeps, parameters apart: x and h, and nothing of the output's size."""
+    d_in, d_out, rank, tokens = 64, 128, 4, 512
+    layer = random_layer(d_in, d_out, rank, leading=(tokens,), bias=False)
+    owned = {tensor.untyped_storage().data_ptr() for tensor in (layer.W, layer.A, layer.B, layer.m)}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in owned:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = layer.run()
+    if not keeps:
+        output = output * 1
+    lora = tokens * (d_in + rank) * 4
+    assert lora <= sum(kept.values()) <= 1.02 * lora
+
+
+def test_double_use_in_one_forward():
+    layer = random_layer(40, 40)
+
+    def twice(run):
+        first = run(layer.x)
+        return run(torch.tanh(first).to(layer.x.dtype))
+
+    actual = twice(lambda x: layer_with(layer, x).run())
+    expected = twice(lambda x: layer_with(layer, x).truth())
+    assert_close("output", torch.float32, actual, expected)
+    dY = torch.randn(7, 40)
+    truth = gradients(layer, expected, dY)
+    for name, grad in gradients(layer, actual, dY).items():
+        assert_close("gradient", torch.float32, grad, truth[name], name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_norm_can_be_part_of_the_backward_pass(dtype, bias):
+    layer = random_layer(dtype=dtype, bias=bias)
+    dY = torch.randn(7, 40).to(dtype)
+    expected = gradients(layer, layer.truth(detach_norm=False), dY)
+    for name, grad in gradients(layer, layer.run(detach_norm=False), dY).items():
+        assert_close("gradient", dtype, grad, expected[name], name)
+
+
+def test_finite_differences_with_the_norm_attached():
+    layer = random_layer(6, 5, 2, dtype=torch.float64)
+
+    def attached(x, A, B, m, bias):
+        return dora_linear(x, layer.W, A, B, m, 2.0, bias, detach_norm=False)
+
+    assert torch.autograd.gradcheck(attached, tuple(layer.tensors().values()))
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_dropout_of_the_adapter_only(method):
+    layer = random_layer()
+    kept = (torch.rand_like(layer.x) > 0.3) / 0.7
+    dY = torch.randn(7, 40)
+
+    def expected():
+        x, dropped = layer.x.double(), (layer.x * kept).double()
+        z = x @ layer.W.double().T + 2.0 * (dropped @ layer.A.double().T) @ layer.B.double().T
+        if method == "lora":
+            return z + layer.bias.double() + 0 * layer.m.sum()
+        n = reference.row_norm(layer.W, layer.A, layer.B, 2.0).detach()
+        return layer.m.double() / n * z + layer.bias.double()
+
+    def actual():
+        if method == "dora":
+            return layer.run(x_dropped=layer.x * kept, dropout="adapter")
+        rest = (layer.x, layer.W, layer.A, layer.B, 2.0, layer.bias)
+        return lora_linear(*rest, x_dropped=layer.x * kept) + 0 * layer.m.sum()
+
+    assert_close("output", torch.float32, actual(), expected())
+    truth = gradients(layer, expected(), dY)
+    with CountProducts() as forward:
+        output = actual()
+    assert forward.flops.count(7 * 48 * 40) == 1
+    for name, grad in gradients(layer, output, dY).items():
+        assert_close("gradient", torch.float32, grad, truth[name], name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 63, 64, 65, 300])
+def test_blocks_of_rows_change_nothing(monkeypatch, dtype, rows):
+    """More rows than one wide buffer holds, and a last block that is not full."""
+    monkeypatch.setattr(columns, "BUFFER_ELEMENTS", 64 * 40)
+    layer = random_layer(leading=(rows,), dtype=dtype, bias=False)
+    assert_matches_reference(layer, layer.run(), dtype)
+
+
+def test_float16():
+    layer = random_layer(leading=(65,), dtype=torch.float16, bias=False)
+    assert_matches_reference(layer, layer.run(), torch.float16)
 
 
 def test_dropout_form():

@@ -6,10 +6,11 @@ import pickle
 import pytest
 import torch
 from layers import peft_linear, randomize_adapters
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import Linear
 from tolerances import TOLERANCES, assert_close
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 import doratune.peft
 import doratune.peft.linear as engine_linear
@@ -32,13 +33,16 @@ def layer_of(model) -> Linear:
 def engine_calls(monkeypatch):
     """A list that grows by one with every call of the engine."""
     calls = []
-    dora_linear = engine_linear.dora_linear
 
-    def counted(*args, **kwargs):
-        calls.append(kwargs)
-        return dora_linear(*args, **kwargs)
+    def count(compute):
+        def counted(*args, **kwargs):
+            calls.append(kwargs)
+            return compute(*args, **kwargs)
 
-    monkeypatch.setattr(engine_linear, "dora_linear", counted)
+        return counted
+
+    for name in ("dora_linear", "lora_linear"):
+        monkeypatch.setattr(engine_linear, name, count(getattr(engine_linear, name)))
     return calls
 
 
@@ -89,6 +93,83 @@ def test_equals_peft_and_the_reference(engine_calls, dtype, bias, d_in, d_out, c
     assert len(engine_calls) == 1
     assert_same(dtype, actual, output_and_gradients(stock, x))
     assert_close("output", dtype, actual[0], truth_of(stock, x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("config", [{}, {"r": 1}, {"r": 3, "lora_alpha": 16, "use_rslora": True}])
+def test_plain_lora_equals_peft(engine_calls, dtype, bias, config):
+    stock = peft_linear(bias=bias, dtype=dtype, use_dora=False, **config)
+    x = torch.randn(2, 7, 48).to(dtype)
+    actual = output_and_gradients(on_engine(stock), x)
+    assert len(engine_calls) == 1
+    assert_same(dtype, actual, output_and_gradients(stock, x))
+
+
+@pytest.mark.parametrize("use_dora", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_a_weight_stored_transposed(engine_calls, use_dora, dropout):
+    """GPT-2's Conv1D."""
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    model.lin = Conv1D(40, 48)
+    nn.init.normal_(model.lin.bias)
+    config = LoraConfig(
+        r=4, use_dora=use_dora, lora_dropout=dropout, target_modules=["lin"], fan_in_fan_out=True
+    )
+    stock = get_peft_model(model, config)
+    randomize_adapters(stock)
+    x = torch.randn(2, 7, 48)
+    actual = output_and_gradients(on_engine(stock), x)
+    assert len(engine_calls) == 1
+    assert_same(torch.float32, actual, output_and_gradients(stock, x))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_float16(engine_calls, autocast):
+    stock = peft_linear(dtype=torch.float32 if autocast else torch.float16)
+    x = torch.randn(64, 48).to(torch.float32 if autocast else torch.float16)
+    with torch.autocast("cpu", torch.float16, enabled=autocast):
+        actual = output_and_gradients(on_engine(stock), x)
+        expected = output_and_gradients(stock, x)
+    assert_same(torch.float16, actual, expected)
+    assert len(engine_calls) == 1
+
+
+def test_what_peft_refuses_stays_refused():
+    stock = peft_linear()
+    for model in (stock, on_engine(stock)):
+        with pytest.raises(RuntimeError, match="same dtype"):
+            model(torch.randn(7, 48, dtype=torch.bfloat16))
+        model.merge_adapter()
+        with pytest.warns(UserWarning, match="[Aa]lready"):
+            model.merge_adapter()
+
+
+def test_modules_to_save_and_tied_layers():
+    """A layer that occurs twice is one layer on the engine, and modules_to_save stay PEFT's."""
+    torch.manual_seed(0)
+    shared = nn.Linear(8, 8)
+    model = nn.Sequential(shared, nn.Tanh(), shared)
+    model.head = nn.Linear(8, 2)
+    config = LoraConfig(r=2, use_dora=True, target_modules=["0"], modules_to_save=["head"])
+    stock = get_peft_model(model, config)
+    randomize_adapters(stock)
+    engine = copy.deepcopy(stock)
+    assert doratune.peft.enable(engine).taken == {"Linear": 1}
+    x = torch.randn(5, 8)
+    assert_same(torch.float32, output_and_gradients(engine, x), output_and_gradients(stock, x))
+
+
+@pytest.mark.parametrize("dropout", ["peft", "adapter"])
+@pytest.mark.parametrize("detach_norm", [True, False])
+def test_options_reach_the_engine(engine_calls, dropout, detach_norm):
+    model = peft_linear(lora_dropout=0.4)
+    doratune.peft.enable(model, dropout=dropout, detach_norm=detach_norm)
+    model(torch.randn(7, 48))
+    (call,) = engine_calls
+    assert (call["dropout"], call["detach_norm"]) == (dropout, detach_norm)
+    assert (call["norm"] is None) == (not detach_norm)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -148,7 +229,7 @@ STATES = {
         lambda model: (second_adapter(model, use_dora=True), model.set_adapter("second")),
         1,
     ),
-    "second LoRA adapter": (lambda model: (second_adapter(model), model.set_adapter("second")), 0),
+    "second LoRA adapter": (lambda model: (second_adapter(model), model.set_adapter("second")), 1),
     "second adapter inactive": (lambda model: second_adapter(model, use_dora=True), 1),
     "two active adapters": (
         lambda model: (second_adapter(model), model.base_model.set_adapter(["default", "second"])),
@@ -156,7 +237,7 @@ STATES = {
     ),
     "deleted adapter": (
         lambda model: (second_adapter(model), model.set_adapter("second"), model.delete_adapter("default")),
-        0,
+        1,
     ),
     "scaled": (lambda model: layer_of(model).scale_layer(3.0), 1),
     "trained base": (lambda model: layer_of(model).base_layer.weight.requires_grad_(), 0),
@@ -226,26 +307,6 @@ def test_mixed_batches_stay_with_peft(engine_calls):
     assert engine_calls == []
 
 
-EMPTIES_THE_CACHE = {
-    "merge": lambda model: (model.merge_adapter(), model.unmerge_adapter()),
-    "add": lambda model: second_adapter(model),
-    "move": lambda model: model.to(torch.float32),
-    "copy": copy.deepcopy,
-    "pickle": lambda model: pickle.loads(pickle.dumps(model)),
-}
-
-
-@pytest.mark.parametrize("action", EMPTIES_THE_CACHE)
-def test_the_cache_is_emptied(action):
-    """Whether a stale norm would show depends on where the allocator puts the new weight; this does not."""
-    engine = on_engine(peft_linear())
-    engine(torch.ones(1, 48))
-    assert vars(layer_of(engine).weight_norm_cache)["_norm_sq"] is not None
-    result = EMPTIES_THE_CACHE[action](engine)
-    after = result if action in ("copy", "pickle") else engine
-    assert vars(layer_of(after).weight_norm_cache)["_norm_sq"] is None
-
-
 def test_a_model_made_in_inference_mode():
     with torch.inference_mode():
         model = peft_linear()
@@ -270,13 +331,13 @@ def test_a_copy_has_its_own_cache(engine_calls, duplicate):
     assert len(engine_calls) == 4
 
 
-def test_the_norm_of_the_weight_is_computed_once(engine_calls):
+def test_the_norm_is_reused_and_fit_for_training(engine_calls):
     engine = on_engine(peft_linear())
     x = torch.randn(7, 48)
     with torch.inference_mode():
         engine(x)
     output_and_gradients(engine, x)
-    first, second = (call["weight_norm_sq"] for call in engine_calls)
+    first, second = (call["norm"] for call in engine_calls)
     assert first is second
     assert not first.is_inference()
     assert first.dtype == torch.float32

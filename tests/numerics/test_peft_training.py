@@ -1,4 +1,4 @@
-"""Training a tiny Llama with PEFT's DoRA and with the engine gives the same losses."""
+"""Training a tiny Llama with PEFT's LoRA or DoRA and with the engine gives the same losses."""
 
 import copy
 
@@ -17,7 +17,7 @@ STEPS = 30
 pytestmark = pytest.mark.filterwarnings("ignore:.\\w*gradient_checkpointing\\w*. is deprecated:FutureWarning")
 
 
-def tiny_llama(**lora):
+def tiny_llama(use_dora, **lora):
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=97,
@@ -30,7 +30,7 @@ def tiny_llama(**lora):
     )
     targets = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
     settings = LoraConfig(
-        r=4, lora_alpha=8, use_dora=True, target_modules=targets, task_type="CAUSAL_LM", **lora
+        r=4, lora_alpha=8, use_dora=use_dora, target_modules=targets, task_type="CAUSAL_LM", **lora
     )
     model = get_peft_model(LlamaForCausalLM(config), settings)
     randomize_adapters(model)
@@ -53,9 +53,10 @@ def train(model):
     return torch.stack(losses)
 
 
+@pytest.mark.parametrize("use_dora", [True, False])
 @pytest.mark.parametrize(("dropout", "checkpointing"), [(0.0, None), (0.1, None), (0.0, False), (0.0, True)])
-def test_same_losses(dropout, checkpointing):
-    stock = tiny_llama(lora_dropout=dropout)
+def test_same_losses(use_dora, dropout, checkpointing):
+    stock = tiny_llama(use_dora, lora_dropout=dropout)
     engine = copy.deepcopy(stock)
     report = doratune.peft.enable(engine)
     assert (report.taken, report.left) == ({"Linear": 10}, {})

@@ -1,9 +1,10 @@
 """A tiny random LLaMA over words w0 .. w39, on which every token can be chosen freely."""
 
 import torch
-from doratune.data.examples import Example
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from doratune.data.examples import Example
 
 WORDS = 40
 BOS, EOS = 0, 1

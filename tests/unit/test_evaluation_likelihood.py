@@ -150,13 +150,15 @@ def test_bad_rows_are_refused(bad, message):
         score_candidates(tiny_llama(), TOKENIZER, EXAMPLES, batch_size=0)
 
 
-def test_a_model_that_does_not_follow_the_mask_is_refused():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_does_not_follow_the_mask_is_refused(dtype):
     class Careless(LlamaForCausalLM):
         def forward(self, *args, attention_mask=None, **kwargs):
             return super().forward(*args, **kwargs)
 
     with pytest.raises(DoratuneError, match="does not follow the attention mask"):
-        score_candidates(tiny_llama(cls=Careless), TOKENIZER, EXAMPLES, batch_size=4)
+        score_candidates(tiny_llama(cls=Careless).to(dtype), TOKENIZER, EXAMPLES, batch_size=4)
+    score_candidates(tiny_llama().to(dtype), TOKENIZER, EXAMPLES, batch_size=4)
     model = tiny_llama()
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(InputError, match="4D mask"):

@@ -5,7 +5,8 @@ import logging
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora.layer import Embedding, Linear
+from peft.tuners.lora.layer import Linear
+from peft.tuners.lora.variants import QALoraLinearVariant
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -44,18 +45,18 @@ def classes(model):
 def test_report_counts_what_was_taken_and_says_why_the_rest_was_not(caplog):
     with pytest.warns(UserWarning, match="fan_in_fan_out"):
         model = adapted(["embed", "conv", "transposed", *LINEAR])
+    model.base_model.model.second.base_layer.weight.requires_grad_()
     with caplog.at_level(logging.INFO, logger="doratune.peft.switch"):
         report = enable(model)
-    assert report.taken == {"Linear": 2}
-    assert report.left == {
-        ("Embedding", "kind not yet supported"): 1,
-        ("Conv1d", "kind not yet supported"): 1,
-        ("Linear", "base layer Conv1D not yet supported"): 1,
-    }
-    assert str(report).splitlines()[0] == "2 Linear layers on the engine"
-    assert "1 Embedding layer on PEFT's path: kind not yet supported" in str(report)
+    assert report.taken == {"Embedding": 1, "Conv1d": 1, "Linear": 2}
+    assert report.left == {("Linear", "base weight is being trained"): 1}
+    assert str(report).splitlines() == [
+        "1 Embedding layer on the engine",
+        "1 Conv1d layer on the engine",
+        "2 Linear layers on the engine",
+        "1 Linear layer on PEFT's path: base weight is being trained",
+    ]
     assert all(line in caplog.text for line in str(report).splitlines())
-    assert type(model.base_model.model.embed) is Embedding
     model(IDS)
 
 
@@ -63,11 +64,11 @@ OBSTACLES = [
     ("base weight is being trained", lambda layer: layer.base_layer.weight.requires_grad_()),
     ("base weight Parameter of torch.float8_e4m3fn", lambda layer: layer.base_layer.to(torch.float8_e4m3fn)),
     ("hooks on the layer's parts", lambda layer: layer.lora_A["default"].register_forward_hook(print)),
-    ("different devices", lambda layer: layer.lora_B["default"].to("meta")),
+    ("different devices", lambda layer: layer.base_layer.to("meta")),
     ("weights wrapped", lambda layer: layer.lora_B.update({"default": nn.Sequential()})),
-    ("fan_in_fan_out", lambda layer: setattr(layer, "fan_in_fan_out", True)),
+    ("fan_in_fan_out is not", lambda layer: setattr(layer, "fan_in_fan_out", True)),
     ("lora_bias", lambda layer: layer.lora_bias.update(default=True)),
-    ("variant of DoRA", lambda layer: layer.lora_variant.clear()),
+    ("variant QALoraLinear not", lambda layer: layer.lora_variant.update(default=QALoraLinearVariant())),
 ]
 
 
@@ -83,10 +84,10 @@ def test_a_layer_the_engine_cannot_compute_is_left(why, change):
     assert type(model.base_model.model.first) is Linear
 
 
-def test_a_layer_without_dora_is_left():
+def test_plain_lora_is_taken_too():
     model = adapted(["first"])
     model.add_adapter("plain", LoraConfig(r=2, target_modules=["second"]))
-    assert enable(model).left == {("Linear", "no DoRA adapter"): 1}
+    assert enable(model).taken == {"Linear": 2}
 
 
 def test_both_ways_are_idempotent_and_disable_restores_peft():
@@ -135,7 +136,6 @@ def test_an_adapter_for_further_layers_needs_another_call():
     ("model", "message"),
     [
         (lambda: Net(), "no PEFT LoRA or DoRA layer"),
-        (lambda: get_peft_model(Net(), LoraConfig(target_modules=LINEAR)), "no DoRA adapter"),
         (lambda: adapted().merge_and_unload(), "no PEFT LoRA or DoRA layer"),
     ],
 )
@@ -145,3 +145,20 @@ def test_nothing_to_enable(model, message):
     with pytest.raises(InputError, match=message):
         enable(model)
     assert classes(model) == before
+
+
+@pytest.mark.parametrize("option", [{"dropout": "adapter"}, {"detach_norm": False}])
+def test_an_option_that_a_layer_cannot_have_is_refused(option):
+    model = adapted(["embed", *LINEAR])
+    model.base_model.model.first.base_layer.weight.requires_grad_()
+    before = classes(model)
+    with pytest.raises(
+        InputError, match=r"cannot be computed as asked(.|\n)*(being trained|always detached)"
+    ):
+        enable(model, **option)
+    assert classes(model) == before
+
+
+def test_an_unknown_dropout_form_is_refused():
+    with pytest.raises(InputError, match="unknown dropout form"):
+        enable(adapted(), dropout="both")

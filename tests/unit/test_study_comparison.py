@@ -37,7 +37,7 @@ def test_three_runs_side_by_side(tmp_path: Path) -> None:
     found = build(*three_runs(tmp_path))
     assert [(arm.name, arm.run, arm.engine) for arm in found.arms] == [
         ("base", "base", None),
-        ("lora", "lora", "peft"),
+        ("lora", "lora", "doratune"),
         ("dora", "dora", "doratune"),
     ]
     assert found.arms[0].parameters is None

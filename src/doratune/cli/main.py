@@ -1,6 +1,7 @@
 """``doratune VERB ...``: finds the verb, runs it, and turns errors into messages and exit codes.
 
 Exit codes: 0 done, 1 failure, 2 the input cannot be used, 130 interrupted by Ctrl-C.
+``run`` ends as the script that it runs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ VERBS = {
     "eval": "evaluate a run, an adapter or a base model on commonsense tasks",
     "compare": "base, LoRA and DoRA on the same rows, side by side",
     "report": "the same table and report from runs that exist",
+    "run": "a script of your own, with the PEFT models it builds on the engine",
+    "bench": "time and memory of DoRA and LoRA layers beside PEFT's own",
     "env": "what is installed and which kernels are usable",
 }
 
@@ -31,6 +34,8 @@ examples:
   doratune train --method dora --data boolq/train.json --output finetuned_result/dora_r32
   doratune eval finetuned_result/dora_r32 --task boolq
   doratune report runs/lora runs/dora --output runs/report
+  doratune run train.py --output_dir out
+  doratune bench op --set cpu --case 4096x4096-r32-t512
 """
 
 
@@ -60,10 +65,12 @@ def main(argv: list[str] | None = None) -> int:
                 expected=f"one of {', '.join(VERBS)}",
                 fix=f"did you mean doratune {close}?" if close else "see doratune --help",
             )
-        return importlib.import_module(f"doratune.cli.{verb}").main(rest)
+        done = importlib.import_module(f"doratune.cli.{verb}").main(rest)
     except DoratuneError as error:
         print(f"doratune: {error.message}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("doratune: interrupted", file=sys.stderr)
         return 130
+    # What the user's script raises is not ours to turn into messages and exit codes.
+    return done if isinstance(done, int) else done()

@@ -1,6 +1,6 @@
-"""The DoRA linear layer as one autograd function.
+"""The LoRA and the DoRA linear layer as one autograd function.
 
-Forward, with g = m / n (g = 0 where n = 0)::
+Forward, with g = m / n (g = 0 where n = 0; g = 1 without a magnitude, which is LoRA)::
 
     h = x Aᵀ              (N, r)
     z = x Wᵀ + s·h Bᵀ     (N, d_out)
@@ -12,8 +12,12 @@ Backward, with n constant (arXiv 2402.09353, section 4.3)::
     T  = dZ B             dA = s·Tᵀ x               dB = s·dZᵀ h
     dx = dZ W + s·T A
 
+and where n has a gradient after all, dn = -m/n · dm. The adapter may read another x than the base weight does
+(dropout); each then gets its own term of dx.
+
 One product with W forward and one backward, as for a frozen layer. The products run in x's dtype: the small A
 and B are cast to it, x never is. g stays in the norm's dtype, so the magnitude is not rounded to bfloat16.
+What is kept for the backward pass is what LoRA keeps, x and h; for z see ``outputs.py``.
 """
 
 from __future__ import annotations
@@ -25,7 +29,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from doratune.engine.norm import CHUNK_ELEMENTS
+from doratune.engine.columns import scale_columns, scaled_and_dots
+from doratune.engine.norm import over_norm
+from doratune.engine.outputs import WeakOutput, can_be_divided, hold_pending_outputs, under_checkpoint
 
 
 def autocast_off(device: torch.device) -> AbstractContextManager[Any]:
@@ -35,20 +41,30 @@ def autocast_off(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def dora_linear(
-    x: Tensor, W: Tensor, A: Tensor, B: Tensor, m: Tensor, norm: Tensor, scaling: float, bias: Tensor | None
+def adapted_linear(
+    x: Tensor,
+    W: Tensor,
+    A: Tensor,
+    B: Tensor,
+    scaling: float,
+    bias: Tensor | None,
+    *,
+    m: Tensor | None = None,
+    norm: Tensor | None = None,
+    x_adapter: Tensor | None = None,
 ) -> Tensor:
-    """``g ⊙ (x Wᵀ + s·(x Aᵀ)Bᵀ) + b`` with ``g = m / norm``, computed in x's dtype.
+    """``g ⊙ (x Wᵀ + s·(x_adapter Aᵀ)Bᵀ) + b`` with ``g = m / norm``, computed in x's dtype.
 
     Args:
         x: Input, (..., d_in), already in autocast's dtype where autocast is on.
-        W: Frozen base weight, (d_out, d_in); no gradient is computed for it.
+        W: Frozen base weight, (d_out, d_in), any strides; no gradient is computed for it.
         A: Down projection, (r, d_in), any floating dtype; its gradient has the same.
         B: Up projection, (d_out, r), likewise.
-        m: Magnitude, (d_out,), likewise.
-        norm: ‖W + s·B·A‖ per row, (d_out,), detached.
         scaling: LoRA's s.
         bias: (d_out,) or None.
+        m: Magnitude, (d_out,), any floating dtype; None for LoRA.
+        norm: ‖W + s·B·A‖ per row, (d_out,); given with m. Detached, unless its gradient is wanted.
+        x_adapter: What the adapter reads instead of x, of x's shape and dtype.
 
     Returns:
         (..., d_out) in x's dtype.
@@ -56,44 +72,77 @@ def dora_linear(
     Raises:
         RuntimeError: From PyTorch, if the shapes do not fit.
     """
-    y: Any = _DoraLinear.apply(x.reshape(-1, x.shape[-1]), W, A, B, m, norm, scaling, bias)
+    rows = x.reshape(-1, x.shape[-1])
+    adapter_rows = None if x_adapter is None else x_adapter.reshape(rows.shape)
+    if torch.compiler.is_compiling():
+        y = _composite(rows, adapter_rows, W, A, B, m, norm, scaling, bias)
+    else:
+        y: Any = _AdaptedLinear.apply(rows, adapter_rows, W, A, B, m, norm, scaling, bias)
     return y.view(*x.shape[:-1], W.shape[0])
 
 
-class _DoraLinear(torch.autograd.Function):
+def _composite(
+    x: Tensor,
+    x_adapter: Tensor | None,
+    W: Tensor,
+    A: Tensor,
+    B: Tensor,
+    m: Tensor | None,
+    norm: Tensor | None,
+    scaling: float,
+    bias: Tensor | None,
+) -> Tensor:
+    """The same out of PyTorch's own operations, for a compiler to fuse and to decide what is kept."""
+    with autocast_off(x.device):
+        h = (x if x_adapter is None else x_adapter) @ A.to(x.dtype).T
+        z = x @ W.to(x.dtype).T + scaling * (h @ B.to(x.dtype).T)
+        if m is not None and norm is not None:
+            z = (z * over_norm(m, norm)).to(x.dtype)
+        return z if bias is None else z + bias.to(x.dtype)
+
+
+class _AdaptedLinear(torch.autograd.Function):
     """x is (N, d_in) here; see the module for the equations."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
+        x_adapter: Tensor | None,
         W: Tensor,
         A: Tensor,
         B: Tensor,
-        m: Tensor,
-        norm: Tensor,
+        m: Tensor | None,
+        norm: Tensor | None,
         scaling: float,
         bias: Tensor | None,
     ) -> Tensor:
-        g = _over_norm(m, norm)
-        h = x @ A.to(x.dtype).T
-        z = (x @ W.to(x.dtype).T).addmm_(h, B.to(x.dtype).T, alpha=scaling)
-        # z ⊙ g in the wider of the two dtypes, rounded once, without a copy of z in that dtype.
-        y = torch.mul(z, g, out=torch.empty_like(z))
-        if bias is not None:
-            y += bias
-        needs_x, _, needs_A, needs_B, needs_m = ctx.needs_input_grad[:5]
-        ctx.scaling = scaling
-        ctx.dtypes = (A.dtype, B.dtype, m.dtype, None if bias is None else bias.dtype)
+        with autocast_off(x.device):
+            h = (x if x_adapter is None else x_adapter) @ A.to(x.dtype).T
+            y = _scaled_product(x, h, W, B, scaling)
+            g = None if m is None or norm is None else over_norm(m, norm)
+            if g is not None:
+                scale_columns(y, g, out=y)
+            if bias is not None:
+                y += bias
+        needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
+        needs_dots = needs_m or needs_norm
+        ctx.scaling, ctx.adapter_apart = scaling, x_adapter is not None
+        ctx.dtypes = (A.dtype, B.dtype, None if bias is None else bias.dtype)
+        # Without a bias z is y / g, if y outlives the forward pass.
+        keeps = needs_dots and bias is None and under_checkpoint()
+        ctx.output = WeakOutput(y) if needs_dots and bias is None and not keeps else None
         ctx.save_for_backward(
-            W if needs_x else None,
-            A if needs_x else None,
-            B if needs_x or needs_A else None,
-            x if needs_A else None,
-            h if needs_B else None,
-            z if needs_m else None,
-            norm if needs_m else None,
+            x if needs_dots or (needs_A and x_adapter is None) else None,
+            x_adapter if needs_A else None,
+            W if needs_x or needs_dots else None,
+            A if needs_x or needs_adapter else None,
+            B if needs_x or needs_adapter or needs_A or needs_dots else None,
+            h if needs_B or needs_dots else None,
+            m if needs_norm else None,
+            norm if needs_dots else None,
             g,
+            y if keeps else None,
         )
         return y
 
@@ -102,37 +151,48 @@ class _DoraLinear(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, dY: Tensor
     ) -> tuple[Tensor | None, ...]:
-        W, A, B, x, h, z, norm, g = ctx.saved_tensors
-        needs_x, _, needs_A, needs_B, needs_m = ctx.needs_input_grad[:5]
-        needs_bias = ctx.needs_input_grad[7]
-        dtype_A, dtype_B, dtype_m, dtype_bias = ctx.dtypes
-        dx = dA = dB = dm = db = None
+        hold_pending_outputs()
+        x, x_adapter, W, A, B, h, m, norm, g, y = ctx.saved_tensors
+        needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
+        dtype_A, dtype_B, dtype_bias = ctx.dtypes
+        dx = dx_adapter = dA = dB = dm = dn = db = None
         with autocast_off(dY.device):  # a backward pass may run inside an autocast that the forward did not
-            dZ = torch.mul(dY, g, out=torch.empty_like(dY))
-            if needs_x or needs_A:
-                T = dZ @ B.to(dY.dtype)
-                if needs_x:
-                    dx = (dZ @ W.to(dY.dtype)).addmm_(T, A.to(dY.dtype), alpha=ctx.scaling)
-                if needs_A:
-                    dA = (T.T @ x).to(dtype_A).mul_(ctx.scaling)
+            if needs_m or needs_norm:
+                dZ, dots = _scaled_and_dots(ctx, dY, y, g, norm, (x, h, W, B))
+                dm = over_norm(dots, norm)
+                if needs_norm:
+                    dn = -over_norm(m * dm, norm)
+            else:
+                dZ = dY if g is None else scale_columns(dY, g, out=torch.empty_like(dY))
+            T: Any = dZ @ B.to(dY.dtype) if needs_x or needs_adapter or needs_A else None
+            if needs_x:
+                dx = dZ @ W.to(dY.dtype)
+                if not ctx.adapter_apart:
+                    dx.addmm_(T, A.to(dY.dtype), alpha=ctx.scaling)
+            if needs_adapter:
+                dx_adapter = (T @ A.to(dY.dtype)).mul_(ctx.scaling)
+            if needs_A:
+                dA = (T.T @ (x_adapter if ctx.adapter_apart else x)).to(dtype_A).mul_(ctx.scaling)
             if needs_B:
                 dB = (dZ.T @ h).to(dtype_B).mul_(ctx.scaling)
-            if needs_m:
-                dm = _over_norm(_column_dots(dY, z, norm.dtype), norm).to(dtype_m)
-            if needs_bias:
+            if ctx.needs_input_grad[8]:
                 db = dY.sum(dim=0, dtype=dtype_bias)
-        return dx, None, dA, dB, dm, None, None, db
+        return dx, dx_adapter, None, dA, dB, dm if needs_m else None, dn, None, db
 
 
-def _over_norm(numerator: Tensor, norm: Tensor) -> Tensor:
-    """``numerator / norm``, and 0 where the norm is 0, in the norm's dtype at least."""
-    return torch.where(norm > 0, numerator / norm, 0)
+def _scaled_product(x: Tensor, h: Tensor, W: Tensor, B: Tensor, scaling: float) -> Tensor:
+    """``x Wᵀ + s·h Bᵀ``."""
+    return (x @ W.to(x.dtype).T).addmm_(h, B.to(x.dtype).T, alpha=scaling)
 
 
-def _column_dots(dY: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
-    """Σ(dY ⊙ z) over rows in ``dtype``: float16 products would overflow under loss scaling."""
-    rows = max(1, CHUNK_ELEMENTS // max(1, z.shape[1]))
-    dots = torch.zeros(z.shape[1], dtype=dtype, device=z.device)
-    for dY_rows, z_rows in zip(dY.split(rows), z.split(rows), strict=True):
-        dots += (dY_rows.to(dtype) * z_rows).sum(dim=0)
-    return dots
+def _scaled_and_dots(
+    ctx: Any, dY: Tensor, y: Tensor | None, g: Tensor, norm: Tensor, parts: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """``dY ⊙ g`` and Σ(dY ⊙ z) over rows, with z from y if there is one and it serves."""
+    if y is None and ctx.output is not None:
+        y = ctx.output.take()
+    if y is not None and can_be_divided(g, norm):
+        dZ, dots = scaled_and_dots(dY, y.detach(), g)
+        return dZ, torch.where(norm > 0, dots / g, 0)
+    x, h, W, B = parts
+    return scaled_and_dots(dY, _scaled_product(x, h, W, B, ctx.scaling), g)

@@ -5,7 +5,7 @@ With U = W Aᵀ (d_out, r) and G = A Aᵀ (r, r)::
     n² = ‖W‖² + 2s·Σ(B ⊙ U) + s²·Σ((B G) ⊙ B)        sums over r
 
 so the largest temporary is U, and ‖W‖² of a frozen W is computed once and passed in. The norm is a
-constant of the backward pass (arXiv 2402.09353, section 4.3), so everything here is detached.
+constant of the backward pass (arXiv 2402.09353, section 4.3), so it is detached unless that is asked for.
 
 Precision: float32, or float64 where an input is float64. Where s·B·A cancels W the three terms are
 large and n² is small: with rounding unit ε the relative error of n² is about ε·(‖W‖ + ‖s·B·A‖)²/n². It
@@ -17,12 +17,14 @@ this. TF32 matrix products, where the user has switched them on, apply to U as t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-CHUNK_ELEMENTS = 1 << 22
-"""Most elements of W held in a wider dtype at a time: 16 MiB in float32."""
+CHUNK_ELEMENTS = 1 << 20
+"""Most elements of W held in a wider dtype at a time: 4 MiB in float32."""
 
 
 def norm_dtype(*tensors: Tensor) -> torch.dtype:
@@ -48,8 +50,9 @@ def row_norm_squared(W: Tensor) -> Tensor:
     )
 
 
-@torch.no_grad()
-def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float, weight_norm_sq: Tensor) -> Tensor:
+def dora_row_norm(
+    W: Tensor, A: Tensor, B: Tensor, scaling: float, weight_norm_sq: Tensor, *, detach: bool = True
+) -> Tensor:
     """‖W + s·B·A‖ per row, in the factored form.
 
     Autocast must be off: it would compute U and G in its lower precision.
@@ -60,21 +63,89 @@ def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float, weight_norm_s
         B: Up projection, (d_out, r), floating.
         scaling: LoRA's s.
         weight_norm_sq: ``row_norm_squared(W)``, (d_out,).
+        detach: Treat the norm as a constant. Otherwise gradients reach A and B.
 
     Returns:
-        (d_out,), float32 (float64 if W, A or B is), detached, never negative.
+        (d_out,), float32 (float64 if W, A or B is), never negative.
 
     Raises:
         RuntimeError: From PyTorch, if the shapes do not fit.
     """
-    dtype = norm_dtype(W, A, B)
-    A, B = A.to(dtype), B.to(dtype)
-    U = torch.cat([rows @ A.T for rows in _row_chunks(W, dtype)])
-    G = A @ A.T
+    if detach:
+        with torch.no_grad():
+            dtype = norm_dtype(W, A, B)
+            return norm_of_product(weighted_rows(W, A.to(dtype)), A, B, scaling, weight_norm_sq)
+    norm: Any = _RowNorm.apply(W, A, B, scaling, weight_norm_sq)
+    return norm
+
+
+@torch.no_grad()
+def norm_of_product(U: Tensor, A: Tensor, B: Tensor, scaling: float, weight_norm_sq: Tensor) -> Tensor:
+    """The norm from U = W Aᵀ, for a base weight that can only be multiplied with.
+
+    Args:
+        U: W Aᵀ, (d_out, r), float32 or float64: the dtype of the result.
+        A: Down projection, (r, d_in), floating.
+        B: Up projection, (d_out, r), floating.
+        scaling: LoRA's s.
+        weight_norm_sq: ‖W‖² per row, (d_out,).
+
+    Returns:
+        (d_out,), detached, never negative.
+
+    Raises:
+        RuntimeError: From PyTorch, if the shapes do not fit.
+    """
+    A, B = A.to(U.dtype), B.to(U.dtype)
     # 2s·Σ(B ⊙ U) + s²·Σ((B G) ⊙ B) = s·Σ(B ⊙ (2U + s·B G))
-    update = scaling * (B * torch.addmm(U, B, G, beta=2, alpha=scaling)).sum(dim=1)
+    update = scaling * (B * torch.addmm(U, B, A @ A.T, beta=2, alpha=scaling)).sum(dim=1)
     # Rounding can leave a cancelled row slightly below zero.
-    return (weight_norm_sq.to(dtype) + update).clamp_(min=0).sqrt_()
+    return (weight_norm_sq.to(U.dtype) + update).clamp_(min=0).sqrt_()
+
+
+def weighted_rows(W: Tensor, A: Tensor) -> Tensor:
+    """W Aᵀ, (d_out, r), in A's dtype, with W (d_out, d_in) widened by blocks of rows."""
+    return torch.cat([rows @ A.T for rows in _row_chunks(W, A.dtype)])
+
+
+def over_norm(numerator: Tensor, norm: Tensor) -> Tensor:
+    """``numerator / norm``, and 0 where the norm is 0, in the norm's dtype at least; both (d_out,)."""
+    is_zero = norm == 0
+    return torch.where(is_zero, 0, numerator / torch.where(is_zero, 1, norm))
+
+
+class _RowNorm(torch.autograd.Function):
+    """The norm with its gradients.
+
+    With k = dn / n::
+
+        dB = s·k ⊙ (U + s·B G)        dA = s·(k ⊙ B)ᵀ (W + s·B A)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, W: Tensor, A: Tensor, B: Tensor, scaling: float, weight_norm_sq: Tensor) -> Tensor:
+        U = weighted_rows(W, A.to(norm_dtype(W, A, B)))
+        n = norm_of_product(U, A, B, scaling, weight_norm_sq)
+        ctx.scaling = scaling
+        ctx.save_for_backward(W, A, B, U, n)
+        return n
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, dn: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        W, A, B, U, n = ctx.saved_tensors
+        s, wide_A, wide_B = ctx.scaling, A.to(n.dtype), B.to(n.dtype)
+        k = over_norm(dn, n)[:, None]
+        kB = k * wide_B
+        dB = s * k * (U + s * wide_B @ (wide_A @ wide_A.T))
+        dA = s * s * (kB.T @ wide_B) @ wide_A
+        start = 0
+        for rows in _row_chunks(W, n.dtype):
+            dA.addmm_(kB[start : start + rows.shape[0]].T, rows, alpha=s)
+            start += rows.shape[0]
+        return None, dA.to(A.dtype), dB.to(B.dtype), None, None
 
 
 def _row_chunks(W: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:

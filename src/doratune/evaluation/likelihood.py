@@ -220,8 +220,8 @@ def _check_scores(
         ids = torch.tensor([prompt + candidate], device=model.device)
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(candidate) + 1).logits[0, :-1]
         wanted = torch.log_softmax(logits.float(), dim=-1)[range(len(candidate)), candidate].sum().item()
-        # Rounding moves a score by less than this (measured: 0.06 in bfloat16), a mask that is not followed by
-        # more.
+        # Rounding moves a score by less than this (measured in bfloat16: 0.06), a mask that is not followed
+        # by more.
         tolerance = (1e-2 if logits.dtype == torch.float32 else 0.25) * max(1.0, abs(wanted))
         if not abs(score - wanted) <= tolerance:
             raise DoratuneError(

@@ -50,7 +50,8 @@ def find_adapter(target: str) -> tuple[Path | None, Path | None]:
         target: What the user named.
 
     Returns:
-        ``(run, adapter)``; both None for a base model, ``run`` None for a plain PEFT adapter.
+        ``(run, adapter)``: both None for a base model, ``run`` None for a plain PEFT adapter, ``adapter``
+        None for a folder with evaluations of a base model, as ``compare`` leaves it.
 
     Raises:
         InputError: If it is a run directory whose training is not finished.
@@ -60,7 +61,7 @@ def find_adapter(target: str) -> tuple[Path | None, Path | None]:
         run = folder.parent
         return (run if (run / RECORD_NAME).is_file() else None), folder
     if not (folder / "config.yaml").is_file():
-        return None, None
+        return (folder if (folder / RECORD_NAME).is_file() else None), None
     if not (folder / RECORD_NAME).is_file() or not (folder / "adapter" / ADAPTER_FILE).is_file():
         raise InputError(
             "the run is not finished",
@@ -99,13 +100,13 @@ def load_target(config: EvalConfig) -> Target:
             fix="evaluate it without --model, or with the model it was trained on",
         )
     if adapter is None:
-        output = config.output or Path("runs") / f"eval-{Path(config.target).name}"
+        output = config.output or run or Path("runs") / f"eval-{Path(config.target).name}"
         return Target(base.model, base.tokenizer, record or _new_record(config, base, "base", None), output)
     peft_model = _add_adapter(base, adapter)
     uses_dora = any(c.use_dora for c in peft_model.peft_config.values())  # pyright: ignore[reportAttributeAccessIssue]
     if record is None:
         record = _new_record(config, base, "dora" if uses_dora else "lora", peft_model)
-    if uses_dora and record.config.get("engine", "doratune") == "doratune":
+    if record.config.get("engine", "doratune") == "doratune":
         enable(peft_model)
     exact = base.dtype == torch.float32 and not getattr(base.model, "is_loaded_in_4bit", False)
     model: Any = peft_model.merge_and_unload() if exact else peft_model

@@ -1,10 +1,12 @@
 """PEFT models on the engine. The only package that knows PEFT's inside.
 
 ``enable(model)`` swaps the class of each supported DoRA layer; parameters, names, checkpoints, merging and
-saving stay PEFT's own, and ``disable(model)`` swaps the classes back.
+saving stay PEFT's own, and ``disable(model)`` swaps the classes back. ``enable_automatically()`` enables each
+model as it is built.
 """
 
+from doratune.peft.automatic import disable_automatically, enable_automatically
 from doratune.peft.report import EnableReport
 from doratune.peft.switch import disable, enable
 
-__all__ = ["EnableReport", "disable", "enable"]
+__all__ = ["EnableReport", "disable", "disable_automatically", "enable", "enable_automatically"]

@@ -1,92 +1,73 @@
-"""PEFT's LoRA linear layer with DoRA computed by the engine."""
+"""PEFT's LoRA linear layer computed by the engine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+import torch
 from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from doratune.functional import dora_linear
-from doratune.peft.cache import WeightNormCache
-from doratune.peft.support import adapter_obstacle
+from doratune.functional import dora_linear, lora_linear
+from doratune.peft.layer import EngineLayer
+from doratune.peft.norms import dense_norm
+from doratune.peft.support import adapter_weights, matrix_adapter_obstacle, weight_obstacle
 
 
-class EngineLinear(Linear):
+class EngineLinear(EngineLayer, Linear):
     """A ``peft.tuners.lora.layer.Linear`` whose class was swapped; never constructed.
 
-    A call with one active DoRA adapter runs on the engine; any other call (merged, disabled, several
-    adapters, mixed batches, plain LoRA) is PEFT's own. Whatever may write to the base weight through
-    ``.data`` drops the cached ‖W‖².
+    With ``fan_in_fan_out`` (GPT-2's Conv1D) the weight is stored as (d_in, d_out) and read transposed.
     """
 
-    weight_norm_cache: WeightNormCache
+    peft_class = Linear
+    supports_attached_norm = True
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The layer's output, (..., d_out), for x (..., d_in): PEFT's result in PEFT's dtype.
-
-        Raises:
-            InputError: x does not fit the base weight in shape, dtype or device.
-        """
-        adapter = None if args or kwargs else self._adapter_on_engine()
-        if adapter is None:
-            return super().forward(x, *args, **kwargs)
-        # What PEFT's type hints leave open, adapter_obstacle has checked.
-        base: Any = self.base_layer
-        lora_A: Any = self.lora_A[adapter]
-        lora_B: Any = self.lora_B[adapter]
-        magnitude: Any = self.lora_magnitude_vector[adapter]
-        dropout = self.lora_dropout[adapter]
-        drops = self.training and not isinstance(dropout, nn.Identity)
-        return dora_linear(
-            x,
-            base.weight,
-            lora_A.weight,
-            lora_B.weight,
-            magnitude.weight,
-            self.scaling[adapter],
-            base.bias,
-            weight_norm_sq=self.weight_norm_cache.get(base.weight),
-            x_dropped=dropout(x) if drops else None,
+    @staticmethod
+    def adapter_obstacle(layer: Any, name: str) -> str | None:
+        """See ``EngineLayer``."""
+        base = layer.base_layer
+        if type(base) not in (nn.Linear, Conv1D):
+            return f"base layer {type(base).__name__} not supported"
+        if layer.fan_in_fan_out != (type(base) is Conv1D):
+            return "fan_in_fan_out is not as the base layer stores its weight"
+        return matrix_adapter_obstacle(layer, name) or weight_obstacle(
+            base.weight, adapter_weights(layer, name)
         )
 
-    def _adapter_on_engine(self) -> str | None:
-        """The one active adapter, if the engine computes what PEFT would."""
-        active = [name for name in self.active_adapters if name in self.lora_A]
-        if self.disable_adapters or self.merged or len(active) != 1:
-            return None
-        (name,) = active
-        if name not in self.lora_magnitude_vector or adapter_obstacle(self, name) is not None:
-            return None
-        return name
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """PEFT's merge; it changes the base weight's data.
-
-        While merged no call uses the cache, so dropping it here covers ``unmerge`` as well.
-        """
-        self.weight_norm_cache.drop()
-        super().merge(safe_merge=safe_merge, adapter_names=adapter_names)
-
-    def update_layer(self, *args: Any, **kwargs: Any) -> None:
-        """PEFT's adding of an adapter; some initialisations (PiSSA, OLoRA) change the base weight's data."""
-        self.weight_norm_cache.drop()
-        super().update_layer(*args, **kwargs)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EngineLinear:
-        # .to(dtype) and .to(device) replace the data; a round trip could land on the same address.
-        self.weight_norm_cache.drop()
-        return super()._apply(fn, recurse)
-
-
-def adopt(layer: Any) -> None:
-    """Turn a ``peft.tuners.lora.layer.Linear`` into an EngineLinear, in place."""
-    layer.__class__ = EngineLinear
-    layer.weight_norm_cache = WeightNormCache()
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The layer's output, (..., d_out), for x (..., d_in): PEFT's result in PEFT's dtype."""
+        adapter = None if args or kwargs else self.adapter_on_engine()
+        # What PEFT's type hints leave open, the obstacle has checked.
+        base: Any = self.base_layer
+        if adapter is None or not _same_dtype(x, base.weight):
+            return super().forward(x, *args, **kwargs)
+        W = base.weight.T if self.fan_in_fan_out else base.weight
+        A: Any = self.lora_A[adapter].weight
+        B: Any = self.lora_B[adapter].weight
+        scaling = self.scaling[adapter]
+        x_dropped = self.dropped(x, adapter)
+        if not self.use_dora.get(adapter, False):
+            return lora_linear(x, W, A, B, scaling, base.bias, x_dropped=x_dropped)
+        m: Any = self.lora_magnitude_vector[adapter].weight
+        options = self.engine_options
+        norm = dense_norm(self.norms, adapter, W, A, B, scaling) if options.detach_norm else None
+        return dora_linear(
+            x,
+            W,
+            A,
+            B,
+            m,
+            scaling,
+            base.bias,
+            norm=norm,
+            x_dropped=x_dropped,
+            dropout=options.dropout,
+            detach_norm=options.detach_norm,
+        )
 
 
-def release(layer: Any) -> None:
-    """Turn an EngineLinear back into PEFT's layer, in place."""
-    del layer.weight_norm_cache
-    layer.__class__ = Linear
+def _same_dtype(x: Tensor, weight: Tensor) -> bool:
+    """Whether the base layer takes x; if it does not, PEFT's path raises PyTorch's own error."""
+    return x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)

@@ -2,69 +2,79 @@
 
 from __future__ import annotations
 
-import torch
-from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.dora import DoraLinearLayer
-from peft.tuners.lora.layer import Linear
-from peft.tuners.lora.variants import DoraLinearVariant
-from torch import nn
+from collections.abc import Iterable
+from typing import Any
 
-_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+import torch
+from peft.tuners.lora.dora import DoraLinearLayer
+from peft.tuners.lora.variants import DoraLinearVariant
+from torch import Tensor, nn
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def dora_adapters(layer: LoraLayer) -> list[str]:
-    """Names of the layer's DoRA adapters, of whatever kind the layer is."""
-    return [name for name in layer.lora_magnitude_vector if layer.use_dora.get(name, False)]
-
-
-def layer_obstacle(layer: LoraLayer) -> str | None:
-    """Why the engine cannot compute any DoRA adapter of this layer; None if it can."""
-    adapters = dora_adapters(layer)
-    if not adapters:
-        return "no DoRA adapter"
-    if not isinstance(layer, Linear) or type(layer).forward is not Linear.forward:
-        return "kind not yet supported"
-    reasons = [adapter_obstacle(layer, name) for name in adapters]
-    return None if None in reasons else reasons[0]
-
-
-def adapter_obstacle(layer: Linear, name: str) -> str | None:
-    """Why the engine cannot compute the DoRA adapter ``name`` of a linear layer; None if it can.
+def matrix_adapter_obstacle(layer: Any, name: str) -> str | None:
+    """Why A, B and m of a linear layer's adapter cannot be read; None if they can.
 
     The engine reads the weights without calling the modules that hold them. A module that is wrapped (FSDP),
     subclassed or hooked (accelerate's offloading, DeepSpeed ZeRO-3) must be called, so it stays with PEFT.
     """
-    base, magnitude = layer.base_layer, layer.lora_magnitude_vector[name]
-    lora_A, lora_B = layer.lora_A[name], layer.lora_B[name]
-    if type(base) is not nn.Linear:
-        return f"base layer {type(base).__name__} not yet supported"
-    if layer.fan_in_fan_out:
-        return "fan_in_fan_out not supported"
-    if layer.lora_bias.get(name, False):
-        return "lora_bias not supported"
-    if type(layer.lora_variant.get(name)) is not DoraLinearVariant:
-        return "variant of DoRA not supported"
-    if (
-        type(lora_A) is not nn.Linear
-        or type(lora_B) is not nn.Linear
-        or type(magnitude) is not DoraLinearLayer
-    ):
+    return (
+        variant_obstacle(layer, name, DoraLinearVariant)
+        or ("lora_bias not supported" if layer.lora_bias.get(name, False) else None)
+        or module_obstacle(layer, name, nn.Linear, DoraLinearLayer)
+    )
+
+
+def variant_obstacle(layer: Any, name: str, dora: type) -> str | None:
+    """Whether the adapter is of another kind than plain LoRA or plain DoRA, and which."""
+    variant = layer.lora_variant.get(name)
+    if variant is None or type(variant) is dora:
+        return None
+    return f"variant {type(variant).__name__.removesuffix('Variant')} not supported"
+
+
+def module_obstacle(layer: Any, name: str, adapter: type[nn.Module], magnitude: type) -> str | None:
+    """Whether the base or one of the adapter's modules is not what PEFT makes, or is hooked."""
+    modules = [(layer.lora_A[name], adapter), (layer.lora_B[name], adapter)]
+    if layer.use_dora.get(name, False):
+        modules.append((layer.lora_magnitude_vector[name], magnitude))
+    if any(type(module) is not wanted for module, wanted in modules):
         return "adapter weights wrapped by another module"
-    if any(_has_hooks(module) for module in (base, lora_A, lora_B, magnitude)):
-        return "hooks on the layer's parts (offloading or sharding)"
-    return _weight_obstacle(base.weight, lora_A.weight, lora_B.weight, magnitude.weight)
+    return hook_obstacle([layer.base_layer, *(module for module, _ in modules)])
 
 
-def _weight_obstacle(weight: torch.Tensor, *adapter: torch.Tensor) -> str | None:
-    if type(weight) not in (torch.Tensor, nn.Parameter) or weight.dtype not in _FLOATING:
-        return f"base weight {type(weight).__name__} of {weight.dtype} not yet supported"
+def hook_obstacle(modules: Iterable[nn.Module]) -> str | None:
+    """Whether a module must be called for something to happen."""
+    hooked = any(
+        "forward" in module.__dict__ or any(getattr(module, hooks) for hooks in _HOOKS) for module in modules
+    )
+    return "hooks on the layer's parts (offloading or sharding)" if hooked else None
+
+
+def weight_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
+    """Whether a dense base weight cannot be used; the devices are compared with the adapter's."""
+    if type(weight) not in (Tensor, nn.Parameter) or weight.dtype not in FLOATING:
+        return f"base weight {type(weight).__name__} of {weight.dtype} not supported"
     if weight.requires_grad:
         return "base weight is being trained"
-    if any(tensor.device != weight.device for tensor in adapter):
+    return device_obstacle(weight, adapter)
+
+
+def device_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
+    """Whether a base weight and its adapter are not in one place.
+
+    PEFT makes empty adapters (``low_cpu_mem_usage``) on the meta device and fills them before the first call.
+    """
+    if any(tensor.device != weight.device and not tensor.is_meta for tensor in adapter):
         return "adapter and base weight on different devices"
     return None
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return "forward" in vars(module) or any(getattr(module, hooks) for hooks in _HOOKS)
+def adapter_weights(layer: Any, name: str) -> list[Tensor]:
+    """A, B and, for DoRA, m of an adapter whose modules hold a ``weight``."""
+    modules = [layer.lora_A[name], layer.lora_B[name]]
+    if layer.use_dora.get(name, False):
+        modules.append(layer.lora_magnitude_vector[name])
+    return [module.weight for module in modules]

@@ -5,53 +5,73 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from typing import get_args
 
 from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.layer import Linear
 from torch import nn
 
 from doratune.errors import InputError
-from doratune.peft.linear import EngineLinear, adopt, release
+from doratune.functional import DropoutForm
+from doratune.peft.kinds import KINDS
+from doratune.peft.layer import EngineLayer, EngineOptions, adopt, release
 from doratune.peft.report import EnableReport
-from doratune.peft.support import dora_adapters, layer_obstacle
 
 _log = logging.getLogger(__name__)
 
 
-def enable(model: nn.Module) -> EnableReport:
-    """Compute the DoRA layers of a PEFT model with the engine, in place.
+def enable(model: nn.Module, *, dropout: DropoutForm = "peft", detach_norm: bool = True) -> EnableReport:
+    """Compute the DoRA and LoRA layers of a PEFT model with the engine, in place.
 
     Parameters, their names, checkpoints, merging and saving stay PEFT's own. An adapter added later to a
-    layer that was taken is computed by the engine too; a layer that gets its first DoRA adapter later needs
-    another call. Calling it again changes nothing.
-
-    The norm of each base weight is kept and follows every change that PyTorch or PEFT records. A base weight
-    that is written through ``weight.data`` by other code afterwards needs ``disable`` and ``enable``.
+    layer that was taken is computed by the engine too; layers that get their first adapter later need another
+    call. Calling it again changes no more than the options.
 
     Args:
-        model: A model with at least one DoRA adapter, from ``get_peft_model``, from
-            ``PeftModel.from_pretrained`` or from PEFT's injection into a plain model.
+        model: A model with LoRA or DoRA adapters, from ``get_peft_model``, from ``PeftModel.from_pretrained``
+            or from PEFT's injection into a plain model.
+        dropout: What DoRA's dropout acts on: ``"peft"``, all but the frozen layer, as in PEFT; ``"adapter"``,
+            the adapter only, which saves a product with the base weight. See
+            ``doratune.functional.dora_linear``.
+        detach_norm: Treat DoRA's norm as a constant of the backward pass (arXiv 2402.09353, section 4.3), as
+            PEFT does. Otherwise it is computed at every call, and only for dense linear layers.
 
     Returns:
         How many layers of which kind are on the engine, and why the others are not; also logged.
 
     Raises:
-        InputError: The model has no LoRA layer, or none with a DoRA adapter.
+        InputError: The model has no LoRA layer, or ``dropout`` names no form.
     """
+    if dropout not in get_args(DropoutForm):
+        raise InputError(
+            "unknown dropout form",
+            where="doratune.enable",
+            got=dropout,
+            expected=" or ".join(get_args(DropoutForm)),
+        )
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    _require_dora(model, layers)
+    if not layers:
+        raise InputError(
+            "the model has no PEFT LoRA or DoRA layer",
+            where="doratune.enable",
+            got=type(model).__name__,
+            fix="first call get_peft_model with a LoraConfig, or PeftModel.from_pretrained",
+        )
+    options = EngineOptions(dropout=dropout, detach_norm=detach_norm)
+    _require_options(layers, options)
     taken: Counter[str] = Counter()
     left: Counter[tuple[str, str]] = Counter()
     for layer in layers:
-        if isinstance(layer, EngineLinear):
-            taken[Linear.__name__] += 1
+        if isinstance(layer, EngineLayer):
+            layer.engine_options = options
+            taken[layer.peft_class.__name__] += 1
             continue
-        obstacle = layer_obstacle(layer)
+        obstacle = _obstacle(layer)
+        name = type(layer).__name__
         if obstacle is None:
-            taken[type(layer).__name__] += 1
-            adopt(layer)
+            adopt(layer, KINDS[type(layer)], options)
+            taken[name] += 1
         else:
-            left[type(layer).__name__, obstacle] += 1
+            left[name, obstacle] += 1
     report = EnableReport(taken=dict(taken), left=dict(left))
     for line in str(report).splitlines():
         _log.info("doratune: %s", line)
@@ -70,25 +90,40 @@ def disable(model: nn.Module) -> int:
     Raises:
         AttributeError: ``model`` is not a ``torch.nn.Module``.
     """
-    layers = [module for module in model.modules() if isinstance(module, EngineLinear)]
+    layers = [module for module in model.modules() if isinstance(module, EngineLayer)]
     for layer in layers:
         release(layer)
     _log.info("doratune: %d layers back on PEFT's path", len(layers))
     return len(layers)
 
 
-def _require_dora(model: nn.Module, layers: Sequence[LoraLayer]) -> None:
-    if not layers:
-        raise InputError(
-            "the model has no PEFT LoRA or DoRA layer",
-            where="doratune.enable",
-            got=type(model).__name__,
-            fix="first call get_peft_model with LoraConfig(use_dora=True), or PeftModel.from_pretrained",
-        )
-    if not any(dora_adapters(layer) for layer in layers):
-        raise InputError(
-            "the model has no DoRA adapter",
-            where="doratune.enable",
-            got=f"{len(layers)} LoRA layers, none with use_dora",
-            fix="set use_dora=True in the LoraConfig",
-        )
+def _require_options(layers: Sequence[LoraLayer], options: EngineOptions) -> None:
+    """Refuse what PEFT's path would silently do in its own way."""
+    if options == EngineOptions():
+        return
+    for layer in layers:
+        if not any(layer.use_dora.get(name, False) for name in layer.scaling):
+            continue
+        engine_class = type(layer) if isinstance(layer, EngineLayer) else KINDS.get(type(layer))
+        obstacle = None if isinstance(layer, EngineLayer) else _obstacle(layer)
+        if not options.detach_norm and engine_class is not None and not engine_class.supports_attached_norm:
+            obstacle = obstacle or "the norm is always detached there"
+        if obstacle is not None:
+            raise InputError(
+                "a DoRA layer cannot be computed as asked",
+                where="doratune.enable",
+                got=f"{type(layer).__name__} layer: {obstacle}",
+                expected="layers that the engine takes, where dropout or detach_norm is not PEFT's",
+                fix="leave that layer out of target_modules, or leave the option at its default",
+            )
+
+
+def _obstacle(layer: LoraLayer) -> str | None:
+    """Why the engine cannot compute any adapter of this layer; None if it can."""
+    engine_class = KINDS.get(type(layer))
+    if engine_class is None or "forward" in layer.__dict__:
+        return "kind not supported"
+    reasons = [engine_class.adapter_obstacle(layer, name) for name in layer.scaling]
+    if not reasons:
+        return "no adapter"
+    return None if None in reasons else reasons[0]

@@ -19,7 +19,7 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
         config: Method, rank, alpha, dropout, targets and engine.
 
     Returns:
-        The PEFT model; DoRA layers are on doratune's engine unless ``config.engine`` is ``peft``.
+        The PEFT model, on doratune's engine unless ``config.engine`` is ``peft``.
 
     Raises:
         InputError: If a target matches no linear layer.
@@ -40,7 +40,7 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
     )
     peft_model = get_peft_model(model, lora)
     assert isinstance(peft_model, PeftModel)
-    if config.method == "dora" and config.engine == "doratune":
+    if config.engine == "doratune":
         enable(peft_model)
     return peft_model
 

@@ -41,7 +41,7 @@ class TrainingSettings(Settings):
     targets: list[str] = Field(default=[*LLAMA_TARGETS])
     """Names of the linear layers to adapt."""
     engine: Literal["doratune", "peft"] = "doratune"
-    """What computes DoRA layers; LoRA layers are PEFT's own."""
+    """What computes the adapted layers, LoRA's and DoRA's; peft: stock PEFT."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Peak learning rate of AdamW."""

@@ -1,0 +1,28 @@
+"""The settings of a bench. No torch here, so that ``--help`` stays fast."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import tyro
+from pydantic import Field
+
+from doratune.records.bench import CaseSet
+from doratune.settings import LaxPath, Positive, Settings
+
+
+class OpBenchConfig(Settings):
+    """Which layers are measured and how."""
+
+    case_set: Annotated[CaseSet | None, tyro.conf.arg(name="set")] = None
+    """cpu: run the cases for a CPU there; gpu: those for a GPU; None: gpu if there is one."""
+    case: list[str] = Field(default=[])
+    """Only these cases of the set."""
+    rounds: Positive = 15
+    """Rounds that are timed; each calls every provider once."""
+    threads: Positive | None = None
+    """Threads inside an operation; None: torch's own choice."""
+    memory: bool = True
+    """Measure what is saved for backward and the peak too; on a CPU each provider gets a process for it."""
+    output: LaxPath | None = None
+    """JSON file for the record; None: none is written."""

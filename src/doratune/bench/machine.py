@@ -1,0 +1,51 @@
+"""The stamp of a bench: the environment, and what else bears on speed and memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import PurePath
+
+import torch
+
+from doratune.environment import describe_environment
+from doratune.records.bench import Machine
+
+CPU_FEATURES = (
+    "avx2",
+    "avx512_f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_bf16",
+    "amx_fp16",
+    "bf16",
+    "i8mm",
+    "sve",
+)
+
+
+def describe_machine(device: torch.device) -> Machine:
+    """Stamp the present machine and process."""
+    found = torch.cpu.get_capabilities()
+    return Machine(
+        environment=describe_environment(),
+        device=device.type,
+        threads=torch.get_num_threads(),
+        cpu_features={name: bool(found[name]) for name in CPU_FEATURES if name in found},
+        allocator=_allocator(),
+    )
+
+
+def _allocator() -> dict[str, str]:
+    """Environment variables of glibc's and torch's allocators, and the names of preloaded libraries."""
+    names = ("GLIBC_TUNABLES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    found = {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith("MALLOC_") or name in names
+    }
+    preloaded = os.environ.get("LD_PRELOAD", "").replace(":", " ").split()
+    if preloaded:
+        found["LD_PRELOAD"] = " ".join(PurePath(path).name for path in preloaded)
+    return found

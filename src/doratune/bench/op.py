@@ -1,0 +1,210 @@
+"""``doratune bench op``: single layers. Each provider is checked, then all are timed together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from doratune.bench.cases import read_cases, select_cases
+from doratune.bench.config import OpBenchConfig
+from doratune.bench.gate import LIMITS, check, truth
+from doratune.bench.machine import describe_machine
+from doratune.bench.peak import cpu_peak, cuda_peak
+from doratune.bench.providers import (
+    BASELINES,
+    PROVIDERS,
+    Adapter,
+    Provider,
+    Subject,
+    UnavailableError,
+    build,
+)
+from doratune.bench.ratios import divide, judge
+from doratune.bench.saved import saved_bytes
+from doratune.bench.timing import WARMUP_ROUNDS, summarise, time_ratios, time_rounds
+from doratune.bench.weights import LayerData, draw_layer
+from doratune.errors import InputError
+from doratune.records.bench import (
+    BenchRecord,
+    Case,
+    CaseResult,
+    CaseSet,
+    PeakMemory,
+    ProviderResult,
+    Quantity,
+    Ratio,
+    Target,
+    Unavailable,
+)
+from doratune.records.files import write_json_atomic
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What ``--memory`` measures, by provider.
+
+    Attributes:
+        saved: Bytes kept for backward.
+        peak: The peak of some calls; a provider is missing where it cannot be measured.
+    """
+
+    saved: dict[str, int]
+    peak: dict[str, PeakMemory]
+
+
+def bench_op(config: OpBenchConfig, *, overwrite: bool = False) -> BenchRecord:
+    """Measure layers, and write the record if the configuration names a file.
+
+    Args:
+        config: Which layers and how.
+        overwrite: Replace the file.
+
+    Raises:
+        InputError: A case is unknown, the set is for a device that is not here, or the file exists. Nothing
+            has been measured then.
+        GateError: A provider disagrees with the reference.
+    """
+    case_set: CaseSet = config.case_set or ("gpu" if torch.cuda.is_available() else "cpu")
+    file = read_cases()
+    cases = select_cases(file, case_set, config.case)
+    _require_device(case_set)
+    if config.output is not None:
+        _require_free(config.output, overwrite=overwrite)
+    device = torch.device("cuda" if case_set == "gpu" else "cpu")
+    started = datetime.now(UTC)
+    with _threads(config.threads):
+        results = [measure_case(case, file.targets(case), device, config) for case in cases]
+        machine = describe_machine(device)
+    record = BenchRecord(
+        what="op",
+        case_set=case_set,
+        warmup_rounds=WARMUP_ROUNDS,
+        results=results,
+        machine=machine,
+        started=started,
+        finished=datetime.now(UTC),
+    )
+    if config.output is not None:
+        write_json_atomic(config.output, record.to_dict())
+    return record
+
+
+def measure_case(
+    case: Case,
+    targets: list[Target],
+    device: torch.device,
+    config: OpBenchConfig,
+    providers: Sequence[Provider] = PROVIDERS,
+) -> CaseResult:
+    """Check every provider on one case, then time and weigh them.
+
+    Raises:
+        GateError: A provider disagrees with the reference; none is timed.
+    """
+    data = draw_layer(case, device)
+    subjects, unavailable = _build_all(providers, case, data)
+    errors = _check_all(subjects, data, LIMITS[case.dtype])
+    logger.info("%s: %d providers checked, timing %d rounds", case.name, len(subjects), config.rounds)
+    times = time_rounds(subjects, data, config.rounds) if subjects else {}
+    memory = _weigh(subjects, case, data) if config.memory else Memory({}, {})
+    results = [
+        ProviderResult(
+            provider=name,
+            adapter_dtype=subject.adapter_dtype,
+            errors=errors[name],
+            milliseconds=summarise(times[name]),
+            saved_bytes=memory.saved.get(name),
+            peak=memory.peak.get(name),
+            ratios=_ratios(name, times, memory),
+        )
+        for name, subject in ((subject.provider.name, subject) for subject in subjects)
+    ]
+    return CaseResult(
+        case=case,
+        error_limit=LIMITS[case.dtype],
+        providers=results,
+        unavailable=unavailable,
+        verdicts=judge(targets, results),
+    )
+
+
+def _build_all(
+    providers: Sequence[Provider], case: Case, data: LayerData
+) -> tuple[list[Subject], list[Unavailable]]:
+    subjects, unavailable = [], []
+    for provider in providers:
+        try:
+            subjects.append(build(provider, case, data))
+        except UnavailableError as error:
+            unavailable.append(Unavailable(provider=provider.name, reason=error.what))
+    return subjects, unavailable
+
+
+def _check_all(subjects: list[Subject], data: LayerData, limit: float) -> dict[str, dict[str, float]]:
+    """The errors of each provider; the reference is computed once for each kind of adapter."""
+    errors = {}
+    kinds: list[Adapter] = [subject.provider.adapter for subject in subjects]
+    for kind in dict.fromkeys(kinds):
+        alike = [subject for subject in subjects if subject.provider.adapter == kind]
+        expected = truth(kind, data, alike[0].base_weight)
+        for subject in alike:
+            errors[subject.provider.name] = check(subject, data, expected, limit=limit)
+    return errors
+
+
+def _weigh(subjects: list[Subject], case: Case, data: LayerData) -> Memory:
+    saved, peaks = {}, {}
+    for subject in subjects:
+        name = subject.provider.name
+        subject.prepare(data)
+        saved[name] = saved_bytes(subject.layer, data.x)
+        if data.x.is_cuda:
+            peaks[name] = cuda_peak(subject, data)
+        else:
+            peaks[name] = cpu_peak(subject.provider, case, torch.get_num_threads())
+    return Memory(saved, {name: peak for name, peak in peaks.items() if peak is not None})
+
+
+def _ratios(name: str, times: dict[str, list[float]], memory: Memory) -> dict[Quantity, dict[str, Ratio]]:
+    growth = {provider: peak.growth_bytes for provider, peak in memory.peak.items()}
+    return {
+        "time": time_ratios(times, name, BASELINES),
+        "saved": divide(memory.saved, name, BASELINES),
+        "peak": divide(growth, name, BASELINES),
+    }
+
+
+def _require_device(case_set: CaseSet) -> None:
+    if case_set == "gpu" and not torch.cuda.is_available():
+        raise InputError("there is no GPU that torch can use", where="--set", got="gpu", fix="use --set cpu")
+
+
+def _require_free(path: Path, *, overwrite: bool) -> None:
+    if path.is_dir():
+        raise InputError("the output is a folder", where="--output", got=str(path), expected="a file")
+    if path.exists() and not overwrite:
+        raise InputError(
+            "the output file exists",
+            where="--output",
+            got=str(path),
+            fix="choose another file, or add --overwrite to replace it",
+        )
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Let torch use so many threads inside an operation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

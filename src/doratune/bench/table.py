@@ -1,0 +1,83 @@
+"""A bench's record as a table in the terminal, for 80 columns and more."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from doratune.records.bench import BenchRecord, CaseResult, ProviderResult, Quantity, Verdict
+
+COLUMNS: tuple[tuple[str, Quantity, str], ...] = (
+    ("÷ floor", "time", "floor"),
+    ("÷ LoRA", "time", "peft-lora"),
+    ("÷ DoRA", "time", "peft-dora"),
+    ("saved\n÷ LoRA", "saved", "peft-lora"),
+    ("peak\n÷ LoRA", "peak", "peft-lora"),
+    ("peak\n÷ DoRA", "peak", "peft-dora"),
+)
+NONE = "–"
+NOTE = (
+    "ms: median of forward and backward. Ratios are to the frozen layer alone and to PEFT's LoRA and DoRA; "
+    "saved is what autograd keeps for backward, peak the memory that calls add. "
+    "Under a ratio its target: ✓ met, ✗ not met."
+)
+
+
+def bench_renderable(record: BenchRecord) -> Group:
+    """The table of all cases, what was not available, and how many targets are met."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("case\n provider", overflow="fold")
+    for heading in ("ms", *(heading for heading, _, _ in COLUMNS)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for result in record.results:
+        _add_case(table, result)
+    parts: list[RenderableType] = [table, Text(NOTE, style="dim")]
+    parts += [Text(line, style="yellow") for line in _unavailable(record)]
+    return Group(*parts, Text(_score(record)))
+
+
+def _add_case(table: Table, result: CaseResult) -> None:
+    table.add_row(Text(result.case.name, style="bold"))
+    for one in result.providers:
+        verdicts = [verdict for verdict in result.verdicts if verdict.provider == one.provider]
+        cells = [_cell(one, verdicts, quantity, against) for _, quantity, against in COLUMNS]
+        table.add_row(f" {one.provider}", _milliseconds(one.milliseconds.median), *cells)
+    for missing in result.unavailable:
+        table.add_row(f" {missing.provider}", *[NONE] * (len(COLUMNS) + 1))
+    table.add_section()
+
+
+def _milliseconds(value: float) -> str:
+    """Two decimals, or none from a hundred on."""
+    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def _cell(result: ProviderResult, verdicts: list[Verdict], quantity: Quantity, against: str) -> Text:
+    ratio = result.ratios.get(quantity, {}).get(against)
+    text = Text(NONE if ratio is None else f"{ratio:.2f}")
+    for verdict in verdicts:
+        if (verdict.quantity, verdict.against) == (quantity, against):
+            mark, style = {True: ("✓", "green"), False: ("✗", "red"), None: ("", "dim")}[verdict.met]
+            text.append(f"\n≤{verdict.at_most:.2f}{mark}", style=style)
+    return text
+
+
+def _unavailable(record: BenchRecord) -> list[str]:
+    """What was not available, once for every provider and reason."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for result in record.results:
+        for missing in result.unavailable:
+            cases.setdefault((missing.provider, missing.reason), []).append(result.case.name)
+    return [
+        f"{provider} is not available ({reason}): {', '.join(names)}"
+        for (provider, reason), names in cases.items()
+    ]
+
+
+def _score(record: BenchRecord) -> str:
+    outcomes = [verdict.met for result in record.results for verdict in result.verdicts]
+    text = f"targets: {outcomes.count(True)} of {len(outcomes)} met, {outcomes.count(False)} not met"
+    missing = outcomes.count(None)
+    return f"{text}, {missing} not measured." if missing else f"{text}."

@@ -1,0 +1,83 @@
+"""``doratune bench``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import tyro
+
+from doratune.bench.config import OpBenchConfig
+from doratune.cli.parse import parse
+from doratune.errors import InputError, nearest
+
+ABOUT = """usage: doratune bench WHAT [options]      (doratune bench WHAT --help shows its options)
+
+Measure what DoRA and LoRA cost beside PEFT's own, after checking that all compute the same.
+
+what:
+  op       single layers: the time of forward and backward, what is saved for backward, peak memory
+
+Examples:
+  doratune bench op
+  doratune bench op --set cpu --case 4096x4096-r32-t2048 --rounds 30 --threads 2
+"""
+
+ABOUT_OP = """Check every provider against the float64 reference, then time all of them in turn: the frozen
+layer, PEFT's LoRA and DoRA, doratune's LoRA, and its DoRA with the norm kept and computed anew.
+
+Examples:
+  doratune bench op
+  doratune bench op --set cpu --case 4096x4096-r32-t2048 4096x4096-r32-t512 --threads 2
+  doratune bench op --set gpu --output bench-op.json
+  doratune bench op --set cpu --case 576x1536-r16-t1024 --rounds 30 --no-memory --json
+"""
+
+KINDS = ["op"]
+
+
+class OpCommand(OpBenchConfig):
+    """The flags of ``doratune bench op``."""
+
+    overwrite: bool = False
+    """Replace the output file."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print the record as JSON."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(ABOUT, end="")
+        return 0
+    if argv[0] not in KINDS:
+        close = nearest(argv[0], KINDS)
+        raise InputError(
+            "unknown bench",
+            got=argv[0],
+            expected=f"one of {', '.join(KINDS)}",
+            fix=f"did you mean doratune bench {close}?" if close else "see doratune bench --help",
+        )
+    return bench_op(argv[1:])
+
+
+def bench_op(argv: list[str]) -> int:
+    """Run ``doratune bench op``."""
+    command = parse(OpCommand, argv, verb="bench op", about=ABOUT_OP)
+    config = OpBenchConfig(**command.model_dump(include=set(OpBenchConfig.model_fields)))
+
+    from rich.console import Console
+
+    from doratune.bench.op import bench_op
+    from doratune.bench.table import bench_renderable
+    from doratune.cli.output import configure_logging, print_json
+
+    configure_logging()
+    record = bench_op(config, overwrite=command.overwrite)
+    if command.as_json:
+        print_json(record.to_dict())
+    else:
+        console = Console()
+        console.print(bench_renderable(record))
+        if config.output is not None:
+            console.print(f"written: {config.output}", highlight=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,59 @@
+"""The engine for PEFT models as they are built, with no line of the code that builds them changed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
+
+from doratune.peft.report import EnableReport
+from doratune.peft.switch import enable
+
+_peft_inject_adapter: Callable[..., None] | None = None
+"""PEFT's own method while ours stands in its place."""
+
+
+def enable_automatically(tell: Callable[[EnableReport], object] | None = None) -> None:
+    """Put every PEFT model on the engine from now on, whenever an adapter is injected into it.
+
+    Each way to a model with LoRA or DoRA layers ends in ``BaseTuner.inject_adapter``: ``get_peft_model``,
+    ``PeftModel.from_pretrained``, ``add_adapter``, ``load_adapter``, ``add_weighted_adapter``,
+    ``inject_adapter_in_model``, mixed models, and the methods that transformers' models have for adapters. So
+    that one method is wrapped, and names that other modules have already imported need no patch of their own.
+
+    Models without LoRA layers, and models that exist already, are left alone. Calling it again changes
+    nothing.
+
+    Args:
+        tell: Called with what ``enable`` reports of a model, and again when a later adapter changes that.
+    """
+    global _peft_inject_adapter
+    if _peft_inject_adapter is not None:
+        return
+    _peft_inject_adapter = inject_adapter = BaseTuner.inject_adapter
+    told: WeakKeyDictionary[nn.Module, EnableReport] = WeakKeyDictionary()
+
+    @functools.wraps(inject_adapter)
+    def inject_and_enable(self: BaseTuner, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        inject_adapter(self, model, *args, **kwargs)
+        if not any(isinstance(module, LoraLayer) for module in model.modules()):
+            return  # another of PEFT's methods
+        report = enable(model)
+        if tell is not None and told.get(model) != report:
+            told[model] = report
+            tell(report)
+
+    BaseTuner.inject_adapter = inject_and_enable
+
+
+def disable_automatically() -> None:
+    """Leave the models that are built from now on to PEFT; those on the engine stay there."""
+    global _peft_inject_adapter
+    if _peft_inject_adapter is not None:
+        BaseTuner.inject_adapter = _peft_inject_adapter
+        _peft_inject_adapter = None

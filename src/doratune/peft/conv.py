@@ -1,0 +1,157 @@
+"""PEFT's LoRA convolutions computed by the engine.
+
+    z = conv(x, W) + s·conv(conv(x, A), B)        y = g ⊙ z + b, g along the channels
+
+by PyTorch's own convolutions, as stride, padding, dilation and groups are set on the base layer and on PEFT's
+A and B; these have no dilation, no groups in A and a kernel of one in B. The norm is a linear layer's: of W,
+A and B as matrices with a row for each output channel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.lora.dora import DoraConv1dLayer, DoraConv2dLayer, DoraConv3dLayer
+from peft.tuners.lora.layer import Conv1d, Conv2d, Conv3d
+from peft.tuners.lora.variants import DoraConv1dVariant, DoraConv2dVariant, DoraConv3dVariant
+from torch import Tensor, nn
+
+from doratune.engine.linear import autocast_off
+from doratune.engine.magnitude import scale_by_magnitude
+from doratune.engine.norm import norm_dtype
+from doratune.peft.layer import EngineLayer
+from doratune.peft.norms import dense_norm
+from doratune.peft.support import adapter_weights, module_obstacle, variant_obstacle, weight_obstacle
+
+_PARTS = {
+    3: (nn.Conv1d, DoraConv1dLayer, DoraConv1dVariant),
+    4: (nn.Conv2d, DoraConv2dLayer, DoraConv2dVariant),
+    5: (nn.Conv3d, DoraConv3dLayer, DoraConv3dVariant),
+}
+"""What a layer is made of, by the dimensions of its kernel."""
+
+
+class EngineConv(EngineLayer):
+    """Mixed into PEFT's convolutions; see ``EngineLayer``."""
+
+    @staticmethod
+    def adapter_obstacle(layer: Any, name: str) -> str | None:
+        """See ``EngineLayer``."""
+        base = layer.base_layer
+        conv, magnitude, variant = _PARTS[layer._kernel_dim]
+        if type(base) is not conv:
+            return f"base layer {type(base).__name__} not supported"
+        return (
+            variant_obstacle(layer, name, variant)
+            or ("lora_bias not supported" if layer.lora_bias.get(name, False) else None)
+            or module_obstacle(layer, name, conv, magnitude)
+            or weight_obstacle(base.weight, adapter_weights(layer, name))
+            or _padding_obstacle(layer, name)
+        )
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The layer's output, (N, d_out, ...), for x (N, d_in, ...): PEFT's result in PEFT's dtype."""
+        adapter = None if args or kwargs else self.adapter_on_engine()
+        weight: Any = self.base_layer.weight
+        autocast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+        # PEFT takes an x without the batch dimension, for LoRA at least, and says what is wrong with others.
+        if adapter is None or x.ndim != weight.ndim or not (autocast or x.dtype == weight.dtype):
+            return super().forward(x, *args, **kwargs)
+        x_dropped = self.dropped(x, adapter)
+        if autocast:
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        with autocast_off(x.device):
+            return self._adapted(x, x if x_dropped is None else x_dropped.to(x.dtype), adapter)
+
+    def _adapted(self, x: Tensor, source: Tensor, adapter: str) -> Tensor:
+        """The layer's output where the adapter reads ``source``, x after its dropout."""
+        base: Any = self.base_layer
+        A, B, scaling = self.lora_A[adapter], self.lora_B[adapter], self.scaling[adapter]
+        if not self.use_dora.get(adapter, False):
+            return _add_update(_convolve(base, x, base.bias), source, A, B, scaling)
+        inner = x if self.engine_options.dropout == "adapter" else source
+
+        def remake(inner: Tensor, source: Tensor) -> Tensor:
+            with autocast_off(inner.device):
+                return _add_update(_convolve(base, inner), source, A, B, scaling)
+
+        inner_base = _convolve(base, inner)
+        m: Any = self.lora_magnitude_vector[adapter].weight
+        y = scale_by_magnitude(
+            _add_update(inner_base, source, A, B, scaling),
+            m.flatten(),
+            self._norm(adapter),
+            base.bias if inner is x else None,
+            channel_dim=1,
+            remake=remake,
+            kept=(inner, source),
+        )
+        if inner is x:
+            return y
+        # The frozen layer's own term sees x, all others the dropped one.
+        return y + (_convolve(base, x, base.bias) - inner_base)
+
+    def _norm(self, adapter: str) -> Tensor:
+        """PEFT's norm for each output channel, (d_out,)."""
+        base: Any = self.base_layer
+        W, scaling = base.weight, self.scaling[adapter]
+        A: Any = self.lora_A[adapter].weight
+        B: Any = self.lora_B[adapter].weight
+        if base.groups == 1:
+            return dense_norm(self.norms, adapter, W.flatten(1), A.flatten(1), B.flatten(1), scaling)
+        return _grouped_norm(W, A, B, scaling)
+
+
+class EngineConv1d(EngineConv, Conv1d):
+    """A ``peft.tuners.lora.layer.Conv1d`` whose class was swapped; never constructed."""
+
+    peft_class = Conv1d
+
+
+class EngineConv2d(EngineConv, Conv2d):
+    """A ``peft.tuners.lora.layer.Conv2d`` whose class was swapped; never constructed."""
+
+    peft_class = Conv2d
+
+
+class EngineConv3d(EngineConv, Conv3d):
+    """A ``peft.tuners.lora.layer.Conv3d`` whose class was swapped; never constructed."""
+
+    peft_class = Conv3d
+
+
+def _padding_obstacle(layer: Any, name: str) -> str | None:
+    """Whether PEFT's second base convolution, for dropout, pads otherwise than the first."""
+    mode = layer.base_layer.padding_mode
+    dropout = not isinstance(layer.lora_dropout[name], nn.Identity)
+    if layer.use_dora.get(name, False) and dropout and mode != "zeros":
+        return f"dropout beside padding_mode={mode!r}, which PEFT ignores for the dropped input"
+    return None
+
+
+def _convolve(conv: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The convolution that ``conv`` is, in x's dtype and with the given bias instead of its own."""
+    return conv._conv_forward(x, conv.weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def _add_update(z: Tensor, x: Tensor, A: nn.Module, B: nn.Module, scaling: float) -> Tensor:
+    """``z + s·conv(conv(x, A), B)``, all in one dtype."""
+    return torch.add(z, _convolve(B, _convolve(A, x)), alpha=scaling)
+
+
+@torch.no_grad()
+def _grouped_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+    """The norm of what PEFT takes for the weight where the base layer has groups.
+
+    A (r, d_in, ...) reads all input channels and B (d_out, r/groups, ...) a part of A's output, so that no
+    product of theirs has W's shape (d_out, d_in/groups, ...). PEFT reads B's memory as (d_out/groups, r) and
+    the product's as W's. W, divided by the groups, is small beside the layer's input, so this is dense.
+
+    Returns:
+        (d_out,), float32 (float64 if W, A or B is).
+    """
+    dtype, rank = norm_dtype(W, A, B), A.shape[0]
+    update = B.to(dtype).reshape(-1, rank) @ A.to(dtype).reshape(rank, -1)
+    V = W.to(dtype).flatten(1).add(update.view(W.shape[0], -1), alpha=scaling)
+    return torch.linalg.vector_norm(V, dim=1)

@@ -1,0 +1,148 @@
+"""PEFT's LoRA embedding computed by the engine.
+
+Shapes: ids (...) of N elements, W (vocab, d) frozen, A (r, vocab), B (d, r), m (d,)::
+
+    h = (A's columns at the ids)ᵀ      (N, r)
+    z = W[ids] + s·h Bᵀ                (..., d)
+    y = g ⊙ z                          g = m / n, n the norm of each row of Wᵀ + s·B·A
+
+A base layer that multiplies what it looks up (``embed_scale``, as Gemma's do) has h multiplied likewise, as
+in PEFT; the norm knows nothing of it. PEFT applies no dropout here, to LoRA neither.
+
+Nothing of the output's size is kept for the backward pass, and of what LoRA keeps only the ids: h is looked
+up again.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from peft.tuners.lora.dora import DoraEmbeddingLayer
+from peft.tuners.lora.layer import Embedding
+from peft.tuners.lora.variants import DoraEmbeddingVariant
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding
+
+from doratune.engine.linear import autocast_off
+from doratune.engine.magnitude import scale_by_magnitude
+from doratune.peft.layer import EngineLayer
+from doratune.peft.norms import dense_norm
+from doratune.peft.support import hook_obstacle, variant_obstacle, weight_obstacle
+
+
+class EngineEmbedding(EngineLayer, Embedding):
+    """A ``peft.tuners.lora.layer.Embedding`` whose class was swapped; never constructed."""
+
+    peft_class = Embedding
+
+    @staticmethod
+    def adapter_obstacle(layer: Any, name: str) -> str | None:
+        """See ``EngineLayer``."""
+        weights = [layer.lora_embedding_A[name], layer.lora_embedding_B[name]]
+        modules = [layer.base_layer]
+        if layer.use_dora.get(name, False):
+            magnitude = layer.lora_magnitude_vector[name]
+            if type(magnitude) is not DoraEmbeddingLayer:
+                return "adapter weights wrapped by another module"
+            modules.append(magnitude)
+            weights.append(magnitude.weight)
+        return (
+            _base_obstacle(layer.base_layer)
+            or ("tensor parallelism not supported" if layer.tp_layer is not None else None)
+            or variant_obstacle(layer, name, DoraEmbeddingVariant)
+            or hook_obstacle(modules)
+            or weight_obstacle(layer.base_layer.weight, weights)
+        )
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The layer's output, (..., d), for the ids x (...): PEFT's result in PEFT's dtype."""
+        adapter = None if args or kwargs else self.adapter_on_engine()
+        if adapter is None:
+            return super().forward(x, *args, **kwargs)
+        base: Any = self.base_layer
+        A, B, scaling = self.lora_embedding_A[adapter], self.lora_embedding_B[adapter], self.scaling[adapter]
+        rest = (A, B, scaling, base, self._get_embed_scale())
+        z: Any = _composite(x, *rest) if torch.compiler.is_compiling() else _AdaptedLookup.apply(x, *rest)
+        if not self.use_dora.get(adapter, False):
+            return z
+        norm = dense_norm(self.norms, adapter, base.weight.T, A, B, scaling)
+        m: Any = self.lora_magnitude_vector[adapter].weight
+        remake = partial(_composite, A=A, B=B, scaling=scaling, base=base, embed_scale=rest[-1])
+        return scale_by_magnitude(z, m, norm, remake=remake, kept=(x,))
+
+
+def _base_obstacle(base: Any) -> str | None:
+    """Why a base layer is not the plain lookup, times a number perhaps, that the engine takes it for."""
+    multiplies = hasattr(base, "embed_scale")
+    if not isinstance(base, nn.Embedding) or (
+        type(base).forward is not nn.Embedding.forward and not multiplies
+    ):
+        return f"base layer {type(base).__name__} not supported"
+    if base.max_norm is not None:
+        return "max_norm, which changes the weights when they are read, not supported"
+    return "sparse gradients not supported" if base.sparse else None
+
+
+def _composite(
+    ids: Tensor, A: Tensor, B: Tensor, scaling: float, base: nn.Embedding, embed_scale: Tensor | None
+) -> Tensor:
+    """z, out of PyTorch's own operations."""
+    z = base(ids)
+    with autocast_off(z.device):
+        h = _looked_up(ids, A, embed_scale, z.dtype)
+        z.view(-1, z.shape[-1]).addmm_(h, B.to(z.dtype).T, alpha=scaling)
+    return z
+
+
+def _looked_up(ids: Tensor, A: Tensor, embed_scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """h, (N, r), in ``dtype``."""
+    h = embedding(ids.reshape(-1), A.T)
+    return _scaled(h, embed_scale).to(dtype)
+
+
+def _scaled(h: Tensor, embed_scale: Tensor | None) -> Tensor:
+    return h if embed_scale is None else h * embed_scale.to(h.dtype)
+
+
+class _AdaptedLookup(torch.autograd.Function):
+    """z and its gradients: with T = s·dZ B, dB = s·dZᵀ h and dA the sums of T over the places of each id."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        ids: Tensor,
+        A: Tensor,
+        B: Tensor,
+        scaling: float,
+        base: nn.Embedding,
+        embed_scale: Tensor | None,
+    ) -> Tensor:
+        ctx.scaling, ctx.base, ctx.embed_scale = scaling, base, embed_scale
+        ctx.save_for_backward(ids, A, B)
+        return _composite(ids, A, B, scaling, base, embed_scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, dZ: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        ids, A, B = ctx.saved_tensors
+        dZ = dZ.reshape(-1, dZ.shape[-1])
+        dA = dB = None
+        with autocast_off(dZ.device):
+            if ctx.needs_input_grad[1]:
+                T = (dZ @ B.to(dZ.dtype)).to(A.dtype).mul_(ctx.scaling)
+                dA = torch.ops.aten.embedding_dense_backward(
+                    _scaled(T, ctx.embed_scale),
+                    ids.reshape(-1),
+                    A.shape[1],
+                    -1 if ctx.base.padding_idx is None else ctx.base.padding_idx,
+                    ctx.base.scale_grad_by_freq,
+                ).T
+            if ctx.needs_input_grad[2]:
+                h = _looked_up(ids, A, ctx.embed_scale, dZ.dtype)
+                dB = (dZ.T @ h).to(B.dtype).mul_(ctx.scaling)
+        return None, dA, dB, None, None, None

@@ -1,0 +1,77 @@
+"""What every kind of layer on the engine has in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from doratune.functional import DropoutForm
+from doratune.peft.norms import LayerNorms
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How DoRA is meant.
+
+    Args:
+        dropout: Which term sees the dropped input; see ``doratune.functional.dora_linear``.
+        detach_norm: Treat the norm as a constant of the backward pass (arXiv 2402.09353, section 4.3).
+    """
+
+    dropout: DropoutForm = "peft"
+    detach_norm: bool = True
+
+
+class EngineLayer(nn.Module, LoraLayer):
+    """Mixed into PEFT's layer classes; a layer is put on the engine by swapping its class.
+
+    A call with one active adapter that the engine can compute runs on the engine. Any other call (merged,
+    disabled, several adapters, mixed batches, other variants of LoRA) is PEFT's own.
+    """
+
+    peft_class: ClassVar[type[nn.Module]]
+    """The class that was swapped out."""
+    supports_attached_norm: ClassVar[bool] = False
+    """Whether the norm can be part of the backward pass."""
+    engine_options: EngineOptions
+    norms: LayerNorms
+
+    @staticmethod
+    def adapter_obstacle(layer: Any, name: str) -> str | None:
+        """Why the engine cannot compute the adapter ``name`` of a layer of this kind; None if it can.
+
+        Args:
+            layer: A layer of ``peft_class``, on the engine or not.
+            name: One of its adapters.
+        """
+        raise NotImplementedError
+
+    def adapter_on_engine(self) -> str | None:
+        """The one active adapter, if the engine computes what PEFT would."""
+        if self.disable_adapters or self.merged:
+            return None
+        active = [name for name in self.active_adapters if name in self.scaling]
+        if len(active) != 1 or self.adapter_obstacle(self, active[0]) is not None:
+            return None
+        return active[0]
+
+    def dropped(self, x: Tensor, adapter: str) -> Tensor | None:
+        """The input after the adapter's dropout, or None where nothing is dropped."""
+        dropout = self.lora_dropout[adapter]
+        return None if isinstance(dropout, nn.Identity) or not self.training else dropout(x)
+
+
+def adopt(layer: Any, engine_class: type[EngineLayer], options: EngineOptions) -> None:
+    """Put a layer of PEFT's on the engine, in place."""
+    layer.__class__ = engine_class
+    layer.norms = LayerNorms()
+    layer.engine_options = options
+
+
+def release(layer: Any) -> None:
+    """Give a layer back to PEFT, in place."""
+    del layer.norms, layer.engine_options
+    layer.__class__ = layer.peft_class

@@ -1,0 +1,134 @@
+"""Norms that are reused for as long as they are true.
+
+A norm changes when A, B, W or the scaling do: once per optimizer step, not once per micro-batch. Nothing that
+PyTorch keeps tells every change of a tensor: ``_version`` does not see writes through ``.data``, nor those of
+kernels that were handed a pointer. So on a CPU the key is the content itself, hashed with XXH3 at the speed
+of memory. On other devices reading a hash back would stall the device, so the norm is computed at every
+call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from typing import Any, Protocol
+
+import torch
+import xxhash
+from torch import Tensor
+
+from doratune.engine.linear import autocast_off
+from doratune.engine.norm import norm_dtype, norm_of_product, row_norm_squared, weighted_rows
+
+
+class BaseWeight(Protocol):
+    """What the norm needs of a frozen weight W (d_out, d_in)."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors that W is made of."""
+        ...
+
+    def row_norm_squared(self) -> Tensor:
+        """‖W‖² per row, (d_out,), float32 or float64."""
+        ...
+
+    def product(self, A: Tensor) -> Tensor:
+        """W Aᵀ, (d_out, r), float32 or float64, for A (r, d_in)."""
+        ...
+
+
+class DenseWeight:
+    """A weight that is there as a matrix.
+
+    Args:
+        W: (d_out, d_in), any floating dtype and strides.
+    """
+
+    def __init__(self, W: Tensor) -> None:
+        self._W = W
+        self.tensors = (W,)
+
+    def row_norm_squared(self) -> Tensor:
+        """‖W‖² per row, (d_out,), float32 (float64 for a float64 W)."""
+        return row_norm_squared(self._W)
+
+    def product(self, A: Tensor) -> Tensor:
+        """W Aᵀ, (d_out, r), float32 (float64 if W or A is)."""
+        return weighted_rows(self._W, A.to(norm_dtype(self._W, A)))
+
+
+class LayerNorms:
+    """The norms of one layer's DoRA adapters. A copy or an unpickled one starts empty."""
+
+    def __init__(self) -> None:
+        self.handle = next(_handles)
+        """Stands for this object inside compiled graphs."""
+        _by_handle[self.handle] = self
+        self._weight_key: object = None
+        self._weight_norm_sq: Tensor | None = None
+        self._held: dict[str, tuple[object, Tensor]] = {}
+
+    def get(self, adapter: str, base: BaseWeight, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+        """The norm of each row of W + s·B·A.
+
+        Args:
+            adapter: The adapter's name.
+            base: W (d_out, d_in).
+            A: Down projection, (r, d_in), any floating dtype.
+            B: Up projection, (d_out, r), any floating dtype.
+            scaling: LoRA's s.
+
+        Returns:
+            (d_out,), float32 (float64 where an input is), detached; not to be changed in place.
+        """
+        # A tensor made in inference mode could not be used in training later.
+        with torch.inference_mode(False), torch.no_grad(), autocast_off(A.device):
+            if any(tensor.device.type != "cpu" for tensor in (*base.tensors, A, B)):
+                return norm_of_product(base.product(A), A, B, scaling, base.row_norm_squared())
+            weight_key = tuple(map(_digest, base.tensors))
+            if self._weight_norm_sq is None or self._weight_key != weight_key:
+                self._weight_norm_sq, self._weight_key = base.row_norm_squared(), weight_key
+                self._held.clear()
+            key = (_digest(A), _digest(B), scaling)
+            if adapter not in self._held or self._held[adapter][0] != key:
+                norm = norm_of_product(base.product(A), A, B, scaling, self._weight_norm_sq)
+                self._held[adapter] = key, norm
+            return self._held[adapter][1]
+
+    def __reduce__(self) -> tuple[type[LayerNorms], tuple[()]]:
+        return LayerNorms, ()
+
+
+def dense_norm(norms: LayerNorms, adapter: str, W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+    """``norms.get`` for a dense weight; inside a compiled graph too, where it is one opaque operation."""
+    if torch.compiler.is_compiling():
+        return _dense_norm(W.detach(), A.detach(), B.detach(), scaling, adapter, norms.handle)
+    return norms.get(adapter, DenseWeight(W), A, B, scaling)
+
+
+_handles = itertools.count()
+_by_handle: weakref.WeakValueDictionary[int, LayerNorms] = weakref.WeakValueDictionary()
+
+
+@torch.library.custom_op("doratune::dense_norm", mutates_args=())
+def _dense_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float, adapter: str, handle: int) -> Tensor:
+    # A copy: the compiler may reuse the memory of an operation's result.
+    return _by_handle[handle].get(adapter, DenseWeight(W), A, B, scaling).clone()
+
+
+@_dense_norm.register_fake
+def _(W: Tensor, A: Tensor, B: Tensor, scaling: float, adapter: str, handle: int) -> Tensor:
+    return W.new_empty(W.shape[0], dtype=norm_dtype(W, A, B))
+
+
+def _digest(tensor: Tensor) -> object:
+    """The content of a tensor on a CPU as a key; of a tensor subclass, that of the tensors inside it."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is not None:
+        return tuple(_digest(getattr(tensor, name)) for name in flatten()[0])
+    dense = tensor.detach()
+    if not dense.is_contiguous():
+        dense = dense.T if dense.ndim == 2 and dense.T.is_contiguous() else dense.contiguous()
+    content: Any = dense.reshape(-1).view(torch.uint8).numpy()
+    return tensor.dtype, tuple(tensor.shape), tensor.stride(), xxhash.xxh3_128_intdigest(content)

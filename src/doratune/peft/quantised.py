@@ -1,0 +1,153 @@
+"""PEFT's LoRA layers over quantised linear layers, computed through the base layer's own forward.
+
+Nothing of W is dequantised from one optimizer step to the next: the norm's U = W Aᵀ is base(A) - b, in the
+base's own precision, and ‖W‖² is computed once. What that costs in accuracy is measured in docs/engine.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from peft.import_utils import is_bnb_4bit_available, is_bnb_available, is_torchao_available
+from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from doratune.engine.linear import autocast_off
+from doratune.engine.magnitude import scale_by_magnitude
+from doratune.engine.norm import row_norm_squared
+from doratune.peft.layer import EngineLayer
+from doratune.peft.support import FLOATING, adapter_weights, device_obstacle, matrix_adapter_obstacle
+
+
+class QuantisedWeight:
+    """A weight that can be multiplied with by calling its layer.
+
+    Args:
+        base: The quantised layer, (..., d_in) -> (..., d_out).
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        self._base: Any = base
+        self.tensors = tuple(_tensors(self._base.weight))
+
+    def row_norm_squared(self) -> Tensor:
+        """‖W‖² per row, (d_out,), float32, from a dequantised copy that is let go again."""
+        weight: Any = dequantize_module_weight(self._base)
+        # PEFT's function leaves torchao's weights as they are.
+        is_plain = type(weight) in (Tensor, nn.Parameter)
+        return row_norm_squared(weight if is_plain else weight.dequantize())
+
+    def product(self, A: Tensor) -> Tensor:
+        """W Aᵀ, (d_out, r), float32, as precise as the layer is."""
+        return self.apply(A.to(_compute_dtype(self._base))).T.float()
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The layer's output without its bias, (..., d_out), in x's dtype."""
+        bias = self._base.bias
+        return self._base(x) if bias is None else self._base(x) - bias.to(x.dtype)
+
+
+class EngineQuantisedLinear(EngineLayer):
+    """Mixed into PEFT's layers over quantised bases; see ``EngineLayer``."""
+
+    @staticmethod
+    def adapter_obstacle(layer: Any, name: str) -> str | None:
+        """See ``EngineLayer``."""
+        weight = getattr(layer.base_layer, "weight", None)
+        if weight is None:
+            return f"base layer {type(layer.base_layer).__name__} not supported"
+        if weight.requires_grad:
+            return "base weight is being trained"
+        return matrix_adapter_obstacle(layer, name) or device_obstacle(weight, adapter_weights(layer, name))
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The layer's output, (..., d_out), for x (..., d_in): PEFT's result in PEFT's dtype."""
+        adapter = None if args or kwargs else self.adapter_on_engine()
+        if adapter is None:
+            return super().forward(x, *args, **kwargs)
+        base = QuantisedWeight(self.base_layer)
+        A: Any = self.lora_A[adapter].weight
+        B: Any = self.lora_B[adapter].weight
+        s, x_dropped = self.scaling[adapter], self.dropped(x, adapter)
+        source = x if x_dropped is None else x_dropped
+        if not self.use_dora.get(adapter, False):
+            return _update(self.base_layer(x), source, A, B, s)
+        m: Any = self.lora_magnitude_vector[adapter].weight
+        norm = self.norms.get(adapter, base, A, B, s)
+        bias: Any = self.base_layer.bias
+        apart = x_dropped is not None and self.engine_options.dropout == "adapter"
+        inner = x if apart or x_dropped is None else x_dropped
+
+        def remake(inner: Tensor, source: Tensor) -> Tensor:
+            return _update(base.apply(inner), source, A, B, s)
+
+        inner_base = base.apply(inner)
+        y = scale_by_magnitude(
+            _update(inner_base, source, A, B, s), m, norm, remake=remake, kept=(inner, source)
+        )
+        if inner is not x:  # the frozen layer's own term sees x, all others the dropped one
+            return y + (self.base_layer(x) - inner_base)
+        return y if bias is None else y + bias.to(y.dtype)
+
+
+def _update(z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+    """``z + s·(x Aᵀ)Bᵀ`` in z's dtype, with A and B cast to it."""
+    with autocast_off(z.device):
+        h = linear(x.to(z.dtype), A.to(z.dtype)).reshape(-1, A.shape[0])
+        return torch.addmm(z.reshape(-1, z.shape[-1]), h, B.to(z.dtype).T, alpha=scaling).view(z.shape)
+
+
+def _compute_dtype(base: Any) -> torch.dtype:
+    """What the layer is called with in training, as far as it says."""
+    dtype = getattr(base, "compute_dtype", None) or base.weight.dtype
+    return dtype if dtype in FLOATING else torch.float32
+
+
+def _tensors(weight: Tensor) -> Iterator[Tensor]:
+    """The tensors that a quantised weight is made of, its quantisation state included."""
+    yield weight
+    states = [getattr(weight, "quant_state", None)]
+    for state in states:
+        for value in vars(state).values() if state is not None else ():
+            if isinstance(value, Tensor):
+                yield value
+            elif hasattr(value, "absmax"):
+                states.append(value)
+
+
+# PEFT defines these classes where their library is installed.
+QUANTISED: dict[type[LoraLayer], type[EngineQuantisedLinear]] = {}
+
+if is_bnb_available():
+    from peft.tuners.lora.bnb import Linear8bitLt
+
+    class EngineLinear8bitLt(EngineQuantisedLinear, Linear8bitLt):
+        """Over bitsandbytes' 8-bit layer, which rounds the activations too."""
+
+        peft_class = Linear8bitLt
+
+    QUANTISED[Linear8bitLt] = EngineLinear8bitLt
+
+if is_bnb_4bit_available():
+    from peft.tuners.lora.bnb import Linear4bit
+
+    class EngineLinear4bit(EngineQuantisedLinear, Linear4bit):
+        """Over bitsandbytes' 4-bit layer."""
+
+        peft_class = Linear4bit
+
+    QUANTISED[Linear4bit] = EngineLinear4bit
+
+if is_torchao_available():
+    from peft.tuners.lora.torchao import TorchaoLoraLinear
+
+    class EngineTorchaoLinear(EngineQuantisedLinear, TorchaoLoraLinear):
+        """Over torchao's int8 weights."""
+
+        peft_class = TorchaoLoraLinear
+
+    QUANTISED[TorchaoLoraLinear] = EngineTorchaoLinear

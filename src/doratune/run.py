@@ -1,0 +1,8 @@
+"""``python -m doratune.run SCRIPT [ARGS...]``, for ``accelerate launch -m`` and ``torchrun -m``."""
+
+import sys
+
+from doratune.cli.main import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["run", *sys.argv[1:]]))

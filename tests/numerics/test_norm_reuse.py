@@ -1,0 +1,216 @@
+"""The norm is computed once per change of what it depends on, and after every change."""
+
+import copy
+
+import pytest
+import torch
+from layers import peft_linear, randomize_adapters
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from tolerances import assert_close
+from torch.utils.checkpoint import checkpoint
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import doratune
+import doratune.peft.norms as norms
+from doratune import reference
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """A list that grows by one with every norm that is computed."""
+    calls = []
+    norm_of_product = norms.norm_of_product
+
+    def counted(*args):
+        calls.append(args)
+        return norm_of_product(*args)
+
+    monkeypatch.setattr(norms, "norm_of_product", counted)
+    return calls
+
+
+def layer_of(model):
+    return model.base_model.model.lin
+
+
+def weights_of(model):
+    layer = layer_of(model)
+    (name,) = layer.active_adapters
+    return (
+        layer.base_layer.weight,
+        *(part[name].weight for part in (layer.lora_A, layer.lora_B, layer.lora_magnitude_vector)),
+        layer.scaling[name],
+    )
+
+
+def truth(model, x):
+    W, A, B, m, scaling = weights_of(model)
+    return reference.forward(x, W, A, B, m, scaling)
+
+
+def stepped(optimizer):
+    def step(model):
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        stepper = optimizer(parameters)
+        model(torch.ones(3, 48, dtype=next(model.parameters()).dtype)).square().sum().backward()
+        stepper.step()
+        stepper.zero_grad()
+
+    return step
+
+
+def adam_of_bitsandbytes(parameters):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    return bitsandbytes.optim.AdamW8bit(parameters, lr=0.05, min_8bit_size=16)
+
+
+def write_data(which, write):
+    def change(model):
+        write(weights_of(model)[which].data)
+
+    return change
+
+
+def ema_swap(model):
+    """As EMA callbacks do: shadow values go in through ``.data`` and come out again."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kept = [parameter.data.clone() for parameter in parameters]
+    for parameter in parameters:
+        parameter.data.copy_(parameter.data * 0.5)
+    model(torch.ones(1, 48))
+    for parameter, value in zip(parameters, kept, strict=True):
+        parameter.data.copy_(value)
+
+
+def load_other_adapter(model):
+    state = {name: torch.randn_like(value) for name, value in get_peft_model_state_dict(model).items()}
+    set_peft_model_state_dict(model, state)
+
+
+def load_other_state(model):
+    model.load_state_dict({name: torch.rand_like(value) for name, value in model.state_dict().items()})
+
+
+def switch_adapter(model):
+    model.add_adapter("other", LoraConfig(r=2, lora_alpha=7, use_dora=True, target_modules=["lin"]))
+    randomize_adapters(model, seed=3)
+    model.set_adapter("other")
+
+
+def merge_and_unmerge(model):
+    model.merge_adapter()
+    model.unmerge_adapter()
+
+
+def swap_rows(data):
+    data.copy_(data.flip(0))
+
+
+CHANGES = {
+    "AdamW": stepped(lambda parameters: torch.optim.AdamW(parameters, lr=0.05, foreach=False)),
+    "AdamW foreach": stepped(lambda parameters: torch.optim.AdamW(parameters, lr=0.05, foreach=True)),
+    "AdamW fused": stepped(lambda parameters: torch.optim.AdamW(parameters, lr=0.05, fused=True)),
+    "SGD": stepped(lambda parameters: torch.optim.SGD(parameters, lr=0.05)),
+    "bitsandbytes 8-bit": stepped(adam_of_bitsandbytes),
+    "A through .data": write_data(1, lambda data: data.mul_(2)),
+    "B through .data": write_data(2, lambda data: data.neg_()),
+    "W through .data": write_data(0, lambda data: data.mul_(2)),
+    "one element of W through .data": write_data(0, lambda data: data[3, 5].add_(7)),
+    "W's rows swapped through .data": write_data(0, swap_rows),
+    "a write through NumPy": lambda model: weights_of(model)[2].detach().numpy().__imul__(3),
+    "copy_": lambda model: weights_of(model)[2].copy_(torch.randn(40, 4)),
+    "load_state_dict": load_other_state,
+    "set_peft_model_state_dict": load_other_adapter,
+    "EMA swap": ema_swap,
+    "adapter switched": switch_adapter,
+    "set_scale": lambda model: layer_of(model).set_scale("default", 5.0),
+    "scale_layer": lambda model: layer_of(model).scale_layer(3.0),
+    "to float64 and back": lambda model: (model.to(torch.float64), model.to(torch.float32)),
+    "to another device and back": lambda model: (model.to("meta"), refill(model)),
+    "merged and unmerged": merge_and_unmerge,
+}
+
+
+def refill(model):
+    model.to_empty(device="cpu")
+    load_other_state(model)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_never_stale(change):
+    model = peft_linear(bias=False)
+    doratune.enable(model)
+    x = torch.randn(7, 48)
+    before = model(x)
+    with torch.set_grad_enabled("AdamW" in change or change in ("SGD", "bitsandbytes 8-bit")):
+        CHANGES[change](model)
+    after = model(x)
+    what = "unmerge" if "unmerged" in change else "output"
+    assert_close(what, torch.float32, after, truth(model, x))
+    if change not in ("EMA swap", "to float64 and back", "merged and unmerged"):
+        assert not torch.allclose(before, after), "the change did nothing"
+
+
+def test_a_copy_has_its_own_norms():
+    model = peft_linear(bias=False)
+    doratune.enable(model)
+    x = torch.randn(7, 48)
+    model(x)
+    twin = copy.deepcopy(model)
+    weights_of(twin)[0].data.mul_(2)
+    assert_close("output", torch.float32, twin(x), truth(twin, x))
+    assert_close("output", torch.float32, model(x), truth(model, x))
+
+
+def tiny_llama(**config):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+        )
+    )
+    targets = ["q_proj", "v_proj", "up_proj", "down_proj"]
+    return doratune_model(model, LoraConfig(r=2, use_dora=True, target_modules=targets, **config))
+
+
+def doratune_model(model, config):
+    from peft import get_peft_model
+
+    peft_model = get_peft_model(model, config)
+    doratune.enable(peft_model)
+    return peft_model
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_one_norm_per_layer_and_optimizer_step(computed, reentrant):
+    """Accumulation over 8 micro-batches, with gradient checkpointing."""
+    model = tiny_llama()
+    model.enable_input_require_grads()
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    layers = 2 * 4
+    for step in range(1, 4):
+        for _ in range(8):
+            ids = torch.randint(0, 32, (2, 5))
+            model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert len(computed) == layers * step
+
+
+def test_none_is_computed_again_in_evaluation(computed):
+    model = tiny_llama().eval()
+    ids = torch.randint(0, 32, (2, 5))
+    with torch.inference_mode():
+        for _ in range(3):
+            model(input_ids=ids)
+    assert len(computed) == 2 * 4
+
+
+def test_checkpointing_of_a_function_that_owns_the_layer(computed):
+    model = peft_linear(bias=False)
+    doratune.enable(model)
+    x = torch.randn(7, 48, requires_grad=True)
+    checkpoint(model, x, use_reentrant=False).sum().backward()
+    assert len(computed) == 1

@@ -1,0 +1,202 @@
+"""DoRA and LoRA over quantised bases: against PEFT, and the norm against the dequantised weight."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from layers import OneLinear, randomize_adapters
+from peft import LoraConfig, get_peft_model
+from peft.utils.integrations import dequantize_module_weight
+from tolerances import assert_close, assert_elementwise
+from torch import nn
+
+import doratune
+from doratune import reference
+from doratune.engine.norm import norm_of_product
+from doratune.peft.quantised import QuantisedWeight
+
+bitsandbytes = pytest.importorskip("bitsandbytes")
+
+
+def quantise_4bit(model, double):
+    old = model.lin
+    new = bitsandbytes.nn.Linear4bit(
+        old.in_features,
+        old.out_features,
+        bias=old.bias is not None,
+        compute_dtype=torch.bfloat16,
+        compress_statistics=double,
+        quant_type="nf4",
+    )
+    new.load_state_dict(old.state_dict())
+    model.lin = new.to("cpu")
+    model.is_loaded_in_4bit = True  # as transformers marks its models; PEFT chooses its layer by it
+
+
+def quantise_8bit(model):
+    old = model.lin
+    new = bitsandbytes.nn.Linear8bitLt(
+        old.in_features, old.out_features, bias=old.bias is not None, has_fp16_weights=False
+    )
+    new.load_state_dict(old.state_dict())
+    model.lin = new.to("cpu")
+    model.is_loaded_in_8bit = True
+
+
+def quantise_torchao(model):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchao deprecates its own names on import
+        torchao = pytest.importorskip("torchao.quantization")
+        model.to(torch.bfloat16)
+        torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
+
+
+BASES = {
+    "bnb-4bit": lambda model: quantise_4bit(model, double=False),
+    "bnb-4bit-double": lambda model: quantise_4bit(model, double=True),
+    "bnb-8bit": quantise_8bit,
+    "torchao-int8": quantise_torchao,
+}
+
+
+def quantised(base, *, bias=True, **config):
+    torch.manual_seed(0)
+    model = OneLinear(128, 64, bias)
+    BASES[base](model)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*get_apply_tensor_subclass.*")
+        settings = LoraConfig(
+            **{"r": 4, "lora_alpha": 8, "use_dora": True, "target_modules": ["lin"], **config}
+        )
+        stock = get_peft_model(model, settings)
+    randomize_adapters(stock)
+    return stock
+
+
+def layer_of(model):
+    return model.base_model.model.lin
+
+
+def output_and_gradients(model, x):
+    x = x.detach().clone().requires_grad_()
+    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    torch.manual_seed(0)
+    y = model(x)
+    torch.manual_seed(1)
+    grads = torch.autograd.grad(y, (x, *parameters.values()), torch.randn(y.shape).to(y.dtype))
+    return y, dict(zip(("x", *parameters), grads, strict=True))
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("use_dora", [True, False])
+def test_equals_peft(base, bias, dropout, use_dora):
+    stock = quantised(base, bias=bias, lora_dropout=dropout, use_dora=use_dora)
+    engine = copy.deepcopy(stock)
+    report = doratune.enable(engine)
+    assert list(report.taken.values()) == [1], report
+    x = torch.randn(2, 9, 128, dtype=torch.bfloat16)
+    (y, grads), (truth, expected) = output_and_gradients(engine, x), output_and_gradients(stock, x)
+    assert y.dtype == truth.dtype
+    assert_close("peft", torch.bfloat16, y, truth)
+    assert grads.keys() == expected.keys()
+    for name, grad in grads.items():
+        assert grad.dtype == expected[name].dtype
+        assert_close("peft", torch.bfloat16, grad, expected[name], name)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_the_norm_through_the_base_s_own_forward(base):
+    """What docs/engine.md says of its error."""
+    layer = layer_of(quantised(base))
+    A, B, s = layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.scaling["default"]
+    weight = QuantisedWeight(layer.base_layer)
+    W = dequantize_module_weight(layer.base_layer)
+    W = W.dequantize() if hasattr(W, "dequantize") else W
+    with torch.no_grad():
+        norm = norm_of_product(weight.product(A), A, B, s, weight.row_norm_squared())
+        exact = reference.row_norm(W, A, B, s)
+    kind = torch.float32 if base == "bnb-8bit" else torch.bfloat16
+    assert_elementwise("quantised norm", kind, norm, exact)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_the_norm_follows_the_adapter_and_is_reused(base, monkeypatch):
+    model = quantised(base)
+    doratune.enable(model)
+    x = torch.randn(9, 128, dtype=torch.bfloat16)
+    computed = []
+    product = QuantisedWeight.product
+    monkeypatch.setattr(QuantisedWeight, "product", lambda self, A: computed.append(1) or product(self, A))
+    before = model(x)
+    model(x)
+    assert len(computed) == 1
+    layer_of(model).lora_B["default"].weight.data.mul_(3)
+    assert not torch.equal(model(x), before)
+    assert len(computed) == 2
+
+
+def test_a_4_bit_base_written_through_data():
+    model = quantised("bnb-4bit")
+    doratune.enable(model)
+    x = torch.randn(9, 128, dtype=torch.bfloat16)
+    model(x)
+    state = layer_of(model).base_layer.weight.quant_state
+    state.absmax.data.mul_(2)
+    stock = copy.deepcopy(model)
+    doratune.disable(stock)
+    assert_close("peft", torch.bfloat16, model(x), stock(x))
+
+
+def test_dropout_of_the_adapter_only():
+    model = quantised("bnb-4bit", lora_dropout=0.5, bias=True)
+    doratune.enable(model, dropout="adapter")
+    layer = layer_of(model)
+    x = torch.randn(9, 128, dtype=torch.bfloat16)
+    torch.manual_seed(3)
+    y = model(x)
+    torch.manual_seed(3)
+    dropped = nn.functional.dropout(x, 0.5)
+    W = dequantize_module_weight(layer.base_layer).double()
+    A, B = layer.lora_A["default"].weight.double(), layer.lora_B["default"].weight.double()
+    s, m = layer.scaling["default"], layer.lora_magnitude_vector["default"].weight.double()
+    g = m / reference.row_norm(W, A, B, s)
+    expected = g * (x.double() @ W.T + s * (dropped.double() @ A.T) @ B.T) + layer.base_layer.bias.double()
+    assert_close("output", torch.bfloat16, y, expected)
+
+
+def test_thirty_steps_give_peft_s_losses():
+    stock = quantised("bnb-4bit")
+    engine = copy.deepcopy(stock)
+    doratune.enable(engine)
+    x, target = torch.randn(64, 128, dtype=torch.bfloat16), torch.randn(64, 64)
+
+    def train(model):
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        losses = []
+        for _ in range(30):
+            loss = (model(x).float() - target).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.detach())
+        return torch.stack(losses)
+
+    losses = train(engine)
+    assert_close("peft", torch.bfloat16, losses, train(stock))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_autocast_and_other_input_dtypes():
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        stock = quantised("bnb-4bit")
+        engine = copy.deepcopy(stock)
+        doratune.enable(engine)
+        x = torch.randn(9, 128, dtype=dtype)
+        for enabled in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                y, truth = engine(x), stock(x)
+            assert y.dtype == truth.dtype
+            assert_close("peft", torch.bfloat16, y, truth)
