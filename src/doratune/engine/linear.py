@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from doratune.engine.columns import scale_columns, scaled_and_dots
+from doratune.engine.columns import column_sums, scale_columns, scaled_and_dots
 from doratune.engine.norm import over_norm
 from doratune.engine.outputs import WeakOutput, can_be_divided, hold_pending_outputs, under_checkpoint
 
@@ -122,16 +122,16 @@ class _AdaptedLinear(torch.autograd.Function):
             y = _scaled_product(x, h, W, B, scaling)
             g = None if m is None or norm is None else over_norm(m, norm)
             if g is not None:
-                scale_columns(y, g, out=y)
-            if bias is not None:
+                scale_columns(y, g, out=y, bias=bias)
+            elif bias is not None:
                 y += bias
         needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
         needs_dots = needs_m or needs_norm
         ctx.scaling, ctx.adapter_apart = scaling, x_adapter is not None
-        ctx.dtypes = (A.dtype, B.dtype, None if bias is None else bias.dtype)
-        # Without a bias z is y / g, if y outlives the forward pass.
-        keeps = needs_dots and bias is None and under_checkpoint()
-        ctx.output = WeakOutput(y) if needs_dots and bias is None and not keeps else None
+        ctx.dtypes = A.dtype, B.dtype
+        # z is (y - b) / g, if y outlives the forward pass.
+        keeps = needs_dots and under_checkpoint()
+        ctx.output = WeakOutput(y) if needs_dots and not keeps else None
         ctx.save_for_backward(
             x if needs_dots or (needs_A and x_adapter is None) else None,
             x_adapter if needs_A else None,
@@ -142,6 +142,7 @@ class _AdaptedLinear(torch.autograd.Function):
             m if needs_norm else None,
             norm if needs_dots else None,
             g,
+            bias,
             y if keeps else None,
         )
         return y
@@ -152,13 +153,13 @@ class _AdaptedLinear(torch.autograd.Function):
         ctx: Any, dY: Tensor
     ) -> tuple[Tensor | None, ...]:
         hold_pending_outputs()
-        x, x_adapter, W, A, B, h, m, norm, g, y = ctx.saved_tensors
+        x, x_adapter, W, A, B, h, m, norm, g, bias, y = ctx.saved_tensors
         needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
-        dtype_A, dtype_B, dtype_bias = ctx.dtypes
+        dtype_A, dtype_B = ctx.dtypes
         dx = dx_adapter = dA = dB = dm = dn = db = None
         with autocast_off(dY.device):  # a backward pass may run inside an autocast that the forward did not
             if needs_m or needs_norm:
-                dZ, dots = _scaled_and_dots(ctx, dY, y, g, norm, (x, h, W, B))
+                dZ, dots = _scaled_and_dots(ctx, dY, y, g, norm, bias, (x, h, W, B))
                 dm = over_norm(dots, norm)
                 if needs_norm:
                     dn = -over_norm(m * dm, norm)
@@ -176,7 +177,7 @@ class _AdaptedLinear(torch.autograd.Function):
             if needs_B:
                 dB = (dZ.T @ h).to(dtype_B).mul_(ctx.scaling)
             if ctx.needs_input_grad[8]:
-                db = dY.sum(dim=0, dtype=dtype_bias)
+                db = column_sums(dY, bias.dtype)
         return dx, dx_adapter, None, dA, dB, dm if needs_m else None, dn, None, db
 
 
@@ -186,13 +187,19 @@ def _scaled_product(x: Tensor, h: Tensor, W: Tensor, B: Tensor, scaling: float) 
 
 
 def _scaled_and_dots(
-    ctx: Any, dY: Tensor, y: Tensor | None, g: Tensor, norm: Tensor, parts: tuple[Tensor, ...]
+    ctx: Any,
+    dY: Tensor,
+    y: Tensor | None,
+    g: Tensor,
+    norm: Tensor,
+    bias: Tensor | None,
+    parts: tuple[Tensor, ...],
 ) -> tuple[Tensor, Tensor]:
     """``dY ⊙ g`` and Σ(dY ⊙ z) over rows, with z from y if there is one and it serves."""
     if y is None and ctx.output is not None:
         y = ctx.output.take()
-    if y is not None and can_be_divided(g, norm):
-        dZ, dots = scaled_and_dots(dY, y.detach(), g)
+    if y is not None and can_be_divided(g, norm, beside_bias=bias is not None):
+        dZ, dots = scaled_and_dots(dY, y.detach(), g, bias)
         return dZ, torch.where(norm > 0, dots / g, 0)
     x, h, W, B = parts
     return scaled_and_dots(dY, _scaled_product(x, h, W, B, ctx.scaling), g)

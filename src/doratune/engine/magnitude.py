@@ -18,15 +18,11 @@ from torch.autograd.function import once_differentiable
 from doratune.engine.columns import column_sums, scale_columns, scaled_and_dots
 from doratune.engine.norm import over_norm
 from doratune.engine.outputs import (
-    SMALLEST_SCALE,
     WeakOutput,
     can_be_divided,
     hold_pending_outputs,
     under_checkpoint,
 )
-
-SMALLEST_SCALE_BESIDE_BIAS = 2.0**-2
-"""Below this |g|, z may be lost in the rounding of y = g ⊙ z + b more than PEFT loses it in that of z + b."""
 
 
 def scale_by_magnitude(
@@ -102,8 +98,7 @@ class _Scale(torch.autograd.Function):
         dm = db = None
         if ctx.needs_input_grad[1]:
             y = y if y is not None else ctx.output.take()
-            smallest = SMALLEST_SCALE if bias is None else SMALLEST_SCALE_BESIDE_BIAS
-            if y is not None and can_be_divided(g, norm, smallest):
+            if y is not None and can_be_divided(g, norm, beside_bias=bias is not None):
                 y = _columns(y.detach(), ctx.channel_dim, like=dY)
                 dZ, dots = scaled_and_dots(columns, y, g, bias)
                 dots = torch.where(norm > 0, dots / g, 0)

@@ -25,6 +25,9 @@ from torch.utils.weak import TensorWeakRef
 SMALLEST_SCALE = 2.0**-6
 """Below this |g|, y may have lost digits of z to the bottom of float16's range; at 0, all of them."""
 
+SMALLEST_SCALE_BESIDE_BIAS = 2.0**-2
+"""Below this |g|, z may be lost in the rounding of y = g ⊙ z + b more than PEFT loses it in that of z + b."""
+
 _pending: weakref.WeakSet[WeakOutput] = weakref.WeakSet()
 """Outputs whose layers no backward pass has come near yet."""
 
@@ -69,12 +72,13 @@ def under_checkpoint() -> bool:
     return hooks is not None and getattr(hooks[0], "__module__", None) == "torch.utils.checkpoint"
 
 
-def can_be_divided(g: Tensor, norm: Tensor, smallest: float = SMALLEST_SCALE) -> bool:
-    """Whether z can be had from y = g ⊙ z: no g is too small, but for rows whose norm is zero.
+def can_be_divided(g: Tensor, norm: Tensor, *, beside_bias: bool) -> bool:
+    """Whether z can be had from y = g ⊙ z + b: no g is too small, but for rows whose norm is zero.
 
     Args:
         g: (d_out,).
         norm: (d_out,); where it is 0, g is 0 and the magnitude gets no gradient.
-        smallest: Below this, |g| is too small.
+        beside_bias: Whether there is a b.
     """
+    smallest = SMALLEST_SCALE_BESIDE_BIAS if beside_bias else SMALLEST_SCALE
     return not bool(((g.abs() < smallest) & (norm > 0)).any())

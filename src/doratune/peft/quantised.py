@@ -87,11 +87,17 @@ class EngineQuantisedLinear(EngineLayer):
 
         inner_base = base.apply(inner)
         y = scale_by_magnitude(
-            _update(inner_base, source, A, B, s), m, norm, remake=remake, kept=(inner, source)
+            _update(inner_base, source, A, B, s),
+            m,
+            norm,
+            bias if inner is x else None,
+            remake=remake,
+            kept=(inner, source),
         )
-        if inner is not x:  # the frozen layer's own term sees x, all others the dropped one
-            return y + (self.base_layer(x) - inner_base)
-        return y if bias is None else y + bias.to(y.dtype)
+        if inner is x:
+            return y
+        # The frozen layer's own term sees x, all others the dropped one.
+        return y + (self.base_layer(x) - inner_base)
 
 
 def _update(z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
