@@ -370,5 +370,14 @@ def test_checkpoints_go_both_ways(tmp_path):
     assert torch.equal(loaded(x), engine(x))
 
 
+def test_a_state_dict_needs_no_pickle(tmp_path):
+    engine = on_engine(peft_linear())
+    engine(torch.randn(7, 48))
+    torch.save(engine.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert {type(value) for value in state.values()} == {torch.Tensor}
+    assert state.keys() == peft_linear().state_dict().keys()
+
+
 def test_table_is_finite():
     assert all(0 < tolerance.relative < 0.1 and tolerance.reason for tolerance in TOLERANCES.values())

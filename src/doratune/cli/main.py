@@ -10,6 +10,7 @@ import importlib
 import sys
 
 from doratune import __version__
+from doratune.cli.output import quieten_imports
 from doratune.errors import DoratuneError, InputError, nearest
 
 VERBS = {
@@ -65,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
                 expected=f"one of {', '.join(VERBS)}",
                 fix=f"did you mean doratune {close}?" if close else "see doratune --help",
             )
+        if verb != "run":  # a script has its own views
+            quieten_imports()
         done = importlib.import_module(f"doratune.cli.{verb}").main(rest)
     except DoratuneError as error:
         print(f"doratune: {error.message}", file=sys.stderr)

@@ -9,6 +9,15 @@ import warnings
 from typing import Any
 
 
+def quieten_imports() -> None:
+    """Keep out what libraries warn of on import: kernels for other hardware, deprecations of their own.
+
+    To be called before they are.
+    """
+    for library in ("torchao", "bitsandbytes", "torch.utils._pytree"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+
+
 def show_messages() -> None:
     """Show doratune's own messages, plainly and on stderr."""
     handler = logging.StreamHandler(sys.stderr)
