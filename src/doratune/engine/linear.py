@@ -139,9 +139,8 @@ class _AdaptedLinear(torch.autograd.Function):
             A if needs_x or needs_adapter else None,
             B if needs_x or needs_adapter or needs_A or needs_dots else None,
             h if needs_B or needs_dots else None,
-            m if needs_norm else None,
-            norm if needs_dots else None,
-            g,
+            m,  # with the norm, for g: the parameter is there anyway
+            norm,
             bias,
             y if keeps else None,
         )
@@ -153,10 +152,11 @@ class _AdaptedLinear(torch.autograd.Function):
         ctx: Any, dY: Tensor
     ) -> tuple[Tensor | None, ...]:
         hold_pending_outputs()
-        x, x_adapter, W, A, B, h, m, norm, g, bias, y = ctx.saved_tensors
+        x, x_adapter, W, A, B, h, m, norm, bias, y = ctx.saved_tensors
+        g: Any = None if m is None else over_norm(m, norm)
         needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
         dtype_A, dtype_B = ctx.dtypes
-        dx = dx_adapter = dA = dB = dm = dn = db = None
+        dx_adapter = dA = dB = dm = dn = db = None
         with autocast_off(dY.device):  # a backward pass may run inside an autocast that the forward did not
             if needs_m or needs_norm:
                 dZ, dots = _scaled_and_dots(ctx, dY, y, g, norm, bias, (x, h, W, B))
@@ -166,16 +166,16 @@ class _AdaptedLinear(torch.autograd.Function):
             else:
                 dZ = dY if g is None else scale_columns(dY, g, out=torch.empty_like(dY))
             T: Any = dZ @ B.to(dY.dtype) if needs_x or needs_adapter or needs_A else None
-            if needs_x:
-                dx = dZ @ W.to(dY.dtype)
-                if not ctx.adapter_apart:
-                    dx.addmm_(T, A.to(dY.dtype), alpha=ctx.scaling)
+            dx = dZ @ W.to(dY.dtype) if needs_x else None
+            if needs_B:
+                dB = (dZ.T @ h).to(dtype_B).mul_(ctx.scaling)
+            del dZ  # as large as the output: its memory serves for what follows
+            if dx is not None and not ctx.adapter_apart:
+                dx.addmm_(T, A.to(dY.dtype), alpha=ctx.scaling)
             if needs_adapter:
                 dx_adapter = (T @ A.to(dY.dtype)).mul_(ctx.scaling)
             if needs_A:
                 dA = (T.T @ (x_adapter if ctx.adapter_apart else x)).to(dtype_A).mul_(ctx.scaling)
-            if needs_B:
-                dB = (dZ.T @ h).to(dtype_B).mul_(ctx.scaling)
             if ctx.needs_input_grad[8]:
                 db = column_sums(dY, bias.dtype)
         return dx, dx_adapter, None, dA, dB, dm if needs_m else None, dn, None, db

@@ -14,11 +14,10 @@ from peft.import_utils import is_bnb_4bit_available, is_bnb_available, is_torcha
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
-from doratune.engine.linear import autocast_off
 from doratune.engine.magnitude import scale_by_magnitude
 from doratune.engine.norm import row_norm_squared
+from doratune.engine.update import add_update
 from doratune.peft.layer import EngineLayer
 from doratune.peft.support import FLOATING, adapter_weights, device_obstacle, matrix_adapter_obstacle
 
@@ -75,7 +74,7 @@ class EngineQuantisedLinear(EngineLayer):
         s, x_dropped = self.scaling[adapter], self.dropped(x, adapter)
         source = x if x_dropped is None else x_dropped
         if not self.use_dora.get(adapter, False):
-            return _update(self.base_layer(x), source, A, B, s)
+            return add_update(self.base_layer(x), source, A, B, s)
         m: Any = self.lora_magnitude_vector[adapter].weight
         norm = self.norms.get(adapter, base, A, B, s)
         bias: Any = self.base_layer.bias
@@ -83,11 +82,11 @@ class EngineQuantisedLinear(EngineLayer):
         inner = x if apart or x_dropped is None else x_dropped
 
         def remake(inner: Tensor, source: Tensor) -> Tensor:
-            return _update(base.apply(inner), source, A, B, s)
+            return add_update(base.apply(inner), source, A, B, s)
 
         inner_base = base.apply(inner)
         y = scale_by_magnitude(
-            _update(inner_base, source, A, B, s),
+            add_update(inner_base, source, A, B, s),
             m,
             norm,
             bias if inner is x else None,
@@ -98,13 +97,6 @@ class EngineQuantisedLinear(EngineLayer):
             return y
         # The frozen layer's own term sees x, all others the dropped one.
         return y + (self.base_layer(x) - inner_base)
-
-
-def _update(z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
-    """``z + s·(x Aᵀ)Bᵀ`` in z's dtype, with A and B cast to it."""
-    with autocast_off(z.device):
-        h = linear(x.to(z.dtype), A.to(z.dtype)).reshape(-1, A.shape[0])
-        return torch.addmm(z.reshape(-1, z.shape[-1]), h, B.to(z.dtype).T, alpha=scaling).view(z.shape)
 
 
 def _compute_dtype(base: Any) -> torch.dtype:

@@ -1,0 +1,71 @@
+"""The adapter's term on top of any base output, for bases that are multiplied with by calling them.
+
+    h = x Aᵀ        y = z + s·h Bᵀ        dz = dY        T = dY B
+    dx = s·T A      dA = s·Tᵀ x           dB = s·dYᵀ h
+
+A and B are cast to z's dtype in both passes, so that no copy of them is kept in between.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from doratune.engine.linear import autocast_off
+
+
+def add_update(z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+    """``z + s·(x Aᵀ)Bᵀ`` in z's dtype.
+
+    Args:
+        z: (..., d_out), floating.
+        x: (..., d_in), any floating dtype.
+        A: Down projection, (r, d_in), any floating dtype; its gradient has the same.
+        B: Up projection, (d_out, r), likewise.
+        scaling: LoRA's s.
+
+    Returns:
+        (..., d_out) in z's dtype.
+
+    Raises:
+        RuntimeError: From PyTorch, if the shapes do not fit.
+    """
+    x = x.to(z.dtype)
+    if torch.compiler.is_compiling():
+        with autocast_off(z.device):
+            return z + scaling * (x @ A.to(z.dtype).T) @ B.to(z.dtype).T
+    rows = z.reshape(-1, z.shape[-1])
+    y: Any = _Update.apply(rows, x.reshape(-1, x.shape[-1]), A, B, scaling)
+    return y.view(z.shape)
+
+
+class _Update(torch.autograd.Function):
+    """z is (N, d_out) here, x (N, d_in); see the module for the equations."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+        ctx.scaling = scaling
+        with autocast_off(z.device):
+            h = x @ A.to(z.dtype).T
+            ctx.save_for_backward(x, A, B, h)
+            return torch.addmm(z, h, B.to(z.dtype).T, alpha=scaling)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, dY: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        x, A, B, h = ctx.saved_tensors
+        needs_z, needs_x, needs_A, needs_B = ctx.needs_input_grad[:4]
+        dx = dA = dB = None
+        with autocast_off(dY.device):
+            if needs_x or needs_A:
+                T = dY @ B.to(dY.dtype)
+                dx = (T @ A.to(dY.dtype)).mul_(ctx.scaling) if needs_x else None
+                dA = (T.T @ x).to(A.dtype).mul_(ctx.scaling) if needs_A else None
+            if needs_B:
+                dB = (dY.T @ h).to(B.dtype).mul_(ctx.scaling)
+        return dY if needs_z else None, dx, dA, dB, None
