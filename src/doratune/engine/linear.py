@@ -127,7 +127,7 @@ class _AdaptedLinear(torch.autograd.Function):
                 y += bias
         needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
         needs_dots = needs_m or needs_norm
-        ctx.scaling, ctx.adapter_apart = scaling, x_adapter is not None
+        ctx.scaling, ctx.adapter_apart, ctx.has_magnitude = scaling, x_adapter is not None, g is not None
         ctx.dtypes = A.dtype, B.dtype
         # z is (y - b) / g, if y outlives the forward pass.
         keeps = needs_dots and under_checkpoint()
@@ -153,12 +153,12 @@ class _AdaptedLinear(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         hold_pending_outputs()
         x, x_adapter, W, A, B, h, m, norm, bias, y = ctx.saved_tensors
-        g = None if m is None else over_norm(m, norm)
+        g: Any = over_norm(m, norm) if ctx.has_magnitude else None
         needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
         dtype_A, dtype_B = ctx.dtypes
         dx_adapter = dA = dB = dm = dn = db = None
         with autocast_off(dY.device):  # a backward pass may run inside an autocast that the forward did not
-            if m is not None and (needs_m or needs_norm):
+            if needs_m or needs_norm:
                 dZ, dots = _scaled_and_dots(ctx, dY, y, g, norm, bias, (x, h, W, B))
                 dm = over_norm(dots, norm)
                 if needs_norm:
