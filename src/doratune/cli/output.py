@@ -30,6 +30,7 @@ def show_messages() -> None:
 
 def configure_logging() -> None:
     """Show doratune's own messages, and keep the libraries' chatter and bars out."""
+    quieten_imports()
     show_messages()
 
     import datasets
