@@ -127,7 +127,7 @@ def test_an_output_that_is_let_go_is_computed_again(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(WeakOutput, "take", noted)
     gradients = []
-    for name in ("doratune-dora", "doratune-dora-output-gone"):
+    for name in ("doratune-dora", "doratune-dora-let-go"):
         subject, data = subject_of(name)
         subject.prepare(data)
         subject.call(data)

@@ -53,7 +53,7 @@ PROVIDERS = (
     Provider("doratune-lora", "lora", engine=True),
     Provider("doratune-dora", "dora", engine=True),
     Provider("doratune-dora-new-norm", "dora", engine=True, new_norm=True),
-    Provider("doratune-dora-output-gone", "dora", engine=True, lets_go=True),
+    Provider("doratune-dora-let-go", "dora", engine=True, lets_go=True),
 )
 BASELINES = ("floor", "peft-lora", "peft-dora")
 """The providers that the others are divided by."""
