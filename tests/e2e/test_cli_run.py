@@ -37,7 +37,15 @@ LAUNCHED = {
 
 
 def launch(runner: list[str], *command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*runner, *map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [*runner, *map(str, command)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        # A shell's background jobs ignore Ctrl-C, and so would the scripts that they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 @dataclass(frozen=True)

@@ -188,6 +188,6 @@ def test_4_bit_base_trains_and_evaluates_in_4_bits(cli: Cli, flags: list[object]
     pytest.importorskip("bitsandbytes", reason="needs the extra doratune[bnb]")
     outcome = cli("train", *flags, "--load-in-4bit", "--output", "run")
     assert outcome.code == 0, outcome.err
-    assert "10 Linear4bit layers on PEFT's path: kind not yet supported" in outcome.err
+    assert "10 Linear4bit layers on the engine" in outcome.err
     evaluated = cli("eval", "run", "--task", "sample-boolq", "--limit", 4)
     assert evaluated.code == 0 and "kept beside the base" in evaluated.err
