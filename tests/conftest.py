@@ -42,7 +42,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=32,
+            hidden_size=64,  # a block of bitsandbytes' 4-bit weights
             intermediate_size=64,
             num_hidden_layers=2,
             num_attention_heads=4,

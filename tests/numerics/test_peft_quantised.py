@@ -108,6 +108,29 @@ def test_equals_peft(base, bias, dropout, use_dora):
 
 
 @pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("use_dora", [True, False])
+def test_evaluation(base, use_dora):
+    """bitsandbytes packs 4-bit weights anew on the first evaluation on a CPU with AVX-512 BF16."""
+    model = quantised(base, use_dora=use_dora)
+    layer = layer_of(model)
+    x = torch.randn(2, 9, 128, dtype=torch.bfloat16)
+    W = dequantize_module_weight(layer.base_layer)
+    W = W.dequantize() if type(W) not in (torch.Tensor, nn.Parameter) else W
+    A, B, s = layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.scaling["default"]
+    V = W.double() + s * B.double() @ A.double()
+    g = layer.lora_magnitude_vector["default"].weight / V.norm(dim=1) if use_dora else torch.ones(64)
+    expected = g.double() * (x.double() @ V.T) + layer.base_layer.bias.double()
+    doratune.enable(model)
+    model(x)  # in training
+    model.eval()
+    with torch.no_grad():
+        for _ in range(2):
+            assert_close("output", torch.bfloat16, model(x), expected)
+    model.train()
+    assert_close("output", torch.bfloat16, model(x), expected)
+
+
+@pytest.mark.parametrize("base", BASES)
 def test_the_norm_through_the_base_s_own_forward(base):
     """What docs/engine.md says of its error."""
     layer = layer_of(quantised(base))

@@ -21,6 +21,9 @@ from doratune.engine.update import add_update
 from doratune.peft.layer import EngineLayer
 from doratune.peft.support import FLOATING, adapter_weights, device_obstacle, matrix_adapter_obstacle
 
+COLUMNS = 512
+"""Columns of W taken at a time, where it can only be had by columns."""
+
 
 class QuantisedWeight:
     """A weight that can be multiplied with by calling its layer.
@@ -34,11 +37,22 @@ class QuantisedWeight:
         self.tensors = tuple(_tensors(self._base.weight))
 
     def row_norm_squared(self) -> Tensor:
-        """‖W‖² per row, (d_out,), float32, from a dequantised copy that is let go again."""
-        weight: Any = dequantize_module_weight(self._base)
-        # PEFT's function leaves torchao's weights as they are.
-        is_plain = type(weight) in (Tensor, nn.Parameter)
-        return row_norm_squared(weight if is_plain else weight.dequantize())
+        """‖W‖² per row, (d_out,), float32, from a dequantised copy that is let go again.
+
+        bitsandbytes packs a 4-bit weight anew when it is first evaluated on a CPU with AVX-512 BF16, and its
+        dequantisation knows nothing of that. Then W's columns are the layer's outputs for unit vectors.
+        """
+        if not getattr(getattr(self._base.weight, "quant_state", None), "packing_format_for_cpu", False):
+            weight: Any = dequantize_module_weight(self._base)
+            is_plain = type(weight) in (Tensor, nn.Parameter)
+            return row_norm_squared(weight if is_plain else weight.dequantize())
+        d_in = self._base.in_features
+        squared = torch.zeros(self._base.out_features)
+        for start in range(0, d_in, COLUMNS):
+            units = torch.zeros(min(COLUMNS, d_in - start), d_in, dtype=_compute_dtype(self._base))
+            units[:, start : start + COLUMNS].fill_diagonal_(1)
+            squared += self.apply(units).float().square().sum(dim=0)
+        return squared
 
     def product(self, A: Tensor) -> Tensor:
         """W Aᵀ, (d_out, r), float32, as precise as the layer is."""
