@@ -145,13 +145,7 @@ def dora_linear(
     _check_weights(W, A, B, scaling)
     _check_layer(x, W, bias)
     _expect("m", m, (W.shape[0],), "(d_out,)", W)
-    if dropout not in get_args(DropoutForm):
-        raise InputError(
-            "unknown dropout form",
-            where="dora_linear",
-            got=dropout,
-            expected=" or ".join(get_args(DropoutForm)),
-        )
+    check_dropout_form(dropout, where="dora_linear")
     x, x_dropped = _inputs(x, W, x_dropped)
     if norm is None:
         norm = dora_row_norm(W, A, B, scaling, detach=detach_norm)
@@ -163,6 +157,22 @@ def dora_linear(
     return linear(x - x_dropped, W, bias) + scaled
 
 
+def check_dropout_form(dropout: str, *, where: str) -> None:
+    """Refuse what is no ``DropoutForm``.
+
+    Args:
+        dropout: The form asked for.
+        where: Who was asked, for the message.
+
+    Raises:
+        InputError: It names no form.
+    """
+    if dropout not in get_args(DropoutForm):
+        raise InputError(
+            "unknown dropout form", where=where, got=dropout, expected=" or ".join(get_args(DropoutForm))
+        )
+
+
 def _inputs(x: Tensor, W: Tensor, x_dropped: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Both inputs in the dtype of the products."""
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
@@ -170,7 +180,7 @@ def _inputs(x: Tensor, W: Tensor, x_dropped: Tensor | None) -> tuple[Tensor, Ten
     elif x.dtype != W.dtype:
         raise InputError(
             "x and W differ in dtype",
-            where="dora_linear",
+            where="functional",
             got=f"x {x.dtype}, W {W.dtype}",
             expected="the same dtype, or torch.autocast",
         )
@@ -183,11 +193,14 @@ def _inputs(x: Tensor, W: Tensor, x_dropped: Tensor | None) -> tuple[Tensor, Ten
 def _check_weights(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> None:
     if W.ndim != 2:
         raise InputError(
-            "W is not a matrix", where="dora_linear", got=tuple(W.shape), expected="(d_out, d_in)"
+            "W is not a matrix", where="functional", got=tuple(W.shape), expected="(d_out, d_in)"
         )
     if not isinstance(scaling, (int, float)):
         raise InputError(
-            "scaling is not a number", where="dora_linear", got=type(scaling).__name__, expected="a float"
+            "scaling is not a number",
+            where="functional",
+            got=type(scaling).__name__,
+            expected="a float",
         )
     d_out, d_in = W.shape
     _expect("W", W, (d_out, d_in), "(d_out, d_in)", W)
@@ -199,7 +212,7 @@ def _check_layer(x: Tensor, W: Tensor, bias: Tensor | None) -> None:
     if W.requires_grad and torch.is_grad_enabled():
         raise InputError(
             "W requires a gradient, but an adapter's base weight is frozen",
-            where="dora_linear",
+            where="functional",
             fix="call W.requires_grad_(False) or pass W.detach()",
         )
     d_out, d_in = W.shape
@@ -213,18 +226,21 @@ def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], spelled: str, W: 
     if tuple(tensor.shape) != shape:
         raise InputError(
             f"{name} has the wrong shape",
-            where="dora_linear",
+            where="functional",
             got=tuple(tensor.shape),
             expected=f"{spelled} = {shape}, with W {tuple(W.shape)}",
         )
     if not tensor.is_floating_point():
         raise InputError(
-            f"{name} is not floating", where="dora_linear", got=tensor.dtype, expected="a floating dtype"
+            f"{name} is not floating",
+            where="functional",
+            got=tensor.dtype,
+            expected="a floating dtype",
         )
     if tensor.device != W.device:
         raise InputError(
             f"{name} is on another device than W",
-            where="dora_linear",
+            where="functional",
             got=tensor.device,
             expected=str(W.device),
         )

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import parity
 import pytest
 import torch
 from layers import peft_linear, randomize_adapters
@@ -46,26 +47,9 @@ def engine_calls(monkeypatch):
     return calls
 
 
-def output_and_gradients(model, x):
-    """Output and gradients under one random seed, for dropout."""
-    x = x.detach().clone().requires_grad_()
-    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    torch.manual_seed(0)
-    y = model(x)
-    torch.manual_seed(1)
-    grads = torch.autograd.grad(y, (x, *parameters.values()), torch.randn(y.shape).to(y.dtype))
-    return y, dict(zip(("x", *parameters), grads, strict=True))
-
-
 def assert_same(dtype, actual, expected):
-    y, grads = actual
-    truth, true_grads = expected
-    assert y.dtype == truth.dtype
-    assert_close("peft", dtype, y, truth)
-    assert grads.keys() == true_grads.keys()
-    for name, grad in grads.items():
-        assert grad.dtype == true_grads[name].dtype, name
-        assert_close("peft", dtype, grad, true_grads[name], name)
+    parity.assert_same_dtypes(actual, expected)
+    parity.assert_same("peft", dtype, actual, expected)
 
 
 def truth_of(model, x):
@@ -89,9 +73,9 @@ def truth_of(model, x):
 def test_equals_peft_and_the_reference(engine_calls, dtype, bias, d_in, d_out, config):
     stock = peft_linear(d_in, d_out, bias=bias, dtype=dtype, **config)
     x = torch.randn(2, 7, d_in).to(dtype)
-    actual = output_and_gradients(on_engine(stock), x)
+    actual = parity.run(on_engine(stock), x)
     assert len(engine_calls) == 1
-    assert_same(dtype, actual, output_and_gradients(stock, x))
+    assert_same(dtype, actual, parity.run(stock, x))
     assert_close("output", dtype, actual[0], truth_of(stock, x))
 
 
@@ -101,9 +85,9 @@ def test_equals_peft_and_the_reference(engine_calls, dtype, bias, d_in, d_out, c
 def test_plain_lora_equals_peft(engine_calls, dtype, bias, config):
     stock = peft_linear(bias=bias, dtype=dtype, use_dora=False, **config)
     x = torch.randn(2, 7, 48).to(dtype)
-    actual = output_and_gradients(on_engine(stock), x)
+    actual = parity.run(on_engine(stock), x)
     assert len(engine_calls) == 1
-    assert_same(dtype, actual, output_and_gradients(stock, x))
+    assert_same(dtype, actual, parity.run(stock, x))
 
 
 @pytest.mark.parametrize("use_dora", [True, False])
@@ -120,9 +104,9 @@ def test_a_weight_stored_transposed(engine_calls, use_dora, dropout):
     stock = get_peft_model(model, config)
     randomize_adapters(stock)
     x = torch.randn(2, 7, 48)
-    actual = output_and_gradients(on_engine(stock), x)
+    actual = parity.run(on_engine(stock), x)
     assert len(engine_calls) == 1
-    assert_same(torch.float32, actual, output_and_gradients(stock, x))
+    assert_same(torch.float32, actual, parity.run(stock, x))
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -130,8 +114,8 @@ def test_float16(engine_calls, autocast):
     stock = peft_linear(dtype=torch.float32 if autocast else torch.float16)
     x = torch.randn(64, 48).to(torch.float32 if autocast else torch.float16)
     with torch.autocast("cpu", torch.float16, enabled=autocast):
-        actual = output_and_gradients(on_engine(stock), x)
-        expected = output_and_gradients(stock, x)
+        actual = parity.run(on_engine(stock), x)
+        expected = parity.run(stock, x)
     assert_same(torch.float16, actual, expected)
     assert len(engine_calls) == 1
 
@@ -158,7 +142,7 @@ def test_modules_to_save_and_tied_layers():
     engine = copy.deepcopy(stock)
     assert doratune.peft.enable(engine).taken == {"Linear": 1}
     x = torch.randn(5, 8)
-    assert_same(torch.float32, output_and_gradients(engine, x), output_and_gradients(stock, x))
+    assert_same(torch.float32, parity.run(engine, x), parity.run(stock, x))
 
 
 @pytest.mark.parametrize("dropout", ["peft", "adapter"])
@@ -177,10 +161,10 @@ def test_dropout_is_peft_s(engine_calls, bias):
     stock = peft_linear(bias=bias, lora_dropout=0.4)
     engine = on_engine(stock)
     x = torch.randn(7, 48)
-    trained = output_and_gradients(engine, x)
-    assert_same(torch.float32, trained, output_and_gradients(stock, x))
-    evaluated = output_and_gradients(engine.eval(), x)
-    assert_same(torch.float32, evaluated, output_and_gradients(stock.eval(), x))
+    trained = parity.run(engine, x)
+    assert_same(torch.float32, trained, parity.run(stock, x))
+    evaluated = parity.run(engine.eval(), x)
+    assert_same(torch.float32, evaluated, parity.run(stock.eval(), x))
     assert [call["x_dropped"] is None for call in engine_calls] == [False, True]
     assert not torch.equal(trained[0], evaluated[0])
 
@@ -191,8 +175,8 @@ def test_autocast(engine_calls, dropout):
     engine = on_engine(stock)
     x = torch.randn(64, 48)
     with torch.autocast("cpu", torch.bfloat16):
-        expected = output_and_gradients(stock, x)
-        actual = output_and_gradients(engine, x)
+        expected = parity.run(stock, x)
+        actual = parity.run(engine, x)
     assert actual[0].dtype == torch.bfloat16
     assert_same(torch.bfloat16, actual, expected)
     assert len(engine_calls) == 1
@@ -205,7 +189,7 @@ def test_zero_rows_are_finite_where_peft_is_not(engine_calls):
         layer.base_layer.weight[3] = 0
         layer.lora_B["default"].weight[3] = 0
     x = torch.randn(7, 48)
-    y, grads = output_and_gradients(on_engine(stock), x)
+    y, grads = parity.run(on_engine(stock), x)
     assert_close("output", torch.float32, y, truth_of(stock, x))
     assert all(grad.isfinite().all() for grad in grads.values())
     assert not stock(x).isfinite().all()
@@ -336,7 +320,7 @@ def test_the_norm_is_reused_and_fit_for_training(engine_calls):
     x = torch.randn(7, 48)
     with torch.inference_mode():
         engine(x)
-    output_and_gradients(engine, x)
+    parity.run(engine, x)
     first, second = (call["norm"] for call in engine_calls)
     assert first is second
     assert not first.is_inference()

@@ -3,6 +3,7 @@
 import copy
 import warnings
 
+import parity
 import pytest
 import torch
 from layers import OneLinear, randomize_adapters
@@ -78,16 +79,6 @@ def layer_of(model):
     return model.base_model.model.lin
 
 
-def output_and_gradients(model, x):
-    x = x.detach().clone().requires_grad_()
-    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    torch.manual_seed(0)
-    y = model(x)
-    torch.manual_seed(1)
-    grads = torch.autograd.grad(y, (x, *parameters.values()), torch.randn(y.shape).to(y.dtype))
-    return y, dict(zip(("x", *parameters), grads, strict=True))
-
-
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
@@ -98,13 +89,9 @@ def test_equals_peft(base, bias, dropout, use_dora):
     report = doratune.enable(engine)
     assert list(report.taken.values()) == [1], report
     x = torch.randn(2, 9, 128, dtype=torch.bfloat16)
-    (y, grads), (truth, expected) = output_and_gradients(engine, x), output_and_gradients(stock, x)
-    assert y.dtype == truth.dtype
-    assert_close("peft", torch.bfloat16, y, truth)
-    assert grads.keys() == expected.keys()
-    for name, grad in grads.items():
-        assert grad.dtype == expected[name].dtype
-        assert_close("peft", torch.bfloat16, grad, expected[name], name)
+    actual, expected = parity.run(engine, x), parity.run(stock, x)
+    parity.assert_same_dtypes(actual, expected)
+    parity.assert_same("peft", torch.bfloat16, actual, expected)
 
 
 @pytest.mark.parametrize("base", BASES)

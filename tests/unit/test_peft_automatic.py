@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from doratune.peft import EnableReport, disable_automatically, enable_automatically
+from doratune.peft import EnableReport, disable_automatically, enable, enable_automatically
+from doratune.peft.layer import EngineLayer, EngineOptions
 
 TARGETS = ["q_proj", "v_proj"]
 LAYERS = 4  # of two blocks
@@ -229,3 +230,12 @@ def test_switching_on_is_idempotent_and_off_undoes_it(told: list[EnableReport]) 
     enable_automatically(others.append)
     get_peft_model(llama(), dora())
     assert len(told) == len(others) == 1
+
+
+def test_later_adapters_have_the_options_that_the_model_was_enabled_with(told: list[EnableReport]) -> None:
+    model = get_peft_model(llama(), dora())
+    enable(model, dropout="adapter", detach_norm=False)
+    model.add_adapter("wider", dora(target_modules=[*TARGETS, "k_proj"]))
+    options = {module.engine_options for module in model.modules() if isinstance(module, EngineLayer)}
+    assert options == {EngineOptions(dropout="adapter", detach_norm=False)}
+    assert told[-1].taken == {"Linear": LAYERS + 2}

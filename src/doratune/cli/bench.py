@@ -23,7 +23,8 @@ Examples:
 """
 
 ABOUT_OP = """Check every provider against the float64 reference, then time all of them in turn: the frozen
-layer, PEFT's LoRA and DoRA, doratune's LoRA, and its DoRA with the norm kept and computed anew.
+layer, PEFT's LoRA and DoRA, doratune's LoRA, and its DoRA: with the norm kept, with the norm computed
+anew, and where nobody keeps the output.
 
 Examples:
   doratune bench op
@@ -57,11 +58,10 @@ def main(argv: list[str]) -> int:
             expected=f"one of {', '.join(KINDS)}",
             fix=f"did you mean doratune bench {close}?" if close else "see doratune bench --help",
         )
-    return bench_op(argv[1:])
+    return _op(argv[1:])
 
 
-def bench_op(argv: list[str]) -> int:
-    """Run ``doratune bench op``."""
+def _op(argv: list[str]) -> int:
     command = parse(OpCommand, argv, verb="bench op", about=ABOUT_OP)
     config = OpBenchConfig(**command.model_dump(include=set(OpBenchConfig.model_fields)))
 

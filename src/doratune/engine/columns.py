@@ -1,6 +1,6 @@
 """Scaling columns and summing products over rows, without wide copies of the whole tensor.
 
-PyTorch's CPU kernels are slow where dtypes mix (bfloat16 by float32 takes thirty times as long as bfloat16 by
+PyTorch's CPU kernels are slow where dtypes mix (bfloat16 by float32 takes many times as long as bfloat16 by
 bfloat16), and wide copies of a whole activation go out to memory and back. So on a CPU a tensor narrower than
 ``g`` is widened a few rows at a time, in a buffer that stays in the cache: one rounding, as with a fused
 kernel. Elsewhere a mixed product is one kernel already.
@@ -115,9 +115,9 @@ def _across(g: Tensor, tensor: Tensor) -> Tensor:
 
 
 def _buffer(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    rows = max(1, min(tensor.shape[0], BUFFER_ELEMENTS // max(1, tensor.shape[1:].numel())))
-    if tensor.device.type != "cpu":  # a launch costs more there than the memory
-        rows = max(1, tensor.shape[0])
+    # Elsewhere than on a CPU a launch costs more, and there is no cache to stay in.
+    elements = BUFFER_ELEMENTS if tensor.device.type == "cpu" else 16 * BUFFER_ELEMENTS
+    rows = max(1, min(tensor.shape[0], elements // max(1, tensor.shape[1:].numel())))
     return torch.empty(rows, *tensor.shape[1:], dtype=dtype, device=tensor.device)
 
 

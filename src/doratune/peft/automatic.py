@@ -11,6 +11,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
+from doratune.peft.layer import EngineLayer, EngineOptions
 from doratune.peft.report import EnableReport
 from doratune.peft.switch import enable
 
@@ -43,7 +44,10 @@ def enable_automatically(tell: Callable[[EnableReport], object] | None = None) -
         inject_adapter(self, model, *args, **kwargs)
         if not any(isinstance(module, LoraLayer) for module in model.modules()):
             return  # another of PEFT's methods
-        report = enable(model)
+        # What the script has asked for of a model holds for its later adapters too.
+        chosen = (module.engine_options for module in model.modules() if isinstance(module, EngineLayer))
+        options = next(chosen, EngineOptions())
+        report = enable(model, dropout=options.dropout, detach_norm=options.detach_norm)
         if tell is not None and told.get(model) != report:
             told[model] = report
             tell(report)

@@ -82,13 +82,13 @@ class EngineQuantisedLinear(EngineLayer):
         adapter = None if args or kwargs else self.adapter_on_engine()
         if adapter is None:
             return super().forward(x, *args, **kwargs)
-        base = QuantisedWeight(self.base_layer)
         A: Any = self.lora_A[adapter].weight
         B: Any = self.lora_B[adapter].weight
         s, x_dropped = self.scaling[adapter], self.dropped(x, adapter)
         source = x if x_dropped is None else x_dropped
         if not self.use_dora.get(adapter, False):
             return add_update(self.base_layer(x), source, A, B, s)
+        base = QuantisedWeight(self.base_layer)
         m: Any = self.lora_magnitude_vector[adapter].weight
         norm = self.norms.get(adapter, base, A, B, s)
         bias: Any = self.base_layer.bias

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from typing import get_args
 
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from doratune.errors import InputError
-from doratune.functional import DropoutForm
+from doratune.functional import DropoutForm, check_dropout_form
 from doratune.peft.kinds import KINDS
 from doratune.peft.layer import EngineLayer, EngineOptions, adopt, release
 from doratune.peft.report import EnableReport
@@ -39,15 +38,10 @@ def enable(model: nn.Module, *, dropout: DropoutForm = "peft", detach_norm: bool
         How many layers of which kind are on the engine, and why the others are not; also logged.
 
     Raises:
-        InputError: The model has no LoRA layer, or ``dropout`` names no form.
+        InputError: The model has no LoRA layer, ``dropout`` names no form, or a DoRA layer cannot be computed
+            with options that are not PEFT's way; nothing is changed then.
     """
-    if dropout not in get_args(DropoutForm):
-        raise InputError(
-            "unknown dropout form",
-            where="doratune.enable",
-            got=dropout,
-            expected=" or ".join(get_args(DropoutForm)),
-        )
+    check_dropout_form(dropout, where="doratune.enable")
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     if not layers:
         raise InputError(
@@ -61,17 +55,15 @@ def enable(model: nn.Module, *, dropout: DropoutForm = "peft", detach_norm: bool
     taken: Counter[str] = Counter()
     left: Counter[tuple[str, str]] = Counter()
     for layer in layers:
+        peft_class, obstacle = _peft_class(layer), _obstacle(layer)
+        if obstacle is not None:
+            left[peft_class.__name__, obstacle] += 1
+            continue
         if isinstance(layer, EngineLayer):
             layer.engine_options = options
-            taken[layer.peft_class.__name__] += 1
-            continue
-        obstacle = _obstacle(layer)
-        name = type(layer).__name__
-        if obstacle is None:
-            adopt(layer, KINDS[type(layer)], options)
-            taken[name] += 1
         else:
-            left[name, obstacle] += 1
+            adopt(layer, KINDS[peft_class], options)
+        taken[peft_class.__name__] += 1
     report = EnableReport(taken=dict(taken), left=dict(left))
     for line in str(report).splitlines():
         _log.info("doratune: %s", line)
@@ -104,22 +96,28 @@ def _require_options(layers: Sequence[LoraLayer], options: EngineOptions) -> Non
     for layer in layers:
         if not any(layer.use_dora.get(name, False) for name in layer.scaling):
             continue
-        engine_class = type(layer) if isinstance(layer, EngineLayer) else KINDS.get(type(layer))
-        obstacle = None if isinstance(layer, EngineLayer) else _obstacle(layer)
-        if not options.detach_norm and engine_class is not None and not engine_class.supports_attached_norm:
-            obstacle = obstacle or "the norm is always detached there"
+        peft_class, obstacle = _peft_class(layer), _obstacle(layer)
+        if obstacle is None and not (options.detach_norm or KINDS[peft_class].supports_attached_norm):
+            obstacle = "the norm is always detached there"
         if obstacle is not None:
             raise InputError(
                 "a DoRA layer cannot be computed as asked",
                 where="doratune.enable",
-                got=f"{type(layer).__name__} layer: {obstacle}",
+                got=f"{peft_class.__name__} layer: {obstacle}",
                 expected="layers that the engine takes, where dropout or detach_norm is not PEFT's",
                 fix="leave that layer out of target_modules, or leave the option at its default",
             )
 
 
+def _peft_class(layer: LoraLayer) -> type:
+    """The class that PEFT gave the layer."""
+    return layer.peft_class if isinstance(layer, EngineLayer) else type(layer)
+
+
 def _obstacle(layer: LoraLayer) -> str | None:
-    """Why the engine cannot compute any adapter of this layer; None if it can."""
+    """Why the engine cannot compute any adapter of this layer; None if it can or does."""
+    if isinstance(layer, EngineLayer):
+        return None
     engine_class = KINDS.get(type(layer))
     if engine_class is None or "forward" in layer.__dict__:
         return "kind not supported"
