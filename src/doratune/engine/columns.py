@@ -1,9 +1,9 @@
-"""Scaling columns and summing products over rows, without wide copies of the whole tensor.
+"""Scaling columns and summing products over rows, each in one pass and with one rounding.
 
-PyTorch's CPU kernels are slow where dtypes mix (bfloat16 by float32 takes many times as long as bfloat16 by
-bfloat16), and wide copies of a whole activation go out to memory and back. So on a CPU a tensor narrower than
-``g`` is widened a few rows at a time, in a buffer that stays in the cache: one rounding, as with a fused
-kernel. Elsewhere a mixed product is one kernel already.
+A bfloat16 tensor meets a float32 ``g`` here. PyTorch's general CPU kernels are slow where dtypes mix, and a wide
+copy of an activation goes out to memory and back. Its batch norm in evaluation mode mixes just these dtypes in
+one vectorised pass: with mean b and variance 1, and g for the weight, its backward step gives ``dY ⊙ g`` and
+Σ(dY ⊙ (y - b)) with dY and y being read once. So on a CPU that kernel does the work.
 
 A tensor is (N, d), or (N, d, L) where other dimensions follow the columns', as in an image.
 """
@@ -15,8 +15,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-BUFFER_ELEMENTS = 1 << 18
-"""Elements of the wide buffer: 1 MiB in float32, which a core's second-level cache holds."""
+KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+"""Dtypes that the CPU's batch norm takes beside a float32 g."""
+
+BUFFER_ELEMENTS = 1 << 22
+"""Elements of the wide buffer where that kernel is not used: 16 MiB in float32."""
 
 
 def scale_columns(z: Tensor, g: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -31,42 +34,26 @@ def scale_columns(z: Tensor, g: Tensor, out: Tensor, bias: Tensor | None = None)
     Returns:
         ``out``.
     """
-    g, bias = _across(g, z), None if bias is None else _across(bias.to(g.dtype), z)
-    if not _mixes(z, g):
-        torch.mul(z, g, out=out)
-        return out if bias is None else out.add_(bias)
-    for rows, wide in _wide_rows(z, g.dtype):
-        wide.copy_(z[rows]).mul_(g)
-        if bias is not None:
-            wide += bias
-        out[rows].copy_(wide)
-    return out
-
-
-def column_dots(a: Tensor, b: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
-    """Σ(a ⊙ (b - bias)) over rows, in ``dtype``: float16 products would overflow under loss scaling.
-
-    Args:
-        a: (N, d) or (N, d, L), any floating dtype.
-        b: Of a's shape and dtype.
-        dtype: Of the sums, at least as wide.
-        bias: (d,), any floating dtype, or None for 0.
-
-    Returns:
-        (d,) in ``dtype``.
-    """
-    sums = torch.zeros(a.shape[1], dtype=dtype, device=a.device)
-    bias = None if bias is None else _across(bias.to(dtype), a)
-    for rows, wide in _wide_rows(a, dtype):
-        wide.copy_(b[rows])
-        if bias is not None:
-            wide -= bias
-        sums += column_sums(wide.mul_(a[rows].to(dtype)), dtype)
-    return sums
+    if z.dtype != g.dtype and _kernel_takes(z, g):
+        zeros, ones, empty = torch.zeros_like(g), torch.ones_like(g), g.new_empty(0)
+        torch.native_batch_norm(
+            _as_image(z.contiguous()),
+            g,
+            None if bias is None else bias.to(g.dtype),
+            zeros,
+            ones,
+            False,
+            0.0,
+            0.0,
+            out=(_as_image(out), empty, empty),
+        )
+        return out
+    torch.mul(z, _across(g, z), out=out)
+    return out if bias is None else out.add_(_across(bias.to(g.dtype), z))
 
 
 def scaled_and_dots(dY: Tensor, y: Tensor, g: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """``dY ⊙ g`` and Σ(dY ⊙ (y - bias)) over rows, dY and y being read once.
+    """``dY ⊙ g`` and Σ(dY ⊙ (y - bias)) over rows; the products are summed in g's dtype.
 
     Args:
         dY: (N, d) or (N, d, L), any floating dtype.
@@ -77,19 +64,23 @@ def scaled_and_dots(dY: Tensor, y: Tensor, g: Tensor, bias: Tensor | None = None
     Returns:
         The first in dY's shape and dtype, contiguous, and (d,) in g's dtype.
     """
+    if _kernel_takes(dY, g):
+        mean = torch.zeros_like(g) if bias is None else bias.to(g.dtype)
+        scaled, sums, _ = torch.ops.aten.native_batch_norm_backward(
+            _as_image(dY.contiguous()),
+            _as_image(y.contiguous()),
+            g,
+            mean,
+            torch.ones_like(g),
+            None,
+            None,
+            False,
+            0.0,
+            [True, True, False],
+        )
+        return _from_image(scaled, dY), sums
     scaled = torch.empty_like(dY, memory_format=torch.contiguous_format)
-    if not _mixes(dY, g):
-        return torch.mul(dY, _across(g, dY), out=scaled), column_dots(dY, y, g.dtype, bias)
-    sums = torch.zeros_like(g)
-    bias = None if bias is None else _across(bias.to(g.dtype), dY)
-    other = _buffer(dY, g.dtype)
-    for rows, wide in _wide_rows(dY, g.dtype):
-        products = other[: wide.shape[0]].copy_(y[rows])
-        if bias is not None:
-            products -= bias
-        sums += column_sums(products.mul_(wide.copy_(dY[rows])), g.dtype)
-        scaled[rows].copy_(wide.mul_(_across(g, dY)))
-    return scaled, sums
+    return torch.mul(dY, _across(g, dY), out=scaled), _dots(dY, y, g.dtype, bias)
 
 
 def column_sums(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -105,8 +96,22 @@ def column_sums(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.sum(dim=0 if tensor.ndim == 2 else (0, 2), dtype=dtype)
 
 
-def _mixes(tensor: Tensor, g: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype != g.dtype
+def _kernel_takes(tensor: Tensor, g: Tensor) -> bool:
+    """Whether batch norm does; of a tensor without rows it would divide by their number."""
+    fits = tensor.device.type == "cpu" and g.dtype == torch.float32 and tensor.dtype in KERNEL_DTYPES
+    return fits and tensor.numel() > 0
+
+
+def _as_image(tensor: Tensor) -> Tensor:
+    """(N, d) as an image with d channels that lie side by side in memory; (N, d, L) as it is."""
+    if tensor.ndim == 3:
+        return tensor
+    return tensor.view(1, tensor.shape[0], 1, tensor.shape[1]).permute(0, 3, 1, 2)
+
+
+def _from_image(image: Tensor, like: Tensor) -> Tensor:
+    """``_as_image`` undone."""
+    return image if like.ndim == 3 else image.permute(0, 2, 3, 1).view(like.shape)
 
 
 def _across(g: Tensor, tensor: Tensor) -> Tensor:
@@ -114,16 +119,22 @@ def _across(g: Tensor, tensor: Tensor) -> Tensor:
     return g if tensor.ndim == 2 else g[:, None]
 
 
-def _buffer(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    # Elsewhere than on a CPU a launch costs more, and there is no cache to stay in.
-    elements = BUFFER_ELEMENTS if tensor.device.type == "cpu" else 16 * BUFFER_ELEMENTS
-    rows = max(1, min(tensor.shape[0], elements // max(1, tensor.shape[1:].numel())))
-    return torch.empty(rows, *tensor.shape[1:], dtype=dtype, device=tensor.device)
+def _dots(a: Tensor, b: Tensor, dtype: torch.dtype, bias: Tensor | None) -> Tensor:
+    """Σ(a ⊙ (b - bias)) over rows, in ``dtype``: float16 products would overflow under loss scaling."""
+    sums = torch.zeros(a.shape[1], dtype=dtype, device=a.device)
+    bias = None if bias is None else _across(bias.to(dtype), a)
+    for rows, wide in _wide_rows(a, dtype):
+        wide.copy_(b[rows])
+        if bias is not None:
+            wide -= bias
+        sums += column_sums(wide.mul_(a[rows]), dtype)
+    return sums
 
 
 def _wide_rows(tensor: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
     """Slices of rows, each with a buffer of their shape; the next slice reuses the buffer."""
-    buffer = _buffer(tensor, dtype)
-    for start in range(0, tensor.shape[0], buffer.shape[0]):
-        rows = slice(start, min(start + buffer.shape[0], tensor.shape[0]))
+    count = max(1, min(tensor.shape[0], BUFFER_ELEMENTS // max(1, tensor.shape[1:].numel())))
+    buffer = torch.empty(count, *tensor.shape[1:], dtype=dtype, device=tensor.device)
+    for start in range(0, tensor.shape[0], count):
+        rows = slice(start, min(start + count, tensor.shape[0]))
         yield rows, buffer[: rows.stop - rows.start]
