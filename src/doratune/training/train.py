@@ -28,6 +28,7 @@ from doratune.training.callbacks import InterruptCallback, MetricsCallback, Prog
 from doratune.training.config import TrainConfig
 from doratune.training.data import load_training_examples
 from doratune.training.encoded import encode_examples
+from doratune.training.forward import spare_forward
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +136,7 @@ def _build_trainer(
         callbacks=[metrics, ProgressCallback(metrics, config.method), interrupt],
     )
     trainer.remove_callback(PrinterCallback)
+    spare_forward(base.model)
     return trainer
 
 
