@@ -36,10 +36,10 @@ Examples:
   doratune bench op --set cpu --case 576x1536-r16-t1024 --rounds 30 --no-memory --json
 """
 
-ABOUT_PIPELINE = """Train with DoRA and evaluate, each a command as a user types it: doratune's, and in turn those
-of a script that computes as the original study did: stock PEFT in transformers' Trainer, then beam search one
-row at a time on the merged model. Time and memory of each command, and the share of rows in which both give
-the same answer for the same adapter.
+ABOUT_PIPELINE = """Train with DoRA and evaluate, each a command as a user types it: doratune's, and in turn
+those of a script that computes as the original study did: stock PEFT in transformers' Trainer, then beam
+search one row at a time on the merged model. Time and memory of each command, and the share of rows in which
+both give the same answer for the same adapter.
 
 Examples:
   doratune bench pipeline --train-data boolq/train.json --test-data boolq/test.json

@@ -53,14 +53,11 @@ def phase_commands(
     """
     run = folder / RUN_NAME
     reference = [sys.executable, str(config.reference)]
-    training = _flags(
-        {
-            "model": config.model,
-            "data": config.train_data,
-            "rows": config.train_rows,
-            **settings.model_dump(exclude={"targets", "format"}),
-        }
-    ) + ["--targets", *settings.targets]
+    training = [
+        *_flags({"model": config.model, "data": config.train_data, "rows": config.train_rows}),
+        *_flags(settings.model_dump(exclude={"targets", "format"})),
+        *("--targets", *settings.targets),
+    ]
     test = _flags({"task": config.task, "data": config.test_data, "limit": config.test_rows})
     base = _flags({"model": config.model, "dtype": settings.dtype})
     return {

@@ -56,7 +56,9 @@ def run_command(command: list[str], *, log: Path, threads: int | None) -> PhaseC
 
 
 def _failure(command: list[str], code: int, log: Path) -> DoratuneError:
-    kind, what = (InputError, "a command refused its input") if code == 2 else (DoratuneError, "a command failed")
+    kind, what = (
+        (InputError, "a command refused its input") if code == 2 else (DoratuneError, "a command failed")
+    )
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return kind(
         what,

@@ -45,7 +45,9 @@ def pipeline_renderable(record: PipelineBenchRecord) -> Group:
 
 def _cost(record: PipelineBenchRecord, phase: Phase) -> tuple[str, str]:
     costs = [one.phases[phase] for one in record.rounds]
-    seconds, peak = (median(values) for values in zip(*((c.seconds, c.peak_bytes) for c in costs), strict=True))
+    seconds, peak = (
+        median(values) for values in zip(*((c.seconds, c.peak_bytes) for c in costs), strict=True)
+    )
     return f"{seconds:.1f}", f"{peak / 1e9:.2f}"
 
 
