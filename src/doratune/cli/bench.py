@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from doratune.bench.config import OpBenchConfig
+from doratune.bench.pipeline.config import PipelineBenchConfig
 from doratune.cli.parse import parse
 from doratune.errors import InputError, nearest
 
@@ -16,10 +17,12 @@ Measure what DoRA and LoRA cost beside PEFT's own, after checking that all compu
 
 what:
   op       single layers: the time of forward and backward, what is saved for backward, peak memory
+  pipeline training and evaluation as commands, beside the original study's way of computing
 
 Examples:
   doratune bench op
   doratune bench op --set cpu --case 4096x4096-r32-t2048 --rounds 30 --threads 2
+  doratune bench pipeline --train-data boolq/train.json --test-data boolq/test.json
 """
 
 ABOUT_OP = """Check every provider against the float64 reference, then time all of them in turn: the frozen
@@ -33,11 +36,31 @@ Examples:
   doratune bench op --set cpu --case 576x1536-r16-t1024 --rounds 30 --no-memory --json
 """
 
-KINDS = ["op"]
+ABOUT_PIPELINE = """Train with DoRA and evaluate, each a command as a user types it: doratune's, and in turn
+those of a script that computes as the original study did: stock PEFT in transformers' Trainer, then beam
+search one row at a time on the merged model. Time and memory of each command, and the share of rows in which
+both give the same answer for the same adapter.
+
+Examples:
+  doratune bench pipeline --train-data boolq/train.json --test-data boolq/test.json
+  doratune bench pipeline --train-data boolq/train.json --test-data boolq/test.json --train-rows 64
+                          --test-rows 24 --dtype float32 --output pipeline.json
+"""
+
+KINDS = ["op", "pipeline"]
 
 
 class OpCommand(OpBenchConfig):
     """The flags of ``doratune bench op``."""
+
+    overwrite: bool = False
+    """Replace the output file."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print the record as JSON."""
+
+
+class PipelineCommand(PipelineBenchConfig):
+    """The flags of ``doratune bench pipeline``."""
 
     overwrite: bool = False
     """Replace the output file."""
@@ -58,7 +81,7 @@ def main(argv: list[str]) -> int:
             expected=f"one of {', '.join(KINDS)}",
             fix=f"did you mean doratune bench {close}?" if close else "see doratune bench --help",
         )
-    return _op(argv[1:])
+    return {"op": _op, "pipeline": _pipeline}[argv[0]](argv[1:])
 
 
 def _op(argv: list[str]) -> int:
@@ -78,6 +101,28 @@ def _op(argv: list[str]) -> int:
     else:
         console = Console()
         console.print(bench_renderable(record))
+        if config.output is not None:
+            console.print(f"written: {config.output}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _pipeline(argv: list[str]) -> int:
+    command = parse(PipelineCommand, argv, verb="bench pipeline", about=ABOUT_PIPELINE)
+    config = PipelineBenchConfig(**command.model_dump(include=set(PipelineBenchConfig.model_fields)))
+
+    from rich.console import Console
+
+    from doratune.bench.pipeline.bench import bench_pipeline
+    from doratune.bench.pipeline.table import pipeline_renderable
+    from doratune.cli.output import print_json, show_messages
+
+    show_messages()
+    record = bench_pipeline(config, overwrite=command.overwrite)
+    if command.as_json:
+        print_json(record.to_dict())
+    else:
+        console = Console()
+        console.print(pipeline_renderable(record))
         if config.output is not None:
             console.print(f"written: {config.output}", highlight=False, soft_wrap=True)
     return 0

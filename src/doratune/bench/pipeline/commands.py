@@ -1,0 +1,90 @@
+"""What a user would type for each phase: the same settings in the words of either side."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from doratune.bench.pipeline.config import PipelineBenchConfig
+from doratune.records.pipeline import Phase, PipelineSettings
+from doratune.records.run import Protocol
+from doratune.training.config import LLAMA_TARGETS
+
+DORATUNE = [sys.executable, "-m", "doratune"]
+RUN_NAME = "doratune"
+REFERENCE_NAME = "reference"
+ANSWERS_NAME = "reference.jsonl"
+
+
+def settings_of(config: PipelineBenchConfig) -> PipelineSettings:
+    """The settings that both sides train with: the paper's, for one short epoch.
+
+    Answers only are trained on, where the study trained on prompts too: the adapters are then comparable.
+    """
+    return PipelineSettings(
+        rank=32,
+        alpha=64.0,
+        dropout=0.0,
+        targets=[*LLAMA_TARGETS],
+        batch_size=16,
+        epochs=1.0,
+        cutoff=256,
+        learning_rate=2e-4,
+        warmup_steps=0,
+        format="instruct",
+        loss_on="answer",
+        seed=0,
+        dtype=config.dtype,
+    )
+
+
+def phase_commands(
+    config: PipelineBenchConfig, settings: PipelineSettings, folder: Path
+) -> dict[Phase, list[str]]:
+    """The command line of every phase.
+
+    Every evaluation is of the adapter that doratune trained, so that the times are of the same answers.
+
+    Args:
+        config: Data, model and script.
+        settings: What both sides train with.
+        folder: Where their files go, by the names of this module.
+    """
+    run = folder / RUN_NAME
+    reference = [sys.executable, str(config.reference)]
+    training = [
+        *_flags({"model": config.model, "data": config.train_data, "rows": config.train_rows}),
+        *_flags(settings.model_dump(exclude={"targets", "format"})),
+        *("--targets", *settings.targets),
+    ]
+    test = _flags({"task": config.task, "data": config.test_data, "limit": config.test_rows})
+    base = _flags({"model": config.model, "dtype": settings.dtype})
+    return {
+        "doratune-train": [
+            *(*DORATUNE, "train", "--method", "dora", "--output", str(run)),
+            *(*training, "--format", settings.format),
+        ],
+        "doratune-generate": evaluation(str(run), test, "generate"),
+        "doratune-likelihood": evaluation(str(run), test, "likelihood"),
+        "reference-train": [*reference, "train", "--output", str(folder / REFERENCE_NAME), *training],
+        "reference-generate": [
+            *(*reference, "eval", "--adapter", str(run / "adapter"), *base, *test),
+            *("--output", str(folder / ANSWERS_NAME)),
+        ],
+    }
+
+
+def rehearsal(config: PipelineBenchConfig, folder: Path) -> list[str]:
+    """A command before those that count, which fetches the model and fails where it or a row is unusable."""
+    test = _flags({"task": config.task, "data": config.test_data, "limit": 1, "dtype": config.dtype})
+    return [*evaluation(config.model, test, "likelihood"), "--output", str(folder / "rehearsal")]
+
+
+def evaluation(target: str, flags: list[str], protocol: Protocol) -> list[str]:
+    """``doratune eval``."""
+    return [*DORATUNE, "eval", target, *flags, "--protocol", protocol]
+
+
+def _flags(values: Mapping[str, object]) -> list[str]:
+    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
