@@ -19,7 +19,7 @@ from doratune.bench.step_child import StepReport, Trainee
 from doratune.bench.step_gate import FIRST_LIMITS, LIMITS, check_losses
 from doratune.bench.step_providers import FLOORS, STEP_PROVIDERS
 from doratune.bench.timing import WARMUP_ROUNDS, summarise, time_ratios
-from doratune.bench.turns import Move, players
+from doratune.bench.turns import players
 from doratune.models.builtin import BUILTIN, resolve_builtin
 from doratune.records.bench import (
     Quantity,
@@ -90,9 +90,7 @@ def measure_steps(case: StepCase, targets: list[Target], config: StepBenchConfig
     _train(case.model_copy(update=small), config.model, REHEARSED_STEPS)
     logger.info("%s: timing %d steps of %d providers", case.name, config.rounds, len(STEP_PROVIDERS))
     training = _train(case, config.model, WARMUP_ROUNDS + config.rounds)
-    times = {
-        name: [move.milliseconds for move in moves[WARMUP_ROUNDS:]] for name, moves in training.moves.items()
-    }
+    times = {name: all_rounds[WARMUP_ROUNDS:] for name, all_rounds in training.milliseconds.items()}
     floor = min((floor.name for floor in FLOORS), key=lambda name: summarise(times[name]).median)
     results = [
         StepProviderResult(
@@ -119,14 +117,11 @@ def measure_steps(case: StepCase, targets: list[Target], config: StepBenchConfig
 
 @dataclass(frozen=True)
 class _Training:
-    """What all providers did, by their names."""
+    """What all providers did, by their names; times and losses of each step."""
 
-    moves: dict[str, list[Move]]
+    milliseconds: dict[str, list[float]]
+    losses: dict[str, list[float]]
     reports: dict[str, StepReport]
-
-    @property
-    def losses(self) -> dict[str, list[float]]:
-        return {name: [move.outcome for move in moves] for name, moves in self.moves.items()}
 
 
 def _train(case: StepCase, model: str, steps: int) -> _Training:
@@ -137,13 +132,15 @@ def _train(case: StepCase, model: str, steps: int) -> _Training:
         provider.name: Trainee(provider, case, model, steps + 1, threads)
         for provider in STEP_PROVIDERS
     }
-    moves: dict[str, list[Move]] = {name: [] for name in works}
+    milliseconds: dict[str, list[float]] = {name: [] for name in works}
+    losses: dict[str, list[float]] = {name: [] for name in works}
     with players(works) as game:
         for number in range(steps):
             for name, move in game.play(number).items():
-                moves[name].append(move)
-            check_losses(_Training(moves, {}).losses, case.dtype)
-        return _Training(moves, game.finish())
+                milliseconds[name].append(move.milliseconds)
+                losses[name].append(move.outcome)
+            check_losses(losses, case.dtype)
+        return _Training(milliseconds, losses, game.finish())
 
 
 def _ratios(

@@ -11,6 +11,7 @@ from doratune.bench.config import OpBenchConfig, StepBenchConfig
 from doratune.cli.parse import parse
 from doratune.errors import InputError, nearest
 from doratune.records.base import Record
+from doratune.settings import LaxPath, Settings
 
 Shown = TypeVar("Shown", bound=Record)
 
@@ -51,22 +52,23 @@ Examples:
 """
 
 
-class OpCommand(OpBenchConfig):
+class Output(Settings):
+    """The flags of every bench that concern what becomes of its record."""
+
+    output: LaxPath | None = None
+    """JSON file for the record; None: none is written."""
+    overwrite: bool = False
+    """Replace the output file."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print the record as JSON."""
+
+
+class OpCommand(Output, OpBenchConfig):
     """The flags of ``doratune bench op``."""
 
-    overwrite: bool = False
-    """Replace the output file."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print the record as JSON."""
 
-
-class StepCommand(StepBenchConfig):
+class StepCommand(Output, StepBenchConfig):
     """The flags of ``doratune bench step``."""
-
-    overwrite: bool = False
-    """Replace the output file."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print the record as JSON."""
 
 
 def main(argv: list[str]) -> int:
@@ -113,7 +115,7 @@ def _step(argv: list[str]) -> int:
     return 0
 
 
-def _show(command: OpCommand | StepCommand, record: Shown, renderable: Callable[[Shown], Any]) -> None:
+def _show(command: Output, record: Shown, renderable: Callable[[Shown], Any]) -> None:
     from rich.console import Console
 
     from doratune.cli.output import print_json

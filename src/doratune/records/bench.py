@@ -1,4 +1,4 @@
-"""A bench's file, schema version 1: what layers cost beside one another in time and memory, and where."""
+"""A bench's file, schema version 1: what layers or training steps cost beside one another, and where."""
 
 from __future__ import annotations
 
@@ -106,21 +106,26 @@ class Machine(Record):
     allocator: dict[str, str]  #: environment variables that steer memory allocation
 
 
-class BenchRecord(Record):
-    """The whole of a bench's file."""
+class BenchFile(Record):
+    """What the files of all benches have in common."""
 
     kind: ClassVar[str] = "doratune.bench"
     version: ClassVar[int] = 1
 
     schema_name: Literal["doratune.bench"] = Field(default="doratune.bench", alias="schema")  #: file kind
     schema_version: Literal[1] = 1  #: raised when a reader of the old version could not read the new
-    what: Literal["op"]  #: what was measured: "op" is single layers
-    case_set: CaseSet  #: the set of cases
     warmup_rounds: Count  #: rounds before those that count
-    results: list[CaseResult]  #: one entry per case
     machine: Machine  #: where it was measured
     started: AwareDatetime  #: start, ISO 8601 with time zone
     finished: AwareDatetime  #: end, ISO 8601 with time zone
+
+
+class BenchRecord(BenchFile):
+    """The whole of the file of a bench of layers."""
+
+    what: Literal["op"]  #: what was measured: "op" is single layers
+    case_set: CaseSet  #: the set of cases
+    results: list[CaseResult]  #: one entry per case
 
 
 class StepCase(Record):
@@ -162,19 +167,10 @@ class StepCaseResult(Record):
     verdicts: list[Verdict]  #: the targets of the case
 
 
-class StepBenchRecord(Record):
-    """The whole of the file of a bench of whole steps."""
+class StepBenchRecord(BenchFile):
+    """The whole of the file of a bench of optimizer steps."""
 
-    kind: ClassVar[str] = "doratune.bench"
-    version: ClassVar[int] = 1
-
-    schema_name: Literal["doratune.bench"] = Field(default="doratune.bench", alias="schema")  #: file kind
-    schema_version: Literal[1] = 1  #: raised when a reader of the old version could not read the new
     what: Literal["step"]  #: what was measured: "step" is whole optimizer steps
     model: str  #: the base model, as it was named
     adapted: list[str]  #: names of the adapted layers
-    warmup_rounds: Count  #: rounds before those that count
     results: list[StepCaseResult]  #: one entry per case
-    machine: Machine  #: where it was measured
-    started: AwareDatetime  #: start, ISO 8601 with time zone
-    finished: AwareDatetime  #: end, ISO 8601 with time zone
