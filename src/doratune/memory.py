@@ -23,6 +23,13 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def held_memory_bytes() -> int | None:
+    """Bytes that this process holds now, as ``peak_memory_bytes`` counts them; None where no one can tell."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated()
+    return resident_bytes("VmRSS") if sys.platform == "linux" else None
+
+
 def resident_bytes(which: Literal["VmRSS", "VmHWM"]) -> int:
     """Resident bytes of this process on Linux: now (VmRSS), or at the high-water mark (VmHWM).
 

@@ -1,4 +1,4 @@
-"""``doratune bench op`` on small layers."""
+"""``doratune bench op`` on small layers, ``doratune bench step`` on a small model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from cli_support import Cli
 
 from doratune.bench.cases import CaseFile
+from doratune.bench.step_cases import StepFile
 
 ENTRY = {"d_in": 64, "d_out": 96, "rank": 4, "tokens": 32, "dtype": "float32", "base": "dense"}
 FILE = CaseFile.model_validate(
@@ -19,11 +20,28 @@ FILE = CaseFile.model_validate(
         "gpu": [{**ENTRY, "name": "large", "targets": {}}],
     }
 )
+SMALL_STEP = {"name": "small", "rows": 4, "tokens": 32, "answer_tokens": 8, "loss_on": "answer"}
+STEPS = StepFile.model_validate(
+    {
+        "targets_for": "doratune-dora",
+        "headline": [
+            {
+                **SMALL_STEP,
+                "rank": 4,
+                "alpha": 8,
+                "dtype": "bfloat16",
+                "targets": {"peak": {"peft-dora": 99.0}},
+            }
+        ],
+        "growth": [],
+    }
+)
 
 
 @pytest.fixture
 def bench(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
     monkeypatch.setattr("doratune.bench.op.read_cases", lambda: FILE)
+    monkeypatch.setattr("doratune.bench.step.read_steps", lambda: STEPS)
     return cli
 
 
@@ -68,11 +86,16 @@ def test_memory_of_every_provider(bench: Cli) -> None:
         (["op", "--threads", "-1"], "threads"),
         (["op", "--roundz", "1"], "--rounds"),
         (["opp"], "did you mean doratune bench op"),
-        (["whatever"], "one of op"),
+        (["whatever"], "one of op, step"),
+        (["stepp"], "did you mean doratune bench step"),
+        (["step", "--case", "smal"], "did you mean small"),
+        (["step", "--rounds", "0"], "rounds"),
     ],
 )
 def test_bad_input(bench: Cli, arguments: list[str], expected: str) -> None:
-    outcome = bench("bench", *arguments, *(["--output", "out.json"] if arguments[0] == "op" else []))
+    outcome = bench(
+        "bench", *arguments, *(["--output", "out.json"] if arguments[0] in ("op", "step") else [])
+    )
     assert outcome.code == 2, outcome.err
     assert expected in outcome.err and "Traceback" not in outcome.err
     assert not Path("out.json").exists()
@@ -84,10 +107,49 @@ def test_gpu_set_without_a_gpu(bench: Cli, monkeypatch: pytest.MonkeyPatch) -> N
     assert outcome.code == 2 and "--set cpu" in outcome.err
 
 
-def test_help_of_bench_and_of_op(bench: Cli) -> None:
+@pytest.mark.slow
+def test_steps_of_every_provider(bench: Cli, tiny_model: Path) -> None:
+    flags = ["--model", tiny_model, "--rounds", 1, "--threads", 1]
+    outcome = bench("bench", "step", *flags, "--output", "step.json")
+    assert outcome.code == 0, outcome.err
+    assert "targets: 1 of 1 met" in outcome.out and "written: step.json" in outcome.out
+    assert "3 steps in float32" in outcome.err and "timing 1 steps of 6 providers" in outcome.err
+    record = json.loads(Path("step.json").read_text())
+    (result,) = record["results"]
+    assert record["machine"]["threads"] == 1
+    of = {one["provider"]: one for one in result["providers"]}
+    assert list(of) == [
+        "floor-eager",
+        "floor-sdpa",
+        "peft-lora",
+        "peft-dora",
+        "doratune-lora",
+        "doratune-dora",
+    ]
+    for name, one in of.items():
+        assert one["milliseconds"]["count"] == 1 and len(one["losses"]) == 3
+        assert one["peak_bytes"] > one["before_bytes"] > 0
+        trains = not name.startswith("floor")
+        assert (one["losses"][-1] < one["losses"][0]) is trains and (one["trainable"] > 0) is trains
+    assert of["doratune-dora"]["trainable"] == of["peft-dora"]["trainable"] > of["peft-lora"]["trainable"]
+
+
+@pytest.mark.slow
+def test_a_model_that_is_not_there_is_bad_input(bench: Cli) -> None:
+    outcome = bench("bench", "step", "--model", "./nowhere", "--output", "out.json")
+    assert outcome.code == 2, outcome.err
+    assert "there is no such model folder" in outcome.err and "Traceback" not in outcome.err
+    assert not Path("out.json").exists()
+
+
+def test_help(bench: Cli) -> None:
     for arguments in ([], ["--help"]):
         outcome = bench("bench", *arguments)
-        assert outcome.code == 0 and "doratune bench op" in outcome.out
+        assert outcome.code == 0 and "doratune bench op" in outcome.out and "step " in outcome.out
+    outcome = bench("bench", "step", "--help")
+    assert outcome.code == 0
+    for flag in ("--set", "--case", "--rounds", "--threads", "--model", "--output", "--json"):
+        assert flag in outcome.out
     outcome = bench("bench", "op", "--help")
     assert outcome.code == 0
     for flag in ("--set", "--case", "--rounds", "--threads", "--memory", "--output", "--json"):

@@ -1,5 +1,7 @@
-"""What layers cost: time and memory of frozen, LoRA and DoRA layers, measured beside one another.
+"""What DoRA and LoRA cost: time and memory, measured beside one another.
 
-``op`` runs the cases of ``cases.yaml`` through the providers of ``providers``: a check against the float64
-reference, interleaved timing, memory. ``table`` shows the record.
+``op`` is about single layers. It runs the cases of ``cases.yaml`` through the providers of ``providers``: a
+check against the float64 reference, interleaved timing, memory. ``step`` is about whole optimizer steps. It
+runs the cases of ``steps.yaml`` through the training loops of ``step_loops``: processes that take turns
+(``turns``), and whose losses are compared. ``table`` shows the records.
 """

@@ -79,13 +79,25 @@ def select_cases(file: CaseFile, case_set: CaseSet, names: Sequence[str]) -> lis
         if name in known:
             continue
         others = {case.name: other for other in SETS for case in file.cases(other)}
-        close = nearest(name, known)
-        fix = f"did you mean {close}?" if close else None
-        raise InputError(
-            "unknown case",
-            where="--case",
-            got=name,
-            expected=f"in the set {case_set}, one of {', '.join(known)}",
-            fix=f"add --set {others[name]}" if name in others else fix,
-        )
+        raise unknown_case(name, known, case_set, elsewhere=others.get(name))
     return [case for case in cases if not names or case.name in names]
+
+
+def unknown_case(name: str, known: list[str], in_set: str, *, elsewhere: str | None) -> InputError:
+    """The error for a name that is not that of a case of a set.
+
+    Args:
+        name: The name.
+        known: The names in the set.
+        in_set: The set.
+        elsewhere: A set that does hold the case.
+    """
+    close = nearest(name, known)
+    fix = f"did you mean {close}?" if close else None
+    return InputError(
+        "unknown case",
+        where="--case",
+        got=name,
+        expected=f"in the set {in_set}, one of {', '.join(known)}",
+        fix=f"add --set {elsewhere}" if elsewhere else fix,
+    )

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 from pydantic import Field
 
-from doratune.records.bench import CaseSet
+from doratune.records.bench import CaseSet, StepSet
 from doratune.settings import LaxPath, Positive, Settings
 
 
@@ -24,5 +24,22 @@ class OpBenchConfig(Settings):
     """Threads inside an operation; None: torch's own choice."""
     memory: bool = True
     """Measure what is saved for backward and the peak too; on a CPU each provider gets a process for it."""
+    output: LaxPath | None = None
+    """JSON file for the record; None: none is written."""
+
+
+class StepBenchConfig(Settings):
+    """Which training steps are measured and how."""
+
+    model: str = "smollm2-135m"
+    """Built-in name, local folder, .gguf file or hub id."""
+    step_set: Annotated[StepSet | None, tyro.conf.arg(name="set")] = None
+    """headline: the cases that have targets; growth: more tokens, rows or rank; None: headline."""
+    case: list[str] = Field(default=[])
+    """Only these cases, of the set if one is named."""
+    rounds: Positive = 7
+    """Rounds that are timed; in each, every provider trains one step."""
+    threads: Positive | None = None
+    """Threads inside an operation; None: torch's own choice."""
     output: LaxPath | None = None
     """JSON file for the record; None: none is written."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePath
 
 import torch
@@ -35,6 +37,17 @@ def describe_machine(device: torch.device) -> Machine:
         cpu_features={name: bool(found[name]) for name in CPU_FEATURES if name in found},
         allocator=_allocator(),
     )
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Let torch use so many threads inside an operation; None: as many as it does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _allocator() -> dict[str, str]:

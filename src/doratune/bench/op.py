@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,7 +12,7 @@ import torch
 from doratune.bench.cases import read_cases, select_cases
 from doratune.bench.config import OpBenchConfig
 from doratune.bench.gate import LIMITS, check, truth
-from doratune.bench.machine import describe_machine
+from doratune.bench.machine import describe_machine, torch_threads
 from doratune.bench.output import require_free
 from doratune.bench.peak import cpu_peak, cuda_peak
 from doratune.bench.providers import (
@@ -80,7 +79,7 @@ def bench_op(config: OpBenchConfig, *, overwrite: bool = False) -> BenchRecord:
         require_free(config.output, overwrite=overwrite)
     device = torch.device("cuda" if case_set == "gpu" else "cpu")
     started = datetime.now(UTC)
-    with _threads(config.threads):
+    with torch_threads(config.threads):
         results = [measure_case(case, file.targets(case), device, config) for case in cases]
         machine = describe_machine(device)
     record = BenchRecord(
@@ -185,14 +184,3 @@ def _ratios(name: str, times: dict[str, list[float]], memory: Memory) -> dict[Qu
 def _require_device(case_set: CaseSet) -> None:
     if case_set == "gpu" and not torch.cuda.is_available():
         raise InputError("there is no GPU that torch can use", where="--set", got="gpu", fix="use --set cpu")
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Let torch use so many threads inside an operation."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

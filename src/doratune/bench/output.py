@@ -1,4 +1,4 @@
-"""Whether a bench may write its record. No torch here."""
+"""The file of a bench."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from doratune.errors import InputError
 
 
 def require_free(path: Path, *, overwrite: bool) -> None:
-    """Check that a record can go to a file.
+    """Check that a record may be written to ``path``.
 
     Raises:
-        InputError: The file exists and may not be replaced, or is a folder.
+        InputError: It is a folder, or a file that may not be replaced.
     """
     if path.is_dir():
         raise InputError("the output is a folder", where="--output", got=str(path), expected="a file")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from doratune.records.bench import ProviderResult, Target, Verdict
+from doratune.records.bench import ProviderResult, StepProviderResult, Target, Verdict
 
 
 def divide(figures: Mapping[str, int], provider: str, baselines: Sequence[str]) -> dict[str, float]:
@@ -14,7 +14,7 @@ def divide(figures: Mapping[str, int], provider: str, baselines: Sequence[str]) 
     return {name: figures[provider] / figures[name] for name in baselines if figures.get(name)}
 
 
-def judge(targets: Sequence[Target], results: Sequence[ProviderResult]) -> list[Verdict]:
+def judge(targets: Sequence[Target], results: Sequence[ProviderResult | StepProviderResult]) -> list[Verdict]:
     """Each target beside what was measured."""
     ratios = {result.provider: result.ratios for result in results}
     verdicts = []

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from doratune.records.bench import BenchRecord, CaseResult, ProviderResult, Quantity, Verdict
+from doratune.records.bench import (
+    BenchRecord,
+    CaseResult,
+    ProviderResult,
+    Quantity,
+    StepBenchRecord,
+    StepCaseResult,
+    StepProviderResult,
+    Verdict,
+)
 
-COLUMNS: tuple[tuple[str, Quantity, str], ...] = (
+Columns = tuple[tuple[str, Quantity, str], ...]
+
+OP_COLUMNS: Columns = (
     ("÷ floor", "time", "floor"),
     ("÷ LoRA", "time", "peft-lora"),
     ("÷ DoRA", "time", "peft-dora"),
@@ -17,36 +30,64 @@ COLUMNS: tuple[tuple[str, Quantity, str], ...] = (
     ("peak\n÷ LoRA", "peak", "peft-lora"),
     ("peak\n÷ DoRA", "peak", "peft-dora"),
 )
+STEP_COLUMNS: Columns = (
+    ("÷ floor", "time", "floor"),
+    ("÷ LoRA", "time", "peft-lora"),
+    ("÷ DoRA", "time", "peft-dora"),
+    ("peak\n÷ LoRA", "peak", "peft-lora"),
+    ("peak\n÷ DoRA", "peak", "peft-dora"),
+    ("growth\n÷ LoRA", "growth", "peft-lora"),
+)
 NONE = "–"
-NOTE = (
+OP_NOTE = (
     "ms: median of forward and backward. Ratios are to the frozen layer alone and to PEFT's LoRA and DoRA; "
     "saved is what autograd keeps for backward, peak the memory that calls add. "
+    "Under a ratio its target: ✓ met, ✗ not met."
+)
+STEP_NOTE = (
+    "ms: median of one optimizer step. Ratios are to the faster frozen model and to stock TRL with PEFT's "
+    "LoRA and DoRA; peak is the most memory of the whole process, growth that less what was held before the "
+    "first step. "
     "Under a ratio its target: ✓ met, ✗ not met."
 )
 
 
 def bench_renderable(record: BenchRecord) -> Group:
     """The table of all cases, what was not available, and how many targets are met."""
+    table = _empty(OP_COLUMNS)
+    for result in record.results:
+        _add_case(table, result, OP_COLUMNS)
+        for missing in result.unavailable:
+            table.add_row(f" {missing.provider}", *[NONE] * (len(OP_COLUMNS) + 1))
+        table.add_section()
+    parts: list[RenderableType] = [table, Text(OP_NOTE, style="dim")]
+    parts += [Text(line, style="yellow") for line in _unavailable(record)]
+    return Group(*parts, Text(_score(record.results)))
+
+
+def step_renderable(record: StepBenchRecord) -> Group:
+    """The table of all cases, and how many targets are met."""
+    table = _empty(STEP_COLUMNS)
+    for result in record.results:
+        _add_case(table, result, STEP_COLUMNS)
+        table.add_section()
+    return Group(table, Text(STEP_NOTE, style="dim"), Text(_score(record.results)))
+
+
+def _empty(columns: Columns) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("case\n provider", overflow="fold")
-    for heading in ("ms", *(heading for heading, _, _ in COLUMNS)):
+    for heading in ("ms", *(heading for heading, _, _ in columns)):
         table.add_column(heading, justify="right", no_wrap=True)
-    for result in record.results:
-        _add_case(table, result)
-    parts: list[RenderableType] = [table, Text(NOTE, style="dim")]
-    parts += [Text(line, style="yellow") for line in _unavailable(record)]
-    return Group(*parts, Text(_score(record)))
+    return table
 
 
-def _add_case(table: Table, result: CaseResult) -> None:
+def _add_case(table: Table, result: CaseResult | StepCaseResult, columns: Columns) -> None:
     table.add_row(Text(result.case.name, style="bold"))
     for one in result.providers:
         verdicts = [verdict for verdict in result.verdicts if verdict.provider == one.provider]
-        cells = [_cell(one, verdicts, quantity, against) for _, quantity, against in COLUMNS]
+        cells = [_cell(one, verdicts, quantity, against) for _, quantity, against in columns]
         table.add_row(f" {one.provider}", _milliseconds(one.milliseconds.median), *cells)
-    for missing in result.unavailable:
-        table.add_row(f" {missing.provider}", *[NONE] * (len(COLUMNS) + 1))
-    table.add_section()
 
 
 def _milliseconds(value: float) -> str:
@@ -54,7 +95,9 @@ def _milliseconds(value: float) -> str:
     return f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
-def _cell(result: ProviderResult, verdicts: list[Verdict], quantity: Quantity, against: str) -> Text:
+def _cell(
+    result: ProviderResult | StepProviderResult, verdicts: list[Verdict], quantity: Quantity, against: str
+) -> Text:
     ratio = result.ratios.get(quantity, {}).get(against)
     text = Text(NONE if ratio is None else f"{ratio:.2f}")
     for verdict in verdicts:
@@ -76,8 +119,8 @@ def _unavailable(record: BenchRecord) -> list[str]:
     ]
 
 
-def _score(record: BenchRecord) -> str:
-    outcomes = [verdict.met for result in record.results for verdict in result.verdicts]
+def _score(results: Sequence[CaseResult | StepCaseResult]) -> str:
+    outcomes = [verdict.met for result in results for verdict in result.verdicts]
     text = f"targets: {outcomes.count(True)} of {len(outcomes)} met, {outcomes.count(False)} not met"
     missing = outcomes.count(None)
     return f"{text}, {missing} not measured." if missing else f"{text}."

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from doratune.bench.providers import Subject
+from doratune.bench.turns import rotated
 from doratune.bench.weights import LayerData
 from doratune.records.bench import Timing
 
@@ -35,8 +36,7 @@ def time_rounds(subjects: Sequence[Subject], data: LayerData, rounds: int) -> di
     gc.disable()  # a collection would be charged to whoever is running
     try:
         for number in range(WARMUP_ROUNDS + rounds):
-            first = number % len(subjects)
-            for subject in [*subjects[first:], *subjects[:first]]:
+            for subject in rotated(subjects, number):
                 milliseconds = _time_call(subject, data)
                 if number >= WARMUP_ROUNDS:
                     times[subject.provider.name].append(milliseconds)

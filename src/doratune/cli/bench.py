@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from doratune.bench.config import OpBenchConfig
+from doratune.bench.config import OpBenchConfig, StepBenchConfig
 from doratune.bench.pipeline.config import PipelineBenchConfig
 from doratune.cli.parse import parse
 from doratune.errors import InputError, nearest
+from doratune.records.base import Record
+from doratune.settings import LaxPath, Settings
+
+Shown = TypeVar("Shown", bound=Record)
 
 ABOUT = """usage: doratune bench WHAT [options]      (doratune bench WHAT --help shows its options)
 
@@ -17,10 +22,12 @@ Measure what DoRA and LoRA cost beside PEFT's own, after checking that all compu
 
 what:
   op       single layers: the time of forward and backward, what is saved for backward, peak memory
+  step     whole optimizer steps of fine-tuning a model: time and peak memory
   pipeline training and evaluation as commands, beside the original study's way of computing
 
 Examples:
   doratune bench op
+  doratune bench step --output bench-step.json
   doratune bench op --set cpu --case 4096x4096-r32-t2048 --rounds 30 --threads 2
   doratune bench pipeline --train-data boolq/train.json --test-data boolq/test.json
 """
@@ -36,6 +43,17 @@ Examples:
   doratune bench op --set cpu --case 576x1536-r16-t1024 --rounds 30 --no-memory --json
 """
 
+ABOUT_STEP = """Train a model on one batch with every provider: the frozen model alone, stock TRL with PEFT's
+LoRA and DoRA, and doratune's LoRA and DoRA. Each runs its own loop in a process of its own; they take turns
+step by step, and those that train the same must have the same losses.
+
+Examples:
+  doratune bench step
+  doratune bench step --case 16x64-r32 --rounds 15 --threads 2
+  doratune bench step --set growth --output bench-growth.json
+  doratune bench step --set all --model path/to/model --json
+"""
+
 ABOUT_PIPELINE = """Train with DoRA and evaluate, each a command as a user types it: doratune's, and in turn
 those of a script that computes as the original study did: stock PEFT in transformers' Trainer, then beam
 search one row at a time on the merged model. Time and memory of each command, and the share of rows in which
@@ -47,25 +65,28 @@ Examples:
                           --test-rows 24 --dtype float32 --output pipeline.json
 """
 
-KINDS = ["op", "pipeline"]
+
+class Output(Settings):
+    """The flags of every bench that concern what becomes of its record."""
+
+    output: LaxPath | None = None
+    """JSON file for the record; None: none is written."""
+    overwrite: bool = False
+    """Replace the output file."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print the record as JSON."""
 
 
-class OpCommand(OpBenchConfig):
+class OpCommand(Output, OpBenchConfig):
     """The flags of ``doratune bench op``."""
 
-    overwrite: bool = False
-    """Replace the output file."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print the record as JSON."""
+
+class StepCommand(Output, StepBenchConfig):
+    """The flags of ``doratune bench step``."""
 
 
-class PipelineCommand(PipelineBenchConfig):
+class PipelineCommand(Output, PipelineBenchConfig):
     """The flags of ``doratune bench pipeline``."""
-
-    overwrite: bool = False
-    """Replace the output file."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print the record as JSON."""
 
 
 def main(argv: list[str]) -> int:
@@ -74,55 +95,70 @@ def main(argv: list[str]) -> int:
         print(ABOUT, end="")
         return 0
     if argv[0] not in KINDS:
-        close = nearest(argv[0], KINDS)
+        close = nearest(argv[0], list(KINDS))
         raise InputError(
             "unknown bench",
             got=argv[0],
             expected=f"one of {', '.join(KINDS)}",
             fix=f"did you mean doratune bench {close}?" if close else "see doratune bench --help",
         )
-    return {"op": _op, "pipeline": _pipeline}[argv[0]](argv[1:])
+    return KINDS[argv[0]](argv[1:])
 
 
 def _op(argv: list[str]) -> int:
     command = parse(OpCommand, argv, verb="bench op", about=ABOUT_OP)
     config = OpBenchConfig(**command.model_dump(include=set(OpBenchConfig.model_fields)))
 
-    from rich.console import Console
-
     from doratune.bench.op import bench_op
     from doratune.bench.table import bench_renderable
-    from doratune.cli.output import configure_logging, print_json
+    from doratune.cli.output import configure_logging
 
     configure_logging()
     record = bench_op(config, overwrite=command.overwrite)
+    _show(command, record, bench_renderable)
+    return 0
+
+
+def _step(argv: list[str]) -> int:
+    command = parse(StepCommand, argv, verb="bench step", about=ABOUT_STEP)
+    config = StepBenchConfig(**command.model_dump(include=set(StepBenchConfig.model_fields)))
+
+    from doratune.bench.step import bench_step
+    from doratune.bench.table import step_renderable
+    from doratune.cli.output import configure_logging
+
+    configure_logging()
+    record = bench_step(config, overwrite=command.overwrite)
+    _show(command, record, step_renderable)
+    return 0
+
+
+def _show(command: Output, record: Shown, renderable: Callable[[Shown], Any]) -> None:
+    from rich.console import Console
+
+    from doratune.cli.output import print_json
+
     if command.as_json:
         print_json(record.to_dict())
-    else:
-        console = Console()
-        console.print(bench_renderable(record))
-        if config.output is not None:
-            console.print(f"written: {config.output}", highlight=False, soft_wrap=True)
-    return 0
+        return
+    console = Console()
+    console.print(renderable(record))
+    if command.output is not None:
+        console.print(f"written: {command.output}", highlight=False, soft_wrap=True)
 
 
 def _pipeline(argv: list[str]) -> int:
     command = parse(PipelineCommand, argv, verb="bench pipeline", about=ABOUT_PIPELINE)
     config = PipelineBenchConfig(**command.model_dump(include=set(PipelineBenchConfig.model_fields)))
 
-    from rich.console import Console
-
     from doratune.bench.pipeline.bench import bench_pipeline
     from doratune.bench.pipeline.table import pipeline_renderable
-    from doratune.cli.output import print_json, show_messages
+    from doratune.cli.output import show_messages
 
     show_messages()
     record = bench_pipeline(config, overwrite=command.overwrite)
-    if command.as_json:
-        print_json(record.to_dict())
-    else:
-        console = Console()
-        console.print(pipeline_renderable(record))
-        if config.output is not None:
-            console.print(f"written: {config.output}", highlight=False, soft_wrap=True)
+    _show(command, record, pipeline_renderable)
     return 0
+
+
+KINDS: dict[str, Callable[[list[str]], int]] = {"op": _op, "step": _step, "pipeline": _pipeline}

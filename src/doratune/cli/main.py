@@ -19,7 +19,7 @@ VERBS = {
     "compare": "base, LoRA and DoRA on the same rows, side by side",
     "report": "the same table and report from runs that exist",
     "run": "a script of your own, with the PEFT models it builds on the engine",
-    "bench": "time and memory of DoRA and LoRA layers beside PEFT's own",
+    "bench": "time and memory of DoRA and LoRA beside PEFT's own, by layer or by training step",
     "env": "what is installed and which kernels are usable",
 }
 

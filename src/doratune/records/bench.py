@@ -1,4 +1,4 @@
-"""A bench's file, schema version 1: what layers cost beside one another in time and memory, and where."""
+"""A bench's file, schema version 1: what layers or training steps cost beside one another, and where."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from doratune.records.run import Count, Environment
 DType = Literal["bfloat16", "float32"]
 Base = Literal["dense", "bnb-4bit"]
 CaseSet = Literal["cpu", "gpu"]
-Quantity = Literal["time", "saved", "peak"]
+Quantity = Literal["time", "saved", "peak", "growth"]
+StepSet = Literal["headline", "growth", "all"]
 Size = Annotated[int, Field(gt=0)]
 Milliseconds = Annotated[float, Field(ge=0)]
 Ratio = Annotated[float, Field(ge=0)]
@@ -34,7 +35,7 @@ class Target(Record):
     """What a provider should reach: a ratio of its figure to another provider's."""
 
     provider: str  #: the provider it is for
-    quantity: Quantity  #: the figure; see ``ProviderResult``
+    quantity: Quantity  #: the figure; see ``ProviderResult`` and ``StepProviderResult``
     against: str  #: the provider it is divided by
     at_most: Ratio  #: the highest ratio that meets it
 
@@ -47,7 +48,7 @@ class Verdict(Target):
 
 
 class Timing(Record):
-    """Wall time of one forward and backward pass."""
+    """Wall time of one forward and backward pass, or of one optimizer step."""
 
     median: Milliseconds  #: of ``rounds``
     minimum: Milliseconds  #: of ``rounds``
@@ -105,18 +106,71 @@ class Machine(Record):
     allocator: dict[str, str]  #: environment variables that steer memory allocation
 
 
-class BenchRecord(Record):
-    """The whole of a bench's file."""
+class BenchFile(Record):
+    """What the files of all benches have in common."""
 
     kind: ClassVar[str] = "doratune.bench"
     version: ClassVar[int] = 1
 
     schema_name: Literal["doratune.bench"] = Field(default="doratune.bench", alias="schema")  #: file kind
     schema_version: Literal[1] = 1  #: raised when a reader of the old version could not read the new
-    what: Literal["op"]  #: what was measured: "op" is single layers
-    case_set: CaseSet  #: the set of cases
     warmup_rounds: Count  #: rounds before those that count
-    results: list[CaseResult]  #: one entry per case
     machine: Machine  #: where it was measured
     started: AwareDatetime  #: start, ISO 8601 with time zone
     finished: AwareDatetime  #: end, ISO 8601 with time zone
+
+
+class BenchRecord(BenchFile):
+    """The whole of the file of a bench of layers."""
+
+    what: Literal["op"]  #: what was measured: "op" is single layers
+    case_set: CaseSet  #: the set of cases
+    results: list[CaseResult]  #: one entry per case
+
+
+class StepCase(Record):
+    """One optimizer step of fine-tuning: one batch of rows of equal length, an adapter without dropout."""
+
+    name: str  #: unique among all cases
+    rows: Size  #: rows in the batch
+    tokens: Size  #: tokens in each row
+    answer_tokens: Size  #: the last tokens of a row, which are its answer
+    loss_on: Literal["answer", "prompt-and-answer"]  #: the tokens that are trained on
+    rank: Size  #: rank r of the adapter
+    alpha: Size  #: the adapter is scaled by alpha / rank
+    dtype: DType  #: of the base model
+
+
+class StepProviderResult(Record):
+    """One provider on one case."""
+
+    provider: str  #: its name
+    attention: str  #: the model's attention, by transformers' name
+    trainable: Count  #: number of trained parameters
+    losses: list[float]  #: of each step, the first with the adapter as it starts; rounds for warming up too
+    milliseconds: Timing  #: one step: the training loop from one step's beginning to the next one's
+    before_bytes: Count | None  #: memory of the process before the first step; None if not known
+    peak_bytes: Count  #: the most memory of the process since it began
+    ratios: dict[Quantity, dict[str, Ratio]]
+    #: by quantity and by provider divided by. "time" is the median over rounds of the ratio within a round,
+    #: "peak" that of ``peak_bytes``, "growth" that of ``peak_bytes`` minus ``before_bytes``.
+
+
+class StepCaseResult(Record):
+    """One case with every provider."""
+
+    case: StepCase  #: what is trained
+    floor: str  #: the provider that is meant by "floor": the faster one of a frozen model, by median
+    first_loss_limit: Ratio  #: how far apart, relatively, first losses may be, over all providers
+    loss_limit: Ratio  #: the same for each step, of two providers that train the same
+    providers: list[StepProviderResult]  #: all of them
+    verdicts: list[Verdict]  #: the targets of the case
+
+
+class StepBenchRecord(BenchFile):
+    """The whole of the file of a bench of optimizer steps."""
+
+    what: Literal["step"]  #: what was measured: "step" is whole optimizer steps
+    model: str  #: the base model, as it was named
+    adapted: list[str]  #: names of the adapted layers
+    results: list[StepCaseResult]  #: one entry per case

@@ -1,10 +1,10 @@
 """The forward pass of training on a CPU, without work that the loss does not need.
 
-- The head scores positions that are followed by a supervised token. TRL's SFTTrainer never forms the logits of a
-  whole batch either, but on devices without Triton it scores every position, tile by tile: more than half of a
-  step of SmolLM2-135M (docs/performance.md).
-- What all rows of a batch begin with, a template's preamble, runs once and its keys and values are shared by the
-  rows, as long as no dropout tells the rows apart.
+- The head scores positions that are followed by a supervised token. TRL's SFTTrainer never forms the logits
+  of a whole batch either, but on devices without Triton it scores every position, tile by tile: more than
+  half of a step of SmolLM2-135M (docs/performance.md).
+- What all rows of a batch begin with, a template's preamble, runs once and its keys and values are shared by
+  the rows, as long as no dropout tells the rows apart.
 - Right padding needs no attention mask: under causal attention no token sees what is behind it.
 
 On other devices, and where a model does more than this, TRL's own forward pass is left as it is.
@@ -16,7 +16,6 @@ import types
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.utils.generic import ModelOutput

@@ -2,8 +2,8 @@
 
     z = h Wᵀ + b        log p(t) = z_t - log Σ exp z        ∂ log p(t) / ∂h = W_t - softmax(z) W
 
-The gradient of a token's log-probability is known as soon as its logits are, so it is computed then: what is kept
-is of the hidden states' size, and no logits are computed twice.
+The gradient of a token's log-probability is known as soon as its logits are, so it is computed then: what is
+kept is of the hidden states' size, and no logits are computed twice.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def token_scores(
         bias: The head's, (V,), frozen, or None.
 
     Returns:
-        Three tensors (n,): log p in float32, with a gradient to ``hidden``; the entropy of the distribution in
-        nats, float32, and whether the target is its likeliest token, bool, both without a gradient.
+        Three tensors (n,): log p in float32, with a gradient to ``hidden``; the entropy of the distribution
+        in nats, float32, and whether the target is its likeliest token, bool, both without a gradient.
 
     Raises:
         RuntimeError: From PyTorch, if the shapes do not fit.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from peft import PeftModel
 from transformers import PrinterCallback, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 from trl.trainer.sft_config import SFTConfig
@@ -59,13 +59,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     if not (resume or overwrite):
         run_directory.refuse_taken(config.output)
     examples, data = load_training_examples(config)
-    base = load_model(
-        config.model,
-        dtype=config.dtype,
-        load_in_4bit=config.load_in_4bit,
-        device_map=config.device_map,
-        trust_remote_code=config.trust_remote_code,
-    )
+    base = load_base(config)
     rows = encode_examples(
         examples,
         base.tokenizer,
@@ -80,11 +74,10 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         parameters=base.model.num_parameters(),
         fingerprint=fingerprint(base.model),
     )
-    set_seed(config.seed)
-    model = add_adapter(base.model, config)
-    trainable, total = model.get_nb_trainable_parameters()
     metrics, interrupt = MetricsCallback(config.output), InterruptCallback()
-    trainer = _build_trainer(config, base, model, rows, metrics, interrupt)
+    trainer = build_trainer(config, base, rows, metrics, interrupt)
+    model: Any = trainer.model  # a PeftModel
+    trainable, total = model.get_nb_trainable_parameters()
     if checkpoint is None:
         run_directory.start(config)
     logger.info("training %s on %d rows with %s", config.method, len(rows), base.source)
@@ -115,14 +108,38 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     return record
 
 
-def _build_trainer(
+def load_base(config: TrainConfig) -> LoadedModel:
+    """Load the base model of a run."""
+    return load_model(
+        config.model,
+        dtype=config.dtype,
+        load_in_4bit=config.load_in_4bit,
+        device_map=config.device_map,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def build_trainer(
     config: TrainConfig,
     base: LoadedModel,
-    model: PeftModel,
     rows: Dataset,
     metrics: MetricsCallback,
     interrupt: InterruptCallback,
 ) -> SFTTrainer:
+    """Adapt ``base`` and make the trainer of a run; nothing is written before it trains.
+
+    Args:
+        config: The run's configuration.
+        base: What ``load_base`` gave.
+        rows: ``input_ids`` and ``labels``, as ``encode_examples`` gives them.
+        metrics: Writes the run's metrics.jsonl.
+        interrupt: Ends the run in order on Ctrl-C.
+
+    Raises:
+        InputError: The configuration does not fit the model or the number of rows.
+    """
+    set_seed(config.seed)
+    model = add_adapter(base.model, config)
     validation = None
     if config.validation_share:
         parts = rows.train_test_split(test_size=config.validation_share, seed=config.seed)
