@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 # Read by huggingface_hub when it is imported: no test waits for a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fresh_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of this round's own, as rows that older code tokenised prove nothing; models are shared."""
+    from doratune.cache import cache_home
+
+    models, home = cache_home() / "models", tmp_path_factory.mktemp("cache")
+    models.mkdir(parents=True, exist_ok=True)
+    (home / "models").symlink_to(models)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DORATUNE_CACHE", str(home))
+        yield
 
 
 @pytest.fixture(scope="session")

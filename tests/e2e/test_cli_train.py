@@ -41,19 +41,16 @@ def test_run_directory(dora_run: Path) -> None:
 def test_tokens_are_those_of_the_rows(dora_run: Path) -> None:
     from transformers import AutoTokenizer
 
-    from doratune.data.encode import encode_completion, encode_prompt
+    from doratune.data.encode import encode_completions, encode_prompts
     from doratune.training.config import TrainConfig
     from doratune.training.data import load_training_examples
 
     config = TrainConfig(**yaml.safe_load((dora_run / "config.yaml").read_text()))
     tokenizer = AutoTokenizer.from_pretrained(config.model)
     examples, _ = load_training_examples(config)
-    expected = sum(
-        len(encode_prompt(tokenizer, one.prompt))
-        + len(encode_completion(tokenizer, one.candidates[one.gold]))
-        + 1
-        for one in examples
-    )
+    prompts = encode_prompts(tokenizer, [one.prompt for one in examples])
+    answers = encode_completions(tokenizer, [one.candidates[one.gold] for one in examples])
+    expected = sum(len(prompt) + len(answer) + 1 for prompt, answer in zip(prompts, answers, strict=True))
     assert len(examples) == 32
     assert json.loads((dora_run / "record.json").read_text())["training"]["tokens"] == expected
 
@@ -191,3 +188,19 @@ def test_4_bit_base_trains_and_evaluates_in_4_bits(cli: Cli, flags: list[object]
     assert "10 Linear4bit layers on the engine" in outcome.err
     evaluated = cli("eval", "run", "--task", "sample-boolq", "--limit", 4)
     assert evaluated.code == 0 and "kept beside the base" in evaluated.err
+
+
+def test_rows_are_tokenised_once(
+    cli: Cli, flags: list[object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from doratune.training import encoded
+
+    monkeypatch.setenv("DORATUNE_CACHE", str(tmp_path / "cache"))
+    every = [*flags, "--validation-share", 0.25]
+    assert cli("train", *every, "--output", "first").code == 0
+    (entry,) = (tmp_path / "cache" / "tokens").iterdir()
+    written = {path.name for path in entry.iterdir()}
+    monkeypatch.setattr(encoded, "_encode", None)
+    assert cli("train", *every, "--output", "second").code == 0
+    assert losses(Path("second")) == losses(Path("first"))
+    assert {path.name for path in entry.iterdir()} == written, "training leaves no files of its own in there"

@@ -3,8 +3,17 @@ from evaluation_support import BOS, EOS, ids, word_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from doratune.data.encode import encode_completion, encode_prompt
+from doratune.data.encode import encode_completions, encode_prompts
 from doratune.errors import DoratuneError
+
+
+def encode_prompt(tokenizer, prompt):
+    return encode_prompts(tokenizer, [prompt])[0]
+
+
+def encode_completion(tokenizer, text):
+    return encode_completions(tokenizer, [text])[0]
+
 
 PROMPT = "Below is an instruction.\n\n### Instruction:\nIs the café open?\n\n### Response:\n"
 COMPLETION = "the correct answer is true"
@@ -50,8 +59,8 @@ def test_a_tokenizer_that_rewrites_the_text_is_refused():
     class Rewriting:
         name_or_path = "rewriting"
 
-        def __call__(self, text, add_special_tokens):
-            return {"input_ids": [9, 8, 7] if add_special_tokens else [1, 2]}
+        def __call__(self, texts, add_special_tokens):
+            return {"input_ids": [[9, 8, 7] if add_special_tokens else [1, 2] for _ in texts]}
 
     with pytest.raises(DoratuneError, match="special tokens"):
         encode_prompt(Rewriting(), "a prompt")

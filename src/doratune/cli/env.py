@@ -30,10 +30,11 @@ def main(argv: list[str]) -> int:
 
     import torch
 
+    from doratune.cache import cache_home
     from doratune.cli.output import print_json
     from doratune.environment import describe_environment
     from doratune.models import resolve_dtype
-    from doratune.models.builtin import BUILTIN, cache_home
+    from doratune.models.builtin import BUILTIN
 
     environment = describe_environment()
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from doratune.data.encode import encode_prompt
+from doratune.data.encode import encode_prompts
 from doratune.data.examples import Example
 from doratune.errors import InputError
 
@@ -44,13 +44,13 @@ def row_name(example: Example) -> str:
     return f"row {example.row + 1}" + (f" of task {example.task}" if example.task else "")
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> list[list[int]]:
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> list[list[int]]:
     """Token ids of each example's prompt.
 
     Raises:
         InputError: If a prompt has no tokens.
     """
-    prompts = [encode_prompt(tokenizer, example.prompt) for example in examples]
+    prompts = encode_prompts(tokenizer, [example.prompt for example in examples])
     for example, prompt in zip(examples, prompts, strict=True):
         if not prompt:
             raise InputError("the prompt has no tokens", where=row_name(example), got=repr(example.prompt))

@@ -21,9 +21,9 @@ from doratune.evaluation.batching import (
     batches_by_length,
     check_lengths,
     common_prefix,
-    encode_prompts,
     evaluation_mode,
     prefix_cache,
+    prompt_ids,
     repeated,
 )
 
@@ -61,7 +61,7 @@ def generate_answers(
         return []
     base = base_model(model)
     settings = _generation_settings(base, tokenizer, num_beams, max_new_tokens)
-    prompts = encode_prompts(tokenizer, examples)
+    prompts = prompt_ids(tokenizer, examples)
     lengths = [len(prompt) for prompt in prompts]
     check_lengths(base, max(lengths) + max_new_tokens)
     texts = [""] * len(examples)

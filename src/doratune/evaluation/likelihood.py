@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from doratune.data.encode import encode_completion
+from doratune.data.encode import encode_completions
 from doratune.data.examples import Example
 from doratune.errors import DoratuneError, InputError
 from doratune.evaluation.batching import (
@@ -28,9 +28,9 @@ from doratune.evaluation.batching import (
     batches_by_length,
     check_lengths,
     common_prefix,
-    encode_prompts,
     evaluation_mode,
     prefix_cache,
+    prompt_ids,
     repeated,
     row_name,
 )
@@ -91,7 +91,7 @@ def score_candidates(
     base = base_model(model)
     _check_attention(base)
     candidates = [_encode_candidates(tokenizer, example) for example in examples]
-    prompts = encode_prompts(tokenizer, examples)
+    prompts = prompt_ids(tokenizer, examples)
     trees = [candidate_tree(row) for row in candidates]
     lengths = [len(prompt) + len(tree.tokens) for prompt, tree in zip(prompts, trees, strict=True)]
     longest = [len(prompt) + max(map(len, row)) for prompt, row in zip(prompts, candidates, strict=True)]
@@ -117,7 +117,7 @@ def score_candidates(
 def _encode_candidates(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[list[int]]:
     if not example.candidates:
         raise InputError("a row has no candidate answers", where=row_name(example))
-    encoded = [encode_completion(tokenizer, text) for text in example.candidates]
+    encoded = encode_completions(tokenizer, example.candidates)
     for text, ids in zip(example.candidates, encoded, strict=True):
         if not ids:
             raise InputError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from doratune.cache import cache_home
 from doratune.errors import DoratuneError, InputError
 
 logger = logging.getLogger(__name__)
@@ -48,13 +48,6 @@ BUILTIN = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     )
 }
-
-
-def cache_home() -> Path:
-    """Where doratune keeps what it makes once: ``$DORATUNE_CACHE``, else the platform's user cache."""
-    if override := os.environ.get("DORATUNE_CACHE"):
-        return Path(override).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "doratune"
 
 
 def resolve_builtin(name: str) -> tuple[Path, str]:

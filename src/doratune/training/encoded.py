@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import logging
 
-from datasets import Dataset
+import numpy as np
+import pyarrow.compute
+from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from doratune.data.encode import encode_completion, encode_prompt
+from doratune.data.encode import encode_completions, encode_prompts
 from doratune.data.examples import Example
 from doratune.errors import InputError
+from doratune.training.token_cache import load_rows, store_rows
+from doratune.training.token_key import token_key
 
 logger = logging.getLogger(__name__)
 
 IGNORED = -100
+FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
+CHUNK = 1000
+"""Examples that are held as lists at a time; Python's integers take ten times the memory of Arrow's."""
 
 
 def encode_examples(
@@ -24,10 +31,10 @@ def encode_examples(
     drop_long_rows: bool,
     loss_on_prompt: bool,
 ) -> Dataset:
-    """Token ids and labels of prompt + right answer + end of sequence.
+    """Token ids and labels of prompt + right answer + end of sequence, from the cache where it has them.
 
     Args:
-        examples: What to train on.
+        examples: What to train on, at least one.
         tokenizer: The model's.
         cutoff: Longest row allowed, in tokens.
         drop_long_rows: Leave longer rows out instead of raising.
@@ -39,33 +46,51 @@ def encode_examples(
     Raises:
         InputError: If rows are longer than ``cutoff`` and may not be dropped, or if none is left.
     """
-    rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    too_long: list[tuple[Example, int]] = []
-    for example in examples:
-        prompt = encode_prompt(tokenizer, example.prompt)
-        answer = [*encode_completion(tokenizer, example.candidates[example.gold]), tokenizer.eos_token_id]
-        if len(prompt) + len(answer) > cutoff:
-            too_long.append((example, len(prompt) + len(answer)))
-            continue
-        rows["input_ids"].append(prompt + answer)
-        rows["labels"].append((prompt if loss_on_prompt else [IGNORED] * len(prompt)) + answer)
-    if too_long:
-        _report_long_rows(too_long, len(examples), cutoff, drop_long_rows)
-    if not rows["input_ids"]:
+    rows = _kept_or_encoded(examples, tokenizer, loss_on_prompt)
+    lengths = pyarrow.compute.call_function("list_value_length", [rows.data.column("input_ids")]).to_numpy()
+    too_long = np.flatnonzero(lengths > cutoff)
+    if not too_long.size:
+        return rows
+    first, longest = examples[too_long[0]], int(lengths.max())
+    _report_long_rows(first, len(too_long), len(examples), longest, cutoff, drop_long_rows)
+    if len(too_long) == len(examples):
         raise InputError("no training row is short enough", where="--cutoff", got=cutoff)
-    return Dataset.from_dict(rows)
+    return rows.select(np.flatnonzero(lengths <= cutoff), keep_in_memory=True)
 
 
-def _report_long_rows(too_long: list[tuple[Example, int]], total: int, cutoff: int, drop: bool) -> None:
-    example, _ = too_long[0]
-    longest = max(length for _, length in too_long)
-    count = f"{len(too_long)} of {total} rows are longer than the cutoff of {cutoff} tokens"
+def _kept_or_encoded(
+    examples: list[Example], tokenizer: PreTrainedTokenizerBase, loss_on_prompt: bool
+) -> Dataset:
+    """A row for every example, whatever its length."""
+    key = token_key(examples, tokenizer, loss_on_prompt=loss_on_prompt)
+    if key is not None and (kept := load_rows(key)) is not None:
+        return kept
+    starts = range(0, len(examples), CHUNK)
+    rows = concatenate_datasets(
+        [_encode(examples[start : start + CHUNK], tokenizer, loss_on_prompt) for start in starts]
+    )
+    return rows if key is None else store_rows(key, rows)
+
+
+def _encode(examples: list[Example], tokenizer: PreTrainedTokenizerBase, loss_on_prompt: bool) -> Dataset:
+    prompts = encode_prompts(tokenizer, [example.prompt for example in examples])
+    answers = encode_completions(tokenizer, [example.candidates[example.gold] for example in examples])
+    rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    for prompt, answer in zip(prompts, answers, strict=True):
+        closed = [*answer, tokenizer.eos_token_id]
+        rows["input_ids"].append(prompt + closed)
+        rows["labels"].append((prompt if loss_on_prompt else [IGNORED] * len(prompt)) + closed)
+    return Dataset.from_dict(rows, features=FEATURES)
+
+
+def _report_long_rows(first: Example, rows: int, total: int, longest: int, cutoff: int, drop: bool) -> None:
+    count = f"{rows} of {total} rows are longer than the cutoff of {cutoff} tokens"
     if drop:
         logger.warning("%s and are left out (the longest has %d)", count, longest)
         return
     raise InputError(
         "rows would lose their answer to the cutoff",
-        where=f"row {example.row + 1}" + (f" of {example.task}" if example.task else ""),
+        where=f"row {first.row + 1}" + (f" of {first.task}" if first.task else ""),
         got=f"{count} (the longest has {longest})",
         fix=f"raise --cutoff to {longest}, or leave such rows out with --drop-long-rows",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         cutoff=config.cutoff,
         drop_long_rows=config.drop_long_rows,
         loss_on_prompt=config.loss_on == "prompt-and-answer",
-    ).shuffle(seed=config.seed)
+    ).shuffle(seed=config.seed, keep_in_memory=True)
     model_record = ModelRecord(
         name=config.model,
         source=base.source,
@@ -142,8 +143,11 @@ def build_trainer(
     model = add_adapter(base.model, config)
     validation = None
     if config.validation_share:
-        parts = rows.train_test_split(test_size=config.validation_share, seed=config.seed)
-        rows, validation = parts["train"], parts["test"]
+        held_out = math.ceil(config.validation_share * len(rows))
+        if held_out == len(rows):
+            raise InputError("no row is left to train on", where="--validation-share", got=f"{held_out} rows")
+        # In the seed's order already; datasets' own split would write files into the cache's entry.
+        validation, rows = rows.select(range(held_out)), rows.select(range(held_out, len(rows)))
     trainer = SFTTrainer(
         model=model,
         args=_arguments(config, base.dtype, len(rows), validates=validation is not None),
