@@ -6,6 +6,7 @@
 - What all rows of a batch begin with, a template's preamble, runs once and its keys and values are shared by
   the rows, as long as no dropout tells the rows apart.
 - Right padding needs no attention mask: under causal attention no token sees what is behind it.
+- Short rows run with eager attention, whose backward pass is the faster one there.
 
 On other devices, and where a model does more than this, TRL's own forward pass is left as it is.
 """
@@ -25,6 +26,9 @@ from doratune.training.head import token_scores
 
 SHARED_TOKENS = 128
 """Fewest tokens that sharing must save: a second pass through all layers has a cost of its own."""
+EAGER_TOKENS = 160
+"""Longest rows for eager attention. On a CPU a step of SmolLM2-135M takes 0.80 of sdpa's time at 64 tokens and
+0.77 at 128; at 256 both take the same, and eager attention 1.4 times the memory."""
 SCALED_LOGITS = (
     *("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier"),
 )
@@ -61,6 +65,7 @@ def spare_forward(model: PreTrainedModel) -> bool:
     if not _is_plain(model, head):
         return False
     fused_forward, shares = model.forward, _can_share(model)
+    chooses_attention = model.config._attn_implementation == "sdpa"
 
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         labels, ids = kwargs.get("labels"), kwargs.get("input_ids")
@@ -72,6 +77,8 @@ def spare_forward(model: PreTrainedModel) -> bool:
         }
         if _is_right_padded(kwargs.get("attention_mask")):
             kwargs["attention_mask"] = None
+        if chooses_attention:
+            self.set_attn_implementation("eager" if ids.shape[1] <= EAGER_TOKENS else "sdpa")
         shared = _shared_tokens(ids, labels) if shares and _is_bare(kwargs) and _rows_are_alike(self) else 0
         if shared:
             hidden = _run_shared(self.base_model, ids, shared)
