@@ -32,7 +32,7 @@ from transformers import (
     set_seed,
 )
 
-from doratune.data.encode import encode_prompt
+from doratune.data.encode import encode_prompts
 from doratune.data.examples import build_examples
 from doratune.data.source import load_split
 from doratune.data.tasks import get_task
@@ -115,7 +115,7 @@ def evaluate(options: argparse.Namespace) -> None:
     )
     predictions = []
     for example in examples:
-        ids = torch.tensor([encode_prompt(base.tokenizer, example.prompt)], device=model.device)
+        ids = torch.tensor(encode_prompts(base.tokenizer, [example.prompt]), device=model.device)
         with torch.no_grad():
             output = model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings

@@ -27,10 +27,14 @@ from doratune.training.head import token_scores
 SHARED_TOKENS = 128
 """Fewest tokens that sharing must save: a second pass through all layers has a cost of its own."""
 EAGER_TOKENS = 160
-"""Longest rows for eager attention. On a CPU a step of SmolLM2-135M takes 0.80 of sdpa's time at 64 tokens and
+"""Longest rows for eager attention. A step of SmolLM2-135M takes 0.80 of sdpa's time with it at 64 tokens and
 0.77 at 128; at 256 both take the same, and eager attention 1.4 times the memory."""
 SCALED_LOGITS = (
-    *("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier"),
+    "final_logit_softcapping",
+    "lm_head_multiplier",
+    "logit_scale",
+    "logits_scaling",
+    "output_multiplier",
 )
 """Settings of models whose logits are more than a product with the head's weight."""
 

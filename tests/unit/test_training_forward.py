@@ -1,0 +1,149 @@
+"""The spare forward pass of training beside TRL's own, on the same batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
+from trl.trainer.utils import add_fused_lm_head
+
+from doratune.peft import enable
+from doratune.training import forward as spare
+from doratune.training.encoded import IGNORED
+from doratune.training.forward import spare_forward
+
+PREFIX, ROWS = 10, 4
+
+
+def adapted_model(*, dropout: float = 0.0, seed: int = 0, **settings: Any) -> Any:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        **settings,
+    )
+    base = LlamaForCausalLM(config)
+    lora = LoraConfig(
+        r=2,
+        use_dora=True,
+        lora_dropout=dropout,
+        target_modules=["q_proj", "v_proj", "down_proj"],
+        init_lora_weights=False,
+    )
+    model = get_peft_model(base, lora)
+    add_fused_lm_head(base, outputs=("log_probs", "entropy", "is_top1"))
+    enable(model)
+    return model.train()
+
+
+def batch(*, padding: str = "right", supervise_all: bool = False) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    lengths = (20, 17, 13, 15)
+    width = max(lengths)
+    prefix = torch.randint(1, 50, (PREFIX,), generator=generator)
+    ids = torch.zeros(ROWS, width, dtype=torch.long)
+    labels, mask = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        tokens = torch.cat([prefix, torch.randint(1, 50, (length - PREFIX,), generator=generator)])
+        place = slice(0, length) if padding == "right" else slice(width - length, width)
+        ids[row, place], mask[row, place] = tokens, 1
+        supervised = tokens.clone()
+        # The first token follows nothing but padding.
+        supervised[: 1 if supervise_all else PREFIX + 1 + row % 2] = IGNORED
+        labels[row, place] = supervised
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def step(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """Sums of what SFTTrainer reads, and the gradients."""
+    model.zero_grad(set_to_none=True)
+    outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+    (-outputs.log_probs.sum() / outputs.label_mask.sum()).backward()
+    names = ("log_probs", "entropy", "is_top1", "label_mask")
+    read = {name: float(outputs[name].detach().sum()) for name in names}
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return read, gradients
+
+
+def widths(model: Any, inputs: dict[str, torch.Tensor]) -> list[tuple[int, int]]:
+    """Rows and tokens of each pass through the layers."""
+    seen: list[tuple[int, int]] = []
+    embedding = model.get_base_model().get_input_embeddings()
+    handle = embedding.register_forward_hook(lambda _module, args, _output: seen.append(tuple(args[0].shape)))
+    step(model, inputs)
+    handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize("supervise_all", [False, True])
+@pytest.mark.parametrize("shared_tokens", [1, 10**9])
+def test_it_computes_what_trl_computes(
+    shared_tokens: int, supervise_all: bool, padding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spare, "SHARED_TOKENS", shared_tokens)
+    model, inputs = adapted_model(), batch(padding=padding, supervise_all=supervise_all)
+    wanted, wanted_gradients = step(model, inputs)
+    assert spare_forward(model.get_base_model())
+    read, gradients = step(model, inputs)
+    assert read == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+    assert gradients.keys() == wanted_gradients.keys() and len(gradients) == 2 * 3 * 3
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, wanted_gradients[name], rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_the_common_beginning_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spare, "SHARED_TOKENS", (ROWS - 1) * PREFIX)
+    model, inputs = adapted_model(), batch()
+    spare_forward(model.get_base_model())
+    assert widths(model, inputs) == [(1, PREFIX), (ROWS, 20 - PREFIX)]
+
+
+@pytest.mark.parametrize(
+    "why",
+    ["too little to save", "dropout", "attention dropout", "checkpointing", "loss on the prompt", "left"],
+)
+def test_it_runs_with_every_row_where_it_must_or_should(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spare, "SHARED_TOKENS", 1000 if why == "too little to save" else 1)
+    settings = {"attention_dropout": 0.1} if why == "attention dropout" else {}
+    model = adapted_model(dropout=0.1 if why == "dropout" else 0.0, **settings)
+    if why == "checkpointing":
+        model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+        model.get_base_model().enable_input_require_grads()
+    spare_forward(model.get_base_model())
+    inputs = batch(padding="left" if why == "left" else "right", supervise_all=why == "loss on the prompt")
+    assert widths(model, inputs) == [(ROWS, 20)]
+
+
+def test_dropout_does_not_matter_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spare, "SHARED_TOKENS", 1)
+    model = adapted_model(dropout=0.5).eval()
+    spare_forward(model.get_base_model())
+    assert widths(model, batch())[0] == (1, PREFIX)
+
+
+def test_attention_follows_the_length_unless_it_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for chosen, tokens, used in (("sdpa", 20, "eager"), ("sdpa", 19, "sdpa"), ("eager", 19, "eager")):
+        monkeypatch.setattr(spare, "EAGER_TOKENS", tokens)
+        model = adapted_model()
+        model.get_base_model().set_attn_implementation(chosen)
+        spare_forward(model.get_base_model())
+        step(model, batch())
+        assert model.get_base_model().config._attn_implementation == used
+
+
+def test_a_trained_head_and_scaled_logits_are_left_to_trl() -> None:
+    trained = adapted_model().get_base_model()
+    trained.get_output_embeddings().weight.requires_grad_(True)
+    assert not spare_forward(trained)
+    scaled = adapted_model().get_base_model()
+    scaled.config.final_logit_softcapping = 30.0
+    assert not spare_forward(scaled)
