@@ -1,0 +1,129 @@
+"""The plots of docs/performance.md, out of the committed records.
+
+    python benchmarks/plot_performance.py
+
+Reads benchmarks/results/*.json and writes docs/performance/*.svg: one bar for each measured ratio beside its
+target, and the growth of a step.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).parent.parent
+RESULTS, OUTPUT = ROOT / "benchmarks" / "results", ROOT / "docs" / "performance"
+MET, MISSED, TARGET = "#0072b2", "#d55e00", "#222222"  # told apart by colour-blind readers and in grey
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One ratio and what it should be.
+
+    Attributes:
+        label: What is divided by what.
+        measured: The ratio.
+        target: Its bound.
+        met: Whether the ratio is on the right side of it.
+    """
+
+    label: str
+    measured: float
+    target: float
+    met: bool
+
+
+def read(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def step_bars(quantity: str) -> list[Bar]:
+    return [
+        Bar(
+            f"{result['case']['name']}\n÷ {one['against']}",
+            one["measured"],
+            one["at_most"],
+            one["met"],
+        )
+        for result in read("step-cpu-zen5.json")["results"]
+        for one in result["verdicts"]
+        if one["quantity"] == quantity
+    ]
+
+
+def likelihood_bars() -> list[Bar]:
+    results = read("likelihood-cpu-zen5.json")["results"]
+    return [Bar(one["format"], one["ratio"], 1.25, one["ratio"] <= 1.25) for one in results]
+
+
+def pipeline_bars() -> list[Bar]:
+    return [
+        Bar(f"speed-up with {one['figure']}", one["measured"], one["at_least"], one["met"])
+        for one in read("pipeline-boolq-cpu-zen5.json")["verdicts"]
+        if one["figure"] != "same_answers"
+    ]
+
+
+def draw_bars(bars: list[Bar], title: str, name: str) -> None:
+    figure, axes = plt.subplots(figsize=(7, 0.6 + 0.55 * len(bars)), layout="constrained")
+    places = range(len(bars))
+    axes.barh(places, [bar.measured for bar in bars], color=[MET if bar.met else MISSED for bar in bars])
+    for place, bar in zip(places, bars, strict=True):
+        axes.plot([bar.target] * 2, [place - 0.45, place + 0.45], color=TARGET, linewidth=2)
+        mark = "met" if bar.met else "missed"
+        axes.annotate(f" {bar.measured:.2f} ({mark})", (max(bar.measured, bar.target), place), va="center")
+    axes.set_yticks(places, [bar.label for bar in bars])
+    axes.invert_yaxis()
+    axes.margins(x=0.25)
+    axes.set_title(f"{title} (line: target)", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(OUTPUT / name)
+    plt.close(figure)
+
+
+def draw_growth(name: str) -> None:
+    """Milliseconds of a step beside its tokens, its rows and its rank."""
+    records = [read("step-growth-cpu-zen5.json"), read("step-cpu-zen5.json")]
+    results = [result for record in records for result in record["results"]]
+    results = [result for result in results if result["case"]["loss_on"] == "answer"]
+    figure, all_axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
+    for axes, varied in zip(all_axes, ("tokens", "rows", "rank"), strict=True):
+        for provider, style in (("floor-eager", ":"), ("doratune-lora", "--"), ("doratune-dora", "-")):
+            points = sorted(
+                (result["case"][varied], one["milliseconds"]["median"] / 1e3)
+                for result in results
+                for one in result["providers"]
+                if one["provider"] == provider and _varies_only(result["case"], varied)
+            )
+            axes.plot(*zip(*points, strict=True), style, marker="o", color=MET, label=provider)
+        axes.set_xlabel({"tokens": "tokens a row", "rows": "rows a step", "rank": "rank"}[varied])
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    all_axes[0].set_ylabel("seconds a step")
+    all_axes[0].legend(frameon=False)
+    figure.savefig(OUTPUT / name)
+    plt.close(figure)
+
+
+def _varies_only(case: dict[str, Any], varied: str) -> bool:
+    usual = {"tokens": 64, "rows": 16, "rank": 32}
+    return all(case[name] == value for name, value in usual.items() if name != varied)
+
+
+def main() -> None:
+    mpl.rcParams.update({"svg.hashsalt": "doratune", "font.size": 9})
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    draw_bars(step_bars("time"), "Time of a DoRA step", "step-time.svg")
+    draw_bars(step_bars("peak"), "Peak memory of DoRA training", "step-peak.svg")
+    draw_bars(likelihood_bars(), "Likelihood ÷ one pass over the prompts", "likelihood.svg")
+    draw_bars(pipeline_bars(), "The original study's way ÷ doratune", "pipeline.svg")
+    draw_growth("growth.svg")
+
+
+if __name__ == "__main__":
+    main()
