@@ -19,11 +19,12 @@ from typing import Any
 
 import torch
 
+from doratune.data.encode import encode_prompts
 from doratune.data.examples import Example, build_examples
 from doratune.data.source import load_split
 from doratune.data.tasks import get_task
 from doratune.environment import describe_environment
-from doratune.evaluation.batching import batches_by_length, encode_prompts
+from doratune.evaluation.batching import batches_by_length
 from doratune.evaluation.likelihood import score_candidates
 from doratune.models import LoadedModel, load_model
 from doratune.records.files import write_json_atomic
@@ -35,7 +36,7 @@ ROWS, BATCH, ROUNDS = 128, 32, 3
 def run_prompts(base: LoadedModel, examples: Sequence[Example]) -> None:
     """One forward pass over every prompt, in the batches of `score_candidates`."""
     model: Any = base.model
-    prompts = encode_prompts(base.tokenizer, examples)
+    prompts = encode_prompts(base.tokenizer, [example.prompt for example in examples])
     for batch in batches_by_length([len(prompt) for prompt in prompts], BATCH):
         width = max(len(prompts[row]) for row in batch)
         ids, mask = (torch.zeros(len(batch), width, dtype=torch.long) for _ in range(2))

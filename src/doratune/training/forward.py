@@ -81,8 +81,9 @@ def spare_forward(model: PreTrainedModel) -> bool:
         }
         if _is_right_padded(kwargs.get("attention_mask")):
             kwargs["attention_mask"] = None
-        if chooses_attention:
-            self.set_attn_implementation("eager" if ids.shape[1] <= EAGER_TOKENS else "sdpa")
+        attention = "eager" if ids.shape[1] <= EAGER_TOKENS else "sdpa"
+        if chooses_attention and attention != self.config._attn_implementation:
+            self.set_attn_implementation(attention)
         shared = _shared_tokens(ids, labels) if shares and _is_bare(kwargs) and _rows_are_alike(self) else 0
         if shared:
             hidden = _run_shared(self.base_model, ids, shared)

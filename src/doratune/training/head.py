@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, log_softmax
 
-CHUNK_ELEMENTS = 1 << 24
-"""Most logits at a time: 64 MiB in float32."""
+CHUNK_ELEMENTS = 1 << 22
+"""Most logits at a time: 16 MiB in float32."""
 
 
 def token_scores(
