@@ -2,8 +2,8 @@
 
     python benchmarks/plot_performance.py
 
-Reads benchmarks/results/*.json and writes docs/performance/*.svg: one bar for each measured ratio beside its
-target, and the growth of a step.
+Reads benchmarks/results/*.json and writes docs/performance/*.svg: a bar for each measured ratio and a line
+for its target.
 """
 
 from __future__ import annotations
@@ -86,35 +86,6 @@ def draw_bars(bars: list[Bar], title: str, name: str) -> None:
     plt.close(figure)
 
 
-def draw_growth(name: str) -> None:
-    """Milliseconds of a step beside its tokens, its rows and its rank."""
-    records = [read("step-growth-cpu-zen5.json"), read("step-cpu-zen5.json")]
-    results = [result for record in records for result in record["results"]]
-    results = [result for result in results if result["case"]["loss_on"] == "answer"]
-    figure, all_axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
-    for axes, varied in zip(all_axes, ("tokens", "rows", "rank"), strict=True):
-        for provider, style in (("floor-eager", ":"), ("doratune-lora", "--"), ("doratune-dora", "-")):
-            points = sorted(
-                (result["case"][varied], one["milliseconds"]["median"] / 1e3)
-                for result in results
-                for one in result["providers"]
-                if one["provider"] == provider and _varies_only(result["case"], varied)
-            )
-            axes.plot(*zip(*points, strict=True), style, marker="o", color=MET, label=provider)
-        axes.set_xlabel({"tokens": "tokens a row", "rows": "rows a step", "rank": "rank"}[varied])
-        axes.set_ylim(bottom=0)
-        axes.spines[["top", "right"]].set_visible(False)
-    all_axes[0].set_ylabel("seconds a step")
-    all_axes[0].legend(frameon=False)
-    figure.savefig(OUTPUT / name)
-    plt.close(figure)
-
-
-def _varies_only(case: dict[str, Any], varied: str) -> bool:
-    usual = {"tokens": 64, "rows": 16, "rank": 32}
-    return all(case[name] == value for name, value in usual.items() if name != varied)
-
-
 def main() -> None:
     mpl.rcParams.update({"svg.hashsalt": "doratune", "font.size": 9})
     OUTPUT.mkdir(parents=True, exist_ok=True)
@@ -122,7 +93,6 @@ def main() -> None:
     draw_bars(step_bars("peak"), "Peak memory of DoRA training", "step-peak.svg")
     draw_bars(likelihood_bars(), "Likelihood ÷ one pass over the prompts", "likelihood.svg")
     draw_bars(pipeline_bars(), "The original study's way ÷ doratune", "pipeline.svg")
-    draw_growth("growth.svg")
 
 
 if __name__ == "__main__":
