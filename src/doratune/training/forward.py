@@ -65,7 +65,7 @@ def spare_forward(model: PreTrainedModel) -> bool:
     Returns:
         Whether it was replaced.
     """
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
     if not _is_plain(model, head):
         return False
     fused_forward, shares = model.forward, _can_share(model)
