@@ -58,7 +58,8 @@ def step_bars(quantity: str) -> list[Bar]:
 
 def likelihood_bars() -> list[Bar]:
     results = read("likelihood-cpu-zen5.json")["results"]
-    return [Bar(one["format"], one["ratio"], 1.25, one["ratio"] <= 1.25) for one in results]
+    limit = 1.25
+    return [Bar(one["format"], one["ratio"], limit, one["ratio"] <= limit) for one in results]
 
 
 def pipeline_bars() -> list[Bar]:

@@ -1,9 +1,10 @@
-"""Scaling columns and summing products over rows, each in one pass and with one rounding.
+"""Scaling columns and summing products over rows, on a CPU each in one pass and with one rounding.
 
 A bfloat16 tensor meets a float32 ``g`` here. PyTorch's general CPU kernels are slow where dtypes mix, and a
 wide copy of an activation goes out to memory and back. Its batch norm in evaluation mode mixes just these
 dtypes in one vectorised pass: with mean b and variance 1, and g for the weight, its backward step gives
-``dY ⊙ g`` and Σ(dY ⊙ (y - b)) with dY and y being read once. So on a CPU that kernel does the work.
+``dY ⊙ g`` and Σ(dY ⊙ (y - b)) with dY and y being read once. So on a CPU that kernel does the work; on a
+GPU a product of mixed dtypes is one kernel already.
 
 A tensor is (N, d), or (N, d, L) where other dimensions follow the columns', as in an image.
 """

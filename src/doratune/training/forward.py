@@ -68,7 +68,7 @@ def spare_forward(model: PreTrainedModel) -> bool:
     head: Any = model.get_output_embeddings()
     if not _is_plain(model, head):
         return False
-    fused_forward, shares = model.forward, _can_share(model)
+    fused_forward, shares, drops = model.forward, _can_share(model), _has_dropout(model)
     chooses_attention = model.config._attn_implementation == "sdpa"
 
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
@@ -84,7 +84,9 @@ def spare_forward(model: PreTrainedModel) -> bool:
         attention = "eager" if ids.shape[1] <= EAGER_TOKENS else "sdpa"
         if chooses_attention and attention != self.config._attn_implementation:
             self.set_attn_implementation(attention)
-        shared = _shared_tokens(ids, labels) if shares and _is_bare(kwargs) and _rows_are_alike(self) else 0
+        # Dropout tells rows apart that begin alike, and checkpointing takes no cache.
+        alike = not self.training or not (drops or self.is_gradient_checkpointing)
+        shared = _shared_tokens(ids, labels) if shares and alike and _is_bare(kwargs) else 0
         if shared:
             hidden = _run_shared(self.base_model, ids, shared)
         else:
@@ -116,13 +118,10 @@ def _can_share(model: PreTrainedModel) -> bool:
     return kinds == {"full_attention"} and getattr(config, "sliding_window", None) is None
 
 
-def _rows_are_alike(model: PreTrainedModel) -> bool:
-    """Whether equal beginnings stay equal: no dropout; and no checkpointing, which takes no cache."""
-    if model.is_gradient_checkpointing and model.training:
-        return False
-    attention_dropout = getattr(model.config.get_text_config(), "attention_dropout", 0.0)
-    dropout = [module.p for module in model.modules() if isinstance(module, nn.Dropout) and module.training]
-    return not model.training or not any((attention_dropout, *dropout))
+def _has_dropout(model: PreTrainedModel) -> bool:
+    """Whether anything is dropped in training."""
+    rates = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
+    return any((getattr(model.config.get_text_config(), "attention_dropout", 0.0), *rates))
 
 
 def _is_right_padded(attention_mask: Tensor | None) -> bool:

@@ -110,7 +110,11 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
 
 
 def load_base(config: TrainConfig) -> LoadedModel:
-    """Load the base model of a run."""
+    """Load the base model of a run.
+
+    Raises:
+        InputError: If it cannot be found or read.
+    """
     return load_model(
         config.model,
         dtype=config.dtype,
