@@ -11,14 +11,18 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from doratune.errors import InputError
+from doratune.records.analysis import AnalysisRecord
 from doratune.records.comparison import Comparison
 from doratune.records.run import RunRecord
+from doratune.records.study import StudyRecord
 
 RECORD_NAME = "record.json"
 METRICS_NAME = "metrics.jsonl"
 COMPARISON_NAME = "comparison.json"
+STUDY_NAME = "study.json"
+ANALYSIS_NAME = "analysis.json"
 
-Schema = TypeVar("Schema", RunRecord, Comparison)
+Schema = TypeVar("Schema", RunRecord, Comparison, StudyRecord, AnalysisRecord)
 
 
 def write_text_atomic(path: Path, text: str) -> None:
@@ -102,6 +106,24 @@ def read_comparison(path: Path) -> Comparison:
         InputError: The file is missing, is not valid JSON, or is of another schema or version.
     """
     return _read_schema(path, Comparison)
+
+
+def read_study(path: Path) -> StudyRecord:
+    """Read a study.json.
+
+    Raises:
+        InputError: The file is missing, is not valid JSON, or is of another schema or version.
+    """
+    return _read_schema(path, StudyRecord)
+
+
+def read_analysis(path: Path) -> AnalysisRecord:
+    """Read an analysis.json.
+
+    Raises:
+        InputError: The file is missing, is not valid JSON, or is of another schema or version.
+    """
+    return _read_schema(path, AnalysisRecord)
 
 
 def _read_schema(path: Path, schema: type[Schema]) -> Schema:

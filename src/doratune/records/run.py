@@ -11,7 +11,7 @@ from doratune.records.base import FiniteOrNone, Record
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
-Method = Literal["base", "lora", "dora"]
+Method = Literal["base", "lora", "dora", "full"]
 Format = Literal["instruct", "continuation"]
 Protocol = Literal["likelihood", "generate"]
 Metric = Literal["accuracy", "accuracy_norm"]
