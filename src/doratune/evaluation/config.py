@@ -19,6 +19,8 @@ class EvalConfig(Settings):
     """Tasks to evaluate."""
     data: LaxPath | None = None
     """JSON or JSONL file with the rows of the (one) task, instead of the hub."""
+    split: Literal["test", "validation"] = "test"
+    """What the rows are recorded as; validation: rows of --data that something is chosen on."""
     format: Format | None = None
     """instruct or continuation; None: the format of the run, else instruct."""
     protocol: Protocol = "likelihood"

@@ -85,6 +85,10 @@ def _load_tasks(config: EvalConfig, fmt: Format) -> list[TaskRows]:
         raise InputError("no task to evaluate", where="--task", fix="name one or more tasks")
     if config.data is not None and len(config.task) != 1:
         raise InputError("one file holds the rows of one task", where="--task", got=" ".join(config.task))
+    if config.split == "validation" and config.data is None:
+        raise InputError(
+            "there are no validation rows but those of a file", where="--split", fix="add --data"
+        )
     loaded = []
     for name in dict.fromkeys(config.task):
         task = get_task(name)
@@ -146,7 +150,7 @@ def _evaluate_task(
         data=DataRecord(
             task=rows.task.name,
             source=rows.loaded.source,
-            split="test",
+            split=config.split,
             sha256=rows.loaded.sha256,
             rows=len(rows.loaded.rows),
         ),

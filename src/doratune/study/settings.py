@@ -62,10 +62,11 @@ def notes_on_differences(records: Mapping[str, RunRecord]) -> list[str]:
     steps = {name: record.training.steps for name, record in records.items() if record.training}
     if len(set(steps.values())) > 1:
         notes.append(f"The runs took different numbers of steps: {_by_arm(steps)}.")
-    return notes + _environment_notes(records)
+    return notes + environment_notes(records)
 
 
-def _environment_notes(records: Mapping[str, RunRecord]) -> list[str]:
+def environment_notes(records: Mapping[str, RunRecord]) -> list[str]:
+    """Sentences on where the runs took place, if not all in the same way."""
     environments = [record.environment for record in records.values()]
     notes = []
     if len({(one.platform, one.cpu, one.cores, one.gpu) for one in environments}) > 1:

@@ -85,6 +85,10 @@ class TrainingSettings(Settings):
     report_to: list[str] = Field(default=[])
     """Trackers of transformers' Trainer: tensorboard, trackio, wandb."""
 
+    def total_steps(self, rows: int) -> int:
+        """Optimizer steps that ``rows`` training rows come to."""
+        return self.steps or max(round(-(-rows // self.batch_size) * self.epochs), 1)
+
 
 class TrainConfig(TrainingSettings):
     """The whole configuration of one run, as written to config.yaml."""

@@ -175,7 +175,7 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
             got=f"{config.batch_size} rows over {devices} device(s) in micro-batches of {micro}",
             expected="batch size = micro-batch size x devices x a whole number",
         )
-    steps = config.steps or max(round(-(-rows // config.batch_size) * config.epochs), 1)
+    steps = config.total_steps(rows)
     if config.warmup_steps >= steps:
         raise InputError(
             "the run would end before its warm-up does",
