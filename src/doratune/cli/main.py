@@ -14,7 +14,7 @@ from doratune.cli.output import quieten_imports
 from doratune.errors import DoratuneError, InputError, nearest
 
 VERBS = {
-    "train": "fine-tune a causal LM with LoRA or DoRA",
+    "train": "fine-tune a causal LM with LoRA or DoRA, or all of its weights",
     "eval": "evaluate a run, an adapter or a base model on commonsense tasks",
     "compare": "base, LoRA and DoRA on the same rows, side by side",
     "study": "a whole plan: tasks, methods, learning rates and seeds, with statistics",

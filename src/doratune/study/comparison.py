@@ -141,7 +141,7 @@ def _arm(run: _Run) -> Arm:
 def _engine(record: RunRecord) -> Literal["doratune", "peft"] | None:
     """What computed the adapter."""
     chosen = record.config.get("engine")
-    return chosen if record.method != "base" and chosen in ("doratune", "peft") else None
+    return chosen if record.method in ("lora", "dora") and chosen in ("doratune", "peft") else None
 
 
 def _task(key: TaskKey, runs: list[_Run]) -> TaskResult:

@@ -20,9 +20,13 @@ from doratune.training.config import TrainConfig
 
 CONFIG_NAME = "config.yaml"
 ADAPTER_NAME = "adapter"
+MODEL_NAME = "model"
 CHECKPOINTS_NAME = "checkpoints"
 PREDICTIONS_NAME = "predictions"
-OURS = (CONFIG_NAME, ADAPTER_NAME, CHECKPOINTS_NAME, PREDICTIONS_NAME, METRICS_NAME, RECORD_NAME)
+OURS = (
+    *(CONFIG_NAME, ADAPTER_NAME, MODEL_NAME, CHECKPOINTS_NAME, PREDICTIONS_NAME),
+    *(METRICS_NAME, RECORD_NAME),
+)
 
 
 def checkpoint_to_resume(config: TrainConfig) -> Path | None:
