@@ -39,7 +39,7 @@ class StudyProgress:
             TextColumn("{task.fields[status]}"),
         )
         self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
-        self._total = len(self._left)
+        self._total, self._ended = len(self._left), 0
         self._task = self._bar.add_task("study", total=self._total, status="")
 
     def __enter__(self) -> StudyProgress:
@@ -61,12 +61,13 @@ class StudyProgress:
         del self._running[job.key]
         if outcome.error is None and not outcome.interrupted:
             self._speeds.add(job)
-        self._recount()
+        # Taken stock of again: a choice of learning rates gives the jobs that follow their names.
+        self._left = {one.key: (one, work) for _, one, work in work_left(self._study.groups)}
+        self._ended += 1
         end = "interrupted" if outcome.interrupted else "failed" if outcome.error else "done"
-        done = self._total - len(self._left)
         place = f"{job.folder.name} ({job.label}; {job.stage})"
         self._console.print(
-            f"{done}/{self._total} {place}: {end} in {duration(outcome.seconds)}{self._time_left()}",
+            f"{self._ended}/{self._total} {place}: {end} in {duration(outcome.seconds)}{self._time_left()}",
             highlight=False,
             soft_wrap=True,
         )
@@ -75,13 +76,7 @@ class StudyProgress:
     def tick(self) -> None:
         """Show how far the runs under way are."""
         status = ", ".join(_step(job) for job, _ in self._running.values())
-        done = self._total - len(self._left)
-        self._bar.update(self._task, completed=done, total=self._total, status=f"{status}{self._time_left()}")
-
-    def _recount(self) -> None:
-        """Take stock again: a choice of learning rates may have given other jobs their names."""
-        self._left = {job.key: (job, work) for _, job, work in work_left(self._study.groups)}
-        self._total = max(self._total, len(self._left))
+        self._bar.update(self._task, completed=self._ended, status=f"{status}{self._time_left()}")
 
     def _time_left(self) -> str:
         times = [self._speeds.seconds(job.method, work) for job, work in self._left.values()]

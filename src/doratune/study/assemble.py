@@ -88,7 +88,7 @@ def study_record(
         pooled=_pooled(answered),
         pending=[title for place, title in wanted.items() if place not in finished],
         settings=_settings(records),
-        notes=environment_notes(records) if records else [],
+        notes=_notes(records),
         environment=environments[-1] if environments else describe_environment(),
         environments=max(1, len({one.model_dump_json() for one in environments})),
         reproduce=reproduce,
@@ -283,6 +283,18 @@ def _settings(records: dict[str, RunRecord]) -> dict[str, Any]:
         return {}
     shared = shared_settings(records)
     return {key: value for key, value in shared.items() if key not in ("data", "training_data")}
+
+
+def _notes(records: dict[str, RunRecord]) -> list[str]:
+    """What a reader must know of all runs together."""
+    if not records:
+        return []
+    notes = environment_notes(records)
+    dtypes = {(record.method, record.model.dtype): None for record in records.values()}
+    if len({dtype for _, dtype in dtypes}) > 1:
+        listed = ", ".join(f"{method} {dtype}" for method, dtype in dtypes)
+        notes.insert(0, f"The base model was not loaded in the same type: {listed}.")
+    return notes
 
 
 def _place(cell: StudyCell) -> tuple[str, str, str, int]:

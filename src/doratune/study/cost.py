@@ -11,7 +11,7 @@ from doratune.study.job import Job
 from doratune.study.plan import Plan
 from doratune.study.schedule import Progress
 
-START_SECONDS = 15.0
+START_SECONDS = 10.0
 """What a run's process takes to start and to load its model, roughly."""
 
 

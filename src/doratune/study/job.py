@@ -13,9 +13,9 @@ from doratune.records.files import RECORD_NAME, read_record
 from doratune.records.run import Evaluation
 from doratune.records.study import StudyMethod
 from doratune.training.config import TrainConfig
-from doratune.training.run_directory import ADAPTER_NAME, CHECKPOINTS_NAME
+from doratune.training.run_directory import ADAPTER_NAME, CHECKPOINTS_NAME, MODEL_NAME
 
-WEIGHTS = (f"{ADAPTER_NAME}/adapter_config.json", "model/config.json")
+WEIGHTS = (f"{ADAPTER_NAME}/adapter_config.json", f"{MODEL_NAME}/config.json")
 """Files that show that a run still has its weights."""
 
 
