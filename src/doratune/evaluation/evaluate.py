@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from doratune.data.examples import Example, build_examples
+from doratune.data.mix import without_mix
 from doratune.data.source import LoadedData, load_split
 from doratune.data.tasks import Task, get_task
 from doratune.errors import InputError
@@ -83,14 +84,15 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
 def _load_tasks(config: EvalConfig, fmt: Format) -> list[TaskRows]:
     if not config.task:
         raise InputError("no task to evaluate", where="--task", fix="name one or more tasks")
-    if config.data is not None and len(config.task) != 1:
+    names = without_mix(config.task)
+    if config.data is not None and len(names) != 1:
         raise InputError("one file holds the rows of one task", where="--task", got=" ".join(config.task))
     if config.split == "validation" and config.data is None:
         raise InputError(
             "there are no validation rows but those of a file", where="--split", fix="add --data"
         )
     loaded = []
-    for name in dict.fromkeys(config.task):
+    for name in dict.fromkeys(names):
         task = get_task(name)
         data = load_split(task, "test", data=config.data)
         examples = build_examples(data.rows[: config.limit], source=data.source, fmt=fmt, task=task)

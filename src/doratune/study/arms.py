@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from doratune.data.mix import without_mix
 from doratune.errors import InputError
 from doratune.records.files import RECORD_NAME, read_record
 from doratune.records.run import Method
@@ -72,6 +73,6 @@ def run_arm(arm: Method, config: CompareConfig, overrides: dict[str, Any]) -> No
         train(config.train_config(arm, overrides), resume=(folder / "config.yaml").is_file())
     evaluations = read_record(folder).evaluations if (folder / RECORD_NAME).is_file() else []
     done = {one.task for one in evaluations if one.protocol == config.protocol}
-    left = [task for task in config.task if task not in done]
+    left = [task for task in without_mix(config.task) if task not in done]
     if left:
         evaluate(config.eval_config(arm).model_copy(update={"task": left}))

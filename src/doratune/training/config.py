@@ -26,13 +26,13 @@ class TrainingSettings(Settings):
     model: str = "smollm2-135m"
     """Built-in name, local folder, .gguf file or hub id."""
     task: list[str] = Field(default=[])
-    """Tasks to train on; several are mixed."""
+    """Tasks to train on; several are mixed. commonsense-mix: the paper's eight, without repeated rows."""
     data: LaxPath | None = None
-    """JSON or JSONL file in the LLM-Adapters layout, instead of the hub."""
+    """JSON or JSONL file in the LLM-Adapters layout, instead of the hub; for commonsense-mix a folder."""
     format: Format = "instruct"
     """instruct: answer labels such as ending3; continuation: the answer's own text."""
     rows: Positive | None = None
-    """At most this many training rows per task, drawn by the seed."""
+    """At most this many training rows per task (of the mix: in all), drawn by the seed."""
 
     rank: Positive = 32
     """Rank r of the adapter."""
