@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from doratune.data.examples import build_examples
+from doratune.data.mix import is_mix, load_mix
 from doratune.data.rows import Row
 from doratune.data.source import load_split, rows_sha256
 from doratune.data.tasks import Split, Task, get_task
@@ -150,7 +151,7 @@ def assumed_material(entry: PlanTask, folder: Path) -> Material:
 
 def _tokens_per_row(entry: PlanTask, form: Format, rows: list[Row], source: str) -> float:
     """Estimated from all rows, each of which is checked on the way."""
-    task = get_task(entry.train)
+    task = None if is_mix(entry.train) else get_task(entry.train)
     examples = build_examples(rows, source=source, fmt=form, task=task)
     characters = sum(len(one.prompt) + len(one.candidates[one.gold]) for one in examples)
     return characters / len(examples) / CHARACTERS_PER_TOKEN
@@ -158,6 +159,9 @@ def _tokens_per_row(entry: PlanTask, form: Format, rows: list[Row], source: str)
 
 def _training_set(plan: Plan, entry: PlanTask) -> tuple[list[str], list[Row], str]:
     """The task of each row, the rows, and what they were taken from."""
+    if is_mix(entry.train):
+        mix = load_mix(entry.train_data)
+        return mix.tasks, mix.rows, _place(mix.source, entry.train_data)
     task = get_task(entry.train)
     data = entry.train_data or _file_in(plan.data, task, "train")
     loaded = load_split(task, "train", data=data)
@@ -231,8 +235,8 @@ def _whole(parts: list[Part], rows: list[Row]) -> DataRecord:
 
 
 def _only(entry: PlanTask) -> str | None:
-    """The one task that is trained on."""
-    return get_task(entry.train).name
+    """The one task that is trained on, or None."""
+    return None if is_mix(entry.train) else get_task(entry.train).name
 
 
 def _place(source: str, data: Path | None) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, Field
 
+from doratune.data.mix import without_mix
 from doratune.data.tasks import get_task
 from doratune.errors import InputError, nearest
 from doratune.named_yaml import read_named, shipped_names
@@ -52,9 +53,9 @@ class PlanTask(Settings):
     """A training set, and the tasks that what was trained on it is tested on."""
 
     train: str
-    """Name of a task or of a mix of tasks."""
+    """Name of a task, or commonsense-mix."""
     test: Annotated[list[str], AfterValidator(_distinct)] = Field(default=[])
-    """Tasks to test on; empty: the task that is trained on."""
+    """Tasks to test on; empty: those that are trained on."""
     formats: Axis[Format] = Field(default=["instruct"])
     """instruct, continuation or both."""
     rows: Positive | None = None
@@ -64,7 +65,7 @@ class PlanTask(Settings):
     limit: Positive | None = None
     """Only the first so many test rows of each task."""
     train_data: LaxPath | None = None
-    """JSON or JSONL file with the training rows, instead of the hub."""
+    """JSON or JSONL file with the training rows, instead of the hub; for commonsense-mix a folder."""
     test_data: LaxPath | None = None
     """JSON or JSONL file with the test rows of the (one) task, instead of the hub."""
     note: str | None = None
@@ -75,7 +76,7 @@ class PlanTask(Settings):
     @property
     def tests(self) -> list[str]:
         """The tasks to test on."""
-        return self.test or [self.train]
+        return self.test or without_mix([self.train])
 
 
 class Choose(Settings):
@@ -220,8 +221,8 @@ def _check_tasks(plan: Plan, source: str) -> None:
             fix="give it one entry; it may have several formats and test tasks",
         )
     for task in plan.tasks:
-        for name in task.tests:
-            known_task(name, where=f"{source}, tasks")
+        for name in without_mix([task.train, *task.test]):
+            _check_name(name, where=f"{source}, tasks")
         if task.test_data is not None and len(task.tests) > 1:
             raise InputError(
                 "one file holds the test rows of one task",
@@ -237,12 +238,7 @@ def _check_tasks(plan: Plan, source: str) -> None:
             )
 
 
-def known_task(name: str, *, where: str) -> None:
-    """Check that a plan's task exists.
-
-    Raises:
-        InputError: It does not; the nearest name is suggested.
-    """
+def _check_name(name: str, *, where: str) -> None:
     try:
         get_task(name)
     except InputError as error:
