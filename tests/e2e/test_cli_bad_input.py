@@ -48,6 +48,15 @@ CASES = {
         lambda: ["--task", "boolq", "winogrande", "--data", _rows("r.json", {})],
         ["one file cannot be several tasks"],
     ),
+    "the mix from one file": (
+        lambda: ["--task", "commonsense-mix", "--data", _rows("r.json", {})],
+        ["read from a folder", "r.json"],
+    ),
+    "the mix from a folder that lacks tasks": (
+        lambda: ["--task", "commonsense-mix", "--data", "."],
+        ["no rows of BoolQ", "boolq.jsonl"],
+    ),
+    "misspelt mix": (lambda: ["--task", "commonsense-mx"], ["did you mean commonsense-mix"]),
     "rank 0": (lambda: ["--task", "sample-boolq", "--rank", "0"], ["rank", "greater than 0"]),
     "negative rank": (lambda: ["--task", "sample-boolq", "--rank", "-4"], ["rank"]),
     "unknown flag": (lambda: ["--task", "sample-boolq", "--rnak", "4"], ["--rnak", "--rank"]),

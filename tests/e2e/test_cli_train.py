@@ -38,6 +38,32 @@ def test_run_directory(dora_run: Path) -> None:
     assert not list(dora_run.glob("adapter/*.bin"))
 
 
+def test_the_mix_from_local_files(cli: Cli, tiny_model: Path) -> None:
+    """Schemas of the data sets' own; ``tests/unit/test_data_mix.py`` holds the rows themselves."""
+    Path("originals").mkdir()
+    choices = {"text": ["a", "b", "c", "d"], "label": ["A", "B", "C", "D"]}
+    asked = {"question": "Why?", "choices": choices, "answerKey": "D"}
+    social = {"context": "Al fell.", "question": "Why?", "answerA": "a", "answerB": "b", "answerC": "c"}
+    rows = {
+        "boolq": {"question": "is it blue", "passage": "", "answer": False},
+        "piqa": {"goal": "Cut it", "sol1": "knife", "sol2": "spoon", "label": 0},
+        "social_i_qa": {**social, "label": "3"},
+        "hellaswag": {"activity_label": "A", "ctx": "B", "endings": choices["text"], "label": "2"},
+        "winogrande": {"sentence": "_ left.", "option1": "Ann", "option2": "Bo", "answer": "2"},
+        "arc-easy": asked,
+        "arc-challenge": {**asked, "question": "How?"},
+        "openbookqa": {"question_stem": "Cows eat", "choices": choices, "answerKey": "A"},
+    }
+    for name, row in rows.items():
+        Path(f"originals/{name}.jsonl").write_text(json.dumps(row))
+    flags = ["--model", tiny_model, "--task", "commonsense-mix", "--data", "originals", *SMALL]
+    outcome = cli("train", *flags, "--warmup-steps", 0, "--output", "run", "--json")
+    assert outcome.code == 0, outcome.err
+    (data,) = json.loads(outcome.out)["data"]
+    assert (data["task"], data["source"], data["rows"]) == ("commonsense-mix", "originals", 8)
+    assert data["parts"] == dict.fromkeys(rows, 1)
+
+
 def test_tokens_are_those_of_the_rows(dora_run: Path) -> None:
     from transformers import AutoTokenizer
 

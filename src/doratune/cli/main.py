@@ -14,9 +14,10 @@ from doratune.cli.output import quieten_imports
 from doratune.errors import DoratuneError, InputError, nearest
 
 VERBS = {
-    "train": "fine-tune a causal LM with LoRA or DoRA",
+    "train": "fine-tune a causal LM with LoRA or DoRA, or all of its weights",
     "eval": "evaluate a run, an adapter or a base model on commonsense tasks",
     "compare": "base, LoRA and DoRA on the same rows, side by side",
+    "study": "a whole plan: tasks, methods, learning rates and seeds, with statistics",
     "report": "the same table and report from runs that exist",
     "run": "a script of your own, with the PEFT models it builds on the engine",
     "bench": "time and memory of DoRA and LoRA beside PEFT's own, by layer or by training step",

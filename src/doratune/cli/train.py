@@ -11,12 +11,13 @@ from doratune.settings import validate
 from doratune.training.config import TrainConfig
 from doratune.training.presets import Preset, load_preset
 
-ABOUT = """Fine-tune a causal LM with LoRA or DoRA and write a run directory.
+ABOUT = """Fine-tune a causal LM with LoRA or DoRA, or all of its weights, and write a run directory.
 
 Examples:
   doratune train --method dora --data boolq/train.json --output finetuned_result/dora_r32
   doratune train --method lora --task sample-winogrande --format continuation --rows 500
                  --epochs 1 --warmup-steps 5 --output runs/lora
+  doratune train --method full --task arc-easy --format continuation --learning-rate 2e-5 --output runs/full
   doratune train --preset llama-7b --method dora --data commonsense.json --output runs/llama
   accelerate launch -m doratune train --preset llama-7b --data commonsense.json --output runs/llama
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from string import Formatter
 from typing import Any
 
@@ -10,6 +10,14 @@ from doratune.data.layouts import Question
 from doratune.data.rows import Row, answer_text
 from doratune.data.tasks import RowSchema, Task
 from doratune.errors import InputError
+
+
+def convert_rows(task: Task, originals: Iterable[Mapping[str, Any]], *, name: str) -> list[Row]:
+    """Word the rows of one split as :func:`convert_row` does; ``name`` is what messages call the split."""
+    return [
+        convert_row(task, original, where=f"{name}, row {number}")
+        for number, original in enumerate(originals, start=1)
+    ]
 
 
 def convert_row(task: Task, original: Mapping[str, Any], *, where: str) -> Row:

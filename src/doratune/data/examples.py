@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from doratune.data.layouts import Layout, Question, layouts, recognise
+from doratune.data.mix import MixedData
 from doratune.data.prompt import render_prompt
 from doratune.data.rows import Row, answer_text
-from doratune.data.tasks import Task
+from doratune.data.tasks import Task, get_task
 from doratune.errors import InputError
 from doratune.records.run import Format
 
@@ -51,22 +52,32 @@ def build_examples(rows: Sequence[Row], *, source: str, fmt: Format, task: Task 
             something else than its answer.
     """
     known = list(layouts().values()) if task is None else [task.layout]
-    examples = []
-    for index, row in enumerate(rows):
-        where = f"{source}, row {index + 1}"
-        found = recognise(row["instruction"], known)
-        if found is None and (task is not None or fmt == "continuation"):
-            raise _unrecognised(row, where, task)
-        if found is None:
-            instruction, candidates, labels, gold = row["instruction"], (row["output"],), (row["answer"],), 0
-        else:
-            labels, gold = _labels(row, *found, where=where)
-            instruction, candidates = _worded(row, *found, labels=labels, fmt=fmt)
-        name = task.name if task else ""
-        examples.append(
-            Example(index, name, render_prompt(instruction, row["input"]), candidates, labels, gold)
-        )
-    return examples
+    return [_example(index, row, source, fmt, task, known) for index, row in enumerate(rows)]
+
+
+def build_mixed_examples(mix: MixedData, *, fmt: Format) -> list[Example]:
+    """Turn the rows of a mix into examples, each as one of its own task."""
+    tasks = [get_task(name) for name in mix.tasks]
+    return [
+        _example(index, row, mix.source, fmt, task, [task.layout])
+        for index, (row, task) in enumerate(zip(mix.rows, tasks, strict=True))
+    ]
+
+
+def _example(
+    index: int, row: Row, source: str, fmt: Format, task: Task | None, known: list[Layout]
+) -> Example:
+    where = f"{source}, row {index + 1}"
+    found = recognise(row["instruction"], known)
+    if found is None and (task is not None or fmt == "continuation"):
+        raise _unrecognised(row, where, task)
+    if found is None:
+        instruction, candidates, labels, gold = row["instruction"], (row["output"],), (row["answer"],), 0
+    else:
+        labels, gold = _labels(row, *found, where=where)
+        instruction, candidates = _worded(row, *found, labels=labels, fmt=fmt)
+    name = task.name if task else ""
+    return Example(index, name, render_prompt(instruction, row["input"]), candidates, labels, gold)
 
 
 def _labels(row: Row, layout: Layout, question: Question, *, where: str) -> tuple[tuple[str, ...], int]:

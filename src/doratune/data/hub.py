@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from doratune.data.convert import convert_row
+from doratune.data.convert import convert_rows
 from doratune.data.rows import Row
 from doratune.data.tasks import HubSource, Split, Task
 from doratune.errors import DoratuneError
@@ -43,7 +43,4 @@ def load_hub_rows(task: Task, split: Split) -> list[Row]:
             got=f"{type(error).__name__}: {reason[0]}",
             fix="check the connection and try again, or give the rows as a file with --data FILE",
         ) from error
-    return [
-        convert_row(task, original, where=f"{name}, row {number}")
-        for number, original in enumerate(originals, start=1)
-    ]
+    return convert_rows(task, originals, name=name)

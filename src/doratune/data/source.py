@@ -61,6 +61,10 @@ def load_split(task: Task, split: Split, *, data: Path | None = None) -> LoadedD
 
 
 def rows_sha256(rows: list[Row]) -> str:
-    """SHA-256 of rows as JSON with sorted keys, without spaces, in UTF-8."""
-    text = json.dumps(rows, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    """SHA-256 of rows as canonical JSON."""
+    return hashlib.sha256(canonical_json(rows).encode("utf-8")).hexdigest()
+
+
+def canonical_json(value: Row | list[Row]) -> str:
+    """Rows as JSON with sorted keys, without spaces; hashed in UTF-8."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))

@@ -13,6 +13,9 @@ from doratune.errors import InputError, nearest
 
 Split = Literal["train", "test"]
 
+MIX = "commonsense-mix"
+"""What the mix of all benchmark tasks is called where a task may be named."""
+
 
 class HubSource(Definition):
     """Where the original rows are on the Hugging Face hub."""
@@ -101,7 +104,7 @@ def get_task(name: str) -> Task:
     """
     found = _tasks().get(name.lower())
     if found is None:
-        close = nearest(name.lower(), task_names())
+        close = nearest(name.lower(), [*task_names(), MIX])
         raise InputError(
             "unknown task",
             where="--task",

@@ -16,9 +16,11 @@ class EvalConfig(Settings):
     target: Annotated[str, Positional]
     """Run directory, adapter folder or base model (built-in name, folder, .gguf file, hub id)."""
     task: list[str]
-    """Tasks to evaluate."""
+    """Tasks to evaluate; commonsense-mix is its eight tasks, one by one."""
     data: LaxPath | None = None
     """JSON or JSONL file with the rows of the (one) task, instead of the hub."""
+    split: Literal["test", "validation"] = "test"
+    """What the rows are recorded as; validation: rows of --data that something is chosen on."""
     format: Format | None = None
     """instruct or continuation; None: the format of the run, else instruct."""
     protocol: Protocol = "likelihood"

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from doratune.data.examples import Example, build_examples
+from doratune.data.mix import without_mix
 from doratune.data.source import LoadedData, load_split
 from doratune.data.tasks import Task, get_task
 from doratune.errors import InputError
@@ -23,7 +24,7 @@ from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.extract import extract_answer
 from doratune.evaluation.generate import generate_answers
 from doratune.evaluation.likelihood import score_candidates
-from doratune.evaluation.target import Target, find_adapter, load_target
+from doratune.evaluation.target import Target, find_trained, load_target
 from doratune.records.files import RECORD_NAME, read_record, write_json_atomic, write_jsonl_atomic
 from doratune.records.run import DataRecord, Evaluation, Format, Metric, RunRecord
 
@@ -55,7 +56,7 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
     Raises:
         InputError: If the target, a task or its data cannot be used.
     """
-    run, _ = find_adapter(config.target)
+    run = find_trained(config.target).run
     fmt: Format = config.format or (read_record(run).config.get("format") if run else None) or "instruct"
     if config.protocol == "generate" and fmt != "instruct":
         raise InputError(
@@ -83,10 +84,15 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
 def _load_tasks(config: EvalConfig, fmt: Format) -> list[TaskRows]:
     if not config.task:
         raise InputError("no task to evaluate", where="--task", fix="name one or more tasks")
-    if config.data is not None and len(config.task) != 1:
+    names = without_mix(config.task)
+    if config.data is not None and len(names) != 1:
         raise InputError("one file holds the rows of one task", where="--task", got=" ".join(config.task))
+    if config.split == "validation" and config.data is None:
+        raise InputError(
+            "there are no validation rows but those of a file", where="--split", fix="add --data"
+        )
     loaded = []
-    for name in dict.fromkeys(config.task):
+    for name in dict.fromkeys(names):
         task = get_task(name)
         data = load_split(task, "test", data=config.data)
         examples = build_examples(data.rows[: config.limit], source=data.source, fmt=fmt, task=task)
@@ -146,7 +152,7 @@ def _evaluate_task(
         data=DataRecord(
             task=rows.task.name,
             source=rows.loaded.source,
-            split="test",
+            split=config.split,
             sha256=rows.loaded.sha256,
             rows=len(rows.loaded.rows),
         ),

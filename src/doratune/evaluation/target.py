@@ -24,6 +24,7 @@ from doratune.records.run import Method, ModelRecord, ParameterCount, RunRecord
 logger = logging.getLogger(__name__)
 
 ADAPTER_FILE = "adapter_config.json"
+MODEL_FILE = "config.json"
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,29 @@ class Target:
     output: Path
 
 
-def find_adapter(target: str) -> tuple[Path | None, Path | None]:
-    """The run directory and the adapter folder that ``target`` means.
+@dataclass(frozen=True)
+class Found:
+    """The folders that belong to what the user named.
+
+    Attributes:
+        run: A run directory; None for a base model or a plain PEFT adapter.
+        adapter: An adapter's folder; None for a base model and for a fully fine-tuned one.
+        model: A fully fine-tuned model's folder.
+    """
+
+    run: Path | None = None
+    adapter: Path | None = None
+    model: Path | None = None
+
+
+def find_trained(target: str) -> Found:
+    """What a run directory, an adapter's folder or a model's name stands for.
 
     Args:
         target: What the user named.
 
     Returns:
-        ``(run, adapter)``: both None for a base model, ``run`` None for a plain PEFT adapter, ``adapter``
-        None for a folder with evaluations of a base model, as ``compare`` leaves it.
+        The folders. ``run`` alone for evaluations of a base model, as ``compare`` leaves them.
 
     Raises:
         InputError: If it is a run directory whose training is not finished.
@@ -59,17 +74,22 @@ def find_adapter(target: str) -> tuple[Path | None, Path | None]:
     folder = Path(target).expanduser()
     if (folder / ADAPTER_FILE).is_file():
         run = folder.parent
-        return (run if (run / RECORD_NAME).is_file() else None), folder
+        return Found(run if (run / RECORD_NAME).is_file() else None, adapter=folder)
+    if folder.name == "model" and (folder.parent / "config.yaml").is_file():
+        folder = folder.parent
     if not (folder / "config.yaml").is_file():
-        return (folder if (folder / RECORD_NAME).is_file() else None), None
-    if not (folder / RECORD_NAME).is_file() or not (folder / "adapter" / ADAPTER_FILE).is_file():
-        raise InputError(
-            "the run is not finished",
-            where=target,
-            expected=f"{RECORD_NAME} and adapter/{ADAPTER_FILE}",
-            fix="finish it with the command it was started with and --resume",
-        )
-    return folder, folder / "adapter"
+        return Found(folder if (folder / RECORD_NAME).is_file() else None)
+    finished = (folder / RECORD_NAME).is_file()
+    if finished and (folder / "adapter" / ADAPTER_FILE).is_file():
+        return Found(folder, adapter=folder / "adapter")
+    if finished and (folder / "model" / MODEL_FILE).is_file():
+        return Found(folder, model=folder / "model")
+    raise InputError(
+        "the run is not finished",
+        where=target,
+        expected=f"{RECORD_NAME} and adapter/{ADAPTER_FILE} or model/{MODEL_FILE}",
+        fix="finish it with the command it was started with and --resume",
+    )
 
 
 def load_target(config: EvalConfig) -> Target:
@@ -88,9 +108,12 @@ def load_target(config: EvalConfig) -> Target:
     Raises:
         InputError: If nothing is found, or the adapter was trained for another base.
     """
-    run, adapter = find_adapter(config.target)
+    found = find_trained(config.target)
+    run, adapter = found.run, found.adapter
     record = read_record(run) if run else None
-    base = _load_base(config, record, adapter)
+    base = _load(config, record, found)
+    if found.model is not None and run is not None and record is not None:
+        return Target(base.model, base.tokenizer, record, config.output or run)
     if record is not None and record.model.fingerprint != fingerprint(base.model):
         raise InputError(
             "the adapter was trained for another base model",
@@ -115,9 +138,19 @@ def load_target(config: EvalConfig) -> Target:
     return Target(model, base.tokenizer, record, output)
 
 
-def _load_base(config: EvalConfig, record: RunRecord | None, adapter: Path | None) -> LoadedModel:
-    trained = record.config if record else {}
-    if record is not None:
+def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedModel:
+    """The base model, or the model of a fully fine-tuned run."""
+    trained, adapter = record.config if record else {}, found.adapter
+    if found.model is not None:
+        if config.model is not None:
+            raise InputError(
+                "every weight of this run was trained, so it goes on no other model",
+                where="--model",
+                got=config.model,
+                fix="leave --model out",
+            )
+        name = str(found.model)
+    elif record is not None:
         name = config.model or record.model.name
     elif adapter is not None:
         name = config.model or PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path or ""

@@ -43,6 +43,7 @@ class DataRecord(Record):
     split: str  #: "train", "validation" or "test"
     sha256: str  #: hash of the rows as they were read
     rows: Count  #: rows in the split before any limit
+    parts: dict[str, Count] | None = None  #: rows of each task of a mix, None where it is no mix
 
 
 class TrainingRecord(Record):

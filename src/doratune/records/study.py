@@ -23,6 +23,14 @@ from doratune.records.run import (
 StudyMethod = Literal["lora", "dora", "dora-attached-norm", "full"]
 Outcome = Literal["better", "worse", "undecided"]
 
+METHOD_NAMES: dict[StudyMethod, str] = {
+    "lora": "LoRA",
+    "dora": "DoRA",
+    "dora-attached-norm": "DoRA with attached norm",
+    "full": "full fine-tuning",
+}
+"""The methods as sentences name them."""
+
 
 class Trial(Record):
     """One try of a learning rate, judged on the validation rows."""
@@ -53,7 +61,7 @@ class StudyArm(Record):
     learning_rate: Annotated[float, Field(gt=0)]  #: the one that was chosen
     runs: Annotated[list[SeedRun], Field(min_length=1)]  #: one per seed, ascending
     mean: Share  #: mean accuracy over the seeds
-    interval: tuple[Share, Share]  #: 95 %, bootstrap over seeds, then over rows
+    interval: tuple[Share, Share]  #: 95 %, over seeds and rows; Wilson's for one seed
 
 
 class SeedDifference(Record):
@@ -67,11 +75,14 @@ class SeedDifference(Record):
 
 
 class Needed(Record):
-    """How large the study would have to be to tell a difference of so many points."""
+    """How large the study would have to be to tell a difference of so many points.
+
+    To tell: p below 5 % before correction, in four studies of five.
+    """
 
     points: Annotated[float, Field(gt=0)]  #: the true difference, in percentage points
     rows: Count | None  #: test rows needed with the seeds there are; None: no number of rows is enough
-    seeds: Count | None  #: seeds needed with the rows there are; None: no number of seeds is enough
+    seeds: Count | None  #: seeds needed with the rows there are; None: no number is enough, or one seed
 
 
 class StudyDifference(Record):
@@ -80,8 +91,8 @@ class StudyDifference(Record):
     from_method: StudyMethod = Field(validation_alias="from", serialization_alias="from")  #: first method
     to_method: StudyMethod = Field(validation_alias="to", serialization_alias="to")  #: second method
     points: float  #: mean difference in percentage points
-    interval: tuple[float, float]  #: 95 %, paired bootstrap over seeds, then over rows, in points
-    p_value: Share  #: two-sided, of no difference
+    interval: tuple[float, float]  #: 95 %, paired, over seeds and rows (rows only for one seed), in points
+    p_value: Share  #: two-sided, of no difference, by the same resampling; McNemar's for one seed
     p_adjusted: Share  #: corrected over the tasks of the family
     outcome: Outcome  #: what p_adjusted says at 5 %
     verdict: str  #: the outcome in words

@@ -22,7 +22,7 @@ def to_html(comparison: Comparison) -> str:
         for index, task in enumerate(comparison.tasks)
     ]
     loss = plots.loss_plot(comparison, "loss")
-    return _template().render(
+    return template("report.html.j2").render(
         comparison=comparison,
         verdicts=tables.verdicts(comparison),
         samples=[tables.task_label(task, comparison) for task in comparison.tasks if task.sample],
@@ -36,11 +36,14 @@ def to_html(comparison: Comparison) -> str:
         settings=details.setting_facts(comparison),
         environment=details.environment_facts(comparison.environment),
         text=tables,
+        title=comparison.title,
+        version=comparison.environment.doratune,
     )
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A template beside the style sheet; everything that goes into it is escaped unless it is ``Markup``."""
     environment = Environment(
         loader=PackageLoader("doratune.report", "templates"),
         autoescape=True,
@@ -48,4 +51,5 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2")
+    environment.globals["SAMPLE"] = tables.SAMPLE
+    return environment.get_template(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -23,19 +25,19 @@ def comparison_renderable(comparison: Comparison) -> Group:
     if comparison.tasks:
         wide = len(comparison.arms) > MOST_COLUMNS
         table = tables.accuracy_list(comparison) if wide else tables.accuracy_table(comparison)
-        parts.append(_table(table, starred=samples))
+        parts.append(rich_table(table, starred=samples))
         if samples:
-            parts.append(_aside(f"* {tables.SAMPLE}"))
-        parts.append(_aside(tables.ACCURACY_NOTE))
-        parts.append(_aside(tables.ways(comparison)))
+            parts.append(aside(f"* {tables.SAMPLE}"))
+        parts.append(aside(tables.ACCURACY_NOTE))
+        parts.append(aside(tables.ways(comparison)))
         parts += [Text(), *_verdicts(comparison), Text()]
     cost = tables.cost_table(comparison)
     if cost:
-        parts.append(_table(cost, starred=set()))
+        parts.append(rich_table(cost))
     sentence = tables.cost_sentence(comparison)
     if sentence:
-        parts.append(_indented(Text(sentence)))
-    parts += [_indented(Text(f"Note: {note}", style="yellow")) for note in comparison.notes]
+        parts.append(indented(Text(sentence)))
+    parts += [indented(Text(f"Note: {note}", style="yellow")) for note in comparison.notes]
     return Group(*parts)
 
 
@@ -43,13 +45,14 @@ def print_evaluations(record: RunRecord) -> None:
     """Print the accuracies of one run."""
     console = Console()
     samples = {entry.task for entry in record.evaluations if entry.sample}
-    console.print(_table(tables.evaluation_table(record), starred=samples))
+    console.print(rich_table(tables.evaluation_table(record), starred=samples))
     if samples:
-        console.print(_aside(f"* {tables.SAMPLE}"))
-    console.print(_aside(tables.ACCURACY_NOTE))
+        console.print(aside(f"* {tables.SAMPLE}"))
+    console.print(aside(tables.ACCURACY_NOTE))
 
 
-def _table(table: Table, starred: set[str]) -> RichTable:
+def rich_table(table: Table, starred: Collection[str] = ()) -> RichTable:
+    """The table without rules; rows named in ``starred`` get a star after their name."""
     rich = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for index, column in enumerate(table.columns):
         rich.add_column(_cell(column), justify="left" if index == 0 else "right", overflow="fold")
@@ -69,16 +72,18 @@ def _cell(cell: Cell) -> Text:
 def _verdicts(comparison: Comparison) -> list[RenderableType]:
     found = tables.verdicts(comparison)
     if not found:
-        return [_indented(Text(tables.NO_PAIR))]
+        return [indented(Text(tables.NO_PAIR))]
     lines: list[RenderableType] = [
-        _indented(Text.assemble(f"{one.task}: ", (one.words, "bold"), f" ({one.figures})")) for one in found
+        indented(Text.assemble(f"{one.task}: ", (one.words, "bold"), f" ({one.figures})")) for one in found
     ]
-    return [*lines, _aside(tables.TEST_NOTE)]
+    return [*lines, aside(tables.TEST_NOTE)]
 
 
-def _indented(text: Text) -> Padding:
+def indented(text: Text) -> Padding:
+    """A paragraph beside the tables."""
     return Padding(text, (0, 0, 0, 1))
 
 
-def _aside(text: str) -> Padding:
-    return _indented(Text(text, style="dim"))
+def aside(text: str) -> Padding:
+    """A quiet paragraph."""
+    return indented(Text(text, style="dim"))

@@ -6,19 +6,17 @@ A process of its own gives every arm its own peak memory and the same fresh star
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from doratune.data.mix import without_mix
 from doratune.errors import InputError
 from doratune.records.files import RECORD_NAME, read_record
 from doratune.records.run import Method
 from doratune.study.config import CompareConfig
+from doratune.study.process import run_alone, waiting_through_interrupts
 
 ARMS: tuple[Method, ...] = ("base", "lora", "dora")
 
@@ -59,13 +57,8 @@ def run_arms(
         for folder in held:
             shutil.rmtree(folder)
     for arm in ARMS:
-        with (
-            _waiting_through_interrupts(),
-            ProcessPoolExecutor(
-                max_workers=1, mp_context=multiprocessing.get_context("spawn"), initializer=initializer
-            ) as pool,
-        ):
-            pool.submit(run_arm, arm, config, overrides.get(arm, {})).result()
+        with waiting_through_interrupts():
+            run_alone(run_arm, arm, config, overrides.get(arm, {}), initializer=initializer)
     return folders
 
 
@@ -80,16 +73,6 @@ def run_arm(arm: Method, config: CompareConfig, overrides: dict[str, Any]) -> No
         train(config.train_config(arm, overrides), resume=(folder / "config.yaml").is_file())
     evaluations = read_record(folder).evaluations if (folder / RECORD_NAME).is_file() else []
     done = {one.task for one in evaluations if one.protocol == config.protocol}
-    left = [task for task in config.task if task not in done]
+    left = [task for task in without_mix(config.task) if task not in done]
     if left:
         evaluate(config.eval_config(arm).model_copy(update={"task": left}))
-
-
-@contextmanager
-def _waiting_through_interrupts() -> Iterator[None]:
-    """Let Ctrl-C reach the arm's process only, which saves a checkpoint and says how to go on."""
-    previous = signal.signal(signal.SIGINT, lambda *_: None)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

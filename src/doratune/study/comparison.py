@@ -11,8 +11,9 @@ from typing import Literal
 
 from doratune.errors import InputError
 from doratune.records.comparison import Arm, ArmResult, Comparison, PairedDifference, TaskResult
-from doratune.records.files import METRICS_NAME, read_jsonl, read_record
+from doratune.records.files import read_record
 from doratune.records.run import Evaluation, RunRecord
+from doratune.study.answers import correct_rows, training_curve
 from doratune.study.paired import check_same_rows, paired_difference
 from doratune.study.settings import notes_on_differences, shared_settings
 
@@ -132,7 +133,7 @@ def _arm(run: _Run) -> Arm:
         run=run.place,
         parameters=record.parameters if trained else None,
         training=record.training,
-        curve=_curve(run.directory / METRICS_NAME) if record.training else [],
+        curve=training_curve(run.directory) if record.training else [],
         engine=_engine(record),
     )
 
@@ -140,22 +141,14 @@ def _arm(run: _Run) -> Arm:
 def _engine(record: RunRecord) -> Literal["doratune", "peft"] | None:
     """What computed the adapter."""
     chosen = record.config.get("engine")
-    return chosen if record.method != "base" and chosen in ("doratune", "peft") else None
-
-
-def _curve(path: Path) -> list[tuple[int, float | None]]:
-    points = [row for row in read_jsonl(path) if "loss" in row]
-    for row in points:
-        if not isinstance(row.get("step"), int) or not isinstance(row["loss"], int | float | None):
-            raise InputError("a line has no step or no loss that is a number", where=str(path), got=row)
-    return [(row["step"], row["loss"]) for row in points]
+    return chosen if record.method in ("lora", "dora") and chosen in ("doratune", "peft") else None
 
 
 def _task(key: TaskKey, runs: list[_Run]) -> TaskResult:
     having = [run for run in runs if key in run.evaluations]
     first = having[0]
     entry = first.evaluations[key]
-    correct = {run.name: _correct_rows(run, run.evaluations[key]) for run in having}
+    correct = {run.name: correct_rows(run.directory, run.evaluations[key]) for run in having}
     for run in having[1:]:
         _check_same_data(key[0], first, entry, run, run.evaluations[key])
         check_same_rows(first.name, correct[first.name], run.name, correct[run.name])
@@ -210,23 +203,3 @@ def _check_same_data(task: str, first: _Run, ours: Evaluation, second: _Run, the
                 got=f"{fact} {our_value}, {their_value}",
                 fix="evaluate both on the same data with the same --limit",
             )
-
-
-def _correct_rows(run: _Run, entry: Evaluation) -> dict[int, bool]:
-    """Which rows the run had right, checked against the counts in its record."""
-    path = run.directory / entry.predictions
-    correct = {}
-    for row in read_jsonl(path):
-        if not isinstance(row.get("row"), int) or not isinstance(row.get("correct"), bool):
-            raise InputError("a prediction has no row number or no correct flag", where=str(path), got=row)
-        correct[row["row"]] = row["correct"]
-    found = (len(correct), sum(correct.values()))
-    if found != (entry.rows, entry.correct):
-        raise InputError(
-            "the predictions do not match the record of their run",
-            where=str(path),
-            got=f"{found[0]} rows, {found[1]} correct",
-            expected=f"{entry.rows} rows, {entry.correct} correct",
-            fix=f"evaluate {entry.task} again",
-        )
-    return correct

@@ -1,10 +1,14 @@
-"""The settings of a comparison: those of training, and how the arms are evaluated."""
+"""The settings of a comparison and of how a study is carried out."""
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
+from tyro.conf import Positional
+
 from doratune.evaluation.config import EvalConfig
 from doratune.records.run import Method, Protocol
-from doratune.settings import LaxPath, Positive
+from doratune.settings import LaxPath, Positive, Settings
 from doratune.training.config import TrainConfig, TrainingSettings
 
 
@@ -45,3 +49,20 @@ class CompareConfig(TrainingSettings):
             device_map=self.device_map,
             trust_remote_code=self.trust_remote_code,
         )
+
+
+class StudyConfig(Settings):
+    """Where and how a plan is carried out; nothing of it changes a result."""
+
+    plan: Annotated[str, Positional]
+    """Name of a shipped plan, or a YAML file."""
+    output: LaxPath
+    """Folder of the study; one that holds runs of the plan is gone on with."""
+    data: LaxPath | None = None
+    """Folder with <task>/train.json and <task>/test.json, instead of the hub; goes before the plan's."""
+    engine: Literal["local", "ray"] = "local"
+    """local: this machine; ray: a Ray cluster whose machines share the output folder."""
+    jobs: Positive = 1
+    """Runs at a time on this machine."""
+    threads: Positive | None = None
+    """Threads of each run; None: the cores divided among the jobs."""

@@ -13,8 +13,14 @@ Setting = Scalar | list[Scalar]
 BY_ARM = frozenset({"method", "engine", "name", "output", "overwrite", "resume"})
 """Configuration that differs between arms by its nature."""
 
-WITHOUT_EFFECT = frozenset({"report_to", "save_steps"})
+WITHOUT_EFFECT = frozenset({"report_to", "save_steps", "keep_checkpoints"})
 """Configuration that says nothing about the result."""
+
+UNUSED = {
+    "lora": frozenset({"norm_gradient"}),
+    "full": frozenset({"norm_gradient", "rank", "alpha", "rslora", "dropout", "targets"}),
+}
+"""Configuration that means nothing to a method."""
 
 
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Setting]:
@@ -35,14 +41,13 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Settin
 
 
 def shared_settings(records: Mapping[str, RunRecord]) -> dict[str, Setting]:
-    """The settings in which all trained runs agree (all runs, if none was trained)."""
-    described = {name: _settings(record) for name, record in _described(records).items()}
-    first = next(iter(described.values()))
-    return {
-        key: value
-        for key, value in first.items()
-        if all(key in other and other[key] == value for other in described.values())
-    }
+    """The settings in which all trained runs that have them agree (all runs, if none was trained)."""
+    shared = {}
+    for key, values in _by_key(records).items():
+        first, *others = values.values()
+        if first is not None and all(value == first for value in others):
+            shared[key] = first
+    return shared
 
 
 def notes_on_differences(records: Mapping[str, RunRecord]) -> list[str]:
@@ -51,21 +56,19 @@ def notes_on_differences(records: Mapping[str, RunRecord]) -> list[str]:
     dtypes = {name: record.model.dtype for name, record in records.items()}
     if len(set(dtypes.values())) > 1:
         notes.append(f"The base model was not loaded in the same type: {_by_arm(dtypes)}.")
-    described = _described(records)
-    settings = {name: _settings(record) for name, record in described.items()}
-    for key in dict.fromkeys(key for values in settings.values() for key in values if key != "dtype"):
-        values = {name: own.get(key) for name, own in settings.items()}
-        if any(value != next(iter(values.values())) for value in values.values()):
+    for key, values in _by_key(records).items():
+        if key != "dtype" and any(value != next(iter(values.values())) for value in values.values()):
             notes.append(f"The runs differ in {key}: {_by_arm(values)}.")
-    if len({tuple(data.sha256 for data in record.data) for record in described.values()}) > 1:
+    if len({tuple(data.sha256 for data in one.data) for one in _described(records).values()}) > 1:
         notes.append("The runs were not trained on the same rows.")
     steps = {name: record.training.steps for name, record in records.items() if record.training}
     if len(set(steps.values())) > 1:
         notes.append(f"The runs took different numbers of steps: {_by_arm(steps)}.")
-    return notes + _environment_notes(records)
+    return notes + environment_notes(records)
 
 
-def _environment_notes(records: Mapping[str, RunRecord]) -> list[str]:
+def environment_notes(records: Mapping[str, RunRecord]) -> list[str]:
+    """Sentences on where the runs took place, if not all in the same way."""
     environments = [record.environment for record in records.values()]
     notes = []
     if len({(one.platform, one.cpu, one.cores, one.gpu) for one in environments}) > 1:
@@ -82,13 +85,27 @@ def _described(records: Mapping[str, RunRecord]) -> Mapping[str, RunRecord]:
     return {name: record for name, record in records.items() if record.method != "base"} or records
 
 
+def _by_key(records: Mapping[str, RunRecord]) -> dict[str, dict[str, Setting]]:
+    """Each setting's value by run, None where it is not set; runs it means nothing to are left out."""
+    described = _described(records)
+    settings = {name: _settings(record) for name, record in described.items()}
+    return {
+        key: {
+            name: own.get(key)
+            for name, own in settings.items()
+            if key not in UNUSED.get(described[name].method, ())
+        }
+        for key in dict.fromkeys(key for own in settings.values() for key in own)
+    }
+
+
 def _settings(record: RunRecord) -> dict[str, Setting]:
     known: dict[str, Setting] = {"model": record.model.name, "dtype": record.model.dtype}
     if record.data:
         known["training_data"] = [f"{data.source} {data.split}, {data.rows} rows" for data in record.data]
     known["seed"] = record.seed
     own = flat_config(record.config)
-    left_out = BY_ARM | WITHOUT_EFFECT | known.keys()
+    left_out = BY_ARM | WITHOUT_EFFECT | UNUSED.get(record.method, frozenset()) | known.keys()
     if "steps" in own:  # overrides the epochs
         left_out |= {"epochs"}
     return known | {key: value for key, value in own.items() if key not in left_out}

@@ -16,13 +16,14 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
 
     Args:
         model: The base model; its weights are frozen.
-        config: Method, rank, alpha, dropout, targets and engine.
+        config: Method (lora or dora), rank, alpha, dropout, targets, engine and whether DoRA's norm has a
+            gradient.
 
     Returns:
         The PEFT model, on doratune's engine unless ``config.engine`` is ``peft``.
 
     Raises:
-        InputError: If a target matches no linear layer.
+        InputError: If a target matches no linear layer, or a layer's norm cannot have a gradient.
     """
     _check_targets(model, config.targets)
     if config.load_in_4bit:
@@ -41,7 +42,7 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
     peft_model = get_peft_model(model, lora)
     assert isinstance(peft_model, PeftModel)
     if config.engine == "doratune":
-        enable(peft_model)
+        enable(peft_model, detach_norm=not config.norm_gradient)
     return peft_model
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from doratune.errors import InputError
 from doratune.records.run import Format
 from doratune.settings import LaxPath, Positive, Settings
 
@@ -17,18 +18,21 @@ LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 
 
 class TrainingSettings(Settings):
-    """What a LoRA run and a DoRA run have in common."""
+    """What all runs of a comparison have in common.
+
+    Full fine-tuning has no adapter: rank, alpha, rslora, dropout, targets and engine mean nothing to it.
+    """
 
     model: str = "smollm2-135m"
     """Built-in name, local folder, .gguf file or hub id."""
     task: list[str] = Field(default=[])
-    """Tasks to train on; several are mixed."""
+    """Tasks to train on; several are mixed. commonsense-mix: the paper's eight, without repeated rows."""
     data: LaxPath | None = None
-    """JSON or JSONL file in the LLM-Adapters layout, instead of the hub."""
+    """JSON or JSONL file in the LLM-Adapters layout, instead of the hub; for commonsense-mix a folder."""
     format: Format = "instruct"
     """instruct: answer labels such as ending3; continuation: the answer's own text."""
     rows: Positive | None = None
-    """At most this many training rows per task, drawn by the seed."""
+    """At most this many training rows per task (of the mix: in all), drawn by the seed."""
 
     rank: Positive = 32
     """Rank r of the adapter."""
@@ -69,11 +73,13 @@ class TrainingSettings(Settings):
     """Share of the training rows held out to report a validation loss."""
     save_steps: Positive = 200
     """Optimizer steps between checkpoints, and between validation losses."""
+    keep_checkpoints: Positive = 2
+    """How many checkpoints are kept, the newest ones."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the rows, their order, the adapter and dropout."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 where the hardware is fast at it, else float32."""
+    """auto: bfloat16 where the hardware is fast at it, else float32; what full trains is kept in float32."""
     load_in_4bit: bool = False
     """Quantise the base model to 4 bits with bitsandbytes (QLoRA, QDoRA)."""
     gradient_checkpointing: bool = False
@@ -85,11 +91,49 @@ class TrainingSettings(Settings):
     report_to: list[str] = Field(default=[])
     """Trackers of transformers' Trainer: tensorboard, trackio, wandb."""
 
+    def total_steps(self, rows: int) -> int:
+        """Optimizer steps that ``rows`` training rows come to."""
+        return self.steps or max(round(-(-rows // self.batch_size) * self.epochs), 1)
+
 
 class TrainConfig(TrainingSettings):
     """The whole configuration of one run, as written to config.yaml."""
 
-    method: Literal["lora", "dora"] = "dora"
-    """lora, or dora (weight-decomposed)."""
+    method: Literal["lora", "dora", "full"] = "dora"
+    """lora, dora (weight-decomposed), or full: every weight of the model and no adapter."""
+    norm_gradient: bool = False
+    """Let DoRA's gradient flow through the norm too, which the paper's section 4.3 leaves out."""
     output: LaxPath
     """Run directory to write."""
+
+
+def check_method(config: TrainConfig) -> None:
+    """Refuse settings that the method cannot keep to.
+
+    Raises:
+        InputError: Full fine-tuning of a quantised or float16 model, or a gradient through a norm that is not
+            there or not the engine's.
+    """
+    if config.norm_gradient and (config.method, config.engine) != ("dora", "doratune"):
+        raise InputError(
+            "only DoRA on doratune's engine can let the gradient flow through its norm",
+            where="--norm-gradient",
+            got=f"--method {config.method} --engine {config.engine}",
+            expected="--method dora --engine doratune",
+        )
+    if config.method != "full":
+        return
+    if config.load_in_4bit:
+        raise InputError(
+            "weights in 4 bits cannot be trained, only an adapter on them",
+            where="--load-in-4bit",
+            got="--method full",
+            fix="leave --load-in-4bit out, or train with --method dora",
+        )
+    if config.dtype == "float16":
+        raise InputError(
+            "weights in float16 cannot be trained, only an adapter on them",
+            where="--dtype",
+            got="float16 with --method full",
+            expected="auto, float32 or bfloat16",
+        )

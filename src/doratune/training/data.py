@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import random
 
-from doratune.data.examples import Example, build_examples
+from doratune.data.examples import Example, build_examples, build_mixed_examples
+from doratune.data.mix import MixedData, is_mix, load_mix
 from doratune.data.source import LoadedData, load_file, load_split
-from doratune.data.tasks import Task, get_task
+from doratune.data.tasks import MIX, get_task
 from doratune.errors import InputError
 from doratune.records.run import DataRecord
 from doratune.training.config import TrainingSettings
+
+logger = logging.getLogger(__name__)
 
 
 def load_training_examples(config: TrainingSettings) -> tuple[list[Example], list[DataRecord]]:
@@ -38,24 +42,41 @@ def load_training_examples(config: TrainingSettings) -> tuple[list[Example], lis
             got=" ".join(config.task),
             expected="one task with --data",
         )
-    sources: list[tuple[Task | None, LoadedData]]
     if config.data is not None and not config.task:
-        sources = [(None, load_file(config.data))]
+        loaded = load_file(config.data)
+        unnamed = build_examples(loaded.rows, source=loaded.source, fmt=config.format, task=None)
+        sources = [(None, loaded, unnamed)]
     else:
-        tasks = [get_task(name) for name in config.task]
-        sources = [(task, load_split(task, "train", data=config.data)) for task in tasks]
+        sources = [_load_named(name, config) for name in config.task]
     examples: list[Example] = []
     records: list[DataRecord] = []
-    for task, loaded in sources:
-        built = build_examples(loaded.rows, source=loaded.source, fmt=config.format, task=task)
+    for name, loaded, built in sources:
         examples += _draw(built, config.rows, config.seed)
-        name = task.name if task else None
-        records.append(
-            DataRecord(
-                task=name, source=loaded.source, split="train", sha256=loaded.sha256, rows=len(loaded.rows)
-            )
-        )
+        records.append(_record(name, loaded))
     return examples, records
+
+
+def _load_named(name: str, config: TrainingSettings) -> tuple[str, LoadedData, list[Example]]:
+    """Name, rows and examples of a task, or of the mix."""
+    if is_mix(name):
+        mix = load_mix(config.data)
+        logger.info("%s: %d rows, %d repeated ones left out", MIX, len(mix.rows), mix.duplicates)
+        return MIX, mix, build_mixed_examples(mix, fmt=config.format)
+    task = get_task(name)
+    loaded = load_split(task, "train", data=config.data)
+    examples = build_examples(loaded.rows, source=loaded.source, fmt=config.format, task=task)
+    return task.name, loaded, examples
+
+
+def _record(task: str | None, loaded: LoadedData) -> DataRecord:
+    return DataRecord(
+        task=task,
+        source=loaded.source,
+        split="train",
+        sha256=loaded.sha256,
+        rows=len(loaded.rows),
+        parts=loaded.counts if isinstance(loaded, MixedData) else None,
+    )
 
 
 def _draw(examples: list[Example], rows: int | None, seed: int) -> list[Example]:

@@ -65,7 +65,7 @@ def spare_forward(model: PreTrainedModel) -> bool:
     """Replace the forward pass that SFTTrainer gave a model, in place, where this one does the same for less.
 
     Args:
-        model: The base model, adapted, as SFTTrainer has prepared it; its head is frozen.
+        model: The base model, adapted or trained itself, as SFTTrainer has prepared it.
 
     Returns:
         Whether it was replaced.
@@ -110,12 +110,12 @@ def spare_forward(model: PreTrainedModel) -> bool:
 
 
 def _is_plain(model: PreTrainedModel, head: Any) -> bool:
-    """On a CPU, with a frozen linear head and nothing behind it or beside it."""
+    """On a CPU, with a linear head and nothing behind it or beside it."""
     config = model.config.get_text_config()
     does_more = getattr(config, "output_router_logits", False) or any(
         getattr(config, setting, None) is not None for setting in SCALED_LOGITS
     )
-    if does_more or type(head) is not nn.Linear or head.weight.requires_grad:
+    if does_more or type(head) is not nn.Linear:
         return False
     return all(parameter.device.type == "cpu" for parameter in model.parameters())
 

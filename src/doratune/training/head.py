@@ -1,13 +1,15 @@
-"""Log-probabilities of tokens under a frozen head, with little kept for the backward pass.
+"""Log-probabilities of tokens under a linear head, with little kept for the backward pass.
 
-    z = h Wᵀ + b        log p(t) = z_t - log Σ exp z        ∂ log p(t) / ∂h = W_t - softmax(z) W
+    z = h Wᵀ + b        log p(t) = z_t - log Σ exp z        ∂ log p(t) / ∂z = 1_t - softmax(z)
 
-The gradient of a token's log-probability is known as soon as its logits are, so it is computed then: what is
-kept is of the hidden states' size, and no logits are computed twice.
+Under a frozen head the gradient of a token's log-probability is known as soon as its logits are, so it is
+computed then: what is kept is of the hidden states' size, and no logits are computed twice. A head that is
+trained needs the gradient that comes from above first; its logits are computed again in the backward pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,16 +29,21 @@ def token_scores(
     Args:
         hidden: Last hidden states, (n, d), floating.
         targets: Token ids, (n,), int64.
-        weight: The head's, (V, d), frozen.
-        bias: The head's, (V,), frozen, or None.
+        weight: The head's, (V, d), frozen or trained.
+        bias: The head's, (V,), frozen or trained, or None.
 
     Returns:
-        Three tensors (n,): log p in float32, with a gradient to ``hidden``; the entropy of the distribution
-        in nats, float32, and whether the target is its likeliest token, bool, both without a gradient.
+        Three tensors (n,): log p in float32, with a gradient to ``hidden`` and to what is trained of the
+        head; the entropy of the distribution in nats, float32, and whether the target is its likeliest token,
+        bool, both without a gradient. The logits are computed in autocast's type where it is enabled.
 
     Raises:
         RuntimeError: From PyTorch, if the shapes do not fit.
     """
+    if torch.is_autocast_enabled(hidden.device.type):
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
     scores: Any = _TokenScores.apply(hidden, targets, weight, bias)
     return scores
 
@@ -48,21 +55,19 @@ class _TokenScores(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         log_probs = torch.empty(len(hidden), device=hidden.device)
         entropy, is_top1 = torch.empty_like(log_probs), torch.empty_like(targets, dtype=torch.bool)
-        slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        size = max(1, CHUNK_ELEMENTS // len(weight))
-        for start in range(0, len(hidden), size):
-            part = slice(start, start + size)
+        ctx.trains_head = any(ctx.needs_input_grad[2:])
+        slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not ctx.trains_head else None
+        for part in _parts(len(hidden), len(weight)):
             target = targets[part, None]
-            scores = log_softmax(linear(hidden[part], weight, bias), dim=-1, dtype=torch.float32)
+            scores = _log_softmax(hidden[part], weight, bias)
             log_probs[part] = scores.gather(1, target)[:, 0]
             is_top1[part] = scores.argmax(dim=1) == target[:, 0]
             p = scores.exp()
             entropy[part] = -torch.linalg.vecdot(p, scores)
             if slope is not None:
-                p.neg_().scatter_add_(1, target, torch.ones_like(p[:, :1]))
-                slope[part] = p.to(weight.dtype) @ weight
+                slope[part] = _logit_slope(p, target).to(weight.dtype) @ weight
         ctx.mark_non_differentiable(entropy, is_top1)
-        ctx.save_for_backward(slope)
+        ctx.save_for_backward(*((hidden, targets, weight, bias) if ctx.trains_head else (slope,)))
         return log_probs, entropy, is_top1
 
     @staticmethod
@@ -70,5 +75,52 @@ class _TokenScores(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, d_log_probs: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, ...]:
+        if ctx.trains_head:
+            return _gradients(ctx.needs_input_grad, d_log_probs, *ctx.saved_tensors)
         (slope,) = ctx.saved_tensors
         return None if slope is None else (d_log_probs[:, None] * slope).to(slope.dtype), None, None, None
+
+
+def _gradients(
+    needs: tuple[bool, ...],
+    d_log_probs: Tensor,
+    hidden: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """Of ``hidden``, (``targets``), ``weight`` and ``bias``, each where it is needed."""
+    d_hidden = torch.empty_like(hidden) if needs[0] else None
+    d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs[2] else None
+    d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs[3] else None
+    for part in _parts(len(hidden), len(weight)):
+        p = _log_softmax(hidden[part], weight, bias).exp_()
+        d_logits = _logit_slope(p, targets[part, None]).mul_(d_log_probs[part, None])
+        if d_bias is not None:
+            d_bias += d_logits.sum(dim=0)
+        d_logits = d_logits.to(weight.dtype)
+        if d_hidden is not None:
+            d_hidden[part] = d_logits @ weight
+        if d_weight is not None:
+            d_weight += d_logits.T @ hidden[part]
+    return (
+        d_hidden,
+        None,
+        None if d_weight is None else d_weight.to(weight.dtype),
+        None if d_bias is None or bias is None else d_bias.to(bias.dtype),
+    )
+
+
+def _parts(positions: int, vocabulary: int) -> Iterator[slice]:
+    """Positions whose logits are formed at a time."""
+    size = max(1, CHUNK_ELEMENTS // vocabulary)
+    return (slice(start, start + size) for start in range(0, positions, size))
+
+
+def _log_softmax(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return log_softmax(linear(hidden, weight, bias), dim=-1, dtype=torch.float32)
+
+
+def _logit_slope(p: Tensor, target: Tensor) -> Tensor:
+    """∂ log p(target) / ∂z, (n, V), in place of ``p``."""
+    return p.neg_().scatter_add_(1, target, torch.ones_like(p[:, :1]))

@@ -7,13 +7,10 @@ Besides settings of training a preset may hold ``include`` (another preset to st
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from doratune.errors import InputError, nearest
+from doratune.errors import InputError
+from doratune.named_yaml import read_named, shipped_names
 
 
 @dataclass(frozen=True)
@@ -39,9 +36,7 @@ class Preset:
 
 def preset_names() -> list[str]:
     """Names of the presets that ship with doratune."""
-    return sorted(
-        path.name.removesuffix(".yaml") for path in _shipped().iterdir() if path.name.endswith(".yaml")
-    )
+    return shipped_names("doratune.training", "presets")
 
 
 def load_preset(name: str) -> Preset:
@@ -56,24 +51,10 @@ def load_preset(name: str) -> Preset:
     Raises:
         InputError: If there is no such preset, or its YAML is malformed.
     """
-    if Path(name).suffix in (".yaml", ".yml"):
-        path = Path(name)
-        if not path.is_file():
-            raise InputError("there is no such preset file", where="--preset", got=name)
-        text, source = path.read_text(encoding="utf-8"), name
-    else:
-        known = preset_names()
-        if name not in known:
-            close = nearest(name, known)
-            raise InputError(
-                "unknown preset",
-                where="--preset",
-                got=name,
-                expected=f"one of {', '.join(known)}, or a .yaml file",
-                fix=f"did you mean {close}?" if close else None,
-            )
-        text, source = (_shipped() / f"{name}.yaml").read_text(encoding="utf-8"), f"preset {name}"
-    values = _parse(text, source)
+    values, source = read_named(
+        name, kind="preset", where="--preset", package="doratune.training", folder="presets"
+    )
+    _check_sections(values, source)
     base = load_preset(values.pop("include")) if "include" in values else Preset()
     methods = values.pop("methods", {})
     return Preset(
@@ -87,24 +68,9 @@ def load_preset(name: str) -> Preset:
     )
 
 
-def _shipped() -> Any:
-    return resources.files("doratune.training") / "presets"
-
-
-def _parse(text: str, source: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
-        raise InputError(
-            "the preset is not valid YAML", where=place, got=getattr(error, "problem", error)
-        ) from error
-    if not isinstance(values, dict):
-        raise InputError("the preset is not a mapping of settings", where=source, got=type(values).__name__)
+def _check_sections(values: dict[str, Any], source: str) -> None:
     sections = {section: values.get(section, {}) for section in ("methods", "compare")}
     sections.update({f"methods.{name}": section for name, section in values.get("methods", {}).items()})
     for name, section in sections.items():
         if not isinstance(section, dict):
             raise InputError(f"the section {name!r} is not a mapping", where=source, got=section)
-    return values

@@ -6,6 +6,7 @@ an unfinished run.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,13 @@ from doratune.training.config import TrainConfig
 
 CONFIG_NAME = "config.yaml"
 ADAPTER_NAME = "adapter"
+MODEL_NAME = "model"
 CHECKPOINTS_NAME = "checkpoints"
 PREDICTIONS_NAME = "predictions"
-OURS = (CONFIG_NAME, ADAPTER_NAME, CHECKPOINTS_NAME, PREDICTIONS_NAME, METRICS_NAME, RECORD_NAME)
+OURS = (
+    *(CONFIG_NAME, ADAPTER_NAME, MODEL_NAME, CHECKPOINTS_NAME, PREDICTIONS_NAME),
+    *(METRICS_NAME, RECORD_NAME),
+)
 
 
 def checkpoint_to_resume(config: TrainConfig) -> Path | None:
@@ -36,8 +41,6 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
     Raises:
         InputError: If there is no unfinished run, or it was started with other settings.
     """
-    from transformers.trainer_utils import get_last_checkpoint
-
     output = config.output
     if (output / RECORD_NAME).exists():
         raise InputError("the run is finished; there is nothing to resume", where="--resume", got=output)
@@ -53,9 +56,23 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
             got="; ".join(changed),
             fix="resume without these flags, or train into another folder",
         )
-    checkpoints = output / CHECKPOINTS_NAME
-    found = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    return Path(found) if found else None
+    checkpoints = {_step(path): path for path in (output / CHECKPOINTS_NAME).glob("checkpoint-*")}
+    return next(
+        (checkpoints[step] for step in sorted(checkpoints, reverse=True) if _whole(checkpoints[step])), None
+    )
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: its state, which comes last, can be read."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def refuse_taken(output: Path) -> None:
@@ -80,6 +97,11 @@ def start(config: TrainConfig) -> None:
     for name in _held(config.output):
         path = config.output / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_config(config)
+
+
+def write_config(config: TrainConfig) -> None:
+    """Write config.yaml."""
     write_text_atomic(
         config.output / CONFIG_NAME,
         yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),

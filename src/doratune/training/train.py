@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from peft import PeftModel
 from transformers import PrinterCallback, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 from trl.trainer.sft_config import SFTConfig
@@ -19,14 +20,14 @@ from trl.trainer.sft_trainer import SFTTrainer
 from doratune.environment import describe_environment
 from doratune.errors import DoratuneError, InputError
 from doratune.memory import peak_memory_bytes
-from doratune.models import LoadedModel, load_model
+from doratune.models import LoadedModel, load_model, resolve_dtype
 from doratune.models.fingerprint import fingerprint
 from doratune.records.files import RECORD_NAME, write_json_atomic
 from doratune.records.run import ModelRecord, ParameterCount, RunRecord, TrainingRecord
 from doratune.training import run_directory
 from doratune.training.adapter import add_adapter
 from doratune.training.callbacks import InterruptCallback, MetricsCallback, ProgressCallback
-from doratune.training.config import TrainConfig
+from doratune.training.config import TrainConfig, check_method
 from doratune.training.data import load_training_examples
 from doratune.training.encoded import encode_examples
 from doratune.training.forward import spare_forward
@@ -41,7 +42,7 @@ class TrainingInterruptedError(DoratuneError):
 
 
 def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> RunRecord:
-    """Train an adapter and write its run directory.
+    """Train an adapter, or all weights, and write the run directory.
 
     Args:
         config: The resolved configuration.
@@ -56,6 +57,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         TrainingInterruptedError: On Ctrl-C, after a checkpoint was saved.
     """
     started = datetime.datetime.now(datetime.UTC)
+    check_method(config)
     checkpoint = run_directory.checkpoint_to_resume(config) if resume else None
     if not (resume or overwrite):
         run_directory.refuse_taken(config.output)
@@ -77,8 +79,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     )
     metrics, interrupt = MetricsCallback(config.output), InterruptCallback()
     trainer = build_trainer(config, base, rows, metrics, interrupt)
-    model: Any = trainer.model  # a PeftModel
-    trainable, total = model.get_nb_trainable_parameters()
+    parameters = _parameter_count(trainer.model)
     if checkpoint is None:
         run_directory.start(config)
     logger.info("training %s on %d rows with %s", config.method, len(rows), base.source)
@@ -89,13 +90,14 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
             where=str(config.output),
             fix="run the same command with --resume to go on from there",
         )
-    _save_adapter(trainer, config.output / run_directory.ADAPTER_NAME)
+    full = config.method == "full"
+    _save_weights(trainer, config.output / (run_directory.MODEL_NAME if full else run_directory.ADAPTER_NAME))
     record = RunRecord(
         name=config.output.name,
         method=config.method,
         config=config.model_dump(mode="json"),
         model=model_record,
-        parameters=ParameterCount(trainable=trainable, total=total, share=trainable / total),
+        parameters=parameters,
         data=data,
         seed=config.seed,
         training=_training_record(trainer, metrics),
@@ -112,12 +114,15 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
 def load_base(config: TrainConfig) -> LoadedModel:
     """Load the base model of a run.
 
+    Weights that are trained themselves are float32 unless a type was asked for: an update is often smaller
+    than a weight's last bit in bfloat16, and would be lost.
+
     Raises:
         InputError: If it cannot be found or read.
     """
     return load_model(
         config.model,
-        dtype=config.dtype,
+        dtype="float32" if _keeps_float32(config) else config.dtype,
         load_in_4bit=config.load_in_4bit,
         device_map=config.device_map,
         trust_remote_code=config.trust_remote_code,
@@ -131,7 +136,7 @@ def build_trainer(
     metrics: MetricsCallback,
     interrupt: InterruptCallback,
 ) -> SFTTrainer:
-    """Adapt ``base`` and make the trainer of a run; nothing is written before it trains.
+    """Adapt ``base`` if the method does, and make the trainer of a run; nothing is written before it trains.
 
     Args:
         config: The run's configuration.
@@ -144,7 +149,8 @@ def build_trainer(
         InputError: The configuration does not fit the model or the number of rows.
     """
     set_seed(config.seed)
-    model = add_adapter(base.model, config)
+    model = base.model if config.method == "full" else add_adapter(base.model, config)
+    dtype = resolve_dtype("auto", base.model.device.type) if _keeps_float32(config) else base.dtype
     validation = None
     if config.validation_share:
         held_out = math.ceil(config.validation_share * len(rows))
@@ -154,7 +160,7 @@ def build_trainer(
         validation, rows = rows.select(range(held_out)), rows.select(range(held_out, len(rows)))
     trainer = SFTTrainer(
         model=model,
-        args=_arguments(config, base.dtype, len(rows), validates=validation is not None),
+        args=_arguments(config, dtype, len(rows), validates=validation is not None),
         train_dataset=rows,
         eval_dataset=validation,
         processing_class=base.tokenizer,
@@ -175,7 +181,7 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
             got=f"{config.batch_size} rows over {devices} device(s) in micro-batches of {micro}",
             expected="batch size = micro-batch size x devices x a whole number",
         )
-    steps = config.steps or max(round(-(-rows // config.batch_size) * config.epochs), 1)
+    steps = config.total_steps(rows)
     if config.warmup_steps >= steps:
         raise InputError(
             "the run would end before its warm-up does",
@@ -210,7 +216,7 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
         eval_steps=config.save_steps,
         save_strategy="steps",
         save_steps=config.save_steps,
-        save_total_limit=2,
+        save_total_limit=config.keep_checkpoints,
         seed=config.seed,
         data_seed=config.seed,
         report_to=config.report_to or "none",
@@ -219,8 +225,22 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
     )
 
 
-def _save_adapter(trainer: SFTTrainer, folder: Path) -> None:
-    """Write the adapter as PEFT does, without the Trainer's pickled arguments."""
+def _keeps_float32(config: TrainConfig) -> bool:
+    """Whether the weights are float32 whatever they are computed in."""
+    return config.method == "full" and config.dtype == "auto"
+
+
+def _parameter_count(model: Any) -> ParameterCount:
+    """Of a PeftModel, which counts packed weights by what they hold, or of a plain one."""
+    if isinstance(model, PeftModel):
+        trainable, total = model.get_nb_trainable_parameters()
+    else:
+        trainable, total = model.num_parameters(only_trainable=True), model.num_parameters()
+    return ParameterCount(trainable=trainable, total=total, share=trainable / total)
+
+
+def _save_weights(trainer: SFTTrainer, folder: Path) -> None:
+    """Write the adapter as PEFT does, or the model as transformers does, without pickled arguments."""
     trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)

@@ -1,0 +1,96 @@
+"""How a study goes: a bar with the time left, or without a terminal a line for each job that has ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from doratune.records.files import METRICS_NAME
+from doratune.report.numbers import duration
+from doratune.study.cost import known_speeds, work_left
+from doratune.study.execute import Outcome
+from doratune.study.job import Job
+from doratune.study.study import Study
+
+
+class StudyProgress:
+    """Watches a study from the terminal.
+
+    Args:
+        study: The study.
+        jobs: Runs at a time.
+    """
+
+    def __init__(self, study: Study, *, jobs: int) -> None:
+        self._study = study
+        self._jobs = jobs
+        self._running: dict[str, tuple[Job, float]] = {}
+        self._speeds = known_speeds(study.plan, study.groups)
+        self._left = {job.key: (job, work) for _, job, work in work_left(study.groups)}
+        self._console = Console(file=sys.stderr)
+        columns = (
+            TextColumn("study"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+        )
+        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._total, self._ended = len(self._left), 0
+        self._task = self._bar.add_task("study", total=self._total, status="")
+
+    def __enter__(self) -> StudyProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def started(self, job: Job) -> None:
+        """A job was handed to the engine."""
+        self._running[job.key] = (job, time.monotonic())
+        self.tick()
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """Say how a job ended, and what is left."""
+        del self._running[job.key]
+        if outcome.error is None and not outcome.interrupted:
+            self._speeds.add(job)
+        # Taken stock of again: a choice of learning rates gives the jobs that follow their names.
+        self._left = {one.key: (one, work) for _, one, work in work_left(self._study.groups)}
+        self._ended += 1
+        end = "interrupted" if outcome.interrupted else "failed" if outcome.error else "done"
+        place = f"{job.folder.name} ({job.label}; {job.stage})"
+        self._console.print(
+            f"{self._ended}/{self._total} {place}: {end} in {duration(outcome.seconds)}{self._time_left()}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        self.tick()
+
+    def tick(self) -> None:
+        """Show how far the runs under way are."""
+        status = ", ".join(_step(job) for job, _ in self._running.values())
+        self._bar.update(self._task, completed=self._ended, status=f"{status}{self._time_left()}")
+
+    def _time_left(self) -> str:
+        times = [self._speeds.seconds(job.method, work) for job, work in self._left.values()]
+        known = [one for one in times if one is not None]
+        if len(known) < len(times):
+            return ""
+        spent = sum(time.monotonic() - started for _, started in self._running.values())
+        return f", about {duration(max(sum(known) - spent, 0.0) / self._jobs)} left"
+
+
+def _step(job: Job) -> str:
+    """A job and the step it is at."""
+    metrics = job.folder / METRICS_NAME
+    if job.config is None or job.trained() or not metrics.is_file():
+        return job.folder.name
+    steps = len(metrics.read_bytes().splitlines())
+    return f"{job.folder.name} step {steps}"

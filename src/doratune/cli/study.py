@@ -1,0 +1,59 @@
+"""``doratune study``."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated
+
+import tyro
+
+from doratune.cli.parse import parse
+from doratune.study.config import StudyConfig
+
+ABOUT = """Carry out a plan: models x methods x tasks x ranks x seeds. The learning rate of every method is
+chosen on rows taken out of the training set; the test rows are answered once by each run that counts.
+
+A folder given again is gone on with: finished runs are kept, and what was added to the plan is done.
+
+Examples:
+  doratune study smollm2-three-tasks --output runs/study --dry-run
+  doratune study smollm2-three-tasks --data dataset --output runs/study
+  doratune study plan.yaml --output runs/study --jobs 2
+"""
+
+
+class StudyCommand(StudyConfig):
+    """The flags of ``doratune study``."""
+
+    dry_run: bool = False
+    """Say what the study will take, and write nothing."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print the record, or with --dry-run the estimate, as JSON."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb."""
+    command = parse(StudyCommand, argv, verb="study", about=ABOUT)
+    config = StudyConfig(**command.model_dump(include=set(StudyConfig.model_fields)))
+
+    from doratune.cli.output import configure_logging, print_json, show_messages
+    from doratune.study.study import open_study
+
+    show_messages()
+    study = open_study(config, only_to_estimate=command.dry_run)
+    if command.dry_run:
+        from doratune.cli.estimate import show_estimate
+
+        show_estimate(study, jobs=config.jobs, as_json=command.as_json)
+        return 0
+
+    from doratune.cli.progress import StudyProgress
+    from doratune.study.study import run_study
+
+    flags = ("--json", "--resume", "--no-dry-run")
+    reproduce = shlex.join(["doratune", "study", *(word for word in argv if word not in flags)])
+    with StudyProgress(study, jobs=config.jobs) as progress:
+        record = run_study(study, config, progress, reproduce=reproduce, initializer=configure_logging)
+    if command.as_json:
+        print_json(record.to_dict())
+    return 0

@@ -1,0 +1,75 @@
+"""YAML files that ship with doratune under a name, or that the user gives by path: presets and plans."""
+
+from __future__ import annotations
+
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from doratune.errors import InputError, nearest
+
+
+def shipped_names(package: str, folder: str) -> list[str]:
+    """Names of the files that ship in a folder of ``package``, in alphabetical order."""
+    shipped = _shipped(package, folder)
+    return sorted(
+        path.name.removesuffix(".yaml") for path in shipped.iterdir() if path.name.endswith(".yaml")
+    )
+
+
+def read_named(name: str, *, kind: str, where: str, package: str, folder: str) -> tuple[dict[str, Any], str]:
+    """Read a shipped file by name, or any YAML file by path.
+
+    Args:
+        name: A name, or a path ending in .yaml or .yml.
+        kind: What the file is, for messages, such as "preset".
+        where: The option that named it.
+        package: The package that the shipped files belong to.
+        folder: Their folder in it.
+
+    Returns:
+        The values, and what they were read from.
+
+    Raises:
+        InputError: If there is no such file, or it is not a YAML mapping.
+    """
+    if Path(name).suffix in (".yaml", ".yml"):
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"there is no such {kind} file", where=where, got=name)
+        text, source = path.read_text(encoding="utf-8"), name
+    else:
+        known = shipped_names(package, folder)
+        if name not in known:
+            close = nearest(name, known)
+            raise InputError(
+                f"unknown {kind}",
+                where=where,
+                got=name,
+                expected=f"one of {', '.join(known)}, or a .yaml file",
+                fix=f"did you mean {close}?" if close else None,
+            )
+        text = (_shipped(package, folder) / f"{name}.yaml").read_text(encoding="utf-8")
+        source = f"{kind} {name}"
+    return _parse(text, source, kind), source
+
+
+def _shipped(package: str, folder: str) -> Traversable:
+    return resources.files(package) / folder
+
+
+def _parse(text: str, source: str, kind: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
+        raise InputError(
+            f"the {kind} is not valid YAML", where=place, got=getattr(error, "problem", error)
+        ) from error
+    if not isinstance(values, dict):
+        raise InputError(f"the {kind} is not a mapping of settings", where=source, got=type(values).__name__)
+    return values

@@ -1,0 +1,188 @@
+"""Conducting a study: its jobs are handed to an engine until nothing is left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from doratune.errors import DoratuneError, InputError
+from doratune.records.files import STUDY_NAME, read_study, write_text_atomic
+from doratune.study.execute import Outcome
+from doratune.study.grid import Group
+from doratune.study.job import Job, drop_weights
+from doratune.study.lock import locked
+from doratune.study.process import waiting_through_interrupts
+from doratune.study.schedule import Progress, Schedule
+
+IGNORED = """# Rows of data sets and weights are not for a repository; records, metrics and predictions are.
+/data/
+/runs/*/adapter/
+/runs/*/model/
+/runs/*/checkpoints/
+/runs/*/log.txt
+.lock
+"""
+POLL_SECONDS = 1.0
+
+
+class Engine(AbstractContextManager["Engine"], Protocol):
+    """What carries out jobs."""
+
+    capacity: int
+
+    def submit(self, job: Job) -> Future[Outcome]:
+        """Start a job."""
+        ...
+
+
+class Watcher(Protocol):
+    """What is told how a study goes."""
+
+    def started(self, job: Job) -> None:
+        """A job was handed to the engine."""
+        ...
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """A job has ended."""
+        ...
+
+    def tick(self) -> None:
+        """A moment has passed."""
+        ...
+
+
+class StudyInterruptedError(DoratuneError):
+    """Ctrl-C: the runs under way were stopped, and nothing that is finished is lost."""
+
+    exit_code = 130
+
+
+def conduct(
+    groups: list[Group],
+    folder: Path,
+    engine: Engine,
+    watcher: Watcher,
+    on_finished: Callable[[Progress], None],
+) -> None:
+    """Do everything that is left of a study.
+
+    A run that fails ends its group only; the other groups go on.
+
+    Args:
+        groups: The study's groups.
+        folder: The study's folder.
+        engine: What carries out the jobs.
+        watcher: What is told how it goes.
+        on_finished: Called with each group that is finished, also those that were before.
+
+    Raises:
+        InputError: Another process conducts the study, or a record on disk is not of it.
+        StudyInterruptedError: On Ctrl-C.
+        DoratuneError: Runs have failed; each is named.
+    """
+    with locked(folder, wait=False) as ours:
+        if not ours:
+            raise InputError("another process is at work on this study", where=str(folder))
+        write_text_atomic(folder / ".gitignore", IGNORED)
+        for material in {id(group.material): group.material for group in groups}.values():
+            material.write()
+        with engine:
+            _Conductor(Schedule([Progress(group) for group in groups]), engine, watcher, on_finished).run()
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something else than this version's studies.
+
+    Raises:
+        InputError: It is a file, or its study.json is of another schema or version.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError("the output is a file, not a folder", where="--output", got=folder)
+    if (folder / STUDY_NAME).is_file():
+        read_study(folder / STUDY_NAME)
+
+
+class _Conductor:
+    """The loop and its state."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        engine: Engine,
+        watcher: Watcher,
+        on_finished: Callable[[Progress], None],
+    ) -> None:
+        self.schedule = schedule
+        self.engine = engine
+        self.watcher = watcher
+        self.on_finished = on_finished
+        self.failures: list[tuple[Job, str]] = []
+        self.interrupted = False
+        self._reported: set[int] = set()
+
+    def run(self) -> None:
+        running: dict[Future[Outcome], Job] = {}
+        with waiting_through_interrupts(self._notice_interrupt):
+            while True:
+                self._report_finished()
+                self._fill(running)
+                if not running:
+                    break
+                ended, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    self._settle(running.pop(future), future.result())
+                self.watcher.tick()
+        if self.interrupted:
+            raise StudyInterruptedError(
+                "the study was interrupted; what is finished is kept", fix="run the same command to go on"
+            )
+        if self.failures:
+            raise _failed(self.failures)
+
+    def _notice_interrupt(self) -> None:
+        self.interrupted = True
+
+    def _fill(self, running: dict[Future[Outcome], Job]) -> None:
+        while not self.interrupted and len(running) < self.engine.capacity:
+            job = next(self.schedule.ready(), None)
+            if job is None:
+                return
+            self.watcher.started(job)
+            running[self.engine.submit(job)] = job
+
+    def _settle(self, job: Job, outcome: Outcome) -> None:
+        if outcome.interrupted:
+            self.interrupted = True
+        elif outcome.error is not None:
+            self.failures.append((job, outcome.error))
+        self.schedule.settle(job, failed=outcome.interrupted or outcome.error is not None)
+        self.watcher.ended(job, outcome)
+
+    def _report_finished(self) -> None:
+        for progress in self.schedule.finished():
+            if id(progress) not in self._reported:
+                self._reported.add(id(progress))
+                if not progress.group.plan.keep_weights:
+                    _drop_weights(progress)
+                self.on_finished(progress)
+
+
+def _drop_weights(progress: Progress) -> None:
+    group, plan = progress.group, progress.group.plan
+    trials = [group.trial(method, rate) for method in plan.methods for rate in plan.rates(method)]
+    for job in (*trials, *progress.jobs):
+        drop_weights(job.folder)
+
+
+def _failed(failures: list[tuple[Job, str]]) -> DoratuneError:
+    job, error = failures[0]
+    others = ", ".join(str(one.folder) for one, _ in failures[1:])
+    return DoratuneError(
+        f"{len(failures)} run(s) of the study failed; the finished ones are kept",
+        where=f"{job.folder} ({job.label})" + (f"; also {others}" if others else ""),
+        got=error,
+        fix="mend the cause and run the same command; only what is not finished is done again",
+    )

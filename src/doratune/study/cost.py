@@ -1,0 +1,132 @@
+"""What a study will take: runs, steps, tokens, and time by what its own finished runs took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from doratune.records.files import read_record
+from doratune.study.grid import Group
+from doratune.study.job import Job
+from doratune.study.plan import Plan
+from doratune.study.schedule import Progress
+
+START_SECONDS = 10.0
+"""What a run's process takes to start and to load its model, roughly."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left of something to do."""
+
+    runs: int = 0  #: runs to train
+    steps: int = 0  #: optimizer steps
+    tokens: float = 0.0  #: tokens to train on
+    rows: int = 0  #: rows to evaluate
+    starts: int = 0  #: processes to start
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.runs + other.runs,
+            self.steps + other.steps,
+            self.tokens + other.tokens,
+            self.rows + other.rows,
+            self.starts + other.starts,
+        )
+
+
+@dataclass
+class Speeds:
+    """How fast runs are.
+
+    Attributes:
+        basis: What that is known from; None where nothing is known.
+        tokens: (tokens, seconds) of training by method.
+        rows: (rows, seconds) of evaluation.
+    """
+
+    basis: str | None = None
+    tokens: dict[str, tuple[float, float]] = field(default_factory=dict)
+    rows: tuple[float, float] = (0.0, 0.0)
+
+    def add(self, job: Job) -> None:
+        """Learn from what of a job is on disk."""
+        if job.config is not None and job.trained():
+            training = read_record(job.folder).training
+            if training is not None:
+                tokens, seconds = self.tokens.get(job.method, (0.0, 0.0))
+                self.tokens[job.method] = (tokens + training.tokens, seconds + training.seconds)
+        for one in filter(None, (wanted.found() for wanted in job.wanted)):
+            self.rows = (self.rows[0] + one.rows, self.rows[1] + one.seconds)
+
+    def seconds(self, method: str, work: Work) -> float | None:
+        """Wall time of some work of a method, None where it cannot be told."""
+        tokens, token_seconds = self.tokens.get(method) or _sum(self.tokens.values())
+        rows, row_seconds = self.rows
+        if (work.tokens and not tokens) or (work.rows and not rows):
+            return None
+        seconds = START_SECONDS * work.starts
+        seconds += work.tokens * token_seconds / tokens if work.tokens else 0.0
+        return seconds + (work.rows * row_seconds / rows if work.rows else 0.0)
+
+
+def known_speeds(plan: Plan, groups: Sequence[Group]) -> Speeds:
+    """From the study's finished runs; where there are none, what the plan assumes."""
+    speeds = Speeds()
+    for job in {job.folder: job for group in groups for job in planned_jobs(group)}.values():
+        speeds.add(job)
+    if speeds.tokens and speeds.rows[0]:
+        speeds.basis = "the runs of this study that are finished"
+    elif plan.assume is not None:
+        assumed = plan.assume
+        speeds = Speeds(assumed.basis, {"": (assumed.tokens_per_second, 1.0)}, (assumed.rows_per_second, 1.0))
+    return speeds
+
+
+def planned_jobs(group: Group) -> Iterator[Job]:
+    """All jobs of a group; where the learning rates are not chosen yet, as if the first were."""
+    progress = Progress(group)
+    yield from progress.jobs
+    if all(job.done() for job in progress.jobs):
+        progress.choose()
+        yield from progress.jobs
+        return
+    yield from group.base()
+    for method in group.plan.methods:
+        for seed in group.plan.seeds:
+            yield group.test(method, group.plan.rates(method)[0], seed)
+
+
+def work_left(groups: Iterable[Group]) -> list[tuple[Group, Job, Work]]:
+    """What is left of each job; what several jobs share is with the first of them."""
+    counted: set[tuple[str, ...]] = set()
+    found = []
+    for group in groups:
+        for job in planned_jobs(group):
+            work = _work(group, job, counted)
+            if work.starts:
+                found.append((group, job, work))
+    return found
+
+
+def _work(group: Group, job: Job, counted: set[tuple[str, ...]]) -> Work:
+    rows = 0
+    for wanted in job.left():
+        key = (str(wanted.config.output), wanted.config.task[0])
+        if key not in counted:
+            counted.add(key)
+            rows += wanted.rows
+    work = Work(rows=rows)
+    if job.config is not None and not job.trained() and (str(job.folder),) not in counted:
+        counted.add((str(job.folder),))
+        config, material = job.config, group.material
+        per_epoch = min(config.rows or material.train.record.rows, material.train.record.rows)
+        steps = config.total_steps(per_epoch)
+        seen = steps * config.batch_size if config.steps else per_epoch * config.epochs
+        work += Work(runs=1, steps=steps, tokens=seen * material.tokens_per_row[config.format])
+    return work + Work(starts=1) if work.rows or work.runs else work
+
+
+def _sum(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    values = list(pairs)
+    return sum(one for one, _ in values), sum(other for _, other in values)

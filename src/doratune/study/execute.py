@@ -1,0 +1,106 @@
+"""Carrying out a job in the process that is given to it, from wherever an earlier process left it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from doratune.errors import DoratuneError
+from doratune.study.job import Job
+from doratune.study.lock import locked
+
+logger = logging.getLogger(__name__)
+
+LOG_NAME = "log.txt"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        seconds: Wall time.
+        error: What went wrong, None where nothing did.
+        interrupted: Whether it was stopped by Ctrl-C.
+    """
+
+    seconds: float
+    error: str | None = None
+    interrupted: bool = False
+
+
+def carry_out(job: Job) -> Outcome:
+    """Do what is left of a job; what it prints goes to log.txt in its run directory.
+
+    Returns:
+        How it ended. Errors are returned, not raised, so that they keep their message in any other process.
+    """
+    started = time.perf_counter()
+    error, interrupted = None, False
+    with locked(job.folder, wait=True), _printing_to(job.folder / LOG_NAME):
+        try:
+            _train(job)
+            _evaluate(job)
+        except KeyboardInterrupt:
+            interrupted = True
+        except DoratuneError as raised:
+            interrupted = raised.exit_code == 130
+            error = raised.message
+        except Exception as raised:  # whatever a library raises ends this run only, and is reported
+            traceback.print_exc()
+            error = f"{type(raised).__name__}: {raised}\n  where: {job.folder / LOG_NAME}"
+    return Outcome(time.perf_counter() - started, None if interrupted else error, interrupted)
+
+
+def _train(job: Job) -> None:
+    """Train the run, or go on with its training; again from the start where only the weights are missing."""
+    from doratune.training.run_directory import CONFIG_NAME, write_config
+    from doratune.training.train import train
+
+    if job.config is None:
+        return
+    if job.trained():
+        if job.left() and not job.has_weights():
+            logger.warning("the weights of %s are gone, so it is trained again", job.folder.name)
+            for folder in {one.config.output for one in job.wanted} - {job.folder, None}:
+                shutil.rmtree(folder, ignore_errors=True)
+            train(job.config, overwrite=True)
+        return
+    resume = (job.folder / CONFIG_NAME).is_file()
+    if resume:  # the address says that it is the same run; only its paths may be others by now
+        write_config(job.config)
+    train(job.config, resume=resume)
+
+
+def _evaluate(job: Job) -> None:
+    from doratune.evaluation.evaluate import evaluate
+
+    for wanted in job.left():
+        evaluate(wanted.config)
+
+
+@contextmanager
+def _printing_to(path: Path) -> Iterator[None]:
+    """Append what this process prints, libraries and all, to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with path.open("a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, copy in zip((1, 2), kept, strict=True):
+                os.dup2(copy, number)
+                os.close(copy)

@@ -1,0 +1,117 @@
+"""A job: one run of a study, with the evaluations that are wanted of it, and what of that is on disk."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from doratune.errors import InputError
+from doratune.evaluation.config import EvalConfig
+from doratune.records.files import RECORD_NAME, read_record
+from doratune.records.run import Evaluation
+from doratune.records.study import StudyMethod
+from doratune.training.config import TrainConfig
+from doratune.training.run_directory import ADAPTER_NAME, CHECKPOINTS_NAME, MODEL_NAME
+
+WEIGHTS = (f"{ADAPTER_NAME}/adapter_config.json", f"{MODEL_NAME}/config.json")
+"""Files that show that a run still has its weights."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An evaluation of one task.
+
+    Attributes:
+        config: How it is made.
+        sha256: Of the rows, as the evaluation's record will give it.
+        rows: How many are evaluated.
+    """
+
+    config: EvalConfig
+    sha256: str
+    rows: int
+
+    def found(self) -> Evaluation | None:
+        """The evaluation on disk, or None.
+
+        Raises:
+            InputError: The record cannot be read, or the evaluation there is of other rows.
+        """
+        folder = self.config.output
+        if folder is None or not (folder / RECORD_NAME).is_file():
+            return None
+        ours = (self.config.task[0], self.config.format, self.config.protocol, self.config.split)
+        for one in read_record(folder).evaluations:
+            if (one.task, one.format, one.protocol, one.data.split) == ours:
+                self._check_rows(one, folder)
+                return one
+        return None
+
+    def _check_rows(self, found: Evaluation, folder: Path) -> None:
+        if (found.data.sha256, found.limit) != (self.sha256, self.config.limit):
+            raise InputError(
+                f"a finished run was evaluated on other rows of {found.task} than the plan has now",
+                where=str(folder),
+                got=f"SHA-256 {found.data.sha256[:12]}, limit {found.limit}",
+                expected=f"SHA-256 {self.sha256[:12]}, limit {self.config.limit}",
+                fix="give the rows and limit it was evaluated on, or another --output",
+            )
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process does.
+
+    Attributes:
+        stage: "trial": train, and answer the validation rows. "test": train, if that is not done, and answer
+            the test rows. "base": answer the test rows with the model as it is.
+        folder: The run directory.
+        config: How it is trained; None for the base model.
+        wanted: The evaluations.
+        method: What is trained, or "base".
+    """
+
+    stage: Literal["trial", "test", "base"]
+    folder: Path
+    config: TrainConfig | None
+    wanted: tuple[Wanted, ...]
+    method: StudyMethod | Literal["base"]
+
+    @property
+    def key(self) -> str:
+        """Tells jobs apart; the same run may be a trial first and be tested later."""
+        return f"{self.folder.name}, {self.stage}"
+
+    @property
+    def label(self) -> str:
+        """What it is, for people."""
+        config = self.config
+        return f"{self.method}, rate {config.learning_rate:g}, seed {config.seed}" if config else "base"
+
+    def trained(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.config is None or (self.folder / RECORD_NAME).is_file()
+
+    def left(self) -> list[Wanted]:
+        """The evaluations that are not on disk.
+
+        Raises:
+            InputError: A record cannot be read, or is of other rows.
+        """
+        return [one for one in self.wanted if one.found() is None]
+
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.trained() and not self.left()
+
+    def has_weights(self) -> bool:
+        """Whether there is something to evaluate."""
+        return self.config is None or any((self.folder / name).is_file() for name in WEIGHTS)
+
+
+def drop_weights(run: Path) -> None:
+    """Delete the weights and checkpoints of a run; its record, metrics and predictions stay."""
+    for name in (*(Path(weights).parts[0] for weights in WEIGHTS), CHECKPOINTS_NAME):
+        shutil.rmtree(run / name, ignore_errors=True)

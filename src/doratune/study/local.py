@@ -1,0 +1,54 @@
+"""The engine of one machine: every run in a process of its own, one after the other or several at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+
+from doratune.study.execute import LOG_NAME, Outcome, carry_out
+from doratune.study.job import Job
+from doratune.study.process import run_alone
+
+
+class LocalEngine:
+    """Runs jobs on this machine.
+
+    Args:
+        jobs: How many at a time.
+        threads: How many threads each computes with; None: as many as its libraries choose.
+        initializer: Called first in each process.
+
+    Attributes:
+        capacity: How many jobs may be under way.
+    """
+
+    def __init__(self, jobs: int, threads: int | None, initializer: Callable[[], None] | None = None) -> None:
+        self.capacity = jobs
+        self._threads = threads
+        self._initializer = initializer
+        self._waiting = ThreadPoolExecutor(max_workers=jobs)
+
+    def __enter__(self) -> LocalEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._waiting.shutdown()
+
+    def submit(self, job: Job) -> Future[Outcome]:
+        """Start a job."""
+        return self._waiting.submit(self._run, job)
+
+    def _run(self, job: Job) -> Outcome:
+        try:
+            return run_alone(carry_out, job, initializer=self._initializer, threads=self._threads)
+        except BrokenProcessPool:
+            return Outcome(
+                0.0,
+                "the run's process was ended from outside, or for want of memory\n"
+                f"  where: {job.folder / LOG_NAME}\n"
+                "  to do: run the study again; it goes on from the last checkpoint",
+            )

@@ -1,0 +1,71 @@
+"""How many test rows or seeds would tell a difference of a given size.
+
+"Tell" means: p < 0.05 before any correction over tasks, in four studies of five. The test is that of
+``resampling``. Its critical value is taken by Cochran's approximation, (t·v(seeds) + z·v(rows)) / (v(seeds)
++ v(rows)) standard errors, but not less than the rows alone give; the power is averaged over what the spread
+of S seeds may come out as (χ² of S − 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import stats
+
+from doratune.records.study import Needed
+from doratune.study.resampling import LEVEL, Components
+
+POINTS = (1.0, 2.0, 5.0)
+POWER = 0.8
+MOST_ROWS = 10**9
+MOST_SEEDS = 10**6
+_CHI_SQUARE = (np.arange(200) + 0.5) / 200  # probabilities at which the seeds' spread is looked at
+
+
+def needed(found: Components, seeds: int, rows: int) -> list[Needed]:
+    """What telling each of ``POINTS`` would take.
+
+    Args:
+        found: How the paired difference varies, as a share (1 point is 0.01).
+        seeds: The seeds there are; with one, it is about that seed only and other seeds cannot be foreseen.
+        rows: The test rows there are.
+    """
+    return [
+        Needed(
+            points=points,
+            rows=_smallest(lambda n, p=points: power(p / 100, found, seeds, n), 2, MOST_ROWS),
+            seeds=None
+            if seeds == 1
+            else _smallest(lambda n, p=points: power(p / 100, found, n, rows), 2, MOST_SEEDS),
+        )
+        for points in POINTS
+    ]
+
+
+def power(difference: float, found: Components, seeds: int, rows: int) -> float:
+    """The share of studies of this size that would tell a true ``difference`` (a share, not points)."""
+    by_rows = found.row / rows
+    by_seeds = found.seed / seeds + found.rest / (seeds * rows)
+    normal = float(stats.norm.isf((1 - LEVEL) / 2))
+    if seeds == 1 or not by_seeds:
+        error = np.sqrt(by_rows + by_seeds)
+        return 1.0 if error == 0 else float(stats.norm.sf(normal - difference / error))
+    estimated = by_seeds * stats.chi2.ppf(_CHI_SQUARE, seeds - 1) / (seeds - 1)
+    student = float(stats.t.isf((1 - LEVEL) / 2, seeds - 1))
+    critical = (student * estimated + normal * by_rows) / np.sqrt(estimated + by_rows)
+    critical = np.maximum(critical, normal * np.sqrt(by_rows + found.rest / (seeds * rows)))
+    return float(stats.norm.sf((critical - difference) / np.sqrt(by_seeds + by_rows)).mean())
+
+
+def _smallest(share: Callable[[int], float], least: int, most: int) -> int | None:
+    """The smallest number with enough power; None if not even ``most`` has it."""
+    if share(most) < POWER:
+        return None
+    while least < most:
+        middle = (least + most) // 2
+        if share(middle) >= POWER:
+            most = middle
+        else:
+            least = middle + 1
+    return least

@@ -1,0 +1,269 @@
+"""A study's plan: what is crossed with what, what every run shares, and what is chosen on what.
+
+Paths in a plan are relative to the working directory, as everywhere on the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import AfterValidator, Field
+
+from doratune.data.mix import without_mix
+from doratune.data.tasks import get_task
+from doratune.errors import InputError, nearest
+from doratune.named_yaml import read_named, shipped_names
+from doratune.records.run import Format, Protocol
+from doratune.records.study import StudyMethod
+from doratune.settings import LaxPath, Positive, Settings, validate
+from doratune.training.config import TrainingSettings
+
+METHODS: tuple[StudyMethod, ...] = get_args(StudyMethod)
+CROSSED = frozenset({"model", "task", "data", "format", "rows", "rank", "alpha", "learning_rate", "seed"})
+"""Settings of training that the plan's own keys give."""
+
+Item = TypeVar("Item", bound=Hashable)
+Rate = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+def _distinct(values: list[Item]) -> list[Item]:
+    if len(set(values)) < len(values):
+        raise ValueError("an entry is repeated")
+    return values
+
+
+Axis = Annotated[list[Item], Field(min_length=1), AfterValidator(_distinct)]
+"""One dimension of the grid: at least one value, each once."""
+
+
+class Sizes(Settings):
+    """How large a data set is, for an estimate made where its rows are not at hand."""
+
+    train_rows: Positive
+    """Rows to train on."""
+    test_rows: Positive
+    """Rows to test on, over all tasks."""
+    tokens_per_row: Positive
+    """Tokens of a training row."""
+
+
+class PlanTask(Settings):
+    """A training set, and the tasks that what was trained on it is tested on."""
+
+    train: str
+    """Name of a task, or commonsense-mix."""
+    test: Annotated[list[str], AfterValidator(_distinct)] = Field(default=[])
+    """Tasks to test on; empty: those that are trained on."""
+    formats: Axis[Format] = Field(default=["instruct"])
+    """instruct, continuation or both."""
+    rows: Positive | None = None
+    """At most this many training rows, drawn by the run's seed; None: all that are not for validation."""
+    validation_rows: Positive
+    """Rows taken out of train, on which the learning rate is chosen."""
+    limit: Positive | None = None
+    """Only the first so many test rows of each task."""
+    train_data: LaxPath | None = None
+    """JSON or JSONL file with the training rows, instead of the hub; for commonsense-mix a folder."""
+    test_data: LaxPath | None = None
+    """JSON or JSONL file with the test rows of the (one) task, instead of the hub."""
+    note: str | None = None
+    """What a reader must know about the data."""
+    sizes: Sizes | None = None
+    """Only for the estimate, where the rows cannot be loaded."""
+
+    @property
+    def tests(self) -> list[str]:
+        """The tasks to test on."""
+        return self.test or without_mix([self.train])
+
+
+class Choose(Settings):
+    """How the learning rate of an arm is chosen: the most accurate; of equals the smallest."""
+
+    on: Literal["validation"] = "validation"
+    """The rows it is chosen on."""
+
+
+class Resources(Settings):
+    """What one run needs of a Ray cluster."""
+
+    cpus: Annotated[float, Field(gt=0)] = 1.0
+    """Processor cores."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs; parts of one let runs share it."""
+
+
+class Assumed(Settings):
+    """Speeds to reckon with until a run of the study is finished."""
+
+    tokens_per_second: Annotated[float, Field(gt=0)]
+    """Training tokens a second."""
+    rows_per_second: Annotated[float, Field(gt=0)]
+    """Evaluated rows a second."""
+    basis: str
+    """Where they were measured, or that they were not."""
+
+
+class Plan(Settings):
+    """Models x methods x tasks x formats x ranks x learning rates x seeds."""
+
+    title: str
+    """Headline of the report."""
+    question: str
+    """What the study asks, in one sentence."""
+    models: Axis[str]
+    """Built-in names, folders, .gguf files or hub ids."""
+    methods: Axis[StudyMethod]
+    """lora, dora, dora-attached-norm, full."""
+    tasks: Annotated[list[PlanTask], Field(min_length=1)]
+    """What is trained on and tested on."""
+    ranks: Axis[Positive]
+    """Ranks of the adapters."""
+    learning_rates: Axis[Rate]
+    """Tried for every method that has no list of its own."""
+    own_learning_rates: dict[StudyMethod, Axis[Rate]] = Field(default={})
+    """Other rates for single methods, as many as the rest has."""
+    seeds: Axis[Seed]
+    """One run each; the learning rate is chosen with the first."""
+    data: LaxPath | None = None
+    """Folder with <task>/train.json and <task>/test.json, instead of the hub."""
+    choose: Choose = Choose()
+    """What the learning rate is chosen on."""
+    protocol: Protocol = "likelihood"
+    """How the model's answer is taken."""
+    alpha_over_rank: Annotated[float, Field(gt=0)] = 2.0
+    """Alpha of an adapter is this times its rank, as in the paper."""
+    settings: dict[str, Any] = Field(default={})
+    """Settings of training that all runs share."""
+    split_seed: Seed = 0
+    """Which training rows are taken for validation."""
+    eval_batch_size: Positive = 32
+    """Rows per forward pass in evaluation."""
+    keep_weights: bool = True
+    """Whether the weights of a run are kept when nothing more is asked of them."""
+    resources: Resources = Resources()
+    """What one run needs of a Ray cluster."""
+    assume: Assumed | None = None
+    """Speeds for the estimate of time."""
+
+    def rates(self, method: StudyMethod) -> list[float]:
+        """The learning rates that are tried for a method, ascending."""
+        return sorted(self.own_learning_rates.get(method, self.learning_rates))
+
+
+def plan_names() -> list[str]:
+    """Names of the plans that ship with doratune."""
+    return shipped_names("doratune.study", "plans")
+
+
+def load_plan(name: str) -> Plan:
+    """Read a shipped plan by name, or any YAML file by path.
+
+    Raises:
+        InputError: There is no such plan, or it is not one that can be run.
+    """
+    values, source = read_named(name, kind="plan", where="PLAN", package="doratune.study", folder="plans")
+    _check_choice(values, source)
+    _check_methods(values, source)
+    plan = validate(Plan, values, where=source)
+    _check_settings(plan, source)
+    _check_tasks(plan, source)
+    _check_tries(plan, source)
+    return plan
+
+
+def _check_choice(values: dict[str, Any], source: str) -> None:
+    choose = values.get("choose")
+    if isinstance(choose, dict) and choose.get("on") == "test":
+        raise InputError(
+            "a learning rate chosen on the test rows would make their accuracy worthless",
+            where=source,
+            got="choose: {on: test}",
+            expected="choose: {on: validation}",
+        )
+
+
+def _check_methods(values: dict[str, Any], source: str) -> None:
+    methods = values.get("methods")
+    for method in methods if isinstance(methods, list) else []:
+        if method not in METHODS:
+            close = nearest(str(method), list(METHODS))
+            raise InputError(
+                "unknown method",
+                where=f"{source}, methods",
+                got=method,
+                expected=f"one of {', '.join(METHODS)}",
+                fix=f"did you mean {close}?" if close else None,
+            )
+
+
+def _check_settings(plan: Plan, source: str) -> None:
+    taken = sorted({*CROSSED, "validation_share"} & plan.settings.keys())
+    if taken:
+        raise InputError(
+            "a setting belongs to the plan itself, not to what its runs share",
+            where=f"{source}, settings",
+            got=", ".join(taken),
+            fix="use models, tasks, ranks, alpha_over_rank, learning_rates, seeds or a task's own keys",
+        )
+    validate(TrainingSettings, plan.settings, where=f"{source}, settings")
+
+
+def _check_tasks(plan: Plan, source: str) -> None:
+    repeated = sorted(_repeated([task.train for task in plan.tasks]))
+    if repeated:
+        raise InputError(
+            "a training set comes twice",
+            where=f"{source}, tasks",
+            got=", ".join(repeated),
+            fix="give it one entry; it may have several formats and test tasks",
+        )
+    for task in plan.tasks:
+        for name in without_mix([task.train, *task.test]):
+            _check_name(name, where=f"{source}, tasks")
+        if task.test_data is not None and len(task.tests) > 1:
+            raise InputError(
+                "one file holds the test rows of one task",
+                where=f"{source}, tasks, {task.train}",
+                got=", ".join(task.tests),
+            )
+        if plan.protocol == "generate" and "continuation" in task.formats:
+            raise InputError(
+                "generated text can only be matched against answer labels",
+                where=f"{source}, tasks, {task.train}",
+                got="protocol generate with the format continuation",
+                expected="the format instruct",
+            )
+
+
+def _check_name(name: str, *, where: str) -> None:
+    try:
+        get_task(name)
+    except InputError as error:
+        raise InputError(
+            error.what, where=where, got=error.got, expected=error.expected, fix=error.fix
+        ) from None
+
+
+def _check_tries(plan: Plan, source: str) -> None:
+    for method in plan.own_learning_rates:
+        if method not in plan.methods:
+            raise InputError(
+                "learning rates are given for a method that is not in the plan",
+                where=f"{source}, own_learning_rates",
+                got=method,
+            )
+    tries = {method: len(plan.rates(method)) for method in plan.methods}
+    if len(set(tries.values())) > 1:
+        raise InputError(
+            "the methods have different numbers of tries for their learning rate",
+            where=f"{source}, learning_rates, own_learning_rates",
+            got=", ".join(f"{method} {count}" for method, count in tries.items()),
+            fix="give every method as many learning rates",
+        )
+
+
+def _repeated(names: Sequence[str]) -> set[str]:
+    return {name for name in names if names.count(name) > 1}

@@ -1,0 +1,106 @@
+"""Which jobs of a study can be done now: trials first, then, with the chosen rates, the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from doratune.records.study import StudyMethod
+from doratune.study.choose import Tried, choose_rate
+from doratune.study.grid import Group
+from doratune.study.job import Job
+
+
+class Progress:
+    """How far a group is.
+
+    Attributes:
+        group: The group.
+        chosen: The learning rate of each method, None until all trials are done.
+        failed: Whether a job of it failed, so that it cannot be finished now.
+        jobs: The jobs of the present stage.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.chosen: dict[StudyMethod, float] | None = None
+        self.failed = False
+        plan = group.plan
+        self.jobs = [group.trial(method, rate) for method in plan.methods for rate in plan.rates(method)]
+
+    def choose(self) -> None:
+        """Choose the learning rates, and go on to the tests; all trials must be done."""
+        group, plan = self.group, self.group.plan
+        self.chosen = {method: choose_rate(tried_rates(group, method)) for method in plan.methods}
+        self.jobs = group.base() + [
+            group.test(method, rate, seed) for method, rate in self.chosen.items() for seed in plan.seeds
+        ]
+
+
+@dataclass
+class Schedule:
+    """The jobs of a study in the plan's order.
+
+    Attributes:
+        groups: How far each group is.
+    """
+
+    groups: list[Progress]
+    _given: set[str] = field(default_factory=set)
+    _done: set[str] = field(default_factory=set)
+
+    def ready(self) -> Iterator[Job]:
+        """Jobs that can start now, each given once; those that are done on disk are passed over.
+
+        Raises:
+            InputError: A record on disk cannot be read, or is of other rows.
+        """
+        for progress in self.groups:
+            self._advance(progress)
+            if progress.failed or self._finished(progress):
+                continue
+            for job in progress.jobs:
+                if job.key not in self._given and job.key not in self._done:
+                    self._given.add(job.key)
+                    yield job
+
+    def settle(self, job: Job, *, failed: bool) -> None:
+        """Take note that a job has ended."""
+        if not failed:
+            self._done.add(job.key)
+            return
+        for progress in self.groups:
+            if any(one.key == job.key for one in progress.jobs):
+                progress.failed = True
+
+    def finished(self) -> list[Progress]:
+        """The groups of which nothing is left to do."""
+        for progress in self.groups:
+            self._advance(progress)
+        return [progress for progress in self.groups if self._finished(progress)]
+
+    def _advance(self, progress: Progress) -> None:
+        """Choose the learning rates when all trials are done."""
+        if progress.chosen is None and self._all_done(progress):
+            progress.choose()
+
+    def _finished(self, progress: Progress) -> bool:
+        return progress.chosen is not None and self._all_done(progress)
+
+    def _all_done(self, progress: Progress) -> bool:
+        for job in progress.jobs:
+            if job.key not in self._done and job.key not in self._given and job.done():
+                self._done.add(job.key)
+        return all(job.key in self._done for job in progress.jobs)
+
+
+def tried_rates(group: Group, method: StudyMethod) -> list[Tried]:
+    """What each learning rate of an arm came to on the validation rows; all its trials must be done."""
+    tried = []
+    for rate in group.plan.rates(method):
+        found = [one.found() for one in group.trial(method, rate).wanted]
+        evaluations = [one for one in found if one is not None]
+        tried.append(
+            Tried(rate, sum(one.correct for one in evaluations), sum(one.rows for one in evaluations))
+        )
+    return tried
