@@ -23,6 +23,14 @@ from doratune.records.run import (
 StudyMethod = Literal["lora", "dora", "dora-attached-norm", "full"]
 Outcome = Literal["better", "worse", "undecided"]
 
+METHOD_NAMES: dict[StudyMethod, str] = {
+    "lora": "LoRA",
+    "dora": "DoRA",
+    "dora-attached-norm": "DoRA with attached norm",
+    "full": "full fine-tuning",
+}
+"""The methods as sentences name them."""
+
 
 class Trial(Record):
     """One try of a learning rate, judged on the validation rows."""
