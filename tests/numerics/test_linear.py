@@ -1,6 +1,7 @@
 """``dora_linear`` against the float64 reference: outputs and all gradients."""
 
 import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from doratune import reference
 from doratune.engine import columns
+from doratune.engine.outputs import keep_outputs
 from doratune.functional import dora_linear, dora_row_norm, lora_linear, row_norm_squared
 
 NO_CUDA = not torch.cuda.is_available()
@@ -232,9 +234,10 @@ CONSUMERS = {
 }
 
 
+@pytest.mark.parametrize("keeping", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("consumer", CONSUMERS)
-def test_the_magnitude_s_gradient_whatever_becomes_of_the_output(consumer, bias):
+def test_the_magnitude_s_gradient_whatever_becomes_of_the_output(consumer, bias, keeping):
     """Of two layers the second is reached first by the backward pass, as in a model."""
     layer, second = random_layer(bias=bias), random_layer(40, 30)
     with torch.no_grad():
@@ -247,18 +250,22 @@ def test_the_magnitude_s_gradient_whatever_becomes_of_the_output(consumer, bias)
 
     tensors = layer.tensors()
     with CountProducts() as products:
-        run = loss(lambda one: one.run(), torch.float32)
+        with keep_outputs() if keeping else nullcontext():
+            run = loss(lambda one: one.run(), torch.float32)
         products.flops.clear()
         actual = torch.autograd.grad(run, tuple(tensors.values()))
     expected = torch.autograd.grad(loss(lambda one: one.truth(), torch.float64), tuple(tensors.values()))
     for name, grad, truth in zip(tensors, actual, expected, strict=True):
         assert_close("gradient", torch.float32, grad, truth, name)
-    assert products.flops.count(7 * 48 * 40) == 1 + CONSUMERS[consumer]
+    again = 0 if keeping and consumer is lets_go else CONSUMERS[consumer]
+    assert products.flops.count(7 * 48 * 40) == 1 + again
 
 
-def test_a_graph_that_is_dropped_keeps_no_output():
+@pytest.mark.parametrize("keeping", [False, True])
+def test_a_graph_that_is_dropped_keeps_no_output(keeping):
     layer, other = random_layer(bias=False), random_layer(40, 30, bias=False)
-    output = layer.run()
+    with keep_outputs() if keeping else nullcontext():
+        output = layer.run()
     reference_to_output = weakref.ref(output.untyped_storage())
     kept = output * output
     other.run().sum().backward()  # takes hold of the first layer's output too

@@ -14,8 +14,10 @@ from doratune.peft import enable
 from doratune.training import forward as spare
 from doratune.training.encoded import IGNORED
 from doratune.training.forward import spare_forward
+from doratune.training.packing import PACKED
 
 PREFIX, ROWS = 10, 4
+LENGTHS = (20, 17, 13, 15)
 
 
 def base_model(**settings: Any) -> LlamaForCausalLM:
@@ -48,12 +50,14 @@ def adapted_model(*, dropout: float = 0.0, **settings: Any) -> Any:
     return model.train()
 
 
-def batch(*, padding: str = "right", supervise_all: bool = False) -> dict[str, torch.Tensor]:
+def batch(
+    *, padding: str = "right", supervise_all: bool = False, rows: int = ROWS
+) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    lengths = (20, 17, 13, 15)
+    lengths = LENGTHS * (rows // ROWS)
     width = max(lengths)
     prefix = torch.randint(1, 50, (PREFIX,), generator=generator)
-    ids = torch.zeros(ROWS, width, dtype=torch.long)
+    ids = torch.zeros(rows, width, dtype=torch.long)
     labels, mask = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
     for row, length in enumerate(lengths):
         tokens = torch.cat([prefix, torch.randint(1, 50, (length - PREFIX,), generator=generator)])
@@ -89,12 +93,16 @@ def widths(model: Any, inputs: dict[str, torch.Tensor]) -> list[tuple[int, int]]
 
 @pytest.mark.parametrize("padding", ["right", "left"])
 @pytest.mark.parametrize("supervise_all", [False, True])
-@pytest.mark.parametrize("shared_tokens", [1, 10**9])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("packs", ["all", "padding", "nothing"])
 def test_it_computes_what_trl_computes(
-    shared_tokens: int, supervise_all: bool, padding: str, monkeypatch: pytest.MonkeyPatch
+    packs: str, attention: str, supervise_all: bool, padding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spare, "SHARED_TOKENS", shared_tokens)
-    model, inputs = adapted_model(), batch(padding=padding, supervise_all=supervise_all)
+    saved = {"all": 1, "padding": (ROWS - 1) * PREFIX + 1, "nothing": 10**9}[packs]
+    monkeypatch.setattr(spare, "SPARED_TOKENS", saved)
+    monkeypatch.setattr(spare, "EAGER_TOKENS", 100 if attention == "eager" else 0)
+    model = adapted_model()
+    inputs = batch(padding=padding, supervise_all=supervise_all, rows=ROWS * (4 if packs == "padding" else 1))
     wanted, wanted_gradients = step(model, inputs)
     assert spare_forward(model.get_base_model())
     read, gradients = step(model, inputs)
@@ -107,11 +115,11 @@ def test_it_computes_what_trl_computes(
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("padding", ["right", "left"])
 @pytest.mark.parametrize("supervise_all", [False, True])
-@pytest.mark.parametrize("shared_tokens", [1, 10**9])
+@pytest.mark.parametrize("spared_tokens", [1, 10**9])
 def test_every_gradient_of_full_fine_tuning_is_that_of_the_plain_loss(
-    shared_tokens: int, supervise_all: bool, padding: str, tied: bool, monkeypatch: pytest.MonkeyPatch
+    spared_tokens: int, supervise_all: bool, padding: str, tied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spare, "SHARED_TOKENS", shared_tokens)
+    monkeypatch.setattr(spare, "SPARED_TOKENS", spared_tokens)
     model = base_model(tie_word_embeddings=tied).train()
     inputs = batch(padding=padding, supervise_all=supervise_all)
     plain = base_model(tie_word_embeddings=tied).double()
@@ -132,34 +140,67 @@ def test_every_gradient_of_full_fine_tuning_is_that_of_the_plain_loss(
         torch.testing.assert_close(gradient, reference.grad.float(), rtol=1e-3, atol=1e-6, msg=name)
 
 
-def test_the_common_beginning_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spare, "SHARED_TOKENS", (ROWS - 1) * PREFIX)
+def test_the_common_beginning_runs_once_and_padding_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spare, "SPARED_TOKENS", (ROWS - 1) * PREFIX)
+    model = adapted_model()
+    spare_forward(model.get_base_model())
+    assert widths(model, batch()) == [(1, PREFIX + sum(LENGTHS) - ROWS * PREFIX)]
+    assert model.get_base_model().config._attn_implementation == PACKED
+
+
+def test_loss_on_a_shared_beginning_counts_for_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spare, "SPARED_TOKENS", 1)
+    model, inputs = adapted_model(), batch(supervise_all=True)
+    spare_forward(model.get_base_model())
+    assert step(model, inputs)[0]["label_mask"] == sum(LENGTHS) - ROWS
+
+
+@pytest.mark.parametrize("why", ["dropout", "attention dropout"])
+def test_dropout_tells_rows_apart_but_not_from_padding(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"attention_dropout": 0.1} if why == "attention dropout" else {}
+    monkeypatch.setattr(spare, "SPARED_TOKENS", 1)
+    model = adapted_model(dropout=0.1 if why == "dropout" else 0.0, **settings)
+    spare_forward(model.get_base_model())
+    assert widths(model, batch()) == [(1, sum(LENGTHS))]
+    assert widths(model.eval(), batch())[0] == (1, PREFIX + sum(LENGTHS) - ROWS * PREFIX)
+
+
+def test_checkpointing_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spare, "SPARED_TOKENS", 1)
     model, inputs = adapted_model(), batch()
     spare_forward(model.get_base_model())
-    assert widths(model, inputs) == [(1, PREFIX), (ROWS, 20 - PREFIX)]
+    _, wanted = step(model, inputs)
+    model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+    model.get_base_model().enable_input_require_grads()
+    assert widths(model, inputs)[0] == (1, PREFIX + sum(LENGTHS) - ROWS * PREFIX)
+    _, gradients = step(model, inputs)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, wanted[name], msg=name)
 
 
-@pytest.mark.parametrize(
-    "why",
-    ["too little to save", "dropout", "attention dropout", "checkpointing", "loss on the prompt", "left"],
-)
+@pytest.mark.parametrize("why", ["too little to save", "left", "sliding window"])
 def test_it_runs_with_every_row_where_it_must_or_should(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spare, "SHARED_TOKENS", 1000 if why == "too little to save" else 1)
-    settings = {"attention_dropout": 0.1} if why == "attention dropout" else {}
-    model = adapted_model(dropout=0.1 if why == "dropout" else 0.0, **settings)
-    if why == "checkpointing":
-        model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
-        model.get_base_model().enable_input_require_grads()
+    monkeypatch.setattr(spare, "SPARED_TOKENS", 1000 if why == "too little to save" else 1)
+    model = adapted_model()
+    if why == "sliding window":
+        model.get_base_model().config.sliding_window = 30
     spare_forward(model.get_base_model())
-    inputs = batch(padding="left" if why == "left" else "right", supervise_all=why == "loss on the prompt")
-    assert widths(model, inputs) == [(ROWS, 20)]
+    assert widths(model, batch(padding="left" if why == "left" else "right")) == [(ROWS, 20)]
 
 
-def test_dropout_does_not_matter_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spare, "SHARED_TOKENS", 1)
-    model = adapted_model(dropout=0.5).eval()
-    spare_forward(model.get_base_model())
-    assert widths(model, batch())[0] == (1, PREFIX)
+def test_a_call_that_is_not_packed_attends_as_ever_after_one_that_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spare, "SPARED_TOKENS", 1)
+    model, inputs = adapted_model().eval(), batch(padding="left")
+    base = model.get_base_model()
+    inputs.pop("labels")
+    wanted = base(**inputs).logits
+    spare_forward(base)
+    step(model, batch())
+    assert base.config._attn_implementation == PACKED
+    seen = inputs["attention_mask"].bool()
+    torch.testing.assert_close(base(**inputs).logits[seen], wanted[seen])
 
 
 def test_attention_follows_the_length_unless_it_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

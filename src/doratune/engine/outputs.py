@@ -9,6 +9,9 @@ of the layer whose output it was. So the first layer to be reached by a backward
 outputs of all others that are still there; each is let go in its layer's own step. Only the first layer
 itself is too late.
 
+Where memory is no matter, ``keep_outputs`` keeps every y: one product with the base weight less for each
+layer whose output nobody else keeps.
+
 Non-reentrant checkpointing (``torch.utils.checkpoint``) is the exception: a node's own saved tensors are the
 only ones that it gives back, and they cost memory in one block at a time only, so y is saved under it.
 """
@@ -16,6 +19,9 @@ only ones that it gives back, and they cost memory in one block at a time only, 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -28,12 +34,24 @@ SMALLEST_SCALE = 2.0**-6
 SMALLEST_SCALE_BESIDE_BIAS = 2.0**-2
 """Below this |g|, z may be lost in the rounding of y = g ⊙ z + b more than PEFT loses it in that of z + b."""
 
+_keeping: ContextVar[bool] = ContextVar("doratune_keep_outputs", default=False)
+
 _pending: weakref.WeakSet[WeakOutput] = weakref.WeakSet()
 """Outputs whose layers no backward pass has come near yet."""
 
 
+@contextmanager
+def keep_outputs() -> Iterator[None]:
+    """Keep the output of every layer called inside until its backward step."""
+    token = _keeping.set(True)
+    try:
+        yield
+    finally:
+        _keeping.reset(token)
+
+
 class WeakOutput:
-    """A tensor as it is now, for as long as the graph of somebody else keeps it.
+    """A tensor as it is now, for as long as the graph of somebody else keeps it, or ``keep_outputs`` does.
 
     Args:
         tensor: The output that a consumer may keep.
@@ -43,8 +61,10 @@ class WeakOutput:
         self._reference = TensorWeakRef(tensor)
         # Without a version, in inference mode, there is no backward pass either.
         self._version = None if tensor.is_inference() else tensor._version
-        self._held: Tensor | None = None
-        _pending.add(self)
+        # Detached, since the graph of the tensor owns this object.
+        self._held: Tensor | None = tensor.detach() if _keeping.get() else None
+        if self._held is None:
+            _pending.add(self)
 
     def take(self) -> Tensor | None:
         """The tensor, detached, or None if it is gone or was changed in place since."""
@@ -56,7 +76,6 @@ class WeakOutput:
     def hold(self) -> None:
         """Keep the tensor, if it is still there, until ``take``."""
         tensor = self._reference()
-        # Detached, since the graph of the tensor owns this object.
         self._held = None if tensor is None else tensor.detach()
 
 

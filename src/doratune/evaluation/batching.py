@@ -82,7 +82,7 @@ def prefix_cache(model: PreTrainedModel, prefix: list[int]) -> DynamicCache:
     cache = DynamicCache()
     if prefix:
         ids = torch.tensor([prefix], device=model.device)
-        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
     return cache
 
 

@@ -143,13 +143,12 @@ def _prefill(
     """Add keys and values of ``ids`` (rows, tokens) from column ``done`` on to the cache."""
     if ids.shape[1] > done:
         positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
-        model(
+        model.base_model(  # without the head
             input_ids=ids[:, done:],
             attention_mask=mask,
             position_ids=positions[:, done:],
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
         )
     return cache
 

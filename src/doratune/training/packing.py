@@ -1,0 +1,140 @@
+"""A batch as one sequence: what its rows begin with once, then the rest of each row, and no padding.
+
+All that a model does token by token (projections, MLPs, norms, adapters) then runs over real tokens only, in
+one call a layer. Attention alone needs rows: it unpacks queries, keys and values into a padded batch, attends
+there and packs the outcome again.
+
+transformers hands an attention implementation what the model was called with; ours is called ``PACKED`` there
+and, for a call without a packed batch, is transformers' sdpa.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+PACKED = "doratune_packed"
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Where the tokens of a batch of right-padded rows are; T of them are left.
+
+    Attributes:
+        rows: How many rows there are.
+        shared: Tokens that all rows begin with and that are there once, before all others.
+        longest: Tokens of the longest row behind the shared ones.
+        tokens: Each packed token's place in the flattened batch, (T,), int64.
+        positions: Each packed token's position in its row, (1, T), int64.
+        own: Places of the tokens behind the shared ones in rows of ``longest`` tokens, flattened,
+            (T - shared,).
+        place: Where each token of the batch went, (rows, width), int64; meaningless for padding.
+        mask: Additive for eager attention, boolean for sdpa: (1, 1, longest, shared + longest).
+        shared_mask: Likewise for the shared tokens among themselves, (1, 1, shared, shared).
+        eager: Whether rows attend by the model's own eager attention rather than by sdpa.
+    """
+
+    rows: int
+    shared: int
+    longest: int
+    tokens: Tensor
+    positions: Tensor
+    own: Tensor
+    place: Tensor
+    mask: Tensor
+    shared_mask: Tensor
+    eager: bool
+
+
+def pack(lengths: Tensor, width: int, shared: int, *, eager: bool, dtype: torch.dtype) -> PackedBatch:
+    """Lay out a batch.
+
+    Args:
+        lengths: Tokens of each row, (rows,), int64.
+        width: Tokens and padding of every row.
+        shared: How many tokens all rows begin with, fewer than the shortest row has.
+        eager: Whether rows attend by the model's own eager attention.
+        dtype: Of an additive mask.
+    """
+    rows, columns = len(lengths), torch.arange(width)
+    longest = int(lengths.max()) - shared
+    is_own = (columns >= shared) & (columns < lengths[:, None])
+    first = torch.zeros_like(is_own)
+    first[0, :shared] = True
+    tokens = torch.cat([first.flatten().nonzero(), is_own.flatten().nonzero()])[:, 0]
+    place = shared + is_own.flatten().cumsum(0).view(rows, width) - 1
+    place[:, :shared] = columns[:shared]
+    # The padding of a row is behind its tokens, where causal attention looks at it from nowhere.
+    mask = torch.ones(longest, shared + longest, dtype=torch.bool).tril(shared)
+    shared_mask = torch.ones(shared, shared, dtype=torch.bool).tril()
+    if eager:
+        mask, shared_mask = _additive(mask, dtype), _additive(shared_mask, dtype)
+    return PackedBatch(
+        rows=rows,
+        shared=shared,
+        longest=longest,
+        tokens=tokens,
+        positions=(tokens % width)[None],
+        own=is_own[:, shared : shared + longest].flatten().nonzero()[:, 0],
+        place=place,
+        mask=mask[None, None],
+        shared_mask=shared_mask[None, None],
+        eager=eager,
+    )
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    packed: PackedBatch | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention of each row to itself and to what it shares: (1, heads, T, d) -> (1, T, heads, d)."""
+    if packed is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    attend = _eager_attention(module) if packed.eager else sdpa_attention_forward
+    shared = packed.shared
+    keys, values = (
+        torch.cat(
+            [states[:, :, :shared].expand(packed.rows, -1, -1, -1), _rows(states[:, :, shared:], packed)],
+            dim=2,
+        )
+        for states in (key, value)
+    )
+    out = attend(module, _rows(query[:, :, shared:], packed), keys, values, attention_mask, **kwargs)[0]
+    out = out.flatten(0, 1).index_select(0, packed.own)
+    if shared:
+        states = (states[:, :, :shared] for states in (query, key, value))
+        out = torch.cat([attend(module, *states, packed.shared_mask, **kwargs)[0][0], out])
+    return out[None], None
+
+
+def _rows(states: Tensor, packed: PackedBatch) -> Tensor:
+    """(1, heads, T - shared, d) -> (rows, heads, longest, d), zero where a row has ended."""
+    tokens = states[0].transpose(0, 1)
+    padded = tokens.new_zeros(packed.rows * packed.longest, *tokens.shape[1:])
+    return padded.index_copy(0, packed.own, tokens).unflatten(0, (packed.rows, -1)).transpose(1, 2)
+
+
+def _eager_attention(module: nn.Module) -> Callable[..., Any]:
+    """The model's own, as it is spelled in its file, which heads with sinks or soft caps depend on."""
+    return sys.modules[type(module).__module__].eager_attention_forward
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, sdpa_mask)
