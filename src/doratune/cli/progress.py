@@ -28,7 +28,7 @@ class StudyProgress:
     def __init__(self, study: Study, *, jobs: int) -> None:
         self._study = study
         self._jobs = jobs
-        self._running: dict[str, tuple[Job, float]] = {}
+        self._running: dict[str, Job] = {}
         self._speeds = known_speeds(study.plan, study.groups)
         self._left = {job.key: (job, work) for _, job, work in work_left(study.groups)}
         self._console = Console(file=sys.stderr)
@@ -40,6 +40,8 @@ class StudyProgress:
         )
         self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._total, self._ended = len(self._left), 0
+        self._began = self._noted = time.monotonic()
+        self._reckoned = 0.0  # what the ended jobs were thought to take
         self._task = self._bar.add_task("study", total=self._total, status="")
 
     def __enter__(self) -> StudyProgress:
@@ -53,12 +55,15 @@ class StudyProgress:
 
     def started(self, job: Job) -> None:
         """A job was handed to the engine."""
-        self._running[job.key] = (job, time.monotonic())
+        self._running[job.key] = job
         self.tick()
 
     def ended(self, job: Job, outcome: Outcome) -> None:
         """Say how a job ended, and what is left."""
         del self._running[job.key]
+        self._noted = time.monotonic()
+        if job.key in self._left:
+            self._reckoned += self._speeds.seconds(job.method, self._left[job.key][1]) or 0.0
         if outcome.error is None and not outcome.interrupted:
             self._speeds.add(job)
         # Taken stock of again: a choice of learning rates gives the jobs that follow their names.
@@ -75,7 +80,7 @@ class StudyProgress:
 
     def tick(self) -> None:
         """Show how far the runs under way are."""
-        status = ", ".join(_step(job) for job, _ in self._running.values())
+        status = ", ".join(_step(job) for job in self._running.values())
         self._bar.update(self._task, completed=self._ended, status=f"{status}{self._time_left()}")
 
     def _time_left(self) -> str:
@@ -83,8 +88,9 @@ class StudyProgress:
         known = [one for one in times if one is not None]
         if len(known) < len(times):
             return ""
-        spent = sum(time.monotonic() - started for _, started in self._running.values())
-        return f", about {duration(max(sum(known) - spent, 0.0) / self._jobs)} left"
+        # How many run at a time, and how far the reckoning is off, shows in what the ended ones took.
+        pace = (self._noted - self._began) / self._reckoned if self._reckoned else 1 / self._jobs
+        return f", about {duration(max(sum(known) * pace - (time.monotonic() - self._noted), 0.0))} left"
 
 
 def _step(job: Job) -> str:

@@ -37,6 +37,10 @@ class Engine(AbstractContextManager["Engine"], Protocol):
         """Start a job."""
         ...
 
+    def stop(self) -> None:
+        """Interrupt the jobs under way."""
+        ...
+
 
 class Watcher(Protocol):
     """What is told how a study goes."""
@@ -120,7 +124,7 @@ class _Conductor:
         self.watcher = watcher
         self.on_finished = on_finished
         self.failures: list[tuple[Job, str]] = []
-        self.interrupted = False
+        self.interrupted = self._stopped = False
         self._reported: set[int] = set()
 
     def run(self) -> None:
@@ -132,6 +136,9 @@ class _Conductor:
                 if not running:
                     break
                 ended, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                if self.interrupted and not self._stopped:
+                    self._stopped = True
+                    self.engine.stop()
                 for future in ended:
                     self._settle(running.pop(future), future.result())
                 self.watcher.tick()
@@ -156,7 +163,7 @@ class _Conductor:
     def _settle(self, job: Job, outcome: Outcome) -> None:
         if outcome.interrupted:
             self.interrupted = True
-        elif outcome.error is not None:
+        elif outcome.error is not None and not self.interrupted:  # a process may break on Ctrl-C
             self.failures.append((job, outcome.error))
         self.schedule.settle(job, failed=outcome.interrupted or outcome.error is not None)
         self.watcher.ended(job, outcome)

@@ -42,6 +42,9 @@ class LocalEngine:
         """Start a job."""
         return self._waiting.submit(self._run, job)
 
+    def stop(self) -> None:
+        """Nothing to do: Ctrl-C reaches the runs' processes by itself."""
+
     def _run(self, job: Job) -> Outcome:
         try:
             return run_alone(carry_out, job, initializer=self._initializer, threads=self._threads)

@@ -11,6 +11,7 @@ from doratune.errors import DoratuneError, InputError
 from doratune.records.files import STUDY_NAME, write_json_atomic
 from doratune.records.study import StudyRecord
 from doratune.study.assemble import Answered, answered_cells, study_record
+from doratune.study.cluster import RayEngine
 from doratune.study.conduct import Engine, Watcher, check_folder, conduct
 from doratune.study.config import StudyConfig
 from doratune.study.grid import Group, groups_of
@@ -109,6 +110,8 @@ def run_study(
 
 
 def _engine(plan: Plan, config: StudyConfig, initializer: Callable[[], None] | None) -> Engine:
+    if config.engine == "ray":
+        return RayEngine(plan.resources, initializer)
     threads = config.threads
     if threads is None and config.jobs > 1:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

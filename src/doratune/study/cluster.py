@@ -1,0 +1,105 @@
+"""The engine of a Ray cluster: every run is a task that asks for its resources.
+
+All machines must see the working directory, the study's folder and the data under the same paths, as on a
+shared file system; doratune must be installed on all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from doratune.errors import InputError
+from doratune.study.execute import LOG_NAME, Outcome, carry_out
+from doratune.study.job import Job
+from doratune.study.plan import Resources
+
+RETRIES = 3
+"""How often a run is started again, from its last checkpoint, when its worker or machine is lost."""
+
+
+class RayEngine:
+    """Runs jobs on the Ray cluster that RAY_ADDRESS or ``ray start`` gives, else on this machine.
+
+    Args:
+        resources: What one run needs.
+        initializer: Called first in each run's process.
+
+    Attributes:
+        capacity: How many jobs may be under way; Ray holds back what does not fit.
+
+    Raises:
+        InputError: Ray is not installed.
+    """
+
+    def __init__(self, resources: Resources, initializer: Callable[[], None] | None = None) -> None:
+        if find_spec("ray") is None:
+            raise InputError(
+                "--engine ray needs Ray, which is not installed", fix="pip install 'doratune[ray]'"
+            )
+        self.capacity = sys.maxsize
+        self._resources = resources
+        self._initializer = initializer
+        self._references: list[Any] = []
+        self._started = False
+
+    def __enter__(self) -> RayEngine:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read by ray when it is imported
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False)
+            self._started = True
+        # A worker that lives for one run measures that run's memory only.
+        self._remote = ray.remote(
+            num_cpus=self._resources.cpus, num_gpus=self._resources.gpus, max_retries=RETRIES, max_calls=1
+        )(_carry_out)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._started:
+            import ray
+
+            ray.shutdown()
+
+    def submit(self, job: Job) -> Future[Outcome]:
+        """Start a job."""
+        reference = self._remote.remote(job, Path.cwd(), self._initializer)
+        self._references.append(reference)
+        outcome: Future[Outcome] = Future()
+        reference.future().add_done_callback(lambda done: outcome.set_result(_outcome(done, job)))
+        return outcome
+
+    def stop(self) -> None:
+        """Interrupt the runs under way, and give up those that wait."""
+        import ray
+
+        for reference in self._references:
+            ray.cancel(reference)
+
+
+def _carry_out(job: Job, directory: Path, initializer: Callable[[], None] | None) -> Outcome:
+    """On a worker, which starts in a folder of Ray's."""
+    os.chdir(directory)
+    if initializer is not None:
+        initializer()
+    return carry_out(job)
+
+
+def _outcome(done: Future[Outcome], job: Job) -> Outcome:
+    from ray.exceptions import TaskCancelledError
+
+    error = done.exception()
+    if error is None:
+        return done.result()
+    if isinstance(error, TaskCancelledError):
+        return Outcome(0.0, interrupted=True)
+    return Outcome(0.0, f"{type(error).__name__}: {error}\n  where: {job.folder / LOG_NAME}")
