@@ -17,8 +17,8 @@ Examples:
   doratune train --method dora --data boolq/train.json --output finetuned_result/dora_r32
   doratune train --method lora --task sample-winogrande --format continuation --rows 500
                  --epochs 1 --warmup-steps 5 --output runs/lora
-  doratune train --preset llama-7b --method dora --data commonsense.json --output runs/llama
-  accelerate launch -m doratune train --preset llama-7b --data commonsense.json --output runs/llama
+  doratune train --preset llama-7b --method dora --task commonsense-mix --output runs/llama
+  accelerate launch -m doratune train --preset llama-7b --task commonsense-mix --output runs/llama
 """
 
 
