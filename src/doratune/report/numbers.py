@@ -21,6 +21,16 @@ def points(difference: float) -> str:
     return f"{'0.0' if float(text) == 0 else text.replace('-', MINUS)} points"
 
 
+def correlation(value: float | None) -> str:
+    """0.831 as "+0.83", with its sign always; "–" where it is not defined."""
+    return "–" if value is None else f"{value:+.2f}".replace("-", MINUS)
+
+
+def slope(value: float | None) -> str:
+    """Two significant digits with the sign: "+1.2e−05", "−0.31"; "–" where it is not defined."""
+    return "–" if value is None else f"{value:+.2g}".replace("-", MINUS)
+
+
 def p_value(p: float) -> str:
     """0.0312 as "p = 0.031"; what would round to zero as "p < 0.001"."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

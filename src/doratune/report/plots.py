@@ -74,7 +74,7 @@ def accuracy_plot(task: TaskResult, comparison: Comparison, name: str) -> str:
         for place, (arm, result) in enumerate(shown):
             low, high = (100 * bound for bound in result.interval)
             value = 100 * result.accuracy
-            axes.barh(place, value, height=0.36, color=_colour(colours[arm]))
+            axes.barh(place, value, height=0.36, color=colour(colours[arm]))
             axes.errorbar(
                 value, place, xerr=[[value - low], [high - value]], color=TEXT, capsize=3, linewidth=1.2
             )
@@ -87,7 +87,7 @@ def accuracy_plot(task: TaskResult, comparison: Comparison, name: str) -> str:
             xlim=(0, 100), ylim=(len(shown) - 0.65, -0.85), yticks=[], xlabel="accuracy in %; dotted: chance"
         )
         axes.spines["left"].set_visible(False)
-        return _svg(figure, name, _accuracy_words(task, comparison))
+        return svg(figure, name, _accuracy_words(task, comparison))
 
 
 def _accuracy_words(task: TaskResult, comparison: Comparison) -> str:
@@ -119,7 +119,7 @@ def loss_plot(comparison: Comparison, name: str) -> str | None:
         axes.grid(visible=True, axis="y", color=GRID, linewidth=0.6, alpha=0.6)
         axes.legend(frameon=False, loc="upper right", handlelength=3)
         ends = [f"{arm.name} from {_ends(arm)}" for arm in curves]
-        return _svg(figure, name, f"Training loss over steps: {'; '.join(ends)}.")
+        return svg(figure, name, f"Training loss over steps: {'; '.join(ends)}.")
 
 
 def window(arm: Arm) -> int:
@@ -136,11 +136,11 @@ def _draw_curve(axes: Axes, arm: Arm, index: int) -> None:
     counts = np.minimum(np.arange(1, len(losses) + 1), width)
     means = np.convolve(losses, np.ones(width))[: len(losses)] / counts
     if width > 1:
-        axes.plot(steps, losses, color=_colour(index), linewidth=0.8, alpha=0.35)
+        axes.plot(steps, losses, color=colour(index), linewidth=0.8, alpha=0.35)
     axes.plot(
         steps,
         means,
-        color=_colour(index),
+        color=colour(index),
         linewidth=1.8,
         linestyle=DASHES[index],
         label=_short(arm.name),
@@ -158,7 +158,8 @@ def _short(name: str) -> str:
     return name if len(name) <= 20 else f"{name[:10]}…{name[-9:]}"
 
 
-def _colour(index: int) -> str:
+def colour(index: int) -> str:
+    """The stand-in for a colour of the style sheet."""
     return f"#00010{index}"
 
 
@@ -170,7 +171,7 @@ def _figure(height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _svg(figure: Figure, name: str, words: str) -> str:
+def svg(figure: Figure, name: str, words: str) -> str:
     """The figure as an element to be put into a page: no prolog, own ids, the page's colours."""
     from html import escape
 

@@ -8,9 +8,10 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from doratune.records.analysis import AnalysisRecord
 from doratune.records.comparison import Comparison
 from doratune.records.run import RunRecord
-from doratune.report import tables
+from doratune.report import decomposition, tables
 from doratune.report.tables import Cell, Table
 
 MOST_COLUMNS = 3  # arms that fit beside one another into 80 columns
@@ -47,6 +48,16 @@ def print_evaluations(record: RunRecord) -> None:
     if samples:
         console.print(_aside(f"* {tables.SAMPLE}"))
     console.print(_aside(tables.ACCURACY_NOTE))
+
+
+def analysis_renderable(analysis: AnalysisRecord) -> Group:
+    """The correlations beside the paper's, what they are of, and DoRA's gains."""
+    return Group(
+        _table(decomposition.correlation_table(analysis), starred=set()),
+        _aside(decomposition.NOTE),
+        _aside(decomposition.sources(analysis)),
+        *(_indented(Text(sentence)) for sentence in decomposition.gain_sentences(analysis)),
+    )
 
 
 def _table(table: Table, starred: set[str]) -> RichTable:
