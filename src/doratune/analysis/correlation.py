@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from scipy.stats import linregress, pearsonr
 
@@ -27,9 +28,11 @@ def _correlate(kind: str, changes: Sequence[WeightChange]) -> KindCorrelation:
     magnitudes = [change.magnitude for change in changes]
     if len(set(directions)) < 2 or len(set(magnitudes)) < 2:
         return KindCorrelation(kind=kind, correlation=None, slope=None, points=len(changes))
+    together: Any = pearsonr(directions, magnitudes)
+    line: Any = linregress(directions, magnitudes)
     return KindCorrelation(
         kind=kind,
-        correlation=float(pearsonr(directions, magnitudes).statistic),
-        slope=float(linregress(directions, magnitudes).slope),
+        correlation=float(together.statistic),
+        slope=float(line.slope),
         points=len(changes),
     )

@@ -20,10 +20,11 @@ from doratune.report.plots import GRID, RC, TEXT, WIDTH, colour, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS: dict[StudyMethod, int] = {"lora": 1, "dora": 2, "full": 3, "dora-attached-norm": 4}
 """Colours of the style sheet; LoRA and DoRA have those they have in every plot."""
-PANEL_HEIGHT = 1.9  # inches
+PANEL_HEIGHT = 2.0  # inches
 FAINTEST = 0.25  # opacity of the first checkpoint
 MOST_NAMED = 3  # correlations that fit into a panel one by one
 
@@ -46,8 +47,7 @@ def kind_plot(analysis: AnalysisRecord, kind: str, name: str) -> str:
         figure = Figure(figsize=(WIDTH, PANEL_HEIGHT * rows), layout="constrained")
         for place, (method, runs) in enumerate(methods.items()):
             axes = figure.add_subplot(rows, columns, place + 1)
-            axes.set_title(METHOD_NAMES[method], fontsize=9.5)
-            _draw(axes, runs, kind, colour(COLOURS[method]))
+            _draw(axes, runs, kind, METHOD_NAMES[method])
         _label(figure)
         return svg(figure, name, _words(analysis, [kind]))
 
@@ -65,8 +65,7 @@ def whole_plot(analysis: AnalysisRecord) -> str:
         panels = figure.subplots(len(shown), len(methods), squeeze=False)
         for row, kind in zip(panels, shown, strict=True):
             for axes, (method, runs) in zip(row, methods.items(), strict=True):
-                axes.set_title(f"{METHOD_NAMES[method]}, {kind}", fontsize=9.5)
-                _draw(axes, runs, kind, colour(COLOURS[method]))
+                _draw(axes, runs, kind, f"{METHOD_NAMES[method]}, {kind}")
         _label(figure)
         return _as_file(svg(figure, name, _words(analysis, shown)))
 
@@ -78,14 +77,16 @@ def _by_method(analysis: AnalysisRecord) -> dict[StudyMethod, list[RunAnalysis]]
     return methods
 
 
-def _draw(axes: Axes, runs: Sequence[RunAnalysis], kind: str, shade: str) -> None:
+def _draw(axes: Axes, runs: Sequence[RunAnalysis], kind: str, title: str) -> None:
     for run in runs:
+        shade = colour(COLOURS[run.method])
         chosen = [change for change in run.changes if kind in ("all", change.kind)]
         for place, step in enumerate(run.steps):
             points = [(one.direction, one.magnitude) for one in chosen if one.step == step]
             strength = FAINTEST + (1 - FAINTEST) * (place + 1) / len(run.steps)
             axes.plot(*zip(*points, strict=True), "o", color=shade, markersize=2.6, alpha=strength, mew=0)
         _draw_line(axes, chosen, _correlation(run, kind))
+    axes.set_title(title, fontsize=9.5, y=1.0, pad=12)  # above the axis' own power of ten
     axes.text(0.04, 0.96, _correlation_words(runs, kind), transform=axes.transAxes, va="top", fontsize=8.5)
     axes.margins(y=0.2)
     axes.locator_params(nbins=3)
@@ -122,9 +123,9 @@ def _correlation_words(runs: Sequence[RunAnalysis], kind: str) -> str:
     return f"r = {', '.join(numbers.correlation(value) for value in values)}"
 
 
-def _label(figure: object) -> None:
-    figure.supxlabel("ΔD, direction", fontsize=9.5)  # pyright: ignore[reportAttributeAccessIssue]
-    figure.supylabel("ΔM, magnitude", fontsize=9.5)  # pyright: ignore[reportAttributeAccessIssue]
+def _label(figure: Figure) -> None:
+    figure.supxlabel("ΔD, direction", fontsize=9.5)
+    figure.supylabel("ΔM, magnitude", fontsize=9.5)
 
 
 def _words(analysis: AnalysisRecord, shown: Sequence[str]) -> str:
