@@ -31,6 +31,16 @@ def signed_interval(bounds: tuple[float, float]) -> str:
     return f"{signed(bounds[0])} to {signed(bounds[1])}"
 
 
+def correlation(value: float | None) -> str:
+    """0.831 as "+0.83", with its sign always; "–" where it is not defined."""
+    return "–" if value is None else f"{value:+.2f}".replace("-", MINUS)
+
+
+def slope(value: float | None) -> str:
+    """Two significant digits with the sign: "+1.2e−05", "−0.31"; "–" where it is not defined."""
+    return "–" if value is None else f"{value:+.2g}".replace("-", MINUS)
+
+
 def p_value(p: float) -> str:
     """0.0312 as "p = 0.031"; what would round to zero as "p < 0.001"."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
 from peft.tuners.lora import LoraLayer
@@ -55,11 +57,10 @@ def _set_exact_magnitudes(model: PeftModel) -> None:
 
     PEFT rounds the norm to the type of W, in bfloat16 by up to 0.4 %: as much as training may change it by.
     """
-    for layer in model.modules():
-        base = (
-            layer.get_base_layer() if isinstance(layer, LoraLayer) and any(layer.use_dora.values()) else None
-        )
-        if not isinstance(base, torch.nn.Linear) or base.weight.is_meta:
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    for layer in layers:
+        base = layer.get_base_layer()
+        if not any(layer.use_dora.values()) or not isinstance(base, torch.nn.Linear) or base.weight.is_meta:
             continue
         with gather_params_ctx(base.parameters()):
             norm = torch.linalg.vector_norm(dequantize_module_weight(base), dim=1, dtype=torch.float32)
