@@ -177,7 +177,7 @@ def _arm(task: str, method: StudyMethod, correct: np.ndarray) -> StudyArm:
     trials = [
         Trial(
             learning_rate=rate,
-            accuracy=0.7 - 0.02 * (place - best) ** 2,
+            accuracy=0.7 - 0.02 * (place - best) ** 2 - 0.004 * len(method),
             rows=500,
             run=f"search/{task}-{method}-{rate:g}",
             chosen=place == best,
@@ -213,7 +213,13 @@ def _run(task: str, method: StudyMethod, seed: int, correct: np.ndarray) -> Seed
             final_loss=0.412,
         ),
         curve=[
-            (step, 0.4 + 2.2 * math.exp(-step / 40) + 0.1 * math.sin(step + seed + len(method)))
+            (
+                step,
+                0.4
+                + 0.02 * len(method)
+                + 2.2 * math.exp(-step / 40)
+                + 0.1 * math.sin(step + seed + len(method)),
+            )
             for step in range(1, 301)
         ],
     )

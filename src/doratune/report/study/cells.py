@@ -18,6 +18,8 @@ from doratune.report import numbers
 Pair = tuple[StudyMethod, StudyMethod]
 """The methods a difference is from and to."""
 
+ONE_SEED = "1 seed"
+
 
 def cell_label(cell: StudyCell, record: StudyRecord) -> str:
     """The task's name, with whatever else the cells of the study differ in."""

@@ -23,9 +23,10 @@ def unfinished(record: StudyRecord) -> str | None:
     if not record.pending:
         return None
     done, left = len(record.cells), len(record.pending)
+    verb = "is" if left == 1 else "are"
     return (
-        f"This study is not finished: {left} of {done + left} cells {'is' if left == 1 else 'are'} still to be "
-        "run; what follows is about the others only."
+        f"This study is not finished: {left} of {done + left} cells {verb} still to be run; what follows is "
+        "about the others only."
     )
 
 

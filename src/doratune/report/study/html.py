@@ -46,6 +46,7 @@ def study_html(record: StudyRecord, analyses: Sequence[AnalysisRecord] = ()) -> 
         search_plots=_per_cell(record, "search", plots.search_plot),
         loss_plots=_per_cell(record, "loss", plots.loss_plot),
         cost_table=tables.cost_table(record),
+        cost_note=f"Times and memory: {tables.cost_note(record)}.",
         cost_sentence=tables.cost_sentence(record),
         analyses=[_analysis(one, index) for index, one in enumerate(analyses)],
         settings=setting_lines(record),

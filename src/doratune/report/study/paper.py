@@ -53,18 +53,13 @@ CORRELATION_NOTE = (
 def paper_table(record: StudyRecord) -> Table | None:
     """The study's LoRA and DoRA beside the paper's, one row per cell whose task the paper has; else None."""
     rows = [
-        [
-            Cell(cells.cell_label(cell, record)),
-            *_ours(cell),
-            *_theirs(cell),
-            Cell(differing(cell), cell.note or ""),
-        ]
+        [Cell(cells.cell_label(cell, record), _apart(cell)), *_ours(cell), *_theirs(cell)]
         for cell in record.cells
         if cell.task in TASKS
     ]
-    names = [("LoRA", "here"), ("DoRA", "here"), (f"DoRA {numbers.MINUS} LoRA", "here")]
-    names += [("LoRA", "paper"), ("DoRA", "paper"), (f"DoRA {numbers.MINUS} LoRA", "paper")]
-    columns = [Cell("Task"), *(Cell(*name) for name in names), Cell("Not the paper's", "note")]
+    names = ("LoRA", "DoRA", f"DoRA {numbers.MINUS} LoRA")
+    columns = [Cell("Task"), *(Cell(name, "here") for name in names)]
+    columns += [Cell(name, f"paper, {MODEL}") for name in names]
     return Table(columns, rows) if rows else None
 
 
@@ -80,7 +75,7 @@ def paper_rank(cell: StudyCell) -> int:
 
 
 def differing(cell: StudyCell) -> str:
-    """In what the cell is not what the paper did: "model, format, split"."""
+    """In what the cell is not what the paper did: "model, format, data"."""
     differs = {
         "model": cell.model.rpartition("/")[2].lower() != "llama-7b",
         "rank": cell.rank != paper_rank(cell),
@@ -88,7 +83,13 @@ def differing(cell: StudyCell) -> str:
         "protocol": cell.protocol != "generate",
         "data": cell.note is not None,
     }
-    return ", ".join(name for name, found in differs.items() if found) or NONE
+    return ", ".join(name for name, found in differs.items() if found)
+
+
+def _apart(cell: StudyCell) -> str:
+    """What must be known before the two are compared."""
+    found = differing(cell)
+    return "; ".join(filter(None, [f"not the paper's {found}" if found else "", cell.note]))
 
 
 def _ours(cell: StudyCell) -> list[Cell]:
@@ -110,6 +111,6 @@ def _theirs(cell: StudyCell) -> list[Cell]:
     lora, dora = published("lora", rank, cell.task), published("dora", rank, cell.task)
     if lora is None or dora is None:
         return [Cell(NONE)] * 3
-    where = f"{MODEL}, rank {rank}"
+    where = f"rank {rank}"
     figures = [f"{lora:.1f} %", f"{dora:.1f} %", numbers.points(dora - lora)]
     return [Cell(figure, where) for figure in figures]

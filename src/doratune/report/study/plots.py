@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from doratune.records.study import (
     METHOD_NAMES,
@@ -35,6 +35,7 @@ def accuracy_plot(cell: StudyCell, name: str) -> str:
     """
     with drawing(name):
         figure, axes = new_figure(0.75 + 0.52 * len(cell.arms))
+        small = "; small: single seeds" if any(len(arm.runs) > 1 for arm in cell.arms) else ""
         for place, arm in enumerate(cell.arms):
             index, marker = SERIES[arm.method], MARKERS[arm.method]
             low, high = (100 * bound for bound in arm.interval)
@@ -52,7 +53,7 @@ def accuracy_plot(cell: StudyCell, name: str) -> str:
                 )
             text = f"{numbers.percent(arm.mean)}  ({numbers.interval(arm.interval)})"
             _line_label(axes, place, cells.method_name(arm.method), text)
-        axes.set(ylim=(len(cell.arms) - 0.5, -0.6), yticks=[], xlabel="accuracy in %; small: single seeds")
+        axes.set(ylim=(len(cell.arms) - 0.5, -0.6), yticks=[], xlabel=f"accuracy in %{small}")
         _dotted(axes)
         words = "; ".join(
             f"{METHOD_NAMES[arm.method]} {numbers.percent(arm.mean)}, "
@@ -106,13 +107,14 @@ def search_plot(cell: StudyCell, name: str) -> str | None:
                 [trial.learning_rate for trial in chosen],
                 [100 * trial.accuracy for trial in chosen],
                 linestyle="none",
-                marker=marker,
-                markersize=11,
+                marker="o",
+                markersize=13,
                 markerfacecolor="none",
                 markeredgecolor=colour(index),
                 markeredgewidth=1.6,
             )
         _rate_axis(axes, sorted({trial.learning_rate for arm in searched for trial in arm.trials}))
+        axes.margins(0.08, 0.12)  # room for the rings
         axes.set(xlabel="learning rate; ringed: chosen", ylabel="validation accuracy in %")
         _grid_and_legend(axes)
         words = "; ".join(
@@ -201,7 +203,7 @@ def _dotted(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _line(arm: StudyArm) -> dict[str, object]:
+def _line(arm: StudyArm) -> dict[str, Any]:
     index = SERIES[arm.method]
     return {
         "color": colour(index),

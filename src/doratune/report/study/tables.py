@@ -21,10 +21,11 @@ SEARCH_NOTE = (
 def accuracy_note(record: StudyRecord) -> str:
     """How the accuracies are to be read."""
     base = "base is the model before training, with its Wilson interval; " if _has_base(record) else ""
-    return (
-        f"Mean accuracy over {cells.seed_words(record)} with its 95 % interval over seeds and rows; {base}"
-        "majority is always giving the most frequent answer."
-    )
+    if cells.seed_words(record) == cells.ONE_SEED:
+        how = "Accuracy of one seed with its Wilson 95 % interval"
+    else:
+        how = f"Mean accuracy over {cells.seed_words(record)} with its 95 % interval over seeds and rows"
+    return f"{how}; {base}majority is always giving the most frequent answer."
 
 
 def ways(record: StudyRecord) -> str:
@@ -59,24 +60,29 @@ def accuracy_table(record: StudyRecord) -> Table:
 
 
 def accuracy_list(record: StudyRecord) -> Table:
-    """The same with one row per cell and method, for more methods than a page is wide."""
+    """The same with one row per cell and method, and its learning rate, for many methods and little room."""
     columns = [Cell(cells.sentence(cells.noun(record)[:-1])), Cell("Chance", "majority"), Cell("Method")]
     rows = []
     for cell in record.cells:
-        lines = [[Cell("Base"), _base(cell.base)]] if _has_base(record) else []
+        lines = [[Cell("Base"), _base(cell.base), Cell(NONE)]] if _has_base(record) else []
         lines += [
-            [Cell(cells.method_name(method)), _mean(cells.arm_of(cell, method))]
+            [Cell(cells.method_name(method)), _mean(arm), _search(arm)]
             for method in cells.methods(record)
+            for arm in [cells.arm_of(cell, method)]
         ]
         for index, line in enumerate(lines):
             rows.append([*(_cell_names(cell, record) if index == 0 else [Cell(""), Cell("")]), *line])
-    return Table([*columns, Cell("Accuracy", "interval")], rows)
+    columns += [Cell("Accuracy", "interval"), Cell("Learning rate", "tried; validation")]
+    return Table(columns, rows)
 
 
 def search_table(record: StudyRecord) -> Table:
     """The learning rate that each arm came to, one row per cell."""
     methods = cells.methods(record)
-    columns = [Cell("Chosen learning rate", "tried; validation accuracy"), *(Cell(cells.method_name(method)) for method in methods)]
+    columns = [
+        Cell("Learning rate", "tried; validation accuracy"),
+        *(Cell(cells.method_name(method)) for method in methods),
+    ]
     rows = [
         [
             Cell(cells.cell_label(cell, record)),
@@ -106,12 +112,22 @@ def cost_sentence(record: StudyRecord) -> str | None:
     if not ratios:
         return None
     time, memory = (sorted(values) for values in zip(*ratios, strict=True))
-    span = f" ({time[0]:.2f} to {time[-1]:.2f} from one to the next)" if f"{time[0]:.2f}" != f"{time[-1]:.2f}" else ""
+    span = (
+        f" ({time[0]:.2f} to {time[-1]:.2f} from one to the next)"
+        if f"{time[0]:.2f}" != f"{time[-1]:.2f}"
+        else ""
+    )
     what = f"{len(ratios)} {cells.noun(record)}" if len(ratios) > 1 else f"one {cells.noun(record)[:-1]}"
     return (
         f"Over {what}, training with DoRA took {median(time):.2f} of LoRA's time{span} and "
-        f"{median(memory):.2f} of its peak memory, medians over {cells.seed_words(record)}."
+        f"{median(memory):.2f} of its peak memory, {cost_note(record)}."
     )
+
+
+def cost_note(record: StudyRecord) -> str:
+    """What the times and the memory are of."""
+    once = cells.seed_words(record) == cells.ONE_SEED
+    return "measured once each" if once else f"medians over {cells.seed_words(record)}"
 
 
 def data_table(record: StudyRecord) -> Table:

@@ -27,7 +27,7 @@ def study_renderable(record: StudyRecord) -> Group:
         table = tables.accuracy_list(record) if wide else tables.accuracy_table(record)
         parts += [rich_table(table, starred), *([aside(f"* {SAMPLE}")] if starred else [])]
         parts += [aside(f"{tables.accuracy_note(record)} {tables.ways(record)}"), Text()]
-        parts.append(rich_table(tables.search_table(record), starred))
+        parts += [] if wide else [rich_table(tables.search_table(record), starred)]
         sentence = tables.cost_sentence(record)
         parts += [indented(Text(sentence))] if sentence else []
     notes = [*record.notes, *filter(None, [environment_note(record)])]

@@ -28,19 +28,22 @@ def headlines(record: StudyRecord) -> list[str]:
     """For each pair of methods on how many cells which of the two is better, and the mean over the cells."""
     lines = []
     for pair in cells.pairs(record):
-        outcomes = [one.outcome for _, one in cells.differences(record, pair)]
-        if not outcomes:
+        found = list(cells.differences(record, pair))
+        if not found:
             continue
-        first, second = METHOD_NAMES[pair[0]], METHOD_NAMES[pair[1]]
-        better, worse, undecided = (outcomes.count(one) for one in ("better", "worse", "undecided"))
-        what = cells.noun(record) if len(outcomes) > 1 else cells.noun(record)[:-1]
+        against = f"{cells.sentence(METHOD_NAMES[pair[1]])} against {METHOD_NAMES[pair[0]]}, on"
+        if len(found) == 1:
+            cell, one = found[0]
+            lines.append(f"{against} {cells.cell_label(cell, record)}: {one.verdict}.")
+            continue
+        outcomes = [one.outcome for _, one in found]
+        better, worse, undecided = (_count(outcomes.count(one)) for one in ("better", "worse", "undecided"))
+        means = [
+            f" {cells.pooled_label(one, record)}: {_figures(how)}." for one, how in cells.pooled(record, pair)
+        ]
         lines.append(
-            f"{cells.sentence(second)} against {first}, on {len(outcomes)} {what}: better on "
-            f"{_count(better)}, worse on {_count(worse)}; on {_count(undecided)} no difference can be told."
-            + "".join(
-                f" {cells.pooled_label(one, record)}: {_figures(how)}."
-                for one, how in cells.pooled(record, pair)
-            )
+            f"{against} {len(found)} {cells.noun(record)}: better on {better}, worse on {worse}; "
+            f"on {undecided} no difference can be told.{''.join(means)}"
         )
     return lines
 
@@ -98,13 +101,15 @@ def seed_table(record: StudyRecord) -> Table:
             row.append(
                 Cell(
                     numbers.signed(entry.points),
-                    f"{entry.only_to} won, {entry.only_from} lost, {numbers.p_value(entry.p_value)}",
+                    f"{entry.only_to} : {entry.only_from}, {numbers.p_value(entry.p_value)}",
                 )
                 if entry
                 else Cell(NONE)
             )
         rows.append(row)
-    return Table([Cell("Difference in points"), *(Cell(f"seed {seed}") for seed in seeds)], rows)
+    return Table(
+        [Cell("Difference in points"), *(Cell(f"seed {seed}", "rows won : lost, p") for seed in seeds)], rows
+    )
 
 
 def needed_table(record: StudyRecord) -> Table | None:
@@ -138,7 +143,7 @@ def _needed(entry: Needed | None, seeds: int) -> Cell:
         return Cell("out of reach", "more of both needed")
     rows = "no number of rows" if entry.rows is None else f"{entry.rows:,} rows"
     if seeds == 1:
-        return Cell(rows)  # of other seeds, one tells nothing
+        return Cell(rows, "for this seed only")
     return Cell(rows, "or no number of seeds" if entry.seeds is None else f"or {entry.seeds:,} seeds")
 
 
