@@ -44,7 +44,7 @@ def sources(analysis: AnalysisRecord) -> str:
     steps = {len(run.steps) for run in analysis.runs}
     weights = {len({change.layer for change in run.changes}) for run in analysis.runs}
     return (
-        "The paper's figures are of the query and value weights of VL-BART, fine-tuned on image and text; "
+        "The paper's figures are of the query weights of VL-BART, fine-tuned on image and text; "
         f"these are of {_range(weights)} weights of {analysis.model} at {_range(steps)} checkpoints."
     )
 

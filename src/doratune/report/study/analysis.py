@@ -1,4 +1,4 @@
-"""How training moved the weights: correlations and figures of the change of magnitude and of direction."""
+"""How training moved the weights: figures and sentences of the change of magnitude and of direction."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from doratune.records.analysis import AnalysisRecord, KindCorrelation, RunAnalysis
+from doratune.records.analysis import AnalysisRecord, RunAnalysis
 from doratune.records.study import METHOD_NAMES
-from doratune.report import numbers
+from doratune.report import decomposition, numbers
 from doratune.report.figures import DASHES, GRID, SERIES, TEXT, colour, drawing, new_figure, to_svg
-from doratune.report.study import cells
-from doratune.report.study.paper import CORRELATION
-from doratune.report.tables import NONE, Cell, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,27 +25,6 @@ GAIN_NOTE = (
     "g = m / ‖V‖ is what DoRA multiplies a row with. It is 1 before the first step; the figure shows the "
     "root mean square of g − 1 over the outputs of a layer, averaged over the layers of a kind."
 )
-
-
-def correlation_table(analysis: AnalysisRecord) -> Table:
-    """One row per run, one column per kind of layer, "all" and the paper's first."""
-    kinds = list(dict.fromkeys(one.kind for run in analysis.runs for one in run.correlations))
-    columns = [Cell("Correlation of ΔM and ΔD"), *(Cell(kind) for kind in kinds[:1]), Cell("all", "paper")]
-    columns += [Cell(kind) for kind in kinds[1:]]
-    rows = []
-    for run in analysis.runs:
-        by_kind = {one.kind: one for one in run.correlations}
-        published = CORRELATION.get(run.method)
-        found = [_correlation(by_kind.get(kind)) for kind in kinds]
-        rows.append(
-            [
-                Cell(cells.method_name(run.method), f"{run.name}; {_checkpoints(run)}"),
-                *found[:1],
-                Cell(NONE) if published is None else Cell(numbers.signed(published, 2), "VL-BART"),
-                *found[1:],
-            ]
-        )
-    return Table(columns, rows)
 
 
 def change_plot(run: RunAnalysis, analysis: AnalysisRecord, name: str) -> str | None:
@@ -129,7 +105,7 @@ def sentences(analyses: Sequence[AnalysisRecord]) -> list[str]:
             overall = next((one for one in run.correlations if one.correlation is not None), None)
             if overall is None or overall.correlation is None:
                 continue
-            published = CORRELATION.get(run.method)
+            published = decomposition.PAPER.get(run.method)
             beside = f" (the paper's: {numbers.signed(published, 2)})" if published is not None else ""
             lines.append(
                 f"{analysis.model}, {METHOD_NAMES[run.method]} ({run.name}): correlation of ΔM and ΔD "
@@ -137,18 +113,6 @@ def sentences(analyses: Sequence[AnalysisRecord]) -> list[str]:
                 "checkpoints."
             )
     return lines
-
-
-def _correlation(one: KindCorrelation | None) -> Cell:
-    if one is None or one.correlation is None:
-        return Cell(NONE, "not defined")
-    slope = "" if one.slope is None else f"slope {one.slope:.2g}, ".replace("-", numbers.MINUS)
-    return Cell(numbers.signed(one.correlation, 2), f"{slope}{one.points:,} points")
-
-
-def _checkpoints(run: RunAnalysis) -> str:
-    count = len(run.steps)
-    return f"{count} checkpoint{'' if count == 1 else 's'}"
 
 
 def _looks(kinds: Iterable[str]) -> dict[str, tuple[int, str]]:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from doratune.records.analysis import AnalysisRecord
 from doratune.records.study import StudyCell, StudyRecord
-from doratune.report import details
+from doratune.report import decomposition, details
 from doratune.report.html import template
 from doratune.report.study import analysis, cells, paper, plots, tables, verdicts
 from doratune.report.study.details import environment_note, plan_text, setting_lines, unfinished
@@ -62,7 +62,6 @@ def study_html(record: StudyRecord, analyses: Sequence[AnalysisRecord] = ()) -> 
             "test": verdicts.TEST_NOTE,
             "needed": verdicts.NEEDED_NOTE,
             "paper": paper.ACCURACY_NOTE,
-            "correlation": paper.CORRELATION_NOTE,
             "search": tables.SEARCH_NOTE,
             "analysis": analysis.NOTE,
             "gain": analysis.GAIN_NOTE,
@@ -83,7 +82,8 @@ def _per_cell(record: StudyRecord, name: str, draw: Callable[[StudyCell, str], s
 def _analysis(one: AnalysisRecord, index: int) -> dict[str, Any]:
     return {
         "record": one,
-        "correlations": analysis.correlation_table(one),
+        "sources": decomposition.sources(one),
+        "correlations": decomposition.correlation_table(one),
         "changes": _figures(one, lambda run, place: analysis.change_plot(run, one, f"change{index}-{place}")),
         "gains": _figures(one, lambda run, place: analysis.gain_plot(run, f"gain{index}-{place}")),
     }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from doratune.records.analysis import AnalysisRecord
 from doratune.records.study import StudyRecord
+from doratune.report import decomposition
 from doratune.report.details import environment_facts
 from doratune.report.markdown import escaped, fenced, markdown_facts, markdown_table
 from doratune.report.study import analysis, cells, paper, tables, verdicts
@@ -69,9 +70,10 @@ def _analyses(analyses: Sequence[AnalysisRecord]) -> list[str]:
         return []
     parts = ["## How the weights moved", _list(analysis.sentences(analyses))]
     for one in analyses:
-        parts += [f"### {escaped(one.model)}", markdown_table(analysis.correlation_table(one))]
+        parts += [f"### {escaped(one.model)}", markdown_table(decomposition.correlation_table(one))]
+        parts.append(decomposition.sources(one))
     repeat = fenced("\n".join(dict.fromkeys(one.reproduce for one in analyses)))
-    return [*parts, analysis.NOTE, paper.CORRELATION_NOTE, repeat]
+    return [*parts, analysis.NOTE, repeat]
 
 
 def _list(lines: Sequence[str]) -> str:

@@ -34,19 +34,10 @@ ACCURACY = MappingProxyType(
 )
 """Percent right by (method, rank), in the order of ``TASKS``."""
 
-CORRELATION: MappingProxyType[StudyMethod, float] = MappingProxyType(
-    {"full": -0.62, "lora": 0.83, "dora": -0.31}
-)
-"""Of the change of magnitude and of direction, over layers and checkpoints."""
-
 ACCURACY_NOTE = (
     f"The paper's figures ({MODEL}; from the authors' repository, NVlabs/DoRA) are of one run each, trained "
     "once on all eight tasks together, in the format instruct, with generated answers. They are no "
     "yardstick for another model, format or split, and no interval was published."
-)
-CORRELATION_NOTE = (
-    "The paper's correlations (arXiv 2402.09353, figure 2) are of the query matrices of another model, "
-    "VL-BART, trained on image and text."
 )
 
 
