@@ -10,8 +10,9 @@ from html_page import Page
 from rich.console import Console
 from synthetic_study import analysis, study
 
+from doratune.cli.main import main
 from doratune.records.analysis import AnalysisRecord
-from doratune.records.files import read_study
+from doratune.records.files import ANALYSIS_NAME, STUDY_NAME, read_study, write_json_atomic
 from doratune.records.study import StudyRecord
 from doratune.report import numbers
 from doratune.report.study import paper
@@ -290,7 +291,7 @@ def test_correlations_stand_beside_the_papers(moved: AnalysisRecord, page: str) 
     undefined = moved.runs[0].correlations[0].model_copy(update={"correlation": None, "slope": None})
     run = moved.runs[0].model_copy(update={"correlations": [undefined], "changes": []})
     bare = study_html(study(methods=("lora",), tasks=("boolq",)), [moved.model_copy(update={"runs": [run]})])
-    assert "not defined" in bare
+    assert "<span>– <small>–</small></span>" in bare
     Page(bare)
 
 
@@ -300,3 +301,16 @@ def test_files_are_written(record: StudyRecord, moved: AnalysisRecord, page: str
     assert read_study(paths[0]) == record
     assert paths[1].read_text() == study_markdown(record, [moved])
     assert paths[2].read_text() == page
+
+
+def test_doratune_report_takes_a_study_with_the_analyses_in_its_folder(
+    record: StudyRecord, moved: AnalysisRecord, page: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "study"
+    write_json_atomic(folder / STUDY_NAME, record.to_dict())
+    write_json_atomic(folder / "analysis-arc" / ANALYSIS_NAME, moved.to_dict())
+    assert main(["report", str(folder), "--output", str(folder)]) == 0
+    assert "written: " in capsys.readouterr().out
+    assert (folder / "report.html").read_text() == page
+    assert main(["report", str(folder), "--output", str(folder), "--title", "Mine"]) == 2
+    assert "a study is reported alone" in capsys.readouterr().err

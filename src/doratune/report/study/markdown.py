@@ -71,7 +71,7 @@ def _analyses(analyses: Sequence[AnalysisRecord]) -> list[str]:
     parts = ["## How the weights moved", _list(analysis.sentences(analyses))]
     for one in analyses:
         parts += [f"### {escaped(one.model)}", markdown_table(decomposition.correlation_table(one))]
-        parts.append(decomposition.sources(one))
+        parts.append(escaped(decomposition.sources(one)))
     repeat = fenced("\n".join(dict.fromkeys(one.reproduce for one in analyses)))
     return [*parts, analysis.NOTE, repeat]
 
