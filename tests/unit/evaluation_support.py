@@ -1,5 +1,7 @@
 """A tiny random LLaMA over words w0 .. w39, on which every token can be chosen freely."""
 
+from contextlib import contextmanager
+
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -55,3 +57,18 @@ def example(row: int, prompt: str, candidates: tuple[str, ...] = ("w1", "w2")) -
 def ids(text: str) -> list[int]:
     """Token ids by the definition of the words, without the tokenizer."""
     return [int(word[1:]) + 2 for word in text.split()]
+
+
+@contextmanager
+def head_inputs(model: LlamaForCausalLM):
+    """What the head is given inside: (shape, whether a matrix product can take it as it lies in memory)."""
+    seen: list[tuple[tuple[int, ...], bool]] = []
+
+    def look(_head, inputs):
+        seen.append((tuple(inputs[0].shape), inputs[0].is_contiguous()))
+
+    handle = model.lm_head.register_forward_pre_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()

@@ -3,7 +3,7 @@ from functools import cache
 
 import pytest
 import torch
-from evaluation_support import BOS, EOS, example, ids, tiny_llama, word_tokenizer, words
+from evaluation_support import BOS, EOS, example, head_inputs, ids, tiny_llama, word_tokenizer, words
 from transformers import GenerationConfig
 
 from doratune.errors import InputError
@@ -114,6 +114,13 @@ def test_the_padding_token_does_not_matter(pad):
     assert [text.replace(" w39", "").strip() for text in stock_answers("no prefix")] == [
         text.replace(" w39", "").strip() for text in answers
     ]
+
+
+def test_the_head_scores_new_tokens_only():
+    model = tiny_llama()
+    with head_inputs(model) as seen:
+        generate_answers(model, TOKENIZER, PREFIXED, batch_size=4, max_new_tokens=3)
+    assert seen and all(shape[1] == 1 and contiguous for shape, contiguous in seen)
 
 
 def test_training_mode_comes_back_and_progress_counts_the_rows():

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from evaluation_support import BOS, example, ids, tiny_llama, word_tokenizer, words
+from evaluation_support import BOS, example, head_inputs, ids, tiny_llama, word_tokenizer, words
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
@@ -65,6 +65,15 @@ def test_extremes_of_the_common_prefix(examples):
     with_bos = score_candidates(model, TOKENIZER, examples, batch_size=4)
     for row, wanted in zip(with_bos, naive_scores(model, examples), strict=True):
         assert row.raw == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+
+
+def test_the_head_gets_no_slice_with_strides():
+    """Its product on a CPU would copy the head's weight for every row."""
+    model = tiny_llama()
+    with head_inputs(model) as seen:
+        score_candidates(model, TOKENIZER, EXAMPLES, batch_size=4)
+    assert [shape[0] for shape, _ in seen if shape[0] > 1] == [4, 3]
+    assert all(contiguous for shape, contiguous in seen if shape[0] > 1)
 
 
 def test_identical_candidates_tie_and_the_first_wins():
