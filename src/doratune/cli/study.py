@@ -48,12 +48,13 @@ def main(argv: list[str]) -> int:
         return 0
 
     from doratune.cli.progress import StudyProgress
-    from doratune.study.study import run_study
+    from doratune.study.study import make_engine, run_study
 
     flags = ("--json", "--resume", "--no-dry-run")
     reproduce = shlex.join(["doratune", "study", *(word for word in argv if word not in flags)])
+    engine = make_engine(study.plan, config, configure_logging)
     with StudyProgress(study, jobs=config.jobs) as progress:
-        record = run_study(study, config, progress, reproduce=reproduce, initializer=configure_logging)
+        record = run_study(study, engine, progress, reproduce=reproduce)
     if command.as_json:
         print_json(record.to_dict())
     return 0
