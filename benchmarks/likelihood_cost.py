@@ -43,7 +43,9 @@ def run_prompts(base: LoadedModel, examples: Sequence[Example]) -> None:
         for place, row in enumerate(batch):
             start = width - len(prompts[row])
             ids[place, start:], mask[place, start:] = torch.tensor(prompts[row]), 1
-        model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+        # By index: of a slice, which logits_to_keep=1 takes, the head's product copies its weight row by row.
+        last = torch.tensor([width - 1])
+        model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=last)
 
 
 def timed(work: Any) -> float:

@@ -29,7 +29,7 @@ def _abouts() -> list[list[str]]:
     import importlib
 
     texts = [HELP, *(importlib.import_module(f"doratune.cli.{verb}").ABOUT for verb in VERBS)]
-    for page in ("README.md", "docs/results/first-run.md"):
+    for page in ("README.md", "docs/evaluation.md", "docs/results/first-run.md"):
         texts.append((ROOT / page).read_text(encoding="utf-8"))
     return [command for text in texts for command in _examples(text)]
 

@@ -51,7 +51,14 @@ def evaluation(task: str, flags: list[bool], **changes: Any) -> dict[str, Any]:
         "majority": 0.525,
         "seconds": 12.5,
         "predictions": f"predictions/{task}.jsonl",
-        "data": {"task": task, "source": "built-in", "split": "test", "sha256": "ab" * 32, "rows": rows},
+        "data": {
+            "task": task,
+            "source": "built-in",
+            "split": "test",
+            "sha256": "ab" * 32,
+            "rows": rows,
+            "parts": None,
+        },
         "limit": None,
     }
     return entry | changes

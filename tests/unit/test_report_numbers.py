@@ -51,3 +51,15 @@ def test_the_others() -> None:
     assert numbers.gigabytes(2_210_000_000) == "2.21 GB"
     assert numbers.rate(1234.5) == "1,234"
     assert numbers.rate(3.21) == "3.2"
+    assert numbers.signed(0.831, 2) == "+0.83"
+    assert numbers.signed(-0.31, 2) == "−0.31"
+    assert numbers.signed(-0.004, 2) == "0.00"
+    assert numbers.signed_interval((-0.44, 2.83)) == "−0.4 to +2.8"
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [(0.0002, "2e-4"), (0.00015, "1.5e-4"), (1e-5, "1e-5"), (1.0, "1e0"), (0.000299999, "3e-4")],
+)
+def test_learning_rate(rate: float, text: str) -> None:
+    assert numbers.learning_rate(rate) == text

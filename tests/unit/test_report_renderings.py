@@ -3,10 +3,10 @@ from __future__ import annotations
 import html
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from html_page import Page
 from rich.console import Console
 from synthetic_runs import evaluation, flags, record, three_runs, write_run
 
@@ -30,41 +30,6 @@ FIGURES = [
     *("1 min 52 s", "1 min 46 s", "1,235", "1,309", "2.21 GB", "0.412"),
     *("no difference can be told from these rows", "dora is better", "sample, not a benchmark"),
 ]
-
-VOID = {"meta", "link", "br", "hr", "img", "input"}
-
-
-class Page(HTMLParser):
-    """Checks that elements nest and collects text, ids and attributes."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[str] = []
-        self.text: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text.append(data)
-
-    def values(self, attribute: str) -> list[str]:
-        return [value for _, name, value in self.attributes if name == attribute]
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-from doratune.cli.parse import parse
+from doratune.cli.parse import parse, peek
+from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 
 ABOUT = """Evaluate a run directory, an adapter folder or a base model.
@@ -16,12 +17,15 @@ Examples:
   doratune eval finetuned_result/dora_r32 --task boolq --data boolq/test.json --protocol generate
   doratune eval smollm2-135m --task sample-boolq sample-winogrande --format continuation
   doratune eval path/to/peft_adapter --task hellaswag --limit 500 --output runs/adapter
+  doratune eval finetuned_result/dora_r32 --harness lm-eval --task arc_easy piqa my_task.yaml
 """
 
 
 class EvalCommand(EvalConfig):
     """The flags of ``doratune eval``."""
 
+    harness: Literal["lm-eval"] | None = None
+    """lm-eval: let lm-evaluation-harness run its tasks of these names, or YAML files; None: our own tasks."""
     overwrite: bool = False
     """Replace evaluations that are already there."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -33,6 +37,9 @@ def main(argv: list[str]) -> int:
     command = parse(EvalCommand, argv, verb="eval", about=ABOUT)
     config = EvalConfig(**command.model_dump(include=set(EvalConfig.model_fields)))
 
+    if command.harness is not None:
+        return _run_harness(config, argv, overwrite=command.overwrite, as_json=command.as_json)
+
     from doratune.cli.output import configure_logging, print_json
     from doratune.evaluation.evaluate import evaluate
     from doratune.report.terminal import print_evaluations
@@ -43,4 +50,27 @@ def main(argv: list[str]) -> int:
         print_json(record.to_dict())
     else:
         print_evaluations(record)
+    return 0
+
+
+def _run_harness(config: EvalConfig, argv: list[str], *, overwrite: bool, as_json: bool) -> int:
+    ours = [
+        f"--{flag}" for flag, value in peek(argv, "data", "format", "protocol").items() if value is not None
+    ]
+    if ours:
+        raise InputError(
+            "lm-eval's tasks have rows, prompts and scores of their own",
+            where=f"--harness lm-eval {' '.join(ours)}",
+            fix=f"leave out {' and '.join(ours)}, or --harness",
+        )
+
+    from doratune.cli.output import configure_logging, print_json
+    from doratune.evaluation.harness import evaluate_with_lm_eval, results_table
+
+    configure_logging()
+    results = evaluate_with_lm_eval(config, overwrite=overwrite)
+    if as_json:
+        print_json(results)
+    else:
+        print("\n".join(map(results_table, results.values())))
     return 0

@@ -19,6 +19,7 @@ VERBS = {
     "compare": "base, LoRA and DoRA on the same rows, side by side",
     "study": "a whole plan: tasks, methods, learning rates and seeds, with statistics",
     "report": "the same table and report from runs that exist",
+    "analyze": "how training moved the magnitude and the direction of the weights",
     "run": "a script of your own, with the PEFT models it builds on the engine",
     "bench": "time and memory of DoRA and LoRA beside PEFT's own, by layer or by training step",
     "env": "what is installed and which kernels are usable",
@@ -36,6 +37,7 @@ examples:
   doratune train --method dora --data boolq/train.json --output finetuned_result/dora_r32
   doratune eval finetuned_result/dora_r32 --task boolq
   doratune report runs/lora runs/dora --output runs/report
+  doratune analyze runs/lora runs/dora --output runs/analysis
   doratune run train.py --output_dir out
   doratune bench op --set cpu --case 4096x4096-r32-t512
 """

@@ -39,7 +39,8 @@ def configure_logging() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    warnings.filterwarnings("ignore", module=r"(transformers|trl|peft|accelerate|torch)\b")
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(transformers|trl|peft|accelerate|torch|lm_eval)\b")
 
 
 def print_json(data: Any) -> None:

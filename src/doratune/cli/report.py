@@ -10,13 +10,17 @@ import tyro
 from tyro.conf import Positional
 
 from doratune.cli.parse import parse
-from doratune.cli.rendering import publish
+from doratune.cli.rendering import publish, publish_study
+from doratune.errors import InputError
+from doratune.records.files import STUDY_NAME, read_study
 from doratune.settings import LaxPath, Settings
 
-ABOUT = """Compare runs that exist: the table, comparison.json, comparison.md and report.html.
+ABOUT = """Compare runs that exist: the table, comparison.json, comparison.md and report.html. Of a study's
+folder, finished or not: its tables, study.json, study.md and report.html.
 
 Examples:
   doratune report runs/lora runs/dora --output runs/report
+  doratune report runs/study --output runs/study
   doratune report runs/demo/base runs/demo/lora runs/demo/dora --title "First run" --output docs/first
 """
 
@@ -25,11 +29,11 @@ class ReportCommand(Settings):
     """The flags of ``doratune report``."""
 
     runs: Annotated[list[str], Positional]
-    """Run directories."""
+    """Run directories, or the folder of one study."""
     output: LaxPath
     """Folder for the table and the report."""
-    title: str = "LoRA and DoRA compared"
-    """Heading of the report."""
+    title: str | None = None
+    """Heading of a comparison's report; a study has its own."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print the comparison as JSON."""
 
@@ -37,13 +41,28 @@ class ReportCommand(Settings):
 def main(argv: list[str]) -> int:
     """Run the verb."""
     command = parse(ReportCommand, argv, verb="report", about=ABOUT)
+    runs = [Path(run) for run in command.runs]
+    studies = [run for run in runs if (run / STUDY_NAME).is_file()]
+    if studies:
+        _report_study(command, runs, studies[0])
+        return 0
 
     from doratune.study.comparison import build_comparison
 
     comparison = build_comparison(
-        [Path(run) for run in command.runs],
-        title=command.title,
+        runs,
+        title=command.title or "LoRA and DoRA compared",
         reproduce=shlex.join(["doratune", "report", *argv]),
     )
     publish(comparison, command.output, as_json=command.as_json)
     return 0
+
+
+def _report_study(command: ReportCommand, runs: list[Path], study: Path) -> None:
+    if len(runs) > 1 or command.title is not None:
+        raise InputError(
+            "a study is reported alone and has a title of its own",
+            where=str(study),
+            expected="its folder and --output only",
+        )
+    publish_study(read_study(study / STUDY_NAME), command.output, as_json=command.as_json)

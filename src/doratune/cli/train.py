@@ -18,8 +18,8 @@ Examples:
   doratune train --method lora --task sample-winogrande --format continuation --rows 500
                  --epochs 1 --warmup-steps 5 --output runs/lora
   doratune train --method full --task arc-easy --format continuation --learning-rate 2e-5 --output runs/full
-  doratune train --preset llama-7b --method dora --data commonsense.json --output runs/llama
-  accelerate launch -m doratune train --preset llama-7b --data commonsense.json --output runs/llama
+  doratune train --preset llama-7b --method dora --task commonsense-mix --output runs/llama
+  accelerate launch -m doratune train --preset llama-7b --task commonsense-mix --output runs/llama
 """
 
 

@@ -55,7 +55,7 @@ class Layout(Definition):
     continuation: str
     """The instruction of the continuation format, with {stem}."""
     metric: Metric
-    """What ranks the answers' texts, as in lm-evaluation-harness: by byte where they differ in length."""
+    """What ranks the answers' texts: by byte where lm-evaluation-harness goes by their length, too."""
     clean: list[Substitution] = Field(default=[])
     """Applied in order to stem and options in the continuation format only."""
 

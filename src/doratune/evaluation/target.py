@@ -92,6 +92,13 @@ def find_trained(target: str) -> Found:
     )
 
 
+def output_folder(config: EvalConfig, run: Path | None, adapter: Path | None) -> Path:
+    """Where the results go, for what :func:`find_adapter` found."""
+    return (
+        config.output or run or Path("runs") / f"eval-{adapter.name if adapter else Path(config.target).name}"
+    )
+
+
 def load_target(config: EvalConfig) -> Target:
     """Load what ``config.target`` names.
 
@@ -122,8 +129,8 @@ def load_target(config: EvalConfig) -> Target:
             expected=f"base {record.model.name} ({record.model.source})",
             fix="evaluate it without --model, or with the model it was trained on",
         )
+    output = output_folder(config, run, adapter)
     if adapter is None:
-        output = config.output or run or Path("runs") / f"eval-{Path(config.target).name}"
         return Target(base.model, base.tokenizer, record or _new_record(config, base, "base", None), output)
     peft_model = _add_adapter(base, adapter)
     uses_dora = any(c.use_dora for c in peft_model.peft_config.values())  # pyright: ignore[reportAttributeAccessIssue]
@@ -134,7 +141,6 @@ def load_target(config: EvalConfig) -> Target:
     exact = base.dtype == torch.float32 and not getattr(base.model, "is_loaded_in_4bit", False)
     model: Any = peft_model.merge_and_unload() if exact else peft_model
     logger.info("the adapter is %s", "merged into the base" if exact else "kept beside the base")
-    output = config.output or run or Path("runs") / f"eval-{adapter.name}"
     return Target(model, base.tokenizer, record, output)
 
 

@@ -73,6 +73,25 @@ def resolve_builtin(name: str) -> tuple[Path, str]:
     return folder, source
 
 
+def convert_once(gguf: Path) -> Path:
+    """The folder of a GGUF file's weights in safetensors, made on first use and kept by the file's content.
+
+    Args:
+        gguf: The file.
+
+    Raises:
+        InputError: If there is no such file, or it cannot be read.
+    """
+    if not gguf.is_file():
+        raise InputError("there is no such model file", where="--model", got=gguf, fix="check the path")
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    folder = cache_home() / "models" / f"{gguf.stem}-{digest[:12]}"
+    if not (folder / "config.json").is_file():
+        _convert(gguf, folder)
+    return folder
+
+
 def _find_gguf(model: WheelModel, scratch: Path) -> tuple[Path, str]:
     spec = importlib.util.find_spec(model.module)
     for place in (spec.submodule_search_locations or []) if spec else []:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 
@@ -20,10 +22,13 @@ def fingerprint(model: PreTrainedModel) -> str:
     Returns:
         16 hex digits.
     """
+    return fingerprint_of((name, one.detach()) for name, one in model.named_parameters() if one.ndim == 1)
+
+
+def fingerprint_of(vectors: Iterable[tuple[str, Tensor]]) -> str:
+    """The same from the names and values of a model's parameters of one dimension."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        if parameter.ndim != 1:
-            continue
-        digest.update(f"{name} {tuple(parameter.shape)}".encode())
-        digest.update(parameter.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+    for name, vector in sorted(vectors, key=lambda one: one[0]):
+        digest.update(f"{name} {tuple(vector.shape)}".encode())
+        digest.update(vector.to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -1,18 +1,20 @@
-"""Settings and environment of a comparison as (name, value) pairs of text."""
+"""Settings and environment as (name, value) pairs of text."""
 
 from __future__ import annotations
 
-from doratune.records.comparison import Comparison, Scalar
+from collections.abc import Mapping, Sequence
+
+from doratune.records.comparison import Scalar
 from doratune.records.run import Environment
 
 
-def setting_facts(comparison: Comparison) -> list[tuple[str, str]]:
-    """The shared settings, names in words."""
-    return [(name.replace("_", " "), _value(value)) for name, value in comparison.settings.items()]
+def setting_facts(settings: Mapping[str, Scalar | Sequence[Scalar]]) -> list[tuple[str, str]]:
+    """Settings with their names in words."""
+    return [(name.replace("_", " "), _value(value)) for name, value in settings.items()]
 
 
-def _value(value: Scalar | list[Scalar]) -> str:
-    if isinstance(value, list):
+def _value(value: Scalar | Sequence[Scalar]) -> str:
+    if not isinstance(value, str) and isinstance(value, Sequence):
         return ", ".join(_value(item) for item in value) if value else "none"
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -1,16 +1,19 @@
-"""Writes what a comparison leaves behind: comparison.json, comparison.md and report.html."""
+"""Writes what a comparison leaves behind: comparison.json, comparison.md and report.html; and an analysis."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from doratune.records.analysis import AnalysisRecord
 from doratune.records.comparison import Comparison
-from doratune.records.files import COMPARISON_NAME, write_json_atomic, write_text_atomic
+from doratune.records.files import ANALYSIS_NAME, COMPARISON_NAME, write_json_atomic, write_text_atomic
+from doratune.report.decomposition_plots import whole_plot
 from doratune.report.html import to_html
 from doratune.report.markdown import to_markdown
 
 MARKDOWN_NAME = "comparison.md"
 HTML_NAME = "report.html"
+PLOT_NAME = "analysis.svg"
 
 
 def write_report(comparison: Comparison, directory: Path) -> list[Path]:
@@ -24,4 +27,17 @@ def write_report(comparison: Comparison, directory: Path) -> list[Path]:
     write_json_atomic(paths[0], comparison.to_dict())
     write_text_atomic(paths[1], markdown)
     write_text_atomic(paths[2], html)
+    return paths
+
+
+def write_analysis(analysis: AnalysisRecord, directory: Path) -> list[Path]:
+    """Write analysis.json and analysis.svg into ``directory``, which is made if need be.
+
+    Returns:
+        Their paths.
+    """
+    paths = [directory / name for name in (ANALYSIS_NAME, PLOT_NAME)]
+    plot = whole_plot(analysis)
+    write_json_atomic(paths[0], analysis.to_dict())
+    write_text_atomic(paths[1], plot)
     return paths

@@ -33,7 +33,7 @@ def to_html(comparison: Comparison) -> str:
         smoothed=any(plots.window(arm) > 1 for arm in comparison.arms),
         cost_table=tables.cost_table(comparison),
         cost_sentence=tables.cost_sentence(comparison),
-        settings=details.setting_facts(comparison),
+        settings=details.setting_facts(comparison.settings),
         environment=details.environment_facts(comparison.environment),
         text=tables,
         title=comparison.title,

@@ -26,7 +26,7 @@ def to_markdown(comparison: Comparison) -> str:
     sentence = tables.cost_sentence(comparison)
     if sentence:
         parts.append(escaped(sentence))
-    parts += ["## Settings", markdown_facts(setting_facts(comparison))]
+    parts += ["## Settings", markdown_facts(setting_facts(comparison.settings))]
     parts += ["## Environment", markdown_facts(environment_facts(comparison.environment))]
     parts += ["## How to repeat it", fenced(comparison.reproduce)]
     return "\n\n".join(parts) + "\n"

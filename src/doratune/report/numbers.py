@@ -17,8 +17,28 @@ def interval(bounds: tuple[float, float]) -> str:
 
 def points(difference: float) -> str:
     """A difference in percentage points with its sign: "+1.5 points"."""
-    text = f"{difference:+.1f}"
-    return f"{'0.0' if float(text) == 0 else text.replace('-', MINUS)} points"
+    return f"{signed(difference)} points"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """0.831 as "+0.8" and a negative one with a real minus; what rounds to zero has no sign."""
+    text = f"{value:+.{digits}f}"
+    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", MINUS)
+
+
+def signed_interval(bounds: tuple[float, float]) -> str:
+    """(-0.4, 2.83) as "−0.4 to +2.8", in the unit they are in."""
+    return f"{signed(bounds[0])} to {signed(bounds[1])}"
+
+
+def correlation(value: float | None) -> str:
+    """0.831 as "+0.83", with its sign always; "–" where it is not defined."""
+    return "–" if value is None else f"{value:+.2f}".replace("-", MINUS)
+
+
+def slope(value: float | None) -> str:
+    """Two significant digits with the sign: "+1.2e−05", "−0.31"; "–" where it is not defined."""
+    return "–" if value is None else f"{value:+.2g}".replace("-", MINUS)
 
 
 def p_value(p: float) -> str:
@@ -55,3 +75,9 @@ def large(count: int) -> str:
 def rate(per_second: float) -> str:
     """1234.5 as "1,234" and 3.21 as "3.2"."""
     return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.1f}"
+
+
+def learning_rate(rate: float) -> str:
+    """0.0002 as "2e-4"."""
+    digits, exponent = f"{rate:.2e}".split("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"

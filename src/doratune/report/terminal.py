@@ -10,9 +10,10 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from doratune.records.analysis import AnalysisRecord
 from doratune.records.comparison import Comparison
 from doratune.records.run import RunRecord
-from doratune.report import tables
+from doratune.report import decomposition, tables
 from doratune.report.tables import Cell, Table
 
 MOST_COLUMNS = 3  # arms that fit beside one another into 80 columns
@@ -49,6 +50,16 @@ def print_evaluations(record: RunRecord) -> None:
     if samples:
         console.print(aside(f"* {tables.SAMPLE}"))
     console.print(aside(tables.ACCURACY_NOTE))
+
+
+def analysis_renderable(analysis: AnalysisRecord) -> Group:
+    """The correlations beside the paper's, what they are of, and DoRA's gains."""
+    return Group(
+        rich_table(decomposition.correlation_table(analysis)),
+        aside(decomposition.NOTE),
+        aside(decomposition.sources(analysis)),
+        *(indented(Text(sentence)) for sentence in decomposition.gain_sentences(analysis)),
+    )
 
 
 def rich_table(table: Table, starred: Collection[str] = ()) -> RichTable:

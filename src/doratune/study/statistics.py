@@ -91,7 +91,7 @@ def difference(
         StudyDifference(
             from_method=from_method,
             to_method=to_method,
-            points=100 * float(to_correct.mean() - from_correct.mean()),
+            points=_gain(from_correct, to_correct),
             interval=_points(interval(draws)),
             p_value=by_seed[0].p_value if len(by_seed) == 1 else two_sided_p(draws),
             p_adjusted=1.0,
@@ -135,8 +135,7 @@ def pooled(from_method: StudyMethod, to_method: StudyMethod, cells: Sequence[Pai
         StudyDifference(
             from_method=from_method,
             to_method=to_method,
-            points=100
-            * float(np.mean([cell.to_correct.mean() - cell.from_correct.mean() for cell in cells])),
+            points=float(np.mean([_gain(cell.from_correct, cell.to_correct) for cell in cells])),
             interval=_points(interval(draws)),
             p_value=two_sided_p(draws),
             p_adjusted=1.0,
@@ -191,11 +190,16 @@ def _seed_difference(seed: int, before: np.ndarray, after: np.ndarray) -> SeedDi
     only_from, only_to = int((before & ~after).sum()), int((after & ~before).sum())
     return SeedDifference(
         seed=seed,
-        points=100 * (only_to - only_from) / len(before),
+        points=_gain(before, after),
         only_from=only_from,
         only_to=only_to,
         p_value=min(1.0, mcnemar_p(only_from, only_to)),
     )
+
+
+def _gain(before: np.ndarray, after: np.ndarray) -> float:
+    """What the second has right more often, in points; of whole numbers, so that every mean rounds alike."""
+    return 100 * (int(after.sum()) - int(before.sum())) / before.size
 
 
 def _points(bounds: tuple[float, float]) -> tuple[float, float]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight, gather_params_ctx
 from transformers import PreTrainedModel
 
 from doratune.errors import InputError, nearest
@@ -43,7 +47,25 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
     assert isinstance(peft_model, PeftModel)
     if config.engine == "doratune":
         enable(peft_model, detach_norm=not config.norm_gradient)
+        _set_exact_magnitudes(peft_model)
     return peft_model
+
+
+@torch.no_grad()
+def _set_exact_magnitudes(model: PeftModel) -> None:
+    """Let DoRA of linear layers begin at m = ‖W‖, so that the adapted model begins as the base.
+
+    PEFT rounds the norm to the type of W, in bfloat16 by up to 0.4 %: as much as training may change it by.
+    """
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    for layer in layers:
+        base = layer.get_base_layer()
+        if not any(layer.use_dora.values()) or not isinstance(base, torch.nn.Linear) or base.weight.is_meta:
+            continue
+        with gather_params_ctx(base.parameters()):
+            norm = torch.linalg.vector_norm(dequantize_module_weight(base), dim=1, dtype=torch.float32)
+        for magnitude in layer.lora_magnitude_vector.values():
+            magnitude.weight.copy_(norm)
 
 
 def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:

@@ -1,0 +1,130 @@
+"""Runs in, one analysis out, with some rows of one weight in memory at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from doratune.analysis.adapter import LayerAdapter, read_adapter
+from doratune.analysis.base import Base
+from doratune.analysis.change import Change, Rows, measure
+from doratune.analysis.correlation import correlations
+from doratune.analysis.runs import AnalysedRun, load_runs
+from doratune.errors import InputError
+from doratune.models.weights import WeightFiles
+from doratune.records.analysis import AnalysisRecord, GainDrift, RunAnalysis, WeightChange
+
+logger = logging.getLogger(__name__)
+
+PART_ELEMENTS = 1 << 22
+"""Most elements of a weight at a time: 32 MiB in float64."""
+
+
+def analyze(directories: Sequence[Path], *, reproduce: str) -> AnalysisRecord:
+    """Measure how each run moved the magnitude and the direction of the weights, checkpoint by checkpoint.
+
+    Args:
+        directories: Finished runs of one base model, with their checkpoints.
+        reproduce: The command that gives this analysis.
+
+    Returns:
+        The analysis. For full fine-tuning, of the layers that the runs with adapters have adapted; if there
+        are none, of those that its configuration names as targets.
+
+    Raises:
+        InputError: A run, its base model or a checkpoint cannot be used.
+    """
+    runs = load_runs(directories)
+    base = Base(runs[0].record.model)
+    adapted = [run for run in runs if run.method != "full"]
+    kinds = dict.fromkeys(kind for run in adapted or runs for kind in run.record.config["targets"])
+    return AnalysisRecord(
+        model=runs[0].record.model.name,
+        runs=[_analyze_run(run, base, base.of_kinds(list(kinds))) for run in runs],
+        reproduce=reproduce,
+    )
+
+
+def _analyze_run(run: AnalysedRun, base: Base, layers: list[str]) -> RunAnalysis:
+    """One run; ``layers`` are those of full fine-tuning."""
+    logger.info("%s: %d checkpoints of %s", run.name, len(run.checkpoints), run.method)
+    changes: list[WeightChange] = []
+    gains: list[GainDrift] = []
+    dtype = getattr(torch, run.record.model.dtype)
+    for step, folder in run.checkpoints:
+        moved = _full(base, folder, dtype, layers) if run.method == "full" else _adapted(base, folder, dtype)
+        for layer, change in moved:
+            kind = layer.rpartition(".")[2]
+            changes.append(
+                WeightChange(
+                    step=step,
+                    layer=layer,
+                    kind=kind,
+                    magnitude=change.magnitude,
+                    direction=change.direction,
+                )
+            )
+            if change.gain_mean is not None and change.gain_deviation is not None:
+                gains.append(
+                    GainDrift(
+                        step=step,
+                        layer=layer,
+                        kind=kind,
+                        mean=change.gain_mean,
+                        deviation=change.gain_deviation,
+                    )
+                )
+    return RunAnalysis(
+        name=run.name,
+        method=run.method,
+        run=str(run.directory),
+        steps=[step for step, _ in run.checkpoints],
+        changes=changes,
+        gains=gains,
+        correlations=correlations(changes),
+    )
+
+
+def _full(base: Base, folder: Path, dtype: torch.dtype, layers: list[str]) -> Iterator[tuple[str, Change]]:
+    """Every layer's change in a checkpoint of full fine-tuning."""
+    trained = WeightFiles(folder)
+    for layer in layers:
+        yield (
+            layer,
+            measure(
+                Rows(base.rows(layer, part, dtype), trained.rows(f"{layer}.weight", part).double())
+                for part in _parts(base.shape(layer))
+            ),
+        )
+
+
+def _adapted(base: Base, folder: Path, dtype: torch.dtype) -> Iterator[tuple[str, Change]]:
+    """Every layer's change in a checkpoint of LoRA or DoRA."""
+    for layer, adapter in read_adapter(folder).items():
+        _check_fits(base, layer, adapter, folder)
+        parts = _parts(base.shape(layer))
+        yield layer, measure(_adapted_rows(base.rows(layer, part, dtype), adapter, part) for part in parts)
+
+
+def _adapted_rows(before: Tensor, adapter: LayerAdapter, part: slice) -> Rows:
+    return Rows(before, before + adapter.update(part), adapter.magnitude(part))
+
+
+def _check_fits(base: Base, layer: str, adapter: LayerAdapter, folder: Path) -> None:
+    shape = (len(adapter.B), adapter.A.shape[1])
+    if layer not in base.linear or base.shape(layer) != shape:
+        raise InputError(
+            "an adapter fits no linear layer of the base model",
+            where=str(folder),
+            got=f"{layer} of {shape[0]} x {shape[1]}",
+        )
+
+
+def _parts(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Rows of a weight that are in memory at a time."""
+    size = max(1, PART_ELEMENTS // shape[1])
+    return (slice(start, start + size) for start in range(0, shape[0], size))

@@ -1,0 +1,68 @@
+"""The base model that runs began from: its weights by layer, without the model itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from doratune.errors import InputError
+from doratune.models.fingerprint import fingerprint_of
+from doratune.models.weights import WeightFiles, weights_folder
+from doratune.records.run import ModelRecord
+
+
+class Base:
+    """The base of one or more runs.
+
+    Args:
+        record: What a run says of its base model.
+
+    Attributes:
+        linear: Names of all linear layers, in the model's order.
+
+    Raises:
+        InputError: If it is not found, or is another model than the one trained from.
+    """
+
+    def __init__(self, record: ModelRecord) -> None:
+        folder = weights_folder(record.name)
+        self._files = WeightFiles(folder)
+        skeleton = _skeleton(folder)
+        self.linear = [name for name, module in skeleton.named_modules() if isinstance(module, nn.Linear)]
+        vectors = [name for name, one in skeleton.named_parameters() if one.ndim == 1]
+        found = fingerprint_of((name, self._files.rows(name)) for name in vectors)
+        if found != record.fingerprint:
+            raise InputError(
+                "the base model is not the one that was trained from",
+                where=record.name,
+                got=f"fingerprint {found}",
+                expected=f"fingerprint {record.fingerprint}",
+                fix="put the model back that the run was trained from",
+            )
+
+    def of_kinds(self, kinds: list[str]) -> list[str]:
+        """The linear layers whose name ends with one of ``kinds``."""
+        return [name for name in self.linear if any(f".{name}".endswith(f".{kind}") for kind in kinds)]
+
+    def shape(self, layer: str) -> tuple[int, ...]:
+        """(d_out, d_in) of a linear layer."""
+        return self._files.shape(f"{layer}.weight")
+
+    def rows(self, layer: str, part: slice, dtype: torch.dtype) -> Tensor:
+        """Some rows of a layer's weight in float64, as a run in ``dtype`` saw them."""
+        return self._files.rows(f"{layer}.weight", part).to(dtype).double()
+
+
+def _skeleton(folder: Path) -> nn.Module:
+    """The model's modules and shapes, with no memory for its weights."""
+    try:
+        config = AutoConfig.from_pretrained(str(folder))
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            "the base model cannot be read", where=str(folder), got=str(error).strip().splitlines()[0]
+        ) from error

@@ -1,0 +1,81 @@
+"""One weight before and after: how far its rows moved in magnitude and in direction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of one weight, in float64.
+
+    Attributes:
+        before: W_0, (n, d_in).
+        after: The same rows after training, (n, d_in); for DoRA V = W_0 + s·B·A, the direction only.
+        magnitude: DoRA's m, (n,), the length of the rows; None where they have that of ``after``.
+    """
+
+    before: Tensor
+    after: Tensor
+    magnitude: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happened to a weight.
+
+    Attributes:
+        magnitude: ΔM, the mean over the rows of how much longer or shorter they are.
+        direction: ΔD, the mean over the rows of 1 - cos of the angle they turned by. A row of zeros has no
+            direction and is left out.
+        gain_mean: Mean of DoRA's g = m / ‖V‖ over the rows; None without m.
+        gain_deviation: Root mean square of g - 1; None without m.
+    """
+
+    magnitude: float
+    direction: float
+    gain_mean: float | None = None
+    gain_deviation: float | None = None
+
+
+def measure(parts: Iterable[Rows]) -> Change:
+    """Measure one weight.
+
+    Args:
+        parts: All of its rows, in parts of any size; either all or none of them with a magnitude.
+
+    Returns:
+        The change, in float64.
+    """
+    lengths, turns, gains = [], [], []
+    for part in parts:
+        before, after = (torch.linalg.vector_norm(rows, dim=1) for rows in (part.before, part.after))
+        sign, length = torch.ones_like(after), after
+        if part.magnitude is not None:
+            gain = torch.where(after > 0, part.magnitude / after, 0.0)  # as in training: 0·(m / 0) is 0
+            gains.append(gain)
+            sign, length = part.magnitude.sign(), gain.abs() * after
+        lengths.append((length - before).abs())
+        turned = (before > 0) & (length > 0)
+        # 1 - cos is half the squared distance of the unit vectors, which loses no digits at small angles.
+        unit_before = part.before[turned] / before[turned, None]
+        unit_after = part.after[turned] * (sign / after)[turned, None]
+        turns.append((unit_after - unit_before).square().sum(dim=1) / 2)
+    direction = torch.cat(turns)
+    change = Change(
+        magnitude=torch.cat(lengths).mean().item(),
+        direction=direction.mean().item() if len(direction) else 0.0,
+    )
+    if not gains:
+        return change
+    gain = torch.cat(gains)
+    return Change(
+        magnitude=change.magnitude,
+        direction=change.direction,
+        gain_mean=gain.mean().item(),
+        gain_deviation=(gain - 1).square().mean().sqrt().item(),
+    )

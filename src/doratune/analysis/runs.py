@@ -1,0 +1,113 @@
+"""Which runs are analysed, and refusing those that cannot be."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from doratune.errors import InputError
+from doratune.records.files import read_record
+from doratune.records.run import RunRecord
+from doratune.records.study import StudyMethod
+from doratune.training.run_directory import ADAPTER_NAME, CHECKPOINTS_NAME, MODEL_NAME
+
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True)
+class AnalysedRun:
+    """A finished run with its checkpoints.
+
+    Attributes:
+        name: The record's, or the directory where two runs share a name.
+        method: What was trained.
+        directory: As it was given.
+        record: Its record.json.
+        checkpoints: Steps and folders of adapters or models, ascending; the last is what the run ended in.
+    """
+
+    name: str
+    method: StudyMethod
+    directory: Path
+    record: RunRecord
+    checkpoints: list[tuple[int, Path]]
+
+
+def load_runs(directories: Sequence[Path]) -> list[AnalysedRun]:
+    """Read runs that are to be analysed side by side.
+
+    Args:
+        directories: Run directories, one or more.
+
+    Raises:
+        InputError: A run is missing, unfinished, given twice, of a base model or of a quantised one, has no
+            checkpoints, or began from another model than the others.
+    """
+    repeated = [path for path, count in Counter(path.resolve() for path in directories).items() if count > 1]
+    if repeated:
+        raise InputError("a run is given twice", where=str(repeated[0]), fix="name each run directory once")
+    records = [read_record(directory) for directory in directories]
+    unique = len({record.name for record in records}) == len(records)
+    runs = [
+        AnalysedRun(
+            record.name if unique else str(directory),
+            _method(record, directory),
+            directory,
+            record,
+            _checkpoints(record, directory),
+        )
+        for record, directory in zip(records, directories, strict=True)
+    ]
+    for run in runs[1:]:
+        _check_same_base(runs[0], run)
+    return runs
+
+
+def _method(record: RunRecord, directory: Path) -> StudyMethod:
+    if record.method == "base":
+        raise InputError(
+            "nothing was trained in this run, so nothing moved",
+            where=str(directory),
+            expected="a run of doratune train",
+        )
+    if record.config.get("load_in_4bit"):
+        raise InputError(
+            "the base of this run was quantised while it was loaded, so its weights are in no file",
+            where=str(directory),
+            expected="runs without --load-in-4bit",
+        )
+    attached = record.method == "dora" and record.config.get("norm_gradient")
+    return "dora-attached-norm" if attached else record.method
+
+
+def _checkpoints(record: RunRecord, directory: Path) -> list[tuple[int, Path]]:
+    if record.training is None:
+        raise InputError("the run has no checkpoints", where=str(directory), got="a bare adapter's record")
+    found = {
+        int(match[1]): folder
+        for folder in (directory / CHECKPOINTS_NAME).glob("checkpoint-*")
+        if (match := CHECKPOINT.fullmatch(folder.name))
+    }
+    if not found:
+        raise InputError(
+            "the run has no checkpoints",
+            where=str(directory / CHECKPOINTS_NAME),
+            expected="folders checkpoint-N",
+            fix="train it again with --save-steps and --keep-checkpoints, and keep the folder",
+        )
+    found[record.training.steps] = directory / (MODEL_NAME if record.method == "full" else ADAPTER_NAME)
+    return sorted(found.items())
+
+
+def _check_same_base(first: AnalysedRun, run: AnalysedRun) -> None:
+    ours, theirs = first.record.model, run.record.model
+    if (ours.fingerprint, ours.parameters) != (theirs.fingerprint, theirs.parameters):
+        raise InputError(
+            "the runs have different base models",
+            where=f"{first.directory}, {run.directory}",
+            got=f"{ours.name} ({ours.parameters:,} parameters), {theirs.name} ({theirs.parameters:,})",
+            fix="analyse runs of one base model",
+        )

@@ -1,0 +1,206 @@
+"""lm-evaluation-harness on a run, an adapter or a base model.
+
+Rows, prompts, scores, metrics and the files' contents are lm-eval's own; from us come the model, as
+``doratune eval`` loads it, and the place where the results go. They are no :class:`Evaluation` of a record:
+lm-eval's metrics are other ones, and a task of it may be a whole group.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from doratune import __version__
+from doratune.errors import DoratuneError, InputError, nearest
+from doratune.evaluation.config import EvalConfig
+from doratune.evaluation.target import Target, find_adapter, load_target, output_folder
+from doratune.records.files import write_text_atomic
+
+if TYPE_CHECKING:
+    from lm_eval.api.group import Group
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "lm-eval"
+"""Where in a run directory the results are."""
+RESULTS_NAME = "results.json"
+
+
+@dataclass(frozen=True)
+class _Requested:
+    """What one name on the command line means to lm-eval."""
+
+    name: str
+    items: list[Task | Group]
+
+
+def evaluate_with_lm_eval(config: EvalConfig, *, overwrite: bool = False) -> dict[str, dict[str, Any]]:
+    """Let lm-eval evaluate a run, an adapter or a base model.
+
+    Everything that can be refused is checked before the model is loaded, and what each name stands for is
+    written as soon as it is done, to ``lm-eval/<name>`` in the run directory: ``results.json`` and, with one
+    line a row, ``samples_<task>.jsonl`` for every task in it.
+
+    Args:
+        config: What and how; ``task`` holds lm-eval's names of tasks, groups and tags, or its YAML files.
+            ``data``, ``format`` and ``protocol`` are not looked at.
+        overwrite: Replace results that are already there.
+
+    Returns:
+        lm-eval's results without the rows, by name.
+
+    Raises:
+        InputError: lm-eval is not installed, or the target or a task cannot be used.
+        DoratuneError: The rows of a task cannot be had.
+    """
+    _require_lm_eval()
+    if not config.task:
+        raise InputError("no task to evaluate", where="--task", fix="name one or more of lm-eval's tasks")
+    folder = output_folder(config, *find_adapter(config.target)) / FOLDER
+    requested = {one.name: one for one in map(_load_task, dict.fromkeys(config.task))}
+    if len(requested) != len(set(config.task)):
+        raise InputError("two files define a task of one name", where="--task", got=" ".join(config.task))
+    for name in requested:
+        if not overwrite and (folder / name / RESULTS_NAME).exists():
+            raise InputError(
+                "these results are already there",
+                where=str(folder / name / RESULTS_NAME),
+                fix="add --overwrite to replace them, or --output to write elsewhere",
+            )
+    target = load_target(config)
+    results = {}
+    for name, one in requested.items():
+        results[name] = _evaluate_task(target, one, config, folder / name)
+        logger.info("written: %s", folder / name / RESULTS_NAME)
+    return results
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """lm-eval's own table of the results of one task or group, in Markdown."""
+    from lm_eval.utils import make_table
+
+    tables = [make_table(results)]
+    if results.get("groups"):
+        tables.append(make_table(results, "groups"))
+    return "\n".join(tables)
+
+
+def _require_lm_eval() -> None:
+    if find_spec("lm_eval") is None:
+        raise InputError(
+            "lm-evaluation-harness is not installed",
+            where="--harness lm-eval",
+            fix="pip install 'doratune[lm-eval]'",
+        )
+
+
+@cache
+def _manager() -> TaskManager:
+    """lm-eval's index of its own tasks, which takes seconds to make."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _load_task(name: str) -> _Requested:
+    """Find a task and its rows.
+
+    Raises:
+        InputError: There is no such task, its file is not one, or it needs what a text model cannot give.
+        DoratuneError: Its rows cannot be had.
+    """
+    manager = _manager()
+    is_file = name not in manager.task_index and Path(name).is_file()
+    if name not in manager.task_index and not is_file:
+        close = nearest(name, manager.all_tasks)
+        raise InputError(
+            "lm-eval knows no such task",
+            where="--task",
+            got=name,
+            expected="a task, group or tag of lm-eval, or a YAML file that defines a task",
+            fix=f"did you mean {close}?" if close else None,
+        )
+    try:
+        loaded = manager.load([name])
+    except Exception as error:  # the file, the task's own code, the hub and the network each raise their own
+        reason = str(error).strip().splitlines() or [""]
+        kind = InputError if is_file else DoratuneError
+        raise kind(
+            "lm-eval could not load a task",
+            where=name,
+            got=f"{type(error).__name__}: {reason[0]}",
+            expected="a YAML file that defines one task" if is_file else None,
+            fix=None if is_file else "check the connection and try again",
+        ) from error
+    for task in loaded["tasks"].values():
+        _refuse_unsuitable(task)
+    groups = loaded.get("groups", {})
+    inner = {child for children in loaded.get("group_map", {}).values() for child in children}
+    outer: list[Task | Group] = [group for group in groups.values() if group.name not in inner]
+    items = outer or list(loaded["tasks"].values())
+    return _Requested(_name_of(items[0]) if is_file else name, items)
+
+
+def _name_of(item: Task | Group) -> str:
+    return str(getattr(item, "task_name", None) or item.name)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _refuse_unsuitable(task: Task) -> None:
+    if getattr(task, "UNSAFE_CODE", False):
+        raise InputError(
+            "the task runs programs that the model writes, which doratune does not do",
+            where="--task",
+            got=_name_of(task),
+            fix="run lm-eval itself in a sandbox: the adapter is a plain PEFT adapter",
+        )
+    if getattr(task, "MULTIMODAL", False):
+        raise InputError("the task is not about text alone", where="--task", got=_name_of(task))
+
+
+def _evaluate_task(target: Target, requested: _Requested, config: EvalConfig, folder: Path) -> dict[str, Any]:
+    import lm_eval
+    from lm_eval.models import huggingface
+    from lm_eval.utils import handle_non_serializable
+
+    # Their decorators hide both signatures from the type checker.
+    wrap, simple_evaluate = cast(Any, huggingface.HFLM), cast(Any, lm_eval.simple_evaluate)
+    found = simple_evaluate(
+        model=wrap(
+            pretrained=target.model,
+            tokenizer=target.tokenizer,
+            batch_size=config.batch_size,
+            # The default takes probabilities in the weights' type: in bfloat16 many answers would tie.
+            softmax_dtype="float32",
+        ),
+        tasks=requested.items,
+        task_manager=_manager(),
+        batch_size=config.batch_size,
+        limit=config.limit,
+    )
+    samples = found.pop("samples")
+    results = {"doratune": _provenance(target, config), **found}
+    for name, rows in samples.items():
+        lines = [json.dumps(row, ensure_ascii=False, default=handle_non_serializable) for row in rows]
+        write_text_atomic(folder / f"samples_{name}.jsonl", "".join(f"{line}\n" for line in lines))
+    # NaN and infinities are written as lm-eval writes them: they are no reason to lose hours of its work.
+    text = json.dumps(results, indent=2, ensure_ascii=False, default=handle_non_serializable)
+    write_text_atomic(folder / RESULTS_NAME, text + "\n")
+    return json.loads(text)
+
+
+def _provenance(target: Target, config: EvalConfig) -> dict[str, Any]:
+    """What lm-eval cannot know of a model that it did not load itself."""
+    return {
+        "version": __version__,
+        "target": config.target,
+        "method": target.record.method,
+        "model": target.record.model.to_dict(),
+    }

@@ -1,0 +1,101 @@
+"""A model's weights out of its safetensors files, some rows at a time, without the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from doratune.errors import InputError
+from doratune.models.builtin import BUILTIN, convert_once, resolve_builtin
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def weights_folder(name: str) -> Path:
+    """The folder that holds a model's config.json and safetensors, fetched or converted if need be.
+
+    Args:
+        name: What ``load_model`` takes: a built-in name, a folder, a .gguf file or a hub id.
+
+    Raises:
+        InputError: If there is no such model.
+    """
+    path = Path(name).expanduser()
+    if name in BUILTIN:
+        return resolve_builtin(name)[0]
+    if path.is_dir():
+        return path
+    if path.suffix == ".gguf":
+        return convert_once(path)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["config.json", "model*.safetensors", INDEX]))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "the base model is not there any more",
+            got=name,
+            expected=f"a built-in name ({', '.join(BUILTIN)}), a folder, a .gguf file or a hub id",
+        ) from error
+
+
+class WeightFiles:
+    """The tensors of a model folder, by the names of the model's parameters.
+
+    Args:
+        folder: Holds model.safetensors, or several files and their index.
+
+    Raises:
+        InputError: If a file is missing or is not in safetensors' format.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, Any] = {}
+        for file in _files(folder):
+            try:
+                handle: Any = safe_open(str(file), framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise InputError("the weights cannot be read", where=str(file), got=str(error)) from error
+            self._files |= dict.fromkeys(handle.keys(), handle)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a parameter.
+
+        Raises:
+            InputError: If it is not in the files.
+        """
+        return tuple(self._slice(name).get_shape())
+
+    def rows(self, name: str, part: slice = slice(None)) -> Tensor:
+        """Some rows of a parameter, in the type it is kept in; only they are read.
+
+        Raises:
+            InputError: If it is not in the files.
+        """
+        return self._slice(name)[part]
+
+    def _slice(self, name: str) -> Any:
+        # Some files leave out the model's own prefix: GPT-2's have h.0 for transformer.h.0.
+        for key in (name, name.partition(".")[2]):
+            if key in self._files:
+                return self._files[key].get_slice(key)
+        raise InputError(
+            "the weights hold no such parameter",
+            where=str(self._folder),
+            got=f"{len(self._files)} others",
+            expected=name,
+        )
+
+
+def _files(folder: Path) -> list[Path]:
+    if (folder / INDEX).is_file():
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return [folder / name for name in sorted(set(index["weight_map"].values()))]
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    raise InputError("the folder holds no weights", where=str(folder), expected=f"{SINGLE} or {INDEX}")

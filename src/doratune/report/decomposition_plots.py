@@ -1,0 +1,153 @@
+"""Magnitude over direction, as the paper's figure 2 shows them, as SVG in the colours of the page around it.
+
+A point is one weight at one checkpoint; the later the checkpoint, the stronger the colour. The line is the
+least squares one of a run.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from doratune.records.analysis import AnalysisRecord, KindCorrelation, RunAnalysis, WeightChange
+from doratune.records.study import METHOD_NAMES, StudyMethod
+from doratune.report import numbers
+from doratune.report.decomposition import kinds
+from doratune.report.figures import GRID, RC, TEXT, WIDTH, colour, to_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS: dict[StudyMethod, int] = {"lora": 1, "dora": 2, "full": 3, "dora-attached-norm": 4}
+"""Colours of the style sheet; LoRA and DoRA have those they have in every plot."""
+PANEL_HEIGHT = 2.0  # inches
+FAINTEST = 0.25  # opacity of the first checkpoint
+MOST_NAMED = 3  # correlations that fit into a panel one by one
+
+
+def kind_plot(analysis: AnalysisRecord, kind: str, name: str) -> str:
+    """One kind of layer, a panel for each method, as an ``<svg>`` element as wide as a phone.
+
+    Args:
+        analysis: What to draw.
+        kind: A kind of layer, or "all".
+        name: Prefix of the ids inside, unique in the page.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    methods = _by_method(analysis)
+    columns = min(2, len(methods))
+    rows = math.ceil(len(methods) / columns)
+    with mpl.rc_context(RC), mpl.rc_context({"svg.hashsalt": name}):
+        figure = Figure(figsize=(WIDTH, PANEL_HEIGHT * rows), layout="constrained")
+        for place, (method, runs) in enumerate(methods.items()):
+            axes = figure.add_subplot(rows, columns, place + 1)
+            _draw(axes, runs, kind, METHOD_NAMES[method])
+        _label(figure)
+        return to_svg(figure, name, _words(analysis, [kind]))
+
+
+def whole_plot(analysis: AnalysisRecord) -> str:
+    """All kinds under one another and the methods side by side, as a whole SVG file."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    methods, shown = _by_method(analysis), kinds(analysis)
+    name = "analysis"
+    with mpl.rc_context(RC), mpl.rc_context({"svg.hashsalt": name}):
+        size = (0.6 + 2.4 * len(methods), 0.3 + PANEL_HEIGHT * len(shown))
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(len(shown), len(methods), squeeze=False)
+        for row, kind in zip(panels, shown, strict=True):
+            for axes, (method, runs) in zip(row, methods.items(), strict=True):
+                _draw(axes, runs, kind, f"{METHOD_NAMES[method]}, {kind}")
+        _label(figure)
+        return _as_file(to_svg(figure, name, _words(analysis, shown)))
+
+
+def _by_method(analysis: AnalysisRecord) -> dict[StudyMethod, list[RunAnalysis]]:
+    methods: dict[StudyMethod, list[RunAnalysis]] = {}
+    for run in analysis.runs:
+        methods.setdefault(run.method, []).append(run)
+    return methods
+
+
+def _draw(axes: Axes, runs: Sequence[RunAnalysis], kind: str, title: str) -> None:
+    for run in runs:
+        shade = colour(COLOURS[run.method])
+        chosen = [change for change in run.changes if kind in ("all", change.kind)]
+        for place, step in enumerate(run.steps):
+            points = [(one.direction, one.magnitude) for one in chosen if one.step == step]
+            strength = FAINTEST + (1 - FAINTEST) * (place + 1) / len(run.steps)
+            axes.plot(*zip(*points, strict=True), "o", color=shade, markersize=2.6, alpha=strength, mew=0)
+        _draw_line(axes, chosen, _correlation(run, kind))
+    axes.set_title(title, fontsize=9.5, y=1.0, pad=12)  # above the axis' own power of ten
+    axes.text(0.04, 0.96, _correlation_words(runs, kind), transform=axes.transAxes, va="top", fontsize=8.5)
+    axes.margins(y=0.2)
+    axes.locator_params(nbins=3)
+    axes.ticklabel_format(style="sci", scilimits=(-2, 3))
+    axes.tick_params(labelsize=8)
+    axes.xaxis.get_offset_text().set_fontsize(8)
+    axes.yaxis.get_offset_text().set_fontsize(8)
+    axes.grid(visible=True, color=GRID, linewidth=0.6, alpha=0.4)
+
+
+def _draw_line(axes: Axes, chosen: Sequence[WeightChange], found: KindCorrelation | None) -> None:
+    """The least squares line, which goes through the mean of the points."""
+    if found is None or found.slope is None:
+        return
+    directions = [change.direction for change in chosen]
+    x = sum(directions) / len(chosen)
+    y = sum(change.magnitude for change in chosen) / len(chosen)
+    ends = [min(directions), max(directions)]
+    axes.plot(ends, [y + found.slope * (end - x) for end in ends], color=TEXT, linewidth=1, dashes=(3, 2))
+
+
+def _correlation(run: RunAnalysis, kind: str) -> KindCorrelation | None:
+    return next((one for one in run.correlations if one.kind == kind), None)
+
+
+def _correlation_words(runs: Sequence[RunAnalysis], kind: str) -> str:
+    """Such as "r = +0.83": that of each run, of many runs the least and the greatest."""
+    found = [one.correlation for run in runs if (one := _correlation(run, kind))]
+    values = [value for value in found if value is not None]
+    if not values:
+        return f"r = {numbers.correlation(None)}"
+    if len(values) > MOST_NAMED:
+        return f"r = {numbers.correlation(min(values))} to {numbers.correlation(max(values))}"
+    return f"r = {', '.join(numbers.correlation(value) for value in values)}"
+
+
+def _label(figure: Figure) -> None:
+    figure.supxlabel("ΔD, direction", fontsize=9.5)
+    figure.supylabel("ΔM, magnitude", fontsize=9.5)
+
+
+def _words(analysis: AnalysisRecord, shown: Sequence[str]) -> str:
+    """What the points show, for those who do not see them."""
+    facts = [
+        f"{METHOD_NAMES[method]}, {kind}: {_correlation_words(runs, kind)}"
+        for kind in shown
+        for method, runs in _by_method(analysis).items()
+    ]
+    return f"Change of magnitude over change of direction. {'; '.join(facts)}."
+
+
+def _as_file(element: str) -> str:
+    """An element of a page as a file of its own, with the colours of the style sheet inside."""
+    sheet = (resources.files("doratune.report") / "templates" / "report.css").read_text(encoding="utf-8")
+    palette = sheet.partition("\n* {")[0]
+    view = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', element)
+    if view is None:
+        raise RuntimeError("matplotlib wrote an SVG that does not begin at 0 0")
+    head = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'width="{view[1]}pt" height="{view[2]}pt" style="background: var(--paper)"'
+    )
+    start, _, inside = element.partition(">")
+    return f"{start.replace('<svg', head, 1)}>\n<style>{palette}</style>{inside}\n"

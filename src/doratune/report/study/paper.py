@@ -1,0 +1,107 @@
+"""What the paper's authors published for LLaMA-7B, beside what the study found.
+
+Published figures, of one run each. Accuracies: the authors' repository NVlabs/DoRA, the table of LoRA and
+DoRA with varying ranks for LLaMA-7B in commonsense_reasoning/README.md. Correlations: arXiv 2402.09353,
+figure 2.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from doratune.records.study import StudyCell, StudyMethod, StudyRecord
+from doratune.report import numbers
+from doratune.report.study import cells
+from doratune.report.tables import NONE, Cell, Table
+
+MODEL = "LLaMA-7B"
+RANK = 32  # the paper's main setting
+TASKS = ("boolq", "piqa", "social_i_qa", "hellaswag", "winogrande", "arc-easy", "arc-challenge", "openbookqa")
+
+ACCURACY = MappingProxyType(
+    {
+        ("lora", 4): (2.3, 46.1, 18.3, 19.7, 55.2, 65.4, 51.9, 57.0),
+        ("lora", 8): (31.3, 57.0, 44.0, 11.8, 43.3, 45.7, 39.2, 53.8),
+        ("lora", 16): (69.9, 77.8, 75.1, 72.1, 55.8, 77.1, 62.2, 78.0),
+        ("lora", 32): (67.5, 80.8, 78.2, 83.4, 80.4, 78.0, 62.6, 79.1),
+        ("lora", 64): (66.7, 79.1, 75.7, 17.6, 78.8, 73.3, 59.6, 75.2),
+        ("dora", 4): (51.3, 42.2, 77.8, 25.4, 78.8, 78.7, 62.5, 78.6),
+        ("dora", 8): (69.9, 81.8, 79.7, 85.2, 80.1, 81.5, 65.7, 79.8),
+        ("dora", 16): (70.0, 82.6, 79.7, 83.2, 80.6, 80.6, 65.4, 77.6),
+        ("dora", 32): (69.7, 83.4, 78.6, 87.2, 81.0, 81.9, 66.2, 79.2),
+        ("dora", 64): (70.1, 82.0, 75.6, 85.9, 79.7, 79.1, 63.7, 78.4),
+    }
+)
+"""Percent right by (method, rank), in the order of ``TASKS``."""
+
+ACCURACY_NOTE = (
+    f"The paper's figures ({MODEL}; from the authors' repository, NVlabs/DoRA) are of one run each, trained "
+    "once on all eight tasks together, in the format instruct, with generated answers. They are no "
+    "yardstick for another model, format or split, and no interval was published."
+)
+
+
+def paper_table(record: StudyRecord) -> Table | None:
+    """The study's LoRA and DoRA beside the paper's, one row per cell whose task the paper has; else None."""
+    rows = [
+        [Cell(cells.cell_label(cell, record), _apart(cell)), *_ours(cell), *_theirs(cell)]
+        for cell in record.cells
+        if cell.task in TASKS
+    ]
+    names = ("LoRA", "DoRA", f"DoRA {numbers.MINUS} LoRA")
+    columns = [Cell("Task"), *(Cell(name, "here") for name in names)]
+    columns += [Cell(name, f"paper, {MODEL}") for name in names]
+    return Table(columns, rows) if rows else None
+
+
+def published(method: StudyMethod, rank: int, task: str) -> float | None:
+    """The paper's accuracy in percent, or None where there is none."""
+    found = ACCURACY.get((method, rank))
+    return found[TASKS.index(task)] if found and task in TASKS else None
+
+
+def paper_rank(cell: StudyCell) -> int:
+    """The cell's own rank where the paper has it, else the paper's main one."""
+    return cell.rank if ("lora", cell.rank) in ACCURACY else RANK
+
+
+def differing(cell: StudyCell) -> str:
+    """In what the cell is not what the paper did: "model, format, data"."""
+    differs = {
+        "model": cell.model.rpartition("/")[2].lower() != "llama-7b",
+        "rank": cell.rank != paper_rank(cell),
+        "format": cell.format != "instruct",
+        "protocol": cell.protocol != "generate",
+        "data": cell.note is not None,
+    }
+    return ", ".join(name for name, found in differs.items() if found)
+
+
+def _apart(cell: StudyCell) -> str:
+    """What must be known before the two are compared."""
+    found = differing(cell)
+    return "; ".join(filter(None, [f"not the paper's {found}" if found else "", cell.note]))
+
+
+def _ours(cell: StudyCell) -> list[Cell]:
+    row = []
+    for method in ("lora", "dora"):
+        arm = cells.arm_of(cell, method)
+        row.append(Cell(numbers.percent(arm.mean), numbers.interval(arm.interval)) if arm else Cell(NONE))
+    one = next(
+        (one for one in cell.differences if (one.from_method, one.to_method) == ("lora", "dora")), None
+    )
+    return [
+        *row,
+        Cell(numbers.points(one.points), numbers.signed_interval(one.interval)) if one else Cell(NONE),
+    ]
+
+
+def _theirs(cell: StudyCell) -> list[Cell]:
+    rank = paper_rank(cell)
+    lora, dora = published("lora", rank, cell.task), published("dora", rank, cell.task)
+    if lora is None or dora is None:
+        return [Cell(NONE)] * 3
+    where = f"rank {rank}"
+    figures = [f"{lora:.1f} %", f"{dora:.1f} %", numbers.points(dora - lora)]
+    return [Cell(figure, where) for figure in figures]

@@ -1,0 +1,264 @@
+"""A made-up study and a made-up analysis, for the tests of their reports. The answers are simulated."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.stats import linregress
+
+from doratune.evaluation.accuracy import accuracy_with_interval
+from doratune.records.analysis import (
+    AnalysisRecord,
+    GainDrift,
+    KindCorrelation,
+    RunAnalysis,
+    WeightChange,
+)
+from doratune.records.comparison import ArmResult
+from doratune.records.run import DataRecord, Environment, ParameterCount, TrainingRecord
+from doratune.records.study import (
+    PooledDifference,
+    SeedRun,
+    StudyArm,
+    StudyCell,
+    StudyMethod,
+    StudyRecord,
+    Trial,
+)
+from doratune.study.statistics import PairedCell, adjusted, arm_summary, difference, pooled
+
+METHODS: tuple[StudyMethod, ...] = ("lora", "dora", "dora-attached-norm", "full")
+RATES = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4)
+SECONDS = {"lora": 100.0, "dora": 112.0, "dora-attached-norm": 151.0, "full": 240.0}
+MEMORY = {"lora": 2.0e9, "dora": 2.1e9, "dora-attached-norm": 2.4e9, "full": 6.0e9}
+TRAINABLE = {"lora": 2_441_216, "dora": 2_532_416, "dora-attached-norm": 2_532_416, "full": 134_515_008}
+KINDS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
+CELLS = (  # task, rows, mean of the latent ability, what DoRA adds to it
+    ("boolq", 1200, 0.7, 0.0),
+    ("arc-easy", 2000, 0.3, 0.25),
+    ("sample-winogrande", 400, 0.9, -0.05),
+)
+ENVIRONMENT = Environment(
+    doratune="0.1.0",
+    python="3.11.7",
+    platform="Linux x86_64",
+    cpu="Made-up Processor 9000",
+    cores=2,
+    gpu=None,
+    packages={"torch": "2.13.0", "peft": "0.21.2"},
+    git_commit=None,
+)
+
+
+def study(
+    *,
+    methods: tuple[StudyMethod, ...] = METHODS,
+    seeds: int = 3,
+    tasks: tuple[str, ...] = ("boolq", "arc-easy", "sample-winogrande"),
+    pending: tuple[str, ...] = (),
+) -> StudyRecord:
+    """A study whose cells differ in what can be told; the same every time."""
+    drawn = {name: _answers(name, methods, seeds) for name in tasks}
+    cells = [_cell(name, answers, seeds) for name, answers in drawn.items()]
+    others = [method for method in ("dora", *methods) if method in methods and method != "lora"]
+    for method in dict.fromkeys(others):
+        family = adjusted(
+            [
+                difference("lora", answers["lora"], method, answers[method], range(seeds))
+                for answers in drawn.values()
+            ]
+        )
+        cells = [
+            cell.model_copy(update={"differences": [*cell.differences, one]})
+            for cell, one in zip(cells, family, strict=True)
+        ]
+    pools = [
+        PooledDifference(
+            model="tiny/smol-135m",
+            rank=32,
+            cells=[f"{name} (continuation)" for name in tasks],
+            difference=pooled(
+                "lora",
+                method,
+                [PairedCell(name, answers["lora"], answers[method]) for name, answers in drawn.items()],
+            ),
+        )
+        for method in dict.fromkeys(others)
+    ]
+    return StudyRecord(
+        title="LoRA and DoRA on three made-up tasks",
+        question="Does DoRA answer more rows right than LoRA where each has its own best learning rate?",
+        plan={
+            "models": ["tiny/smol-135m"],
+            "tasks": list(tasks),
+            "learning_rates": list(RATES),
+            "seeds": seeds,
+        },
+        cells=cells,
+        pooled=pools if len(tasks) > 1 else [],
+        pending=list(pending),
+        settings={
+            "batch_size": 16,
+            "dropout": 0.05,
+            "targets": ["q_proj", "v_proj"],
+            "bf16": True,
+            "limit": None,
+        },
+        notes=["The rows are made up."],
+        environment=ENVIRONMENT,
+        environments=1,
+        reproduce="doratune study plan.yaml --output runs/study",
+    )
+
+
+def analysis() -> AnalysisRecord:
+    """LoRA whose changes go together, DoRA and full fine-tuning whose do not, over four checkpoints."""
+    return AnalysisRecord(
+        model="tiny/smol-135m",
+        runs=[_moved("lora"), _moved("dora"), _moved("full")],
+        reproduce="doratune analyze runs/study/lora-seed0 runs/study/dora-seed0",
+    )
+
+
+def _answers(task: str, methods: tuple[StudyMethod, ...], seeds: int) -> dict[StudyMethod, np.ndarray]:
+    _, rows, ability, gain = next(entry for entry in CELLS if entry[0] == task)
+    random = np.random.default_rng(len(task))
+    row = random.normal(size=(1, rows))
+    gains = {"lora": 0.0, "dora": gain, "dora-attached-norm": gain * 0.9, "full": gain * 1.2}
+    return {
+        method: ability
+        + gains[method]
+        + row
+        + 0.03 * random.normal(size=(seeds, 1))
+        + 0.5 * random.normal(size=(seeds, rows))
+        > 0
+        for method in methods
+    }
+
+
+def _cell(task: str, answers: dict[StudyMethod, np.ndarray], seeds: int) -> StudyCell:
+    rows = next(iter(answers.values())).shape[1]
+    data = {
+        name: DataRecord(task=task, source="made-up", split=split, sha256=letter * 64, rows=count)
+        for name, split, letter, count in (
+            ("train", "train", "a", 2000),
+            ("validation", "train", "b", 500),
+            ("test", "test", "c", rows),
+        )
+    }
+    return StudyCell(
+        model="tiny/smol-135m",
+        task=task,
+        sample=task.startswith("sample-"),
+        format="continuation",
+        protocol="likelihood",
+        metric="accuracy",
+        rank=32,
+        rows=rows,
+        chance=0.5,
+        majority=0.62,
+        note="tested on the public validation rows" if task == "boolq" else None,
+        base=_result(int(0.51 * rows), rows),
+        arms=[_arm(task, method, correct) for method, correct in answers.items()],
+        differences=[],
+        **data,
+    )
+
+
+def _result(correct: int, rows: int) -> ArmResult:
+    found = accuracy_with_interval(correct, rows)
+    return ArmResult(accuracy=found.value, interval=(found.low, found.high), correct=correct, unmatched=0)
+
+
+def _arm(task: str, method: StudyMethod, correct: np.ndarray) -> StudyArm:
+    mean, interval = arm_summary(correct)
+    best = 2 if method != "dora" else 1
+    trials = [
+        Trial(
+            learning_rate=rate,
+            accuracy=0.7 - 0.02 * (place - best) ** 2 - 0.004 * len(method),
+            rows=500,
+            run=f"search/{task}-{method}-{rate:g}",
+            chosen=place == best,
+        )
+        for place, rate in enumerate(RATES)
+    ]
+    return StudyArm(
+        method=method,
+        trials=trials,
+        learning_rate=RATES[best],
+        runs=[_run(task, method, seed, one) for seed, one in enumerate(correct)],
+        mean=mean,
+        interval=interval,
+    )
+
+
+def _run(task: str, method: StudyMethod, seed: int, correct: np.ndarray) -> SeedRun:
+    seconds = SECONDS[method] + seed
+    return SeedRun(
+        seed=seed,
+        run=f"runs/{task}-{method}-seed{seed}",
+        result=_result(int(correct.sum()), correct.size),
+        parameters=ParameterCount(
+            trainable=TRAINABLE[method], total=137_000_000, share=TRAINABLE[method] / 137e6
+        ),
+        training=TrainingRecord(
+            seconds=seconds,
+            steps=300,
+            epochs=1.0,
+            tokens=138_666,
+            tokens_per_second=138_666 / seconds,
+            peak_memory_bytes=int(MEMORY[method]),
+            final_loss=0.412,
+        ),
+        curve=[
+            (
+                step,
+                0.4
+                + 0.02 * len(method)
+                + 2.2 * math.exp(-step / 40)
+                + 0.1 * math.sin(step + seed + len(method)),
+            )
+            for step in range(1, 301)
+        ],
+    )
+
+
+def _moved(method: StudyMethod) -> RunAnalysis:
+    random = np.random.default_rng(len(method))
+    slope = {"lora": 0.8, "dora": -0.25, "full": -0.7}[method]
+    changes, gains = [], []
+    for step in (75, 150, 225, 300):
+        for layer in range(6):
+            for place, kind in enumerate(KINDS):
+                direction = float(step / 3e5 * (1 + 0.2 * place) * random.uniform(0.6, 1.4))
+                magnitude = 0.004 + slope * (direction - 0.001) + 0.0003 * random.normal()
+                name = f"model.layers.{layer}.self_attn.{kind}"
+                changes.append(
+                    WeightChange(
+                        step=step, layer=name, kind=kind, magnitude=abs(float(magnitude)), direction=direction
+                    )
+                )
+                if method == "dora":
+                    drift = step / 3e4 * (1 + place) / 3
+                    gains.append(
+                        GainDrift(step=step, layer=name, kind=kind, mean=1 + drift / 2, deviation=drift)
+                    )
+    return RunAnalysis(
+        name=f"{method}-seed0",
+        method=method,
+        run=f"runs/study/{method}-seed0",
+        steps=[75, 150, 225, 300],
+        changes=changes,
+        gains=gains,
+        correlations=[_correlation(kind, changes) for kind in ("all", *KINDS)],
+    )
+
+
+def _correlation(kind: str, changes: list[WeightChange]) -> KindCorrelation:
+    chosen = [one for one in changes if kind in ("all", one.kind)]
+    line = linregress([one.direction for one in chosen], [one.magnitude for one in chosen])
+    return KindCorrelation(
+        kind=kind, correlation=float(line.rvalue), slope=float(line.slope), points=len(chosen)
+    )
