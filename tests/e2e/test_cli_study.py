@@ -35,7 +35,7 @@ def write_plan(path: Path, model: Path, **changes: Any) -> Path:
             {
                 "train": "sample-boolq",
                 "formats": ["continuation"],
-                "rows": 64,
+                "rows": 160,
                 "validation_rows": 24,
                 "limit": 40,
             }
@@ -137,11 +137,22 @@ def wait_for(process: subprocess.Popen[bytes], happened: Callable[[], bool], log
 
 
 @pytest.mark.slow
-def test_killed_three_times_it_comes_out_the_same(whole: Path, tiny_model: Path, tmp_path: Path) -> None:
-    plan, study, log = write_plan(tmp_path / "plan.yaml", tiny_model), tmp_path / "study", tmp_path / "log.txt"
+def test_interrupted_and_killed_three_times_it_comes_out_the_same(
+    whole: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    plan, study, log = (
+        write_plan(tmp_path / "plan.yaml", tiny_model),
+        tmp_path / "study",
+        tmp_path / "log.txt",
+    )
     runs = study / "runs"
+    process = start(plan, study, "--jobs", "2")
+    wait_for(process, lambda: any(runs.glob("*/checkpoints/checkpoint-2")), log)
+    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
+    assert process.wait(timeout=60) == 130
+    assert "run the same command to go on" in log.read_text() and "Traceback" not in log.read_text()
     moments: list[Callable[[], bool]] = [
-        lambda: any(runs.glob("*/checkpoints/checkpoint-4")),  # in the middle of training
+        lambda: any(runs.glob("*/checkpoints/checkpoint-6")),  # in the middle of training
         lambda: any(runs.glob("*/validation/record.json")),  # a trial is finished
         lambda: any(runs.glob("*/predictions/*.jsonl")),  # tests have begun
     ]
@@ -163,7 +174,11 @@ def test_ray_gives_what_one_machine_gives_though_a_worker_is_lost(
     whole: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("ray")
-    plan, study, log = write_plan(tmp_path / "plan.yaml", tiny_model), tmp_path / "study", tmp_path / "log.txt"
+    plan, study, log = (
+        write_plan(tmp_path / "plan.yaml", tiny_model),
+        tmp_path / "study",
+        tmp_path / "log.txt",
+    )
     process = start(plan, study, "--engine", "ray")
 
     def kill_one_in_training() -> bool:
@@ -214,8 +229,8 @@ def test_dry_run_writes_nothing(cli: Cli, tiny_model: Path, tmp_path: Path) -> N
     outcome = cli("study", plan, "--output", "study", "--dry-run", "--json")
     assert outcome.code == 0, outcome.err
     total = json.loads(outcome.out)["total"]
-    # two rates with the first seed, then the chosen one with two more; 64 rows in batches of 8
-    assert (total["runs"], total["steps"]) == (4, 32)
+    # two rates with the first seed, then the chosen one with two more; 160 rows in batches of 8
+    assert (total["runs"], total["steps"]) == (4, 80)
     # twice the validation rows; the test rows by the base model and by three seeds
     assert total["rows"] == 2 * 24 + 40 + 3 * 40
     assert total["seconds"] is None, "nothing is known of the speed"
@@ -229,6 +244,7 @@ def test_a_finished_study_has_nothing_left_and_knows_its_speed(whole: Path, cli:
     assert json.loads(outcome.out)["basis"] == "the runs of this study that are finished"
     again = cli("study", plan, "--output", whole, "--json")
     assert again.code == 0 and json.loads(again.out)["pending"] == []
+    assert (whole / "report.html").stat().st_size > 5000 and (whole / "study.md").is_file()
 
 
 @pytest.mark.parametrize(

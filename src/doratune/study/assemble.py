@@ -79,7 +79,9 @@ def study_record(
     environments = [record.environment for record in records.values()]
     finished = {_place(one.cell) for one in answered}
     wanted = {
-        (group.material.train.record.sha256, group.model, test.task.name, group.format, group.rank): _title(plan, group, test)
+        (group.material.train.record.sha256, group.model, test.task.name, group.format, group.rank): _title(
+            plan, group, test
+        )
         for group in groups
         for test in group.material.tests
     }
