@@ -83,6 +83,10 @@ class StudyProgress:
         status = ", ".join(_step(job) for job in self._running.values())
         self._bar.update(self._task, completed=self._ended, status=f"{status}{self._time_left()}")
 
+    def stopping(self) -> None:
+        """Say what Ctrl-C has led to."""
+        self._console.print("stopping: every run saves a checkpoint first; Ctrl-C again stops at once")
+
     def _time_left(self) -> str:
         times = [self._speeds.seconds(job.method, work) for job, work in self._left.values()]
         known = [one for one in times if one is not None]

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     command = parse(StudyCommand, argv, verb="study", about=ABOUT)
     config = StudyConfig(**command.model_dump(include=set(StudyConfig.model_fields)))
 
-    from doratune.cli.output import configure_logging, print_json, show_messages
+    from doratune.cli.output import configure_logging, show_messages
     from doratune.study.study import open_study
 
     show_messages()
@@ -48,12 +48,13 @@ def main(argv: list[str]) -> int:
         return 0
 
     from doratune.cli.progress import StudyProgress
-    from doratune.study.study import run_study
+    from doratune.cli.rendering import publish_study
+    from doratune.study.study import make_engine, run_study
 
     flags = ("--json", "--resume", "--no-dry-run")
     reproduce = shlex.join(["doratune", "study", *(word for word in argv if word not in flags)])
+    engine = make_engine(study.plan, config, configure_logging)
     with StudyProgress(study, jobs=config.jobs) as progress:
-        record = run_study(study, config, progress, reproduce=reproduce, initializer=configure_logging)
-    if command.as_json:
-        print_json(record.to_dict())
+        record = run_study(study, engine, progress, reproduce=reproduce)
+    publish_study(record, config.output, as_json=command.as_json)
     return 0

@@ -34,6 +34,9 @@ from doratune.study.schedule import Progress, tried_rates
 from doratune.study.settings import environment_notes, shared_settings
 from doratune.study.statistics import PairedCell, adjusted, arm_summary, difference, pooled
 
+RunKey = tuple[StudyMethod, int]
+"""A method and a seed: one run of a cell."""
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -76,14 +79,16 @@ def study_record(
     environments = [record.environment for record in records.values()]
     finished = {_place(one.cell) for one in answered}
     wanted = {
-        (group.model, test.task.name, group.format, group.rank): _title(plan, group, test)
+        (group.material.train.record.sha256, group.model, test.task.name, group.format, group.rank): _title(
+            plan, group, test
+        )
         for group in groups
         for test in group.material.tests
     }
     return StudyRecord(
         title=plan.title,
         question=plan.question,
-        plan=plan.model_dump(mode="json", exclude_defaults=True),
+        plan=plan.model_dump(mode="json"),
         cells=cells,
         pooled=_pooled(answered),
         pending=[title for place, title in wanted.items() if place not in finished],
@@ -97,15 +102,15 @@ def study_record(
 
 def compared_pairs(methods: Sequence[StudyMethod]) -> list[tuple[StudyMethod, StudyMethod]]:
     """Which methods are compared, as (from, to): each with LoRA, DoRA first; without LoRA with the first."""
-    reference = "lora" if "lora" in methods else methods[0]
-    others = sorted((method for method in methods if method != reference), key=lambda one: one != "dora")
-    return [(reference, other) for other in others]
+    reference: StudyMethod = "lora" if "lora" in methods else methods[0]
+    others = [method for method in methods if method != reference]
+    return [(reference, other) for other in sorted(others, key=lambda one: one != "dora")]
 
 
 def _answered(progress: Progress, test: Test) -> Answered:
     group, chosen = progress.group, progress.chosen
     assert chosen is not None
-    runs = {
+    runs: dict[RunKey, Job] = {
         (method, seed): group.test(method, rate, seed)
         for method, rate in chosen.items()
         for seed in sorted(group.plan.seeds)
@@ -156,8 +161,8 @@ def _entry(job: Job, test: Test) -> Evaluation:
 
 def _table(
     group: Group,
-    runs: dict[tuple[StudyMethod, int], Job],
-    entries: dict[tuple[StudyMethod, int], Evaluation],
+    runs: dict[RunKey, Job],
+    entries: dict[RunKey, Evaluation],
 ) -> dict[StudyMethod, np.ndarray]:
     """(seeds, rows) of each method, the rows in the same order for all."""
     answers = {key: correct_rows(job.folder, entries[key]) for key, job in runs.items()}
@@ -177,8 +182,8 @@ def _arm(
     group: Group,
     method: StudyMethod,
     rate: float,
-    runs: dict[tuple[StudyMethod, int], Job],
-    entries: dict[tuple[StudyMethod, int], Evaluation],
+    runs: dict[RunKey, Job],
+    entries: dict[RunKey, Evaluation],
     correct: np.ndarray,
 ) -> StudyArm:
     mean, interval = arm_summary(correct)
@@ -297,13 +302,15 @@ def _notes(records: dict[str, RunRecord]) -> list[str]:
     return notes
 
 
-def _place(cell: StudyCell) -> tuple[str, str, str, int]:
-    return cell.model, cell.task, cell.format, cell.rank
+def _place(cell: StudyCell) -> tuple[str, str, str, str, int]:
+    return cell.train.sha256, cell.model, cell.task, cell.format, cell.rank
 
 
 def _title(plan: Plan, group: Group, test: Test) -> str:
     """A cell's name, with what tells it from others of the plan."""
     parts = [f"{test.task.name} ({group.format})"]
+    if test.task.name != group.material.entry.train.lower():
+        parts.append(f"trained on {group.material.entry.train}")
     if len(plan.models) > 1:
         parts.append(Path(group.model).name)
     if len(plan.ranks) > 1:

@@ -57,6 +57,10 @@ class Watcher(Protocol):
         """A moment has passed."""
         ...
 
+    def stopping(self) -> None:
+        """Ctrl-C was pressed; the jobs under way are being stopped."""
+        ...
+
 
 class StudyInterruptedError(DoratuneError):
     """Ctrl-C: the runs under way were stopped, and nothing that is finished is lost."""
@@ -138,6 +142,7 @@ class _Conductor:
                 ended, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 if self.interrupted and not self._stopped:
                     self._stopped = True
+                    self.watcher.stopping()
                     self.engine.stop()
                 for future in ended:
                     self._settle(running.pop(future), future.result())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from doratune.errors import DoratuneError
-from doratune.study.job import Job
+from doratune.study.job import VALIDATION_NAME, Job
 from doratune.study.lock import locked
 
 logger = logging.getLogger(__name__)
@@ -70,8 +70,7 @@ def _train(job: Job) -> None:
     if job.trained():
         if job.left() and not job.has_weights():
             logger.warning("the weights of %s are gone, so it is trained again", job.folder.name)
-            for folder in {one.config.output for one in job.wanted} - {job.folder, None}:
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(job.folder / VALIDATION_NAME, ignore_errors=True)  # of the run as it was
             train(job.config, overwrite=True)
         return
     resume = (job.folder / CONFIG_NAME).is_file()

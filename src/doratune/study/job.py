@@ -15,6 +15,8 @@ from doratune.records.study import StudyMethod
 from doratune.training.config import TrainConfig
 from doratune.training.run_directory import ADAPTER_NAME, CHECKPOINTS_NAME, MODEL_NAME
 
+VALIDATION_NAME = "validation"
+"""Folder in a run directory with the answers to the validation rows."""
 WEIGHTS = (f"{ADAPTER_NAME}/adapter_config.json", f"{MODEL_NAME}/config.json")
 """Files that show that a run still has its weights."""
 

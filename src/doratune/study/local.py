@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from types import TracebackType
 
 from doratune.study.execute import LOG_NAME, Outcome, carry_out
@@ -47,7 +50,9 @@ class LocalEngine:
 
     def _run(self, job: Job) -> Outcome:
         try:
-            return run_alone(carry_out, job, initializer=self._initializer, threads=self._threads)
+            return run_alone(
+                carry_out, job, initializer=partial(_prepare, self._initializer), threads=self._threads
+            )
         except BrokenProcessPool:
             return Outcome(
                 0.0,
@@ -55,3 +60,10 @@ class LocalEngine:
                 f"  where: {job.folder / LOG_NAME}\n"
                 "  to do: run the study again; it goes on from the last checkpoint",
             )
+
+
+def _prepare(initializer: Callable[[], None] | None) -> None:
+    """End without a word on Ctrl-C while there is nothing to save; training has its own way of ending."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    if initializer is not None:
+        initializer()

@@ -68,22 +68,14 @@ def open_study(config: StudyConfig, *, only_to_estimate: bool = False) -> Study:
     return Study(plan, config.output, groups_of(plan, materials, config.output), assumed)
 
 
-def run_study(
-    study: Study,
-    config: StudyConfig,
-    watcher: Watcher,
-    *,
-    reproduce: str,
-    initializer: Callable[[], None] | None = None,
-) -> StudyRecord:
+def run_study(study: Study, engine: Engine, watcher: Watcher, *, reproduce: str) -> StudyRecord:
     """Do what is left of a study; study.json is written anew whenever a group of its cells is finished.
 
     Args:
         study: What ``open_study`` gave.
-        config: How it is carried out.
+        engine: What carries out its runs.
         watcher: What is told how it goes.
         reproduce: The command that gives this study.
-        initializer: Called first in each run's process.
 
     Returns:
         The record, as in study.json.
@@ -104,12 +96,23 @@ def run_study(
         finished[id(progress.group)] = answered_cells(progress)
         write()
 
-    write()
-    conduct(study.groups, study.folder, _engine(study.plan, config, initializer), watcher, note)
+    if not (study.folder / STUDY_NAME).is_file():
+        write()
+    conduct(study.groups, study.folder, engine, watcher, note)
     return write()
 
 
-def _engine(plan: Plan, config: StudyConfig, initializer: Callable[[], None] | None) -> Engine:
+def make_engine(plan: Plan, config: StudyConfig, initializer: Callable[[], None] | None = None) -> Engine:
+    """The engine that a study is to be carried out with.
+
+    Args:
+        plan: Says what a run needs of a cluster.
+        config: Names the engine.
+        initializer: Called first in each run's process.
+
+    Raises:
+        InputError: What it needs is not installed.
+    """
     if config.engine == "ray":
         return RayEngine(plan.resources, initializer)
     threads = config.threads

@@ -1,0 +1,273 @@
+"""``doratune study`` on a tiny model: killed, resumed, on Ray, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cli_support import Cli, lines
+
+from doratune.records.files import read_study
+from doratune.records.study import StudyRecord
+from doratune.study.config import StudyConfig
+from doratune.study.execute import Outcome, carry_out
+from doratune.study.job import Job
+from doratune.study.study import open_study, run_study
+
+
+def write_plan(path: Path, model: Path, **changes: Any) -> Path:
+    plan = {
+        "title": "Tiny",
+        "question": "Does it come out the same?",
+        "models": [str(model)],
+        "methods": ["dora"],
+        "tasks": [
+            {
+                "train": "sample-boolq",
+                "formats": ["continuation"],
+                "rows": 160,
+                "validation_rows": 24,
+                "limit": 40,
+            }
+        ],
+        "ranks": [4],
+        "learning_rates": [1e-3, 3e-2],
+        "seeds": [0, 1],
+        "settings": {
+            **{"epochs": 1.0, "warmup_steps": 1, "batch_size": 8, "cutoff": 512, "dtype": "float32"},
+            "save_steps": 2,
+        },
+    }
+    path.write_text(yaml.safe_dump({**plan, **changes}), encoding="utf-8")
+    return path
+
+
+class HereEngine:
+    """Carries out jobs in this process, which saves their start."""
+
+    def __init__(self) -> None:
+        self.capacity = 1
+        self.done: list[str] = []
+
+    def __enter__(self) -> HereEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def submit(self, job: Job) -> Future[Outcome]:
+        self.done.append(f"{job.stage} {job.label}")
+        future: Future[Outcome] = Future()
+        future.set_result(carry_out(job))
+        return future
+
+
+class Silent:
+    def started(self, job: Job) -> None:
+        pass
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        assert outcome.error is None, outcome.error
+
+    def tick(self) -> None:
+        pass
+
+    def stopping(self) -> None:
+        pass
+
+
+def run_here(plan: Path, folder: Path, engine: HereEngine) -> StudyRecord:
+    study = open_study(StudyConfig(plan=str(plan), output=folder))
+    return run_study(study, engine, Silent(), reproduce="doratune study")
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study without an interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_here(write_plan(folder / "plan.yaml", tiny_model), folder / "study", HereEngine())
+    return folder / "study"
+
+
+def results(study: Path) -> dict[str, Any]:
+    """What must not depend on how the study was carried out: choices, accuracies and answers."""
+    record = read_study(study / "study.json")
+    assert record.pending == []
+    runs = sorted(path.parent for path in (study / "runs").glob("*/record.json"))
+    return {
+        "trials": [[arm.trials for arm in cell.arms] for cell in record.cells],
+        "means": [[(arm.learning_rate, arm.mean) for arm in cell.arms] for cell in record.cells],
+        "differences": [cell.differences for cell in record.cells],
+        "base": [cell.base for cell in record.cells],
+        "answers": {
+            f"{run.name}/{path.relative_to(run)}": [(row["row"], row["prediction"]) for row in lines(path)]
+            for run in runs
+            for path in sorted(run.rglob("*.jsonl"))
+            if path.parent.name == "predictions"
+        },
+        "steps": {run.name: len(lines(run / "metrics.jsonl")) for run in runs if "base" not in run.name},
+    }
+
+
+def start(plan: Path, folder: Path, *flags: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "doratune", "study", str(plan), "--output", str(folder), *flags]
+    with (folder.parent / "log.txt").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+
+def wait_for(process: subprocess.Popen[bytes], happened: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_interrupted_and_killed_three_times_it_comes_out_the_same(
+    whole: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    plan, study, log = (
+        write_plan(tmp_path / "plan.yaml", tiny_model),
+        tmp_path / "study",
+        tmp_path / "log.txt",
+    )
+    runs = study / "runs"
+    process = start(plan, study, "--jobs", "2")
+    wait_for(process, lambda: any(runs.glob("*/checkpoints/checkpoint-2")), log)
+    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
+    assert process.wait(timeout=60) == 130
+    assert "run the same command to go on" in log.read_text() and "Traceback" not in log.read_text()
+    moments: list[Callable[[], bool]] = [
+        lambda: any(runs.glob("*/checkpoints/checkpoint-6")),  # in the middle of training
+        lambda: any(runs.glob("*/validation/record.json")),  # a trial is finished
+        lambda: any(runs.glob("*/predictions/*.jsonl")),  # tests have begun
+    ]
+    for moment in moments:
+        process = start(plan, study, "--jobs", "2")
+        wait_for(process, moment, log)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    kept = {path: path.read_bytes() for path in runs.glob("*/validation/record.json")}
+    assert len(kept) == 2
+    last = start(plan, study, "--jobs", "2")
+    assert last.wait(timeout=240) == 0, log.read_text()
+    assert {path: path.read_bytes() for path in kept} == kept, "a finished run was repeated"
+    assert results(study) == results(whole)
+
+
+@pytest.mark.slow
+def test_ray_gives_what_one_machine_gives_though_a_worker_is_lost(
+    whole: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    plan, study, log = (
+        write_plan(tmp_path / "plan.yaml", tiny_model),
+        tmp_path / "study",
+        tmp_path / "log.txt",
+    )
+    process = start(plan, study, "--engine", "ray")
+
+    def kill_one_in_training() -> bool:
+        for checkpoint in (study / "runs").glob("*/checkpoints/checkpoint-2"):
+            for held in _holders(checkpoint.parents[1] / ".lock"):
+                os.kill(held, signal.SIGKILL)
+                return True
+        return False
+
+    wait_for(process, kill_one_in_training, log)
+    assert process.wait(timeout=240) == 0, log.read_text()
+    assert results(study) == results(whole)
+
+
+def _holders(path: Path) -> list[int]:
+    """The processes that have a file open."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if link.readlink() == path:
+                found.append(int(link.parts[2]))
+        except OSError:  # it has just been closed
+            continue
+    return found
+
+
+def test_a_run_without_its_weights_is_trained_again_to_be_tested(tiny_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    plan = write_plan(tmp_path / "plan.yaml", tiny_model, learning_rates=[1e-3], seeds=[0])
+    first = run_here(plan, tmp_path / "study", HereEngine())
+    (run,) = (tmp_path / "study/runs").glob("dora-*")
+    record = json.loads((run / "record.json").read_text())
+    (run / "record.json").write_text(json.dumps({**record, "evaluations": []}))
+    shutil.rmtree(run / "adapter")
+    engine = HereEngine()
+    second = run_here(plan, tmp_path / "study", engine)
+    assert engine.done == ["test dora, rate 0.001, seed 0"]
+    assert "trained again" in (run / "log.txt").read_text()
+    assert [one.result for one in second.cells[0].arms[0].runs] == [
+        one.result for one in first.cells[0].arms[0].runs
+    ]
+
+
+def test_dry_run_writes_nothing(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    plan = write_plan(tmp_path / "plan.yaml", tiny_model, seeds=[0, 1, 2])
+    before = sorted(tmp_path.rglob("*"))
+    outcome = cli("study", plan, "--output", "study", "--dry-run", "--json")
+    assert outcome.code == 0, outcome.err
+    total = json.loads(outcome.out)["total"]
+    # two rates with the first seed, then the chosen one with two more; 160 rows in batches of 8
+    assert (total["runs"], total["steps"]) == (4, 80)
+    # twice the validation rows; the test rows by the base model and by three seeds
+    assert total["rows"] == 2 * 24 + 40 + 3 * 40
+    assert total["seconds"] is None, "nothing is known of the speed"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_finished_study_has_nothing_left_and_knows_its_speed(whole: Path, cli: Cli) -> None:
+    plan = whole.parent / "plan.yaml"
+    outcome = cli("study", plan, "--output", whole, "--dry-run", "--json")
+    assert json.loads(outcome.out)["total"]["runs"] == 0
+    assert json.loads(outcome.out)["basis"] == "the runs of this study that are finished"
+    again = cli("study", plan, "--output", whole, "--json")
+    assert again.code == 0 and json.loads(again.out)["pending"] == []
+    assert (whole / "report.html").stat().st_size > 5000 and (whole / "study.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"choose": {"on": "test"}}, "chosen on the test rows"),
+        ({"methods": ["lora", "doar"]}, "did you mean dora?"),
+        ({"tasks": [{"train": "boolk", "validation_rows": 9}]}, "did you mean boolq?"),
+        ({"learning_rates": []}, "learning_rates"),
+    ],
+)
+def test_a_bad_plan_ends_with_2(
+    cli: Cli, tiny_model: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    outcome = cli("study", write_plan(tmp_path / "plan.yaml", tiny_model, **changes), "--output", "study")
+    assert outcome.code == 2 and message in outcome.err and "Traceback" not in outcome.err
+    assert not Path("study").exists()
+
+
+def test_a_failed_run_is_named_and_ends_with_1(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    settings = {"epochs": 1.0, "warmup_steps": 1, "batch_size": 8, "cutoff": 8}
+    plan = write_plan(tmp_path / "plan.yaml", tiny_model, learning_rates=[1e-3], settings=settings)
+    outcome = cli("study", plan, "--output", "study")
+    assert outcome.code == 1 and "dora-sample-boolq-" in outcome.err
+    assert "raise --cutoff" in outcome.err and "Traceback" not in outcome.err
+    assert read_study(Path("study/study.json")).pending == ["sample-boolq (continuation)"]

@@ -1,0 +1,61 @@
+"""Plans: those that ship, and those that are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_support import PLAN, write_plan
+
+from doratune.errors import InputError
+from doratune.study.plan import load_plan, plan_names
+
+
+@pytest.mark.parametrize("name", plan_names())
+def test_shipped_plans_are_valid_and_say_what_they_will_take(name: str) -> None:
+    plan = load_plan(name)
+    assert plan.choose.on == "validation" and plan.assume is not None
+    assert all(entry.sizes is not None for entry in plan.tasks)
+
+
+def test_the_papers_plan_is_the_papers() -> None:
+    plan = load_plan("paper-table-1")
+    assert plan.protocol == "generate" and plan.ranks == [32] and plan.alpha_over_rank == 2.0
+    assert len(plan.tasks[0].tests) == 8 and plan.settings["epochs"] == 3.0
+    assert load_plan("rank-sweep").ranks == [4, 8, 16, 32, 64]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"choose": {"on": "test"}}, r"chosen on the test rows"),
+        ({"methods": ["lora", "doar"]}, r"unknown method(.|\n)*did you mean dora\?"),
+        ({"methods": []}, r"methods"),
+        ({"tasks": []}, r"tasks"),
+        ({"seeds": []}, r"seeds"),
+        ({"seeds": [1, 1]}, r"repeated"),
+        ({"ranks": [0]}, r"ranks"),
+        ({"learning_rates": []}, r"learning_rates"),
+        ({"learning_rates": ["1e-4"]}, r"learning_rates"),
+        ({"own_learning_rates": {"dora": [1e-3]}}, r"different numbers of tries(.|\n)*lora 2, dora 1"),
+        ({"own_learning_rates": {"full": [1e-5, 1e-4]}}, r"not in the plan"),
+        ({"tasks": [{"train": "sample-bolq", "validation_rows": 9}]}, r"did you mean sample-boolq\?"),
+        ({"tasks": [PLAN["tasks"][0], PLAN["tasks"][0]]}, r"comes twice"),
+        ({"settings": {"learning_rate": 1e-3}}, r"belongs to the plan itself"),
+        ({"settings": {"epochz": 1.0}}, r"did you mean 'epochs'\?"),
+        ({"seds": [0]}, r"unknown key 'seds' \(did you mean 'seeds'\?\)"),
+        (
+            {"protocol": "generate", "tasks": [{**PLAN["tasks"][0], "formats": ["continuation"]}]},
+            r"answer labels",
+        ),
+    ],
+)
+def test_bad_plans_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_plan(str(write_plan(tmp_path, **changes)))
+
+
+def test_an_unknown_plan_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(InputError, match=r"did you mean rank-sweep\?"):
+        load_plan("rank-swep")
