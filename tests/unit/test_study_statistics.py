@@ -119,6 +119,7 @@ def test_verdicts_err_at_their_rate(seeds: int, world: World) -> None:
         assert share >= 0.005
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_planning")
 def test_a_family_errs_no_more_often_than_one_task() -> None:
     drawn = studies(NO_DIFFERENCE, 4 * 150, 3, 150).reshape(150, 4, 2, 3, 150)

@@ -17,7 +17,7 @@ studies of three seeds its 95 % intervals held the truth in 69 to 100 % of cases
 - Made-up rows that each side wins (Agresti & Coull 1998; Bonett & Price 2012) keep a spread above zero where
   hardly any row differs.
 
-The same simulations give 94 to 99.9 %: near 95 where either part is large, above it where both are alike or
+The same simulations give 94 to 100 %: near 95 where either part is large, above it where both are alike or
 few rows differ. One seed has no spread of seeds: what is told then is about its rows only.
 """
 
