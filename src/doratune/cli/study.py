@@ -51,8 +51,7 @@ def main(argv: list[str]) -> int:
     from doratune.cli.rendering import publish_study
     from doratune.study.study import make_engine, run_study
 
-    flags = ("--json", "--resume", "--no-dry-run")
-    reproduce = shlex.join(["doratune", "study", *(word for word in argv if word not in flags)])
+    reproduce = shlex.join(["doratune", "study", *(word for word in argv if word != "--json")])
     engine = make_engine(study.plan, config, configure_logging)
     with StudyProgress(study, jobs=config.jobs) as progress:
         record = run_study(study, engine, progress, reproduce=reproduce)

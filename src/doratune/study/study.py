@@ -111,9 +111,15 @@ def make_engine(plan: Plan, config: StudyConfig, initializer: Callable[[], None]
         initializer: Called first in each run's process.
 
     Raises:
-        InputError: What it needs is not installed.
+        InputError: What it needs is not installed, or a setting means nothing to it.
     """
     if config.engine == "ray":
+        if config.jobs > 1 or config.threads is not None:
+            raise InputError(
+                "a Ray cluster decides itself how many runs go at a time",
+                where="--jobs, --threads",
+                expected="resources in the plan: what one run needs",
+            )
         return RayEngine(plan.resources, initializer)
     threads = config.threads
     if threads is None and config.jobs > 1:

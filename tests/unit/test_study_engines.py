@@ -1,0 +1,69 @@
+"""Processes of their own, and what a study is thought to take."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+import pytest
+from study_support import MadeUpEngine, Silent, opened
+
+from doratune.cli.estimate import estimate
+from doratune.study.cost import START_SECONDS
+from doratune.study.local import LocalEngine
+from doratune.study.process import run_alone
+from doratune.study.study import run_study
+
+
+def test_a_process_has_the_threads_it_was_given() -> None:
+    assert run_alone(os.environ.get, "OMP_NUM_THREADS", threads=1) == "1"
+    assert run_alone(os.getpid) != os.getpid()
+
+
+def test_a_process_that_is_ended_from_outside_is_a_failed_run(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    with LocalEngine(1, None, partial(os._exit, 1)) as engine:
+        outcome = engine.submit(study.groups[0].trial("dora", 1e-3)).result()
+    assert outcome.error is not None and "ended from outside" in outcome.error
+    assert not outcome.interrupted
+
+
+ASSUMED = {"tokens_per_second": 100.0, "rows_per_second": 10.0, "basis": "made up"}
+
+
+def test_the_estimate_counts_everything_once(tmp_path: Path) -> None:
+    study = opened(tmp_path, assume=ASSUMED)
+    total = estimate(study, jobs=1)["total"]
+    # 2 methods x (2 rates + 1 more seed), 32 rows in batches of 16
+    assert (total["runs"], total["steps"]) == (6, 12)
+    # validation rows by four trials; test rows by the base model and two seeds of two methods
+    assert total["rows"] == 4 * 20 + 5 * 40
+    jobs = 4 + 1 + 4
+    seconds = total["tokens"] / 100 + total["rows"] / 10 + START_SECONDS * jobs
+    assert total["seconds"] == pytest.approx(seconds, abs=1)
+    assert estimate(study, jobs=2)["total"]["seconds"] == pytest.approx(seconds / 2, abs=1)
+    assert estimate(study, jobs=1)["basis"] == "made up"
+
+
+def test_full_fine_tuning_is_counted_once_for_all_ranks(tmp_path: Path) -> None:
+    one = estimate(opened(tmp_path, methods=["lora", "full"], ranks=[4]), jobs=1)["total"]
+    two = estimate(opened(tmp_path, methods=["lora", "full"], ranks=[4, 8]), jobs=1)["total"]
+    lora = 2 + 1  # two rates, one more seed
+    assert (one["runs"], two["runs"]) == (2 * lora, 3 * lora)
+
+
+def test_finished_runs_are_what_the_rest_is_reckoned_from(tmp_path: Path) -> None:
+    run_study(opened(tmp_path, assume=ASSUMED), MadeUpEngine(), Silent(), reproduce="")
+    left = estimate(opened(tmp_path, assume=ASSUMED, seeds=[0, 1, 2]), jobs=1)
+    assert left["total"]["runs"] == 2
+    assert left["basis"] == "the runs of this study that are finished"
+    # What the made-up runs took: 138,666 tokens in 112.3 or 105.9 s; their answers 12.5 s for 20 or 40 rows.
+    rows, seconds = 4 * 20 + 5 * 40, 9 * 12.5
+    expected = left["total"]["tokens"] / 2 * (112.3 + 105.9) / 138_666 + 80 * seconds / rows
+    assert left["total"]["seconds"] == pytest.approx(expected + 2 * START_SECONDS, abs=1)
+
+
+def test_without_any_speed_the_time_is_not_known(tmp_path: Path) -> None:
+    found = estimate(opened(tmp_path), jobs=1)
+    assert found["total"]["seconds"] is None and found["basis"] is None
