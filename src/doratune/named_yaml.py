@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -10,6 +11,15 @@ from typing import Any
 import yaml
 
 from doratune.errors import InputError, nearest
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes 1e-4 for a number, as YAML 1.2 does; PyYAML would want 1.0e-4."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def shipped_names(package: str, folder: str) -> list[str]:
@@ -63,7 +73,7 @@ def _shipped(package: str, folder: str) -> Traversable:
 
 def _parse(text: str, source: str, kind: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source

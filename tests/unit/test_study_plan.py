@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from study_support import PLAN, write_plan
 
 from doratune.errors import InputError
@@ -17,6 +18,13 @@ def test_shipped_plans_are_valid_and_say_what_they_will_take(name: str) -> None:
     plan = load_plan(name)
     assert plan.choose.on == "validation" and plan.assume is not None
     assert all(entry.sizes is not None for entry in plan.tasks)
+
+
+def test_a_learning_rate_may_be_written_as_everybody_writes_it(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    text = yaml.safe_dump({**PLAN, "learning_rates": ["@"]})
+    path.write_text(text.replace("'@'", "1e-4"), encoding="utf-8")
+    assert load_plan(str(path)).learning_rates == [0.0001]
 
 
 def test_the_papers_plan_is_the_papers() -> None:
@@ -37,7 +45,7 @@ def test_the_papers_plan_is_the_papers() -> None:
         ({"seeds": [1, 1]}, r"repeated"),
         ({"ranks": [0]}, r"ranks"),
         ({"learning_rates": []}, r"learning_rates"),
-        ({"learning_rates": ["1e-4"]}, r"learning_rates"),
+        ({"learning_rates": ["fast"]}, r"learning_rates"),
         ({"own_learning_rates": {"dora": [1e-3]}}, r"different numbers of tries(.|\n)*lora 2, dora 1"),
         ({"own_learning_rates": {"full": [1e-5, 1e-4]}}, r"not in the plan"),
         ({"tasks": [{"train": "sample-bolq", "validation_rows": 9}]}, r"did you mean sample-boolq\?"),

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from doratune import __version__
 from doratune.errors import DoratuneError, InputError, nearest
 from doratune.evaluation.config import EvalConfig
-from doratune.evaluation.target import Target, find_adapter, load_target, output_folder
+from doratune.evaluation.target import Target, find_trained, load_target, output_folder
 from doratune.records.files import write_text_atomic
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def evaluate_with_lm_eval(config: EvalConfig, *, overwrite: bool = False) -> dic
     _require_lm_eval()
     if not config.task:
         raise InputError("no task to evaluate", where="--task", fix="name one or more of lm-eval's tasks")
-    folder = output_folder(config, *find_adapter(config.target)) / FOLDER
+    folder = output_folder(config, find_trained(config.target)) / FOLDER
     requested = {one.name: one for one in map(_load_task, dict.fromkeys(config.task))}
     if len(requested) != len(set(config.task)):
         raise InputError("two files define a task of one name", where="--task", got=" ".join(config.task))

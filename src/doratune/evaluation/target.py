@@ -92,11 +92,10 @@ def find_trained(target: str) -> Found:
     )
 
 
-def output_folder(config: EvalConfig, run: Path | None, adapter: Path | None) -> Path:
-    """Where the results go, for what :func:`find_adapter` found."""
-    return (
-        config.output or run or Path("runs") / f"eval-{adapter.name if adapter else Path(config.target).name}"
-    )
+def output_folder(config: EvalConfig, found: Found) -> Path:
+    """Where the results go."""
+    name = found.adapter.name if found.adapter else Path(config.target).name
+    return config.output or found.run or Path("runs") / f"eval-{name}"
 
 
 def load_target(config: EvalConfig) -> Target:
@@ -120,7 +119,7 @@ def load_target(config: EvalConfig) -> Target:
     record = read_record(run) if run else None
     base = _load(config, record, found)
     if found.model is not None and run is not None and record is not None:
-        return Target(base.model, base.tokenizer, record, config.output or run)
+        return Target(base.model, base.tokenizer, record, output_folder(config, found))
     if record is not None and record.model.fingerprint != fingerprint(base.model):
         raise InputError(
             "the adapter was trained for another base model",
@@ -129,7 +128,7 @@ def load_target(config: EvalConfig) -> Target:
             expected=f"base {record.model.name} ({record.model.source})",
             fix="evaluate it without --model, or with the model it was trained on",
         )
-    output = output_folder(config, run, adapter)
+    output = output_folder(config, found)
     if adapter is None:
         return Target(base.model, base.tokenizer, record or _new_record(config, base, "base", None), output)
     peft_model = _add_adapter(base, adapter)

@@ -103,8 +103,9 @@ def study_record(
 def compared_pairs(methods: Sequence[StudyMethod]) -> list[tuple[StudyMethod, StudyMethod]]:
     """Which methods are compared, as (from, to): each with LoRA, DoRA first; without LoRA with the first."""
     reference: StudyMethod = "lora" if "lora" in methods else methods[0]
-    others = [method for method in methods if method != reference]
-    return [(reference, other) for other in sorted(others, key=lambda one: one != "dora")]
+    others: list[StudyMethod] = [method for method in methods if method != reference]
+    others.sort(key=lambda one: one != "dora")
+    return [(reference, other) for other in others]
 
 
 def _answered(progress: Progress, test: Test) -> Answered:

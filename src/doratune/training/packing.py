@@ -119,8 +119,8 @@ def packed_attention(
     out = attend(module, _rows(query[:, :, shared:], packed), keys, values, attention_mask, **kwargs)[0]
     out = out.flatten(0, 1).index_select(0, packed.own)
     if shared:
-        states = (states[:, :, :shared] for states in (query, key, value))
-        out = torch.cat([attend(module, *states, packed.shared_mask, **kwargs)[0][0], out])
+        query, key, value = query[:, :, :shared], key[:, :, :shared], value[:, :, :shared]
+        out = torch.cat([attend(module, query, key, value, packed.shared_mask, **kwargs)[0][0], out])
     return out[None], None
 
 
