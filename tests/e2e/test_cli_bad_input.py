@@ -77,9 +77,9 @@ CASES = {
         lambda: ["--preset", _file("p.yaml", "learning_rat: 1.0e-3\n")],
         ["p.yaml", "learning_rat", "did you mean 'learning_rate'"],
     ),
-    "number that YAML reads as text": (
-        lambda: ["--preset", _file("p.yaml", "learning_rate: 1e-3\n")],
-        ["learning_rate", "1e-3"],
+    "text where a number belongs": (
+        lambda: ["--preset", _file("p.yaml", "learning_rate: fast\n")],
+        ["learning_rate", "fast"],
     ),
     "malformed preset": (lambda: ["--preset", _file("p.yaml", "a: [1\n")], ["p.yaml", "line"]),
 }
