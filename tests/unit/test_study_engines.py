@@ -17,7 +17,7 @@ from doratune.study.study import run_study
 
 
 def test_a_process_has_the_threads_it_was_given() -> None:
-    assert run_alone(os.environ.get, "OMP_NUM_THREADS", threads=1) == "1"
+    assert run_alone(os.getenv, "OMP_NUM_THREADS", threads=1) == "1"
     assert run_alone(os.getpid) != os.getpid()
 
 
