@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from doratune.errors import DoratuneError, InputError
-from doratune.models import load_model, resolve_dtype
 from doratune.models.builtin import BUILTIN, resolve_builtin
 from doratune.models.fingerprint import fingerprint
+from doratune.models.load import load_model
+from doratune.models.precision import resolve_dtype
 
 
 def test_auto_dtype_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:

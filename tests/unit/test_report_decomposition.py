@@ -14,7 +14,7 @@ from doratune.records.analysis import AnalysisRecord, GainDrift, KindCorrelation
 from doratune.records.files import read_analysis
 from doratune.records.study import StudyMethod
 from doratune.report.decomposition import correlation_table, gain_sentences, kinds, sources
-from doratune.report.decomposition_plots import kind_plot, whole_plot
+from doratune.report.decomposition_plots import whole_plot
 from doratune.report.files import write_analysis
 from doratune.report.terminal import analysis_renderable
 
@@ -97,25 +97,24 @@ def test_the_gains_are_those_of_the_last_step() -> None:
 
 
 def test_plots_say_what_they_show_and_take_the_pages_colours(four: AnalysisRecord) -> None:
-    element = kind_plot(four, "q_proj", "fig7")
-    assert element.startswith("<svg viewBox=") and "#0001" not in element and "#00000" not in element
-    drawn = xml.etree.ElementTree.fromstring(element.replace("xlink:href", "href"))
+    source = whole_plot(four)
+    drawn, element = xml.etree.ElementTree.fromstring(source), source.partition("</style>")[2]
+    assert "#0001" not in element and "#00000" not in element
     assert {"full fine-tuning, q_proj: r = −0.50", "DoRA, q_proj: r = –"} <= set(
         re.split(r"[.;] (?=[A-Zf])|\.$", drawn.get("aria-label", ""))
     )
     text = "".join(drawn.itertext())
     assert "r = +0.88" in text and "DoRA with attached norm" in text and "ΔM" in text
-    assert all(one.get("id", "fig7-").startswith("fig7-") for one in drawn.iter())
     for index in (1, 2, 3, 4):
-        # six points a panel, in two strengths
-        assert len(re.findall(rf'<use [^>]*style="fill: var\(--s{index}\)', element)) == 6
+        # six points of q_proj, as many of the other kind, and all of them together
+        assert len(re.findall(rf'<use [^>]*style="fill: var\(--s{index}\)', element)) == 24
 
 
 def test_many_seeds_of_a_method_share_its_panel() -> None:
     seeds = [run(f"seed{index}", "lora", r) for index, r in enumerate((0.5, 0.25, 0.75, 0.125))]
-    two, four = (kind_plot(analysis(*seeds[:count]), "all", "fig") for count in (2, 4))
+    two, four = (whole_plot(analysis(*seeds[:count])) for count in (2, 4))
     assert "r = +0.50, +0.25" in two and "r = +0.12 to +0.75" in four
-    assert two.count(">LoRA</text>") == four.count(">LoRA</text>") == 1
+    assert two.count(">LoRA, all</text>") == four.count(">LoRA, all</text>") == 1
 
 
 def test_the_file_is_whole_by_itself(four: AnalysisRecord, tmp_path: Path) -> None:

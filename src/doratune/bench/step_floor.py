@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from doratune.bench.step_providers import Frozen
 from doratune.bench.step_rows import draw_rows
-from doratune.models import load_model
+from doratune.models.load import load_model
 from doratune.records.bench import StepCase
 from doratune.training.encoded import IGNORED
 

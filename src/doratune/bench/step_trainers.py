@@ -12,7 +12,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from doratune.bench.step_child import Trainee
 from doratune.bench.step_providers import Method
 from doratune.bench.step_rows import draw_rows
-from doratune.models import load_model
+from doratune.models.load import load_model
 from doratune.training.callbacks import InterruptCallback, MetricsCallback
 from doratune.training.config import LLAMA_TARGETS, TrainConfig
 from doratune.training.train import build_trainer, load_base

@@ -33,8 +33,8 @@ def main(argv: list[str]) -> int:
     from doratune.cache import cache_home
     from doratune.cli.output import print_json
     from doratune.environment import describe_environment
-    from doratune.models import resolve_dtype
     from doratune.models.builtin import BUILTIN
+    from doratune.models.precision import resolve_dtype
 
     environment = describe_environment()
     device = "cuda" if torch.cuda.is_available() else "cpu"

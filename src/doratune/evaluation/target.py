@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from doratune.environment import describe_environment
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
-from doratune.models import LoadedModel, load_model
 from doratune.models.fingerprint import fingerprint
+from doratune.models.load import LoadedModel, load_model
 from doratune.peft import enable
 from doratune.records.files import RECORD_NAME, read_record
 from doratune.records.run import Method, ModelRecord, ParameterCount, RunRecord

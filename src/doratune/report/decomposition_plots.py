@@ -6,7 +6,6 @@ least squares one of a run.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -16,7 +15,7 @@ from doratune.records.analysis import AnalysisRecord, KindCorrelation, RunAnalys
 from doratune.records.study import METHOD_NAMES, StudyMethod
 from doratune.report import numbers
 from doratune.report.decomposition import kinds
-from doratune.report.figures import GRID, RC, TEXT, WIDTH, colour, to_svg
+from doratune.report.figures import GRID, TEXT, colour, drawing, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,37 +28,13 @@ FAINTEST = 0.25  # opacity of the first checkpoint
 MOST_NAMED = 3  # correlations that fit into a panel one by one
 
 
-def kind_plot(analysis: AnalysisRecord, kind: str, name: str) -> str:
-    """One kind of layer, a panel for each method, as an ``<svg>`` element as wide as a phone.
-
-    Args:
-        analysis: What to draw.
-        kind: A kind of layer, or "all".
-        name: Prefix of the ids inside, unique in the page.
-    """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    methods = _by_method(analysis)
-    columns = min(2, len(methods))
-    rows = math.ceil(len(methods) / columns)
-    with mpl.rc_context(RC), mpl.rc_context({"svg.hashsalt": name}):
-        figure = Figure(figsize=(WIDTH, PANEL_HEIGHT * rows), layout="constrained")
-        for place, (method, runs) in enumerate(methods.items()):
-            axes = figure.add_subplot(rows, columns, place + 1)
-            _draw(axes, runs, kind, METHOD_NAMES[method])
-        _label(figure)
-        return to_svg(figure, name, _words(analysis, [kind]))
-
-
 def whole_plot(analysis: AnalysisRecord) -> str:
     """All kinds under one another and the methods side by side, as a whole SVG file."""
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     methods, shown = _by_method(analysis), kinds(analysis)
     name = "analysis"
-    with mpl.rc_context(RC), mpl.rc_context({"svg.hashsalt": name}):
+    with drawing(name):
         size = (0.6 + 2.4 * len(methods), 0.3 + PANEL_HEIGHT * len(shown))
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(len(shown), len(methods), squeeze=False)

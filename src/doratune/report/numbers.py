@@ -32,8 +32,8 @@ def signed_interval(bounds: tuple[float, float]) -> str:
 
 
 def correlation(value: float | None) -> str:
-    """0.831 as "+0.83", with its sign always; "–" where it is not defined."""
-    return "–" if value is None else f"{value:+.2f}".replace("-", MINUS)
+    """0.831 as "+0.83"; "–" where it is not defined."""
+    return "–" if value is None else signed(value, 2)
 
 
 def slope(value: float | None) -> str:

@@ -20,8 +20,9 @@ from trl.trainer.sft_trainer import SFTTrainer
 from doratune.environment import describe_environment
 from doratune.errors import DoratuneError, InputError
 from doratune.memory import peak_memory_bytes
-from doratune.models import LoadedModel, load_model, resolve_dtype
 from doratune.models.fingerprint import fingerprint
+from doratune.models.load import LoadedModel, load_model
+from doratune.models.precision import resolve_dtype
 from doratune.records.files import RECORD_NAME, write_json_atomic
 from doratune.records.run import ModelRecord, ParameterCount, RunRecord, TrainingRecord
 from doratune.training import run_directory
