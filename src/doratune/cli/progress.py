@@ -41,7 +41,7 @@ class StudyProgress:
         self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._total, self._ended = len(self._left), 0
         self._began = self._noted = time.monotonic()
-        self._reckoned = 0.0  # what the ended jobs were thought to take
+        self._busy = 0.0  # seconds that the ended jobs took, one after the other
         self._task = self._bar.add_task("study", total=self._total, status="")
 
     def __enter__(self) -> StudyProgress:
@@ -62,8 +62,7 @@ class StudyProgress:
         """Say how a job ended, and what is left."""
         del self._running[job.key]
         self._noted = time.monotonic()
-        if job.key in self._left:
-            self._reckoned += self._speeds.seconds(job.method, self._left[job.key][1]) or 0.0
+        self._busy += outcome.seconds
         if outcome.error is None and not outcome.interrupted:
             self._speeds.add(job)
         # Taken stock of again: a choice of learning rates gives the jobs that follow their names.
@@ -92,9 +91,10 @@ class StudyProgress:
         known = [one for one in times if one is not None]
         if len(known) < len(times):
             return ""
-        # How many run at a time, and how far the reckoning is off, shows in what the ended ones took.
-        pace = (self._noted - self._began) / self._reckoned if self._reckoned else 1 / self._jobs
-        return f", about {duration(max(sum(known) * pace - (time.monotonic() - self._noted), 0.0))} left"
+        now = time.monotonic()
+        # How many a cluster runs at a time shows in what the ended ones took together.
+        at_a_time = max(self._jobs, self._busy / (self._noted - self._began)) if self._busy else self._jobs
+        return f", about {duration(max(sum(known) / at_a_time - (now - self._noted), 0.0))} left"
 
 
 def _step(job: Job) -> str:
