@@ -8,7 +8,7 @@ The prompt is run once and shared by its candidates. They follow it in the same 
 (``tree.py``); a 4D attention mask lets each tree node see the prompt and its own ancestors only, and its
 position goes on from the prompt's length. The layout of a row, of which the prefix comes out of a cache:
 
-    [prefix][padding][rest of the prompt][tree][padding]
+    [prefix][padding][rest of the prompt][tree]
 """
 
 from __future__ import annotations
@@ -142,17 +142,19 @@ def _score_batch(
     trees: list[CandidateTree],
 ) -> list[list[float]]:
     """Scores of each row's candidates; ``rests`` are the prompts without the prefix that ``cache`` holds."""
-    width = max(map(len, rests))
-    tree_width = max(len(tree.tokens) for tree in trees)
+    # A row's tree follows its own prompt, so that only its whole length is padded, and all rows end together:
+    # then the slots whose logits are asked for are the last ones of every row.
+    width = max(len(rest) + len(tree.tokens) for rest, tree in zip(rests, trees, strict=True))
+    slots = 1 + max(len(tree.tokens) for tree in trees)
     # Padding may hold any token: it is seen by nothing.
-    ids = torch.zeros(len(rests), width + tree_width, dtype=torch.long)
+    ids = torch.zeros(len(rests), width, dtype=torch.long)
     positions = torch.zeros_like(ids)
     for row, (rest, tree) in enumerate(zip(rests, trees, strict=True)):
-        nodes = len(tree.tokens)
+        first = width - len(rest) - len(tree.tokens)
         length = prefix_length + len(rest)
-        ids[row, width - len(rest) : width + nodes] = torch.tensor(rest + tree.tokens)
-        positions[row, width - len(rest) : width] = torch.arange(prefix_length, length)
-        positions[row, width : width + nodes] = length + torch.tensor(tree.depths, dtype=torch.long)
+        ids[row, first:] = torch.tensor(rest + tree.tokens)
+        depths = [length + depth for depth in tree.depths]
+        positions[row, first:] = torch.tensor([*range(prefix_length, length), *depths])
     mask = _tree_mask(prefix_length, [len(rest) for rest in rests], [tree.parents for tree in trees])
     if model.config._attn_implementation == "eager":
         # Eager attention adds the mask to its scores; sdpa takes booleans, whatever the model's dtype.
@@ -165,33 +167,31 @@ def _score_batch(
         use_cache=True,
         # By index, not by number: the head would get a slice, and the product of a slice with strides copies
         # the head's weight for every row on a CPU, which took three quarters of all time.
-        logits_to_keep=torch.arange(width - 1, width + tree_width, device=model.device),
+        logits_to_keep=torch.arange(width - slots, width, device=model.device),
     ).logits
     return [_path_scores(row_logits, tree) for row_logits, tree in zip(logits, trees, strict=True)]
 
 
 def _tree_mask(prefix_length: int, lengths: list[int], parents: list[list[int]]) -> torch.Tensor:
-    """Who sees whom, boolean (rows, queries, prefix + queries); queries: [padding][prompt][tree][padding]."""
-    width, tree_width = max(lengths), max(map(len, parents))
-    queries = width + tree_width
+    """Who sees whom, boolean (rows, queries, prefix + queries); queries: [padding][prompt][tree]."""
+    queries = max(length + len(row_parents) for length, row_parents in zip(lengths, parents, strict=True))
     mask = torch.zeros(len(lengths), queries, prefix_length + queries, dtype=torch.bool)
     mask[:, :, :prefix_length] = True
     own = mask[:, :, prefix_length:]
     # Padding sees itself too: a query that sees nothing would be undefined.
     own.diagonal(dim1=1, dim2=2).fill_(True)
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
     for row, (length, row_parents) in enumerate(zip(lengths, parents, strict=True)):
-        start = width - length
-        own[row, start:width, start:width] = causal[start:, start:]
+        tree = queries - len(row_parents)
+        own[row, tree - length : tree, tree - length : tree] = torch.ones(length, length).tril().bool()
         for node, parent in enumerate(row_parents):
-            # Slot 0 is the prompt's last token, at width - 1: a node sees what its parent sees, and itself.
-            own[row, width + node] |= own[row, width - 1 + parent]
+            # Slot 0 is the prompt's last token, at tree - 1: a node sees what its parent sees, and itself.
+            own[row, tree + node] |= own[row, tree - 1 + parent]
     return mask
 
 
 def _path_scores(logits: torch.Tensor, tree: CandidateTree) -> list[float]:
     """Sum of log-probabilities along each candidate's path; ``logits`` are (slots, vocabulary)."""
-    log_probabilities = torch.log_softmax(logits[: len(tree.tokens) + 1].float(), dim=-1)
+    log_probabilities = torch.log_softmax(logits[-len(tree.tokens) - 1 :].float(), dim=-1)
     scores = []
     for path in tree.paths:
         slots, tokens = zip(*path, strict=True)
