@@ -249,6 +249,21 @@ def test_one_method_without_search_or_base(record: StudyRecord) -> None:
     Page(page)
 
 
+def test_a_rate_at_the_end_of_the_list_is_told(record: StudyRecord) -> None:
+    assert "At the end of what was tried" not in study_markdown(record)
+    cell = study(methods=("lora", "dora"), tasks=("boolq",)).cells[0]
+    lora, dora = cell.arms
+    rates = sorted(trial.learning_rate for trial in lora.trials)
+    for chosen, words in (
+        (rates[0], "LoRA on boolq (the smallest)"),
+        (rates[-1], "LoRA on boolq (the largest)"),
+    ):
+        arms = [lora.model_copy(update={"learning_rate": chosen}), dora]
+        ended = record.model_copy(update={"cells": [cell.model_copy(update={"arms": arms})], "pooled": []})
+        for text in (plain(study_markdown(ended)), plain(" ".join(Page(study_html(ended)).text))):
+            assert f"might have done better: {words}." in text
+
+
 def test_cells_are_told_apart_by_what_differs(record: StudyRecord) -> None:
     first = record.cells[0]
     other = first.model_copy(update={"format": "instruct", "rank": 16})

@@ -62,7 +62,7 @@ def study_html(record: StudyRecord, analyses: Sequence[AnalysisRecord] = ()) -> 
             "test": verdicts.TEST_NOTE,
             "needed": verdicts.NEEDED_NOTE,
             "paper": paper.ACCURACY_NOTE,
-            "search": tables.SEARCH_NOTE,
+            "search": tables.search_note(record),
             "analysis": analysis.NOTE,
             "gain": analysis.GAIN_NOTE,
         },

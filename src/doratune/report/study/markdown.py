@@ -59,7 +59,8 @@ def _results(record: StudyRecord) -> list[str]:
     needed = verdicts.needed_table(record)
     if needed:
         parts += ["### What it would take to tell", markdown_table(needed, starred), verdicts.NEEDED_NOTE]
-    parts += ["## Learning rates", markdown_table(tables.search_table(record), starred), tables.SEARCH_NOTE]
+    parts += ["## Learning rates", markdown_table(tables.search_table(record), starred)]
+    parts.append(escaped(tables.search_note(record)))
     parts += ["## Cost", markdown_table(tables.cost_table(record))]
     sentence = tables.cost_sentence(record)
     return parts + ([sentence] if sentence else [])

@@ -12,7 +12,7 @@ from doratune.report.study import cells
 from doratune.report.tables import NONE, Cell, Table
 
 NOT_RUN = "not in this study"
-SEARCH_NOTE = (
+SEARCH_RULE = (
     "Every learning rate was tried by the same rule for every method and judged on validation rows that "
     "were taken out of the training rows. The test rows were read once, with the chosen one."
 )
@@ -91,6 +91,26 @@ def search_table(record: StudyRecord) -> Table:
         for cell in record.cells
     ]
     return Table(columns, rows)
+
+
+def search_note(record: StudyRecord) -> str:
+    """The rule of the choice, and which choices are at an end of what was tried."""
+    ends = []
+    for method in cells.methods(record):
+        found = [
+            f"{cells.cell_label(cell, record)} ({end})"
+            for cell in record.cells
+            for arm in [cells.arm_of(cell, method)]
+            for end in [arm and _end(arm)]
+            if end
+        ]
+        ends += [f"{cells.method_name(method)} on {'; '.join(found)}"] if found else []
+    if not ends:
+        return SEARCH_RULE
+    return (
+        f"{SEARCH_RULE} At the end of what was tried, so that a rate beyond it might have done better: "
+        f"{'. '.join(ends)}."
+    )
 
 
 def cost_table(record: StudyRecord) -> Table:
@@ -200,6 +220,14 @@ def _search(arm: StudyArm | None) -> Cell:
     chosen = next((trial for trial in arm.trials if trial.chosen), None)
     detail = f"of {len(arm.trials)}; {numbers.percent(chosen.accuracy)}" if chosen else "not searched"
     return Cell(numbers.learning_rate(arm.learning_rate), detail)
+
+
+def _end(arm: StudyArm) -> str | None:
+    """At which end of its tries the chosen learning rate is, or None."""
+    tried = [trial.learning_rate for trial in arm.trials]
+    if len(tried) < 2 or min(tried) < arm.learning_rate < max(tried):
+        return None
+    return "the smallest" if arm.learning_rate == min(tried) else "the largest"
 
 
 def _ratios(arm: StudyArm, lora: StudyArm) -> tuple[float, float] | None:
