@@ -158,7 +158,7 @@ def _cell(task: str, answers: dict[StudyMethod, np.ndarray], seeds: int) -> Stud
         rows=rows,
         chance=0.5,
         majority=0.62,
-        note="tested on the public validation rows" if task == "boolq" else None,
+        note="Tested on the public validation rows." if task == "boolq" else None,
         base=_result(int(0.51 * rows), rows),
         arms=[_arm(task, method, correct) for method, correct in answers.items()],
         differences=[],

@@ -66,13 +66,12 @@ def paper_rank(cell: StudyCell) -> int:
 
 
 def differing(cell: StudyCell) -> str:
-    """In what the cell is not what the paper did: "model, format, data"."""
+    """In what the cell is not what the paper did: "model, format". Of its rows only its note can tell."""
     differs = {
         "model": cell.model.rpartition("/")[2].lower() != "llama-7b",
         "rank": cell.rank != paper_rank(cell),
         "format": cell.format != "instruct",
         "protocol": cell.protocol != "generate",
-        "data": cell.note is not None,
     }
     return ", ".join(name for name, found in differs.items() if found)
 
@@ -80,7 +79,7 @@ def differing(cell: StudyCell) -> str:
 def _apart(cell: StudyCell) -> str:
     """What must be known before the two are compared."""
     found = differing(cell)
-    return "; ".join(filter(None, [f"not the paper's {found}" if found else "", cell.note]))
+    return " ".join(filter(None, [f"Not the paper's {found}." if found else "", cell.note]))
 
 
 def _ours(cell: StudyCell) -> list[Cell]:
