@@ -18,8 +18,8 @@ MARKERS = ("o", "D", "^", "s", "v", "P", "X")
 NOTE = (
     "ΔM is the mean change of the norm of a weight's rows, ΔD the mean of 1 − cosine between a row and the "
     "same row of the base model (arXiv 2402.09353, equations 3 and 4). A mark is one weight at one "
-    "checkpoint; the later the checkpoint, the stronger the mark. The paper takes a negative correlation, "
-    "as full fine-tuning has it, for a finer way of learning than a positive one."
+    "checkpoint; the later the checkpoint, the stronger the mark. Every run has axes of its own. The paper "
+    "takes a negative correlation, as full fine-tuning has it, for a finer way of learning."
 )
 GAIN_NOTE = (
     "g = m / ‖V‖ is what DoRA multiplies a row with. It is 1 before the first step; the figure shows the "
@@ -27,19 +27,18 @@ GAIN_NOTE = (
 )
 
 
-def change_plot(run: RunAnalysis, analysis: AnalysisRecord, name: str) -> str | None:
+def change_plot(run: RunAnalysis, name: str) -> str | None:
     """ΔM against ΔD of every weight at every checkpoint, coloured by kind; None without any.
 
-    All runs of an analysis have the same axes, so that they can be compared.
+    Every run has axes of its own: full fine-tuning moves weights so much less that it would be one dot.
     """
     if not run.changes:
         return None
-    looks = _looks(one.kind for other in analysis.runs for one in other.changes)
+    looks = _looks(one.kind for one in run.changes)
     steps = sorted({one.step for one in run.changes})
     with drawing(name):
         figure, axes = new_figure(3.3)
-        for kind in dict.fromkeys(one.kind for one in run.changes):
-            index, marker = looks[kind]
+        for kind, (index, marker) in looks.items():
             for place, step in enumerate(steps, start=1):
                 of_step = [one for one in run.changes if (one.kind, one.step) == (kind, step)]
                 axes.plot(
@@ -53,9 +52,8 @@ def change_plot(run: RunAnalysis, analysis: AnalysisRecord, name: str) -> str | 
                     alpha=0.25 + 0.65 * place / len(steps),
                     label=kind if step == steps[-1] else None,
                 )
-        for axis, of in (("x", "direction"), ("y", "magnitude")):
-            most = max(getattr(one, of) for other in analysis.runs for one in other.changes)
-            axes.set(**{f"{axis}lim": (-0.04 * most, 1.06 * most or 1)})
+        axes.locator_params(nbins=4)
+        axes.ticklabel_format(style="sci", scilimits=(-2, 3))
         axes.set(xlabel="ΔD, change of direction", ylabel="ΔM, change of magnitude")
         _finish(axes, len(looks))
         return to_svg(figure, name, _change_words(run))
@@ -71,8 +69,8 @@ def gain_plot(run: RunAnalysis, name: str) -> str | None:
         by_kind[one.kind][one.step].append(one.deviation)
     with drawing(name):
         figure, axes = new_figure(2.9)
-        for kind, by_step in by_kind.items():
-            index, marker = looks[kind]
+        for kind, (index, marker) in looks.items():
+            by_step = by_kind[kind]
             steps = sorted(by_step)
             axes.plot(
                 steps,
@@ -119,7 +117,7 @@ def _looks(kinds: Iterable[str]) -> dict[str, tuple[int, str]]:
     """The colour and the marker of each kind of layer."""
     return {
         kind: (1 + place % (SERIES - 1), MARKERS[place % len(MARKERS)])
-        for place, kind in enumerate(dict.fromkeys(kinds))
+        for place, kind in enumerate(sorted(set(kinds)))
     }
 
 
@@ -129,7 +127,7 @@ def _finish(axes: Axes, entries: int) -> None:
     axes.legend(
         frameon=False,
         loc="lower left",
-        bbox_to_anchor=(-0.1, 1.0),
+        bbox_to_anchor=(-0.1, 1.05),  # above the axis' own power of ten
         ncols=min(3, entries),
         handlelength=1.5,
         columnspacing=1.2,

@@ -84,7 +84,7 @@ def _analysis(one: AnalysisRecord, index: int) -> dict[str, Any]:
         "record": one,
         "sources": decomposition.sources(one),
         "correlations": decomposition.correlation_table(one),
-        "changes": _figures(one, lambda run, place: analysis.change_plot(run, one, f"change{index}-{place}")),
+        "changes": _figures(one, lambda run, place: analysis.change_plot(run, f"change{index}-{place}")),
         "gains": _figures(one, lambda run, place: analysis.gain_plot(run, f"gain{index}-{place}")),
     }
 
