@@ -76,6 +76,24 @@ def test_the_head_gets_no_slice_with_strides():
     assert all(contiguous for shape, contiguous in seen if shape[0] > 1)
 
 
+def test_only_whole_rows_are_padded():
+    """A long prompt beside long candidates of another row makes no row longer than the longest of both."""
+    model = tiny_llama()
+    rows = [
+        example(0, words(1, *[2] * 20), (words(3), words(4))),
+        example(
+            1, words(5, 6), (words(*[7] * 16), words(8))
+        ),  # its tree holds 15 tokens: the last predicts nothing
+    ]
+    widths = []
+    handle = model.register_forward_pre_hook(
+        lambda _model, _inputs, named: widths.append(named["input_ids"].shape), with_kwargs=True
+    )
+    score_candidates(model, word_tokenizer("$A"), rows, batch_size=2)
+    handle.remove()
+    assert [shape for shape in widths if shape[0] == 2] == [(2, 21)]
+
+
 def test_identical_candidates_tie_and_the_first_wins():
     scores = score_candidates(tiny_llama(), TOKENIZER, [EXAMPLES[4]], batch_size=1)[0]
     assert scores.raw[0] == scores.raw[1]

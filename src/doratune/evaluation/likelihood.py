@@ -155,7 +155,7 @@ def _score_batch(
         ids[row, first:] = torch.tensor(rest + tree.tokens)
         depths = [length + depth for depth in tree.depths]
         positions[row, first:] = torch.tensor([*range(prefix_length, length), *depths])
-    mask = _tree_mask(prefix_length, [len(rest) for rest in rests], [tree.parents for tree in trees])
+    mask = _tree_mask(prefix_length, width, [len(rest) for rest in rests], [tree.parents for tree in trees])
     if model.config._attn_implementation == "eager":
         # Eager attention adds the mask to its scores; sdpa takes booleans, whatever the model's dtype.
         mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
@@ -172,9 +172,10 @@ def _score_batch(
     return [_path_scores(row_logits, tree) for row_logits, tree in zip(logits, trees, strict=True)]
 
 
-def _tree_mask(prefix_length: int, lengths: list[int], parents: list[list[int]]) -> torch.Tensor:
+def _tree_mask(
+    prefix_length: int, queries: int, lengths: list[int], parents: list[list[int]]
+) -> torch.Tensor:
     """Who sees whom, boolean (rows, queries, prefix + queries); queries: [padding][prompt][tree]."""
-    queries = max(length + len(row_parents) for length, row_parents in zip(lengths, parents, strict=True))
     mask = torch.zeros(len(lengths), queries, prefix_length + queries, dtype=torch.bool)
     mask[:, :, :prefix_length] = True
     own = mask[:, :, prefix_length:]
@@ -182,7 +183,9 @@ def _tree_mask(prefix_length: int, lengths: list[int], parents: list[list[int]])
     own.diagonal(dim1=1, dim2=2).fill_(True)
     for row, (length, row_parents) in enumerate(zip(lengths, parents, strict=True)):
         tree = queries - len(row_parents)
-        own[row, tree - length : tree, tree - length : tree] = torch.ones(length, length).tril().bool()
+        own[row, tree - length : tree, tree - length : tree] = torch.ones(
+            length, length, dtype=torch.bool
+        ).tril()
         for node, parent in enumerate(row_parents):
             # Slot 0 is the prompt's last token, at tree - 1: a node sees what its parent sees, and itself.
             own[row, tree + node] |= own[row, tree - 1 + parent]

@@ -19,7 +19,7 @@ NOTE = (
     "ΔM is the mean change of the norm of a weight's rows, ΔD the mean of 1 − cosine between a row and the "
     "same row of the base model (arXiv 2402.09353, equations 3 and 4). A mark is one weight at one "
     "checkpoint; the later the checkpoint, the stronger the mark. Every run has axes of its own. The paper "
-    "takes a negative correlation, as full fine-tuning has it, for a finer way of learning."
+    "takes a negative correlation, as full fine-tuning has it there, for a finer way of learning."
 )
 GAIN_NOTE = (
     "g = m / ‖V‖ is what DoRA multiplies a row with. It is 1 before the first step; the figure shows the "

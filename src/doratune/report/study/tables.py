@@ -100,8 +100,7 @@ def search_note(record: StudyRecord) -> str:
         found = [
             f"{cells.cell_label(cell, record)} ({end})"
             for cell in record.cells
-            for arm in [cells.arm_of(cell, method)]
-            for end in [arm and _end(arm)]
+            for end in [_end(cells.arm_of(cell, method))]
             if end
         ]
         ends += [f"{cells.method_name(method)} on {'; '.join(found)}"] if found else []
@@ -222,10 +221,10 @@ def _search(arm: StudyArm | None) -> Cell:
     return Cell(numbers.learning_rate(arm.learning_rate), detail)
 
 
-def _end(arm: StudyArm) -> str | None:
+def _end(arm: StudyArm | None) -> str | None:
     """At which end of its tries the chosen learning rate is, or None."""
-    tried = [trial.learning_rate for trial in arm.trials]
-    if len(tried) < 2 or min(tried) < arm.learning_rate < max(tried):
+    tried = [trial.learning_rate for trial in arm.trials] if arm else []
+    if arm is None or len(tried) < 2 or min(tried) < arm.learning_rate < max(tried):
         return None
     return "the smallest" if arm.learning_rate == min(tried) else "the largest"
 
