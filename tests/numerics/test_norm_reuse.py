@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import doratune
 import doratune.peft.norms as norms
 from doratune import reference
+from doratune.peft import hold_norms
 
 
 @pytest.fixture
@@ -209,3 +210,68 @@ def test_checkpointing_of_a_function_that_owns_the_layer(computed):
     x = torch.randn(7, 48, requires_grad=True)
     checkpoint(model, x, use_reentrant=False).sum().backward()
     assert len(computed) == 1
+
+
+def looks(monkeypatch):
+    """A list that grows by one with every tensor whose content is looked at."""
+    seen, digest = [], norms._digest
+    monkeypatch.setattr(norms, "_digest", lambda tensor: seen.append(tensor.shape) or digest(tensor))
+    return seen
+
+
+def test_held_norms_are_computed_before_and_never_looked_at(monkeypatch, computed):
+    model = tiny_llama().eval()
+    ids = torch.randint(0, 32, (2, 5))
+    outside = model(input_ids=ids).logits
+    seen = looks(monkeypatch)
+    with hold_norms(model):
+        at_entry = len(seen)
+        assert at_entry == 2 * 4 * 3
+        inside = model(input_ids=ids).logits
+        model(input_ids=ids)
+    assert len(seen) == at_entry
+    assert len(computed) == 2 * 4
+    torch.testing.assert_close(inside, outside, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("ended", ["in order", "by an error"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_never_stale_after_norms_were_held(change, ended):
+    model = peft_linear(bias=False)
+    doratune.enable(model)
+    x = torch.randn(7, 48)
+    try:
+        with hold_norms(model):
+            model(x)
+            if ended == "by an error":
+                raise ZeroDivisionError
+    except ZeroDivisionError:
+        pass
+    with torch.no_grad():
+        CHANGES[change](model)
+    what = "unmerge" if "unmerged" in change else "output"
+    assert_close(what, torch.float32, model(x), truth(model, x))
+
+
+def test_adapters_may_be_switched_and_scaled_where_norms_are_held():
+    model = peft_linear(bias=False)
+    doratune.enable(model)
+    x = torch.randn(7, 48)
+    with hold_norms(model):
+        for change in (
+            switch_adapter,
+            lambda model: layer_of(model).set_scale("other", 5.0),
+            merge_and_unmerge,
+        ):
+            with torch.no_grad():
+                change(model)
+            assert_close("unmerge", torch.float32, model(x), truth(model, x))
+        with hold_norms(model):
+            pass
+        assert layer_of(model).norms.held
+
+
+def test_what_is_not_on_the_engine_is_left_alone():
+    model, plain = peft_linear(bias=False), torch.nn.Linear(3, 3)
+    with hold_norms(model), hold_norms(plain):
+        model(torch.randn(7, 48))

@@ -4,10 +4,13 @@ from functools import cache
 import pytest
 import torch
 from evaluation_support import BOS, EOS, example, head_inputs, ids, tiny_llama, word_tokenizer, words
+from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
+import doratune.peft.norms as norms
 from doratune.errors import InputError
 from doratune.evaluation.generate import generate_answers
+from doratune.peft import enable
 
 TOKENIZER = word_tokenizer()
 PREFIXED = [example(i, words(9, 8, 7, *range(i, i + 1 + (i * 5) % 8))) for i in range(9)]
@@ -121,6 +124,17 @@ def test_the_head_scores_new_tokens_only():
     with head_inputs(model) as seen:
         generate_answers(model, TOKENIZER, PREFIXED, batch_size=4, max_new_tokens=3)
     assert seen and all(shape[1] == 1 and contiguous for shape, contiguous in seen)
+
+
+def test_an_adapters_norms_are_computed_once_however_many_tokens_are_written(monkeypatch):
+    looks, digest = [], norms._digest
+    config = LoraConfig(r=2, use_dora=True, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    model = get_peft_model(spoken_llama(), config).double()
+    stock = one_at_a_time(model, PREFIXED)
+    enable(model)
+    monkeypatch.setattr(norms, "_digest", lambda tensor: looks.append(tensor.shape) or digest(tensor))
+    assert generate_answers(model, TOKENIZER, PREFIXED, batch_size=2, max_new_tokens=12) == stock
+    assert len(looks) == 2 * 2 * 3  # layers, targets, and their A, B and W
 
 
 def test_training_mode_comes_back_and_progress_counts_the_rows():

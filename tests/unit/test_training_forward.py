@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
+import doratune.peft.norms as norms
 from doratune.peft import enable
 from doratune.training import forward as spare
 from doratune.training.encoded import IGNORED
@@ -211,6 +212,32 @@ def test_attention_follows_the_length_unless_it_was_chosen(monkeypatch: pytest.M
         spare_forward(model.get_base_model())
         step(model, batch())
         assert model.get_base_model().config._attn_implementation == used
+
+
+def test_norms_are_held_within_a_pass_and_follow_the_weights_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the layers run again in the backward pass, which is outside."""
+    inputs, looks, digest = batch(), [], norms._digest
+    model, other = adapted_model(), adapted_model()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for one in (model, other):
+        spare_forward(one.get_base_model())
+    step(model, inputs)
+    for one in (model, other):
+        for parameter in one.parameters():
+            parameter.data.mul_(1.5)
+    read, gradients = step(model, inputs)
+    wanted, wanted_gradients = step(other, inputs)
+    assert read == pytest.approx(wanted)
+    torch.testing.assert_close(gradients, wanted_gradients)
+    monkeypatch.setattr(norms, "_digest", lambda tensor: looks.append(tensor.shape) or digest(tensor))
+    before: list[int] = []
+    model.get_base_model().get_input_embeddings().register_forward_hook(lambda *_: before.append(len(looks)))
+    with torch.no_grad():
+        model(**inputs, use_cache=False, fused_lm_head=True)
+    assert before == [2 * 3 * 3]  # layers, targets, and their A, B and W
+    assert len(looks) == before[0]
 
 
 def test_scaled_logits_are_left_to_trl() -> None:

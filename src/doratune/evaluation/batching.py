@@ -17,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from doratune.data.encode import encode_prompts
 from doratune.data.examples import Example
 from doratune.errors import InputError
+from doratune.peft import hold_norms
 
 Progress = Callable[[int], None]
 
@@ -29,11 +30,11 @@ def base_model(model: torch.nn.Module) -> PreTrainedModel:
 
 @contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """No gradients and no dropout inside; training mode is given back afterwards."""
+    """No gradients, no dropout and DoRA's norms as they are now; training mode is given back afterwards."""
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), hold_norms(model):
             yield
     finally:
         model.train(was_training)

@@ -81,7 +81,7 @@ class EngineConv(EngineLayer):
         y = scale_by_magnitude(
             _add_update(inner_base, source, A, B, scaling),
             m.flatten(),
-            self._norm(adapter),
+            self.adapter_norm(adapter),
             base.bias if inner is x else None,
             channel_dim=1,
             remake=remake,
@@ -92,8 +92,8 @@ class EngineConv(EngineLayer):
         # The frozen layer's own term sees x, all others the dropped one.
         return y + (_convolve(base, x, base.bias) - inner_base)
 
-    def _norm(self, adapter: str) -> Tensor:
-        """PEFT's norm for each output channel, (d_out,)."""
+    def adapter_norm(self, adapter: str) -> Tensor:
+        """See ``EngineLayer``; PEFT's norm for each output channel."""
         base: Any = self.base_layer
         W, scaling = base.weight, self.scaling[adapter]
         A: Any = self.lora_A[adapter].weight

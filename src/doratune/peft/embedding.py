@@ -68,10 +68,15 @@ class EngineEmbedding(EngineLayer, Embedding):
         z: Any = _composite(x, *rest) if torch.compiler.is_compiling() else _AdaptedLookup.apply(x, *rest)
         if not self.use_dora.get(adapter, False):
             return z
-        norm = dense_norm(self.norms, adapter, base.weight.T, A, B, scaling)
         m: Any = self.lora_magnitude_vector[adapter].weight
         remake = partial(_composite, A=A, B=B, scaling=scaling, base=base, embed_scale=rest[-1])
-        return scale_by_magnitude(z, m, norm, remake=remake, kept=(x,))
+        return scale_by_magnitude(z, m, self.adapter_norm(adapter), remake=remake, kept=(x,))
+
+    def adapter_norm(self, adapter: str) -> Tensor:
+        """See ``EngineLayer``."""
+        W: Any = self.base_layer.weight
+        A, B = self.lora_embedding_A[adapter], self.lora_embedding_B[adapter]
+        return dense_norm(self.norms, adapter, W.T, A, B, self.scaling[adapter])
 
 
 def _base_obstacle(base: Any) -> str | None:

@@ -49,6 +49,10 @@ class EngineLayer(nn.Module, LoraLayer):
         """
         raise NotImplementedError
 
+    def adapter_norm(self, adapter: str) -> Tensor:
+        """The norm that a DoRA adapter's magnitude is divided by, (d_out,), float32 or float64, detached."""
+        raise NotImplementedError
+
     def adapter_on_engine(self) -> str | None:
         """The one active adapter, if the engine computes what PEFT would."""
         if self.disable_adapters or self.merged:

@@ -43,7 +43,7 @@ class EngineLinear(EngineLayer, Linear):
         base: Any = self.base_layer
         if adapter is None or not _same_dtype(x, base.weight):
             return super().forward(x, *args, **kwargs)
-        W = base.weight.T if self.fan_in_fan_out else base.weight
+        W = self._weight()
         A: Any = self.lora_A[adapter].weight
         B: Any = self.lora_B[adapter].weight
         scaling = self.scaling[adapter]
@@ -52,7 +52,7 @@ class EngineLinear(EngineLayer, Linear):
             return lora_linear(x, W, A, B, scaling, base.bias, x_dropped=x_dropped)
         m: Any = self.lora_magnitude_vector[adapter].weight
         options = self.engine_options
-        norm = dense_norm(self.norms, adapter, W, A, B, scaling) if options.detach_norm else None
+        norm = self.adapter_norm(adapter) if options.detach_norm else None
         return dora_linear(
             x,
             W,
@@ -66,6 +66,17 @@ class EngineLinear(EngineLayer, Linear):
             dropout=options.dropout,
             detach_norm=options.detach_norm,
         )
+
+    def adapter_norm(self, adapter: str) -> Tensor:
+        """See ``EngineLayer``."""
+        A: Any = self.lora_A[adapter].weight
+        B: Any = self.lora_B[adapter].weight
+        return dense_norm(self.norms, adapter, self._weight(), A, B, self.scaling[adapter])
+
+    def _weight(self) -> Tensor:
+        """W, (d_out, d_in)."""
+        base: Any = self.base_layer
+        return base.weight.T if self.fan_in_fan_out else base.weight
 
 
 def _same_dtype(x: Tensor, weight: Tensor) -> bool:

@@ -5,6 +5,9 @@ PyTorch keeps tells every change of a tensor: ``_version`` does not see writes t
 kernels that were handed a pointer. So on a CPU the key is the content itself, hashed with XXH3 at the speed
 of memory. On other devices reading a hash back would stall the device, so the norm is computed at every
 call.
+
+Where nothing can change for a while, in one forward pass of a trainer or in a whole evaluation, ``held.py``
+has the norms computed once and taken as they are.
 """
 
 from __future__ import annotations
@@ -67,7 +70,21 @@ class LayerNorms:
         _by_handle[self.handle] = self
         self._weight_key: object = None
         self._weight_norm_sq: Tensor | None = None
-        self._held: dict[str, tuple[object, Tensor]] = {}
+        self._checked: dict[str, tuple[object, Tensor]] = {}
+        self._held: dict[tuple[str, float], Tensor] | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether norms are taken as they are, without a look at what they were computed from."""
+        return self._held is not None
+
+    def hold(self) -> None:
+        """From here to ``let_go`` compute each adapter's norm once, whatever its weights do."""
+        self._held = {}
+
+    def let_go(self) -> None:
+        """Compare the content again at every call."""
+        self._held = None
 
     def get(self, adapter: str, base: BaseWeight, A: Tensor, B: Tensor, scaling: float) -> Tensor:
         """The norm of each row of W + s·B·A.
@@ -82,6 +99,14 @@ class LayerNorms:
         Returns:
             (d_out,), float32 (float64 where an input is), detached; not to be changed in place.
         """
+        if self._held is None:
+            return self._true(adapter, base, A, B, scaling)
+        if (adapter, scaling) not in self._held:
+            self._held[adapter, scaling] = self._true(adapter, base, A, B, scaling)
+        return self._held[adapter, scaling]
+
+    def _true(self, adapter: str, base: BaseWeight, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+        """The norm of the weights as they are now."""
         # A tensor made in inference mode could not be used in training later.
         with torch.inference_mode(False), torch.no_grad(), autocast_off(A.device):
             if any(tensor.device.type != "cpu" for tensor in (*base.tensors, A, B)):
@@ -89,12 +114,12 @@ class LayerNorms:
             weight_key = tuple(map(_digest, base.tensors))
             if self._weight_norm_sq is None or self._weight_key != weight_key:
                 self._weight_norm_sq, self._weight_key = base.row_norm_squared(), weight_key
-                self._held.clear()
+                self._checked.clear()
             key = (_digest(A), _digest(B), scaling)
-            if adapter not in self._held or self._held[adapter][0] != key:
+            if adapter not in self._checked or self._checked[adapter][0] != key:
                 norm = norm_of_product(base.product(A), A, B, scaling, self._weight_norm_sq)
-                self._held[adapter] = key, norm
-            return self._held[adapter][1]
+                self._checked[adapter] = key, norm
+            return self._checked[adapter][1]
 
     def __reduce__(self) -> tuple[type[LayerNorms], tuple[()]]:
         return LayerNorms, ()

@@ -90,7 +90,7 @@ class EngineQuantisedLinear(EngineLayer):
             return add_update(self.base_layer(x), source, A, B, s)
         base = QuantisedWeight(self.base_layer)
         m: Any = self.lora_magnitude_vector[adapter].weight
-        norm = self.norms.get(adapter, base, A, B, s)
+        norm = self.adapter_norm(adapter)
         bias: Any = self.base_layer.bias
         apart = x_dropped is not None and self.engine_options.dropout == "adapter"
         inner = x if apart or x_dropped is None else x_dropped
@@ -111,6 +111,12 @@ class EngineQuantisedLinear(EngineLayer):
             return y
         # The frozen layer's own term sees x, all others the dropped one.
         return y + (self.base_layer(x) - inner_base)
+
+    def adapter_norm(self, adapter: str) -> Tensor:
+        """See ``EngineLayer``."""
+        A: Any = self.lora_A[adapter].weight
+        B: Any = self.lora_B[adapter].weight
+        return self.norms.get(adapter, QuantisedWeight(self.base_layer), A, B, self.scaling[adapter])
 
 
 def _compute_dtype(base: Any) -> torch.dtype:

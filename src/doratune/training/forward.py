@@ -8,6 +8,7 @@
 - Right padding needs no attention mask: under causal attention no token sees what is behind it.
 - DoRA layers keep their outputs, so that none is computed again for its magnitude's gradient: less than a
   tenth of a step for a thirtieth of its memory.
+- DoRA's norms are computed before the first layer, all in a row, rather than between large products.
 - Short rows run with eager attention, whose backward pass is the faster one there.
 
 On other devices, and where a model does more than this, TRL's own forward pass is left as it is.
@@ -25,6 +26,7 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from doratune.engine.outputs import keep_outputs
+from doratune.peft import hold_norms
 from doratune.training.encoded import IGNORED
 from doratune.training.head import token_scores
 from doratune.training.packing import PACKED, PackedBatch, pack
@@ -95,7 +97,7 @@ def spare_forward(model: PreTrainedModel) -> bool:
         attention = PACKED if packed else "eager" if eager else "sdpa"
         if (packs or chooses_attention) and attention != self.config._attn_implementation:
             self.set_attn_implementation(attention)
-        with keep_outputs():
+        with keep_outputs(), hold_norms(self):
             if packed:
                 hidden = _run_packed(self.base_model, ids, packed)
             else:
