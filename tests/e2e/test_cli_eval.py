@@ -130,3 +130,10 @@ def test_unfinished_run_is_refused(cli: Cli, run: Path) -> None:
     (run / "record.json").unlink()
     outcome = cli("eval", run, "--task", "sample-boolq")
     assert outcome.code == 2 and "not finished" in outcome.err and "--resume" in outcome.err
+
+
+def test_a_missing_target_is_refused_before_its_rows_are_sought(cli: Cli) -> None:
+    outcome = cli("eval", "./nowhere", "--task", "boolq")  # rows from the hub, which is out of reach
+    assert outcome.code == 2
+    assert "no such run, adapter or model folder" in outcome.err and "./nowhere" in outcome.err
+    assert "hub" not in outcome.err and "Traceback" not in outcome.err

@@ -25,6 +25,7 @@ from doratune.evaluation.extract import extract_answer
 from doratune.evaluation.generate import generate_answers
 from doratune.evaluation.likelihood import score_candidates
 from doratune.evaluation.target import Target, find_trained, load_target
+from doratune.models.load import refuse_missing_folder
 from doratune.records.files import RECORD_NAME, read_record, write_json_atomic, write_jsonl_atomic
 from doratune.records.run import DataRecord, Evaluation, Format, Metric, RunRecord
 
@@ -56,6 +57,7 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
     Raises:
         InputError: If the target, a task or its data cannot be used.
     """
+    refuse_missing_folder(config.target, "run, adapter or model", where="doratune eval")
     run = find_trained(config.target).run
     fmt: Format = config.format or (read_record(run).config.get("format") if run else None) or "instruct"
     if config.protocol == "generate" and fmt != "instruct":

@@ -80,6 +80,7 @@ def load_model(
         kwargs["device_map"] = device_map or {"": device}
 
     path = Path(name).expanduser()
+    refuse_missing_folder(name, "model", where="--model")
     if name in BUILTIN:
         folder, source = resolve_builtin(name)
         model, tokenizer = _from_folder(folder, kwargs)
@@ -91,8 +92,6 @@ def load_model(
             raise InputError("a GGUF file cannot be loaded in 4 bits", where="--load-in-4bit", got=name)
         source = f"GGUF file {path}"
         model, tokenizer = from_gguf(path, **kwargs)
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError("there is no such model folder", where="--model", got=name, fix="check the path")
     elif "/" not in name and (close := nearest(name, list(BUILTIN))):
         raise _no_such_model(name, f"did you mean {close}?")
     else:
@@ -103,6 +102,23 @@ def load_model(
     _ensure_pad_token(model, tokenizer, name)
     model.eval()
     return LoadedModel(model=model, tokenizer=tokenizer, name=name, source=source, dtype=torch_dtype)
+
+
+def refuse_missing_folder(name: str, what: str, *, where: str) -> None:
+    """Refuse what can only be a folder's path, and is none.
+
+    Args:
+        name: What the user named.
+        what: What the folder should hold, for the message.
+        where: Where the user named it, for the message.
+
+    Raises:
+        InputError: If it looks like a path and there is no such folder.
+    """
+    path = Path(name).expanduser()
+    looks_like_one = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_like_one and path.suffix != ".gguf" and not path.is_dir():
+        raise InputError(f"there is no such {what} folder", where=where, got=name, fix="check the path")
 
 
 def from_gguf(path: Path, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
