@@ -86,7 +86,7 @@ def test_bad_input(cli: Cli, arguments: list[str], expected: str) -> None:
 def test_a_model_that_is_not_there_is_found_before_anything_is_timed(cli: Cli, boolq_rows: Path) -> None:
     data = ["--train-data", boolq_rows, "--test-data", boolq_rows, "--reference", REFERENCE]
     outcome = cli("bench", "pipeline", *data, "--model", "./nowhere")
-    assert outcome.code == 2 and "model folder" in outcome.err
+    assert outcome.code == 2 and "no such run, adapter or model folder" in outcome.err
     assert "took" not in outcome.err
 
 
