@@ -8,11 +8,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.gemma2 import modeling_gemma2
+from transformers.models.gpt_oss import modeling_gpt_oss
+from transformers.models.mistral import modeling_mistral
 from trl.trainer.utils import add_fused_lm_head
 
 import doratune.peft.norms as norms
 from doratune.peft import enable
 from doratune.training import forward as spare
+from doratune.training import packing
 from doratune.training.encoded import IGNORED
 from doratune.training.forward import spare_forward
 from doratune.training.packing import PACKED
@@ -92,16 +96,24 @@ def widths(model: Any, inputs: dict[str, torch.Tensor]) -> list[tuple[int, int]]
     return seen
 
 
+def use_attention(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention for short rows, ours or the model's own eager one, or PyTorch's for long ones."""
+    for module in (packing, spare):
+        monkeypatch.setattr(module, "attends_like_llama", lambda _module: which == "own")
+    for name in ("OWN_TOKENS", "EAGER_TOKENS"):
+        monkeypatch.setattr(spare, name, 0 if which == "sdpa" else 100)
+
+
 @pytest.mark.parametrize("padding", ["right", "left"])
 @pytest.mark.parametrize("supervise_all", [False, True])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["own", "eager", "sdpa"])
 @pytest.mark.parametrize("packs", ["all", "padding", "nothing"])
 def test_it_computes_what_trl_computes(
     packs: str, attention: str, supervise_all: bool, padding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = {"all": 1, "padding": (ROWS - 1) * PREFIX + 1, "nothing": 10**9}[packs]
     monkeypatch.setattr(spare, "SPARED_TOKENS", saved)
-    monkeypatch.setattr(spare, "EAGER_TOKENS", 100 if attention == "eager" else 0)
+    use_attention(attention, monkeypatch)
     model = adapted_model()
     inputs = batch(padding=padding, supervise_all=supervise_all, rows=ROWS * (4 if packs == "padding" else 1))
     wanted, wanted_gradients = step(model, inputs)
@@ -181,6 +193,7 @@ def test_checkpointing_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("why", ["too little to save", "left", "sliding window"])
 def test_it_runs_with_every_row_where_it_must_or_should(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_attention("sdpa", monkeypatch)
     monkeypatch.setattr(spare, "SPARED_TOKENS", 1000 if why == "too little to save" else 1)
     model = adapted_model()
     if why == "sliding window":
@@ -204,14 +217,84 @@ def test_a_call_that_is_not_packed_attends_as_ever_after_one_that_was(
     torch.testing.assert_close(base(**inputs).logits[seen], wanted[seen])
 
 
-def test_attention_follows_the_length_unless_it_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    for chosen, tokens, used in (("sdpa", 20, "eager"), ("sdpa", 19, "sdpa"), ("eager", 19, "eager")):
-        monkeypatch.setattr(spare, "EAGER_TOKENS", tokens)
+@pytest.mark.parametrize("own", [True, False])
+def test_attention_follows_the_length_unless_it_was_chosen(
+    own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short rows are packed even where that saves no token; long ones are not."""
+    for chosen, tokens, used in (("sdpa", 20, PACKED), ("sdpa", 19, "sdpa"), ("eager", 19, PACKED)):
+        use_attention("own" if own else "eager", monkeypatch)
+        monkeypatch.setattr(spare, "OWN_TOKENS" if own else "EAGER_TOKENS", tokens)
         model = adapted_model()
         model.get_base_model().set_attn_implementation(chosen)
         spare_forward(model.get_base_model())
         step(model, batch())
         assert model.get_base_model().config._attn_implementation == used
+
+
+def test_attention_with_soft_caps_or_sinks_is_the_models_own_to_compute() -> None:
+    assert packing.attends_like_llama(base_model())
+    for kind, alike in (
+        (modeling_mistral.MistralModel, True),
+        (modeling_gemma2.Gemma2Model, False),
+        (modeling_gpt_oss.GptOssModel, False),
+    ):
+        assert packing.attends_like_llama(kind.__new__(kind)) == alike
+
+
+def mlp_tokens(model: Any, inputs: dict[str, torch.Tensor]) -> list[int]:
+    """How many tokens the MLP of each layer runs on."""
+    seen: list[int] = []
+    handles = [
+        layer.mlp.down_proj.register_forward_hook(
+            lambda _module, args, _out: seen.append(args[0][..., 0].numel())
+        )
+        for layer in model.get_base_model().base_model.layers
+    ]
+    step(model, inputs)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("supervise_all", [False, True])
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_the_last_mlp_runs_where_there_is_a_loss(
+    padding: str, supervise_all: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spare, "SPARED_TOKENS", 1)
+    model, inputs = adapted_model(), batch(padding=padding, supervise_all=supervise_all)
+    spare_forward(model.get_base_model())
+    tokens = PREFIX + sum(LENGTHS) - ROWS * PREFIX if padding == "right" else ROWS * max(LENGTHS)
+    scored = int((inputs["labels"] != IGNORED).sum())
+    if supervise_all and padding == "right":
+        scored = tokens - ROWS  # each but the last of a row, the shared ones once
+    assert mlp_tokens(model, inputs) == [tokens, scored]
+    model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+    assert mlp_tokens(model, inputs)[:2] == [tokens, tokens]
+    model.get_base_model().gradient_checkpointing_disable()
+    monkeypatch.setattr(spare, "SPARED_TOKENS", 10**9)
+    assert len(set(mlp_tokens(model, inputs))) == 1
+
+
+@pytest.mark.parametrize("attention", ["own", "eager"])
+def test_under_autocast_float32_weights_get_gradients_close_to_the_exact_ones(
+    attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_attention(attention, monkeypatch)
+    model = base_model().train()
+    add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
+    assert spare_forward(model)
+    _, exact = step(model, batch())
+    model.zero_grad(set_to_none=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(**batch(), use_cache=False, fused_lm_head=True)
+    (-outputs.log_probs.sum() / outputs.label_mask.sum()).backward()
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad
+        assert gradient is not None and gradient.dtype == torch.float32
+        error = (gradient - exact[name]).norm() / exact[name].norm()
+        assert error < 0.05, f"{name}: {error}"
 
 
 def test_norms_are_held_within_a_pass_and_follow_the_weights_to_the_next(

@@ -10,13 +10,14 @@ from doratune.training.head import token_scores
 
 @pytest.mark.parametrize("trained", ["nothing", "hidden", "head", "all"])
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize(("chunk", "block"), [(1, 1), (3, 2), (100, 3), (100, 100)])
 def test_scores_and_gradients_are_those_of_the_dense_logits(
-    chunk: int, with_bias: bool, trained: str, monkeypatch: pytest.MonkeyPatch
+    chunk: int, block: int, with_bias: bool, trained: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
     n, d, vocabulary = 7, 5, 11
     monkeypatch.setattr(head, "CHUNK_ELEMENTS", chunk * vocabulary)
+    monkeypatch.setattr(head, "BLOCK_ELEMENTS", block * vocabulary)
     hidden, weight = torch.randn(n, d), torch.randn(vocabulary, d)
     bias, targets = torch.randn(vocabulary) if with_bias else None, torch.randint(vocabulary, (n,))
     d_log_probs = torch.randn(n)

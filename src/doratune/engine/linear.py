@@ -36,7 +36,7 @@ from doratune.engine.outputs import WeakOutput, can_be_divided, hold_pending_out
 
 def autocast_off(device: torch.device) -> AbstractContextManager[Any]:
     """A context in which autocast leaves the dtypes of matrix products on ``device`` alone."""
-    if torch.amp.is_autocast_available(device.type):
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 

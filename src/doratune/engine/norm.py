@@ -110,8 +110,7 @@ def weighted_rows(W: Tensor, A: Tensor) -> Tensor:
 
 def over_norm(numerator: Tensor, norm: Tensor) -> Tensor:
     """``numerator / norm``, and 0 where the norm is 0, in the norm's dtype at least; both (d_out,)."""
-    is_zero = norm == 0
-    return torch.where(is_zero, 0, numerator / torch.where(is_zero, 1, norm))
+    return numerator / norm.masked_fill(norm == 0, torch.inf)
 
 
 class _RowNorm(torch.autograd.Function):

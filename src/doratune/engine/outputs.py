@@ -100,4 +100,5 @@ def can_be_divided(g: Tensor, norm: Tensor, *, beside_bias: bool) -> bool:
         beside_bias: Whether there is a b.
     """
     smallest = SMALLEST_SCALE_BESIDE_BIAS if beside_bias else SMALLEST_SCALE
-    return not bool(((g.abs() < smallest) & (norm > 0)).any())
+    # Nearly always the first look tells.
+    return bool(g.amin() >= smallest) or not bool(((g.abs() < smallest) & (norm > 0)).any())

@@ -58,9 +58,11 @@ class EngineLayer(nn.Module, LoraLayer):
         if self.disable_adapters or self.merged:
             return None
         active = [name for name in self.active_adapters if name in self.scaling]
-        if len(active) != 1 or self.adapter_obstacle(self, active[0]) is not None:
+        if len(active) != 1:
             return None
-        return active[0]
+        name = active[0]
+        obstacle = self.norms.once(name, lambda: self.adapter_obstacle(self, name))
+        return name if obstacle is None else None
 
     def dropped(self, x: Tensor, adapter: str) -> Tensor | None:
         """The input after the adapter's dropout, or None where nothing is dropped."""

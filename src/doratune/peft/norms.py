@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import torch
 import xxhash
@@ -22,6 +23,8 @@ from torch import Tensor
 
 from doratune.engine.linear import autocast_off
 from doratune.engine.norm import norm_dtype, norm_of_product, row_norm_squared, weighted_rows
+
+Found = TypeVar("Found")
 
 
 class BaseWeight(Protocol):
@@ -71,20 +74,28 @@ class LayerNorms:
         self._weight_key: object = None
         self._weight_norm_sq: Tensor | None = None
         self._checked: dict[str, tuple[object, Tensor]] = {}
-        self._held: dict[tuple[str, float], Tensor] | None = None
+        self._held: dict[object, Any] | None = None
 
     @property
     def held(self) -> bool:
-        """Whether norms are taken as they are, without a look at what they were computed from."""
+        """Whether what was found out about the weights is taken as it is, without another look at them."""
         return self._held is not None
 
     def hold(self) -> None:
-        """From here to ``let_go`` compute each adapter's norm once, whatever its weights do."""
+        """From here to ``let_go`` look at each adapter once, whatever happens to its weights."""
         self._held = {}
 
     def let_go(self) -> None:
-        """Compare the content again at every call."""
+        """Look again at every call."""
         self._held = None
+
+    def once(self, what: object, look: Callable[[], Found]) -> Found:
+        """What ``look`` finds now, or while held what it found at first under the same key."""
+        if self._held is None:
+            return look()
+        if what not in self._held:
+            self._held[what] = look()
+        return self._held[what]
 
     def get(self, adapter: str, base: BaseWeight, A: Tensor, B: Tensor, scaling: float) -> Tensor:
         """The norm of each row of W + s·B·A.
@@ -99,11 +110,7 @@ class LayerNorms:
         Returns:
             (d_out,), float32 (float64 where an input is), detached; not to be changed in place.
         """
-        if self._held is None:
-            return self._true(adapter, base, A, B, scaling)
-        if (adapter, scaling) not in self._held:
-            self._held[adapter, scaling] = self._true(adapter, base, A, B, scaling)
-        return self._held[adapter, scaling]
+        return self.once((adapter, scaling), lambda: self._true(adapter, base, A, B, scaling))
 
     def _true(self, adapter: str, base: BaseWeight, A: Tensor, B: Tensor, scaling: float) -> Tensor:
         """The norm of the weights as they are now."""

@@ -3,13 +3,14 @@
 - The head scores positions that are followed by a supervised token. TRL's SFTTrainer never forms the logits
   of a whole batch either, but on devices without Triton it scores every position, tile by tile: more than
   half of a step of SmolLM2-135M (docs/performance.md).
+- Nor does the last layer's MLP run where there is no loss: see ``last_mlp.py``.
 - Padding is left out, and what all rows of a batch begin with, a template's preamble, runs once as long as
   no dropout tells the rows apart: see ``packing.py``.
 - Right padding needs no attention mask: under causal attention no token sees what is behind it.
 - DoRA layers keep their outputs, so that none is computed again for its magnitude's gradient: less than a
   tenth of a step for a thirtieth of its memory.
 - DoRA's norms are computed before the first layer, all in a row, rather than between large products.
-- Short rows run with eager attention, whose backward pass is the faster one there.
+- Short rows attend without PyTorch's fused attention, whose backward pass is slow: see ``attention.py``.
 
 On other devices, and where a model does more than this, TRL's own forward pass is left as it is.
 """
@@ -17,6 +18,7 @@ On other devices, and where a model does more than this, TRL's own forward pass 
 from __future__ import annotations
 
 import types
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +31,16 @@ from doratune.engine.outputs import keep_outputs
 from doratune.peft import hold_norms
 from doratune.training.encoded import IGNORED
 from doratune.training.head import token_scores
-from doratune.training.packing import PACKED, PackedBatch, pack
+from doratune.training.last_mlp import last_mlp, run_at
+from doratune.training.packing import PACKED, PackedBatch, attends_like_llama, pack
 
 SPARED_TOKENS = 128
-"""Fewest tokens that packing must save: attention pays for it by a few copies."""
+"""Fewest tokens for which leaving them out pays: it takes a few copies of the others."""
+OWN_TOKENS = 256
+"""Longest rows for the attention of ``attention.py``. A step of SmolLM2-135M takes 0.8 of sdpa's time with it
+at 128 tokens and 0.9 at 256, and 1.04 and 1.07 times its memory; at 512 it would be 1.2 times."""
 EAGER_TOKENS = 160
-"""Longest rows for eager attention. A step of SmolLM2-135M takes 0.80 of sdpa's time with it at 64 tokens and
+"""Longest rows for a model's own eager attention. A step takes 0.80 of sdpa's time with it at 64 tokens and
 0.77 at 128; at 256 both take the same, and eager attention 1.4 times the memory."""
 SCALED_LOGITS = (
     "final_logit_softcapping",
@@ -75,8 +81,10 @@ def spare_forward(model: PreTrainedModel) -> bool:
     head: Any = model.get_output_embeddings()
     if not _is_plain(model, head):
         return False
-    fused_forward, packs, drops = model.forward, _can_pack(model), _has_dropout(model)
+    fused_forward, mlp = model.forward, last_mlp(model)
+    packs, drops = _can_pack(model), _has_dropout(model)
     chooses_attention = model.config._attn_implementation == "sdpa"
+    short = OWN_TOKENS if packs and attends_like_llama(model) else EAGER_TOKENS
 
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         labels, ids = kwargs.get("labels"), kwargs.get("input_ids")
@@ -89,7 +97,7 @@ def spare_forward(model: PreTrainedModel) -> bool:
         lengths = _row_lengths(ids, kwargs.get("attention_mask"))
         if lengths is not None:
             kwargs["attention_mask"] = None
-        eager = not chooses_attention or ids.shape[1] <= EAGER_TOKENS
+        eager = not chooses_attention or ids.shape[1] <= short
         packed = None
         if packs and lengths is not None and _is_bare(kwargs):
             shared = 0 if drops and self.training else _shared_tokens(ids, lengths)
@@ -97,13 +105,19 @@ def spare_forward(model: PreTrainedModel) -> bool:
         attention = PACKED if packed else "eager" if eager else "sdpa"
         if (packs or chooses_attention) and attention != self.config._attn_implementation:
             self.set_attn_implementation(attention)
-        with keep_outputs(), hold_norms(self):
+        mask = labels[:, 1:] != IGNORED
+        tokens = len(packed.tokens) if packed else ids.numel()
+        places = packed.place if packed else torch.arange(tokens).view(ids.shape)
+        scored = places[:, :-1][mask]
+        once = scored.unique()
+        # A layer that is computed again in the backward pass would find the hooks gone.
+        spares = tokens - len(once) >= SPARED_TOKENS and not self.is_gradient_checkpointing
+        with keep_outputs(), hold_norms(self), run_at(mlp, once) if mlp and spares else nullcontext():
             if packed:
                 hidden = _run_packed(self.base_model, ids, packed)
             else:
                 hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state
-        mask = labels[:, 1:] != IGNORED
-        hidden = hidden[0, packed.place[:, :-1][mask]] if packed else hidden[:, :-1][mask]
+        hidden = hidden.flatten(0, 1)[scored]
         log_probs, entropy, is_top1 = token_scores(hidden, labels[:, 1:][mask], head.weight, head.bias)
         return SupervisedOutput(log_probs=log_probs, entropy=entropy, is_top1=is_top1, label_mask=mask)
 
@@ -159,14 +173,14 @@ def _shared_tokens(ids: Tensor, lengths: Tensor) -> int:
     return min(int(alike.int().cumprod(dim=0).sum()), int(lengths.min()) - 1)
 
 
-def _pack(lengths: Tensor, width: int, shared: int, **settings: Any) -> PackedBatch | None:
-    """The batch packed, or None where that saves too little."""
+def _pack(lengths: Tensor, width: int, shared: int, *, eager: bool, dtype: torch.dtype) -> PackedBatch | None:
+    """The batch packed, or None where fused attention is faster than what that saves."""
     saved = (len(lengths) - 1) * shared
     saved = saved if saved >= SPARED_TOKENS else 0
     padding = len(lengths) * width - int(lengths.sum())
-    if saved + padding < SPARED_TOKENS:
+    if not eager and saved + padding < SPARED_TOKENS:
         return None
-    return pack(lengths, width, shared if saved else 0, **settings)
+    return pack(lengths, width, shared if saved else 0, eager=eager, dtype=dtype)
 
 
 def _run_packed(backbone: Any, ids: Tensor, packed: PackedBatch) -> Tensor:

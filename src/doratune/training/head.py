@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, log_softmax
 
-CHUNK_ELEMENTS = 1 << 22
-"""Most logits at a time: 16 MiB in float32."""
+CHUNK_ELEMENTS = 1 << 23
+"""Most logits at a time, 16 MiB in bfloat16: each chunk reads the whole head."""
+BLOCK_ELEMENTS = 1 << 19
+"""Most log-probabilities at a time, in float32: they stay in the caches for all that is made of them."""
 
 
 def token_scores(
@@ -57,15 +59,18 @@ class _TokenScores(torch.autograd.Function):
         entropy, is_top1 = torch.empty_like(log_probs), torch.empty_like(targets, dtype=torch.bool)
         ctx.trains_head = any(ctx.needs_input_grad[2:])
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not ctx.trains_head else None
-        for part in _parts(len(hidden), len(weight)):
-            target = targets[part, None]
-            scores = _log_softmax(hidden[part], weight, bias)
-            log_probs[part] = scores.gather(1, target)[:, 0]
-            is_top1[part] = scores.argmax(dim=1) == target[:, 0]
-            p = scores.exp()
-            entropy[part] = -torch.linalg.vecdot(p, scores)
+        for part in _parts(len(hidden), len(weight), CHUNK_ELEMENTS):
+            logits = linear(hidden[part], weight, bias)
+            for rows, scores, target in _log_probs(logits, targets[part]):
+                at = slice(part.start + rows.start, part.start + rows.stop)
+                log_probs[at] = scores.gather(1, target)[:, 0]
+                is_top1[at] = scores.argmax(dim=1) == target[:, 0]
+                p = scores.exp()
+                entropy[at] = -torch.linalg.vecdot(p, scores)
+                if slope is not None:
+                    logits[rows] = _logit_slope(p, target)
             if slope is not None:
-                slope[part] = _logit_slope(p, target).to(weight.dtype) @ weight
+                torch.mm(logits, weight, out=slope[part])
         ctx.mark_non_differentiable(entropy, is_top1)
         ctx.save_for_backward(*((hidden, targets, weight, bias) if ctx.trains_head else (slope,)))
         return log_probs, entropy, is_top1
@@ -93,14 +98,15 @@ def _gradients(
     d_hidden = torch.empty_like(hidden) if needs[0] else None
     d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs[2] else None
     d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs[3] else None
-    for part in _parts(len(hidden), len(weight)):
-        p = _log_softmax(hidden[part], weight, bias).exp_()
-        d_logits = _logit_slope(p, targets[part, None]).mul_(d_log_probs[part, None])
-        if d_bias is not None:
-            d_bias += d_logits.sum(dim=0)
-        d_logits = d_logits.to(weight.dtype)
+    for part in _parts(len(hidden), len(weight), CHUNK_ELEMENTS):
+        d_logits = linear(hidden[part], weight, bias)
+        for rows, scores, target in _log_probs(d_logits, targets[part]):
+            slope = _logit_slope(scores.exp_(), target).mul_(d_log_probs[part][rows, None])
+            if d_bias is not None:
+                d_bias += slope.sum(dim=0)
+            d_logits[rows] = slope
         if d_hidden is not None:
-            d_hidden[part] = d_logits @ weight
+            torch.mm(d_logits, weight, out=d_hidden[part])
         if d_weight is not None:
             d_weight += d_logits.T @ hidden[part]
     return (
@@ -111,14 +117,19 @@ def _gradients(
     )
 
 
-def _parts(positions: int, vocabulary: int) -> Iterator[slice]:
-    """Positions whose logits are formed at a time."""
-    size = max(1, CHUNK_ELEMENTS // vocabulary)
-    return (slice(start, start + size) for start in range(0, positions, size))
+def _log_probs(logits: Tensor, targets: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """A few rows of logits (n, V) at a time: which, their log-softmax in float32, and targets (rows, 1).
+
+    The logits of rows that have been given may be overwritten.
+    """
+    for rows in _parts(logits.shape[0], logits.shape[1], BLOCK_ELEMENTS):
+        yield rows, log_softmax(logits[rows], dim=-1, dtype=torch.float32), targets[rows, None]
 
 
-def _log_softmax(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return log_softmax(linear(hidden, weight, bias), dim=-1, dtype=torch.float32)
+def _parts(positions: int, vocabulary: int, elements: int) -> Iterator[slice]:
+    """Positions with at most so many logits together, but one at least."""
+    size = max(1, elements // vocabulary)
+    return (slice(start, min(start + size, positions)) for start in range(0, positions, size))
 
 
 def _logit_slope(p: Tensor, target: Tensor) -> Tensor:

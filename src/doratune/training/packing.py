@@ -2,7 +2,8 @@
 
 All that a model does token by token (projections, MLPs, norms, adapters) then runs over real tokens only, in
 one call a layer. Attention alone needs rows: it unpacks queries, keys and values into a padded batch, attends
-there and packs the outcome again.
+there and packs the outcome again. Short rows attend as ``attention.py`` has it where a model attends as LLaMA
+does, elsewhere by the model's own eager attention, and long rows by PyTorch's fused one.
 
 transformers hands an attention implementation what the model was called with; ours is called ``PACKED`` there
 and, for a call without a packed batch, is transformers' sdpa.
@@ -11,8 +12,7 @@ and, for a call without a packed batch, is transformers' sdpa.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.models.llama.modeling_llama import eager_attention_forward as eager_attention_of_llama
+
+from doratune.training.attention import RowLayout, attend, lay_out
 
 PACKED = "doratune_packed"
 
@@ -39,7 +42,8 @@ class PackedBatch:
         place: Where each token of the batch went, (rows, width), int64; meaningless for padding.
         mask: Additive for eager attention, boolean for sdpa: (1, 1, longest, shared + longest).
         shared_mask: Likewise for the shared tokens among themselves, (1, 1, shared, shared).
-        eager: Whether rows attend by the model's own eager attention rather than by sdpa.
+        eager: Whether rows attend otherwise than by sdpa.
+        layouts: Filled as it is needed, by heads of queries and of keys and by dtype.
     """
 
     rows: int
@@ -52,6 +56,15 @@ class PackedBatch:
     mask: Tensor
     shared_mask: Tensor
     eager: bool
+    layouts: dict[tuple[int, int, torch.dtype], RowLayout] = field(default_factory=dict)
+
+    def layout(self, heads: int, key_heads: int, dtype: torch.dtype) -> RowLayout:
+        """The layout for ``attend``; all layers share it."""
+        if (heads, key_heads, dtype) not in self.layouts:
+            self.layouts[heads, key_heads, dtype] = lay_out(
+                self.own, self.rows, self.longest, self.shared, heads, key_heads, dtype
+            )
+        return self.layouts[heads, key_heads, dtype]
 
 
 def pack(lengths: Tensor, width: int, shared: int, *, eager: bool, dtype: torch.dtype) -> PackedBatch:
@@ -61,7 +74,7 @@ def pack(lengths: Tensor, width: int, shared: int, *, eager: bool, dtype: torch.
         lengths: Tokens of each row, (rows,), int64.
         width: Tokens and padding of every row.
         shared: How many tokens all rows begin with, fewer than the shortest row has.
-        eager: Whether rows attend by the model's own eager attention.
+        eager: Whether rows attend otherwise than by sdpa.
         dtype: Of an additive mask.
     """
     rows, columns = len(lengths), torch.arange(width)
@@ -95,6 +108,19 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
+def attends_like_llama(module: nn.Module) -> bool:
+    """Whether a model's eager attention is spelled as LLaMA's, as in half of transformers' models.
+
+    Args:
+        module: The model or one of its layers.
+    """
+    own = getattr(_eager_attention(module), "__code__", None)
+    llama = eager_attention_of_llama.__code__
+    return all(
+        getattr(own, part, None) == getattr(llama, part) for part in ("co_code", "co_names", "co_consts")
+    )
+
+
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -107,7 +133,14 @@ def packed_attention(
     """Causal attention of each row to itself and to what it shares: (1, heads, T, d) -> (1, T, heads, d)."""
     if packed is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    attend = _eager_attention(module) if packed.eager else sdpa_attention_forward
+    attention = _eager_attention(module) if packed.eager else sdpa_attention_forward
+    if packed.eager and attends_like_llama(module) and not kwargs.get("dropout"):
+        if torch.is_autocast_enabled(query.device.type):
+            dtype = torch.get_autocast_dtype(query.device.type)
+            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+        layout = packed.layout(query.shape[1], key.shape[1], query.dtype)
+        return attend(query, key, value, layout, kwargs["scaling"])[None], None
     shared = packed.shared
     keys, values = (
         torch.cat(
@@ -116,11 +149,11 @@ def packed_attention(
         )
         for states in (key, value)
     )
-    out = attend(module, _rows(query[:, :, shared:], packed), keys, values, attention_mask, **kwargs)[0]
+    out = attention(module, _rows(query[:, :, shared:], packed), keys, values, attention_mask, **kwargs)[0]
     out = out.flatten(0, 1).index_select(0, packed.own)
     if shared:
         query, key, value = query[:, :, :shared], key[:, :, :shared], value[:, :, :shared]
-        out = torch.cat([attend(module, query, key, value, packed.shared_mask, **kwargs)[0][0], out])
+        out = torch.cat([attention(module, query, key, value, packed.shared_mask, **kwargs)[0][0], out])
     return out[None], None
 
 
@@ -131,9 +164,9 @@ def _rows(states: Tensor, packed: PackedBatch) -> Tensor:
     return padded.index_copy(0, packed.own, tokens).unflatten(0, (packed.rows, -1)).transpose(1, 2)
 
 
-def _eager_attention(module: nn.Module) -> Callable[..., Any]:
+def _eager_attention(module: nn.Module) -> Any:
     """The model's own, as it is spelled in its file, which heads with sinks or soft caps depend on."""
-    return sys.modules[type(module).__module__].eager_attention_forward
+    return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -1,0 +1,164 @@
+"""Causal softmax attention of a packed batch on a CPU, with a gradient written out.
+
+transformers' eager attention repeats keys and values for every query head of a group, adds scale and mask in
+passes of their own and keeps probabilities in float32; PyTorch's fused one is slow in its backward pass. Here
+a group's queries are rows of one product, scale and mask are part of it, and only what the gradient needs is
+kept, in the model's dtype::
+
+    P = softmax(s·Q Kᵀ + mask)      O = P V
+    dV = Pᵀ dO      dS = P ⊙ (dO Vᵀ - Σ(P ⊙ dO Vᵀ))      dQ = s·dS K      dK = s·dSᵀ Q
+
+Rows are gathered from the packed tokens head by head and come without padding's keys: the shared tokens are
+in front of each row's own, and a last row holds the shared tokens themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from doratune.engine.linear import autocast_off
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """Where the heads of T packed tokens stand in n rows of ``slots`` queries and shared + slots keys.
+
+    Attributes:
+        rows: n.
+        slots: Queries of a row, padding included.
+        shared: Keys that all rows have in common, S.
+        heads: Query heads, H.
+        key_heads: Heads of keys and values, h; H/h query heads share one.
+        queries: For each (row, key head, head of its group, slot) a place in (T, H), flattened;
+            any for padding.
+        keys: For each (row, key head, key) a place in (T, h), flattened.
+        queries_back: For each (token, head) its place among ``queries``.
+        keys_back: For each (token behind the shared ones, key head) its place among ``keys``.
+        mask: Additive, (n·h, H/h·slots, S + slots).
+    """
+
+    rows: int
+    slots: int
+    shared: int
+    heads: int
+    key_heads: int
+    queries: Tensor
+    keys: Tensor
+    queries_back: Tensor
+    keys_back: Tensor
+    mask: Tensor
+
+
+def lay_out(
+    own: Tensor, rows: int, longest: int, shared: int, heads: int, key_heads: int, dtype: torch.dtype
+) -> RowLayout:
+    """Lay out a packed batch for its attention.
+
+    Args:
+        own: Places of the tokens behind the shared ones in rows of ``longest`` tokens, flattened.
+        rows: How many rows there are.
+        longest: Tokens of the longest row behind the shared ones.
+        shared: Tokens that all rows begin with.
+        heads: Query heads.
+        key_heads: Heads of keys and values.
+        dtype: Of the mask.
+    """
+    slots, n = max(longest, shared), rows + (shared > 0)
+    # Which slot a token stands in. The shared ones stand in a last row.
+    place = torch.cat([rows * slots + torch.arange(shared), own // longest * slots + own % longest])
+    tokens = torch.zeros(n * slots, dtype=torch.long)
+    tokens[place] = torch.arange(len(place))
+    tokens = tokens.view(n, slots)
+    key_tokens = torch.cat([torch.arange(shared).expand(n, shared), tokens], dim=1)
+    head, key_head = torch.arange(heads).view(key_heads, -1, 1), torch.arange(key_heads)[:, None]
+    row, slot = place[:, None] // slots, place[:, None] % slots
+    sees = torch.ones(n, slots, shared + slots, dtype=torch.bool).tril(shared)
+    if shared:
+        sees[rows] = torch.ones(slots, shared + slots, dtype=torch.bool).tril()
+    mask = torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
+    groups = heads // key_heads
+    return RowLayout(
+        rows=n,
+        slots=slots,
+        shared=shared,
+        heads=heads,
+        key_heads=key_heads,
+        queries=(tokens[:, None, None] * heads + head).flatten(),
+        keys=(key_tokens[:, None] * key_heads + key_head).flatten(),
+        queries_back=((row * heads + torch.arange(heads)) * slots + slot).flatten(),
+        keys_back=((row * key_heads + key_head.T) * (shared + slots) + shared + slot)[shared:].flatten(),
+        mask=mask[:, None, None].expand(-1, key_heads, groups, -1, -1).flatten(2, 3).flatten(0, 1),
+    )
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, layout: RowLayout, scaling: float) -> Tensor:
+    """Attention of each token to those before it in its row.
+
+    Args:
+        query: (T, H, d), floating.
+        key: (T, h, d).
+        value: (T, h, d_v).
+        layout: Where they stand; its mask in the dtype of the others.
+        scaling: s.
+
+    Returns:
+        (T, H, d_v), of query's dtype.
+
+    Raises:
+        RuntimeError: From PyTorch, if shapes or dtypes do not fit.
+    """
+    out: Any = _Attention.apply(query, key, value, layout, scaling)
+    return out
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: RowLayout, scaling: float
+    ) -> Tensor:
+        batch = layout.rows * layout.key_heads
+        Q, K, V = (
+            states.flatten(0, 1).index_select(0, index).view(batch, -1, states.shape[-1])
+            for states, index in ((query, layout.queries), (key, layout.keys), (value, layout.keys))
+        )
+        with autocast_off(query.device):
+            P = torch.baddbmm(layout.mask, Q, K.mT, alpha=scaling).softmax(dim=-1)
+            rows = torch.bmm(P, V)
+        ctx.save_for_backward(Q, K, V, P)
+        ctx.layout, ctx.scaling = layout, scaling
+        return _queries_back(rows, layout)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, d_out: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        Q, K, V, P = ctx.saved_tensors
+        layout = ctx.layout
+        dO = d_out.new_zeros(Q[..., 0].numel(), d_out.shape[-1])  # none from padding
+        dO.index_copy_(0, layout.queries_back, d_out.flatten(0, 1))
+        dO = dO.view(len(Q), -1, d_out.shape[-1])
+        with autocast_off(d_out.device):
+            dV = torch.bmm(P.mT, dO)
+            dS = torch.ops.aten._softmax_backward_data(torch.bmm(dO, V.mT), P, -1, P.dtype).mul_(ctx.scaling)
+            dQ, dK = torch.bmm(dS, K), torch.bmm(dS.mT, Q)
+        return _queries_back(dQ, layout), _keys_back(dK, layout), _keys_back(dV, layout), None, None
+
+
+def _queries_back(rows: Tensor, layout: RowLayout) -> Tensor:
+    """(n·h, H/h·slots, d) -> (T, H, d)."""
+    return rows.flatten(0, 1).index_select(0, layout.queries_back).unflatten(0, (-1, layout.heads))
+
+
+def _keys_back(rows: Tensor, layout: RowLayout) -> Tensor:
+    """(n·h, S + slots, d) -> (T, h, d), summed over the rows where they share a token."""
+    own = rows.flatten(0, 1).index_select(0, layout.keys_back).unflatten(0, (-1, layout.key_heads))
+    if not layout.shared:
+        return own
+    shared = rows.view(layout.rows, layout.key_heads, *rows.shape[1:])[:, :, : layout.shared].sum(dim=0)
+    return torch.cat([shared.transpose(0, 1), own])
