@@ -277,6 +277,18 @@ def test_the_last_mlp_runs_where_there_is_a_loss(
     assert len(set(mlp_tokens(model, inputs))) == 1
 
 
+def test_an_mlp_that_other_layers_share_runs_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spare, "SPARED_TOKENS", 1)
+    model = adapted_model()
+    first, last = model.get_base_model().base_model.layers
+    last.mlp = first.mlp
+    wanted = step(model, batch())
+    assert spare_forward(model.get_base_model())
+    read, gradients = step(model, batch())
+    assert read == pytest.approx(wanted[0], rel=1e-5, abs=1e-5)
+    torch.testing.assert_close(gradients, wanted[1], rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("attention", ["own", "eager"])
 def test_under_autocast_float32_weights_get_gradients_close_to_the_exact_ones(
     attention: str, monkeypatch: pytest.MonkeyPatch

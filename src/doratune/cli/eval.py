@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from doratune.cli.imports import lasting_imports
 from doratune.cli.parse import parse, peek
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
@@ -40,9 +41,10 @@ def main(argv: list[str]) -> int:
     if command.harness is not None:
         return _run_harness(config, argv, overwrite=command.overwrite, as_json=command.as_json)
 
-    from doratune.cli.output import configure_logging, print_json
-    from doratune.evaluation.evaluate import evaluate
-    from doratune.report.terminal import print_evaluations
+    with lasting_imports():
+        from doratune.cli.output import configure_logging, print_json
+        from doratune.evaluation.evaluate import evaluate
+        from doratune.report.terminal import print_evaluations
 
     configure_logging()
     record = evaluate(config, overwrite=command.overwrite)

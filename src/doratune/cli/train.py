@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from doratune.cli.imports import lasting_imports
 from doratune.cli.parse import parse, peek
 from doratune.settings import validate
 from doratune.training.config import TrainConfig
@@ -45,8 +46,9 @@ def main(argv: list[str]) -> int:
     command = parse(TrainCommand, argv, verb="train", about=ABOUT, defaults=settings)
     config = TrainConfig(**command.model_dump(include=set(TrainConfig.model_fields)))
 
-    from doratune.cli.output import configure_logging, print_json
-    from doratune.training.train import train
+    with lasting_imports():
+        from doratune.cli.output import configure_logging, print_json
+        from doratune.training.train import train
 
     configure_logging()
     record = train(config, resume=command.resume, overwrite=command.overwrite)

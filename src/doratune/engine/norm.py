@@ -98,9 +98,9 @@ def norm_of_product(U: Tensor, A: Tensor, B: Tensor, scaling: float, weight_norm
     """
     A, B = A.to(U.dtype), B.to(U.dtype)
     # 2s·Σ(B ⊙ U) + s²·Σ((B G) ⊙ B) = s·Σ(B ⊙ (2U + s·B G))
-    update = scaling * (B * torch.addmm(U, B, A @ A.T, beta=2, alpha=scaling)).sum(dim=1)
+    update = torch.addmm(U, B, A @ A.T, beta=2, alpha=scaling).mul_(B).sum(dim=1)
     # Rounding can leave a cancelled row slightly below zero.
-    return (weight_norm_sq.to(U.dtype) + update).clamp_(min=0).sqrt_()
+    return torch.add(weight_norm_sq.to(U.dtype), update, alpha=scaling).clamp_(min=0).sqrt_()
 
 
 def weighted_rows(W: Tensor, A: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ On other devices, and where a model does more than this, TRL's own forward pass 
 from __future__ import annotations
 
 import types
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from doratune.engine.outputs import keep_outputs
 from doratune.peft import hold_norms
 from doratune.training.encoded import IGNORED
 from doratune.training.head import token_scores
-from doratune.training.last_mlp import last_mlp, run_at
+from doratune.training.last_mlp import layer_with_last_mlp, run_at
 from doratune.training.packing import PACKED, PackedBatch, attends_like_llama, pack
 
 SPARED_TOKENS = 128
@@ -81,7 +81,8 @@ def spare_forward(model: PreTrainedModel) -> bool:
     head: Any = model.get_output_embeddings()
     if not _is_plain(model, head):
         return False
-    fused_forward, mlp = model.forward, last_mlp(model)
+    fused_forward = model.forward
+    last = layer_with_last_mlp(model)
     packs, drops = _can_pack(model), _has_dropout(model)
     chooses_attention = model.config._attn_implementation == "sdpa"
     short = OWN_TOKENS if packs and attends_like_llama(model) else EAGER_TOKENS
@@ -109,10 +110,7 @@ def spare_forward(model: PreTrainedModel) -> bool:
         tokens = len(packed.tokens) if packed else ids.numel()
         places = packed.place if packed else torch.arange(tokens).view(ids.shape)
         scored = places[:, :-1][mask]
-        once = scored.unique()
-        # A layer that is computed again in the backward pass would find the hooks gone.
-        spares = tokens - len(once) >= SPARED_TOKENS and not self.is_gradient_checkpointing
-        with keep_outputs(), hold_norms(self), run_at(mlp, once) if mlp and spares else nullcontext():
+        with keep_outputs(), hold_norms(self), _last_mlp_at(last, scored.unique(), tokens):
             if packed:
                 hidden = _run_packed(self.base_model, ids, packed)
             else:
@@ -181,6 +179,15 @@ def _pack(lengths: Tensor, width: int, shared: int, *, eager: bool, dtype: torch
     if not eager and saved + padding < SPARED_TOKENS:
         return None
     return pack(lengths, width, shared if saved else 0, eager=eager, dtype=dtype)
+
+
+def _last_mlp_at(last: Any, places: Tensor, tokens: int) -> AbstractContextManager[None]:
+    """The last layer's MLP at some of the tokens only, where that spares enough."""
+    # A layer that is computed again in the backward pass would find the hooks gone.
+    computed_again = getattr(last, "gradient_checkpointing", False)
+    if last is None or computed_again or tokens - len(places) < SPARED_TOKENS:
+        return nullcontext()
+    return run_at(last.mlp, places)
 
 
 def _run_packed(backbone: Any, ids: Tensor, packed: PackedBatch) -> Tensor:

@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
-def last_mlp(model: PreTrainedModel) -> nn.Module | None:
-    """The dense MLP of the last decoder layer; None where there is none under the usual names."""
+def layer_with_last_mlp(model: PreTrainedModel) -> nn.Module | None:
+    """The last decoder layer if it has a dense ``mlp`` to itself, under the usual names."""
     layers: Any = getattr(model.base_model, "layers", None)
-    mlp = getattr(layers[-1], "mlp", None) if isinstance(layers, nn.ModuleList) and len(layers) else None
-    # A mixture of experts has none, and may weigh its tokens against each other.
-    return mlp if isinstance(mlp, nn.Module) and hasattr(mlp, "down_proj") else None
+    if not isinstance(layers, nn.ModuleList) or not layers:
+        return None
+    *others, mlp = (getattr(layer, "mlp", None) for layer in layers)
+    # A mixture of experts has no ``down_proj``, and may weigh its tokens against each other.
+    is_own = hasattr(mlp, "down_proj") and all(one is not mlp for one in others)
+    return layers[-1] if is_own else None
 
 
 @contextmanager
