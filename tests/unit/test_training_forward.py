@@ -306,7 +306,7 @@ def test_under_autocast_float32_weights_get_gradients_close_to_the_exact_ones(
         gradient = parameter.grad
         assert gradient is not None and gradient.dtype == torch.float32
         error = (gradient - exact[name]).norm() / exact[name].norm()
-        assert error < 0.05, f"{name}: {error}"
+        assert 1e-5 < error < 0.05, f"{name}: {error}, computed in bfloat16, which has 8 bits"
 
 
 def test_norms_are_held_within_a_pass_and_follow_the_weights_to_the_next(

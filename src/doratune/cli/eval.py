@@ -66,8 +66,9 @@ def _run_harness(config: EvalConfig, argv: list[str], *, overwrite: bool, as_jso
             fix=f"leave out {' and '.join(ours)}, or --harness",
         )
 
-    from doratune.cli.output import configure_logging, print_json
-    from doratune.evaluation.harness import evaluate_with_lm_eval, results_table
+    with lasting_imports():
+        from doratune.cli.output import configure_logging, print_json
+        from doratune.evaluation.harness import evaluate_with_lm_eval, results_table
 
     configure_logging()
     results = evaluate_with_lm_eval(config, overwrite=overwrite)

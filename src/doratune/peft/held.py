@@ -20,9 +20,9 @@ from doratune.peft.layer import EngineLayer
 def hold_norms(model: nn.Module) -> Iterator[None]:
     """Compute the norms of the active DoRA adapters now, and take them as they are inside.
 
-    Weights must not change inside. Switching, scaling, merging and disabling adapters is safe: an adapter
-    that becomes active inside has its norm computed at its first call. Inside another ``hold_norms`` it
-    does nothing.
+    Weights must not change inside, nor the modules that hold them or their hooks. Switching, scaling, merging
+    and disabling adapters is safe: an adapter that becomes active inside is looked at, and has its norm
+    computed, at its first call. Inside another ``hold_norms`` it does nothing.
 
     Args:
         model: Any model; layers that are not on the engine are left alone.

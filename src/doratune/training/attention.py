@@ -8,8 +8,8 @@ kept, in the model's dtype::
     P = softmax(s·Q Kᵀ + mask)      O = P V
     dV = Pᵀ dO      dS = P ⊙ (dO Vᵀ - Σ(P ⊙ dO Vᵀ))      dQ = s·dS K      dK = s·dSᵀ Q
 
-Rows are gathered from the packed tokens head by head and come without padding's keys: the shared tokens are
-in front of each row's own, and a last row holds the shared tokens themselves.
+Rows are gathered from the packed tokens head by head: the shared tokens are in front of each row's own, and a
+last row holds the shared tokens themselves. What fills a row up is seen by no token and gets no gradient.
 """
 
 from __future__ import annotations
@@ -26,24 +26,22 @@ from doratune.engine.linear import autocast_off
 
 @dataclass(frozen=True)
 class RowLayout:
-    """Where the heads of T packed tokens stand in n rows of ``slots`` queries and shared + slots keys.
+    """Where the heads of T packed tokens stand in n rows of L queries and S + L keys, padding included.
 
     Attributes:
         rows: n.
-        slots: Queries of a row, padding included.
         shared: Keys that all rows have in common, S.
         heads: Query heads, H.
         key_heads: Heads of keys and values, h; H/h query heads share one.
-        queries: For each (row, key head, head of its group, slot) a place in (T, H), flattened;
+        queries: For each (row, key head, head of its group, query) a place in (T, H), flattened;
             any for padding.
         keys: For each (row, key head, key) a place in (T, h), flattened.
         queries_back: For each (token, head) its place among ``queries``.
         keys_back: For each (token behind the shared ones, key head) its place among ``keys``.
-        mask: Additive, (n·h, H/h·slots, S + slots).
+        mask: Additive, (n·h, H/h·L, S + L).
     """
 
     rows: int
-    slots: int
     shared: int
     heads: int
     key_heads: int
@@ -52,6 +50,16 @@ class RowLayout:
     queries_back: Tensor
     keys_back: Tensor
     mask: Tensor
+
+
+def additive_mask(sees: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores: nothing where a query sees a key, else what leaves it no probability.
+
+    Args:
+        sees: Boolean.
+        dtype: Of the result.
+    """
+    return torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
 
 
 def lay_out(
@@ -80,11 +88,10 @@ def lay_out(
     sees = torch.ones(n, slots, shared + slots, dtype=torch.bool).tril(shared)
     if shared:
         sees[rows] = torch.ones(slots, shared + slots, dtype=torch.bool).tril()
-    mask = torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
+    mask = additive_mask(sees, dtype)
     groups = heads // key_heads
     return RowLayout(
         rows=n,
-        slots=slots,
         shared=shared,
         heads=heads,
         key_heads=key_heads,
@@ -151,12 +158,12 @@ class _Attention(torch.autograd.Function):
 
 
 def _queries_back(rows: Tensor, layout: RowLayout) -> Tensor:
-    """(n·h, H/h·slots, d) -> (T, H, d)."""
+    """(n·h, H/h·L, d) -> (T, H, d)."""
     return rows.flatten(0, 1).index_select(0, layout.queries_back).unflatten(0, (-1, layout.heads))
 
 
 def _keys_back(rows: Tensor, layout: RowLayout) -> Tensor:
-    """(n·h, S + slots, d) -> (T, h, d), summed over the rows where they share a token."""
+    """(n·h, S + L, d) -> (T, h, d), summed over the rows where they share a token."""
     own = rows.flatten(0, 1).index_select(0, layout.keys_back).unflatten(0, (-1, layout.key_heads))
     if not layout.shared:
         return own

@@ -107,10 +107,10 @@ def spare_forward(model: PreTrainedModel) -> bool:
         if (packs or chooses_attention) and attention != self.config._attn_implementation:
             self.set_attn_implementation(attention)
         mask = labels[:, 1:] != IGNORED
-        tokens = len(packed.tokens) if packed else ids.numel()
-        places = packed.place if packed else torch.arange(tokens).view(ids.shape)
+        shape = packed.positions.shape if packed else ids.shape
+        places = packed.place if packed else torch.arange(ids.numel()).view(ids.shape)
         scored = places[:, :-1][mask]
-        with keep_outputs(), hold_norms(self), _last_mlp_at(last, scored.unique(), tokens):
+        with keep_outputs(), hold_norms(self), _last_mlp_at(last, scored.unique(), shape):
             if packed:
                 hidden = _run_packed(self.base_model, ids, packed)
             else:
@@ -181,13 +181,13 @@ def _pack(lengths: Tensor, width: int, shared: int, *, eager: bool, dtype: torch
     return pack(lengths, width, shared if saved else 0, eager=eager, dtype=dtype)
 
 
-def _last_mlp_at(last: Any, places: Tensor, tokens: int) -> AbstractContextManager[None]:
-    """The last layer's MLP at some of the tokens only, where that spares enough."""
+def _last_mlp_at(last: Any, places: Tensor, shape: torch.Size) -> AbstractContextManager[None]:
+    """The last layer's MLP at some places of a (rows, width) batch only, where that spares enough."""
     # A layer that is computed again in the backward pass would find the hooks gone.
     computed_again = getattr(last, "gradient_checkpointing", False)
-    if last is None or computed_again or tokens - len(places) < SPARED_TOKENS:
+    if last is None or computed_again or shape.numel() - len(places) < SPARED_TOKENS:
         return nullcontext()
-    return run_at(last.mlp, places)
+    return run_at(last.mlp, places, shape)
 
 
 def _run_packed(backbone: Any, ids: Tensor, packed: PackedBatch) -> Tensor:

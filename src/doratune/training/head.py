@@ -62,11 +62,10 @@ class _TokenScores(torch.autograd.Function):
         for part in _parts(len(hidden), len(weight), CHUNK_ELEMENTS):
             logits = linear(hidden[part], weight, bias)
             for rows, scores, target in _log_probs(logits, targets[part]):
-                at = slice(part.start + rows.start, part.start + rows.stop)
-                log_probs[at] = scores.gather(1, target)[:, 0]
-                is_top1[at] = scores.argmax(dim=1) == target[:, 0]
+                log_probs[part][rows] = scores.gather(1, target)[:, 0]
+                is_top1[part][rows] = scores.argmax(dim=1) == target[:, 0]
                 p = scores.exp()
-                entropy[at] = -torch.linalg.vecdot(p, scores)
+                entropy[part][rows] = -torch.linalg.vecdot(p, scores)
                 if slope is not None:
                     logits[rows] = _logit_slope(p, target)
             if slope is not None:
@@ -129,7 +128,7 @@ def _log_probs(logits: Tensor, targets: Tensor) -> Iterator[tuple[slice, Tensor,
 def _parts(positions: int, vocabulary: int, elements: int) -> Iterator[slice]:
     """Positions with at most so many logits together, but one at least."""
     size = max(1, elements // vocabulary)
-    return (slice(start, min(start + size, positions)) for start in range(0, positions, size))
+    return (slice(start, start + size) for start in range(0, positions, size))
 
 
 def _logit_slope(p: Tensor, target: Tensor) -> Tensor:

@@ -27,19 +27,17 @@ def layer_with_last_mlp(model: PreTrainedModel) -> nn.Module | None:
 
 
 @contextmanager
-def run_at(mlp: nn.Module, tokens: Tensor) -> Iterator[None]:
+def run_at(mlp: nn.Module, tokens: Tensor, shape: torch.Size) -> Iterator[None]:
     """Run a module at some tokens inside; its output is zero at all others.
 
     Args:
         mlp: Computes (rows, width, d) from (rows, width, d), token by token.
         tokens: Places in the flattened batch, (n,), int64, none of them twice.
+        shape: (rows, width) of the batch.
     """
-    shape = torch.Size()
 
     def gather(_mlp: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        nonlocal shape
         hidden, *others = args
-        shape = hidden.shape[:2]
         return hidden.flatten(0, 1).index_select(0, tokens)[None], *others
 
     def scatter(_mlp: nn.Module, _args: tuple[Any, ...], out: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.models.llama.modeling_llama import eager_attention_forward as eager_attention_of_llama
 
-from doratune.training.attention import RowLayout, attend, lay_out
+from doratune.training.attention import RowLayout, additive_mask, attend, lay_out
 
 PACKED = "doratune_packed"
 
@@ -89,7 +89,7 @@ def pack(lengths: Tensor, width: int, shared: int, *, eager: bool, dtype: torch.
     mask = torch.ones(longest, shared + longest, dtype=torch.bool).tril(shared)
     shared_mask = torch.ones(shared, shared, dtype=torch.bool).tril()
     if eager:
-        mask, shared_mask = _additive(mask, dtype), _additive(shared_mask, dtype)
+        mask, shared_mask = additive_mask(mask, dtype), additive_mask(shared_mask, dtype)
     return PackedBatch(
         rows=rows,
         shared=shared,
@@ -102,10 +102,6 @@ def pack(lengths: Tensor, width: int, shared: int, *, eager: bool, dtype: torch.
         shared_mask=shared_mask[None, None],
         eager=eager,
     )
-
-
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 def attends_like_llama(module: nn.Module) -> bool:
