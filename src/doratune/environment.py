@@ -51,12 +51,17 @@ def package_version(name: str) -> str | None:
 
 
 def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    """The processor; where Linux gives them, with the numbers that tell generations of one name apart."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    lines = [line.partition(":") for line in text.partition("\n\n")[0].splitlines()]
+    found = {key.strip(): value.strip() for key, _, value in lines}
+    name = found.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in found and "model" in found:
+        return f"{name} (family {found['cpu family']}, model {found['model']})"
+    return name
 
 
 def _gpu_name() -> str | None:
