@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from statistics import NormalDist
 from typing import NamedTuple
-
-from scipy.stats import binomtest
 
 from doratune.errors import InputError
 
@@ -22,6 +22,9 @@ class Accuracy(NamedTuple):
 def accuracy_with_interval(correct: int, total: int) -> Accuracy:
     """Accuracy and its Wilson 95 % score interval (without continuity correction).
 
+    With z = 1.96, p the share and n the total: ``(p + z²/2n ± z √(p(1 - p)/n + z²/4n²)) / (1 + z²/n)``.
+    ``scipy.stats.binomtest`` gives the same, but takes a tenth of a short evaluation's time to import.
+
     Args:
         correct: How many rows were answered correctly.
         total: How many rows there were.
@@ -35,8 +38,11 @@ def accuracy_with_interval(correct: int, total: int) -> Accuracy:
             got=f"{correct} correct of {total} rows",
             expected="at least one row, and between none and all of them correct",
         )
-    interval = binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
-    return Accuracy(correct / total, float(interval.low), float(interval.high))
+    share, z = correct / total, NormalDist().inv_cdf(0.975)
+    centre = share + z**2 / (2 * total)
+    half = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    low, high = ((centre + side) / (1 + z**2 / total) for side in (-half, half))
+    return Accuracy(share, max(0.0, min(share, low)), min(1.0, max(share, high)))
 
 
 def majority_share(golds: Sequence[Hashable]) -> float:
