@@ -156,7 +156,7 @@ class _AdaptedLinear(torch.autograd.Function):
         g: Any = over_norm(m, norm) if ctx.has_magnitude else None
         needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
         dtype_A, dtype_B = ctx.dtypes
-        dx_adapter = dA = dB = dm = dn = db = None
+        dx_adapter = dA = dm = dn = db = None
         with autocast_off(dY.device):  # a backward pass may run inside an autocast that the forward did not
             if needs_m or needs_norm:
                 dZ, dots = _scaled_and_dots(ctx, dY, y, g, norm, bias, (x, h, W, B))
@@ -166,10 +166,11 @@ class _AdaptedLinear(torch.autograd.Function):
             else:
                 dZ = dY if g is None else scale_columns(dY, g, out=torch.empty_like(dY))
             T: Any = dZ @ B.to(dY.dtype) if needs_x or needs_adapter or needs_A else None
+            dB = dZ.T @ h if needs_B else None
             dx = dZ @ W.to(dY.dtype) if needs_x else None
-            if needs_B:
-                dB = (dZ.T @ h).to(dtype_B).mul_(ctx.scaling)
-            del dZ  # as large as the output: its memory serves for what follows
+            del dZ  # as large as the output: its memory serves for what follows, casts among it
+            if dB is not None:
+                dB = dB.to(dtype_B).mul_(ctx.scaling)
             if dx is not None and not ctx.adapter_apart:
                 dx.addmm_(T, A.to(dY.dtype), alpha=ctx.scaling)
             if needs_adapter:
