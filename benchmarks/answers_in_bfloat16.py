@@ -1,0 +1,121 @@
+"""How many answers rounding decides: one adapter, evaluated in float32 and in several ways in bfloat16.
+
+    python benchmarks/answers_in_bfloat16.py --run runs/boolq --task boolq --data boolq/test.json \
+        --limit 300 --output answers.json
+
+All of them are protocol `generate`:
+
+- `float32`: the adapter merged into a float32 base, where rounding decides next to nothing;
+- `beside`: in bfloat16 as `doratune eval` does it, the adapter beside its base;
+- `merged`: the same on weights merged in bfloat16, as the original study merges them;
+- `merged, one row at a time`: `benchmarks/reference_pipeline.py` on such weights.
+
+The last two have the same weights and differ in batching alone. The record counts the rows in which two ways
+give the same answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import reference_pipeline
+import torch
+from peft import PeftModel
+
+from doratune.data.examples import build_examples
+from doratune.data.source import load_split
+from doratune.data.tasks import get_task
+from doratune.environment import describe_environment
+from doratune.evaluation.config import EvalConfig
+from doratune.evaluation.extract import extract_answer
+from doratune.evaluation.generate import generate_answers
+from doratune.models.load import load_model
+from doratune.peft import enable
+from doratune.records.files import read_record, write_json_atomic
+
+SETTINGS = (
+    "method",
+    "rows",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "warmup_steps",
+    "rank",
+    "alpha",
+    "dropout",
+    "loss_on",
+    "dtype",
+    "seed",
+)
+"""Of the run's configuration, for the record."""
+
+Answers = list[str | None]
+
+
+def ours(options: argparse.Namespace) -> Iterator[tuple[str, Answers]]:
+    """The ways of doratune's own `generate`."""
+    task = get_task(options.task)
+    loaded = load_split(task, "test", data=options.data)
+    examples = build_examples(loaded.rows[: options.limit], source=loaded.source, fmt="instruct", task=task)
+    batch_size = EvalConfig.model_fields["batch_size"].default
+    for way, dtype, merges in (
+        ("float32", "float32", True),
+        ("beside", "bfloat16", False),
+        ("merged", "bfloat16", True),
+    ):
+        base = load_model(options.model, dtype=dtype)
+        model = PeftModel.from_pretrained(base.model, str(options.run / "adapter"))
+        enable(model)
+        answering: torch.nn.Module = model.merge_and_unload() if merges else model
+        texts = generate_answers(answering, base.tokenizer, examples, batch_size=batch_size)
+        pairs = zip(texts, examples, strict=True)
+        yield way, [extract_answer(text, task.pattern, example.labels) for text, example in pairs]
+
+
+def one_row_at_a_time(options: argparse.Namespace) -> Answers:
+    """The reference's answers in bfloat16."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "predictions.jsonl"
+        own = {"adapter": str(options.run / "adapter"), "dtype": "bfloat16", "output": file}
+        reference_pipeline.evaluate(argparse.Namespace(**{**vars(options), **own}))
+        return [json.loads(line)["prediction"] for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--run", type=Path, required=True, help="run directory of doratune train")
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    answers = dict(ours(options))
+    answers["merged, one row at a time"] = one_row_at_a_time(options)
+    same = [
+        {"ways": [a, b], "same": sum(x == y for x, y in zip(answers[a], answers[b], strict=True))}
+        for a, b in itertools.combinations(answers, 2)
+    ]
+    for pair in same:
+        print(f"{' | '.join(pair['ways'])}: {pair['same']} of {len(answers['float32'])}")
+    write_json_atomic(
+        options.output,
+        {
+            "task": options.task,
+            "data_sha256": load_split(get_task(options.task), "test", data=options.data).sha256,
+            "rows": len(answers["float32"]),
+            "run": {name: read_record(options.run).config[name] for name in SETTINGS},
+            "agreement": same,
+            "threads": torch.get_num_threads(),
+            "environment": describe_environment().to_dict(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
