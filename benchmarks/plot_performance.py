@@ -50,23 +50,30 @@ def step_bars(quantity: str) -> list[Bar]:
             one["at_most"],
             one["met"],
         )
-        for result in read("step-cpu-zen5.json")["results"]
+        for result in read("step-cpu-zen4.json")["results"]
         for one in result["verdicts"]
         if one["quantity"] == quantity
     ]
 
 
 def likelihood_bars() -> list[Bar]:
-    results = read("likelihood-cpu-zen5.json")["results"]
+    results = read("likelihood-cpu-zen4.json")["results"]
     limit = 1.25
     return [Bar(one["format"], one["ratio"], limit, one["ratio"] <= limit) for one in results]
 
 
-def pipeline_bars() -> list[Bar]:
+def pipeline_bars(*figures: str) -> list[Bar]:
+    records = (read(f"pipeline-boolq{dtype}-cpu-zen4.json") for dtype in ("", "-float32"))
     return [
-        Bar(f"speed-up with {one['figure']}", one["measured"], one["at_least"], one["met"])
-        for one in read("pipeline-boolq-cpu-zen5.json")["verdicts"]
-        if one["figure"] != "same_answers"
+        Bar(
+            f"{one['figure'].replace('_', ' ')}\n{record['model']['dtype']}",
+            one["measured"],
+            one["at_least"],
+            one["met"],
+        )
+        for record in records
+        for one in record["verdicts"]
+        if one["figure"] in figures
     ]
 
 
@@ -93,7 +100,9 @@ def main() -> None:
     draw_bars(step_bars("time"), "Time of a DoRA step", "step-time.svg")
     draw_bars(step_bars("peak"), "Peak memory of DoRA training", "step-peak.svg")
     draw_bars(likelihood_bars(), "Likelihood ÷ one pass over the prompts", "likelihood.svg")
-    draw_bars(pipeline_bars(), "The original study's way ÷ doratune", "pipeline.svg")
+    speed = pipeline_bars("generate", "likelihood")
+    draw_bars(speed, "Time of the original study's way ÷ doratune's", "pipeline.svg")
+    draw_bars(pipeline_bars("same_answers"), "Share of rows with the same answer", "same-answers.svg")
 
 
 if __name__ == "__main__":
