@@ -10,8 +10,8 @@ All of them are protocol `generate`:
 - `merged`: the same on weights merged in bfloat16, as the original study merges them;
 - `merged, one row at a time`: `benchmarks/reference_pipeline.py` on such weights.
 
-The last two have the same weights and differ in batching alone. The record counts the rows in which two ways
-give the same answer.
+The last two have the same weights and differ only in which rows are run together. The record counts the rows
+in which two ways give the same answer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 from peft import PeftModel
 
 from doratune.data.examples import build_examples
-from doratune.data.source import load_split
+from doratune.data.source import LoadedData, load_split
 from doratune.data.tasks import get_task
 from doratune.environment import describe_environment
 from doratune.evaluation.config import EvalConfig
@@ -57,10 +57,9 @@ SETTINGS = (
 Answers = list[str | None]
 
 
-def ours(options: argparse.Namespace) -> Iterator[tuple[str, Answers]]:
+def ours(options: argparse.Namespace, loaded: LoadedData) -> Iterator[tuple[str, Answers]]:
     """The ways of doratune's own `generate`."""
     task = get_task(options.task)
-    loaded = load_split(task, "test", data=options.data)
     examples = build_examples(loaded.rows[: options.limit], source=loaded.source, fmt="instruct", task=task)
     batch_size = EvalConfig.model_fields["batch_size"].default
     for way, dtype, merges in (
@@ -95,7 +94,8 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    answers = dict(ours(options))
+    loaded = load_split(get_task(options.task), "test", data=options.data)
+    answers = dict(ours(options, loaded))
     answers["merged, one row at a time"] = one_row_at_a_time(options)
     same = [
         {"ways": [a, b], "same": sum(x == y for x, y in zip(answers[a], answers[b], strict=True))}
@@ -107,7 +107,7 @@ def main() -> None:
         options.output,
         {
             "task": options.task,
-            "data_sha256": load_split(get_task(options.task), "test", data=options.data).sha256,
+            "data_sha256": loaded.sha256,
             "rows": len(answers["float32"]),
             "run": {name: read_record(options.run).config[name] for name in SETTINGS},
             "agreement": same,

@@ -15,7 +15,7 @@ model name\t: AMD EPYC
 
 
 def test_generations_of_one_name_are_told_apart(monkeypatch):
-    """Of EPYCs that call themselves alike, family 25 is Zen 4 and family 26 is Zen 5, twice as fast."""
+    """Of EPYCs that call themselves alike, family 25 is Zen 4 and family 26 is Zen 5."""
     names = []
     for family in (25, 26):
         monkeypatch.setattr(Path, "read_text", lambda *_, family=family, **__: X86.format(family=family))
