@@ -2,15 +2,15 @@
 
 Forward, with g = m / n (g = 0 where n = 0; g = 1 without a magnitude, which is LoRA)::
 
-    h = x Aᵀ              (N, r)
-    z = x Wᵀ + s·h Bᵀ     (N, d_out)
+    h = s·x Aᵀ            (N, r)
+    z = x Wᵀ + h Bᵀ       (N, d_out)
     y = g ⊙ z + b
 
 Backward, with n constant (arXiv 2402.09353, section 4.3)::
 
     dZ = g ⊙ dY           dm = Σ(dY ⊙ z) / n        db = Σ dY
-    T  = dZ B             dA = s·Tᵀ x               dB = s·dZᵀ h
-    dx = dZ W + s·T A
+    T  = s·dZ B           dA = Tᵀ x                 dB = dZᵀ h
+    dx = dZ W + T A
 
 and where n has a gradient after all, dn = -m/n · dm. The adapter may read another x than the base weight does
 (dropout); each then gets its own term of dx.
@@ -31,7 +31,14 @@ from torch.autograd.function import once_differentiable
 
 from doratune.engine.columns import column_sums, scale_columns, scaled_and_dots
 from doratune.engine.norm import over_norm
-from doratune.engine.outputs import WeakOutput, can_be_divided, hold_pending_outputs, under_checkpoint
+from doratune.engine.outputs import (
+    WeakOutput,
+    can_be_divided,
+    hold_pending_outputs,
+    magnitude_gradient,
+    under_checkpoint,
+)
+from doratune.engine.thin import scaled_mm, thin_gradient
 
 
 def autocast_off(device: torch.device) -> AbstractContextManager[Any]:
@@ -118,8 +125,8 @@ class _AdaptedLinear(torch.autograd.Function):
         bias: Tensor | None,
     ) -> Tensor:
         with autocast_off(x.device):
-            h = (x if x_adapter is None else x_adapter) @ A.to(x.dtype).T
-            y = _scaled_product(x, h, W, B, scaling)
+            h = scaled_mm(x if x_adapter is None else x_adapter, A.to(x.dtype).T, scaling)
+            y = _product(x, h, W, B)
             g = None if m is None or norm is None else over_norm(m, norm)
             if g is not None:
                 scale_columns(y, g, out=y, bias=bias)
@@ -159,48 +166,50 @@ class _AdaptedLinear(torch.autograd.Function):
         dx_adapter = dA = dm = dn = db = None
         with autocast_off(dY.device):  # a backward pass may run inside an autocast that the forward did not
             if needs_m or needs_norm:
-                dZ, dots = _scaled_and_dots(ctx, dY, y, g, norm, bias, (x, h, W, B))
-                dm = over_norm(dots, norm)
+                dZ, dm = _scaled_and_dm(ctx, dY, y, g, m, norm, bias, (x, h, W, B))
                 if needs_norm:
                     dn = -over_norm(m * dm, norm)
             else:
                 dZ = dY if g is None else scale_columns(dY, g, out=torch.empty_like(dY))
-            T: Any = dZ @ B.to(dY.dtype) if needs_x or needs_adapter or needs_A else None
-            dB = dZ.T @ h if needs_B else None
+            T: Any = None
+            if needs_x or needs_adapter or needs_A:
+                T = scaled_mm(dZ, B.to(dY.dtype), ctx.scaling)
+            dB = thin_gradient(h, dZ).T if needs_B else None
             dx = dZ @ W.to(dY.dtype) if needs_x else None
             del dZ  # as large as the output: its memory serves for what follows, casts among it
             if dB is not None:
-                dB = dB.to(dtype_B).mul_(ctx.scaling)
+                dB = dB.to(dtype_B, memory_format=torch.contiguous_format)
             if dx is not None and not ctx.adapter_apart:
-                dx.addmm_(T, A.to(dY.dtype), alpha=ctx.scaling)
+                dx.addmm_(T, A.to(dY.dtype))
             if needs_adapter:
-                dx_adapter = (T @ A.to(dY.dtype)).mul_(ctx.scaling)
+                dx_adapter = T @ A.to(dY.dtype)
             if needs_A:
-                dA = (T.T @ (x_adapter if ctx.adapter_apart else x)).to(dtype_A).mul_(ctx.scaling)
+                dA = thin_gradient(T, x_adapter if ctx.adapter_apart else x).to(dtype_A)
             if ctx.needs_input_grad[8]:
                 db = column_sums(dY, bias.dtype)
         return dx, dx_adapter, None, dA, dB, dm if needs_m else None, dn, None, db
 
 
-def _scaled_product(x: Tensor, h: Tensor, W: Tensor, B: Tensor, scaling: float) -> Tensor:
-    """``x Wᵀ + s·h Bᵀ``."""
-    return (x @ W.to(x.dtype).T).addmm_(h, B.to(x.dtype).T, alpha=scaling)
+def _product(x: Tensor, h: Tensor, W: Tensor, B: Tensor) -> Tensor:
+    """``x Wᵀ + h Bᵀ``."""
+    return (x @ W.to(x.dtype).T).addmm_(h, B.to(x.dtype).T)
 
 
-def _scaled_and_dots(
+def _scaled_and_dm(
     ctx: Any,
     dY: Tensor,
     y: Tensor | None,
     g: Tensor,
+    m: Tensor,
     norm: Tensor,
     bias: Tensor | None,
     parts: tuple[Tensor, ...],
 ) -> tuple[Tensor, Tensor]:
-    """``dY ⊙ g`` and Σ(dY ⊙ z) over rows, with z from y if there is one and it serves."""
+    """``dY ⊙ g`` and dm, with z from y if there is one and it serves."""
     if y is None and ctx.output is not None:
         y = ctx.output.take()
     if y is not None and can_be_divided(g, norm, beside_bias=bias is not None):
         dZ, dots = scaled_and_dots(dY, y.detach(), g, bias)
-        return dZ, torch.where(norm > 0, dots / g, 0)
-    x, h, W, B = parts
-    return scaled_and_dots(dY, _scaled_product(x, h, W, B, ctx.scaling), g)
+        return dZ, magnitude_gradient(dots, m, norm)
+    dZ, dots = scaled_and_dots(dY, _product(*parts), g)
+    return dZ, over_norm(dots, norm)

@@ -21,6 +21,7 @@ from doratune.engine.outputs import (
     WeakOutput,
     can_be_divided,
     hold_pending_outputs,
+    magnitude_gradient,
     under_checkpoint,
 )
 
@@ -101,12 +102,12 @@ class _Scale(torch.autograd.Function):
             if y is not None and can_be_divided(g, norm, beside_bias=bias is not None):
                 y = _columns(y.detach(), ctx.channel_dim, like=dY)
                 dZ, dots = scaled_and_dots(columns, y, g, bias)
-                dots = torch.where(norm > 0, dots / g, 0)
+                dm = magnitude_gradient(dots, m, norm)
             else:
                 with torch.no_grad():
                     z = ctx.remake(*kept)
                 dZ, dots = scaled_and_dots(columns, _columns(z, ctx.channel_dim, like=dY), g)
-            dm = over_norm(dots, norm).to(m.dtype)
+                dm = over_norm(dots, norm)
         else:
             dZ = scale_columns(columns, g, torch.empty_like(columns))
         if bias is not None and ctx.needs_input_grad[3]:

@@ -1,7 +1,7 @@
 """The adapter's term on top of any base output, for bases that are multiplied with by calling them.
 
-    h = x Aᵀ        y = z + s·h Bᵀ        dz = dY        T = dY B
-    dx = s·T A      dA = s·Tᵀ x           dB = s·dYᵀ h
+    h = s·x Aᵀ      y = z + h Bᵀ      dz = dY      T = s·dY B
+    dx = T A        dA = Tᵀ x         dB = dYᵀ h
 
 A and B are cast to z's dtype in both passes, so that no copy of them is kept in between.
 """
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from doratune.engine.linear import autocast_off
+from doratune.engine.thin import scaled_mm, thin_gradient
 
 
 def add_update(z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
@@ -49,9 +50,9 @@ class _Update(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
         ctx.scaling = scaling
         with autocast_off(z.device):
-            h = x @ A.to(z.dtype).T
+            h = scaled_mm(x, A.to(z.dtype).T, scaling)
             ctx.save_for_backward(x, A, B, h)
-            return torch.addmm(z, h, B.to(z.dtype).T, alpha=scaling)
+            return torch.addmm(z, h, B.to(z.dtype).T)
 
     @staticmethod
     @once_differentiable
@@ -63,9 +64,9 @@ class _Update(torch.autograd.Function):
         dx = dA = dB = None
         with autocast_off(dY.device):
             if needs_x or needs_A:
-                T = dY @ B.to(dY.dtype)
-                dx = (T @ A.to(dY.dtype)).mul_(ctx.scaling) if needs_x else None
-                dA = (T.T @ x).to(A.dtype).mul_(ctx.scaling) if needs_A else None
+                T = scaled_mm(dY, B.to(dY.dtype), ctx.scaling)
+                dx = T @ A.to(dY.dtype) if needs_x else None
+                dA = thin_gradient(T, x).to(A.dtype) if needs_A else None
             if needs_B:
-                dB = (dY.T @ h).to(B.dtype).mul_(ctx.scaling)
+                dB = thin_gradient(h, dY).T.to(B.dtype, memory_format=torch.contiguous_format)
         return dY if needs_z else None, dx, dA, dB, None
