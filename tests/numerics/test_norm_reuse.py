@@ -234,6 +234,24 @@ def test_held_norms_are_computed_before_and_never_looked_at(monkeypatch, compute
     torch.testing.assert_close(inside, outside, rtol=0, atol=0)
 
 
+def test_a_base_weight_said_not_to_change_is_looked_at_once(monkeypatch):
+    model, x = peft_linear(bias=False), torch.randn(7, 48)
+    doratune.enable(model)
+    layer, seen = layer_of(model), looks(monkeypatch)
+    for looked_at in (3, 2, 2):
+        del seen[:]
+        with hold_norms(model, base_unchanged=True):
+            assert_close("output", torch.float32, model(x), truth(model, x))
+        assert len(seen) == looked_at
+        layer.lora_B["default"].weight.data.mul_(3)
+    layer.base_layer.weight.data.mul_(2)
+    assert_close("output", torch.float32, model(x), truth(model, x))
+    with hold_norms(model):
+        layer.base_layer.weight.data.mul_(2)
+    with hold_norms(model):
+        assert_close("output", torch.float32, model(x), truth(model, x))
+
+
 @pytest.mark.parametrize("ended", ["in order", "by an error"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_never_stale_after_norms_were_held(change, ended):

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_ELEMENTS = 1 << 20
-"""Most elements of W held in a wider dtype at a time: 4 MiB in float32."""
+BUFFER_ELEMENTS = 1 << 21
+"""Most elements of W held in a wider dtype at a time: 8 MiB in float32."""
 
 
 def norm_dtype(*tensors: Tensor) -> torch.dtype:
@@ -45,9 +45,10 @@ def row_norm_squared(W: Tensor) -> Tensor:
     Raises:
         RuntimeError: From PyTorch, if W is not a floating matrix.
     """
-    return torch.cat(
-        [torch.linalg.vector_norm(rows, dim=1).square() for rows in _row_chunks(W, norm_dtype(W))]
-    )
+    squared = torch.empty(W.shape[0], dtype=norm_dtype(W), device=W.device)
+    for rows, wide in _wide_rows(W, squared.dtype):
+        torch.linalg.vector_norm(wide, dim=1, out=squared[rows])
+    return squared.square_()
 
 
 def dora_row_norm(
@@ -105,7 +106,10 @@ def norm_of_product(U: Tensor, A: Tensor, B: Tensor, scaling: float, weight_norm
 
 def weighted_rows(W: Tensor, A: Tensor) -> Tensor:
     """W Aᵀ, (d_out, r), in A's dtype, with W (d_out, d_in) widened by blocks of rows."""
-    return torch.cat([rows @ A.T for rows in _row_chunks(W, A.dtype)])
+    U = A.new_empty(W.shape[0], A.shape[0])
+    for rows, wide in _wide_rows(W, A.dtype):
+        torch.mm(wide, A.T, out=U[rows])
+    return U
 
 
 def over_norm(numerator: Tensor, norm: Tensor) -> Tensor:
@@ -140,15 +144,18 @@ class _RowNorm(torch.autograd.Function):
         kB = k * wide_B
         dB = s * k * (U + s * wide_B @ (wide_A @ wide_A.T))
         dA = s * s * (kB.T @ wide_B) @ wide_A
-        start = 0
-        for rows in _row_chunks(W, n.dtype):
-            dA.addmm_(kB[start : start + rows.shape[0]].T, rows, alpha=s)
-            start += rows.shape[0]
+        for rows, wide in _wide_rows(W, n.dtype):
+            dA.addmm_(kB[rows].T, wide, alpha=s)
         return None, dA.to(A.dtype), dB.to(B.dtype), None, None
 
 
-def _row_chunks(W: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """W in ``dtype`` by groups of rows; W whole where no cast is needed."""
-    rows = W.shape[0] if W.dtype == dtype else max(1, CHUNK_ELEMENTS // max(1, W.shape[1]))
-    for chunk in W.split(max(1, rows)):
-        yield chunk.to(dtype)
+def _wide_rows(W: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of W's rows, each with those rows in ``dtype``; the next slice may take their memory."""
+    if W.dtype == dtype:
+        yield slice(0, W.shape[0]), W
+        return
+    count = max(1, min(W.shape[0], BUFFER_ELEMENTS // max(1, W.shape[1])))
+    buffer = torch.empty(count, W.shape[1], dtype=dtype, device=W.device)
+    for start in range(0, W.shape[0], count):
+        rows = slice(start, min(start + count, W.shape[0]))
+        yield rows, buffer[: rows.stop - start].copy_(W[rows])

@@ -17,7 +17,7 @@ from doratune.peft.layer import EngineLayer
 
 
 @contextmanager
-def hold_norms(model: nn.Module) -> Iterator[None]:
+def hold_norms(model: nn.Module, *, base_unchanged: bool = False) -> Iterator[None]:
     """Compute the norms of the active DoRA adapters now, and take them as they are inside.
 
     Weights must not change inside, nor the modules that hold them or their hooks. Switching, scaling, merging
@@ -26,12 +26,14 @@ def hold_norms(model: nn.Module) -> Iterator[None]:
 
     Args:
         model: Any model; layers that are not on the engine are left alone.
+        base_unchanged: Promises that no base weight has changed since an earlier ``hold_norms`` of this model
+            or call of its layers, if there was one.
     """
     layers = [
         module for module in model.modules() if isinstance(module, EngineLayer) and not module.norms.held
     ]
     for layer in layers:
-        layer.norms.hold()
+        layer.norms.hold(base_unchanged=base_unchanged)
     try:
         for layer in layers:
             adapter = layer.adapter_on_engine()

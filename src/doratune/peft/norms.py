@@ -75,19 +75,24 @@ class LayerNorms:
         self._weight_norm_sq: Tensor | None = None
         self._checked: dict[str, tuple[object, Tensor]] = {}
         self._held: dict[object, Any] | None = None
+        self._base_unchanged = False
 
     @property
     def held(self) -> bool:
         """Whether what was found out about the weights is taken as it is, without another look at them."""
         return self._held is not None
 
-    def hold(self) -> None:
-        """From here to ``let_go`` look at each adapter once, whatever happens to its weights."""
-        self._held = {}
+    def hold(self, *, base_unchanged: bool) -> None:
+        """From here to ``let_go`` look at each adapter once, whatever happens to its weights.
+
+        Args:
+            base_unchanged: Do not even look at a base weight that has been looked at before.
+        """
+        self._held, self._base_unchanged = {}, base_unchanged
 
     def let_go(self) -> None:
         """Look again at every call."""
-        self._held = None
+        self._held, self._base_unchanged = None, False
 
     def once(self, what: object, look: Callable[[], Found]) -> Found:
         """What ``look`` finds now, or while held what it found at first under the same key."""
@@ -118,10 +123,11 @@ class LayerNorms:
         with torch.inference_mode(False), torch.no_grad(), autocast_off(A.device):
             if any(tensor.device.type != "cpu" for tensor in (*base.tensors, A, B)):
                 return norm_of_product(base.product(A), A, B, scaling, base.row_norm_squared())
-            weight_key = tuple(map(_digest, base.tensors))
-            if self._weight_norm_sq is None or self._weight_key != weight_key:
-                self._weight_norm_sq, self._weight_key = base.row_norm_squared(), weight_key
-                self._checked.clear()
+            if self._weight_norm_sq is None or not self._base_unchanged:
+                weight_key = tuple(map(_digest, base.tensors))
+                if self._weight_norm_sq is None or self._weight_key != weight_key:
+                    self._weight_norm_sq, self._weight_key = base.row_norm_squared(), weight_key
+                    self._checked.clear()
             key = (_digest(A), _digest(B), scaling)
             if adapter not in self._checked or self._checked[adapter][0] != key:
                 norm = norm_of_product(base.product(A), A, B, scaling, self._weight_norm_sq)

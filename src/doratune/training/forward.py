@@ -110,7 +110,9 @@ def spare_forward(model: PreTrainedModel) -> bool:
         shape = packed.positions.shape if packed else ids.shape
         places = packed.place if packed else torch.arange(ids.numel()).view(ids.shape)
         scored = places[:, :-1][mask]
-        with keep_outputs(), hold_norms(self), _last_mlp_at(last, scored.unique(), shape):
+        # A run trains adapters or everything, so no base weight of an adapter changes from step to step.
+        norms = hold_norms(self, base_unchanged=True)
+        with keep_outputs(), norms, _last_mlp_at(last, scored.unique(), shape):
             if packed:
                 hidden = _run_packed(self.base_model, ids, packed)
             else:
