@@ -174,11 +174,11 @@ class _AdaptedLinear(torch.autograd.Function):
             T: Any = None
             if needs_x or needs_adapter or needs_A:
                 T = scaled_mm(dZ, B.to(dY.dtype), ctx.scaling)
-            dB = thin_gradient(h, dZ).T if needs_B else None
             dx = dZ @ W.to(dY.dtype) if needs_x else None
-            del dZ  # as large as the output: its memory serves for what follows, casts among it
-            if dB is not None:
-                dB = dB.to(dtype_B, memory_format=torch.contiguous_format)
+            del dZ  # as large as the output: its memory serves for what follows
+            if needs_B:
+                dB = thin_gradient(h, dY).T.to(dtype_B, memory_format=torch.contiguous_format)
+                dB = dB if g is None else dB.mul_(g[:, None])
             if dx is not None and not ctx.adapter_apart:
                 dx.addmm_(T, A.to(dY.dtype))
             if needs_adapter:
