@@ -163,7 +163,7 @@ class _AdaptedLinear(torch.autograd.Function):
         x, x_adapter, W, A, B, h, m, norm, g, bias, y = ctx.saved_tensors
         needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
         dtype_A, dtype_B = ctx.dtypes
-        dx_adapter = dA = dm = dn = db = None
+        dx_adapter = dA = dB = dm = dn = db = None
         with autocast_off(dY.device):  # a backward pass may run inside an autocast that the forward did not
             if needs_m or needs_norm:
                 dZ, dm = _scaled_and_dm(ctx, dY, y, g, m, norm, bias, (x, h, W, B))
