@@ -9,7 +9,7 @@ Forward, with g = m / n (g = 0 where n = 0; g = 1 without a magnitude, which is 
 Backward, with n constant (arXiv 2402.09353, section 4.3)::
 
     dZ = g ⊙ dY           dm = Σ(dY ⊙ z) / n        db = Σ dY
-    T  = s·dZ B           dA = Tᵀ x                 dB = dZᵀ h
+    T  = s·dZ B           dA = Tᵀ x                 dB = dZᵀ h = g ⊙ (dYᵀ h)
     dx = dZ W + T A
 
 and where n has a gradient after all, dn = -m/n · dm. The adapter may read another x than the base weight does
@@ -134,7 +134,7 @@ class _AdaptedLinear(torch.autograd.Function):
                 y += bias
         needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
         needs_dots = needs_m or needs_norm
-        ctx.scaling, ctx.adapter_apart = scaling, x_adapter is not None
+        ctx.scaling, ctx.adapter_apart, ctx.has_magnitude = scaling, x_adapter is not None, g is not None
         ctx.dtypes = A.dtype, B.dtype
         # z is (y - b) / g, if y outlives the forward pass.
         keeps = needs_dots and under_checkpoint()
@@ -146,9 +146,8 @@ class _AdaptedLinear(torch.autograd.Function):
             A if needs_x or needs_adapter else None,
             B if needs_x or needs_adapter or needs_A or needs_dots else None,
             h if needs_B or needs_dots else None,
-            m,
+            m,  # with the norm, for g: the parameter is there anyway
             norm,
-            g,
             bias,
             y if keeps else None,
         )
@@ -160,7 +159,8 @@ class _AdaptedLinear(torch.autograd.Function):
         ctx: Any, dY: Tensor
     ) -> tuple[Tensor | None, ...]:
         hold_pending_outputs()
-        x, x_adapter, W, A, B, h, m, norm, g, bias, y = ctx.saved_tensors
+        x, x_adapter, W, A, B, h, m, norm, bias, y = ctx.saved_tensors
+        g: Any = over_norm(m, norm) if ctx.has_magnitude else None
         needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
         dtype_A, dtype_B = ctx.dtypes
         dx_adapter = dA = dB = dm = dn = db = None
