@@ -1,0 +1,47 @@
+"""Products with thin factors beside float64: any scaling and shape, and nothing of what memory held."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from doratune.engine.thin import scaled_mm, thin_gradient
+
+ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-10, torch.float32: 1e-6, torch.float64: 1e-13}
+"""Of one rounding to the dtype, or of sums in it, as a share of the largest value."""
+
+
+def assert_rounded(actual: torch.Tensor, exact: torch.Tensor) -> None:
+    scale = exact.abs().max().item() if exact.numel() else 0.0
+    torch.testing.assert_close(actual.double(), exact, rtol=0, atol=ROUNDING[actual.dtype] * scale)
+
+
+def leave_nans(*shape: int, dtype: torch.dtype) -> None:
+    """Fill memory that the next tensor of this shape is likely to take."""
+    for _ in range(4):
+        torch.full(shape, torch.nan, dtype=dtype)
+
+
+@pytest.mark.parametrize("scaling", [2.0, 0.0, 16 / 3**0.5])
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+@pytest.mark.parametrize(
+    ("rows", "inner", "rank"), [(5, 7, 3), (300, 576, 32), (0, 8, 4), (8, 0, 4), (8, 4, 0)]
+)
+def test_scaled_product(rows: int, inner: int, rank: int, dtype: torch.dtype, scaling: float) -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(rows, inner, dtype=dtype), torch.randn(rank, inner, dtype=dtype).T
+    exact = scaling * (a.double() @ b.double())
+    leave_nans(rows, rank, dtype=dtype)
+    product = scaled_mm(a, b, scaling)
+    assert product.dtype == dtype
+    assert_rounded(product, exact)
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+@pytest.mark.parametrize(("rows", "rank", "width"), [(5, 3, 7), (300, 32, 576), (0, 4, 8), (8, 0, 4)])
+def test_thin_gradient(rows: int, rank: int, width: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    thin, wide = torch.randn(rows, rank, dtype=dtype), torch.randn(rows, width, dtype=dtype)
+    gradient = thin_gradient(thin, wide)
+    assert gradient.dtype == dtype
+    assert_rounded(gradient, thin.double().T @ wide.double())
