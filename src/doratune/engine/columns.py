@@ -11,10 +11,10 @@ A tensor is (N, d), or (N, d, L) where other dimensions follow the columns', as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
+
+from doratune.engine.blocks import buffered_rows
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 """Dtypes that the CPU's batch norm takes beside a float32 g."""
@@ -124,18 +124,9 @@ def _dots(a: Tensor, b: Tensor, dtype: torch.dtype, bias: Tensor | None) -> Tens
     """Σ(a ⊙ (b - bias)) over rows, in ``dtype``: float16 products would overflow under loss scaling."""
     sums = torch.zeros(a.shape[1], dtype=dtype, device=a.device)
     bias = None if bias is None else _across(bias.to(dtype), a)
-    for rows, wide in _wide_rows(a, dtype):
+    for rows, wide in buffered_rows(a, dtype, BUFFER_ELEMENTS):
         wide.copy_(b[rows])
         if bias is not None:
             wide -= bias
         sums += column_sums(wide.mul_(a[rows]), dtype)
     return sums
-
-
-def _wide_rows(tensor: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of rows, each with a buffer of their shape; the next slice reuses the buffer."""
-    count = max(1, min(tensor.shape[0], BUFFER_ELEMENTS // max(1, tensor.shape[1:].numel())))
-    buffer = torch.empty(count, *tensor.shape[1:], dtype=dtype, device=tensor.device)
-    for start in range(0, tensor.shape[0], count):
-        rows = slice(start, min(start + count, tensor.shape[0]))
-        yield rows, buffer[: rows.stop - rows.start]

@@ -29,15 +29,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from doratune.engine.columns import column_sums, scale_columns, scaled_and_dots
+from doratune.engine.columns import column_sums, scale_columns
 from doratune.engine.norm import over_norm
-from doratune.engine.outputs import (
-    WeakOutput,
-    can_be_divided,
-    hold_pending_outputs,
-    magnitude_gradient,
-    under_checkpoint,
-)
+from doratune.engine.outputs import WeakOutput, hold_pending_outputs, under_checkpoint
+from doratune.engine.scaling import scaling_gradients
 from doratune.engine.thin import scaled_mm, thin_gradient
 
 
@@ -166,7 +161,9 @@ class _AdaptedLinear(torch.autograd.Function):
         dx_adapter = dA = dB = dm = dn = db = None
         with autocast_off(dY.device):  # a backward pass may run inside an autocast that the forward did not
             if needs_m or needs_norm:
-                dZ, dm = _scaled_and_dm(ctx, dY, y, g, m, norm, bias, (x, h, W, B))
+                y = y if y is not None or ctx.output is None else ctx.output.take()
+                dZ, dm = scaling_gradients(dY, y, g, m, norm, bias, lambda: _product(x, h, W, B))
+                del y  # perhaps nobody else holds it any more
                 if needs_norm:
                     dn = -over_norm(m * dm, norm)
             else:
@@ -193,23 +190,3 @@ class _AdaptedLinear(torch.autograd.Function):
 def _product(x: Tensor, h: Tensor, W: Tensor, B: Tensor) -> Tensor:
     """``x Wᵀ + h Bᵀ``."""
     return (x @ W.to(x.dtype).T).addmm_(h, B.to(x.dtype).T)
-
-
-def _scaled_and_dm(
-    ctx: Any,
-    dY: Tensor,
-    y: Tensor | None,
-    g: Tensor,
-    m: Tensor,
-    norm: Tensor,
-    bias: Tensor | None,
-    parts: tuple[Tensor, ...],
-) -> tuple[Tensor, Tensor]:
-    """``dY ⊙ g`` and dm, with z from y if there is one and it serves."""
-    if y is None and ctx.output is not None:
-        y = ctx.output.take()
-    if y is not None and can_be_divided(g, norm, beside_bias=bias is not None):
-        dZ, dots = scaled_and_dots(dY, y.detach(), g, bias)
-        return dZ, magnitude_gradient(dots, m, norm)
-    dZ, dots = scaled_and_dots(dY, _product(*parts), g)
-    return dZ, over_norm(dots, norm)

@@ -15,15 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from doratune.engine.columns import column_sums, scale_columns, scaled_and_dots
+from doratune.engine.columns import column_sums, scale_columns
 from doratune.engine.norm import over_norm
-from doratune.engine.outputs import (
-    WeakOutput,
-    can_be_divided,
-    hold_pending_outputs,
-    magnitude_gradient,
-    under_checkpoint,
-)
+from doratune.engine.outputs import WeakOutput, hold_pending_outputs, under_checkpoint
+from doratune.engine.scaling import scaling_gradients
 
 
 def scale_by_magnitude(
@@ -99,15 +94,13 @@ class _Scale(torch.autograd.Function):
         dm = db = None
         if ctx.needs_input_grad[1]:
             y = y if y is not None else ctx.output.take()
-            if y is not None and can_be_divided(g, norm, beside_bias=bias is not None):
-                y = _columns(y.detach(), ctx.channel_dim, like=dY)
-                dZ, dots = scaled_and_dots(columns, y, g, bias)
-                dm = magnitude_gradient(dots, m, norm)
-            else:
+
+            def remake() -> Tensor:
                 with torch.no_grad():
-                    z = ctx.remake(*kept)
-                dZ, dots = scaled_and_dots(columns, _columns(z, ctx.channel_dim, like=dY), g)
-                dm = over_norm(dots, norm)
+                    return _columns(ctx.remake(*kept), ctx.channel_dim, like=dY)
+
+            y = None if y is None else _columns(y, ctx.channel_dim, like=dY)
+            dZ, dm = scaling_gradients(columns, y, g, m, norm, bias, remake)
         else:
             dZ = scale_columns(columns, g, torch.empty_like(columns))
         if bias is not None and ctx.needs_input_grad[3]:

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from doratune.engine.blocks import buffered_rows
+
 BUFFER_ELEMENTS = 1 << 21
 """Most elements of W held in a wider dtype at a time: 8 MiB in float32."""
 
@@ -154,8 +156,5 @@ def _wide_rows(W: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
     if W.dtype == dtype:
         yield slice(0, W.shape[0]), W
         return
-    count = max(1, min(W.shape[0], BUFFER_ELEMENTS // max(1, W.shape[1])))
-    buffer = torch.empty(count, W.shape[1], dtype=dtype, device=W.device)
-    for start in range(0, W.shape[0], count):
-        rows = slice(start, min(start + count, W.shape[0]))
-        yield rows, buffer[: rows.stop - start].copy_(W[rows])
+    for rows, buffer in buffered_rows(W, dtype, BUFFER_ELEMENTS):
+        yield rows, buffer.copy_(W[rows])

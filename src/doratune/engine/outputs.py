@@ -102,17 +102,3 @@ def can_be_divided(g: Tensor, norm: Tensor, *, beside_bias: bool) -> bool:
     smallest = SMALLEST_SCALE_BESIDE_BIAS if beside_bias else SMALLEST_SCALE
     # Nearly always the first look tells.
     return bool(g.amin() >= smallest) or not bool(((g.abs() < smallest) & (norm > 0)).any())
-
-
-def magnitude_gradient(dots: Tensor, m: Tensor, norm: Tensor) -> Tensor:
-    """Σ(dY ⊙ z) / n, the gradient of m, from an output that can be divided: z / n = (y - b) / m.
-
-    Args:
-        dots: Σ(dY ⊙ (y - b)) over rows, (d_out,).
-        m: (d_out,), zero nowhere but where the norm is.
-        norm: (d_out,); where it is 0 the magnitude gets no gradient.
-
-    Returns:
-        (d_out,) in the wider of their dtypes.
-    """
-    return torch.where(norm > 0, dots / m, 0)

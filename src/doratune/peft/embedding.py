@@ -28,7 +28,7 @@ from torch.nn.functional import embedding
 
 from doratune.engine.linear import autocast_off
 from doratune.engine.magnitude import scale_by_magnitude
-from doratune.engine.thin import thin_gradient
+from doratune.engine.thin import scaled_mm, thin_gradient
 from doratune.peft.layer import EngineLayer
 from doratune.peft.norms import dense_norm
 from doratune.peft.support import hook_obstacle, variant_obstacle, weight_obstacle
@@ -140,7 +140,7 @@ class _AdaptedLookup(torch.autograd.Function):
         dA = dB = None
         with autocast_off(dZ.device):
             if ctx.needs_input_grad[1]:
-                T = (dZ @ B.to(dZ.dtype)).to(A.dtype).mul_(ctx.scaling)
+                T = scaled_mm(dZ, B.to(dZ.dtype), ctx.scaling).to(A.dtype)
                 dA = torch.ops.aten.embedding_dense_backward(
                     _scaled(T, ctx.embed_scale),
                     ids.reshape(-1),

@@ -123,11 +123,11 @@ class LayerNorms:
         with torch.inference_mode(False), torch.no_grad(), autocast_off(A.device):
             if any(tensor.device.type != "cpu" for tensor in (*base.tensors, A, B)):
                 return norm_of_product(base.product(A), A, B, scaling, base.row_norm_squared())
-            if self._weight_norm_sq is None or not self._base_unchanged:
-                weight_key = tuple(map(_digest, base.tensors))
-                if self._weight_norm_sq is None or self._weight_key != weight_key:
-                    self._weight_norm_sq, self._weight_key = base.row_norm_squared(), weight_key
-                    self._checked.clear()
+            known = self._base_unchanged and self._weight_norm_sq is not None
+            weight_key = self._weight_key if known else tuple(map(_digest, base.tensors))
+            if self._weight_norm_sq is None or self._weight_key != weight_key:
+                self._weight_norm_sq, self._weight_key = base.row_norm_squared(), weight_key
+                self._checked.clear()
             key = (_digest(A), _digest(B), scaling)
             if adapter not in self._checked or self._checked[adapter][0] != key:
                 norm = norm_of_product(base.product(A), A, B, scaling, self._weight_norm_sq)
