@@ -32,6 +32,7 @@ from torch.autograd.function import once_differentiable
 from doratune.engine.columns import column_sums, scale_columns
 from doratune.engine.norm import over_norm
 from doratune.engine.outputs import WeakOutput, hold_pending_outputs, under_checkpoint
+from doratune.engine.products import mm
 from doratune.engine.scaling import scaling_gradients
 from doratune.engine.thin import scaled_mm, thin_gradient
 
@@ -171,7 +172,7 @@ class _AdaptedLinear(torch.autograd.Function):
             T: Any = None
             if needs_x or needs_adapter or needs_A:
                 T = scaled_mm(dZ, B.to(dY.dtype), ctx.scaling)
-            dx = dZ @ W.to(dY.dtype) if needs_x else None
+            dx = mm(dZ, W.to(dY.dtype)) if needs_x else None
             del dZ  # as large as the output: its memory serves for what follows
             if needs_B:
                 dB = thin_gradient(h, dY).T.to(dtype_B, memory_format=torch.contiguous_format)
@@ -179,7 +180,7 @@ class _AdaptedLinear(torch.autograd.Function):
             if dx is not None and not ctx.adapter_apart:
                 dx.addmm_(T, A.to(dY.dtype))
             if needs_adapter:
-                dx_adapter = T @ A.to(dY.dtype)
+                dx_adapter = mm(T, A.to(dY.dtype))
             if needs_A:
                 dA = thin_gradient(T, x_adapter if ctx.adapter_apart else x).to(dtype_A)
             if ctx.needs_input_grad[8]:
@@ -189,4 +190,4 @@ class _AdaptedLinear(torch.autograd.Function):
 
 def _product(x: Tensor, h: Tensor, W: Tensor, B: Tensor) -> Tensor:
     """``x Wᵀ + h Bᵀ``."""
-    return (x @ W.to(x.dtype).T).addmm_(h, B.to(x.dtype).T)
+    return mm(x, W.to(x.dtype).T).addmm_(h, B.to(x.dtype).T)

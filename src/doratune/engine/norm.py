@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from doratune.engine.blocks import buffered_rows
+from doratune.engine.products import mm
 
 BUFFER_ELEMENTS = 1 << 21
 """Most elements of W held in a wider dtype at a time: 8 MiB in float32."""
@@ -110,7 +111,7 @@ def weighted_rows(W: Tensor, A: Tensor) -> Tensor:
     """W Aᵀ, (d_out, r), in A's dtype, with W (d_out, d_in) widened by blocks of rows."""
     U = A.new_empty(W.shape[0], A.shape[0])
     for rows, wide in _wide_rows(W, A.dtype):
-        torch.mm(wide, A.T, out=U[rows])
+        U[rows] = mm(wide, A.T)
     return U
 
 

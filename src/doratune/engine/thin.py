@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from doratune.engine.products import left_to_onednn, mm
+
 
 def scaled_mm(a: Tensor, b: Tensor, scaling: float) -> Tensor:
     """``scaling · a b``.
@@ -21,6 +23,8 @@ def scaled_mm(a: Tensor, b: Tensor, scaling: float) -> Tensor:
     Returns:
         (n, p) in a's dtype.
     """
+    if left_to_onednn(a):
+        return mm(a, b).mul_(scaling)
     # With beta = 0 the first argument is not read.
     return torch.addmm(a.new_empty(()), a, b, beta=0, alpha=scaling)
 
@@ -36,4 +40,4 @@ def thin_gradient(thin: Tensor, wide: Tensor) -> Tensor:
         (r, d) in their dtype.
     """
     # On a CPU, oneDNN takes up to twice as long over a thin matrix read by columns; a copy is small.
-    return thin.T.contiguous() @ wide
+    return mm(thin.T.contiguous(), wide)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from doratune.engine.linear import autocast_off
+from doratune.engine.products import mm
 from doratune.engine.thin import scaled_mm, thin_gradient
 
 
@@ -65,7 +66,7 @@ class _Update(torch.autograd.Function):
         with autocast_off(dY.device):
             if needs_x or needs_A:
                 T = scaled_mm(dY, B.to(dY.dtype), ctx.scaling)
-                dx = T @ A.to(dY.dtype) if needs_x else None
+                dx = mm(T, A.to(dY.dtype)) if needs_x else None
                 dA = thin_gradient(T, x).to(A.dtype) if needs_A else None
             if needs_B:
                 dB = thin_gradient(h, dY).T.to(B.dtype, memory_format=torch.contiguous_format)
