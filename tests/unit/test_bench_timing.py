@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -47,9 +49,26 @@ def test_rounds_are_interleaved_and_only_calls_are_timed(monkeypatch: pytest.Mon
     _, data = subject_of("floor")
     times = time_rounds(cast(list[Subject], workers), data, 3)
     assert WARMUP_ROUNDS == 2
-    assert "".join(log) == "abcbcacababcbca"
+    rounds = ["".join(log[start : start + 3]) for start in range(0, len(log), 3)]
+    assert len(rounds) == 5
+    assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
     expected = {"a": [1e3] * 3, "b": [2e3] * 3, "c": [4e3] * 3}
     assert times == {name: pytest.approx(rounds) for name, rounds in expected.items()}
+
+
+def test_no_layer_always_follows_the_same_other_and_every_run_has_the_same_order() -> None:
+    _, data = subject_of("floor")
+    runs = []
+    for _ in range(2):
+        log = cast(list[str], [])
+        workers = [Worker(name, 1.0, Clock(), log) for name in "abcdefg"]
+        time_rounds(cast(list[Subject], workers), data, 15)
+        runs.append(log)
+    assert runs[0] == runs[1]
+    follows = Counter(pairwise(runs[0]))
+    for name in "abcdefg":
+        before = [count for (_, after), count in follows.items() if after == name]
+        assert max(before) <= sum(before) / 2
 
 
 def test_ratios_are_taken_within_rounds() -> None:

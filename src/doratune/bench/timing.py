@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import time
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +11,6 @@ import numpy as np
 import torch
 
 from doratune.bench.providers import Subject
-from doratune.bench.turns import rotated
 from doratune.bench.weights import LayerData
 from doratune.records.bench import Timing
 
@@ -20,7 +20,9 @@ WARMUP_ROUNDS = 2
 def time_rounds(subjects: Sequence[Subject], data: LayerData, rounds: int) -> dict[str, list[float]]:
     """Time forward and backward of each layer, interleaved.
 
-    Each round calls every layer once and begins with the next one, so that none always follows a pause.
+    Each round calls every layer once, in an order of its own that is the same in every run. In a fixed order
+    one layer would always pay for what another leaves behind: caches full of its tensors, and memory given
+    back to the kernel.
 
     Args:
         subjects: The layers.
@@ -36,7 +38,7 @@ def time_rounds(subjects: Sequence[Subject], data: LayerData, rounds: int) -> di
     gc.disable()  # a collection would be charged to whoever is running
     try:
         for number in range(WARMUP_ROUNDS + rounds):
-            for subject in rotated(subjects, number):
+            for subject in random.Random(number).sample(subjects, len(subjects)):
                 milliseconds = _time_call(subject, data)
                 if number >= WARMUP_ROUNDS:
                     times[subject.provider.name].append(milliseconds)

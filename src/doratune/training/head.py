@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear, log_softmax
+from torch.nn.functional import log_softmax
+
+from doratune.engine.products import mm
 
 CHUNK_ELEMENTS = 1 << 23
 """Most logits at a time, 16 MiB in bfloat16: each chunk reads the whole head."""
@@ -60,7 +62,7 @@ class _TokenScores(torch.autograd.Function):
         ctx.trains_head = any(ctx.needs_input_grad[2:])
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not ctx.trains_head else None
         for part in _parts(len(hidden), len(weight), CHUNK_ELEMENTS):
-            logits = linear(hidden[part], weight, bias)
+            logits = _logits(hidden[part], weight, bias)
             for rows, scores, target in _log_probs(logits, targets[part]):
                 log_probs[part][rows] = scores.gather(1, target)[:, 0]
                 is_top1[part][rows] = scores.argmax(dim=1) == target[:, 0]
@@ -69,7 +71,7 @@ class _TokenScores(torch.autograd.Function):
                 if slope is not None:
                     logits[rows] = _logit_slope(p, target)
             if slope is not None:
-                torch.mm(logits, weight, out=slope[part])
+                slope[part] = mm(logits, weight)
         ctx.mark_non_differentiable(entropy, is_top1)
         ctx.save_for_backward(*((hidden, targets, weight, bias) if ctx.trains_head else (slope,)))
         return log_probs, entropy, is_top1
@@ -98,22 +100,27 @@ def _gradients(
     d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs[2] else None
     d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs[3] else None
     for part in _parts(len(hidden), len(weight), CHUNK_ELEMENTS):
-        d_logits = linear(hidden[part], weight, bias)
+        d_logits = _logits(hidden[part], weight, bias)
         for rows, scores, target in _log_probs(d_logits, targets[part]):
             slope = _logit_slope(scores.exp_(), target).mul_(d_log_probs[part][rows, None])
             if d_bias is not None:
                 d_bias += slope.sum(dim=0)
             d_logits[rows] = slope
         if d_hidden is not None:
-            torch.mm(d_logits, weight, out=d_hidden[part])
+            d_hidden[part] = mm(d_logits, weight)
         if d_weight is not None:
-            d_weight += d_logits.T @ hidden[part]
+            d_weight += mm(d_logits.T, hidden[part])
     return (
         d_hidden,
         None,
         None if d_weight is None else d_weight.to(weight.dtype),
         None if d_bias is None or bias is None else d_bias.to(bias.dtype),
     )
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    logits = mm(hidden, weight.T)
+    return logits if bias is None else logits.add_(bias)
 
 
 def _log_probs(logits: Tensor, targets: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:

@@ -32,6 +32,7 @@ from doratune.training.config import TrainConfig, check_method
 from doratune.training.data import load_training_examples
 from doratune.training.encoded import encode_examples
 from doratune.training.forward import spare_forward
+from doratune.training.frozen import speed_up_frozen
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +170,7 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     spare_forward(base.model)
+    speed_up_frozen(base.model)
     return trainer
 
 

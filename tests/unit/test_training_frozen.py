@@ -1,0 +1,83 @@
+"""Frozen layers by the engine's products beside PyTorch's own, on any CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+
+from doratune.engine import products
+from doratune.peft import enable
+from doratune.training import frozen
+from doratune.training.frozen import speed_up_frozen
+
+
+@pytest.fixture(autouse=True)
+def _onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_is_faster_here", lambda: True)
+
+
+@pytest.fixture
+def products_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    made: list[int] = []
+
+    def counted(a: Tensor, b: Tensor) -> Tensor:
+        made.append(1)
+        return products.mm(a, b)
+
+    monkeypatch.setattr(frozen, "mm", counted)
+    return made
+
+
+def layer(*, bias: bool, trained: bool = False, dtype: torch.dtype = torch.float32) -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(24, 16, bias=bias, dtype=dtype).requires_grad_(trained)
+
+
+def run(module: nn.Linear, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    y = module(x)
+    (dx,) = torch.autograd.grad(y, x, dy)
+    return y.detach(), dx
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_outputs_and_gradients_are_those_of_the_layer(bias: bool, products_made: list[int]) -> None:
+    plain, quick = layer(bias=bias), layer(bias=bias)
+    speed_up_frozen(nn.Sequential(quick))
+    x, dy = torch.randn(3, 7, 24), torch.randn(3, 7, 16)
+    for one, other in zip(run(quick, x, dy), run(plain, x, dy), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    assert len(products_made) == 2
+    with torch.no_grad():
+        torch.testing.assert_close(quick(x), plain(x), rtol=1e-5, atol=1e-6)
+
+
+def test_adapted_layers_stay_the_engine_s(products_made: list[int]) -> None:
+    model: Any = nn.Sequential(layer(bias=False), nn.Linear(16, 8))
+    model = get_peft_model(model, LoraConfig(target_modules=["0"], use_dora=True))
+    enable(model)
+    speed_up_frozen(model)
+    adapted, plain = model.base_model.model
+    model(torch.randn(2, 24)).sum().backward()
+    assert len(products_made) == 2  # of the plain layer, there and back
+    assert "forward" in vars(plain)
+    assert not any("forward" in vars(module) for module in adapted.modules())
+    assert adapted.adapter_on_engine() == "default"
+
+
+def test_what_is_trained_or_of_another_dtype_is_left_alone(products_made: list[int]) -> None:
+    left = nn.Sequential(layer(bias=True, trained=True), layer(bias=True, dtype=torch.bfloat16))
+    speed_up_frozen(left)
+    assert all("forward" not in vars(module) for module in left)
+    later = layer(bias=True)
+    speed_up_frozen(later)
+    later.requires_grad_(True)
+    later(torch.randn(2, 24)).sum().backward()
+    assert later.weight.grad is not None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert later.requires_grad_(False)(torch.randn(2, 24)).dtype == torch.bfloat16
+    assert not products_made
