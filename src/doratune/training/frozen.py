@@ -17,8 +17,8 @@ from doratune.engine.products import left_to_onednn, mm
 def speed_up_frozen(model: nn.Module) -> None:
     """Replace the forward pass of frozen float32 linear layers without an adapter, where that is faster.
 
-    It is done in place, for ``nn.Linear`` itself. What the layers compute stays the same to rounding; a layer that is called under autocast, or whose weight
-    is trained after all, computes as before.
+    It is done in place, for ``nn.Linear`` itself. What the layers compute stays the same to rounding; a layer
+    that is called under autocast, or whose weight is trained after all, computes as before.
 
     Args:
         model: Any model.
