@@ -50,20 +50,20 @@ def step_bars(quantity: str) -> list[Bar]:
             one["at_most"],
             one["met"],
         )
-        for result in read("step-cpu-zen4.json")["results"]
+        for result in read("step-cpu-zen5.json")["results"]
         for one in result["verdicts"]
         if one["quantity"] == quantity
     ]
 
 
 def likelihood_bars() -> list[Bar]:
-    results = read("likelihood-cpu-zen4.json")["results"]
+    results = read("likelihood-cpu-zen5.json")["results"]
     limit = 1.25
     return [Bar(one["format"], one["ratio"], limit, one["ratio"] <= limit) for one in results]
 
 
 def pipeline_bars(*figures: str) -> list[Bar]:
-    records = (read(f"pipeline-boolq{dtype}-cpu-zen4.json") for dtype in ("", "-float32"))
+    records = (read(f"pipeline-boolq{dtype}-cpu-zen5.json") for dtype in ("", "-float32"))
     return [
         Bar(
             f"{one['figure'].replace('_', ' ')}\n{record['model']['dtype']}",
