@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from doratune.engine import products
-from doratune.engine.products import left_to_onednn, mm
+from doratune.engine.products import left_to_onednn, linear, mm
 from doratune.functional import dora_linear, dora_row_norm
 
 ROUNDING = 2e-6
 """Of float32 sums over some hundreds of products, as a share of the largest value."""
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
 
 
 @pytest.fixture(params=[True, False], ids=["oneDNN", "PyTorch's choice"])
@@ -50,6 +52,14 @@ def test_strides(by_onednn: bool) -> None:
     ):
         assert_product(a, b)
         assert_product(b.T, a.T)
+
+
+def test_bias(by_onednn: bool) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(70, 96), torch.randn(80, 96), torch.randn(80)
+    exact = x.double() @ weight.double().T + bias.double()
+    atol = ROUNDING * exact.abs().max().item()
+    torch.testing.assert_close(linear(x, weight, bias).double(), exact, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

@@ -14,6 +14,8 @@ from doratune.peft import enable
 from doratune.training import frozen
 from doratune.training.frozen import speed_up_frozen
 
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
+
 
 @pytest.fixture(autouse=True)
 def _onednn(monkeypatch: pytest.MonkeyPatch) -> None:

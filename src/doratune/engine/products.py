@@ -11,6 +11,7 @@ import functools
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def mm(a: Tensor, b: Tensor) -> Tensor:
@@ -28,13 +29,32 @@ def mm(a: Tensor, b: Tensor) -> Tensor:
     Raises:
         RuntimeError: From PyTorch, if the shapes do not fit.
     """
-    if left_to_onednn(a):
-        return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
-    return a @ b
+    return _by_onednn(a, b.T, None) if left_to_onednn(a) else a @ b
+
+
+def linear(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
+    """``x Wᵀ + bias`` likewise.
+
+    Args:
+        x: (n, d_in), floating.
+        W: (d_out, d_in), x's dtype.
+        bias: (d_out,), x's dtype, or None.
+
+    Returns:
+        (n, d_out) in x's dtype.
+
+    Raises:
+        RuntimeError: From PyTorch, if the shapes do not fit.
+    """
+    return _by_onednn(x, W, bias) if left_to_onednn(x) else functional.linear(x, W, bias)
+
+
+def _by_onednn(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, W, bias, "none", [], "")
 
 
 def left_to_onednn(a: Tensor) -> bool:
-    """Whether ``mm`` gives a product of ``a`` to oneDNN where PyTorch would not."""
+    """Whether a product of ``a`` goes to oneDNN where PyTorch would not give it there."""
     fits = a.dtype == torch.float32 and a.device.type == "cpu" and a.shape[1] > 0
     return fits and _is_faster_here() and bool(torch.backends.mkldnn.enabled)
 

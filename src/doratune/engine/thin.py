@@ -1,7 +1,7 @@
 """Products with an adapter's thin factors, in the forms that CPU libraries are fastest at.
 
 The scaling s goes into the product that makes a thin matrix, in its accumulator: no pass of its own over
-anything, and no further rounding.
+anything, and no further rounding. Only behind float32 products by oneDNN it is a pass over the thin matrix.
 """
 
 from __future__ import annotations

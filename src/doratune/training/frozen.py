@@ -36,8 +36,7 @@ def speed_up_frozen(model: nn.Module) -> None:
 
 def _forward(layer: nn.Linear, x: Tensor) -> Tensor:
     weight = layer.weight
-    as_before = weight.requires_grad or torch.is_autocast_enabled(x.device.type)
-    if as_before or not left_to_onednn(weight):
+    if weight.requires_grad or torch.is_autocast_enabled(x.device.type):
         return linear(x, weight, layer.bias)
     y: Any = _Product.apply(x.reshape(-1, x.shape[-1]), weight)
     y = y.view(*x.shape[:-1], weight.shape[0])

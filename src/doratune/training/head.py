@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import log_softmax
 
-from doratune.engine.products import mm
+from doratune.engine.products import linear, mm
 
 CHUNK_ELEMENTS = 1 << 23
 """Most logits at a time, 16 MiB in bfloat16: each chunk reads the whole head."""
@@ -62,7 +62,7 @@ class _TokenScores(torch.autograd.Function):
         ctx.trains_head = any(ctx.needs_input_grad[2:])
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not ctx.trains_head else None
         for part in _parts(len(hidden), len(weight), CHUNK_ELEMENTS):
-            logits = _logits(hidden[part], weight, bias)
+            logits = linear(hidden[part], weight, bias)
             for rows, scores, target in _log_probs(logits, targets[part]):
                 log_probs[part][rows] = scores.gather(1, target)[:, 0]
                 is_top1[part][rows] = scores.argmax(dim=1) == target[:, 0]
@@ -100,7 +100,7 @@ def _gradients(
     d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs[2] else None
     d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs[3] else None
     for part in _parts(len(hidden), len(weight), CHUNK_ELEMENTS):
-        d_logits = _logits(hidden[part], weight, bias)
+        d_logits = linear(hidden[part], weight, bias)
         for rows, scores, target in _log_probs(d_logits, targets[part]):
             slope = _logit_slope(scores.exp_(), target).mul_(d_log_probs[part][rows, None])
             if d_bias is not None:
@@ -116,11 +116,6 @@ def _gradients(
         None if d_weight is None else d_weight.to(weight.dtype),
         None if d_bias is None or bias is None else d_bias.to(bias.dtype),
     )
-
-
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    logits = mm(hidden, weight.T)
-    return logits if bias is None else logits.add_(bias)
 
 
 def _log_probs(logits: Tensor, targets: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
