@@ -107,7 +107,7 @@ def run(model: nn.Module, x: Tensor, call: Callable[[Tensor], Tensor] | None = N
     torch.manual_seed(0)
     y = (model if call is None else call)(inputs.get("x", x))
     torch.manual_seed(1)
-    grads = torch.autograd.grad(y, tuple(wanted.values()), torch.randn(y.shape).to(y.dtype))
+    grads = torch.autograd.grad(y, tuple(wanted.values()), torch.randn(y.shape).to(y))
     return y, dict(zip(wanted, grads, strict=True))
 
 

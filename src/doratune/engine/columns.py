@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from doratune.engine.blocks import buffered_rows
+from doratune.engine.triton.select import taken
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 """Dtypes that the CPU's batch norm takes beside a float32 g."""
@@ -80,6 +81,10 @@ def scaled_and_dots(dY: Tensor, y: Tensor, g: Tensor, bias: Tensor | None = None
             [True, True, False],
         )
         return _from_image(scaled, dY), sums
+    if dY.ndim == 2 and taken(dY, y, g):
+        from doratune.engine.triton import columns as kernels
+
+        return kernels.scaled_and_dots(dY.contiguous(), y.contiguous(), g, bias)
     scaled = torch.empty_like(dY, memory_format=torch.contiguous_format)
     return torch.mul(dY, _across(g, dY), out=scaled), _dots(dY, y, g.dtype, bias)
 

@@ -33,8 +33,9 @@ from doratune.engine.columns import column_sums, scale_columns
 from doratune.engine.norm import over_norm
 from doratune.engine.outputs import WeakOutput, hold_pending_outputs, under_checkpoint
 from doratune.engine.products import mm
-from doratune.engine.scaling import scaling_gradients
+from doratune.engine.scaling import scale, scaling_gradients
 from doratune.engine.thin import scaled_mm, thin_gradient
+from doratune.engine.triton.select import taken
 
 
 def autocast_off(device: torch.device) -> AbstractContextManager[Any]:
@@ -120,16 +121,14 @@ class _AdaptedLinear(torch.autograd.Function):
         scaling: float,
         bias: Tensor | None,
     ) -> Tensor:
-        with autocast_off(x.device):
-            h = scaled_mm(x if x_adapter is None else x_adapter, A.to(x.dtype).T, scaling)
-            y = _product(x, h, W, B)
-            g = None if m is None or norm is None else over_norm(m, norm)
-            if g is not None:
-                scale_columns(y, g, out=y, bias=bias)
-            elif bias is not None:
-                y += bias
         needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
         needs_dots = needs_m or needs_norm
+        g = ctx.smallest = None
+        with autocast_off(x.device):
+            if m is not None and norm is not None:
+                g, ctx.smallest = scale(m, norm, needs_smallest=needs_dots)
+            h = scaled_mm(x if x_adapter is None else x_adapter, A.to(x.dtype).T, scaling)
+            y = _output(x, h, W, B, g, bias)
         ctx.scaling, ctx.adapter_apart, ctx.has_magnitude = scaling, x_adapter is not None, g is not None
         ctx.dtypes = A.dtype, B.dtype
         # z is (y - b) / g, if y outlives the forward pass.
@@ -163,7 +162,9 @@ class _AdaptedLinear(torch.autograd.Function):
         with autocast_off(dY.device):  # a backward pass may run inside an autocast that the forward did not
             if needs_m or needs_norm:
                 y = y if y is not None or ctx.output is None else ctx.output.take()
-                dZ, dm = scaling_gradients(dY, y, g, m, norm, bias, lambda: _product(x, h, W, B))
+                dZ, dm = scaling_gradients(
+                    dY, y, g, m, norm, bias, ctx.smallest, lambda: _product(x, h, W, B)
+                )
                 del y  # perhaps nobody else holds it any more
                 if needs_norm:
                     dn = -over_norm(m * dm, norm)
@@ -186,6 +187,18 @@ class _AdaptedLinear(torch.autograd.Function):
             if ctx.needs_input_grad[8]:
                 db = column_sums(dY, bias.dtype)
         return dx, dx_adapter, None, dA, dB, dm if needs_m else None, dn, None, db
+
+
+def _output(x: Tensor, h: Tensor, W: Tensor, B: Tensor, g: Tensor | None, bias: Tensor | None) -> Tensor:
+    """``g ⊙ (x Wᵀ + h Bᵀ) + bias``."""
+    if g is not None and taken(x, g):
+        from doratune.engine.triton.output import add_and_scale_
+
+        return add_and_scale_(mm(x, W.to(x.dtype).T), h, B.contiguous(), g, bias)
+    y = _product(x, h, W, B)
+    if g is not None:
+        return scale_columns(y, g, out=y, bias=bias)
+    return y if bias is None else y.add_(bias)
 
 
 def _product(x: Tensor, h: Tensor, W: Tensor, B: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from doratune.engine.columns import column_sums, scale_columns
 from doratune.engine.norm import over_norm
 from doratune.engine.outputs import WeakOutput, hold_pending_outputs, under_checkpoint
-from doratune.engine.scaling import scaling_gradients
+from doratune.engine.scaling import scale, scaling_gradients
 
 
 def scale_by_magnitude(
@@ -69,11 +69,11 @@ class _Scale(torch.autograd.Function):
         remake: Callable[..., Tensor],
         *kept: Tensor,
     ) -> Tensor:
-        g = over_norm(m, norm)
+        needs_m = ctx.needs_input_grad[1]
+        g, ctx.smallest = scale(m, norm, needs_smallest=needs_m)
         z = _dense(z, channel_dim)
         y = torch.empty_like(z)  # in z's layout: a consumer may view it as it would view z
         scale_columns(_columns(z, channel_dim), g, _columns(y, channel_dim), bias)
-        needs_m = ctx.needs_input_grad[1]
         keeps = needs_m and under_checkpoint()
         ctx.output = WeakOutput(y) if needs_m and not keeps else None
         ctx.channel_dim, ctx.remake = channel_dim, remake
@@ -100,7 +100,7 @@ class _Scale(torch.autograd.Function):
                     return _columns(ctx.remake(*kept), ctx.channel_dim, like=dY)
 
             y = None if y is None else _columns(y, ctx.channel_dim, like=dY)
-            dZ, dm = scaling_gradients(columns, y, g, m, norm, bias, remake)
+            dZ, dm = scaling_gradients(columns, y, g, m, norm, bias, ctx.smallest, remake)
         else:
             dZ = scale_columns(columns, g, torch.empty_like(columns))
         if bias is not None and ctx.needs_input_grad[3]:

@@ -91,14 +91,35 @@ def under_checkpoint() -> bool:
     return hooks is not None and getattr(hooks[0], "__module__", None) == "torch.utils.checkpoint"
 
 
-def can_be_divided(g: Tensor, norm: Tensor, *, beside_bias: bool) -> bool:
-    """Whether z can be had from y = g ⊙ z + b: no g is too small, but for rows whose norm is zero.
+class ReadLater:
+    """A number on its way from a GPU. To ask for it at once would stall the GPU until it has computed it.
+
+    Args:
+        value: One element, on a GPU.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self._host = value.detach().to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.Event()
+        self._arrived.record(torch.cuda.current_stream(value.device))
+
+    def get(self) -> float:
+        """The number."""
+        self._arrived.synchronize()
+        return self._host.item()
+
+
+def can_be_divided(g: Tensor, norm: Tensor, smallest: ReadLater | None, *, beside_bias: bool) -> bool:
+    """Whether z can be had from y = g ⊙ z + b: no g is too small, but on a CPU for rows whose norm is zero.
 
     Args:
         g: (d_out,).
         norm: (d_out,); where it is 0, g is 0 and the magnitude gets no gradient.
+        smallest: On a GPU, the smallest |g|.
         beside_bias: Whether there is a b.
     """
-    smallest = SMALLEST_SCALE_BESIDE_BIAS if beside_bias else SMALLEST_SCALE
+    needed = SMALLEST_SCALE_BESIDE_BIAS if beside_bias else SMALLEST_SCALE
+    if smallest is not None:
+        return smallest.get() >= needed
     # Nearly always the first look tells.
-    return bool(g.amin() >= smallest) or not bool(((g.abs() < smallest) & (norm > 0)).any())
+    return bool(g.amin() >= needed) or not bool(((g.abs() < needed) & (norm > 0)).any())

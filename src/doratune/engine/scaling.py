@@ -1,4 +1,4 @@
-"""The backward step of y = g ⊙ z + b with g = m / n, n constant: dz = g ⊙ dY, dm = Σ(dY ⊙ z) / n."""
+"""The scale of y = g ⊙ z + b, and its backward step with n constant: dz = g ⊙ dY, dm = Σ(dY ⊙ z) / n."""
 
 from __future__ import annotations
 
@@ -9,7 +9,29 @@ from torch import Tensor
 
 from doratune.engine.columns import scaled_and_dots
 from doratune.engine.norm import over_norm
-from doratune.engine.outputs import can_be_divided
+from doratune.engine.outputs import ReadLater, can_be_divided
+from doratune.engine.triton.select import taken
+
+
+def scale(m: Tensor, norm: Tensor, *, needs_smallest: bool) -> tuple[Tensor, ReadLater | None]:
+    """``g = m / norm``, 0 where the norm is 0, and what ``scaling_gradients`` will ask about it.
+
+    Args:
+        m: Magnitude, (d,), any floating dtype.
+        norm: (d,), float32 or float64.
+        needs_smallest: Whether it will.
+
+    Returns:
+        (d,) in the norm's dtype at least; on a GPU, if needed, the smallest |g|.
+    """
+    if taken(m, norm):
+        from doratune.engine.triton.output import gain
+
+        g, smallest = gain(m, norm)
+    else:
+        g = over_norm(m, norm)
+        smallest = g.abs().amin() if needs_smallest and g.is_cuda else None
+    return g, ReadLater(smallest) if needs_smallest and smallest is not None else None
 
 
 def scaling_gradients(
@@ -19,6 +41,7 @@ def scaling_gradients(
     m: Tensor,
     norm: Tensor,
     bias: Tensor | None,
+    smallest: ReadLater | None,
     remake: Callable[[], Tensor],
 ) -> tuple[Tensor, Tensor]:
     """The gradients of z and m, with z from y where that serves: z / n = (y - b) / m.
@@ -30,12 +53,13 @@ def scaling_gradients(
         m: Magnitude, (d,).
         norm: (d,); where it is 0 the magnitude gets no gradient.
         bias: (d,) or None.
+        smallest: What ``scale`` gave.
         remake: Computes z, of dY's shape and dtype.
 
     Returns:
         dz in dY's shape and dtype, and dm, (d,), in g's dtype.
     """
-    if y is not None and can_be_divided(g, norm, beside_bias=bias is not None):
+    if y is not None and can_be_divided(g, norm, smallest, beside_bias=bias is not None):
         dz, dots = scaled_and_dots(dY, y, g, bias)
         return dz, torch.where(norm > 0, dots / m, 0)
     dz, dots = scaled_and_dots(dY, remake(), g)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from doratune.engine.linear import autocast_off
 from doratune.engine.norm import norm_dtype, norm_of_product, row_norm_squared, weighted_rows
+from doratune.engine.triton.select import taken
 
 Found = TypeVar("Found")
 
@@ -43,8 +44,12 @@ class BaseWeight(Protocol):
         """W Aᵀ, (d_out, r), float32 or float64, for A (r, d_in)."""
         ...
 
+    def norm(self, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+        """‖W + s·B·A‖ per row, (d_out,), float32 or float64, of A (r, d_in) and B (d_out, r)."""
+        return norm_of_product(self.product(A), A, B, scaling, self.row_norm_squared())
 
-class DenseWeight:
+
+class DenseWeight(BaseWeight):
     """A weight that is there as a matrix.
 
     Args:
@@ -53,7 +58,11 @@ class DenseWeight:
 
     def __init__(self, W: Tensor) -> None:
         self._W = W
-        self.tensors = (W,)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """W."""
+        return (self._W,)
 
     def row_norm_squared(self) -> Tensor:
         """‖W‖² per row, (d_out,), float32 (float64 for a float64 W)."""
@@ -62,6 +71,15 @@ class DenseWeight:
     def product(self, A: Tensor) -> Tensor:
         """W Aᵀ, (d_out, r), float32 (float64 if W or A is)."""
         return weighted_rows(self._W, A.to(norm_dtype(self._W, A)))
+
+    def norm(self, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+        """‖W + s·B·A‖ per row, (d_out,), float32 (float64 if one is)."""
+        if taken(self._W, A, B):
+            from doratune.engine.triton import norm as kernels
+
+            if kernels.takes(self._W, A, B):
+                return kernels.dora_row_norm(self._W, A, B, scaling)
+        return super().norm(A, B, scaling)
 
 
 class LayerNorms:
@@ -122,7 +140,7 @@ class LayerNorms:
         # A tensor made in inference mode could not be used in training later.
         with torch.inference_mode(False), torch.no_grad(), autocast_off(A.device):
             if any(tensor.device.type != "cpu" for tensor in (*base.tensors, A, B)):
-                return norm_of_product(base.product(A), A, B, scaling, base.row_norm_squared())
+                return base.norm(A, B, scaling)
             known = self._base_unchanged and self._weight_norm_sq is not None
             weight_key = self._weight_key if known else tuple(map(_digest, base.tensors))
             if self._weight_norm_sq is None or self._weight_key != weight_key:

@@ -19,13 +19,14 @@ from doratune.engine.magnitude import scale_by_magnitude
 from doratune.engine.norm import row_norm_squared
 from doratune.engine.update import add_update
 from doratune.peft.layer import EngineLayer
+from doratune.peft.norms import BaseWeight
 from doratune.peft.support import FLOATING, adapter_weights, device_obstacle, matrix_adapter_obstacle
 
 COLUMNS = 512
 """Columns of W taken at a time, where it can only be had by columns."""
 
 
-class QuantisedWeight:
+class QuantisedWeight(BaseWeight):
     """A weight that can be multiplied with by calling its layer.
 
     Args:
@@ -34,7 +35,11 @@ class QuantisedWeight:
 
     def __init__(self, base: nn.Module) -> None:
         self._base: Any = base
-        self.tensors = tuple(_tensors(self._base.weight))
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The packed weight and its quantisation constants."""
+        return tuple(_tensors(self._base.weight))
 
     def row_norm_squared(self) -> Tensor:
         """‖W‖² per row, (d_out,), float32, from a dequantised copy that is let go again.

@@ -1,0 +1,186 @@
+"""The engine on a GPU: its kernels against float64, and its layers against PEFT."""
+
+import copy
+
+import parity
+import pytest
+import torch
+from layers import random_layer
+from peft import LoraConfig, get_peft_model
+from test_linear import assert_matches_reference
+from test_peft_training import STEPS, tiny_llama
+from tolerances import assert_close, assert_elementwise
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+import doratune
+from doratune.bench.saved import saved_bytes
+from doratune.functional import dora_row_norm
+from doratune.peft.norms import DenseWeight
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"),
+    pytest.mark.filterwarnings("default"),
+]
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(48, 40), (5, 7, 48), {}),
+    "linear without bias": (lambda: nn.Linear(48, 40, bias=False), (5, 7, 48), {}),
+    "large": (lambda: nn.Linear(576, 1536, bias=False), (3, 100, 576), {"r": 100}),
+    "Conv1D": (lambda: Conv1D(40, 48), (5, 7, 48), {"fan_in_fan_out": True}),
+    "Conv2d": (lambda: nn.Conv2d(6, 8, 3, padding=1), (2, 6, 9, 9), {}),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("use_dora", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_layers_equal_peft(kind, dropout, use_dora, dtype):
+    build, shape, config = LAYERS[kind]
+    stock = parity.adapted(build(), dtype=dtype, use_dora=use_dora, lora_dropout=dropout, **config).cuda()
+    x = torch.randn(shape, device="cuda").to(dtype)
+    actual, expected = parity.run(parity.on_engine(stock), x), parity.run(stock, x)
+    parity.assert_same_dtypes(actual, expected)
+    parity.assert_same("peft", dtype, actual, expected)
+
+
+@pytest.mark.parametrize("use_dora", [True, False])
+def test_an_embedding_equals_peft(use_dora):
+    stock = parity.adapted(nn.Embedding(50, 24), use_dora=use_dora).cuda()
+    ids = torch.randint(50, (4, 9), device="cuda")
+    parity.assert_same(
+        "peft", torch.float32, parity.run(parity.on_engine(stock), ids), parity.run(stock, ids)
+    )
+
+
+@pytest.mark.parametrize("consumer", ["keeps", "lets go"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 0.0, 1e-4])
+def test_magnitudes_near_zero(scale, bias, consumer):
+    """Where a magnitude is too small to divide by, z is computed again."""
+    layer = random_layer(96, 80, 8, dtype=torch.bfloat16, bias=bias, device="cuda", leading=(33,))
+    with torch.no_grad():
+        layer.m[3] *= scale
+    output = layer.run()
+    kept = output if consumer == "keeps" else None
+    assert_matches_reference(layer, output if kept is None else kept, torch.bfloat16)
+
+
+@pytest.mark.parametrize("adapter", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rank", [1, 16, 100, 256])
+@pytest.mark.parametrize(("d_out", "d_in"), [(4096, 4096), (300, 1000), (5, 17)])
+def test_norms(d_out, d_in, rank, adapter):
+    torch.manual_seed(0)
+    W = (torch.randn(d_out, d_in) / d_in**0.5).to("cuda", torch.bfloat16)
+    A = (torch.randn(rank, d_in) / d_in**0.5).to("cuda", adapter)
+    B = (torch.randn(d_out, rank) / (2 * rank**0.5)).to("cuda", adapter)
+    truth = (W.double() + 2 * B.double() @ A.double()).norm(dim=1)
+    assert_elementwise("gpu norm", torch.float32, DenseWeight(W).norm(A, B, 2.0), truth)
+    assert_elementwise("norm", torch.float32, dora_row_norm(W, A, B, 2.0), truth)
+
+
+def test_rows_of_nothing():
+    stock = parity.adapted(nn.Linear(48, 40), dtype=torch.bfloat16).cuda()
+    x = torch.randn(0, 48, device="cuda").to(torch.bfloat16)
+    parity.assert_same("peft", torch.bfloat16, parity.run(parity.on_engine(stock), x), parity.run(stock, x))
+
+
+def losses_on_gpu(model):
+    torch.manual_seed(0)
+    batches = torch.randint(0, 97, (3, 4, 12)).cuda()
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2)
+    losses = []
+    for step in range(STEPS):
+        batch = batches[step % len(batches)]
+        loss = model(input_ids=batch, labels=batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("use_dora", [True, False])
+@pytest.mark.parametrize("checkpointing", [None, False, True])
+def test_same_losses(use_dora, checkpointing):
+    stock = tiny_llama(use_dora).cuda()
+    engine = copy.deepcopy(stock)
+    assert doratune.enable(engine).taken == {"Linear": 10}
+    if checkpointing is not None:
+        engine.enable_input_require_grads()
+        engine.base_model.model.gradient_checkpointing_enable({"use_reentrant": checkpointing})
+    expected, losses = losses_on_gpu(stock), losses_on_gpu(engine)
+    assert_close("loss", torch.float32, losses, expected)
+    assert losses[-3:].mean() < losses[:3].mean() - 0.5
+
+
+def test_same_losses_compiled():
+    eager = tiny_llama(True).cuda()
+    compiled = copy.deepcopy(eager)
+    for model in (eager, compiled):
+        doratune.enable(model)
+    torch._dynamo.reset()
+    compiled.forward = torch.compile(compiled.forward)
+    assert_close("loss", torch.float32, losses_on_gpu(compiled), losses_on_gpu(eager))
+
+
+def test_a_step_does_not_wait_for_the_gpu():
+    """Nothing in forward or backward asks for a value that the GPU has not computed yet."""
+    model = tiny_llama(True).to("cuda", torch.bfloat16)
+    doratune.enable(model)
+    ids = torch.randint(0, 97, (4, 12), device="cuda")
+    model(input_ids=ids, labels=ids).loss.backward()  # kernels are compiled and loaded by now
+    embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
+    hidden = model.base_model.model.model
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        states = hidden(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        states.backward(torch.ones_like(states))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_keeps_what_lora_keeps():
+    kept = []
+    for use_dora in (True, False):
+        torch.manual_seed(0)
+        linear = nn.Sequential()
+        linear.add_module("lin", nn.Linear(1024, 1024, bias=False))
+        model = get_peft_model(
+            linear.to(torch.bfloat16), LoraConfig(r=16, use_dora=use_dora, target_modules=["lin"])
+        ).cuda()
+        doratune.enable(model)
+        x = torch.randn(512, 1024, device="cuda").to(torch.bfloat16).requires_grad_()
+        kept.append(saved_bytes(model, x))
+    assert kept[0] <= 1.02 * kept[1]
+
+
+def quantised_on_gpu(bits, use_dora):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    make = bitsandbytes.nn.Linear4bit if bits == 4 else bitsandbytes.nn.Linear8bitLt
+    options = (
+        {"compute_dtype": torch.bfloat16, "quant_type": "nf4"} if bits == 4 else {"has_fp16_weights": False}
+    )
+    old, new = nn.Linear(256, 192), make(256, 192, **options)
+    new.load_state_dict(old.state_dict())
+    model = parity.OneLayer(new, parity.unchanged).cuda()
+    setattr(model, f"is_loaded_in_{bits}bit", True)
+    stock = get_peft_model(
+        model, LoraConfig(r=4, lora_alpha=8, use_dora=use_dora, target_modules=["layer"])
+    ).cuda()
+    parity.randomize_adapters(stock)
+    return stock
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("use_dora", [True, False])
+def test_quantised_equals_peft(bits, use_dora):
+    stock = quantised_on_gpu(bits, use_dora)
+    engine = parity.on_engine(stock)
+    x = torch.randn(2, 9, 256, device="cuda").to(torch.bfloat16 if bits == 4 else torch.float16)
+    actual, expected = parity.run(engine, x), parity.run(stock, x)
+    parity.assert_same_dtypes(actual, expected)
+    parity.assert_same("peft", torch.bfloat16, actual, expected)
