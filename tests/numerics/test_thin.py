@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from doratune.engine.thin import scaled_mm, thin_gradient
+from doratune.engine.thin import down_gradient, scaled_mm, up_gradient
 
 ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-10, torch.float32: 1e-6, torch.float64: 1e-13}
 """Of one rounding to the dtype, or of sums in it, as a share of the largest value."""
@@ -39,9 +39,13 @@ def test_scaled_product(rows: int, inner: int, rank: int, dtype: torch.dtype, sc
 
 @pytest.mark.parametrize("dtype", list(ROUNDING))
 @pytest.mark.parametrize(("rows", "rank", "width"), [(5, 3, 7), (300, 32, 576), (0, 4, 8), (8, 0, 4)])
-def test_thin_gradient(rows: int, rank: int, width: int, dtype: torch.dtype) -> None:
+def test_gradients_of_the_factors(rows: int, rank: int, width: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     thin, wide = torch.randn(rows, rank, dtype=dtype), torch.randn(rows, width, dtype=dtype)
-    gradient = thin_gradient(thin, wide)
-    assert gradient.dtype == dtype
-    assert_rounded(gradient, thin.double().T @ wide.double())
+    exact = thin.double().T @ wide.double()
+    for gradient, right in (
+        (down_gradient(thin, wide, dtype), exact),
+        (up_gradient(wide, thin, dtype), exact.T),
+    ):
+        assert gradient.dtype == dtype and gradient.is_contiguous()
+        assert_rounded(gradient, right)

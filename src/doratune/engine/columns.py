@@ -4,7 +4,7 @@ A bfloat16 tensor meets a float32 ``g`` here. PyTorch's general CPU kernels are 
 wide copy of an activation goes out to memory and back. Its batch norm in evaluation mode mixes just these
 dtypes in one vectorised pass: with mean b and variance 1, and g for the weight, its backward step gives
 ``dY ⊙ g`` and Σ(dY ⊙ (y - b)) with dY and y being read once. So on a CPU that kernel does the work; on a
-GPU a product of mixed dtypes is one kernel already.
+GPU one of our own does, which is twice as fast as PyTorch's for mixed dtypes (``triton/``).
 
 A tensor is (N, d), or (N, d, L) where other dimensions follow the columns', as in an image.
 """
@@ -50,6 +50,10 @@ def scale_columns(z: Tensor, g: Tensor, out: Tensor, bias: Tensor | None = None)
             out=(_as_image(out), empty, empty),
         )
         return out
+    if z.ndim == 2 and z.is_contiguous() and out.is_contiguous() and taken(z, g):
+        from doratune.engine.triton import output
+
+        return output.scale(z, g, out, bias)
     torch.mul(z, _across(g, z), out=out)
     return out if bias is None else out.add_(_across(bias.to(g.dtype), z))
 
@@ -81,10 +85,6 @@ def scaled_and_dots(dY: Tensor, y: Tensor, g: Tensor, bias: Tensor | None = None
             [True, True, False],
         )
         return _from_image(scaled, dY), sums
-    if dY.ndim == 2 and taken(dY, y, g):
-        from doratune.engine.triton import columns as kernels
-
-        return kernels.scaled_and_dots(dY.contiguous(), y.contiguous(), g, bias)
     scaled = torch.empty_like(dY, memory_format=torch.contiguous_format)
     return torch.mul(dY, _across(g, dY), out=scaled), _dots(dY, y, g.dtype, bias)
 

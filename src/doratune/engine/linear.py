@@ -33,8 +33,8 @@ from doratune.engine.columns import column_sums, scale_columns
 from doratune.engine.norm import over_norm
 from doratune.engine.outputs import WeakOutput, hold_pending_outputs, under_checkpoint
 from doratune.engine.products import mm
-from doratune.engine.scaling import scale, scaling_gradients
-from doratune.engine.thin import scaled_mm, thin_gradient
+from doratune.engine.scaling import scaling_gradients
+from doratune.engine.thin import down_gradient, scaled_mm, up_gradient
 from doratune.engine.triton.select import taken
 
 
@@ -123,13 +123,10 @@ class _AdaptedLinear(torch.autograd.Function):
     ) -> Tensor:
         needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
         needs_dots = needs_m or needs_norm
-        g = ctx.smallest = None
         with autocast_off(x.device):
-            if m is not None and norm is not None:
-                g, ctx.smallest = scale(m, norm, needs_smallest=needs_dots)
             h = scaled_mm(x if x_adapter is None else x_adapter, A.to(x.dtype).T, scaling)
-            y = _output(x, h, W, B, g, bias)
-        ctx.scaling, ctx.adapter_apart, ctx.has_magnitude = scaling, x_adapter is not None, g is not None
+            y = _output(x, h, W, B, m, norm, bias)
+        ctx.scaling, ctx.adapter_apart = scaling, x_adapter is not None
         ctx.dtypes = A.dtype, B.dtype
         # z is (y - b) / g, if y outlives the forward pass.
         keeps = needs_dots and under_checkpoint()
@@ -155,7 +152,6 @@ class _AdaptedLinear(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         hold_pending_outputs()
         x, x_adapter, W, A, B, h, m, norm, bias, y = ctx.saved_tensors
-        g: Any = over_norm(m, norm) if ctx.has_magnitude else None
         needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
         dtype_A, dtype_B = ctx.dtypes
         dx_adapter = dA = dB = dm = dn = db = None
@@ -163,42 +159,52 @@ class _AdaptedLinear(torch.autograd.Function):
             if needs_m or needs_norm:
                 y = y if y is not None or ctx.output is None else ctx.output.take()
                 dZ, dm = scaling_gradients(
-                    dY, y, g, m, norm, bias, ctx.smallest, lambda: _product(x, h, W, B)
+                    dY, y, m, norm, bias, lambda: _product(x, h, W, B), source=(x, W, h, B)
                 )
                 del y  # perhaps nobody else holds it any more
                 if needs_norm:
                     dn = -over_norm(m * dm, norm)
             else:
-                dZ = dY if g is None else scale_columns(dY, g, out=torch.empty_like(dY))
+                dZ = dY if m is None else _scaled(dY, m, norm)
             T: Any = None
             if needs_x or needs_adapter or needs_A:
                 T = scaled_mm(dZ, B.to(dY.dtype), ctx.scaling)
             dx = mm(dZ, W.to(dY.dtype)) if needs_x else None
+            if needs_B and dZ.is_cuda:
+                dB = up_gradient(dZ, h, dtype_B)
             del dZ  # as large as the output: its memory serves for what follows
-            if needs_B:
-                dB = thin_gradient(h, dY).T.to(dtype_B, memory_format=torch.contiguous_format)
-                dB = dB if g is None else dB.mul_(g[:, None])
+            if needs_B and dB is None:  # as a GPU would have a product of its own for g
+                dB = up_gradient(dY, h, dtype_B)
+                dB = dB if m is None else dB.mul_(over_norm(m, norm)[:, None])
             if dx is not None and not ctx.adapter_apart:
                 dx.addmm_(T, A.to(dY.dtype))
             if needs_adapter:
                 dx_adapter = mm(T, A.to(dY.dtype))
             if needs_A:
-                dA = thin_gradient(T, x_adapter if ctx.adapter_apart else x).to(dtype_A)
+                dA = down_gradient(T, x_adapter if ctx.adapter_apart else x, dtype_A)
             if ctx.needs_input_grad[8]:
                 db = column_sums(dY, bias.dtype)
         return dx, dx_adapter, None, dA, dB, dm if needs_m else None, dn, None, db
 
 
-def _output(x: Tensor, h: Tensor, W: Tensor, B: Tensor, g: Tensor | None, bias: Tensor | None) -> Tensor:
+def _output(
+    x: Tensor, h: Tensor, W: Tensor, B: Tensor, m: Tensor | None, norm: Tensor | None, bias: Tensor | None
+) -> Tensor:
     """``g ⊙ (x Wᵀ + h Bᵀ) + bias``."""
-    if g is not None and taken(x, g):
+    if m is None or norm is None:
+        y = _product(x, h, W, B)
+        return y if bias is None else y.add_(bias)
+    if taken(x, m, norm):
         from doratune.engine.triton.output import add_and_scale_
 
-        return add_and_scale_(mm(x, W.to(x.dtype).T), h, B.contiguous(), g, bias)
+        return add_and_scale_(mm(x, W.to(x.dtype).T), h, B.contiguous(), m, norm, bias)
     y = _product(x, h, W, B)
-    if g is not None:
-        return scale_columns(y, g, out=y, bias=bias)
-    return y if bias is None else y.add_(bias)
+    return scale_columns(y, over_norm(m, norm), out=y, bias=bias)
+
+
+def _scaled(dY: Tensor, m: Tensor, norm: Tensor) -> Tensor:
+    """``g ⊙ dY``."""
+    return scale_columns(dY, over_norm(m, norm), out=torch.empty_like(dY))
 
 
 def _product(x: Tensor, h: Tensor, W: Tensor, B: Tensor) -> Tensor:

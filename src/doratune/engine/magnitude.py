@@ -17,8 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from doratune.engine.columns import column_sums, scale_columns
 from doratune.engine.norm import over_norm
-from doratune.engine.outputs import WeakOutput, hold_pending_outputs, under_checkpoint
-from doratune.engine.scaling import scale, scaling_gradients
+from doratune.engine.outputs import ReadLater, WeakOutput, hold_pending_outputs, under_checkpoint
+from doratune.engine.scaling import scaling_gradients
 
 
 def scale_by_magnitude(
@@ -69,13 +69,14 @@ class _Scale(torch.autograd.Function):
         remake: Callable[..., Tensor],
         *kept: Tensor,
     ) -> Tensor:
-        needs_m = ctx.needs_input_grad[1]
-        g, ctx.smallest = scale(m, norm, needs_smallest=needs_m)
+        g = over_norm(m, norm)
         z = _dense(z, channel_dim)
         y = torch.empty_like(z)  # in z's layout: a consumer may view it as it would view z
         scale_columns(_columns(z, channel_dim), g, _columns(y, channel_dim), bias)
+        needs_m = ctx.needs_input_grad[1]
         keeps = needs_m and under_checkpoint()
         ctx.output = WeakOutput(y) if needs_m and not keeps else None
+        ctx.smallest = ReadLater(g.abs().amin()) if needs_m and g.is_cuda else None
         ctx.channel_dim, ctx.remake = channel_dim, remake
         # m, a parameter, is kept anyway; g is not.
         ctx.save_for_backward(m, norm, bias, y if keeps else None, *(kept if needs_m else ()))
@@ -88,7 +89,6 @@ class _Scale(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         hold_pending_outputs()
         m, norm, bias, y, *kept = ctx.saved_tensors
-        g = over_norm(m, norm)
         dY = _dense(dY, ctx.channel_dim)
         columns = _columns(dY, ctx.channel_dim)
         dm = db = None
@@ -100,9 +100,9 @@ class _Scale(torch.autograd.Function):
                     return _columns(ctx.remake(*kept), ctx.channel_dim, like=dY)
 
             y = None if y is None else _columns(y, ctx.channel_dim, like=dY)
-            dZ, dm = scaling_gradients(columns, y, g, m, norm, bias, ctx.smallest, remake)
+            dZ, dm = scaling_gradients(columns, y, m, norm, bias, remake, smallest=ctx.smallest)
         else:
-            dZ = scale_columns(columns, g, torch.empty_like(columns))
+            dZ = scale_columns(columns, over_norm(m, norm), torch.empty_like(columns))
         if bias is not None and ctx.needs_input_grad[3]:
             db = column_sums(columns, bias.dtype)
         dz = _from_columns(dZ, dY, ctx.channel_dim)

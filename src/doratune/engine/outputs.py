@@ -109,6 +109,11 @@ class ReadLater:
         return self._host.item()
 
 
+def needed_scale(*, beside_bias: bool) -> float:
+    """The smallest |g| by which y = g ⊙ z + b may be divided for z, with a b or without."""
+    return SMALLEST_SCALE_BESIDE_BIAS if beside_bias else SMALLEST_SCALE
+
+
 def can_be_divided(g: Tensor, norm: Tensor, smallest: ReadLater | None, *, beside_bias: bool) -> bool:
     """Whether z can be had from y = g ⊙ z + b: no g is too small, but on a CPU for rows whose norm is zero.
 
@@ -118,7 +123,7 @@ def can_be_divided(g: Tensor, norm: Tensor, smallest: ReadLater | None, *, besid
         smallest: On a GPU, the smallest |g|.
         beside_bias: Whether there is a b.
     """
-    needed = SMALLEST_SCALE_BESIDE_BIAS if beside_bias else SMALLEST_SCALE
+    needed = needed_scale(beside_bias=beside_bias)
     if smallest is not None:
         return smallest.get() >= needed
     # Nearly always the first look tells.

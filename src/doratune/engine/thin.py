@@ -29,15 +29,42 @@ def scaled_mm(a: Tensor, b: Tensor, scaling: float) -> Tensor:
     return torch.addmm(a.new_empty(()), a, b, beta=0, alpha=scaling)
 
 
-def thin_gradient(thin: Tensor, wide: Tensor) -> Tensor:
-    """``thinᵀ wide``, the gradient of a factor of rank r.
+def down_gradient(T: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``Tᵀ x``.
 
     Args:
-        thin: (N, r), floating.
-        wide: (N, d), thin's dtype.
+        T: (N, r), floating.
+        x: (N, d_in), T's dtype.
+        dtype: Of the result.
 
     Returns:
-        (r, d) in their dtype.
+        (r, d_in), contiguous.
     """
+    if T.is_cuda:
+        return _unrounded(T.T, x, dtype)
     # On a CPU, oneDNN takes up to twice as long over a thin matrix read by columns; a copy is small.
-    return mm(thin.T.contiguous(), wide)
+    return mm(T.T.contiguous(), x).to(dtype)
+
+
+def up_gradient(dZ: Tensor, h: Tensor, dtype: torch.dtype) -> Tensor:
+    """``dZᵀ h``.
+
+    Args:
+        dZ: (N, d_out), floating.
+        h: (N, r), dZ's dtype.
+        dtype: Of the result.
+
+    Returns:
+        (d_out, r), contiguous.
+    """
+    if dZ.is_cuda:
+        return _unrounded(dZ.T, h, dtype)
+    # A copy that does not change the dtype leaves the strides as they are.
+    return mm(h.T.contiguous(), dZ).T.to(dtype, memory_format=torch.contiguous_format).contiguous()
+
+
+def _unrounded(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """``a b`` on a GPU, to float32 without a rounding to the dtype of a and b in between."""
+    if dtype == torch.float32 and a.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(a, b, out_dtype=dtype)
+    return (a @ b).to(dtype)

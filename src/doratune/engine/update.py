@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from doratune.engine.linear import autocast_off
 from doratune.engine.products import mm
-from doratune.engine.thin import scaled_mm, thin_gradient
+from doratune.engine.thin import down_gradient, scaled_mm, up_gradient
 
 
 def add_update(z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
@@ -67,7 +67,7 @@ class _Update(torch.autograd.Function):
             if needs_x or needs_A:
                 T = scaled_mm(dY, B.to(dY.dtype), ctx.scaling)
                 dx = mm(T, A.to(dY.dtype)) if needs_x else None
-                dA = thin_gradient(T, x).to(A.dtype) if needs_A else None
+                dA = down_gradient(T, x, A.dtype) if needs_A else None
             if needs_B:
-                dB = thin_gradient(h, dY).T.to(B.dtype, memory_format=torch.contiguous_format)
+                dB = up_gradient(dY, h, B.dtype)
         return dY if needs_z else None, dx, dA, dB, None

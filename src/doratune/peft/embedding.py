@@ -28,7 +28,7 @@ from torch.nn.functional import embedding
 
 from doratune.engine.linear import autocast_off
 from doratune.engine.magnitude import scale_by_magnitude
-from doratune.engine.thin import scaled_mm, thin_gradient
+from doratune.engine.thin import scaled_mm, up_gradient
 from doratune.peft.layer import EngineLayer
 from doratune.peft.norms import dense_norm
 from doratune.peft.support import hook_obstacle, variant_obstacle, weight_obstacle
@@ -150,6 +150,6 @@ class _AdaptedLookup(torch.autograd.Function):
                 ).T
             if ctx.needs_input_grad[2]:
                 h = _looked_up(ids, A, ctx.embed_scale, dZ.dtype)
-                dB = thin_gradient(h, dZ).T.to(B.dtype, memory_format=torch.contiguous_format)
+                dB = up_gradient(dZ, h, B.dtype)
                 dB.mul_(ctx.scaling)
         return None, dA, dB, None, None, None

@@ -47,10 +47,11 @@ def module_obstacle(layer: Any, name: str, adapter: type[nn.Module], magnitude: 
 
 def hook_obstacle(modules: Iterable[nn.Module]) -> str | None:
     """Whether a module must be called for something to happen."""
-    hooked = any(
-        "forward" in module.__dict__ or any(getattr(module, hooks) for hooks in _HOOKS) for module in modules
-    )
-    return "hooks on the layer's parts (offloading or sharding)" if hooked else None
+    for module in modules:
+        own = module.__dict__  # looked at in every call: a module's own getattr takes five times as long
+        if "forward" in own or any(own[hooks] for hooks in _HOOKS):
+            return "hooks on the layer's parts (offloading or sharding)"
+    return None
 
 
 def weight_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
