@@ -57,6 +57,8 @@ def dora_row_norm(
     if weight_norm_sq is not None:
         _expect("weight_norm_sq", weight_norm_sq, (W.shape[0],), "(d_out,)", W)
     with _engine.autocast_off(W.device):
+        if weight_norm_sq is None and detach:
+            return _norm.current_row_norm(W, A, B, scaling)
         squared = row_norm_squared(W) if weight_norm_sq is None else weight_norm_sq
         return _norm.dora_row_norm(W, A, B, scaling, squared, detach=detach)
 

@@ -33,9 +33,12 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+# PEFT drops a float32 copy of x. On a GPU, which elements are dropped depends on the dtype.
+@pytest.mark.parametrize(
+    ("dtype", "dropout"),
+    [(torch.float32, 0.0), (torch.bfloat16, 0.0), (torch.float16, 0.0), (torch.float32, 0.3)],
+)
 @pytest.mark.parametrize("use_dora", [True, False])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_layers_equal_peft(kind, dropout, use_dora, dtype):
     build, shape, config = LAYERS[kind]
@@ -55,17 +58,20 @@ def test_an_embedding_equals_peft(use_dora):
     )
 
 
-@pytest.mark.parametrize("consumer", ["keeps", "lets go"])
+@pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 0.0, 1e-4])
-def test_magnitudes_near_zero(scale, bias, consumer):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_magnitudes_near_zero_and_rows_of_zeros(dtype, scale, bias, kept):
     """Where a magnitude is too small to divide by, z is computed again."""
-    layer = random_layer(96, 80, 8, dtype=torch.bfloat16, bias=bias, device="cuda", leading=(33,))
+    layer = random_layer(96, 200, 8, dtype=dtype, bias=bias, device="cuda", leading=(150,))
     with torch.no_grad():
         layer.m[3] *= scale
+        layer.W[5], layer.B[5] = 0, 0
     output = layer.run()
-    kept = output if consumer == "keeps" else None
-    assert_matches_reference(layer, output if kept is None else kept, torch.bfloat16)
+    if not kept:
+        output = output + 0  # keeps nothing of what it adds up, and lets go of the layer's own output
+    assert_matches_reference(layer, output, dtype)
 
 
 @pytest.mark.parametrize("adapter", [torch.float32, torch.bfloat16])
@@ -78,7 +84,7 @@ def test_norms(d_out, d_in, rank, adapter):
     B = (torch.randn(d_out, rank) / (2 * rank**0.5)).to("cuda", adapter)
     truth = (W.double() + 2 * B.double() @ A.double()).norm(dim=1)
     assert_elementwise("gpu norm", torch.float32, DenseWeight(W).norm(A, B, 2.0), truth)
-    assert_elementwise("norm", torch.float32, dora_row_norm(W, A, B, 2.0), truth)
+    assert_elementwise("gpu norm", torch.float32, dora_row_norm(W, A, B, 2.0), truth)
 
 
 def test_rows_of_nothing():
@@ -116,6 +122,7 @@ def test_same_losses(use_dora, checkpointing):
     assert losses[-3:].mean() < losses[:3].mean() - 0.5
 
 
+@pytest.mark.slow
 def test_same_losses_compiled():
     eager = tiny_llama(True).cuda()
     compiled = copy.deepcopy(eager)

@@ -41,7 +41,8 @@ def small_file() -> StepFile:
     limits = {"time": {"floor": 3.5, "peft-lora": 0.5}, "peak": {"peft-dora": 0.7}}
     headline = StepEntry.model_validate({**small_case(dtype="bfloat16").model_dump(), "targets": limits})
     growth = StepEntry.model_validate({**small_case(name="grown").model_dump(), "targets": {}})
-    return StepFile(targets_for="doratune-dora", headline=[headline], growth=[growth])
+    large = StepEntry.model_validate({**small_case(name="large").model_dump(), "targets": {}})
+    return StepFile(targets_for="doratune-dora", headline=[headline], growth=[growth], gpu=[large])
 
 
 class Stage:

@@ -9,16 +9,18 @@ from importlib import resources
 import yaml
 
 from doratune.errors import InputError, nearest
-from doratune.records.bench import Case, CaseSet, Ratio, Target
+from doratune.records.bench import Case, CaseSet, Quantity, Ratio, Target
 from doratune.settings import Settings
 
 SETS: tuple[CaseSet, ...] = ("cpu", "gpu")
+QUANTITIES: dict[CaseSet, tuple[Quantity, ...]] = {"cpu": ("time",), "gpu": ("time", "replayed")}
+"""What the targets of a case are for."""
 
 
 class CaseEntry(Case):
     """A case as the file has it."""
 
-    targets: dict[str, Ratio]  #: in time: by the provider that is divided by, the highest ratio
+    targets: dict[str, Ratio]  #: in time, on a GPU with and without the host's: by the provider divided by
 
 
 class CaseFile(Settings):
@@ -38,7 +40,8 @@ class CaseFile(Settings):
         """The targets of a case: its own, then those of every case."""
         own = {
             entry.name: [
-                Target(provider=provider, quantity="time", against=against, at_most=at_most)
+                Target(provider=provider, quantity=quantity, against=against, at_most=at_most)
+                for quantity in QUANTITIES[case_set]
                 for provider in self.timed_for
                 for against, at_most in entry.targets.items()
             ]

@@ -32,9 +32,10 @@ class StepBenchConfig(Settings):
     """Which training steps are measured and how."""
 
     model: str = "smollm2-135m"
-    """Built-in name, local folder, .gguf file or hub id."""
+    """Built-in name, local folder, .gguf file or hub id; random-llama-7b: LLaMA-7B with random weights."""
     step_set: Annotated[StepSet | None, tyro.conf.arg(name="set")] = None
-    """headline: the cases that have targets; growth: more tokens, rows or rank; None: headline."""
+    """headline: the cases that have targets; growth: more tokens, rows or rank; gpu: 16 x 512 tokens, each
+    provider by itself, for a large model; None: headline."""
     case: list[str] = Field(default=[])
     """Only these cases, of the set if one is named."""
     rounds: Positive = 7

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import statistics
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
@@ -11,6 +13,9 @@ import torch
 
 from doratune.environment import describe_environment
 from doratune.records.bench import Machine
+
+MATMUL_SIDE = 8192
+MATMULS = 11
 
 CPU_FEATURES = (
     "avx2",
@@ -37,6 +42,21 @@ def describe_machine(device: torch.device) -> Machine:
         cpu_features={name: bool(found[name]) for name in CPU_FEATURES if name in found},
         allocator=_allocator(),
     )
+
+
+def matmul_tflops(device: torch.device) -> float:
+    """10¹² operations a second in a product of bfloat16 matrices: the median of a few."""
+    a, b = (torch.randn(MATMUL_SIDE, MATMUL_SIDE, device=device, dtype=torch.bfloat16) for _ in range(2))
+    seconds = []
+    for _ in range(MATMULS):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        torch.mm(a, b)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * MATMUL_SIDE**3 / statistics.median(seconds) / 1e12
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from doratune.bench.providers import (
     build,
 )
 from doratune.bench.ratios import divide, judge
+from doratune.bench.replay import replay_rounds
 from doratune.bench.saved import saved_bytes
 from doratune.bench.timing import WARMUP_ROUNDS, summarise, time_ratios, time_rounds
 from doratune.bench.weights import LayerData, draw_layer
@@ -113,6 +114,7 @@ def measure_case(
     errors = _check_all(subjects, data, LIMITS[case.dtype])
     logger.info("%s: %d providers checked, timing %d rounds", case.name, len(subjects), config.rounds)
     times = time_rounds(subjects, data, config.rounds) if subjects else {}
+    replayed = replay_rounds(subjects, data, config.rounds) if data.x.is_cuda else {}
     memory = _weigh(subjects, case, data) if config.memory else Memory({}, {})
     results = [
         ProviderResult(
@@ -120,9 +122,10 @@ def measure_case(
             adapter_dtype=subject.adapter_dtype,
             errors=errors[name],
             milliseconds=summarise(times[name]),
+            replayed=summarise(replayed[name]) if name in replayed else None,
             saved_bytes=memory.saved.get(name),
             peak=memory.peak.get(name),
-            ratios=_ratios(name, times, memory),
+            ratios=_ratios(name, times, replayed, memory),
         )
         for name, subject in ((subject.provider.name, subject) for subject in subjects)
     ]
@@ -172,10 +175,13 @@ def _weigh(subjects: list[Subject], case: Case, data: LayerData) -> Memory:
     return Memory(saved, {name: peak for name, peak in peaks.items() if peak is not None})
 
 
-def _ratios(name: str, times: dict[str, list[float]], memory: Memory) -> dict[Quantity, dict[str, Ratio]]:
+def _ratios(
+    name: str, times: dict[str, list[float]], replayed: dict[str, list[float]], memory: Memory
+) -> dict[Quantity, dict[str, Ratio]]:
     growth = {provider: peak.growth_bytes for provider, peak in memory.peak.items()}
     return {
         "time": time_ratios(times, name, BASELINES),
+        **({"replayed": time_ratios(replayed, name, BASELINES)} if name in replayed else {}),
         "saved": divide(memory.saved, name, BASELINES),
         "peak": divide(growth, name, BASELINES),
     }

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import torch
 
 from doratune.bench.config import StepBenchConfig
-from doratune.bench.machine import describe_machine, torch_threads
+from doratune.bench.machine import describe_machine, matmul_tflops, torch_threads
 from doratune.bench.output import require_free
 from doratune.bench.providers import BASELINES
 from doratune.bench.ratios import divide, judge
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 FLOOR = "floor"
 """The name under which the faster frozen model is divided by."""
 REHEARSED_ROWS = 4
+REHEARSED_TOKENS = 64
 REHEARSED_STEPS = 3
 
 
@@ -54,6 +55,7 @@ def bench_step(config: StepBenchConfig, *, overwrite: bool = False) -> StepBench
         DoratuneError: A provider's process died.
     """
     file = read_steps()
+    apart = config.step_set == "gpu"
     entries = file.select(config.step_set, config.case)
     if config.output is not None:
         require_free(config.output, overwrite=overwrite)
@@ -61,12 +63,16 @@ def bench_step(config: StepBenchConfig, *, overwrite: bool = False) -> StepBench
         resolve_builtin(config.model)  # here, so that no two processes make it at once
     started = datetime.now(UTC)
     with torch_threads(config.threads):
-        results = [measure_steps(entry.case(), file.targets(entry), config) for entry in entries]
-        machine = describe_machine(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        results = [measure_steps(entry.case(), file.targets(entry), config, apart=apart) for entry in entries]
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        machine = describe_machine(device)
+        tflops = matmul_tflops(device) if apart else None
     record = StepBenchRecord(
         what="step",
         model=config.model,
         adapted=list(LLAMA_TARGETS),
+        interleaved=not apart,
+        matmul_tflops=tflops,
         warmup_rounds=WARMUP_ROUNDS,
         results=results,
         machine=machine,
@@ -78,18 +84,21 @@ def bench_step(config: StepBenchConfig, *, overwrite: bool = False) -> StepBench
     return record
 
 
-def measure_steps(case: StepCase, targets: list[Target], config: StepBenchConfig) -> StepCaseResult:
-    """Rehearse a case in float32, then train it with all providers in turn.
+def measure_steps(
+    case: StepCase, targets: list[Target], config: StepBenchConfig, *, apart: bool = False
+) -> StepCaseResult:
+    """Rehearse a case in float32, then train it with all providers, in turn or one after the other.
 
     Raises:
         GateError: Two providers that train the same have different losses.
         DoratuneError: A provider's process failed.
     """
     logger.info("%s: %d steps in float32 on a few rows, to compare losses", case.name, REHEARSED_STEPS)
-    small = {"rows": min(case.rows, REHEARSED_ROWS), "dtype": "float32"}
-    _train(case.model_copy(update=small), config.model, REHEARSED_STEPS)
+    rows, tokens = min(case.rows, REHEARSED_ROWS), min(case.tokens, REHEARSED_TOKENS)
+    small = case.model_copy(update={"rows": rows, "tokens": tokens, "dtype": "float32"})
+    _train(small, config.model, REHEARSED_STEPS, apart=apart)
     logger.info("%s: timing %d steps of %d providers", case.name, config.rounds, len(STEP_PROVIDERS))
-    training = _train(case, config.model, WARMUP_ROUNDS + config.rounds)
+    training = _train(case, config.model, WARMUP_ROUNDS + config.rounds, apart=apart)
     times = {name: all_rounds[WARMUP_ROUNDS:] for name, all_rounds in training.milliseconds.items()}
     floor = min((floor.name for floor in FLOORS), key=lambda name: summarise(times[name]).median)
     results = [
@@ -124,17 +133,25 @@ class _Training:
     reports: dict[str, StepReport]
 
 
-def _train(case: StepCase, model: str, steps: int) -> _Training:
-    """Train a case with all providers in turn, and compare their losses after each round."""
+def _train(case: StepCase, model: str, steps: int, *, apart: bool) -> _Training:
+    """Train a case with all providers, and compare their losses: after each round where they take turns."""
     threads = torch.get_num_threads()
     works = {
         # One step more than will come, so that no trainer does what it does at its end within a step.
-        provider.name: Trainee(provider, case, model, steps + 1, threads)
+        provider.name: Trainee(provider, case, model, steps + 1, threads, alone=apart)
         for provider in STEP_PROVIDERS
     }
     milliseconds: dict[str, list[float]] = {name: [] for name in works}
     losses: dict[str, list[float]] = {name: [] for name in works}
     with players(works) as game:
+        if apart:
+            reports = {}
+            for name, (_, *moves), report in game.play_apart(1 + steps):  # the first makes the model
+                milliseconds[name] = [move.milliseconds for move in moves]
+                losses[name] = [move.outcome for move in moves]
+                reports[name] = report
+            check_losses(losses, case.dtype)
+            return _Training(milliseconds, losses, reports)
         for number in range(steps):
             for name, move in game.play(number).items():
                 milliseconds[name].append(move.milliseconds)

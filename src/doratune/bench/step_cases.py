@@ -29,12 +29,14 @@ class StepFile(Settings):
     targets_for: str  #: the provider that the targets are for
     headline: list[StepEntry]  #: what is measured unless something else is asked for
     growth: list[StepEntry]  #: how the figures change with the size of the step
+    gpu: list[StepEntry]  #: for a large model on a GPU
 
     def select(self, step_set: StepSet | None, names: Sequence[str]) -> list[StepEntry]:
         """Some cases, in the order of the file.
 
         Args:
-            step_set: The set to choose from; None: all if there are names, else the headline.
+            step_set: The set to choose from; None: all if there are names, else the headline. "all" is of
+                one model, without those for a GPU.
             names: Names of cases; all of the set if empty.
 
         Raises:
@@ -42,11 +44,13 @@ class StepFile(Settings):
         """
         everything = self.headline + self.growth
         step_set = step_set or ("all" if names else "headline")
-        entries = {"headline": self.headline, "growth": self.growth, "all": everything}[step_set]
+        sets = {"headline": self.headline, "growth": self.growth, "gpu": self.gpu, "all": everything}
+        entries = sets[step_set]
         known = [entry.name for entry in entries]
         for name in names:
             if name not in known:
-                elsewhere = "all" if any(entry.name == name for entry in everything) else None
+                holders = [other for other in ("all", "gpu") if name in [one.name for one in sets[other]]]
+                elsewhere = next(iter(holders), None)
                 raise unknown_case(name, known, step_set, elsewhere=elsewhere)
         return [entry for entry in entries if not names or entry.name in names]
 

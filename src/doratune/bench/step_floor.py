@@ -6,9 +6,10 @@ from typing import Any
 
 from torch.nn.functional import cross_entropy
 
+from doratune.bench.step_base import load_base
 from doratune.bench.step_providers import Frozen
 from doratune.bench.step_rows import draw_rows
-from doratune.models.load import load_model
+from doratune.bench.step_trainers import CHECKPOINTING
 from doratune.records.bench import StepCase
 from doratune.training.encoded import IGNORED
 
@@ -18,14 +19,16 @@ class FrozenStep:
 
     Args:
         provider: Which attention.
-        model: The base model, as ``load_model`` takes it.
+        model: The base model, as ``step_base.load_base`` takes it.
         case: The rows.
     """
 
     def __init__(self, provider: Frozen, model: str, case: StepCase) -> None:
-        self.model = load_model(model, dtype=case.dtype).model
+        self.model = load_base(model, case.dtype).model
         self.model.set_attn_implementation(provider.attention)
         self.model.requires_grad_(False).train()
+        if case.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(CHECKPOINTING)
         rows = draw_rows(case, self.model.config.get_text_config().vocab_size).with_format("torch")
         self._ids, labels = (rows[:][name].to(self.model.device) for name in ("input_ids", "labels"))
         self._targets = labels[:, 1:]

@@ -9,16 +9,18 @@ from peft import LoraConfig, TaskType
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from doratune.bench.step_base import load_base
 from doratune.bench.step_child import Trainee
 from doratune.bench.step_providers import Method
 from doratune.bench.step_rows import draw_rows
-from doratune.models.load import load_model
 from doratune.training.callbacks import InterruptCallback, MetricsCallback
 from doratune.training.config import LLAMA_TARGETS, TrainConfig
-from doratune.training.train import build_trainer, load_base
+from doratune.training.train import build_trainer
 
 LEARNING_RATE = 2e-4
 SEED = 0
+CHECKPOINTING = {"use_reentrant": False}
+"""How activations are checkpointed, where they are: as ``doratune train`` does."""
 STOCK_ATTENTION = "sdpa"
 """What transformers takes where nothing else is asked for."""
 
@@ -30,7 +32,7 @@ def stock_trainer(trainee: Trainee, method: Method, folder: Path) -> SFTTrainer:
     which would set time against memory in the comparison. And every step is logged, for its loss.
     """
     case = trainee.case
-    base = load_model(trainee.model, dtype=case.dtype)
+    base = load_base(trainee.model, case.dtype)
     base.model.set_attn_implementation(STOCK_ATTENTION)
     return SFTTrainer(
         model=base.model,
@@ -39,7 +41,8 @@ def stock_trainer(trainee: Trainee, method: Method, folder: Path) -> SFTTrainer:
             per_device_train_batch_size=case.rows,
             max_steps=trainee.steps,
             learning_rate=LEARNING_RATE,
-            gradient_checkpointing=False,
+            gradient_checkpointing=case.gradient_checkpointing,
+            gradient_checkpointing_kwargs=CHECKPOINTING if case.gradient_checkpointing else None,
             bf16=base.dtype == torch.bfloat16,
             use_cpu=not torch.cuda.is_available(),
             dataset_kwargs={"skip_prepare_dataset": True},
@@ -79,8 +82,9 @@ def doratune_trainer(trainee: Trainee, method: Method, folder: Path) -> SFTTrain
         save_steps=trainee.steps + 1,
         seed=SEED,
         dtype=case.dtype,
+        gradient_checkpointing=case.gradient_checkpointing,
         output=folder,
     )
-    base = load_base(config)
+    base = load_base(trainee.model, case.dtype)
     rows = draw_rows(case, base.model.config.get_text_config().vocab_size)
     return build_trainer(config, base, rows, MetricsCallback(folder), InterruptCallback())

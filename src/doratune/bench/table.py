@@ -30,6 +30,14 @@ OP_COLUMNS: Columns = (
     ("peak\n÷ LoRA", "peak", "peft-lora"),
     ("peak\n÷ DoRA", "peak", "peft-dora"),
 )
+GPU_COLUMNS: Columns = (
+    ("÷ floor", "time", "floor"),
+    ("÷ LoRA", "time", "peft-lora"),
+    ("GPU\n÷ floor", "replayed", "floor"),
+    ("GPU\n÷ LoRA", "replayed", "peft-lora"),
+    ("saved\n÷ LoRA", "saved", "peft-lora"),
+    ("peak\n÷ LoRA", "peak", "peft-lora"),
+)
 STEP_COLUMNS: Columns = (
     ("÷ floor", "time", "floor"),
     ("÷ LoRA", "time", "peft-lora"),
@@ -44,6 +52,7 @@ OP_NOTE = (
     "saved is what autograd keeps for backward, peak the memory that calls add. "
     "Under a ratio its target: ✓ met, ✗ not met."
 )
+GPU_NOTE = "GPU: without the host's time, each call launched as one CUDA graph."
 STEP_NOTE = (
     "ms: median of one optimizer step. Ratios are to the faster frozen model and to stock TRL with PEFT's "
     "LoRA and DoRA; peak is the most memory of the whole process, growth that less what was held before the "
@@ -54,13 +63,16 @@ STEP_NOTE = (
 
 def bench_renderable(record: BenchRecord) -> Group:
     """The table of all cases, what was not available, and how many targets are met."""
-    table = _empty(OP_COLUMNS)
+    columns = GPU_COLUMNS if record.case_set == "gpu" else OP_COLUMNS
+    table = _empty(columns)
     for result in record.results:
-        _add_case(table, result, OP_COLUMNS)
+        _add_case(table, result, columns)
         for missing in result.unavailable:
-            table.add_row(f" {missing.provider}", *[NONE] * (len(OP_COLUMNS) + 1))
+            table.add_row(f" {missing.provider}", *[NONE] * (len(columns) + 1))
         table.add_section()
     parts: list[RenderableType] = [table, Text(OP_NOTE, style="dim")]
+    if record.case_set == "gpu":
+        parts.append(Text(GPU_NOTE, style="dim"))
     parts += [Text(line, style="yellow") for line in _unavailable(record)]
     return Group(*parts, Text(_score(record.results)))
 

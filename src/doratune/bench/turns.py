@@ -78,6 +78,17 @@ class _Player:
     pipe: Connection
     errors: Path
 
+    def move(self) -> Move:
+        """Give the process a turn.
+
+        Raises:
+            DoratuneError: See ``receive``.
+        """
+        start = time.perf_counter()
+        self.pipe.send(True)
+        outcome = self.receive()
+        return Move((time.perf_counter() - start) * 1e3, outcome)
+
     def receive(self) -> Any:
         """What the process sends next.
 
@@ -117,13 +128,25 @@ class Players:
         Raises:
             DoratuneError: A process failed.
         """
-        moves = {}
-        for player in rotated(self._players, number):
-            start = time.perf_counter()
-            player.pipe.send(True)
-            outcome = player.receive()
-            moves[player.name] = Move((time.perf_counter() - start) * 1e3, outcome)
-        return moves
+        return {player.name: player.move() for player in rotated(self._players, number)}
+
+    def play_apart(self, turns: int) -> Iterator[tuple[str, list[Move], Any]]:
+        """Give each process all of its turns and let it end before the next one gets its first.
+
+        Args:
+            turns: How many each gets.
+
+        Yields:
+            A process, its moves and its report.
+
+        Raises:
+            DoratuneError: A process failed.
+        """
+        for player in self._players:
+            moves = [player.move() for _ in range(turns)]
+            player.pipe.send(False)
+            yield player.name, moves, player.receive()
+            player.process.join(SECONDS_TO_END)
 
     def finish(self) -> dict[str, Any]:
         """End the game.

@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from doratune.engine.blocks import buffered_rows
 from doratune.engine.products import mm
+from doratune.engine.triton.select import taken
 
 BUFFER_ELEMENTS = 1 << 21
 """Most elements of W held in a wider dtype at a time: 8 MiB in float32."""
@@ -48,6 +49,8 @@ def row_norm_squared(W: Tensor) -> Tensor:
     Raises:
         RuntimeError: From PyTorch, if W is not a floating matrix.
     """
+    if W.is_cuda:  # one pass that widens in registers
+        return torch.linalg.vector_norm(W, dim=1, dtype=norm_dtype(W)).square_()
     squared = torch.empty(W.shape[0], dtype=norm_dtype(W), device=W.device)
     for rows, wide in _wide_rows(W, squared.dtype):
         torch.linalg.vector_norm(wide, dim=1, out=squared[rows])
@@ -83,6 +86,30 @@ def dora_row_norm(
     return norm
 
 
+def current_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+    """``dora_row_norm``, detached, where nothing is known of W from before.
+
+    Args:
+        W: Base weight, (d_out, d_in), floating.
+        A: Down projection, (r, d_in), floating.
+        B: Up projection, (d_out, r), floating.
+        scaling: LoRA's s.
+
+    Returns:
+        (d_out,), float32 (float64 if W, A or B is), never negative.
+
+    Raises:
+        RuntimeError: From PyTorch, if the shapes do not fit.
+    """
+    if taken(W, A, B):
+        from doratune.engine.triton import norm as kernels
+
+        if kernels.takes(W, A, B):
+            with torch.no_grad():
+                return kernels.dora_row_norm(W, A, B, scaling)
+    return dora_row_norm(W, A, B, scaling, row_norm_squared(W))
+
+
 @torch.no_grad()
 def norm_of_product(U: Tensor, A: Tensor, B: Tensor, scaling: float, weight_norm_sq: Tensor) -> Tensor:
     """The norm from U = W Aᵀ, for a base weight that can only be multiplied with.
@@ -108,7 +135,15 @@ def norm_of_product(U: Tensor, A: Tensor, B: Tensor, scaling: float, weight_norm
 
 
 def weighted_rows(W: Tensor, A: Tensor) -> Tensor:
-    """W Aᵀ, (d_out, r), in A's dtype, with W (d_out, d_in) widened by blocks of rows."""
+    """W Aᵀ, (d_out, r), in A's dtype, with W (d_out, d_in) widened by blocks of rows.
+
+    On a GPU a float32 A beside a bfloat16 W is taken as the sum of two bfloat16 matrices, 16 bits of each
+    element, whose products with W are exact and summed in float32.
+    """
+    if W.is_cuda and W.dtype == torch.bfloat16 and A.dtype == torch.float32:
+        high = A.to(W.dtype)
+        both = torch.cat((high, (A - high).to(W.dtype)))
+        return torch.mm(W, both.T, out_dtype=A.dtype).view(W.shape[0], 2, A.shape[0]).sum(dim=1)
     U = A.new_empty(W.shape[0], A.shape[0])
     for rows, wide in _wide_rows(W, A.dtype):
         U[rows] = mm(wide, A.T)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -22,8 +23,13 @@ import xxhash
 from torch import Tensor
 
 from doratune.engine.linear import autocast_off
-from doratune.engine.norm import norm_dtype, norm_of_product, row_norm_squared, weighted_rows
-from doratune.engine.triton.select import taken
+from doratune.engine.norm import (
+    current_row_norm,
+    norm_dtype,
+    norm_of_product,
+    row_norm_squared,
+    weighted_rows,
+)
 
 Found = TypeVar("Found")
 
@@ -74,12 +80,7 @@ class DenseWeight(BaseWeight):
 
     def norm(self, A: Tensor, B: Tensor, scaling: float) -> Tensor:
         """‖W + s·B·A‖ per row, (d_out,), float32 (float64 if one is)."""
-        if taken(self._W, A, B):
-            from doratune.engine.triton import norm as kernels
-
-            if kernels.takes(self._W, A, B):
-                return kernels.dora_row_norm(self._W, A, B, scaling)
-        return super().norm(A, B, scaling)
+        return current_row_norm(self._W, A, B, scaling)
 
 
 class LayerNorms:
@@ -138,7 +139,8 @@ class LayerNorms:
     def _true(self, adapter: str, base: BaseWeight, A: Tensor, B: Tensor, scaling: float) -> Tensor:
         """The norm of the weights as they are now."""
         # A tensor made in inference mode could not be used in training later.
-        with torch.inference_mode(False), torch.no_grad(), autocast_off(A.device):
+        training = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+        with training, torch.no_grad(), autocast_off(A.device):
             if any(tensor.device.type != "cpu" for tensor in (*base.tensors, A, B)):
                 return base.norm(A, B, scaling)
             known = self._base_unchanged and self._weight_norm_sq is not None

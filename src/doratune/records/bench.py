@@ -12,8 +12,8 @@ from doratune.records.run import Count, Environment
 DType = Literal["bfloat16", "float32"]
 Base = Literal["dense", "bnb-4bit"]
 CaseSet = Literal["cpu", "gpu"]
-Quantity = Literal["time", "saved", "peak", "growth"]
-StepSet = Literal["headline", "growth", "all"]
+Quantity = Literal["time", "replayed", "saved", "peak", "growth"]
+StepSet = Literal["headline", "growth", "gpu", "all"]
 Size = Annotated[int, Field(gt=0)]
 Milliseconds = Annotated[float, Field(ge=0)]
 Ratio = Annotated[float, Field(ge=0)]
@@ -72,11 +72,15 @@ class ProviderResult(Record):
     adapter_dtype: DType | None  #: dtype of A and B, None without an adapter
     errors: dict[str, Ratio]  #: relative Frobenius error of y and of each gradient, before timing
     milliseconds: Timing  #: one call: forward and backward to x and to the adapter
+    replayed: Timing | None = None
+    #: on a GPU, the same call recorded as a CUDA graph and launched as one, without the host's share; None on
+    #: a CPU, or where the call cannot be recorded
     saved_bytes: Count | None  #: kept for backward beyond the layer's own parameters; None if not measured
     peak: PeakMemory | None  #: None if not measured
     ratios: dict[Quantity, dict[str, Ratio]]
     #: by quantity and by provider divided by. "time" is the median over rounds of the ratio within a round,
-    #: "saved" that of ``saved_bytes``, "peak" that of ``peak.growth_bytes``. One to nothing is left out.
+    #: "replayed" likewise of ``replayed``, "saved" the ratio of ``saved_bytes``, "peak" that of
+    #: ``peak.growth_bytes``. One to nothing is left out.
 
 
 class Unavailable(Record):
@@ -139,6 +143,7 @@ class StepCase(Record):
     rank: Size  #: rank r of the adapter
     alpha: Size  #: the adapter is scaled by alpha / rank
     dtype: DType  #: of the base model
+    gradient_checkpointing: bool = False  #: whether activations are computed again in the backward pass
 
 
 class StepProviderResult(Record):
@@ -173,4 +178,7 @@ class StepBenchRecord(BenchFile):
     what: Literal["step"]  #: what was measured: "step" is whole optimizer steps
     model: str  #: the base model, as it was named
     adapted: list[str]  #: names of the adapted layers
+    interleaved: bool = True  #: whether providers took turns step by step, or each ran alone
+    matmul_tflops: float | None = None
+    #: 10¹² operations a second in a product of two 8192 x 8192 bfloat16 matrices; None if not measured
     results: list[StepCaseResult]  #: one entry per case

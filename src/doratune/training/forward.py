@@ -12,12 +12,14 @@
 - DoRA's norms are computed before the first layer, all in a row, rather than between large products.
 - Short rows attend without PyTorch's fused attention, whose backward pass is slow: see ``attention.py``.
 
-On other devices, and where a model does more than this, TRL's own forward pass is left as it is.
+On other devices, and where a model does more than this, TRL's own forward pass is left as it is, but for
+DoRA's outputs.
 """
 
 from __future__ import annotations
 
 import types
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -79,9 +81,10 @@ def spare_forward(model: PreTrainedModel) -> bool:
         Whether it was replaced.
     """
     head: Any = model.get_output_embeddings()
-    if not _is_plain(model, head):
-        return False
     fused_forward = model.forward
+    if not _is_plain(model, head):
+        model.forward = types.MethodType(_keeping_outputs(fused_forward), model)
+        return False
     last = layer_with_last_mlp(model)
     packs, drops = _can_pack(model), _has_dropout(model)
     chooses_attention = model.config._attn_implementation == "sdpa"
@@ -123,6 +126,16 @@ def spare_forward(model: PreTrainedModel) -> bool:
 
     model.forward = types.MethodType(forward, model)
     return True
+
+
+def _keeping_outputs(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same forward pass, as a method, with the outputs of DoRA layers kept."""
+
+    def keeping(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with keep_outputs():
+            return forward(*args, **kwargs)
+
+    return keeping
 
 
 def _is_plain(model: PreTrainedModel, head: Any) -> bool:

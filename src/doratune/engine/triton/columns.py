@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from doratune.engine.triton.sizes import blocks
+
 ROWS, COLUMNS = 32, 128
 """Of dY at a time."""
 STEPS = 4
@@ -88,10 +90,10 @@ def _gradients(
 ) -> tuple[Tensor, Tensor]:
     rows, columns = dY.shape
     dZ = torch.empty_like(dY)
-    parts = triton.cdiv(rows, ROWS * STEPS)
+    parts = blocks(rows, ROWS * STEPS)
     dots = norm.new_empty(parts, columns)
     x, W, h, B = source or (None, None, None, None)
-    _scaling_gradients[(triton.cdiv(columns, COLUMNS), parts)](
+    _scaling_gradients[(blocks(columns, COLUMNS), parts)](
         dY,
         y,
         m,
@@ -116,6 +118,7 @@ def _gradients(
         COLUMNS=COLUMNS,
         STEPS=STEPS,
         DEPTH=DEPTH,
+        num_warps=8,
     )
     return dZ, dots.sum(dim=0)
 

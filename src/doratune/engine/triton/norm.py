@@ -14,11 +14,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from doratune.engine.triton.sizes import block_of, blocks
+
+ROWS, DEPTH = 32, 256
+"""Of W at a time."""
+RANKS = 64
+"""The highest rank: above it, a product of its own for U = W Aᵀ is faster, and it hides a pass over W."""
+
 
 def takes(W: Tensor, A: Tensor, B: Tensor) -> bool:
     """Whether the kernel computes this norm; the tensors are on a GPU."""
     contiguous = W.is_contiguous() and A.is_contiguous() and B.is_contiguous()
-    return contiguous and W.dtype == torch.bfloat16
+    return contiguous and W.dtype == torch.bfloat16 and A.shape[0] <= RANKS
 
 
 def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
@@ -26,7 +33,7 @@ def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
 
     Args:
         W: (d_out, d_in), bfloat16, contiguous.
-        A: (r, d_in), any floating dtype of at most 32 bits, contiguous.
+        A: (r, d_in), any floating dtype of at most 32 bits, contiguous; r is at most ``RANKS``.
         B: (d_out, r), likewise.
         scaling: LoRA's s.
 
@@ -36,9 +43,8 @@ def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
     d_out, d_in = W.shape
     rank = A.shape[0]
     norm = torch.empty(d_out, dtype=torch.float32, device=W.device)
-    ranks = max(16, min(64, triton.next_power_of_2(rank)))
-    rows = 32
-    _dora_row_norm[(triton.cdiv(d_out, rows),)](
+    ranks = block_of(rank, at_most=RANKS)
+    _dora_row_norm[(blocks(d_out, ROWS),)](
         W,
         A,
         B,
@@ -47,11 +53,10 @@ def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
         d_in,
         rank,
         float(scaling),
-        CHUNKS=triton.cdiv(rank, ranks),
-        ROWS=rows,
+        ROWS=ROWS,
         RANKS=ranks,
-        DEPTH=128,
-        num_warps=4,
+        DEPTH=DEPTH,
+        num_warps=8,
         num_stages=3,
     )
     return norm
@@ -75,40 +80,29 @@ def _dora_row_norm(
     d_in,
     rank,
     scaling,
-    CHUNKS: tl.constexpr,
     ROWS: tl.constexpr,
     RANKS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    row_there = rows < d_out
+    ranks = tl.arange(0, RANKS)
+    row_there, rank_there = rows < d_out, ranks < rank
     row_start = rows.to(tl.int64)[:, None] * d_in
+    b = tl.load(
+        B + rows[:, None] * rank + ranks[None, :], mask=row_there[:, None] & rank_there[None, :], other=0.0
+    )
+    b_high, b_low = _halves(b)
     squares = tl.zeros((ROWS, DEPTH), tl.float32)
-    if CHUNKS == 1:
-        ranks = tl.arange(0, RANKS)
-        b_there = row_there[:, None] & (ranks < rank)[None, :]
-        b_high, b_low = _halves(tl.load(B + rows[:, None] * rank + ranks[None, :], mask=b_there, other=0.0))
     for start in range(0, d_in, DEPTH):
         places = start + tl.arange(0, DEPTH)
         place_there = places < d_in
         w_there = row_there[:, None] & place_there[None, :]
         w = tl.load(W + row_start + places[None, :], mask=w_there, other=0.0)
-        V = tl.zeros((ROWS, DEPTH), tl.float32)
-        for chunk in range(CHUNKS):
-            ranks = chunk * RANKS + tl.arange(0, RANKS)
-            rank_there = ranks < rank
-            if CHUNKS > 1:
-                b_there = row_there[:, None] & rank_there[None, :]
-                b_high, b_low = _halves(
-                    tl.load(B + rows[:, None] * rank + ranks[None, :], mask=b_there, other=0.0)
-                )
-            a_there = rank_there[:, None] & place_there[None, :]
-            a_high, a_low = _halves(
-                tl.load(A + ranks.to(tl.int64)[:, None] * d_in + places[None, :], mask=a_there, other=0.0)
-            )
-            V = tl.dot(b_high, a_high, V)
-            V = tl.dot(b_high, a_low, V)
-            V = tl.dot(b_low, a_high, V)
+        a_there = rank_there[:, None] & place_there[None, :]
+        a_high, a_low = _halves(tl.load(A + ranks[:, None] * d_in + places[None, :], mask=a_there, other=0.0))
+        V = tl.dot(b_high, a_high)
+        V = tl.dot(b_high, a_low, V)
+        V = tl.dot(b_low, a_high, V)
         V = V * scaling + w.to(tl.float32)
         squares += V * V
     tl.store(norm + rows, tl.sqrt(tl.sum(squares, axis=1)), mask=row_there)

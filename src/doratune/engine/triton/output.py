@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from doratune.engine.triton.sizes import block_of, blocks
+
 ROWS, COLUMNS = 64, 128
 """Of z, in one program."""
 RANKS = 64
@@ -62,7 +64,7 @@ def _launch(
     rank: int,
 ) -> None:
     rows, columns = z.shape
-    _add_and_scale[(triton.cdiv(columns, COLUMNS) * triton.cdiv(rows, ROWS),)](
+    _add_and_scale[(blocks(columns, COLUMNS) * blocks(rows, ROWS),)](
         z,
         out,
         h,
@@ -78,7 +80,7 @@ def _launch(
         BIAS=bias is not None,
         ROWS=ROWS,
         COLUMNS=COLUMNS,
-        RANKS=max(16, min(RANKS, triton.next_power_of_2(rank))),
+        RANKS=block_of(rank, at_most=RANKS),
     )
 
 

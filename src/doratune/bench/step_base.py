@@ -1,0 +1,54 @@
+"""The base model of a step: one that ``load_model`` finds, or LLaMA-7B with random weights."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import PartialState
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from doratune.models.load import LoadedModel, load_model
+from doratune.models.precision import resolve_dtype
+
+RANDOM_LLAMA = "random-llama-7b"
+"""For speed the weights do not matter, so no one has to have 13 GB of them."""
+
+
+def load_base(name: str, dtype: str) -> LoadedModel:
+    """A base model on this process's device.
+
+    Args:
+        name: ``RANDOM_LLAMA``, or as ``load_model`` takes it.
+        dtype: As ``load_model`` takes it.
+
+    Raises:
+        InputError: If nothing loadable is found under ``name``.
+    """
+    if name != RANDOM_LLAMA:
+        return load_model(name, dtype=dtype)
+    device = torch.device(PartialState().device or "cpu")
+    torch_dtype = resolve_dtype(dtype, device.type)
+    return random_model(LlamaConfig(), device, torch_dtype)  # transformers' defaults are LLaMA-7B's sizes
+
+
+def random_model(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """A model drawn from a fixed seed, made where and as it is used: nothing larger is ever held."""
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            model = LlamaForCausalLM(config)
+    finally:
+        torch.set_default_dtype(before)
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="<unk>")),
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<unk>",
+    )
+    model.config.pad_token_id = vocabulary["<unk>"]
+    return LoadedModel(model.eval(), tokenizer, RANDOM_LLAMA, "random weights", dtype)
