@@ -133,18 +133,17 @@ def test_same_losses_compiled():
     assert_close("loss", torch.float32, losses_on_gpu(compiled), losses_on_gpu(eager))
 
 
-def test_a_step_does_not_wait_for_the_gpu():
+@pytest.mark.parametrize("kind", ["linear", "Conv2d"])
+def test_a_step_does_not_wait_for_the_gpu(kind):
     """Nothing in forward or backward asks for a value that the GPU has not computed yet."""
-    model = tiny_llama(True).to("cuda", torch.bfloat16)
-    doratune.enable(model)
-    ids = torch.randint(0, 97, (4, 12), device="cuda")
-    model(input_ids=ids, labels=ids).loss.backward()  # kernels are compiled and loaded by now
-    embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
-    hidden = model.base_model.model.model
+    build, shape, config = LAYERS[kind]
+    model = parity.on_engine(parity.adapted(build(), dtype=torch.bfloat16, **config).cuda())
+    x = torch.randn(shape, device="cuda").to(torch.bfloat16).requires_grad_()
+    dy = torch.ones_like(model(x))
+    model(x).backward(dy)  # kernels are compiled and loaded by now
     torch.cuda.set_sync_debug_mode("error")
     try:
-        states = hidden(inputs_embeds=embedded, use_cache=False).last_hidden_state
-        states.backward(torch.ones_like(states))
+        model(x).backward(dy)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

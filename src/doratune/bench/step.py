@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from doratune.bench.step_child import StepReport, Trainee
 from doratune.bench.step_gate import FIRST_LIMITS, LIMITS, check_losses
 from doratune.bench.step_providers import FLOORS, STEP_PROVIDERS
 from doratune.bench.timing import WARMUP_ROUNDS, summarise, time_ratios
-from doratune.bench.turns import players
+from doratune.bench.turns import Alone, players
+from doratune.errors import InputError
 from doratune.models.builtin import BUILTIN, resolve_builtin
 from doratune.records.bench import (
     Quantity,
@@ -29,6 +31,7 @@ from doratune.records.bench import (
     StepCaseResult,
     StepProviderResult,
     Target,
+    Unavailable,
 )
 from doratune.records.files import write_json_atomic
 from doratune.training.config import LLAMA_TARGETS
@@ -38,7 +41,6 @@ logger = logging.getLogger(__name__)
 FLOOR = "floor"
 """The name under which the faster frozen model is divided by."""
 REHEARSED_ROWS = 4
-REHEARSED_TOKENS = 64
 REHEARSED_STEPS = 3
 
 
@@ -57,6 +59,8 @@ def bench_step(config: StepBenchConfig, *, overwrite: bool = False) -> StepBench
     file = read_steps()
     apart = config.step_set == "gpu"
     entries = file.select(config.step_set, config.case)
+    if apart and not torch.cuda.is_available():
+        raise InputError("there is no GPU that torch can use", where="--set", got="gpu")
     if config.output is not None:
         require_free(config.output, overwrite=overwrite)
     if config.model in BUILTIN:
@@ -87,20 +91,31 @@ def bench_step(config: StepBenchConfig, *, overwrite: bool = False) -> StepBench
 def measure_steps(
     case: StepCase, targets: list[Target], config: StepBenchConfig, *, apart: bool = False
 ) -> StepCaseResult:
-    """Rehearse a case in float32, then train it with all providers, in turn or one after the other.
+    """Train a case with all providers.
+
+    Args:
+        case: What is trained.
+        targets: What the ratios should reach.
+        config: Which model, and how many rounds.
+        apart: One provider after the other, for a model that a GPU holds once. Otherwise they take turns, and
+            rehearse in float32 before.
 
     Raises:
         GateError: Two providers that train the same have different losses.
         DoratuneError: A provider's process failed.
     """
-    logger.info("%s: %d steps in float32 on a few rows, to compare losses", case.name, REHEARSED_STEPS)
-    rows, tokens = min(case.rows, REHEARSED_ROWS), min(case.tokens, REHEARSED_TOKENS)
-    small = case.model_copy(update={"rows": rows, "tokens": tokens, "dtype": "float32"})
-    _train(small, config.model, REHEARSED_STEPS, apart=apart)
-    logger.info("%s: timing %d steps of %d providers", case.name, config.rounds, len(STEP_PROVIDERS))
-    training = _train(case, config.model, WARMUP_ROUNDS + config.rounds, apart=apart)
+    steps = WARMUP_ROUNDS + config.rounds
+    if apart:
+        training = _train_apart(case, config.model, steps)
+    else:
+        logger.info("%s: %d steps in float32 on a few rows, to compare losses", case.name, REHEARSED_STEPS)
+        small = {"rows": min(case.rows, REHEARSED_ROWS), "dtype": "float32"}
+        _train(case.model_copy(update=small), config.model, REHEARSED_STEPS)
+        logger.info("%s: timing %d steps of %d providers", case.name, config.rounds, len(STEP_PROVIDERS))
+        training = _train(case, config.model, steps)
     times = {name: all_rounds[WARMUP_ROUNDS:] for name, all_rounds in training.milliseconds.items()}
-    floor = min((floor.name for floor in FLOORS), key=lambda name: summarise(times[name]).median)
+    floors = [floor.name for floor in FLOORS if floor.name in times]
+    floor = min(floors, key=lambda name: summarise(times[name]).median)
     results = [
         StepProviderResult(
             provider=name,
@@ -120,44 +135,63 @@ def measure_steps(
         first_loss_limit=FIRST_LIMITS[case.dtype],
         loss_limit=LIMITS[case.dtype],
         providers=results,
+        unavailable=training.unavailable,
         verdicts=judge(targets, results),
     )
 
 
 @dataclass(frozen=True)
 class _Training:
-    """What all providers did, by their names; times and losses of each step."""
+    """What all providers did, by their names; times and losses of each step; and who could not."""
 
     milliseconds: dict[str, list[float]]
     losses: dict[str, list[float]]
     reports: dict[str, StepReport]
+    unavailable: list[Unavailable]
 
 
-def _train(case: StepCase, model: str, steps: int, *, apart: bool) -> _Training:
-    """Train a case with all providers, and compare their losses: after each round where they take turns."""
-    threads = torch.get_num_threads()
-    works = {
-        # One step more than will come, so that no trainer does what it does at its end within a step.
-        provider.name: Trainee(provider, case, model, steps + 1, threads, alone=apart)
-        for provider in STEP_PROVIDERS
-    }
+def _train(case: StepCase, model: str, steps: int) -> _Training:
+    """Train a case with all providers in turn, and compare their losses after each round."""
+    works = _trainees(case, model, steps)
     milliseconds: dict[str, list[float]] = {name: [] for name in works}
     losses: dict[str, list[float]] = {name: [] for name in works}
     with players(works) as game:
-        if apart:
-            reports = {}
-            for name, (_, *moves), report in game.play_apart(1 + steps):  # the first makes the model
-                milliseconds[name] = [move.milliseconds for move in moves]
-                losses[name] = [move.outcome for move in moves]
-                reports[name] = report
-            check_losses(losses, case.dtype)
-            return _Training(milliseconds, losses, reports)
         for number in range(steps):
             for name, move in game.play(number).items():
                 milliseconds[name].append(move.milliseconds)
                 losses[name].append(move.outcome)
             check_losses(losses, case.dtype)
-        return _Training(milliseconds, losses, game.finish())
+        return _Training(milliseconds, losses, game.finish(), [])
+
+
+def _train_apart(case: StepCase, model: str, steps: int) -> _Training:
+    """Train a case with one provider after the other, in this process; compare their losses at the end."""
+    training = _Training({}, {}, {}, [])
+    for name, trainee in _trainees(case, model, steps).items():
+        gc.collect()  # the model before it
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        game = Alone(steps)
+        try:
+            training.reports[name] = trainee(game)
+        except torch.OutOfMemoryError:
+            logger.info("%s: out of memory", name)
+            training.unavailable.append(Unavailable(provider=name, reason="out of GPU memory"))
+            continue
+        training.milliseconds[name] = [move.milliseconds for move in game.moves]
+        training.losses[name] = [move.outcome for move in game.moves]
+        logger.info("%s: %.0f ms a step", name, training.milliseconds[name][-1])
+    check_losses(training.losses, case.dtype)
+    return training
+
+
+def _trainees(case: StepCase, model: str, steps: int) -> dict[str, Trainee]:
+    threads = torch.get_num_threads()
+    return {
+        # One step more than will come, so that no trainer does what it does at its end within a step.
+        provider.name: Trainee(provider, case, model, steps + 1, threads)
+        for provider in STEP_PROVIDERS
+    }
 
 
 def _ratios(

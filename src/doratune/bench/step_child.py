@@ -36,8 +36,6 @@ class Trainee:
         model: The base model, as ``step_base.load_base`` takes it.
         steps: Optimizer steps of the schedule.
         threads: torch's threads inside an operation.
-        alone: Whether the model is made in a first turn of its own, before the steps, so that no two
-            processes hold one at a time.
     """
 
     provider: StepProvider
@@ -45,7 +43,6 @@ class Trainee:
     model: str
     steps: int
     threads: int
-    alone: bool = False
 
     def __call__(self, turn: Turn) -> StepReport:
         """Train until no turn comes any more."""

@@ -37,8 +37,6 @@ def run(trainee: Trainee, turn: Turn) -> StepReport:
             torch.cuda.synchronize()  # a step ends when its work is done
         turn.wait(loss)
 
-    if trainee.alone:
-        turn.wait()
     with tempfile.TemporaryDirectory(prefix="doratune-") as folder:
         model, loop = _prepare(trainee, Path(folder), pause)
         before = held_memory_bytes()

@@ -67,8 +67,6 @@ def bench_renderable(record: BenchRecord) -> Group:
     table = _empty(columns)
     for result in record.results:
         _add_case(table, result, columns)
-        for missing in result.unavailable:
-            table.add_row(f" {missing.provider}", *[NONE] * (len(columns) + 1))
         table.add_section()
     parts: list[RenderableType] = [table, Text(OP_NOTE, style="dim")]
     if record.case_set == "gpu":
@@ -83,7 +81,8 @@ def step_renderable(record: StepBenchRecord) -> Group:
     for result in record.results:
         _add_case(table, result, STEP_COLUMNS)
         table.add_section()
-    return Group(table, Text(STEP_NOTE, style="dim"), Text(_score(record.results)))
+    lines = [Text(line, style="yellow") for line in _unavailable(record)]
+    return Group(table, Text(STEP_NOTE, style="dim"), *lines, Text(_score(record.results)))
 
 
 def _empty(columns: Columns) -> Table:
@@ -100,6 +99,8 @@ def _add_case(table: Table, result: CaseResult | StepCaseResult, columns: Column
         verdicts = [verdict for verdict in result.verdicts if verdict.provider == one.provider]
         cells = [_cell(one, verdicts, quantity, against) for _, quantity, against in columns]
         table.add_row(f" {one.provider}", _milliseconds(one.milliseconds.median), *cells)
+    for missing in result.unavailable:
+        table.add_row(f" {missing.provider}", *[NONE] * (len(columns) + 1))
 
 
 def _milliseconds(value: float) -> str:
@@ -119,7 +120,7 @@ def _cell(
     return text
 
 
-def _unavailable(record: BenchRecord) -> list[str]:
+def _unavailable(record: BenchRecord | StepBenchRecord) -> list[str]:
     """What was not available, once for every provider and reason."""
     cases: dict[tuple[str, str], list[str]] = {}
     for result in record.results:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from doratune.bench.child import begin
 from doratune.errors import DoratuneError
@@ -32,7 +32,43 @@ class TurnsOverError(Exception):
     """Raised in a process that waits for its turn: none will come."""
 
 
-class Turn:
+class Turn(Protocol):
+    """What a loop sees of the game."""
+
+    def wait(self, outcome: Any = None) -> None:
+        """Hand the turn back, with what came of it, and go on when it comes again.
+
+        Raises:
+            TurnsOverError: It does not come again.
+        """
+        ...
+
+
+class Alone:
+    """The game of a single player, in this process: each turn comes at once.
+
+    Args:
+        turns: How many come.
+
+    Attributes:
+        moves: The turns that were taken.
+    """
+
+    def __init__(self, turns: int) -> None:
+        self.moves: list[Move] = []
+        self._turns = turns
+        self._start: float | None = None
+
+    def wait(self, outcome: Any = None) -> None:
+        """See ``Turn``."""
+        if self._start is not None:
+            self.moves.append(Move((time.perf_counter() - self._start) * 1e3, outcome))
+        if len(self.moves) == self._turns:
+            raise TurnsOverError
+        self._start = time.perf_counter()
+
+
+class PipedTurn:
     """A process's side of the game."""
 
     def __init__(self, pipe: Connection) -> None:
@@ -130,24 +166,6 @@ class Players:
         """
         return {player.name: player.move() for player in rotated(self._players, number)}
 
-    def play_apart(self, turns: int) -> Iterator[tuple[str, list[Move], Any]]:
-        """Give each process all of its turns and let it end before the next one gets its first.
-
-        Args:
-            turns: How many each gets.
-
-        Yields:
-            A process, its moves and its report.
-
-        Raises:
-            DoratuneError: A process failed.
-        """
-        for player in self._players:
-            moves = [player.move() for _ in range(turns)]
-            player.pipe.send(False)
-            yield player.name, moves, player.receive()
-            player.process.join(SECONDS_TO_END)
-
     def finish(self) -> dict[str, Any]:
         """End the game.
 
@@ -210,7 +228,7 @@ def _live(work: Work, pipe: Connection, errors: Path) -> None:
         os.dup2(file, descriptor)
         os.close(file)
     try:
-        report = work(Turn(pipe))
+        report = work(PipedTurn(pipe))
     except DoratuneError as error:
         pipe.send(error)
     else:

@@ -53,7 +53,7 @@ def scale_columns(z: Tensor, g: Tensor, out: Tensor, bias: Tensor | None = None)
     if z.ndim == 2 and z.is_contiguous() and out.is_contiguous() and taken(z, g):
         from doratune.engine.triton import output
 
-        return output.scale(z, g, out, bias)
+        return output.scale(z, g, None, out, bias)
     torch.mul(z, _across(g, z), out=out)
     return out if bias is None else out.add_(_across(bias.to(g.dtype), z))
 

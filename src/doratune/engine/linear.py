@@ -195,9 +195,12 @@ def _output(
         y = _product(x, h, W, B)
         return y if bias is None else y.add_(bias)
     if taken(x, m, norm):
-        from doratune.engine.triton.output import add_and_scale_
+        from doratune.engine.triton import output
 
-        return add_and_scale_(mm(x, W.to(x.dtype).T), h, B.contiguous(), m, norm, bias)
+        if h.shape[1] <= output.RANKS:
+            return output.add_and_scale_(mm(x, W.to(x.dtype).T), h, B.contiguous(), m, norm, bias)
+        y = _product(x, h, W, B)
+        return output.scale(y, m, norm, y, bias)
     y = _product(x, h, W, B)
     return scale_columns(y, over_norm(m, norm), out=y, bias=bias)
 

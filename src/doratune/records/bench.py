@@ -168,7 +168,8 @@ class StepCaseResult(Record):
     floor: str  #: the provider that is meant by "floor": the faster one of a frozen model, by median
     first_loss_limit: Ratio  #: how far apart, relatively, first losses may be, over all providers
     loss_limit: Ratio  #: the same for each step, of two providers that train the same
-    providers: list[StepProviderResult]  #: all of them
+    providers: list[StepProviderResult]  #: those that ran
+    unavailable: list[Unavailable] = Field(default=[])  #: those that did not, for want of memory
     verdicts: list[Verdict]  #: the targets of the case
 
 

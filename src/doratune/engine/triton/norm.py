@@ -5,7 +5,8 @@ taken as sums of two bfloat16 matrices each, 16 bits of every element, and of th
 is left out: an element of B·A is off by some 2⁻¹⁶ of it.
 """
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportPossiblyUnboundVariable=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportPossiblyUnboundVariable=false
 
 from __future__ import annotations
 
@@ -14,10 +15,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from doratune.engine.triton.select import shared_memory
 from doratune.engine.triton.sizes import block_of, blocks
 
-ROWS, DEPTH = 32, 256
-"""Of W at a time."""
+ROWS = 32
+"""Of W, in one program."""
+LARGE_SHARED_MEMORY = 180 << 10
+"""Bytes that the larger of two configurations takes of a multiprocessor, as data-centre GPUs have them."""
 RANKS = 64
 """The highest rank: above it, a product of its own for U = W Aᵀ is faster, and it hides a pass over W."""
 
@@ -42,6 +46,7 @@ def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
     """
     d_out, d_in = W.shape
     rank = A.shape[0]
+    is_large = shared_memory(W.device) >= LARGE_SHARED_MEMORY
     norm = torch.empty(d_out, dtype=torch.float32, device=W.device)
     ranks = block_of(rank, at_most=RANKS)
     _dora_row_norm[(blocks(d_out, ROWS),)](
@@ -55,9 +60,9 @@ def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
         float(scaling),
         ROWS=ROWS,
         RANKS=ranks,
-        DEPTH=DEPTH,
+        DEPTH=min(256, (8192 if is_large else 4096) // ranks),
+        STAGES=3 if is_large else 2,
         num_warps=8,
-        num_stages=3,
     )
     return norm
 
@@ -83,6 +88,7 @@ def _dora_row_norm(
     ROWS: tl.constexpr,
     RANKS: tl.constexpr,
     DEPTH: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     ranks = tl.arange(0, RANKS)
@@ -93,7 +99,7 @@ def _dora_row_norm(
     )
     b_high, b_low = _halves(b)
     squares = tl.zeros((ROWS, DEPTH), tl.float32)
-    for start in range(0, d_in, DEPTH):
+    for start in tl.range(0, d_in, DEPTH, num_stages=STAGES):  # of all loads, not only of those for products
         places = start + tl.arange(0, DEPTH)
         place_there = places < d_in
         w_there = row_there[:, None] & place_there[None, :]

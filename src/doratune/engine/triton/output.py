@@ -1,6 +1,7 @@
 """y = g ⊙ (z + h Bᵀ) + b with g = m / n, in one pass over z."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportPossiblyUnboundVariable=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportPossiblyUnboundVariable=false
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ from torch import Tensor
 from doratune.engine.triton.sizes import block_of, blocks
 
 ROWS, COLUMNS = 64, 128
-"""Of z, in one program."""
+"""Of z at a time."""
+STEPS = 4
+"""Times that many rows, in one program, for which it reads its part of B once."""
 RANKS = 64
-"""Columns of h and B in one product."""
+"""The highest rank: of a larger one, a product of its own is faster."""
 
 
 def add_and_scale_(z: Tensor, h: Tensor, B: Tensor, m: Tensor, norm: Tensor, bias: Tensor | None) -> Tensor:
@@ -23,7 +26,7 @@ def add_and_scale_(z: Tensor, h: Tensor, B: Tensor, m: Tensor, norm: Tensor, bia
 
     Args:
         z: (N, d_out).
-        h: (N, r), z's dtype.
+        h: (N, r), z's dtype; r is at most ``RANKS``.
         B: (d_out, r), any floating dtype.
         m: (d_out,), any floating dtype.
         norm: (d_out,), float32.
@@ -36,19 +39,20 @@ def add_and_scale_(z: Tensor, h: Tensor, B: Tensor, m: Tensor, norm: Tensor, bia
     return z
 
 
-def scale(z: Tensor, g: Tensor, out: Tensor, bias: Tensor | None) -> Tensor:
-    """``g ⊙ z + bias`` into ``out``, computed in float32. All of at most 32 bits, contiguous.
+def scale(z: Tensor, m: Tensor, norm: Tensor | None, out: Tensor, bias: Tensor | None) -> Tensor:
+    """``(m / norm) ⊙ z + bias`` into ``out``, computed in float32. All of at most 32 bits, contiguous.
 
     Args:
         z: (N, d).
-        g: (d,), float32.
+        m: (d,), any floating dtype.
+        norm: (d,), float32, where it is 0 so is m / norm; None for 1.
         out: Of z's shape and dtype; may be z itself.
         bias: (d,), any floating dtype, or None.
 
     Returns:
         ``out``.
     """
-    _launch(z, out, None, None, g, None, bias, rank=0)
+    _launch(z, out, None, None, m, norm, bias, rank=0)
     return out
 
 
@@ -64,7 +68,7 @@ def _launch(
     rank: int,
 ) -> None:
     rows, columns = z.shape
-    _add_and_scale[(blocks(columns, COLUMNS) * blocks(rows, ROWS),)](
+    _add_and_scale[(blocks(columns, COLUMNS), blocks(rows, ROWS * STEPS))](
         z,
         out,
         h,
@@ -80,6 +84,7 @@ def _launch(
         BIAS=bias is not None,
         ROWS=ROWS,
         COLUMNS=COLUMNS,
+        STEPS=STEPS,
         RANKS=block_of(rank, at_most=RANKS),
     )
 
@@ -101,35 +106,42 @@ def _add_and_scale(
     BIAS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    STEPS: tl.constexpr,
     RANKS: tl.constexpr,
 ):
-    across = tl.cdiv(n_columns, COLUMNS)
-    rows = ((tl.program_id(0) // across) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    columns = (tl.program_id(0) % across) * COLUMNS + tl.arange(0, COLUMNS)
-    row_there, column_there = rows < n_rows, columns < n_columns
-    there = row_there[:, None] & column_there[None, :]
-    at = rows[:, None] * n_columns + columns[None, :]
-    total = tl.load(z + at, mask=there, other=0.0).to(tl.float32)
-    if UPDATE:
-        for start in range(0, rank, RANKS):
-            ranks = start + tl.arange(0, RANKS)
-            rank_there = ranks < rank
-            h_part = tl.load(
-                h + rows[:, None] * rank + ranks[None, :],
-                mask=row_there[:, None] & rank_there[None, :],
-                other=0.0,
-            )
-            B_part = tl.load(
-                B + columns[None, :] * rank + ranks[:, None],
-                mask=rank_there[:, None] & column_there[None, :],
-                other=0.0,
-            )
-            total = tl.dot(h_part, B_part.to(h_part.dtype), total, input_precision="ieee")
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    column_there = columns < n_columns
     gain = tl.load(m + columns, mask=column_there, other=0.0).to(tl.float32)
     if NORM:
         n = tl.load(norm + columns, mask=column_there, other=1.0)
         gain = tl.where(n == 0.0, 0.0, gain / tl.where(n == 0.0, 1.0, n))
-    total *= gain[None, :]
     if BIAS:
-        total += tl.load(bias + columns, mask=column_there, other=0.0).to(tl.float32)[None, :]
-    tl.store(out + at, total.to(out.dtype.element_ty), mask=there)
+        shift = tl.load(bias + columns, mask=column_there, other=0.0).to(tl.float32)
+    if UPDATE:
+        ranks = tl.arange(0, RANKS)
+        rank_there = ranks < rank
+        update = tl.load(
+            B + columns[None, :] * rank + ranks[:, None],
+            mask=rank_there[:, None] & column_there[None, :],
+            other=0.0,
+        ).to(h.dtype.element_ty)
+    for step in tl.static_range(STEPS):  # unrolled, so that loads of the next are on their way
+        # Blocks begin where 32 bits may not reach; inside one they do.
+        first = (tl.program_id(1) * STEPS + step) * ROWS
+        rows = tl.arange(0, ROWS)
+        row_there = rows < n_rows - first
+        there = row_there[:, None] & column_there[None, :]
+        begin = first.to(tl.int64) * n_columns
+        at = rows[:, None] * n_columns + columns[None, :]
+        total = tl.load(z + begin + at, mask=there, other=0.0).to(tl.float32)
+        if UPDATE:
+            h_part = tl.load(
+                h + first.to(tl.int64) * rank + (rows[:, None] * rank + ranks[None, :]),
+                mask=row_there[:, None] & rank_there[None, :],
+                other=0.0,
+            )
+            total = tl.dot(h_part, update, total, input_precision="ieee")
+        total *= gain[None, :]
+        if BIAS:
+            total += shift[None, :]
+        tl.store(out + begin + at, total.to(out.dtype.element_ty), mask=there)

@@ -9,13 +9,25 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+OLDEST = (8, 0)
+"""The first compute capability with bfloat16, Ampere's. The kernels were not tried on AMD's GPUs."""
 
 
 def taken(*tensors: Tensor) -> bool:
     """Whether all are on a GPU, not empty, and in a dtype that the kernels take; and Triton is here."""
-    return _is_here() and all(one.is_cuda and one.dtype in DTYPES and one.numel() > 0 for one in tensors)
+    if not all(one.is_cuda and one.dtype in DTYPES and one.numel() > 0 for one in tensors):
+        return False
+    return _runs_on(tensors[0].device)
 
 
 @functools.cache
-def _is_here() -> bool:
-    return find_spec("triton") is not None
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that one program may take on a GPU; 0 if PyTorch does not say."""
+    return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
+
+
+@functools.cache
+def _runs_on(device: torch.device) -> bool:
+    if torch.version.hip is not None or find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= OLDEST
