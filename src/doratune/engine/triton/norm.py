@@ -46,7 +46,6 @@ def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
     """
     d_out, d_in = W.shape
     rank = A.shape[0]
-    is_large = shared_memory(W.device) >= LARGE_SHARED_MEMORY
     norm = torch.empty(d_out, dtype=torch.float32, device=W.device)
     ranks = block_of(rank, at_most=RANKS)
     _dora_row_norm[(blocks(d_out, ROWS),)](
@@ -60,11 +59,15 @@ def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
         float(scaling),
         ROWS=ROWS,
         RANKS=ranks,
-        DEPTH=min(256, (8192 if is_large else 4096) // ranks),
-        STAGES=3 if is_large else 2,
+        **configuration(ranks, is_large=shared_memory(W.device) >= LARGE_SHARED_MEMORY),
         num_warps=8,
     )
     return norm
+
+
+def configuration(ranks: int, *, is_large: bool) -> dict[str, int]:
+    """How many columns of W at a time, and how many such parts are on their way at once."""
+    return {"DEPTH": min(256, (8192 if is_large else 4096) // ranks), "STAGES": 3 if is_large else 2}
 
 
 @triton.jit

@@ -1,0 +1,99 @@
+"""The kernels for GPUs by Triton's interpreter, beside float64; ``test_triton.py`` runs this in a process.
+
+The interpreter rounds to bfloat16 by cutting digits off, so that errors are twice those of a GPU, and all of
+one sign.
+"""
+
+import numpy as np
+import pytest
+import torch
+import triton.language as tl
+from triton.runtime import interpreter
+
+from doratune.engine.triton import columns, norm, output
+
+ROUNDING = {torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
+SIZES = [(70, 200, 5, 300), (64, 128, 64, 512), (3, 17, 1, 40), (300, 130, 20, 64)]
+
+
+@pytest.fixture(autouse=True)
+def bfloat16_products(monkeypatch):
+    """The interpreter holds bfloat16 as its bits, and would multiply those."""
+    multiply = interpreter.InterpreterBuilder.create_dot
+
+    def wide(operand):
+        if operand.dtype.scalar != tl.bfloat16:
+            return operand
+        return interpreter.TensorHandle((operand.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def product(self, a, b, *rest):
+        return multiply(self, wide(a), wide(b), *rest)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", product)
+    monkeypatch.setattr(norm, "shared_memory", lambda device: norm.LARGE_SHARED_MEMORY)
+
+
+class Layer:
+    """Random tensors; one row of W + s·B·A is zero, and one magnitude too small to divide by."""
+
+    def __init__(self, rows, d_out, rank, d_in, dtype):
+        torch.manual_seed(0)
+        self.x, self.W = torch.randn(rows, d_in).to(dtype), (torch.randn(d_out, d_in) / d_in**0.5).to(dtype)
+        self.h, self.B = torch.randn(rows, rank).to(dtype), torch.randn(d_out, rank)
+        self.m, self.norm = torch.rand(d_out) + 0.5, torch.rand(d_out) + 0.5
+        self.m[1], self.norm[0] = 1e-3, 0
+        self.bias, self.dY = torch.randn(d_out).to(dtype), torch.randn(rows, d_out).to(dtype)
+        self.g = torch.where(self.norm == 0, 0, self.m.double() / self.norm)
+        self.z = self.x.double() @ self.W.double().T + self.h.double() @ self.B.to(dtype).double().T
+
+
+def assert_rounded(actual, exact, dtype):
+    error = (actual.double() - exact).norm() / exact.norm()
+    assert actual.isfinite().all() and error <= ROUNDING[dtype], error
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_output(sizes, with_bias, dtype):
+    layer = Layer(*sizes, dtype)
+    bias = layer.bias if with_bias else None
+    shift = 0 if bias is None else bias.double()
+    base = (layer.x.double() @ layer.W.double().T).to(dtype)
+    exact = layer.g * (base.double() + layer.h.double() @ layer.B.to(dtype).double().T) + shift
+    y = output.add_and_scale_(base.clone(), layer.h, layer.B, layer.m, layer.norm, bias)
+    assert_rounded(y, exact, dtype)
+    scaled = output.scale(base, layer.m, layer.norm, torch.empty_like(base), bias)
+    assert_rounded(scaled, layer.g * base.double() + shift, dtype)
+    by_g = output.scale(base, layer.g.float(), None, torch.empty_like(base), bias)
+    assert_rounded(by_g, layer.g * base.double() + shift, dtype)
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_gradients(sizes, with_bias, dtype):
+    layer = Layer(*sizes, dtype)
+    bias = layer.bias if with_bias else None
+    dm = torch.where(layer.norm == 0, 0, (layer.dY.double() * layer.z).sum(0) / layer.norm)
+    y = (layer.g * layer.z + (0 if bias is None else bias.double())).to(dtype)
+    source = columns.Source(layer.x, layer.W, layer.h, layer.B)
+    for dZ, found in (
+        columns.gradients_from_z(layer.dY, layer.z.to(dtype), layer.m, layer.norm),
+        columns.gradients_from_y(layer.dY, y, layer.m, layer.norm, bias, source, 0.25),
+    ):
+        assert_rounded(dZ, layer.g * layer.dY.double(), dtype)
+        assert_rounded(found, dm, dtype)
+        assert found[0] == 0
+
+
+@pytest.mark.parametrize("adapter", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_norm(sizes, adapter):
+    layer = Layer(*sizes, torch.bfloat16)
+    A = torch.randn(layer.B.shape[1], layer.W.shape[1]).to(adapter) / layer.W.shape[1] ** 0.5
+    B = (layer.B / 4).to(adapter)
+    layer.W[0], B[0] = 0, 0
+    exact = (layer.W.double() + 2 * B.double() @ A.double()).norm(dim=1)
+    found = norm.dora_row_norm(layer.W, A, B, 2.0)
+    torch.testing.assert_close(found.double(), exact, rtol=6e-5, atol=0)

@@ -1,0 +1,60 @@
+"""The kernels for GPUs where there is none: interpreted, and compiled for GPUs that are not here."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="no Triton")
+
+ROOM = Path(__file__).parent
+SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10}
+"""Bytes that one program may take, by compute capability: A100, consumer GPUs since Ampere, H100."""
+
+
+def test_the_kernels_compute_what_they_should():
+    """In a process of its own: whether Triton interprets is settled when it is first imported."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "interpreted.py"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, cwd=ROOM, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+def test_the_kernels_fit_the_shared_memory(capability):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from doratune.engine.triton import columns, norm, output
+
+    bf16, fp32, size = "*bf16", "*fp32", "i32"
+    is_large = SHARED_MEMORY[capability] >= norm.LARGE_SHARED_MEMORY
+    sizes = {"n_rows": size, "n_columns": size, "d_out": size, "d_in": size, "rank": size, "n_parts": size}
+    types = {
+        **sizes,
+        **dict.fromkeys(("W", "x", "h", "z", "y", "out", "dY", "dZ"), bf16),
+        **dict.fromkeys(("A", "B", "m", "norm", "sums", "dm"), fp32),
+        **{"W_row": size, "W_column": size, "scaling": "fp32"},
+    }
+    tile = {"ROWS": columns.ROWS, "COLUMNS": columns.COLUMNS, "STEPS": columns.STEPS}
+    summed = {"ROWS": columns.ROWS, "COLUMNS": columns.SUMMED_COLUMNS, "DEPTH": columns.DEPTH}
+    outputs = {"ROWS": output.ROWS, "COLUMNS": output.COLUMNS, "STEPS": output.STEPS, "RANKS": output.RANKS}
+    kernels = [
+        (output._add_and_scale, {"bias": None, "UPDATE": True, "NORM": True, "BIAS": False, **outputs}, 4),
+        (columns._scale_and_sum, {"bias": None, "BIAS": False, **tile}, 4),
+        (columns._finish, {"SMALLEST": 0.01, "SOURCE": True, **summed}, 4),
+    ]
+    for rank in (16, 32, 64):
+        parts = norm.configuration(rank, is_large=is_large)
+        kernels.append((norm._dora_row_norm, {"ROWS": norm.ROWS, "RANKS": rank, **parts}, 8))
+    for kernel, constants, warps in kernels:
+        names = kernel.arg_names
+        signature = {name: "constexpr" if name in constants else types[name] for name in names}
+        values = {(names.index(name),): value for name, value in constants.items()}
+        aligned = {(place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if name in types}
+        source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=aligned)
+        compiled = compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+        assert 0 < compiled.metadata.shared <= SHARED_MEMORY[capability], kernel
