@@ -14,9 +14,13 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import doratune
+from doratune.bench.config import OpBenchConfig
+from doratune.bench.op import measure_case
+from doratune.bench.providers import PROVIDERS
 from doratune.bench.saved import saved_bytes
 from doratune.functional import dora_row_norm
 from doratune.peft.norms import DenseWeight
+from doratune.records.bench import Case
 
 pytestmark = [
     pytest.mark.gpu,
@@ -190,3 +194,19 @@ def test_quantised_equals_peft(bits, use_dora):
     actual, expected = parity.run(engine, x), parity.run(stock, x)
     parity.assert_same_dtypes(actual, expected)
     parity.assert_same("peft", torch.bfloat16, actual, expected)
+
+
+def test_the_bench_records_what_it_times():
+    data = {
+        "name": "small",
+        "d_in": 256,
+        "d_out": 512,
+        "rank": 8,
+        "tokens": 64,
+        "dtype": "bfloat16",
+        "base": "dense",
+    }
+    result = measure_case(Case(**data), [], torch.device("cuda"), OpBenchConfig(rounds=3))
+    assert len(result.providers) == len(PROVIDERS)
+    for one in result.providers:
+        assert one.replayed is not None and one.replayed.median < one.milliseconds.median

@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from doratune.engine.triton.select import taken
+from doratune.engine.triton.sizes import block_of, blocks
 
 pytest.importorskip("triton", reason="no Triton")
 
@@ -58,3 +62,15 @@ def test_the_kernels_fit_the_shared_memory(capability):
         source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=aligned)
         compiled = compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
         assert 0 < compiled.metadata.shared <= SHARED_MEMORY[capability], kernel
+
+
+def test_without_a_gpu_nothing_goes_to_them():
+    assert not taken(torch.ones(2)) and not taken(torch.ones(2, device="meta"))
+
+
+@pytest.mark.parametrize(
+    ("size", "block"), [(0, 16), (1, 16), (16, 16), (17, 32), (64, 64), (65, 64), (4096, 64)]
+)
+def test_blocks(size: int, block: int) -> None:
+    assert block_of(size, at_most=64) == block
+    assert (blocks(size, block) - 1) * block < size <= blocks(size, block) * block

@@ -129,3 +129,13 @@ def test_machine_names_preloaded_libraries_without_their_folders(monkeypatch: py
     assert machine.allocator["LD_PRELOAD"] == "libjemalloc.so.2 libother.so"
     assert machine.allocator["MALLOC_TRIM_THRESHOLD_"] == "2000000000"
     assert machine.threads == torch.get_num_threads()
+
+
+def test_table_of_a_gpu_tells_its_own_time_apart(small: None) -> None:
+    record = bench()
+    for result in record.results:
+        for one in result.providers:
+            one.ratios["replayed"] = {"floor": 1.25, "peft-lora": 0.75}
+    text = shown(record.model_copy(update={"case_set": "gpu"}))
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert " 1.25 " in text and " 0.75 " in text and "CUDA graph" in text

@@ -3,17 +3,20 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from doratune.bench import step
 from doratune.bench.config import StepBenchConfig
 from doratune.bench.gate import GateError
+from doratune.bench.step_base import random_model
 from doratune.bench.step_cases import StepEntry, StepFile, read_steps
 from doratune.bench.step_child import StepReport, Trainee
 from doratune.bench.step_floor import FrozenStep
@@ -22,7 +25,7 @@ from doratune.bench.step_providers import STEP_PROVIDERS, Frozen
 from doratune.bench.step_rows import draw_rows
 from doratune.bench.step_trainers import doratune_trainer, stock_trainer
 from doratune.bench.table import step_renderable
-from doratune.bench.turns import Move
+from doratune.bench.turns import Move, TurnsOverError
 from doratune.errors import InputError
 from doratune.peft.linear import EngineLinear
 from doratune.records.bench import StepBenchRecord, StepCase
@@ -222,3 +225,64 @@ def test_trainers_differ_in_who_computes_and_in_nothing_that_is_learned(
     mine = dict(ours.model.named_parameters())
     for name, parameter in stock.model.named_parameters():
         torch.testing.assert_close(mine[name], parameter, rtol=0, atol=0)
+
+
+def test_a_gpu_holds_one_provider_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that runs out of memory is reported, and the others are measured all the same."""
+    alive: list[str] = []
+
+    def train(trainee: Trainee, turn: Any) -> StepReport:
+        name = trainee.provider.name
+        alive.append(name)
+        if name == "peft-dora":
+            raise torch.OutOfMemoryError
+        with suppress(TurnsOverError):
+            loss = None
+            for number in count():
+                turn.wait(loss)
+                loss = 5.0 - number
+        return StepReport("sdpa", 7, 100, 1000)
+
+    monkeypatch.setattr(Trainee, "__call__", train)
+    monkeypatch.setattr(step, "read_steps", small_file)
+    monkeypatch.setattr(step, "matmul_tflops", lambda device: 9.0)
+    for name in ("is_available", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda: True)
+    monkeypatch.setattr("doratune.environment._gpu_name", lambda: "a GPU")
+    record = step.bench_step(CONFIG.model_copy(update={"step_set": "gpu"}))
+    assert (record.interleaved, record.matmul_tflops) == (False, 9.0)
+    (result,) = record.results
+    assert alive == NAMES
+    assert [one.provider for one in result.providers] == [name for name in NAMES if name != "peft-dora"]
+    assert [(one.provider, one.reason) for one in result.unavailable] == [("peft-dora", "out of GPU memory")]
+    ours = result.providers[-1]
+    assert ours.losses == [5.0, 4.0, 3.0, 2.0, 1.0] and set(ours.ratios["time"]) == {"floor", "peft-lora"}
+    console = Console(file=io.StringIO(), width=80)
+    console.print(step_renderable(record))
+    text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert "peft-dora is not available (out of GPU memory): large" in text
+
+
+def test_the_set_for_a_gpu_needs_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no GPU"):
+        step.bench_step(CONFIG.model_copy(update={"step_set": "gpu", "output": tmp_path / "step.json"}))
+    with pytest.raises(InputError, match="--set gpu"):
+        step.bench_step(StepBenchConfig(case=["16x512-r32"]))
+
+
+def test_random_weights_are_the_same_in_every_run_and_of_the_type_asked_for() -> None:
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = LlamaConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1, **heads)
+    first, second = (random_model(config, torch.device("cpu"), torch.bfloat16) for _ in range(2))
+    assert {one.dtype for one in first.model.parameters()} == {torch.bfloat16}
+    assert torch.get_default_dtype() == torch.float32
+    for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert first.tokenizer.pad_token_id == first.model.config.pad_token_id == 0
+
+
+def test_random_llama_has_the_sizes_of_llama_7b() -> None:
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig())
+    assert model.num_parameters() == 6_738_415_616

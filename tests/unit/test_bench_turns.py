@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from doratune.bench.turns import Turn, TurnsOverError, players, rotated
+from doratune.bench.turns import Alone, Turn, TurnsOverError, players, rotated
 from doratune.errors import DoratuneError, InputError
 
 
@@ -134,3 +134,10 @@ def test_rotation() -> None:
         list("cab"),
         list("abc"),
     ]
+
+
+def test_alone_every_turn_comes_at_once(tmp_path: Path) -> None:
+    game = Alone(3)
+    assert Sleeper("one", tmp_path / "log", seconds=0.02)(game)["passes"] == 3
+    assert [move.outcome for move in game.moves] == [1, 2, 3]
+    assert all(20 <= move.milliseconds < 500 for move in game.moves)

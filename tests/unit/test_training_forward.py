@@ -14,6 +14,7 @@ from transformers.models.mistral import modeling_mistral
 from trl.trainer.utils import add_fused_lm_head
 
 import doratune.peft.norms as norms
+from doratune.engine import linear
 from doratune.peft import enable
 from doratune.training import forward as spare
 from doratune.training import packing
@@ -340,3 +341,20 @@ def test_scaled_logits_are_left_to_trl() -> None:
     scaled = adapted_model().get_base_model()
     scaled.config.final_logit_softcapping = 30.0
     assert not spare_forward(scaled)
+
+
+def test_where_trl_keeps_its_own_pass_the_outputs_of_dora_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU; what it computes is the same."""
+    made: list[object] = []
+    product = linear._product
+    monkeypatch.setattr(linear, "_product", lambda *args: made.append(args) or product(*args))
+    model, inputs = adapted_model(), batch()
+    wanted, wanted_gradients = step(model, inputs)
+    assert len(made) > 2 * 3  # two layers with three adapters each
+    monkeypatch.setattr(spare, "_is_plain", lambda *_: False)
+    assert not spare_forward(model.get_base_model())
+    made.clear()
+    read, gradients = step(model, inputs)
+    assert len(made) == 2 * 3 and read == wanted
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, wanted_gradients[name], msg=name)

@@ -30,11 +30,11 @@ def replay_rounds(subjects: Sequence[Subject], data: LayerData, rounds: int) -> 
     Returns:
         Milliseconds of each round by provider, those left out whose call cannot be recorded.
     """
-    graphs = {subject.provider.name: _record(subject, data) for subject in subjects}
-    names = [name for name, graph in graphs.items() if graph is not None]
-    times: dict[str, list[float]] = {name: [] for name in names}
+    recorded = {subject.provider.name: _record(subject, data) for subject in subjects}
+    graphs = {name: graph for name, graph in recorded.items() if graph is not None}
+    times: dict[str, list[float]] = {name: [] for name in graphs}
     for number in range(WARMUP_ROUNDS + rounds):
-        for name in random.Random(number).sample(names, len(names)):
+        for name in random.Random(number).sample(list(graphs), len(graphs)):
             milliseconds = _replay(graphs[name])
             if number >= WARMUP_ROUNDS:
                 times[name].append(milliseconds)
@@ -62,8 +62,7 @@ def _record(subject: Subject, data: LayerData) -> torch.cuda.CUDAGraph | None:
     return graph
 
 
-def _replay(graph: torch.cuda.CUDAGraph | None) -> float:
-    assert graph is not None
+def _replay(graph: torch.cuda.CUDAGraph) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()

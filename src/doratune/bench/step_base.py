@@ -34,6 +34,8 @@ def load_base(name: str, dtype: str) -> LoadedModel:
 
 def random_model(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     """A model drawn from a fixed seed, made where and as it is used: nothing larger is ever held."""
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2}
+    config.pad_token_id = vocabulary["<unk>"]
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -42,7 +44,6 @@ def random_model(config: LlamaConfig, device: torch.device, dtype: torch.dtype) 
             model = LlamaForCausalLM(config)
     finally:
         torch.set_default_dtype(before)
-    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="<unk>")),
         unk_token="<unk>",
@@ -50,5 +51,4 @@ def random_model(config: LlamaConfig, device: torch.device, dtype: torch.dtype) 
         eos_token="</s>",
         pad_token="<unk>",
     )
-    model.config.pad_token_id = vocabulary["<unk>"]
     return LoadedModel(model.eval(), tokenizer, RANDOM_LLAMA, "random weights", dtype)

@@ -173,7 +173,9 @@ class _AdaptedLinear(torch.autograd.Function):
             if needs_B and dZ.is_cuda:
                 dB = up_gradient(dZ, h, dtype_B)
             del dZ  # as large as the output: its memory serves for what follows
-            if needs_B and dB is None:  # as a GPU would have a product of its own for g
+            if (
+                needs_B and dB is None
+            ):  # on a CPU of dY, which spares dZ's memory for a pass over a thin matrix
                 dB = up_gradient(dY, h, dtype_B)
                 dB = dB if m is None else dB.mul_(over_norm(m, norm)[:, None])
             if dx is not None and not ctx.adapter_apart:

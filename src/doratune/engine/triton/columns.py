@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from doratune.engine.triton.select import launching
 from doratune.engine.triton.sizes import blocks
 
 ROWS, COLUMNS = 32, 128
@@ -41,7 +42,7 @@ class Source(NamedTuple):
 
 
 def gradients_from_z(dY: Tensor, z: Tensor, m: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of z and m from z. All of at most 32 bits, contiguous.
+    """The gradients of z and m from z. All of at most 32 bits; dY and z contiguous.
 
     Args:
         dY: (N, d).
@@ -95,46 +96,49 @@ def _gradients(
     rows, columns = dY.shape
     dZ = torch.empty_like(dY)
     parts = blocks(rows, ROWS * STEPS)
+    m, norm = m.contiguous(), norm.contiguous()
+    bias = None if bias is None else bias.contiguous()
     sums, dm = norm.new_empty(parts, columns), torch.empty_like(norm)
-    _scale_and_sum[(blocks(columns, COLUMNS), parts)](
-        dY,
-        y,
-        m,
-        norm,
-        bias,
-        dZ,
-        sums,
-        rows,
-        columns,
-        BIAS=bias is not None,
-        ROWS=ROWS,
-        COLUMNS=COLUMNS,
-        STEPS=STEPS,
-    )
     x, W, h, B = source or (None, None, None, None)
-    _finish[(blocks(columns, SUMMED_COLUMNS),)](
-        sums,
-        m,
-        norm,
-        dm,
-        parts,
-        columns,
-        dY,
-        x,
-        W,
-        h,
-        B,
-        rows,
-        0 if x is None else x.shape[1],
-        0 if h is None else h.shape[1],
-        0 if W is None else W.stride(0),
-        0 if W is None else W.stride(1),
-        SMALLEST=smallest,
-        SOURCE=source is not None,
-        ROWS=ROWS,
-        COLUMNS=SUMMED_COLUMNS,
-        DEPTH=DEPTH,
-    )
+    with launching(dY.device):
+        _scale_and_sum[(blocks(columns, COLUMNS), parts)](
+            dY,
+            y,
+            m,
+            norm,
+            bias,
+            dZ,
+            sums,
+            rows,
+            columns,
+            BIAS=bias is not None,
+            ROWS=ROWS,
+            COLUMNS=COLUMNS,
+            STEPS=STEPS,
+        )
+        _finish[(blocks(columns, SUMMED_COLUMNS),)](
+            sums,
+            m,
+            norm,
+            dm,
+            parts,
+            columns,
+            dY,
+            x,
+            W,
+            h,
+            B,
+            rows,
+            0 if x is None else x.shape[1],
+            0 if h is None else h.shape[1],
+            0 if W is None else W.stride(0),
+            0 if W is None else W.stride(1),
+            SMALLEST=smallest,
+            SOURCE=source is not None,
+            ROWS=ROWS,
+            COLUMNS=SUMMED_COLUMNS,
+            DEPTH=DEPTH,
+        )
     return dZ, dm
 
 

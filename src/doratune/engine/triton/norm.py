@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from doratune.engine.triton.select import shared_memory
+from doratune.engine.triton.select import launching, shared_memory
 from doratune.engine.triton.sizes import block_of, blocks
 
 ROWS = 32
@@ -29,7 +29,8 @@ RANKS = 64
 def takes(W: Tensor, A: Tensor, B: Tensor) -> bool:
     """Whether the kernel computes this norm; the tensors are on a GPU."""
     contiguous = W.is_contiguous() and A.is_contiguous() and B.is_contiguous()
-    return contiguous and W.dtype == torch.bfloat16 and A.shape[0] <= RANKS
+    fit = A.shape[1:] == W.shape[1:] and B.shape == (W.shape[0], A.shape[0])
+    return contiguous and fit and W.dtype == torch.bfloat16 and A.shape[0] <= RANKS
 
 
 def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
@@ -48,20 +49,21 @@ def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
     rank = A.shape[0]
     norm = torch.empty(d_out, dtype=torch.float32, device=W.device)
     ranks = block_of(rank, at_most=RANKS)
-    _dora_row_norm[(blocks(d_out, ROWS),)](
-        W,
-        A,
-        B,
-        norm,
-        d_out,
-        d_in,
-        rank,
-        float(scaling),
-        ROWS=ROWS,
-        RANKS=ranks,
-        **configuration(ranks, is_large=shared_memory(W.device) >= LARGE_SHARED_MEMORY),
-        num_warps=8,
-    )
+    with launching(W.device):
+        _dora_row_norm[(blocks(d_out, ROWS),)](
+            W,
+            A,
+            B,
+            norm,
+            d_out,
+            d_in,
+            rank,
+            float(scaling),
+            ROWS=ROWS,
+            RANKS=ranks,
+            **configuration(ranks, is_large=shared_memory(W.device) >= LARGE_SHARED_MEMORY),
+            num_warps=8,
+        )
     return norm
 
 

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from doratune.engine.triton.select import launching
 from doratune.engine.triton.sizes import block_of, blocks
 
 ROWS, COLUMNS = 64, 128
@@ -22,7 +23,7 @@ RANKS = 64
 def add_and_scale_(z: Tensor, h: Tensor, B: Tensor, m: Tensor, norm: Tensor, bias: Tensor | None) -> Tensor:
     """``(m / norm) ⊙ (z + h Bᵀ) + bias`` in place of z, 0 for m / norm where the norm is 0.
 
-    Computed in float32, with B rounded to h's dtype. All of at most 32 bits, contiguous.
+    Computed in float32, with B rounded to h's dtype. All of at most 32 bits; z, h and B contiguous.
 
     Args:
         z: (N, d_out).
@@ -40,7 +41,7 @@ def add_and_scale_(z: Tensor, h: Tensor, B: Tensor, m: Tensor, norm: Tensor, bia
 
 
 def scale(z: Tensor, m: Tensor, norm: Tensor | None, out: Tensor, bias: Tensor | None) -> Tensor:
-    """``(m / norm) ⊙ z + bias`` into ``out``, computed in float32. All of at most 32 bits, contiguous.
+    """``(m / norm) ⊙ z + bias`` into ``out``, computed in float32. All of at most 32 bits; both contiguous.
 
     Args:
         z: (N, d).
@@ -68,25 +69,26 @@ def _launch(
     rank: int,
 ) -> None:
     rows, columns = z.shape
-    _add_and_scale[(blocks(columns, COLUMNS), blocks(rows, ROWS * STEPS))](
-        z,
-        out,
-        h,
-        B,
-        m,
-        norm,
-        bias,
-        rows,
-        columns,
-        rank,
-        UPDATE=h is not None,
-        NORM=norm is not None,
-        BIAS=bias is not None,
-        ROWS=ROWS,
-        COLUMNS=COLUMNS,
-        STEPS=STEPS,
-        RANKS=block_of(rank, at_most=RANKS),
-    )
+    with launching(z.device):
+        _add_and_scale[(blocks(columns, COLUMNS), blocks(rows, ROWS * STEPS))](
+            z,
+            out,
+            h,
+            B,
+            m.contiguous(),
+            None if norm is None else norm.contiguous(),
+            None if bias is None else bias.contiguous(),
+            rows,
+            columns,
+            rank,
+            UPDATE=h is not None,
+            NORM=norm is not None,
+            BIAS=bias is not None,
+            ROWS=ROWS,
+            COLUMNS=COLUMNS,
+            STEPS=STEPS,
+            RANKS=block_of(rank, at_most=RANKS),
+        )
 
 
 @triton.jit

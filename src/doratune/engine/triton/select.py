@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,11 @@ def taken(*tensors: Tensor) -> bool:
     if not all(one.is_cuda and one.dtype in DTYPES and one.numel() > 0 for one in tensors):
         return False
     return _runs_on(tensors[0].device)
+
+
+def launching(device: torch.device) -> AbstractContextManager[Any]:
+    """A context for launches on a GPU: Triton launches on the current one, wherever its arguments are."""
+    return nullcontext() if torch.cuda.current_device() == device.index else torch.cuda.device(device)
 
 
 @functools.cache
