@@ -34,6 +34,7 @@ STEPS = StepFile.model_validate(
             }
         ],
         "growth": [],
+        "gpu": [],
     }
 )
 
