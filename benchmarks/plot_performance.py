@@ -106,7 +106,7 @@ def draw_bars(bars: list[Bar], title: str, name: str) -> None:
 def main() -> None:
     mpl.rcParams.update({"svg.hashsalt": "doratune", "font.size": 9})
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    draw_bars(layer_bars(), "A DoRA layer on an H200 ÷ PEFT's LoRA", "op-h200.svg")
+    draw_bars(layer_bars(), "A DoRA layer on an H200 ÷ PEFT's LoRA, without the host", "op-h200.svg")
     draw_bars(step_bars("time"), "Time of a DoRA step", "step-time.svg")
     draw_bars(step_bars("peak"), "Peak memory of DoRA training", "step-peak.svg")
     draw_bars(likelihood_bars(), "Likelihood ÷ one pass over the prompts", "likelihood.svg")

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import gc
+import sys
+from types import ModuleType
 
 import pytest
 
-from doratune.cli.imports import lasting_imports
+from doratune.cli.imports import _thaw, lasting_imports
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -21,3 +23,18 @@ def test_nothing_is_collected_inside_nor_looked_at_again_afterwards(enabled: boo
     finally:
         gc.unfreeze()
         (gc.enable if was_enabled else gc.disable)()
+
+
+@pytest.mark.parametrize("beside_triton", [True, False])
+def test_what_was_frozen_is_left_for_the_end_only_where_nobody_minds(
+    beside_triton: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    if beside_triton:
+        monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))
+    gc.freeze()
+    try:
+        _thaw()
+        assert (gc.get_freeze_count() == 0) == beside_triton
+    finally:
+        gc.unfreeze()

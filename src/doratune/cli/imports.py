@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,5 +23,15 @@ def lasting_imports() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
+        atexit.register(_thaw)
         if was_enabled:
             gc.enable()
+
+
+def _thaw() -> None:
+    """Let Python take apart what was frozen, where someone would otherwise complain of it at the end.
+
+    Triton's bindings, which are there beside most GPUs, print a page about every object that is left.
+    """
+    if "triton" in sys.modules:
+        gc.unfreeze()
