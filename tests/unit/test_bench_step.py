@@ -26,7 +26,7 @@ from doratune.bench.step_rows import draw_rows
 from doratune.bench.step_trainers import doratune_trainer, stock_trainer
 from doratune.bench.table import step_renderable
 from doratune.bench.turns import Move, TurnsOverError
-from doratune.errors import InputError
+from doratune.errors import DoratuneError, InputError
 from doratune.peft.linear import EngineLinear
 from doratune.records.bench import StepBenchRecord, StepCase
 
@@ -227,7 +227,27 @@ def test_trainers_differ_in_who_computes_and_in_nothing_that_is_learned(
         torch.testing.assert_close(mine[name], parameter, rtol=0, atol=0)
 
 
-def test_a_gpu_holds_one_provider_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "read_steps", small_file)
+    monkeypatch.setattr(step, "matmul_tflops", lambda device: 9.0)
+    for name in ("is_available", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda: True)
+    monkeypatch.setattr("doratune.environment._gpu_name", lambda: "a GPU")
+
+
+def test_where_not_even_the_frozen_model_fits_nothing_is_measured(
+    pretended_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(trainee: Trainee, turn: Any) -> StepReport:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Trainee, "__call__", train)
+    with pytest.raises(DoratuneError, match="frozen model alone does not fit"):
+        step.bench_step(CONFIG.model_copy(update={"step_set": "gpu"}))
+
+
+def test_a_gpu_holds_one_provider_at_a_time(pretended_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that runs out of memory is reported, and the others are measured all the same."""
     alive: list[str] = []
 
@@ -244,11 +264,6 @@ def test_a_gpu_holds_one_provider_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
         return StepReport("sdpa", 7, 100, 1000)
 
     monkeypatch.setattr(Trainee, "__call__", train)
-    monkeypatch.setattr(step, "read_steps", small_file)
-    monkeypatch.setattr(step, "matmul_tflops", lambda device: 9.0)
-    for name in ("is_available", "empty_cache", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda: True)
-    monkeypatch.setattr("doratune.environment._gpu_name", lambda: "a GPU")
     record = step.bench_step(CONFIG.model_copy(update={"step_set": "gpu"}))
     assert (record.interleaved, record.matmul_tflops) == (False, 9.0)
     (result,) = record.results

@@ -21,7 +21,7 @@ from doratune.bench.step_gate import FIRST_LIMITS, LIMITS, check_losses
 from doratune.bench.step_providers import FLOORS, STEP_PROVIDERS
 from doratune.bench.timing import WARMUP_ROUNDS, summarise, time_ratios
 from doratune.bench.turns import Alone, players
-from doratune.errors import InputError
+from doratune.errors import DoratuneError, InputError
 from doratune.models.builtin import BUILTIN, resolve_builtin
 from doratune.records.bench import (
     Quantity,
@@ -181,6 +181,12 @@ def _train_apart(case: StepCase, model: str, steps: int) -> _Training:
         training.milliseconds[name] = [move.milliseconds for move in game.moves]
         training.losses[name] = [move.outcome for move in game.moves]
         logger.info("%s: %.0f ms a step", name, training.milliseconds[name][-1])
+    if not any(floor.name in training.losses for floor in FLOORS):
+        raise DoratuneError(
+            "the frozen model alone does not fit into the GPU's memory",
+            where=case.name,
+            fix="name a smaller --model, or the case with activations checkpointed",
+        )
     check_losses(training.losses, case.dtype)
     return training
 
