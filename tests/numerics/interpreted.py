@@ -83,8 +83,8 @@ def test_gradients(sizes, with_bias, dtype):
     y = (layer.g * layer.z + (0 if bias is None else bias.double())).to(dtype)
     source = columns.Source(layer.x, layer.W, layer.h, layer.B)
     for dZ, found in (
-        columns.gradients_from_z(layer.dY, layer.z.to(dtype), layer.m, layer.norm),
-        columns.gradients_from_y(layer.dY, y, layer.m, layer.norm, bias, source, 0.25),
+        columns.gradients(layer.dY, layer.z.to(dtype), layer.m, layer.norm),
+        columns.gradients(layer.dY, y, layer.m, layer.norm, bias, source, 0.25),
     ):
         assert_rounded(dZ, layer.g * layer.dY.double(), dtype)
         assert_rounded(found, dm, dtype)

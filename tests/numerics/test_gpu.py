@@ -8,7 +8,7 @@ import torch
 from layers import random_layer
 from peft import LoraConfig, get_peft_model
 from test_linear import assert_matches_reference
-from test_peft_training import STEPS, tiny_llama
+from test_peft_training import tiny_llama, train
 from tolerances import assert_close, assert_elementwise
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -97,21 +97,6 @@ def test_rows_of_nothing():
     parity.assert_same("peft", torch.bfloat16, parity.run(parity.on_engine(stock), x), parity.run(stock, x))
 
 
-def losses_on_gpu(model):
-    torch.manual_seed(0)
-    batches = torch.randint(0, 97, (3, 4, 12)).cuda()
-    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2)
-    losses = []
-    for step in range(STEPS):
-        batch = batches[step % len(batches)]
-        loss = model(input_ids=batch, labels=batch).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.detach())
-    return torch.stack(losses)
-
-
 @pytest.mark.parametrize("use_dora", [True, False])
 @pytest.mark.parametrize("checkpointing", [None, False, True])
 def test_same_losses(use_dora, checkpointing):
@@ -121,7 +106,7 @@ def test_same_losses(use_dora, checkpointing):
     if checkpointing is not None:
         engine.enable_input_require_grads()
         engine.base_model.model.gradient_checkpointing_enable({"use_reentrant": checkpointing})
-    expected, losses = losses_on_gpu(stock), losses_on_gpu(engine)
+    expected, losses = train(stock), train(engine)
     assert_close("loss", torch.float32, losses, expected)
     assert losses[-3:].mean() < losses[:3].mean() - 0.5
 
@@ -134,7 +119,7 @@ def test_same_losses_compiled():
         doratune.enable(model)
     torch._dynamo.reset()
     compiled.forward = torch.compile(compiled.forward)
-    assert_close("loss", torch.float32, losses_on_gpu(compiled), losses_on_gpu(eager))
+    assert_close("loss", torch.float32, train(compiled), train(eager))
 
 
 @pytest.mark.parametrize("kind", ["linear", "Conv2d"])

@@ -39,7 +39,7 @@ def tiny_llama(use_dora, **lora):
 
 def train(model):
     torch.manual_seed(0)
-    batches = torch.randint(0, 97, (3, 4, 12))
+    batches = torch.randint(0, 97, (3, 4, 12)).to(model.device)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
     losses = []

@@ -39,7 +39,7 @@ def test_the_kernels_fit_the_shared_memory(capability):
     sizes = {"n_rows": size, "n_columns": size, "d_out": size, "d_in": size, "rank": size, "n_parts": size}
     types = {
         **sizes,
-        **dict.fromkeys(("W", "x", "h", "z", "y", "out", "dY", "dZ"), bf16),
+        **dict.fromkeys(("W", "x", "h", "z", "held", "out", "dY", "dZ"), bf16),
         **dict.fromkeys(("A", "B", "m", "norm", "sums", "dm"), fp32),
         **{"W_row": size, "W_column": size, "scaling": "fp32"},
     }

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import statistics
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
 
 import torch
+from torch.utils.benchmark import Timer
 
 from doratune.environment import describe_environment
 from doratune.records.bench import Machine
@@ -45,18 +44,11 @@ def describe_machine(device: torch.device) -> Machine:
 
 
 def matmul_tflops(device: torch.device) -> float:
-    """10¹² operations a second in a product of bfloat16 matrices: the median of a few."""
+    """10¹² operations a second in a product of bfloat16 matrices: the mean of a few."""
     a, b = (torch.randn(MATMUL_SIDE, MATMUL_SIDE, device=device, dtype=torch.bfloat16) for _ in range(2))
-    seconds = []
-    for _ in range(MATMULS):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        torch.mm(a, b)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return 2 * MATMUL_SIDE**3 / statistics.median(seconds) / 1e12
+    timer = Timer("torch.mm(a, b)", globals={"torch": torch, "a": a, "b": b})  # it waits for the device
+    timer.timeit(1)  # warms up
+    return 2 * MATMUL_SIDE**3 / timer.timeit(MATMULS).median / 1e12
 
 
 @contextmanager

@@ -49,8 +49,8 @@ class StepFile(Settings):
         known = [entry.name for entry in entries]
         for name in names:
             if name not in known:
-                holders = [other for other in ("all", "gpu") if name in [one.name for one in sets[other]]]
-                elsewhere = next(iter(holders), None)
+                holders = (other for other in ("all", "gpu") if name in [one.name for one in sets[other]])
+                elsewhere = next(holders, None)
                 raise unknown_case(name, known, step_set, elsewhere=elsewhere)
         return [entry for entry in entries if not names or entry.name in names]
 

@@ -23,11 +23,11 @@ def lasting_imports() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
-        atexit.register(_thaw)
         if was_enabled:
             gc.enable()
 
 
+@atexit.register
 def _thaw() -> None:
     """Let Python take apart what was frozen, where someone would otherwise complain of it at the end.
 

@@ -41,33 +41,19 @@ def scaling_gradients(
         dz in dY's shape and dtype, and dm, (d,), in float32 (float64 where the norm is).
     """
     if dY.ndim == 2 and taken(dY, m, norm):
-        return _by_kernels(dY, y, m, norm, bias, remake, source, smallest)
+        from doratune.engine.triton.columns import Source, gradients
+
+        needed = needed_scale(beside_bias=bias is not None)
+        if y is not None and source is not None:
+            x, W, h, B = source
+            made_of = Source(x.contiguous(), W, h.contiguous(), B.contiguous())
+            return gradients(dY.contiguous(), y.contiguous(), m, norm, bias, made_of, needed)
+        if y is not None and smallest is not None and smallest.get() >= needed:
+            return gradients(dY.contiguous(), y.contiguous(), m, norm, bias, smallest=needed)
+        return gradients(dY.contiguous(), remake().contiguous(), m, norm)
     g = over_norm(m, norm)
     if y is not None and can_be_divided(g, norm, smallest, beside_bias=bias is not None):
         dz, dots = scaled_and_dots(dY, y, g, bias)
         return dz, torch.where(norm > 0, dots / m, 0)
     dz, dots = scaled_and_dots(dY, remake(), g)
     return dz, over_norm(dots, norm)
-
-
-def _by_kernels(
-    dY: Tensor,
-    y: Tensor | None,
-    m: Tensor,
-    norm: Tensor,
-    bias: Tensor | None,
-    remake: Callable[[], Tensor],
-    source: tuple[Tensor, Tensor, Tensor, Tensor] | None,
-    smallest: ReadLater | None,
-) -> tuple[Tensor, Tensor]:
-    """See ``scaling_gradients``."""
-    from doratune.engine.triton import columns as kernels
-
-    dY, needed = dY.contiguous(), needed_scale(beside_bias=bias is not None)
-    if y is None or (source is None and not (smallest is not None and smallest.get() >= needed)):
-        return kernels.gradients_from_z(dY, remake().contiguous(), m, norm)
-    made_of = None
-    if source is not None:
-        x, W, h, B = source
-        made_of = kernels.Source(x.contiguous(), W, h.contiguous(), B.contiguous())
-    return kernels.gradients_from_y(dY, y.contiguous(), m, norm, bias, made_of, needed)

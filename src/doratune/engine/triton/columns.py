@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from doratune.engine.triton.quotient import over_norm
 from doratune.engine.triton.select import launching
 from doratune.engine.triton.sizes import blocks
 
@@ -41,58 +42,30 @@ class Source(NamedTuple):
     B: Tensor
 
 
-def gradients_from_z(dY: Tensor, z: Tensor, m: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of z and m from z. All of at most 32 bits; dY and z contiguous.
+def gradients(
+    dY: Tensor,
+    held: Tensor,
+    m: Tensor,
+    norm: Tensor,
+    bias: Tensor | None = None,
+    source: Source | None = None,
+    smallest: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of z and m. All of at most 32 bits; dY and ``held`` contiguous.
 
     Args:
         dY: (N, d).
-        z: (N, d), dY's dtype.
+        held: z, or where ``smallest`` is above 0 the output y = g ⊙ z + bias; (N, d), dY's dtype.
         m: (d,), any floating dtype.
         norm: (d,), float32; where it is 0, so are g and both gradients.
-
-    Returns:
-        (N, d) in dY's dtype, and (d,) in float32.
-    """
-    return _gradients(dY, z, m, norm, None, None, smallest=0.0)
-
-
-def gradients_from_y(
-    dY: Tensor,
-    y: Tensor,
-    m: Tensor,
-    norm: Tensor,
-    bias: Tensor | None,
-    source: Source | None,
-    smallest: float,
-) -> tuple[Tensor, Tensor]:
-    """The same from y = g ⊙ z + bias.
-
-    Args:
-        dY: (N, d).
-        y: (N, d), dY's dtype.
-        m: (d,), any floating dtype.
-        norm: (d,), float32.
-        bias: (d,), any floating dtype, or None.
+        bias: Of y, (d,), any floating dtype, or None.
         source: Gives z itself in the columns where |g| is below ``smallest``, of which there are few or none;
             None if there are none.
-        smallest: See ``source``; above 0.
+        smallest: The smallest |g| by which y can be divided.
 
     Returns:
         (N, d) in dY's dtype, and (d,) in float32.
     """
-    return _gradients(dY, y, m, norm, bias, source, smallest=smallest)
-
-
-def _gradients(
-    dY: Tensor,
-    y: Tensor,
-    m: Tensor,
-    norm: Tensor,
-    bias: Tensor | None,
-    source: Source | None,
-    *,
-    smallest: float,
-) -> tuple[Tensor, Tensor]:
     rows, columns = dY.shape
     dZ = torch.empty_like(dY)
     parts = blocks(rows, ROWS * STEPS)
@@ -103,7 +76,7 @@ def _gradients(
     with launching(dY.device):
         _scale_and_sum[(blocks(columns, COLUMNS), parts)](
             dY,
-            y,
+            held,
             m,
             norm,
             bias,
@@ -145,7 +118,7 @@ def _gradients(
 @triton.jit
 def _scale_and_sum(
     dY,
-    y,
+    held,
     m,
     norm,
     bias,
@@ -160,9 +133,7 @@ def _scale_and_sum(
 ):
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     column_there = columns < n_columns
-    n = tl.load(norm + columns, mask=column_there, other=1.0)
-    gain = tl.load(m + columns, mask=column_there, other=0.0).to(tl.float32)
-    gain = tl.where(n == 0.0, 0.0, gain / tl.where(n == 0.0, 1.0, n))
+    gain = over_norm(tl.load(m + columns, mask=column_there, other=0.0), norm, columns, column_there)
     if BIAS:
         shift = tl.load(bias + columns, mask=column_there, other=0.0).to(tl.float32)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -174,7 +145,7 @@ def _scale_and_sum(
         begin = first.to(tl.int64) * n_columns
         at = rows[:, None] * n_columns + columns[None, :]
         gradients = tl.load(dY + begin + at, mask=there, other=0.0).to(tl.float32)
-        outputs = tl.load(y + begin + at, mask=there, other=0.0).to(tl.float32)
+        outputs = tl.load(held + begin + at, mask=there, other=0.0).to(tl.float32)
         tl.store(dZ + begin + at, (gradients * gain[None, :]).to(dZ.dtype.element_ty), mask=there)
         if BIAS:
             outputs -= shift[None, :]
@@ -213,16 +184,15 @@ def _finish(
         parts = start + tl.arange(0, ROWS)
         there = (parts < n_parts)[:, None] & column_there[None, :]
         total += tl.load(sums + parts[:, None] * n_columns + columns[None, :], mask=there, other=0.0)
-    n = tl.load(norm + columns, mask=column_there, other=1.0)
-    inverse_n = tl.where(n == 0.0, 0.0, 1.0 / tl.where(n == 0.0, 1.0, n))
     if SMALLEST == 0.0:
-        result = tl.sum(total, axis=0) * inverse_n
+        result = over_norm(tl.sum(total, axis=0), norm, columns, column_there)
     else:
         # The sums are of dY ⊙ (y - b), and z / n = (y - b) / m.
         magnitude = tl.load(m + columns, mask=column_there, other=1.0).to(tl.float32)
-        is_small = tl.abs(magnitude * inverse_n) < SMALLEST
+        is_small = tl.abs(over_norm(magnitude, norm, columns, column_there)) < SMALLEST
         result = tl.where(is_small, 0.0, tl.sum(total, axis=0) / tl.where(is_small, 1.0, magnitude))
         if SOURCE:
+            n = tl.load(norm + columns, mask=column_there, other=1.0)
             some = tl.max((is_small & (n > 0.0) & column_there).to(tl.int32), axis=0)
             if some != 0:
                 dots = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -261,5 +231,6 @@ def _finish(
                     there = row_there[:, None] & column_there[None, :]
                     at = rows[:, None] * n_columns + columns[None, :]
                     dots += z * tl.load(dY + at, mask=there, other=0.0).to(tl.float32)
-                result = tl.where(is_small, tl.sum(dots, axis=0) * inverse_n, result)
+                z_dots = over_norm(tl.sum(dots, axis=0), norm, columns, column_there)
+                result = tl.where(is_small, z_dots, result)
     tl.store(dm + columns, result, mask=column_there)

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from doratune.engine.triton.quotient import over_norm
 from doratune.engine.triton.select import launching
 from doratune.engine.triton.sizes import block_of, blocks
 
@@ -115,8 +116,7 @@ def _add_and_scale(
     column_there = columns < n_columns
     gain = tl.load(m + columns, mask=column_there, other=0.0).to(tl.float32)
     if NORM:
-        n = tl.load(norm + columns, mask=column_there, other=1.0)
-        gain = tl.where(n == 0.0, 0.0, gain / tl.where(n == 0.0, 1.0, n))
+        gain = over_norm(gain, norm, columns, column_there)
     if BIAS:
         shift = tl.load(bias + columns, mask=column_there, other=0.0).to(tl.float32)
     if UPDATE:
