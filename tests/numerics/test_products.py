@@ -1,4 +1,4 @@
-"""Products by oneDNN beside float64, on any CPU that has it: of every layout that a layer may come with."""
+"""Products made otherwise than PyTorch makes them, beside float64, on any CPU and of any layout."""
 
 from __future__ import annotations
 
@@ -87,3 +87,53 @@ def test_a_layer_is_the_same_by_either(monkeypatch: pytest.MonkeyPatch) -> None:
         found.append([dora_row_norm(W, A, B, 0.5), y.detach(), *torch.autograd.grad(y, inputs, dY)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=ROUNDING * float(other.abs().max()))
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each product in parts, on a machine as if it had AMX and two threads."""
+    rows: list[int] = []
+    whole = torch.mm
+
+    def counted(a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
+        rows.append(a.shape[0])
+        return whole(a, b, out=out)
+
+    monkeypatch.setattr(products, "_has_amx", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: products.THREADS)
+    monkeypatch.setattr(torch, "mm", counted)
+    return rows
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("n", "k", "p"), [(1000, 576, 576), (1024, 1536, 576), (768, 640, 768)])
+def test_parts_of_rows_make_the_product(n: int, k: int, p: int, transposed: bool, parts: list[int]) -> None:
+    torch.manual_seed(0)
+    a = torch.randn(n, k).bfloat16()
+    b = torch.randn(p, k).bfloat16().T if transposed else torch.randn(k, p).bfloat16()
+    exact = a.double() @ b.double()
+    found = mm(a, b)
+    # One rounding to 8 bits, of sums in float32.
+    torch.testing.assert_close(found.double(), exact, rtol=2.0**-8, atol=1e-4)
+    assert found.dtype == torch.bfloat16 and found.is_contiguous()
+    assert sum(parts) == n and max(parts) < p and len(parts) > 1
+
+
+def test_other_sizes_and_machines_make_it_whole(parts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    def multiply(n: int, k: int, p: int, dtype: torch.dtype = torch.bfloat16) -> None:
+        mm(torch.randn(n, k).to(dtype), torch.randn(k, p).to(dtype))
+
+    multiply(500, 576, 576)  # fewer rows than columns
+    multiply(1152, 576, 576)  # twice as many
+    multiply(1000, 32, 576)  # an adapter's
+    multiply(1000, 576, 1536)
+    multiply(600, 576, 576, torch.float32)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    multiply(600, 576, 576)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: products.THREADS)
+    monkeypatch.setattr(products, "_has_amx", lambda: False)
+    multiply(600, 576, 576)
+    monkeypatch.setattr(products, "_has_amx", lambda: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    multiply(600, 576, 576)
+    assert not parts

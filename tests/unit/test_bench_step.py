@@ -216,6 +216,8 @@ def test_trainers_differ_in_who_computes_and_in_nothing_that_is_learned(
     ours: Any = doratune_trainer(work, "dora", tmp_path / "ours")
     on_engine = [any(isinstance(one, EngineLinear) for one in it.model.modules()) for it in (stock, ours)]
     assert on_engine == [False, True]
+    replaced = {type(one).__name__ for one in ours.model.modules() if "forward" in vars(one)}
+    assert {"LlamaRMSNorm", "LlamaAttention"} <= replaced
     for name in (
         *("learning_rate", "max_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim"),
         *("max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon", "seed", "gradient_checkpointing"),

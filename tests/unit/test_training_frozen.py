@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 @pytest.fixture(autouse=True)
 def _onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_is_faster_here", lambda: True)
+    monkeypatch.setattr(products, "_has_amx", lambda: False)
 
 
 @pytest.fixture
@@ -83,3 +84,23 @@ def test_what_is_trained_or_of_another_dtype_is_left_alone(products_made: list[i
     with torch.autocast("cpu", torch.bfloat16):
         assert later.requires_grad_(False)(torch.randn(2, 24)).dtype == torch.bfloat16
     assert not products_made
+
+
+def test_bfloat16_layers_where_oneDNN_leaves_a_thread_idle(
+    products_made: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_has_amx", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: products.THREADS)
+    plain, quick = layer(bias=True, dtype=torch.bfloat16), layer(bias=True, dtype=torch.bfloat16)
+    speed_up_frozen(nn.Sequential(quick))
+    x, dy = torch.randn(3, 7, 24), torch.randn(3, 7, 16).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        for one, other in zip(run(quick, x, dy), run(plain, x, dy), strict=True):
+            assert one.dtype == other.dtype
+            torch.testing.assert_close(one, other, rtol=2.0**-7, atol=2.0**-7)
+    for one, other in zip(run(quick, x.bfloat16(), dy), run(plain, x.bfloat16(), dy), strict=True):
+        torch.testing.assert_close(one, other, rtol=2.0**-7, atol=2.0**-7)
+    assert len(products_made) == 4
+    with torch.autocast("cpu", torch.float16):
+        assert quick(x).dtype == torch.float16
+    assert len(products_made) == 4

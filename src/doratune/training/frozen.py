@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from doratune.engine.products import left_to_onednn, mm
+from doratune.engine.linear import autocast_off
+from doratune.engine.products import made_otherwise, mm
 
 
 def speed_up_frozen(model: nn.Module) -> None:
-    """Replace the forward pass of frozen float32 linear layers without an adapter, where that is faster.
+    """Replace the forward pass of frozen linear layers without an adapter, where that is faster.
 
     It is done in place, for ``nn.Linear`` itself. What the layers compute stays the same to rounding; a layer
-    that is called under autocast, or whose weight is trained after all, computes as before.
+    whose weight is trained after all, or would be cast by autocast, computes as before.
 
     Args:
         model: Any model.
@@ -30,14 +31,17 @@ def speed_up_frozen(model: nn.Module) -> None:
         # A quantised weight is of a type of its own.
         if type(module) is not nn.Linear or type(module.weight) is not nn.Parameter or module in adapted:
             continue
-        if not module.weight.requires_grad and left_to_onednn(module.weight):
+        if not module.weight.requires_grad and made_otherwise(module.weight):
             module.forward = types.MethodType(_forward, module)
 
 
 def _forward(layer: nn.Linear, x: Tensor) -> Tensor:
     weight = layer.weight
-    if weight.requires_grad or torch.is_autocast_enabled(x.device.type):
+    autocast = torch.is_autocast_enabled(x.device.type)
+    dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
+    if weight.requires_grad or weight.dtype != dtype:
         return linear(x, weight, layer.bias)
+    x = x.to(dtype)
     y: Any = _Product.apply(x.reshape(-1, x.shape[-1]), weight)
     y = y.view(*x.shape[:-1], weight.shape[0])
     return y if layer.bias is None else y + layer.bias
@@ -49,7 +53,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(weight)
-        return mm(x, weight.T)
+        with autocast_off(x.device):
+            return mm(x, weight.T)
 
     @staticmethod
     @once_differentiable

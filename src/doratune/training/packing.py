@@ -23,6 +23,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.models.llama.modeling_llama import eager_attention_forward as eager_attention_of_llama
 
 from doratune.training.attention import RowLayout, additive_mask, attend, lay_out
+from doratune.training.spelling import spelled_alike
 
 PACKED = "doratune_packed"
 
@@ -110,11 +111,7 @@ def attends_like_llama(module: nn.Module) -> bool:
     Args:
         module: The model or one of its layers.
     """
-    own = getattr(_eager_attention(module), "__code__", None)
-    llama = eager_attention_of_llama.__code__
-    return all(
-        getattr(own, part, None) == getattr(llama, part) for part in ("co_code", "co_names", "co_consts")
-    )
+    return spelled_alike(_eager_attention(module), eager_attention_of_llama)
 
 
 def packed_attention(

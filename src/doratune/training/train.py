@@ -33,6 +33,8 @@ from doratune.training.data import load_training_examples
 from doratune.training.encoded import encode_examples
 from doratune.training.forward import spare_forward
 from doratune.training.frozen import speed_up_frozen
+from doratune.training.rms_norm import speed_up_norms
+from doratune.training.rotary import speed_up_rotary
 
 logger = logging.getLogger(__name__)
 
@@ -171,6 +173,8 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)
     spare_forward(base.model)
     speed_up_frozen(base.model)
+    speed_up_norms(base.model)
+    speed_up_rotary(base.model)
     return trainer
 
 
