@@ -12,6 +12,7 @@ than columns, one after the other, such a product takes 0.7 of the time.
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 from torch import Tensor
@@ -19,9 +20,9 @@ from torch.nn import functional
 
 THREADS = 2
 """For which it is known in which sizes one is idle."""
-COLUMNS, TERMS, ROWS = (512, 768), (576, 2304), 1152
-"""Sizes in which one always is, as far as was measured: columns of a product and terms of a sum, from and to,
-and at most so many rows. Above, it depends on all three of them."""
+COLUMNS, TERMS, ROWS = (512, 768), 576, 1152
+"""Sizes in which one always is, as far as was measured: columns of a product, from and to, terms of a sum, at
+least, and rows, at most. Above, it depends on all of them."""
 
 
 def mm(a: Tensor, b: Tensor) -> Tensor:
@@ -69,8 +70,8 @@ def made_otherwise(weight: Tensor) -> bool:
 
 def _idles_in(rows: int, terms: int, columns: int) -> bool:
     """Whether a thread is idle in a product of such sizes."""
-    known = COLUMNS[0] <= columns <= COLUMNS[1] and TERMS[0] <= terms <= min(TERMS[1], 3 * columns)
-    return known and columns <= rows <= min(ROWS, 1.9 * columns)
+    known = COLUMNS[0] <= columns <= COLUMNS[1] and TERMS <= terms <= 2.7 * columns
+    return known and columns <= rows <= min(ROWS, 1.8 * columns)
 
 
 def _idles_with(a: Tensor) -> bool:
@@ -80,11 +81,14 @@ def _idles_with(a: Tensor) -> bool:
 
 
 def _by_parts(a: Tensor, b: Tensor) -> Tensor:
-    # oneDNN is at its best with a multiple of 64 rows.
-    product, part = a.new_empty(a.shape[0], b.shape[1]), int(0.8 * b.shape[1]) // 64 * 64
-    for start in range(0, a.shape[0], part):
-        rows = slice(start, start + part)
-        torch.mm(a[rows], b, out=product[rows])
+    (rows, _), columns = a.shape, b.shape[1]
+    # oneDNN is at its best with multiples of 64 rows, and at few less than there are columns with no others.
+    count = 2 if rows % 128 == 0 else math.ceil(rows / (0.8 * columns))
+    size = math.ceil(rows / count / 64) * 64
+    product = a.new_empty(rows, columns)
+    for start in range(0, rows, size):
+        part = slice(start, start + size)
+        torch.mm(a[part], b, out=product[part])
     return product
 
 
