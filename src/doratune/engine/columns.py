@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from doratune.engine.blocks import buffered_rows
+from doratune.engine.constants import constant_like
 from doratune.engine.triton.select import taken
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -37,7 +38,7 @@ def scale_columns(z: Tensor, g: Tensor, out: Tensor, bias: Tensor | None = None)
         ``out``.
     """
     if z.dtype != g.dtype and _kernel_takes(z, g):
-        zeros, ones, empty = torch.zeros_like(g), torch.ones_like(g), g.new_empty(0)
+        zeros, ones, empty = constant_like(g, 0), constant_like(g, 1), g.new_empty(0)
         torch.native_batch_norm(
             _as_image(z.contiguous()),
             g,
@@ -71,13 +72,13 @@ def scaled_and_dots(dY: Tensor, y: Tensor, g: Tensor, bias: Tensor | None = None
         The first in dY's shape and dtype, contiguous, and (d,) in g's dtype.
     """
     if _kernel_takes(dY, g):
-        mean = torch.zeros_like(g) if bias is None else bias.to(g.dtype)
+        mean = constant_like(g, 0) if bias is None else bias.to(g.dtype)
         scaled, sums, _ = torch.ops.aten.native_batch_norm_backward(
             _as_image(dY.contiguous()),
             _as_image(y.contiguous()),
             g,
             mean,
-            torch.ones_like(g),
+            constant_like(g, 1),
             None,
             None,
             False,

@@ -65,7 +65,7 @@ class _TokenScores(torch.autograd.Function):
             logits = linear(hidden[part], weight, bias)
             for rows, scores, target in _log_probs(logits, targets[part]):
                 log_probs[part][rows] = scores.gather(1, target)[:, 0]
-                is_top1[part][rows] = scores.argmax(dim=1) == target[:, 0]
+                is_top1[part][rows] = scores.max(dim=1).indices == target[:, 0]  # argmax takes twice as long
                 p = scores.exp()
                 entropy[part][rows] = -torch.linalg.vecdot(p, scores)
                 if slope is not None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from doratune.engine.constants import constant_like
 from doratune.training.spelling import spelled_alike
 
 DTYPES = (torch.bfloat16, torch.float32)
@@ -57,7 +58,7 @@ class _RMSNorm(torch.autograd.Function):
         norm = torch.linalg.vector_norm(x, dim=1, dtype=torch.float32)
         r = norm.square_().div_(x.shape[1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, r)
-        y, zeros, ones, empty = torch.empty_like(x), torch.zeros_like(r), torch.ones_like(r), r.new_empty(0)
+        y, zeros, ones, empty = torch.empty_like(x), constant_like(r, 0), constant_like(r, 1), r.new_empty(0)
         torch.native_batch_norm(x[None], r, None, zeros, ones, False, 0.0, 0.0, out=(y[None], empty, empty))
         return y.mul_(weight)
 
