@@ -156,10 +156,12 @@ class _AdaptedLinear(torch.autograd.Function):
         dtype_A, dtype_B = ctx.dtypes
         dx_adapter = dA = dB = dm = dn = db = None
         with autocast_off(dY.device):  # a backward pass may run inside an autocast that the forward did not
+            # On a GPU kernels divide by themselves.
+            g = None if m is None or dY.is_cuda else over_norm(m, norm)
             if needs_m or needs_norm:
                 y = y if y is not None or ctx.output is None else ctx.output.take()
                 dZ, dm = scaling_gradients(
-                    dY, y, m, norm, bias, lambda: _product(x, h, W, B), source=(x, W, h, B)
+                    dY, y, m, norm, bias, lambda: _product(x, h, W, B), source=(x, W, h, B), g=g
                 )
                 del y  # perhaps nobody else holds it any more
                 if needs_norm:
@@ -177,7 +179,7 @@ class _AdaptedLinear(torch.autograd.Function):
                 needs_B and dB is None
             ):  # on a CPU of dY, which spares dZ's memory for a pass over a thin matrix
                 dB = up_gradient(dY, h, dtype_B)
-                dB = dB if m is None else dB.mul_(over_norm(m, norm)[:, None])
+                dB = dB if g is None else dB.mul_(g[:, None])
             if dx is not None and not ctx.adapter_apart:
                 dx.addmm_(T, A.to(dY.dtype))
             if needs_adapter:

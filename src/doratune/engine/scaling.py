@@ -23,6 +23,7 @@ def scaling_gradients(
     *,
     source: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
     smallest: ReadLater | None = None,
+    g: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of z and m, with z from y where that serves: z / n = (y - b) / m.
 
@@ -36,6 +37,7 @@ def scaling_gradients(
         source: x (N, d_in), W (d, d_in), h (N, r) and B (d, r), if z = x Wᵀ + h Bᵀ: on a GPU single columns
             of z can then be computed again, and nothing need be known before.
         smallest: On a GPU, the smallest |g|, if it was asked for in the forward pass.
+        g: m / norm, (d,), if somebody has it.
 
     Returns:
         dz in dY's shape and dtype, and dm, (d,), in float32 (float64 where the norm is).
@@ -51,7 +53,7 @@ def scaling_gradients(
         if y is not None and smallest is not None and smallest.get() >= needed:
             return gradients(dY.contiguous(), y.contiguous(), m, norm, bias, smallest=needed)
         return gradients(dY.contiguous(), remake().contiguous(), m, norm)
-    g = over_norm(m, norm)
+    g = over_norm(m, norm) if g is None else g
     if y is not None and can_be_divided(g, norm, smallest, beside_bias=bias is not None):
         dz, dots = scaled_and_dots(dY, y, g, bias)
         return dz, torch.where(norm > 0, dots / m, 0)
