@@ -156,8 +156,7 @@ class _AdaptedLinear(torch.autograd.Function):
         dtype_A, dtype_B = ctx.dtypes
         dx_adapter = dA = dB = dm = dn = db = None
         with autocast_off(dY.device):  # a backward pass may run inside an autocast that the forward did not
-            # On a GPU kernels divide by themselves.
-            g = None if m is None or dY.is_cuda else over_norm(m, norm)
+            g = _scale(m, norm)
             if needs_m or needs_norm:
                 y = y if y is not None or ctx.output is None else ctx.output.take()
                 dZ, dm = scaling_gradients(
@@ -207,6 +206,11 @@ def _output(
         return output.scale(y, m, norm, y, bias)
     y = _product(x, h, W, B)
     return scale_columns(y, over_norm(m, norm), out=y, bias=bias)
+
+
+def _scale(m: Tensor | None, norm: Tensor | None) -> Tensor | None:
+    """g, but on a GPU, where kernels divide by themselves."""
+    return None if m is None or norm is None or norm.is_cuda else over_norm(m, norm)
 
 
 def _scaled(dY: Tensor, m: Tensor, norm: Tensor) -> Tensor:
