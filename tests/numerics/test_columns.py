@@ -48,3 +48,10 @@ def test_columns_may_be_scaled_in_place_and_read_with_any_strides() -> None:
     assert torch.equal(scaled, scale_columns(torch.ones_like(z), g, torch.empty_like(z)))
     torch.testing.assert_close(dots, z.float().sum(0), rtol=1e-5, atol=1e-5)
     assert torch.equal(scale_columns(z, g, z), wanted)
+
+
+def test_a_default_device_does_not_matter() -> None:
+    z, g = torch.randn(3, 1234).bfloat16(), torch.rand(1234)  # of a size that no other test has
+    with torch.device("meta"):
+        out = scale_columns(z, g, torch.empty_like(z))
+    torch.testing.assert_close(out.double(), z.double() * g.double(), rtol=2.0**-8, atol=0)

@@ -24,4 +24,4 @@ def constant_like(tensor: Tensor, value: float) -> Tensor:
 @functools.lru_cache(maxsize=64)
 def _made(value: float, size: int, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):
-        return torch.full((size,), value, dtype=dtype)
+        return torch.full((size,), value, dtype=dtype, device="cpu")

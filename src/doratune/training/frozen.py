@@ -31,6 +31,8 @@ def speed_up_frozen(model: nn.Module) -> None:
         # A quantised weight is of a type of its own.
         if type(module) is not nn.Linear or type(module.weight) is not nn.Parameter or module in adapted:
             continue
+        if "forward" in vars(module):  # somebody else's
+            continue
         if not module.weight.requires_grad and made_otherwise(module.weight):
             module.forward = types.MethodType(_forward, module)
 

@@ -34,9 +34,12 @@ def speed_up_rotary(model: nn.Module) -> None:
         model: Any model.
     """
     for module in model.modules():
-        forward: Any = getattr(type(module).forward, "__wrapped__", type(module).forward)
-        code, names = getattr(forward, "__code__", None), getattr(forward, "__globals__", {})
-        if code is None or NAME not in code.co_names or forward.__closure__ or not _rotates_like_llama(names):
+        forward = type(module).forward
+        # A function with a closure is a decorator's; a forward pass of the module's own is somebody else's.
+        if not isinstance(forward, types.FunctionType) or forward.__closure__ or "forward" in vars(module):
+            continue
+        code, names = forward.__code__, forward.__globals__
+        if NAME not in code.co_names or not _rotates_like_llama(names):
             continue
         own = types.FunctionType(code, {**names, NAME: _rotate_both}, code.co_name, forward.__defaults__)
         own.__kwdefaults__ = forward.__kwdefaults__
