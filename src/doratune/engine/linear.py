@@ -166,7 +166,7 @@ class _AdaptedLinear(torch.autograd.Function):
                 if needs_norm:
                     dn = -over_norm(m * dm, norm)
             else:
-                dZ = dY if m is None else _scaled(dY, m, norm)
+                dZ = dY if m is None else _scaled(dY, over_norm(m, norm) if g is None else g)
             T: Any = None
             if needs_x or needs_adapter or needs_A:
                 T = scaled_mm(dZ, B.to(dY.dtype), ctx.scaling)
@@ -213,9 +213,9 @@ def _scale(m: Tensor | None, norm: Tensor | None) -> Tensor | None:
     return None if m is None or norm is None or norm.is_cuda else over_norm(m, norm)
 
 
-def _scaled(dY: Tensor, m: Tensor, norm: Tensor) -> Tensor:
+def _scaled(dY: Tensor, g: Tensor) -> Tensor:
     """``g ⊙ dY``."""
-    return scale_columns(dY, over_norm(m, norm), out=torch.empty_like(dY))
+    return scale_columns(dY, g, out=torch.empty_like(dY))
 
 
 def _product(x: Tensor, h: Tensor, W: Tensor, B: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def _rotates_like_llama(names: dict[str, Any]) -> bool:
 def _rotate_both(
     q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Transformers' ``apply_rotary_pos_emb``: q and k (..., d); cos and sin of such shapes without heads."""
+    """In place of ``apply_rotary_pos_emb``: q and k (..., d); cos and sin of such shapes without heads."""
     if q.device.type != "cpu" or not q.dtype == k.dtype == cos.dtype:
         return modeling_llama.apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim)
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
@@ -80,7 +80,7 @@ class _Rotation(torch.autograd.Function):
 
 
 def _turned(x: Tensor, cos: Tensor, from_second: Tensor, from_first: Tensor) -> Tensor:
-    """X ⊙ cos, to whose halves the other half of x is added, each times its factor."""
+    """The product of x and cos, to whose halves the other half of x is added, each times its factor."""
     turned = x * cos
     first, second = x.chunk(2, dim=-1)
     to_first, to_second = turned.chunk(2, dim=-1)
