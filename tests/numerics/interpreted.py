@@ -12,7 +12,8 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
-from doratune.engine.triton import columns, norm, output
+from doratune.engine.triton import columns, content, norm, output, tiled_norm
+from doratune.engine.triton.memory import Known
 
 ROUNDING = {torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 SIZES = [(70, 200, 5, 300), (64, 128, 64, 512), (3, 17, 1, 40), (300, 130, 20, 64)]
@@ -33,7 +34,7 @@ def bfloat16_products(monkeypatch):
 
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", product)
     monkeypatch.setattr(norm, "shared_memory", lambda device: norm.LARGE_SHARED_MEMORY)
-    for module in (columns, norm, output):
+    for module in (columns, content, norm, output, tiled_norm):
         monkeypatch.setattr(module, "launching", lambda device: nullcontext())
 
 
@@ -91,13 +92,67 @@ def test_gradients(sizes, with_bias, dtype):
         assert found[0] == 0
 
 
-@pytest.mark.parametrize("adapter", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("sizes", SIZES)
-def test_norm(sizes, adapter):
-    layer = Layer(*sizes, torch.bfloat16)
-    A = torch.randn(layer.B.shape[1], layer.W.shape[1]).to(adapter) / layer.W.shape[1] ** 0.5
-    B = (layer.B / 4).to(adapter)
-    layer.W[0], B[0] = 0, 0
-    exact = (layer.W.double() + 2 * B.double() @ A.double()).norm(dim=1)
-    found = norm.dora_row_norm(layer.W, A, B, 2.0)
+def weights(d_out, rank, d_in, adapter):
+    """W, A and B; one row of W + s·B·A is zero."""
+    torch.manual_seed(0)
+    W = (torch.randn(d_out, d_in) / d_in**0.5).to(torch.bfloat16)
+    A = (torch.randn(rank, d_in) / d_in**0.5).to(adapter)
+    B = (torch.randn(d_out, rank) / 4).to(adapter)
+    W[0], B[0] = 0, 0
+    return W, A, B
+
+
+def assert_norm(found, W, A, B):
+    exact = (W.double() + 2 * B.double() @ A.double()).norm(dim=1)
     torch.testing.assert_close(found.double(), exact, rtol=6e-5, atol=0)
+
+
+@pytest.mark.parametrize("adapter", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [(200, 5, 300), (128, 32, 512), (17, 1, 40), (130, 20, 64)])
+def test_norm(sizes, adapter):
+    layer = weights(*sizes, adapter)
+    assert_norm(norm.dora_row_norm(*layer, 2.0), *layer)
+
+
+@pytest.mark.parametrize("adapter", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [(200, 33, 300), (128, 64, 512), (17, 1, 40), (1200, 100, 130)])
+def test_tiled_norm(sizes, adapter):
+    layer = weights(*sizes, adapter)
+    assert_norm(tiled_norm.dora_row_norm(*layer, 2.0, None), *layer)
+
+
+def swapped(tensor):
+    tensor.copy_(tensor.flip(0))
+
+
+def next_number(tensor):
+    bits = tensor.view(torch.int16 if tensor.dtype == torch.bfloat16 else torch.int32)
+    bits[-1, -1] += 1
+
+
+def signs_of_two(tensor):
+    """The highest bits of two words that one lane takes one after the other."""
+    words = tensor.view(torch.int64).flatten()
+    words[[3, 3 + content.LANES]] ^= -(2**63)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("change", [torch.Tensor.neg_, swapped, next_number, signs_of_two])
+def test_a_known_norm_is_taken_until_something_changes(which, change):
+    layer = weights(72, 72, 640, torch.float32)
+    known = Known(torch.zeros(3, dtype=torch.int64), torch.full((72,), torch.nan))
+
+    def current():
+        assert content.hashable(*layer)
+        content.look(known, *layer)
+        return tiled_norm.dora_row_norm(*layer, 2.0, known)
+
+    assert_norm(current(), *layer)
+    known.norm.fill_(7)
+    assert (current() == 7).all(), "computed again"
+    change(layer[which])
+    assert_norm(current(), *layer)
+    change(layer[which])
+    assert_norm(current(), *layer)
+    known.norm.fill_(7)
+    assert (current() == 7).all(), "computed again"

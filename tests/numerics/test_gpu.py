@@ -5,9 +5,10 @@ import copy
 import parity
 import pytest
 import torch
-from layers import random_layer
+from layers import peft_linear, random_layer
 from peft import LoraConfig, get_peft_model
 from test_linear import assert_matches_reference
+from test_norm_reuse import CHANGES, layer_of, weights_of
 from test_peft_training import tiny_llama, train
 from tolerances import assert_close, assert_elementwise
 from torch import nn
@@ -79,7 +80,7 @@ def test_magnitudes_near_zero_and_rows_of_zeros(dtype, scale, bias, kept):
 
 
 @pytest.mark.parametrize("adapter", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rank", [1, 16, 100, 256])
+@pytest.mark.parametrize("rank", [1, 16, 64, 100, 256])
 @pytest.mark.parametrize(("d_out", "d_in"), [(4096, 4096), (300, 1000), (5, 17)])
 def test_norms(d_out, d_in, rank, adapter):
     torch.manual_seed(0)
@@ -89,6 +90,72 @@ def test_norms(d_out, d_in, rank, adapter):
     truth = (W.double() + 2 * B.double() @ A.double()).norm(dim=1)
     assert_elementwise("gpu norm", torch.float32, DenseWeight(W).norm(A, B, 2.0), truth)
     assert_elementwise("gpu norm", torch.float32, dora_row_norm(W, A, B, 2.0), truth)
+
+
+def guarded_layer():
+    """A layer whose norm takes longer than a look at its weights, and its first norm."""
+    model = peft_linear(64, 48, bias=False, dtype=torch.bfloat16, r=40).cuda()
+    doratune.enable(model)
+    return model, norm_of(model)
+
+
+def norm_of(model):
+    (adapter,) = layer_of(model).active_adapters
+    return layer_of(model).adapter_norm(adapter)
+
+
+def assert_true(norm, model):
+    W, A, B, _, scaling = weights_of(model)
+    truth = (W.double() + scaling * B.double() @ A.double()).norm(dim=1)
+    assert_elementwise("gpu norm", torch.float32, norm, truth)
+
+
+def known_norms(model):
+    """What is known on each stream."""
+    (memory,) = layer_of(model).norms._on_gpu.values()
+    return [known.norm for _, known in memory._known.values()]
+
+
+@pytest.mark.parametrize("change", CHANGES.keys() - {"a write through NumPy", "to float64 and back"})
+def test_never_stale(change):
+    model, before = guarded_layer()
+    with torch.no_grad():
+        CHANGES[change](model)
+    after = norm_of(model)
+    assert_true(after, model)
+    if change not in ("EMA swap", "merged and unmerged"):
+        assert not torch.equal(before, after), "the change did nothing"
+
+
+def test_a_norm_is_computed_once_and_again_after_a_change():
+    model, first = guarded_layer()
+    known_norms(model)[0].fill_(7)
+    assert (norm_of(model) == 7).all(), "computed again"
+    assert not (first == 7).any(), "the result is the memory itself"
+    weights_of(model)[0].data[5, 5] += 1
+    assert_true(norm_of(model), model)
+    known_norms(model)[0].fill_(7)
+    assert (norm_of(model) == 7).all(), "computed again"
+    with torch.cuda.stream(torch.cuda.Stream()):
+        assert_true(norm_of(model), model)
+    torch.cuda.synchronize()
+
+
+def test_a_recorded_graph_keeps_to_its_own_memory():
+    model, _ = guarded_layer()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        norm_of(model)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        norm = norm_of(model)
+    for known in known_norms(model):
+        known.fill_(7)
+    weights_of(model)[1].data.mul_(2)
+    graph.replay()
+    assert_true(norm, model)
+    assert all((known == 7).all() for known in known_norms(model))
 
 
 def test_rows_of_nothing():
@@ -194,4 +261,4 @@ def test_the_bench_records_what_it_times():
     result = measure_case(Case(**data), [], torch.device("cuda"), OpBenchConfig(rounds=3))
     assert len(result.providers) == len(PROVIDERS)
     for one in result.providers:
-        assert one.replayed is not None and one.replayed.median < one.milliseconds.median
+        assert one.gpu is not None and one.gpu.median < one.milliseconds.median

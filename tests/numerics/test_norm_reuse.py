@@ -49,12 +49,17 @@ def truth(model, x):
     return reference.forward(x, W, A, B, m, scaling)
 
 
+def ones_for(model, rows):
+    W = weights_of(model)[0]
+    return W.new_ones(rows, W.shape[1])
+
+
 def stepped(optimizer):
     def step(model):
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         stepper = optimizer(parameters)
         with torch.enable_grad():
-            model(torch.ones(3, 48)).square().sum().backward()
+            model(ones_for(model, 3)).square().sum().backward()
         stepper.step()
         stepper.zero_grad()
 
@@ -79,7 +84,7 @@ def ema_swap(model):
     kept = [parameter.data.clone() for parameter in parameters]
     for parameter in parameters:
         parameter.data.copy_(parameter.data * 0.5)
-    model(torch.ones(1, 48))
+    model(ones_for(model, 1))
     for parameter, value in zip(parameters, kept, strict=True):
         parameter.data.copy_(value)
 
@@ -108,6 +113,12 @@ def swap_rows(data):
     data.copy_(data.flip(0))
 
 
+def to_another_device_and_back(model):
+    device = weights_of(model)[0].device
+    model.to("meta").to_empty(device=device)
+    load_other_state(model)
+
+
 CHANGES = {
     "AdamW": stepped(lambda parameters: torch.optim.AdamW(parameters, lr=0.05, foreach=False)),
     "AdamW foreach": stepped(lambda parameters: torch.optim.AdamW(parameters, lr=0.05, foreach=True)),
@@ -120,7 +131,7 @@ CHANGES = {
     "one element of W through .data": write_data(0, lambda data: data[3, 5].add_(7)),
     "W's rows swapped through .data": write_data(0, swap_rows),
     "a write through NumPy": lambda model: weights_of(model)[2].detach().numpy().__imul__(3),
-    "copy_": lambda model: weights_of(model)[2].copy_(torch.randn(40, 4)),
+    "copy_": lambda model: weights_of(model)[2].copy_(torch.randn_like(weights_of(model)[2])),
     "load_state_dict": load_other_state,
     "set_peft_model_state_dict": load_other_adapter,
     "EMA swap": ema_swap,
@@ -128,14 +139,9 @@ CHANGES = {
     "set_scale": lambda model: layer_of(model).set_scale("default", 5.0),
     "scale_layer": lambda model: layer_of(model).scale_layer(3.0),
     "to float64 and back": lambda model: (model.to(torch.float64), model.to(torch.float32)),
-    "to another device and back": lambda model: (model.to("meta"), refill(model)),
+    "to another device and back": to_another_device_and_back,
     "merged and unmerged": merge_and_unmerge,
 }
-
-
-def refill(model):
-    model.to_empty(device="cpu")
-    load_other_state(model)
 
 
 @pytest.mark.parametrize("change", CHANGES)

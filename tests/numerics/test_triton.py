@@ -32,15 +32,29 @@ def test_the_kernels_fit_the_shared_memory(capability):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from doratune.engine.triton import columns, norm, output
+    from doratune.engine.triton import columns, content, norm, output, tiled_norm
 
     bf16, fp32, size = "*bf16", "*fp32", "i32"
     is_large = SHARED_MEMORY[capability] >= norm.LARGE_SHARED_MEMORY
-    sizes = {"n_rows": size, "n_columns": size, "d_out": size, "d_in": size, "rank": size, "n_parts": size}
+    counts = (
+        "n_rows",
+        "n_columns",
+        "d_out",
+        "d_in",
+        "rank",
+        "n_parts",
+        "n_tiles",
+        "n_hashes",
+        "A_size",
+        "B_size",
+    )
+    counts += ("W_words", "A_words", "B_words", "W_parts", "A_parts")
+    sizes = dict.fromkeys(counts, size)
     types = {
         **sizes,
-        **dict.fromkeys(("W", "x", "h", "z", "held", "out", "dY", "dZ"), bf16),
-        **dict.fromkeys(("A", "B", "m", "norm", "sums", "dm"), fp32),
+        **dict.fromkeys(("W", "x", "h", "z", "held", "out", "dY", "dZ", "A_halves", "B_halves"), bf16),
+        **dict.fromkeys(("A", "B", "m", "norm", "last", "sums", "dm"), fp32),
+        **dict.fromkeys(("state", "hashes"), "*i64"),
         **{"W_row": size, "W_column": size, "scaling": "fp32"},
     }
     tile = {"ROWS": columns.ROWS, "COLUMNS": columns.COLUMNS, "STEPS": columns.STEPS}
@@ -51,7 +65,17 @@ def test_the_kernels_fit_the_shared_memory(capability):
         (columns._scale_and_sum, {"bias": None, "BIAS": False, **tile}, 4),
         (columns._finish, {"SMALLEST": 0.01, "SOURCE": True, **summed}, 4),
     ]
-    for rank in (16, 32, 64):
+    sums = {"CHECK": True, "ROWS": tiled_norm.SUMMED_ROWS, "TILES": tiled_norm.SUMMED_TILES}
+    tiles = {name: getattr(tiled_norm, name) for name in ("TILE", "DEPTH", "STAGES", "GROUP")}
+    words = {"LANES": content.LANES}
+    kernels += [
+        (tiled_norm._split, {"CHECK": True, "SPLIT": tiled_norm.SPLIT}, 4),
+        (tiled_norm._sum_squares, {"CHECK": True, **tiles}, 8),
+        (tiled_norm._finish, sums, 4),
+        (content._hash, {"STEPS": content.STEPS, **words}, 4),
+        (content._compare, words, 8),
+    ]
+    for rank in (16, 32):
         parts = norm.configuration(rank, is_large=is_large)
         kernels.append((norm._dora_row_norm, {"ROWS": norm.ROWS, "RANKS": rank, **parts}, 8))
     for kernel, constants, warps in kernels:
@@ -61,7 +85,7 @@ def test_the_kernels_fit_the_shared_memory(capability):
         aligned = {(place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if name in types}
         source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=aligned)
         compiled = compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
-        assert 0 < compiled.metadata.shared <= SHARED_MEMORY[capability], kernel
+        assert compiled.metadata.shared <= SHARED_MEMORY[capability], kernel
 
 
 def test_without_a_gpu_nothing_goes_to_them():

@@ -13,7 +13,7 @@ from doratune.records.bench import Case, CaseSet, Quantity, Ratio, Target
 from doratune.settings import Settings
 
 SETS: tuple[CaseSet, ...] = ("cpu", "gpu")
-QUANTITIES: dict[CaseSet, tuple[Quantity, ...]] = {"cpu": ("time",), "gpu": ("time", "replayed")}
+QUANTITIES: dict[CaseSet, tuple[Quantity, ...]] = {"cpu": ("time",), "gpu": ("time", "gpu")}
 """What the targets of a case are for."""
 
 

@@ -12,6 +12,7 @@ import torch
 from doratune.bench.cases import read_cases, select_cases
 from doratune.bench.config import OpBenchConfig
 from doratune.bench.gate import LIMITS, check, truth
+from doratune.bench.gpu_time import gpu_rounds
 from doratune.bench.machine import describe_machine, torch_threads
 from doratune.bench.output import require_free
 from doratune.bench.peak import cpu_peak, cuda_peak
@@ -25,7 +26,6 @@ from doratune.bench.providers import (
     build,
 )
 from doratune.bench.ratios import divide, judge
-from doratune.bench.replay import replay_rounds
 from doratune.bench.saved import saved_bytes
 from doratune.bench.timing import WARMUP_ROUNDS, summarise, time_ratios, time_rounds
 from doratune.bench.weights import LayerData, draw_layer
@@ -114,7 +114,7 @@ def measure_case(
     errors = _check_all(subjects, data, LIMITS[case.dtype])
     logger.info("%s: %d providers checked, timing %d rounds", case.name, len(subjects), config.rounds)
     times = time_rounds(subjects, data, config.rounds) if subjects else {}
-    replayed = replay_rounds(subjects, data, config.rounds) if data.x.is_cuda else {}
+    gpu = gpu_rounds(subjects, data, config.rounds) if data.x.is_cuda else {}
     memory = _weigh(subjects, case, data) if config.memory else Memory({}, {})
     results = [
         ProviderResult(
@@ -122,10 +122,10 @@ def measure_case(
             adapter_dtype=subject.adapter_dtype,
             errors=errors[name],
             milliseconds=summarise(times[name]),
-            replayed=summarise(replayed[name]) if name in replayed else None,
+            gpu=summarise(gpu[name]) if name in gpu else None,
             saved_bytes=memory.saved.get(name),
             peak=memory.peak.get(name),
-            ratios=_ratios(name, times, replayed, memory),
+            ratios=_ratios(name, times, gpu, memory),
         )
         for name, subject in ((subject.provider.name, subject) for subject in subjects)
     ]
@@ -176,12 +176,12 @@ def _weigh(subjects: list[Subject], case: Case, data: LayerData) -> Memory:
 
 
 def _ratios(
-    name: str, times: dict[str, list[float]], replayed: dict[str, list[float]], memory: Memory
+    name: str, times: dict[str, list[float]], gpu: dict[str, list[float]], memory: Memory
 ) -> dict[Quantity, dict[str, Ratio]]:
     growth = {provider: peak.growth_bytes for provider, peak in memory.peak.items()}
     return {
         "time": time_ratios(times, name, BASELINES),
-        **({"replayed": time_ratios(replayed, name, BASELINES)} if name in replayed else {}),
+        **({"gpu": time_ratios(gpu, name, BASELINES)} if name in gpu else {}),
         "saved": divide(memory.saved, name, BASELINES),
         "peak": divide(growth, name, BASELINES),
     }

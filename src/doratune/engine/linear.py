@@ -34,7 +34,7 @@ from doratune.engine.norm import over_norm
 from doratune.engine.outputs import WeakOutput, hold_pending_outputs, under_checkpoint
 from doratune.engine.products import mm
 from doratune.engine.scaling import scaling_gradients
-from doratune.engine.thin import down_gradient, scaled_mm, up_gradient
+from doratune.engine.thin import down_gradient, scaled_mm, up_gradient, with_thin
 from doratune.engine.triton.select import taken
 
 
@@ -154,7 +154,7 @@ class _AdaptedLinear(torch.autograd.Function):
         x, x_adapter, W, A, B, h, m, norm, bias, y = ctx.saved_tensors
         needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
         dtype_A, dtype_B = ctx.dtypes
-        dx_adapter = dA = dB = dm = dn = db = None
+        dx = dx_adapter = dA = dB = dm = dn = db = None
         with autocast_off(dY.device):  # a backward pass may run inside an autocast that the forward did not
             g = _scale(m, norm)
             if needs_m or needs_norm:
@@ -170,7 +170,10 @@ class _AdaptedLinear(torch.autograd.Function):
             T: Any = None
             if needs_x or needs_adapter or needs_A:
                 T = scaled_mm(dZ, B.to(dY.dtype), ctx.scaling)
-            dx = mm(dZ, W.to(dY.dtype)) if needs_x else None
+            if needs_x and ctx.adapter_apart:
+                dx = mm(dZ, W.to(dY.dtype))
+            elif needs_x:
+                dx = with_thin(dZ, W.to(dY.dtype), T, A.to(dY.dtype))
             if needs_B and dZ.is_cuda:
                 dB = up_gradient(dZ, h, dtype_B)
             del dZ  # as large as the output: its memory serves for what follows
@@ -179,8 +182,6 @@ class _AdaptedLinear(torch.autograd.Function):
             ):  # on a CPU of dY, which spares dZ's memory for a pass over a thin matrix
                 dB = up_gradient(dY, h, dtype_B)
                 dB = dB if g is None else dB.mul_(g[:, None])
-            if dx is not None and not ctx.adapter_apart:
-                dx.addmm_(T, A.to(dY.dtype))
             if needs_adapter:
                 dx_adapter = mm(T, A.to(dY.dtype))
             if needs_A:
@@ -220,4 +221,4 @@ def _scaled(dY: Tensor, g: Tensor) -> Tensor:
 
 def _product(x: Tensor, h: Tensor, W: Tensor, B: Tensor) -> Tensor:
     """``x Wᵀ + h Bᵀ``."""
-    return mm(x, W.to(x.dtype).T).addmm_(h, B.to(x.dtype).T)
+    return with_thin(x, W.to(x.dtype).T, h, B.to(x.dtype).T)

@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from doratune.engine.blocks import buffered_rows
 from doratune.engine.products import mm
+from doratune.engine.triton.memory import NormMemory
 from doratune.engine.triton.select import taken
 
 BUFFER_ELEMENTS = 1 << 21
@@ -86,7 +87,9 @@ def dora_row_norm(
     return norm
 
 
-def current_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+def current_row_norm(
+    W: Tensor, A: Tensor, B: Tensor, scaling: float, memory: NormMemory | None = None
+) -> Tensor:
     """``dora_row_norm``, detached, where nothing is known of W from before.
 
     Args:
@@ -94,6 +97,8 @@ def current_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
         A: Down projection, (r, d_in), floating.
         B: Up projection, (d_out, r), floating.
         scaling: LoRA's s.
+        memory: Of earlier calls for this layer and adapter, on a GPU: where to look a norm up costs less than
+            to compute it, one of the same content is taken from there.
 
     Returns:
         (d_out,), float32 (float64 if W, A or B is), never negative.
@@ -101,13 +106,28 @@ def current_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
     Raises:
         RuntimeError: From PyTorch, if the shapes do not fit.
     """
-    if taken(W, A, B):
-        from doratune.engine.triton import norm as kernels
-
-        if kernels.takes(W, A, B):
-            with torch.no_grad():
-                return kernels.dora_row_norm(W, A, B, scaling)
+    if taken(W, A, B) and W.dtype == torch.bfloat16 and _fit_a_kernel(W, A, B):
+        with torch.no_grad():
+            return _norm_by_kernel(W, A, B, scaling, memory)
     return dora_row_norm(W, A, B, scaling, row_norm_squared(W))
+
+
+def _fit_a_kernel(W: Tensor, A: Tensor, B: Tensor) -> bool:
+    contiguous = W.is_contiguous() and A.is_contiguous() and B.is_contiguous()
+    return contiguous and A.shape[1:] == W.shape[1:] and B.shape == (W.shape[0], A.shape[0])
+
+
+def _norm_by_kernel(W: Tensor, A: Tensor, B: Tensor, scaling: float, memory: NormMemory | None) -> Tensor:
+    from doratune.engine.triton import content, norm, tiled_norm
+
+    if A.shape[0] <= norm.RANKS:  # as fast as a look at W
+        return norm.dora_row_norm(W, A, B, scaling)
+    known = None if memory is None or not content.hashable(W, A, B) else memory.of(W, A, B, scaling)
+    if memory is None or known is None:
+        return tiled_norm.dora_row_norm(W, A, B, scaling, None)
+    with memory.lock:
+        content.look(known, W, A, B)
+        return tiled_norm.dora_row_norm(W, A, B, scaling, known)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Products with an adapter's thin factors, in the forms that CPU libraries are fastest at.
+"""Products with an adapter's thin factors, in the forms that libraries are fastest at.
 
 The scaling s goes into the product that makes a thin matrix, in its accumulator: no pass of its own over
 anything, and no further rounding. Only behind float32 products by oneDNN it is a pass over the thin matrix.
@@ -27,6 +27,24 @@ def scaled_mm(a: Tensor, b: Tensor, scaling: float) -> Tensor:
         return mm(a, b).mul_(scaling)
     # With beta = 0 the first argument is not read.
     return torch.addmm(a.new_empty(()), a, b, beta=0, alpha=scaling)
+
+
+def with_thin(a: Tensor, b: Tensor, thin: Tensor, factor: Tensor) -> Tensor:
+    """``a b + thin factor``.
+
+    Args:
+        a: (n, k), floating.
+        b: (k, p), a's dtype.
+        thin: (n, r), a's dtype.
+        factor: (r, p), a's dtype.
+
+    Returns:
+        (n, p) in a's dtype.
+    """
+    if a.is_cuda:
+        # A GPU's product reads what it is added to while it multiplies, so the large one comes second.
+        return torch.mm(thin, factor).addmm_(a, b)
+    return mm(a, b).addmm_(thin, factor)
 
 
 def down_gradient(T: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:

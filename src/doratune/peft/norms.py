@@ -3,8 +3,9 @@
 A norm changes when A, B, W or the scaling do: once per optimizer step, not once per micro-batch. Nothing that
 PyTorch keeps tells every change of a tensor: ``_version`` does not see writes through ``.data``, nor those of
 kernels that were handed a pointer. So on a CPU the key is the content itself, hashed with XXH3 at the speed
-of memory. On other devices reading a hash back would stall the device, so the norm is computed at every
-call.
+of memory. On a GPU reading a hash back would stall it, so there a kernel compares hashes, and others go by
+what it finds (``engine/triton/content.py``), for norms that take longer than that. Elsewhere, and on a GPU
+inside compiled or recorded graphs, the norm is computed at every call.
 
 Where nothing can change for a while, in one forward pass of a trainer or in a whole evaluation, ``held.py``
 has the norms computed once and taken as they are.
@@ -30,6 +31,7 @@ from doratune.engine.norm import (
     row_norm_squared,
     weighted_rows,
 )
+from doratune.engine.triton.memory import NormMemory
 
 Found = TypeVar("Found")
 
@@ -50,8 +52,11 @@ class BaseWeight(Protocol):
         """W Aᵀ, (d_out, r), float32 or float64, for A (r, d_in)."""
         ...
 
-    def norm(self, A: Tensor, B: Tensor, scaling: float) -> Tensor:
-        """‖W + s·B·A‖ per row, (d_out,), float32 or float64, of A (r, d_in) and B (d_out, r)."""
+    def norm(self, A: Tensor, B: Tensor, scaling: float, memory: NormMemory | None) -> Tensor:
+        """‖W + s·B·A‖ per row, (d_out,), float32 or float64, of A (r, d_in) and B (d_out, r).
+
+        ``memory`` is this adapter's; without one nothing is reused.
+        """
         return norm_of_product(self.product(A), A, B, scaling, self.row_norm_squared())
 
 
@@ -78,9 +83,9 @@ class DenseWeight(BaseWeight):
         """W Aᵀ, (d_out, r), float32 (float64 if W or A is)."""
         return weighted_rows(self._W, A.to(norm_dtype(self._W, A)))
 
-    def norm(self, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+    def norm(self, A: Tensor, B: Tensor, scaling: float, memory: NormMemory | None = None) -> Tensor:
         """‖W + s·B·A‖ per row, (d_out,), float32 (float64 if one is)."""
-        return current_row_norm(self._W, A, B, scaling)
+        return current_row_norm(self._W, A, B, scaling, memory)
 
 
 class LayerNorms:
@@ -93,6 +98,7 @@ class LayerNorms:
         self._weight_key: object = None
         self._weight_norm_sq: Tensor | None = None
         self._checked: dict[str, tuple[object, Tensor]] = {}
+        self._on_gpu: dict[str, NormMemory] = {}
         self._held: dict[object, Any] | None = None
         self._base_unchanged = False
 
@@ -121,7 +127,16 @@ class LayerNorms:
             self._held[what] = look()
         return self._held[what]
 
-    def get(self, adapter: str, base: BaseWeight, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+    def get(
+        self,
+        adapter: str,
+        base: BaseWeight,
+        A: Tensor,
+        B: Tensor,
+        scaling: float,
+        *,
+        in_compiled_graph: bool = False,
+    ) -> Tensor:
         """The norm of each row of W + s·B·A.
 
         Args:
@@ -130,19 +145,27 @@ class LayerNorms:
             A: Down projection, (r, d_in), any floating dtype.
             B: Up projection, (d_out, r), any floating dtype.
             scaling: LoRA's s.
+            in_compiled_graph: Leave nothing behind on a GPU, where a compiled graph may use all memory that
+                is given out inside it again.
 
         Returns:
             (d_out,), float32 (float64 where an input is), detached; not to be changed in place.
         """
-        return self.once((adapter, scaling), lambda: self._true(adapter, base, A, B, scaling))
+        return self.once(
+            (adapter, scaling),
+            lambda: self._true(adapter, base, A, B, scaling, remembers=not in_compiled_graph),
+        )
 
-    def _true(self, adapter: str, base: BaseWeight, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+    def _true(
+        self, adapter: str, base: BaseWeight, A: Tensor, B: Tensor, scaling: float, *, remembers: bool
+    ) -> Tensor:
         """The norm of the weights as they are now."""
         # A tensor made in inference mode could not be used in training later.
         training = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
         with training, torch.no_grad(), autocast_off(A.device):
             if any(tensor.device.type != "cpu" for tensor in (*base.tensors, A, B)):
-                return base.norm(A, B, scaling)
+                memory = self._on_gpu.setdefault(adapter, NormMemory()) if remembers else None
+                return base.norm(A, B, scaling, memory)
             known = self._base_unchanged and self._weight_norm_sq is not None
             weight_key = self._weight_key if known else tuple(map(_digest, base.tensors))
             if self._weight_norm_sq is None or self._weight_key != weight_key:
@@ -172,7 +195,8 @@ _by_handle: weakref.WeakValueDictionary[int, LayerNorms] = weakref.WeakValueDict
 @torch.library.custom_op("doratune::dense_norm", mutates_args=())
 def _dense_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float, adapter: str, handle: int) -> Tensor:
     # A copy: the compiler may reuse the memory of an operation's result.
-    return _by_handle[handle].get(adapter, DenseWeight(W), A, B, scaling).clone()
+    norms = _by_handle[handle]
+    return norms.get(adapter, DenseWeight(W), A, B, scaling, in_compiled_graph=True).clone()
 
 
 @_dense_norm.register_fake

@@ -12,7 +12,7 @@ from doratune.records.run import Count, Environment
 DType = Literal["bfloat16", "float32"]
 Base = Literal["dense", "bnb-4bit"]
 CaseSet = Literal["cpu", "gpu"]
-Quantity = Literal["time", "replayed", "saved", "peak", "growth"]
+Quantity = Literal["time", "gpu", "saved", "peak", "growth"]
 StepSet = Literal["headline", "growth", "gpu", "all"]
 Size = Annotated[int, Field(gt=0)]
 Milliseconds = Annotated[float, Field(ge=0)]
@@ -72,14 +72,14 @@ class ProviderResult(Record):
     adapter_dtype: DType | None  #: dtype of A and B, None without an adapter
     errors: dict[str, Ratio]  #: relative Frobenius error of y and of each gradient, before timing
     milliseconds: Timing  #: one call: forward and backward to x and to the adapter
-    replayed: Timing | None = None
-    #: on a GPU, the same call recorded as a CUDA graph and launched as one, without the host's share; None on
-    #: a CPU, or where the call cannot be recorded
+    gpu: Timing | None = None
+    #: on a GPU, the same call queued while the GPU was busy, without the host's share; None on a CPU, or
+    #: where the call waits for the GPU
     saved_bytes: Count | None  #: kept for backward beyond the layer's own parameters; None if not measured
     peak: PeakMemory | None  #: None if not measured
     ratios: dict[Quantity, dict[str, Ratio]]
     #: by quantity and by provider divided by. "time" is the median over rounds of the ratio within a round,
-    #: "replayed" likewise of ``replayed``, "saved" the ratio of ``saved_bytes``, "peak" that of
+    #: "gpu" likewise of ``gpu``, "saved" the ratio of ``saved_bytes``, "peak" that of
     #: ``peak.growth_bytes``. One to nothing is left out.
 
 

@@ -15,22 +15,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from doratune.engine.triton.halves import halves
 from doratune.engine.triton.select import launching, shared_memory
 from doratune.engine.triton.sizes import block_of, blocks
 
 ROWS = 32
 """Of W, in one program."""
 LARGE_SHARED_MEMORY = 180 << 10
-"""Bytes from which on the larger of two configurations is used, as measured on an H200. It takes 100 KB."""
-RANKS = 64
-"""The highest rank: above it, a product of its own for U = W Aᵀ is faster, and it hides a pass over W."""
-
-
-def takes(W: Tensor, A: Tensor, B: Tensor) -> bool:
-    """Whether the kernel computes this norm; the tensors are on a GPU."""
-    contiguous = W.is_contiguous() and A.is_contiguous() and B.is_contiguous()
-    fit = A.shape[1:] == W.shape[1:] and B.shape == (W.shape[0], A.shape[0])
-    return contiguous and fit and W.dtype == torch.bfloat16 and A.shape[0] <= RANKS
+"""Bytes from which on the larger of two configurations is used, as measured on an H200. It takes 96 KB."""
+RANKS = 32
+"""The highest rank: above it, tiles of s·B·A are faster (``tiled_norm.py``)."""
 
 
 def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
@@ -73,14 +67,6 @@ def configuration(ranks: int, *, is_large: bool) -> dict[str, int]:
 
 
 @triton.jit
-def _halves(values):
-    """Two bfloat16 tensors whose sum has 16 bits of each value."""
-    wide = values.to(tl.float32)
-    high = wide.to(tl.bfloat16)
-    return high, (wide - high.to(tl.float32)).to(tl.bfloat16)
-
-
-@triton.jit
 def _dora_row_norm(
     W,
     A,
@@ -102,7 +88,7 @@ def _dora_row_norm(
     b = tl.load(
         B + rows[:, None] * rank + ranks[None, :], mask=row_there[:, None] & rank_there[None, :], other=0.0
     )
-    b_high, b_low = _halves(b)
+    b_high, b_low = halves(b)
     squares = tl.zeros((ROWS, DEPTH), tl.float32)
     for start in tl.range(0, d_in, DEPTH, num_stages=STAGES):  # of all loads, not only of those for products
         places = start + tl.arange(0, DEPTH)
@@ -110,7 +96,7 @@ def _dora_row_norm(
         w_there = row_there[:, None] & place_there[None, :]
         w = tl.load(W + row_start + places[None, :], mask=w_there, other=0.0)
         a_there = rank_there[:, None] & place_there[None, :]
-        a_high, a_low = _halves(tl.load(A + ranks[:, None] * d_in + places[None, :], mask=a_there, other=0.0))
+        a_high, a_low = halves(tl.load(A + ranks[:, None] * d_in + places[None, :], mask=a_there, other=0.0))
         V = tl.dot(b_high, a_high)
         V = tl.dot(b_high, a_low, V)
         V = tl.dot(b_low, a_high, V)

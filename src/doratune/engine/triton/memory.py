@@ -1,0 +1,60 @@
+"""What is known of a norm on a GPU from the last time: its value, and a hash of what it was computed from.
+
+Both stay on the GPU, where a kernel compares the hashes and the next ones compute or copy (``content.py``,
+``tiled_norm.py``). So nothing waits for the GPU, and a norm is computed anew whenever a bit has changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Known:
+    """The last norm of one matrix W + s·B·A.
+
+    Attributes:
+        state: (3,), int64: the hash of the content, whether there is one, and whether it differed from the
+            content at the last look.
+        norm: (d_out,), float32.
+    """
+
+    state: Tensor
+    norm: Tensor
+
+
+class NormMemory:
+    """Each stream's last norm, since streams do not wait for one another.
+
+    Attributes:
+        lock: To be held from a look to the launch of the kernels that go by it: between two threads' kernels
+            on one stream, what is known would be true of neither.
+    """
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self._known: dict[tuple[torch.device, int], tuple[object, Known]] = {}
+
+    def of(self, W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Known | None:
+        """What is known on the current stream; None while a CUDA graph is recorded.
+
+        A graph would go on writing to this memory when nothing else knows of it any more.
+
+        Args:
+            W: (d_out, d_in), on a GPU.
+            A: (r, d_in), there too.
+            B: (d_out, r), there too.
+            scaling: LoRA's s.
+        """
+        if torch.cuda.is_current_stream_capturing():
+            return None
+        place = W.device, torch.cuda.current_stream(W.device).cuda_stream
+        kind = scaling, W.shape, A.shape, W.dtype, A.dtype, B.dtype
+        if place not in self._known or self._known[place][0] != kind:
+            state = torch.zeros(3, dtype=torch.int64, device=W.device)
+            self._known[place] = kind, Known(state, state.new_empty(W.shape[0], dtype=torch.float32))
+        return self._known[place][1]
