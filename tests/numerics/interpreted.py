@@ -12,7 +12,7 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
-from doratune.engine.triton import columns, content, norm, output, tiled_norm
+from doratune.engine.triton import columns, content, norm, output, sizes, tiled_norm
 from doratune.engine.triton.memory import Known
 
 ROUNDING = {torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
@@ -132,20 +132,19 @@ def next_number(tensor):
 
 def signs_of_two(tensor):
     """The highest bits of two words that one lane takes one after the other."""
-    words = tensor.view(torch.int64).flatten()
-    words[[3, 3 + content.LANES]] ^= -(2**63)
+    words = tensor.view(torch.int64 if tensor.dtype == torch.bfloat16 else torch.int32).flatten()
+    words[[3, 3 + sizes.LANES]] ^= torch.iinfo(words.dtype).min
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
 @pytest.mark.parametrize("change", [torch.Tensor.neg_, swapped, next_number, signs_of_two])
 def test_a_known_norm_is_taken_until_something_changes(which, change):
     layer = weights(72, 72, 640, torch.float32)
-    known = Known(torch.zeros(3, dtype=torch.int64), torch.full((72,), torch.nan))
+    known = Known.nothing(*layer)
 
     def current():
-        assert content.hashable(*layer)
-        content.look(known, *layer)
-        return tiled_norm.dora_row_norm(*layer, 2.0, known)
+        assert content.hashable(layer[0])
+        return tiled_norm.norm_unless_known(*layer, 2.0, known)
 
     assert_norm(current(), *layer)
     known.norm.fill_(7)

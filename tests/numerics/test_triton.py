@@ -36,25 +36,15 @@ def test_the_kernels_fit_the_shared_memory(capability):
 
     bf16, fp32, size = "*bf16", "*fp32", "i32"
     is_large = SHARED_MEMORY[capability] >= norm.LARGE_SHARED_MEMORY
-    counts = (
-        "n_rows",
-        "n_columns",
-        "d_out",
-        "d_in",
-        "rank",
-        "n_parts",
-        "n_tiles",
-        "n_hashes",
-        "A_size",
-        "B_size",
-    )
-    counts += ("W_words", "A_words", "B_words", "W_parts", "A_parts")
+    counts = ["n_rows", "n_columns", "n_parts", "n_tiles", "d_out", "d_in", "rank", "A_size", "B_size"]
+    counts += ["W_words", "W_parts", "A_parts", "B_parts"]
     sizes = dict.fromkeys(counts, size)
     types = {
         **sizes,
-        **dict.fromkeys(("W", "x", "h", "z", "held", "out", "dY", "dZ", "A_halves", "B_halves"), bf16),
+        **dict.fromkeys(("W", "x", "h", "z", "held", "out", "dY", "dZ", "split"), bf16),
         **dict.fromkeys(("A", "B", "m", "norm", "last", "sums", "dm"), fp32),
-        **dict.fromkeys(("state", "hashes"), "*i64"),
+        **dict.fromkeys(("state", "known", "hashes"), "*i64"),
+        "arrivals": "*i32",
         **{"W_row": size, "W_column": size, "scaling": "fp32"},
     }
     tile = {"ROWS": columns.ROWS, "COLUMNS": columns.COLUMNS, "STEPS": columns.STEPS}
@@ -65,15 +55,11 @@ def test_the_kernels_fit_the_shared_memory(capability):
         (columns._scale_and_sum, {"bias": None, "BIAS": False, **tile}, 4),
         (columns._finish, {"SMALLEST": 0.01, "SOURCE": True, **summed}, 4),
     ]
-    sums = {"CHECK": True, "ROWS": tiled_norm.SUMMED_ROWS, "TILES": tiled_norm.SUMMED_TILES}
     tiles = {name: getattr(tiled_norm, name) for name in ("TILE", "DEPTH", "STAGES", "GROUP")}
-    words = {"LANES": content.LANES}
+    parts = {"LANES": content.LANES, "STEPS": content.STEPS}
     kernels += [
-        (tiled_norm._split, {"CHECK": True, "SPLIT": tiled_norm.SPLIT}, 4),
-        (tiled_norm._sum_squares, {"CHECK": True, **tiles}, 8),
-        (tiled_norm._finish, sums, 4),
-        (content._hash, {"STEPS": content.STEPS, **words}, 4),
-        (content._compare, words, 8),
+        (content._look_and_split, {"CHECK": True, **parts}, 4),
+        (tiled_norm._sum_squares, {"CHECK": True, "SUMMED": tiled_norm.SUMMED_TILES, **tiles}, 8),
     ]
     for rank in (16, 32):
         parts = norm.configuration(rank, is_large=is_large)

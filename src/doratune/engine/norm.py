@@ -118,16 +118,11 @@ def _fit_a_kernel(W: Tensor, A: Tensor, B: Tensor) -> bool:
 
 
 def _norm_by_kernel(W: Tensor, A: Tensor, B: Tensor, scaling: float, memory: NormMemory | None) -> Tensor:
-    from doratune.engine.triton import content, norm, tiled_norm
+    from doratune.engine.triton import norm, tiled_norm
 
     if A.shape[0] <= norm.RANKS:  # as fast as a look at W
         return norm.dora_row_norm(W, A, B, scaling)
-    known = None if memory is None or not content.hashable(W, A, B) else memory.of(W, A, B, scaling)
-    if memory is None or known is None:
-        return tiled_norm.dora_row_norm(W, A, B, scaling, None)
-    with memory.lock:
-        content.look(known, W, A, B)
-        return tiled_norm.dora_row_norm(W, A, B, scaling, known)
+    return tiled_norm.dora_row_norm(W, A, B, scaling, memory)
 
 
 @torch.no_grad()

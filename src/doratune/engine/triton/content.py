@@ -1,9 +1,9 @@
-"""Whether W, A or B have changed, told by a hash of their content, by a kernel and for kernels.
+"""Whether W, A or B have changed, told by a hash of their content, by a kernel and for a kernel.
 
-Each lane of a program takes 64-bit words from its own places: a ← (a ⊕ w)·C, then the upper half of a is
-mixed into the lower one. Every step can be undone, so that a lane in which one word has changed ends
-elsewhere for certain. The hash is the sum of all lanes' ends, scrambled once more: after any other change it
-is the same by chance, one in 2⁶⁴.
+Each lane of a program takes words from its own places: a ← (a ⊕ w)·C, then the upper half of a is mixed into
+the lower one. Every step can be undone, so that a lane in which one word has changed ends elsewhere for
+certain. The hash is the sum of all lanes' ends, scrambled once more: after any other change it is the same by
+chance, one in 2⁶⁴.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
@@ -15,41 +15,48 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from doratune.engine.triton.halves import halves
 from doratune.engine.triton.memory import Known
 from doratune.engine.triton.select import launching
-from doratune.engine.triton.sizes import blocks
-
-WORD = 8
-"""Bytes that are taken at a time."""
-LANES = 1024
-"""Words side by side."""
-STEPS = 8
-"""Words one after the other."""
+from doratune.engine.triton.sizes import LANES, STEPS, WORD, hashed_parts
 
 
-def hashable(*tensors: Tensor) -> bool:
-    """Whether tensors on a GPU are whole words, one behind the other."""
-    return all(
-        one.is_contiguous() and one.data_ptr() % WORD == 0 and one.numel() * one.element_size() % WORD == 0
-        for one in tensors
-    )
+def hashable(W: Tensor) -> bool:
+    """Whether a contiguous tensor on a GPU is whole words."""
+    return W.data_ptr() % WORD == 0 and W.numel() * W.element_size() % WORD == 0
 
 
-def look(known: Known, W: Tensor, A: Tensor, B: Tensor) -> None:
-    """Have ``known.state`` say whether their content is another than at the last look.
+def look_and_split(W: Tensor, A: Tensor, B: Tensor, split: Tensor, known: Known | None) -> None:
+    """Split A and B, and have ``known.state`` say whether one of the three is another than at the last look.
 
     Args:
-        known: Of them.
-        W: ``hashable``, like the others.
-        A: See W.
-        B: See W.
+        W: (d_out, d_in), contiguous, ``hashable``.
+        A: (r, d_in), any floating dtype of at most 32 bits, contiguous.
+        B: (d_out, r), likewise.
+        split: (2·(r·d_in + d_out·r),), bfloat16: becomes the high halves of A, its low ones, and those of B.
+        known: Of them, or None to split only.
     """
-    words = [one.numel() * one.element_size() // WORD for one in (W, A, B)]
-    parts = [blocks(count, LANES * STEPS) for count in words]
-    hashes = known.state.new_empty(sum(parts))
+    W_parts, A_parts, B_parts = hashed_parts(W, A, B)
+    if known is None:
+        W_parts = 0
     with launching(W.device):
-        _hash[(len(hashes),)](W, A, B, hashes, *words, *parts[:2], LANES=LANES, STEPS=STEPS)
-        _compare[(1,)](hashes, known.state, len(hashes), LANES=LANES, num_warps=8)
+        _look_and_split[(W_parts + A_parts + B_parts,)](
+            W,
+            A,
+            B,
+            split,
+            None if known is None else known.hashes,
+            None if known is None else known.state,
+            W.numel() * W.element_size() // WORD,
+            A.numel(),
+            B.numel(),
+            W_parts,
+            A_parts,
+            B_parts,
+            CHECK=known is not None,
+            LANES=LANES,
+            STEPS=STEPS,
+        )
 
 
 @triton.jit
@@ -61,46 +68,69 @@ def _scrambled(values):
 
 
 @triton.jit
-def _hash(
+def _with_words(state, words):
+    state = (state ^ words) * 0x9E3779B97F4A7C15
+    return state ^ (state >> 32)
+
+
+@triton.jit
+def _split_part(source, high, low, size, part, state, LANES: tl.constexpr, STEPS: tl.constexpr):
+    """Split one part of A or B; returns ``state`` with its content."""
+    for step in tl.static_range(STEPS):
+        at = (part * STEPS + step) * LANES + tl.arange(0, LANES)
+        there = at < size
+        values = tl.load(source + at, mask=there, other=0.0)
+        upper, lower = halves(values)
+        tl.store(high + at, upper, mask=there)
+        tl.store(low + at, lower, mask=there)
+        state = _with_words(state, values.to(tl.float32).to(tl.uint32, bitcast=True).to(tl.uint64))
+    return state
+
+
+@triton.jit
+def _look_and_split(
     W,
     A,
     B,
+    split,
     hashes,
+    known,
     W_words,
-    A_words,
-    B_words,
+    A_size,
+    B_size,
     W_parts,
     A_parts,
+    B_parts,
+    CHECK: tl.constexpr,
     LANES: tl.constexpr,
     STEPS: tl.constexpr,
 ):
     part = tl.program_id(0)
-    if part < W_parts:
-        words, n_words, first = W.to(tl.pointer_type(tl.uint64)), W_words, part
-    elif part < W_parts + A_parts:
-        words, n_words, first = A.to(tl.pointer_type(tl.uint64)), A_words, part - W_parts
-    else:
-        words, n_words, first = B.to(tl.pointer_type(tl.uint64)), B_words, part - W_parts - A_parts
     lanes = tl.arange(0, LANES)
     # Other starts in other lanes and parts, or two that change places would sum to the same.
     state = _scrambled(part.to(tl.uint64) * LANES + lanes.to(tl.uint64) + 1)
-    for step in tl.static_range(STEPS):
-        at = (first * STEPS + step) * LANES + lanes
-        word = tl.load(words + at, mask=at < n_words, other=0)
-        state = (state ^ word) * 0x9E3779B97F4A7C15
-        state = state ^ (state >> 32)
-    tl.store(hashes + part, tl.sum(_scrambled(state).to(tl.int64, bitcast=True), axis=0))
-
-
-@triton.jit
-def _compare(hashes, state, n_hashes, LANES: tl.constexpr):
-    lanes = tl.arange(0, LANES)
-    sums = tl.zeros((LANES,), tl.int64)
-    for start in range(0, n_hashes, LANES):
-        at = start + lanes
-        sums += tl.load(hashes + at, mask=at < n_hashes, other=0)
-    content = tl.sum(sums, axis=0)
-    same = (tl.load(state) == content) & (tl.load(state + 1) == 1)
-    tl.store(state, content)
-    tl.store(state + 1, 1)
-    tl.store(state + 2, tl.where(same, 0, 1))
+    if part < W_parts:
+        words = W.to(tl.pointer_type(tl.uint64))
+        for step in tl.static_range(STEPS):
+            at = (part * STEPS + step) * LANES + lanes
+            state = _with_words(state, tl.load(words + at, mask=at < W_words, other=0))
+    elif part < W_parts + A_parts:
+        state = _split_part(A, split, split + A_size, A_size, part - W_parts, state, LANES, STEPS)
+    else:
+        B_high = split + 2 * A_size
+        state = _split_part(B, B_high, B_high + B_size, B_size, part - W_parts - A_parts, state, LANES, STEPS)
+    if CHECK:
+        n_parts = W_parts + A_parts + B_parts
+        tl.store(hashes + part, tl.sum(_scrambled(state).to(tl.int64, bitcast=True), axis=0))
+        tl.debug_barrier()  # the hash is stored before this program counts as done
+        if tl.atomic_add(known + 3, 1) == n_parts - 1:
+            sums = tl.zeros((LANES,), tl.int64)
+            for start in range(0, n_parts, LANES):
+                at = start + lanes
+                sums += tl.load(hashes + at, mask=at < n_parts, other=0, cache_modifier=".cg")
+            content = tl.sum(sums, axis=0)
+            same = (tl.load(known) == content) & (tl.load(known + 1) == 1)
+            tl.store(known, content)
+            tl.store(known + 1, 1)
+            tl.store(known + 2, tl.where(same, 0, 1))
+            tl.store(known + 3, 0)

@@ -1,7 +1,8 @@
 """What is known of a norm on a GPU from the last time: its value, and a hash of what it was computed from.
 
-Both stay on the GPU, where a kernel compares the hashes and the next ones compute or copy (``content.py``,
-``tiled_norm.py``). So nothing waits for the GPU, and a norm is computed anew whenever a bit has changed.
+Both stay on the GPU, where one kernel compares the hashes and the next one computes or copies
+(``content.py``, ``tiled_norm.py``). So nothing waits for the GPU, and a norm is computed anew whenever a bit
+has changed.
 """
 
 from __future__ import annotations
@@ -12,26 +13,42 @@ from threading import Lock
 import torch
 from torch import Tensor
 
+from doratune.engine.triton.sizes import hashed_parts, row_tiles
+
 
 @dataclass(frozen=True)
 class Known:
     """The last norm of one matrix W + s·B·A.
 
     Attributes:
-        state: (3,), int64: the hash of the content, whether there is one, and whether it differed from the
-            content at the last look.
         norm: (d_out,), float32.
+        state: (4,), int64: the hash of the content, whether there is one, whether it differed from the
+            content at the last look, and how many programs of this look are done.
+        hashes: (``hashed_parts``,), int64: room for those of the content's parts.
+        arrivals: (``row_tiles``,), int32: how many tiles of each row of them are done, 0 between calls.
     """
 
-    state: Tensor
     norm: Tensor
+    state: Tensor
+    hashes: Tensor
+    arrivals: Tensor
+
+    @classmethod
+    def nothing(cls, W: Tensor, A: Tensor, B: Tensor) -> Known:
+        """No norm yet, of W (d_out, d_in), A (r, d_in) and B (d_out, r)."""
+        return cls(
+            W.new_empty(W.shape[0], dtype=torch.float32),
+            W.new_zeros(4, dtype=torch.int64),
+            W.new_empty(sum(hashed_parts(W, A, B)), dtype=torch.int64),
+            W.new_zeros(row_tiles(W.shape[0]), dtype=torch.int32),
+        )
 
 
 class NormMemory:
     """Each stream's last norm, since streams do not wait for one another.
 
     Attributes:
-        lock: To be held from a look to the launch of the kernels that go by it: between two threads' kernels
+        lock: To be held from a look to the launch of the kernel that goes by it: between two threads' kernels
             on one stream, what is known would be true of neither.
     """
 
@@ -55,6 +72,5 @@ class NormMemory:
         place = W.device, torch.cuda.current_stream(W.device).cuda_stream
         kind = scaling, W.shape, A.shape, W.dtype, A.dtype, B.dtype
         if place not in self._known or self._known[place][0] != kind:
-            state = torch.zeros(3, dtype=torch.int64, device=W.device)
-            self._known[place] = kind, Known(state, state.new_empty(W.shape[0], dtype=torch.float32))
+            self._known[place] = kind, Known.nothing(W, A, B)
         return self._known[place][1]
