@@ -154,7 +154,8 @@ class _AdaptedLinear(torch.autograd.Function):
         x, x_adapter, W, A, B, h, m, norm, bias, y = ctx.saved_tensors
         needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
         dtype_A, dtype_B = ctx.dtypes
-        dx = dx_adapter = dA = dB = dm = dn = db = None
+        dx: Any = None
+        dx_adapter = dA = dB = dm = dn = db = None
         with autocast_off(dY.device):  # a backward pass may run inside an autocast that the forward did not
             g = _scale(m, norm)
             if needs_m or needs_norm:
@@ -170,18 +171,19 @@ class _AdaptedLinear(torch.autograd.Function):
             T: Any = None
             if needs_x or needs_adapter or needs_A:
                 T = scaled_mm(dZ, B.to(dY.dtype), ctx.scaling)
-            if needs_x and ctx.adapter_apart:
-                dx = mm(dZ, W.to(dY.dtype))
-            elif needs_x:
+            on_gpu = dZ.is_cuda
+            if needs_x and on_gpu and not ctx.adapter_apart:
                 dx = with_thin(dZ, W.to(dY.dtype), T, A.to(dY.dtype))
-            if needs_B and dZ.is_cuda:
+            elif needs_x:
+                dx = mm(dZ, W.to(dY.dtype))
+            if needs_B and on_gpu:
                 dB = up_gradient(dZ, h, dtype_B)
             del dZ  # as large as the output: its memory serves for what follows
-            if (
-                needs_B and dB is None
-            ):  # on a CPU of dY, which spares dZ's memory for a pass over a thin matrix
+            if needs_B and not on_gpu:  # of dY, which spares dZ's memory for a pass over a thin matrix
                 dB = up_gradient(dY, h, dtype_B)
                 dB = dB if g is None else dB.mul_(g[:, None])
+            if needs_x and not on_gpu and not ctx.adapter_apart:
+                dx.addmm_(T, A.to(dY.dtype))
             if needs_adapter:
                 dx_adapter = mm(T, A.to(dY.dtype))
             if needs_A:
