@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from doratune.engine.thin import down_gradient, scaled_mm, up_gradient
+from doratune.engine.thin import down_gradient, scaled_mm, up_gradient, with_thin
 
 ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-10, torch.float32: 1e-6, torch.float64: 1e-13}
 """Of one rounding to the dtype, or of sums in it, as a share of the largest value."""
@@ -35,6 +35,29 @@ def test_scaled_product(rows: int, inner: int, rank: int, dtype: torch.dtype, sc
     product = scaled_mm(a, b, scaling)
     assert product.dtype == dtype
     assert_rounded(product, exact)
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")],
+        ),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("rank", [3, 32])
+def test_sum_with_a_thin_product(rank: int, dtype: torch.dtype, device: str) -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(300, 96, dtype=dtype, device=device), torch.randn(80, 96, dtype=dtype, device=device).T
+    thin = torch.randn(300, rank, dtype=dtype, device=device)
+    factor = torch.randn(rank, 80, dtype=dtype, device=device)
+    exact = a.double() @ b.double() + thin.double() @ factor.double()
+    total = with_thin(a, b, thin, factor)
+    assert total.dtype == dtype
+    assert_rounded(total, exact)
 
 
 @pytest.mark.parametrize("dtype", list(ROUNDING))
