@@ -24,7 +24,7 @@ from doratune.engine.triton.select import launching
 from doratune.engine.triton.sizes import TILE, blocks, row_tiles
 
 DEPTH, STAGES = 64, 3
-"""Terms at a time, and how many such parts are on their way at once: 97 KB of shared memory."""
+"""Terms at a time, and how many such parts are on their way at once: 96 KB of shared memory."""
 GROUP = 8
 """Tiles above one another whose programs run at a time, so that they share their part of A."""
 SUMMED_TILES = 32
