@@ -38,8 +38,10 @@ def gpu_rounds(subjects: Sequence[Subject], data: LayerData, rounds: int) -> dic
     for number in range(WARMUP_ROUNDS + rounds):
         for subject in random.Random(number).sample(list(subjects), len(subjects)):
             name = subject.provider.name
-            milliseconds = _queued(subject, data) if name in times else None
-            if number < WARMUP_ROUNDS or name not in times:
+            if name not in times:
+                continue
+            milliseconds = _queued(subject, data)
+            if number < WARMUP_ROUNDS:
                 continue
             if milliseconds is None:
                 logger.info("%s is not queued before the GPU has come to it", name)

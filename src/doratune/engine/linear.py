@@ -171,8 +171,8 @@ class _AdaptedLinear(torch.autograd.Function):
             T: Any = None
             if needs_x or needs_adapter or needs_A:
                 T = scaled_mm(dZ, B.to(dY.dtype), ctx.scaling)
-            on_gpu = dZ.is_cuda
-            if needs_x and on_gpu and not ctx.adapter_apart:
+            on_gpu, has_both = dZ.is_cuda, needs_x and not ctx.adapter_apart
+            if has_both and on_gpu:
                 dx = with_thin(dZ, W.to(dY.dtype), T, A.to(dY.dtype))
             elif needs_x:
                 dx = mm(dZ, W.to(dY.dtype))
@@ -182,7 +182,7 @@ class _AdaptedLinear(torch.autograd.Function):
             if needs_B and not on_gpu:  # of dY, which spares dZ's memory for a pass over a thin matrix
                 dB = up_gradient(dY, h, dtype_B)
                 dB = dB if g is None else dB.mul_(g[:, None])
-            if needs_x and not on_gpu and not ctx.adapter_apart:
+            if has_both and not on_gpu:  # only now, when dZ is gone
                 dx.addmm_(T, A.to(dY.dtype))
             if needs_adapter:
                 dx_adapter = mm(T, A.to(dY.dtype))

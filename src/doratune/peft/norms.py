@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Protocol, TypeVar
@@ -98,7 +99,7 @@ class LayerNorms:
         self._weight_key: object = None
         self._weight_norm_sq: Tensor | None = None
         self._checked: dict[str, tuple[object, Tensor]] = {}
-        self._on_gpu: dict[str, NormMemory] = {}
+        self._on_gpu: defaultdict[str, NormMemory] = defaultdict(NormMemory)
         self._held: dict[object, Any] | None = None
         self._base_unchanged = False
 
@@ -135,7 +136,7 @@ class LayerNorms:
         B: Tensor,
         scaling: float,
         *,
-        in_compiled_graph: bool = False,
+        remember: bool = True,
     ) -> Tensor:
         """The norm of each row of W + s·B·A.
 
@@ -145,27 +146,26 @@ class LayerNorms:
             A: Down projection, (r, d_in), any floating dtype.
             B: Up projection, (d_out, r), any floating dtype.
             scaling: LoRA's s.
-            in_compiled_graph: Leave nothing behind on a GPU, where a compiled graph may use all memory that
-                is given out inside it again.
+            remember: Keep the norm on a GPU for the next call. Not inside a compiled graph, which may use all
+                memory that is given out inside it again.
 
         Returns:
             (d_out,), float32 (float64 where an input is), detached; not to be changed in place.
         """
         return self.once(
             (adapter, scaling),
-            lambda: self._true(adapter, base, A, B, scaling, remembers=not in_compiled_graph),
+            lambda: self._true(adapter, base, A, B, scaling, remember=remember),
         )
 
     def _true(
-        self, adapter: str, base: BaseWeight, A: Tensor, B: Tensor, scaling: float, *, remembers: bool
+        self, adapter: str, base: BaseWeight, A: Tensor, B: Tensor, scaling: float, *, remember: bool
     ) -> Tensor:
         """The norm of the weights as they are now."""
         # A tensor made in inference mode could not be used in training later.
         training = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
         with training, torch.no_grad(), autocast_off(A.device):
             if any(tensor.device.type != "cpu" for tensor in (*base.tensors, A, B)):
-                memory = self._on_gpu.setdefault(adapter, NormMemory()) if remembers else None
-                return base.norm(A, B, scaling, memory)
+                return base.norm(A, B, scaling, self._on_gpu[adapter] if remember else None)
             known = self._base_unchanged and self._weight_norm_sq is not None
             weight_key = self._weight_key if known else tuple(map(_digest, base.tensors))
             if self._weight_norm_sq is None or self._weight_key != weight_key:
@@ -196,7 +196,7 @@ _by_handle: weakref.WeakValueDictionary[int, LayerNorms] = weakref.WeakValueDict
 def _dense_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float, adapter: str, handle: int) -> Tensor:
     # A copy: the compiler may reuse the memory of an operation's result.
     norms = _by_handle[handle]
-    return norms.get(adapter, DenseWeight(W), A, B, scaling, in_compiled_graph=True).clone()
+    return norms.get(adapter, DenseWeight(W), A, B, scaling, remember=False).clone()
 
 
 @_dense_norm.register_fake
