@@ -12,10 +12,10 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from doratune.engine import linear as _engine
 from doratune.engine import norm as _norm
+from doratune.engine.frozen import frozen_linear
 from doratune.engine.norm import row_norm_squared
 from doratune.errors import InputError
 
@@ -156,7 +156,7 @@ def dora_linear(
     if x_dropped is None or dropout == "adapter":
         return _engine.adapted_linear(x, W, A, B, scaling, bias, m=m, norm=norm, x_adapter=x_dropped)
     scaled = _engine.adapted_linear(x_dropped, W, A, B, scaling, None, m=m, norm=norm)
-    return linear(x - x_dropped, W, bias) + scaled
+    return frozen_linear(x - x_dropped, W, bias) + scaled
 
 
 def check_dropout_form(dropout: str, *, where: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from doratune.engine import products
+from doratune.engine import products, widened
 from doratune.engine.products import left_to_onednn, linear, mm
 from doratune.functional import dora_linear, dora_row_norm
 
@@ -100,6 +100,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return whole(a, b, out=out)
 
     monkeypatch.setattr(products, "_has_amx", lambda: True)
+    monkeypatch.setattr(widened, "_lacks_products", lambda _dtype: False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: products.THREADS)
     monkeypatch.setattr(torch, "mm", counted)
     return rows

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from bench_support import small_file
 
-from doratune.bench.cases import SETS, read_cases, select_cases
+from doratune.bench.cases import SETS, in_dtype, read_cases, select_cases
 from doratune.bench.providers import PROVIDERS
 from doratune.errors import InputError
 
@@ -60,6 +60,14 @@ def test_unknown_case(name: str, hint: str) -> None:
     with pytest.raises(InputError, match="unknown case") as caught:
         select_cases(small_file(), "cpu", ["small", name])
     assert hint in caught.value.message
+
+
+def test_a_case_in_another_dtype_has_the_name_of_such_a_case() -> None:
+    file = read_cases()
+    (case,) = select_cases(file, "cpu", ["4096x4096-r32-t512"])
+    (shipped,) = select_cases(file, "cpu", ["4096x4096-r32-t512-fp32"])
+    assert in_dtype(case, "float32") == shipped and in_dtype(shipped, "bfloat16") == case
+    assert in_dtype(case, None) is case and in_dtype(case, "bfloat16") is case
 
 
 def test_targets_on_a_gpu_are_for_its_own_time_too() -> None:

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_support import QUICK, small_file
+from bench_support import QUICK, small_case, small_file
 from rich.console import Console
 
 from doratune.bench import op
+from doratune.bench.cases import CaseEntry, CaseFile
 from doratune.bench.machine import describe_machine
 from doratune.bench.providers import PROVIDERS, Provider
 from doratune.bench.table import bench_renderable
+from doratune.engine import widened
 from doratune.errors import InputError
 from doratune.records.bench import BenchRecord, PeakMemory
 
@@ -86,6 +88,34 @@ def test_without_memory_nothing_is_weighed(small: None) -> None:
     result = bench(memory=False).results[0]
     assert all(one.saved_bytes is None and one.peak is None for one in result.providers)
     assert {one.quantity: one.met for one in result.verdicts}["saved"] is None
+
+
+def test_cases_in_one_dtype_are_measured_once(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [
+        CaseEntry(**small_case(name=name, dtype=dtype).model_dump(), targets={"peft-lora": target})
+        for name, dtype, target in (("one", "bfloat16", 8.0), ("one-fp32", "float32", 9.0))
+    ]
+    file = CaseFile(timed_for=["doratune-dora"], every_case=[], cpu=entries, gpu=[])
+    monkeypatch.setattr(op, "read_cases", lambda: file)
+    (result,) = bench(dtype="float32", memory=False).results
+    assert (result.case.name, result.case.dtype) == ("one-fp32", "float32")
+    assert [one.at_most for one in result.verdicts] == [9.0]
+    assert all(one.adapter_dtype in ("float32", None) for one in result.providers)
+    (result,) = bench(dtype="float32", case=["one"], memory=False).results
+    assert (result.case.name, result.case.dtype) == ("one-fp32", "float32")
+
+
+@pytest.mark.parametrize(("dtype", "warnings"), [("bfloat16", 1), ("float32", 0)])
+def test_slow_products_are_announced(
+    dtype: str, warnings: int, small: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(widened, "_lacks_products", lambda _dtype: True)
+    bench(dtype=dtype, memory=False)
+    assert caplog.text.count("no fast products of bfloat16") == warnings
+    caplog.clear()
+    monkeypatch.setattr(widened, "_lacks_products", lambda _dtype: False)
+    bench(dtype=dtype, memory=False)
+    assert "no fast products" not in caplog.text
 
 
 def test_threads_are_set_recorded_and_set_back(small: None) -> None:

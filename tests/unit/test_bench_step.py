@@ -116,6 +116,13 @@ def test_a_case_is_rehearsed_in_float32_before_it_is_timed(stage: Stage) -> None
     assert {work.steps for work in timed} == {2 + 3 + 1}  # the last of them is never taken
 
 
+def test_every_case_in_another_dtype(stage: Stage) -> None:
+    record = step.bench_step(CONFIG.model_copy(update={"dtype": "float32"}))
+    assert [(one.case.name, one.case.dtype) for one in record.results] == [("small-fp32", "float32")]
+    assert {work.case.dtype for works in stage.works for work in works} == {"float32"}
+    assert record.results[0].verdicts  # its targets
+
+
 def test_table_fits_eighty_columns_and_marks_targets(stage: Stage) -> None:
     console = Console(file=io.StringIO(), width=80)
     console.print(step_renderable(step.bench_step(CONFIG)))

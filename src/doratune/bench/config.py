@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 from pydantic import Field
 
-from doratune.records.bench import CaseSet, StepSet
+from doratune.records.bench import CaseSet, DType, StepSet
 from doratune.settings import LaxPath, Positive, Settings
 
 
@@ -18,6 +18,8 @@ class OpBenchConfig(Settings):
     """cpu: run the cases for a CPU there; gpu: those for a GPU; None: gpu if there is one."""
     case: list[str] = Field(default=[])
     """Only these cases of the set."""
+    dtype: DType | None = None
+    """Of input and layer in every case; None: what the case says."""
     rounds: Positive = 15
     """Rounds that are timed; each calls every provider once."""
     threads: Positive | None = None
@@ -38,6 +40,8 @@ class StepBenchConfig(Settings):
     provider by itself, for a large model; None: headline."""
     case: list[str] = Field(default=[])
     """Only these cases, of the set if one is named."""
+    dtype: DType | None = None
+    """Of the model in every case; None: what the case says."""
     rounds: Positive = 7
     """Rounds that are timed; in each, every provider trains one step."""
     threads: Positive | None = None

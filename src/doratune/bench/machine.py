@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
 
 import torch
 from torch.utils.benchmark import Timer
 
+from doratune.engine.widened import is_widened
 from doratune.environment import describe_environment
-from doratune.records.bench import Machine
+from doratune.records.bench import DType, Machine
+
+logger = logging.getLogger(__name__)
 
 MATMUL_SIDE = 8192
 MATMULS = 11
@@ -41,6 +45,17 @@ def describe_machine(device: torch.device) -> Machine:
         cpu_features={name: bool(found[name]) for name in CPU_FEATURES if name in found},
         allocator=_allocator(),
     )
+
+
+def warn_of_slow_products(dtypes: Sequence[DType], device: torch.device) -> None:
+    """Say so if PyTorch's own products in one of the dtypes are very slow there."""
+    for dtype in dict.fromkeys(dtypes):
+        if device.type == "cpu" and is_widened(torch.empty(0, dtype=getattr(torch, dtype))):
+            logger.warning(
+                "PyTorch has no fast products of %s on this CPU, so a round may take minutes; "
+                "--dtype float32 measures the same in float32",
+                dtype,
+            )
 
 
 def matmul_tflops(device: torch.device) -> float:

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 
 import torch
 
-from doratune.bench.cases import read_cases, select_cases
+from doratune.bench.cases import in_dtype, read_cases, select_cases
 from doratune.bench.config import OpBenchConfig
 from doratune.bench.gate import LIMITS, check, truth
 from doratune.bench.gpu_time import gpu_rounds
-from doratune.bench.machine import describe_machine, torch_threads
+from doratune.bench.machine import describe_machine, torch_threads, warn_of_slow_products
 from doratune.bench.output import require_free
 from doratune.bench.peak import cpu_peak, cuda_peak
 from doratune.bench.providers import (
@@ -80,8 +80,11 @@ def bench_op(config: OpBenchConfig, *, overwrite: bool = False) -> BenchRecord:
         require_free(config.output, overwrite=overwrite)
     device = torch.device("cuda" if case_set == "gpu" else "cpu")
     started = datetime.now(UTC)
+    pairs = [(in_dtype(case, config.dtype), file.targets(case)) for case in cases]
+    chosen = {case.name: (case, targets) for case, targets in pairs}  # two may have become the same
+    warn_of_slow_products([case.dtype for case, _ in pairs], device)
     with torch_threads(config.threads):
-        results = [measure_case(case, file.targets(case), device, config) for case in cases]
+        results = [measure_case(case, targets, device, config) for case, targets in chosen.values()]
         machine = describe_machine(device)
     record = BenchRecord(
         what="op",

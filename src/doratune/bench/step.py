@@ -10,8 +10,14 @@ from datetime import UTC, datetime
 
 import torch
 
+from doratune.bench.cases import in_dtype
 from doratune.bench.config import StepBenchConfig
-from doratune.bench.machine import describe_machine, matmul_tflops, torch_threads
+from doratune.bench.machine import (
+    describe_machine,
+    matmul_tflops,
+    torch_threads,
+    warn_of_slow_products,
+)
 from doratune.bench.output import require_free
 from doratune.bench.providers import BASELINES
 from doratune.bench.ratios import divide, judge
@@ -58,7 +64,7 @@ def bench_step(config: StepBenchConfig, *, overwrite: bool = False) -> StepBench
     """
     file = read_steps()
     apart = config.step_set == "gpu"
-    entries = file.select(config.step_set, config.case)
+    entries = [in_dtype(entry, config.dtype) for entry in file.select(config.step_set, config.case)]
     if apart and not torch.cuda.is_available():
         raise InputError("there is no GPU that torch can use", where="--set", got="gpu")
     if config.output is not None:
@@ -66,9 +72,10 @@ def bench_step(config: StepBenchConfig, *, overwrite: bool = False) -> StepBench
     if config.model in BUILTIN:
         resolve_builtin(config.model)  # here, so that no two processes make it at once
     started = datetime.now(UTC)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    warn_of_slow_products([entry.dtype for entry in entries], device)
     with torch_threads(config.threads):
         results = [measure_steps(entry.case(), file.targets(entry), config, apart=apart) for entry in entries]
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         machine = describe_machine(device)
         tflops = matmul_tflops(device) if apart else None
     record = StepBenchRecord(

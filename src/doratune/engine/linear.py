@@ -22,27 +22,20 @@ What is kept for the backward pass is what LoRA keeps, x and h; for z see ``outp
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from doratune.engine.autocast import autocast_off
 from doratune.engine.columns import column_sums, scale_columns
 from doratune.engine.norm import over_norm
 from doratune.engine.outputs import WeakOutput, hold_pending_outputs, under_checkpoint
 from doratune.engine.products import mm
 from doratune.engine.scaling import scaling_gradients
-from doratune.engine.thin import down_gradient, scaled_mm, up_gradient, with_thin
+from doratune.engine.thin import add_thin_, down_gradient, scaled_mm, up_gradient, with_thin
 from doratune.engine.triton.select import taken
-
-
-def autocast_off(device: torch.device) -> AbstractContextManager[Any]:
-    """A context in which autocast leaves the dtypes of matrix products on ``device`` alone."""
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
 
 
 def adapted_linear(
@@ -183,7 +176,7 @@ class _AdaptedLinear(torch.autograd.Function):
                 dB = up_gradient(dY, h, dtype_B)
                 dB = dB if g is None else dB.mul_(g[:, None])
             if has_both and not on_gpu:  # only now, when dZ is gone
-                dx.addmm_(T, A.to(dY.dtype))
+                add_thin_(dx, T, A.to(dY.dtype))
             if needs_adapter:
                 dx_adapter = mm(T, A.to(dY.dtype))
             if needs_A:

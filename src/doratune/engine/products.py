@@ -7,6 +7,8 @@ reached by the operation that PyTorch's own compiler puts in the place of a line
 With AMX, oneDNN leaves one of two threads idle in bfloat16 products of some hundred rows, between once and
 twice as many as columns: those of a model of SmolLM2's width with a thousand tokens. In parts of fewer rows
 than columns, one after the other, such a product takes 0.7 of the time.
+
+Where PyTorch has no fast products of bfloat16 or float16 they are made in float32: see ``widened.py``.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from doratune.engine.widened import is_widened, widened_mm
 
 THREADS = 2
 """For which it is known in which sizes one is idle."""
@@ -42,6 +46,8 @@ def mm(a: Tensor, b: Tensor) -> Tensor:
     """
     if left_to_onednn(a):
         return _by_onednn(a, b.T, None)
+    if is_widened(a):
+        return widened_mm(a, b)
     idles = _idles_in(a.shape[0], a.shape[1], b.shape[1]) and _idles_with(a)
     return _by_parts(a, b) if idles else a @ b
 
@@ -60,12 +66,15 @@ def linear(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
     Raises:
         RuntimeError: From PyTorch, if the shapes do not fit.
     """
+    if is_widened(x):
+        y = widened_mm(x, W.T)
+        return y if bias is None else y.add_(bias)
     return _by_onednn(x, W, bias) if left_to_onednn(x) else functional.linear(x, W, bias)
 
 
 def made_otherwise(weight: Tensor) -> bool:
     """Whether some products with a weight are made in another way than PyTorch's."""
-    return left_to_onednn(weight) or _idles_with(weight)
+    return left_to_onednn(weight) or is_widened(weight) or _idles_with(weight)
 
 
 def _idles_in(rows: int, terms: int, columns: int) -> bool:

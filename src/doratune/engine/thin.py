@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from doratune.engine.products import left_to_onednn, mm
+from doratune.engine.widened import is_widened, widened_mm
 
 
 def scaled_mm(a: Tensor, b: Tensor, scaling: float) -> Tensor:
@@ -25,6 +26,8 @@ def scaled_mm(a: Tensor, b: Tensor, scaling: float) -> Tensor:
     """
     if left_to_onednn(a):
         return mm(a, b).mul_(scaling)
+    if is_widened(a):
+        return widened_mm(a, b, scaling)
     # With beta = 0 the first argument is not read.
     return torch.addmm(a.new_empty(()), a, b, beta=0, alpha=scaling)
 
@@ -44,7 +47,24 @@ def with_thin(a: Tensor, b: Tensor, thin: Tensor, factor: Tensor) -> Tensor:
     if a.is_cuda:
         # A GPU's product reads what it is added to while it multiplies, so the large one comes second.
         return torch.mm(thin, factor).addmm_(a, b)
-    return mm(a, b).addmm_(thin, factor)
+    return add_thin_(mm(a, b), thin, factor)
+
+
+def add_thin_(total: Tensor, thin: Tensor, factor: Tensor, scaling: float = 1.0) -> Tensor:
+    """``total + scaling · thin factor``, in place.
+
+    Args:
+        total: (n, p), floating.
+        thin: (n, r), total's dtype.
+        factor: (r, p), total's dtype.
+        scaling: Of the product.
+
+    Returns:
+        ``total``.
+    """
+    if is_widened(total):
+        return widened_mm(thin, factor, scaling, onto=total)
+    return total.addmm_(thin, factor, alpha=scaling)
 
 
 def down_gradient(T: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:

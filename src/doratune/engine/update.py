@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from doratune.engine.linear import autocast_off
+from doratune.engine.autocast import autocast_off
 from doratune.engine.products import mm
-from doratune.engine.thin import down_gradient, scaled_mm, up_gradient
+from doratune.engine.thin import add_thin_, down_gradient, scaled_mm, up_gradient
 
 
 def add_update(z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
@@ -53,7 +53,7 @@ class _Update(torch.autograd.Function):
         with autocast_off(z.device):
             h = scaled_mm(x, A.to(z.dtype).T, scaling)
             ctx.save_for_backward(x, A, B, h)
-            return torch.addmm(z, h, B.to(z.dtype).T)
+            return add_thin_(z.clone(memory_format=torch.contiguous_format), h, B.to(z.dtype).T)
 
     @staticmethod
     @once_differentiable

@@ -12,12 +12,14 @@ import torch
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from doratune.engine.widened import is_widened
 from doratune.environment import describe_environment
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.models.fingerprint import fingerprint
 from doratune.models.load import LoadedModel, load_model
 from doratune.peft import enable
+from doratune.peft.frozen import speed_up_frozen
 from doratune.records.files import RECORD_NAME, read_record
 from doratune.records.run import Method, ModelRecord, ParameterCount, RunRecord
 
@@ -114,6 +116,13 @@ def load_target(config: EvalConfig) -> Target:
     Raises:
         InputError: If nothing is found, or the adapter was trained for another base.
     """
+    target = _load_target(config)
+    if is_widened(next(target.model.parameters())):
+        speed_up_frozen(target.model.requires_grad_(False))
+    return target
+
+
+def _load_target(config: EvalConfig) -> Target:
     found = find_trained(config.target)
     run, adapter = found.run, found.adapter
     record = read_record(run) if run else None

@@ -17,7 +17,7 @@ from peft.tuners.lora.layer import Conv1d, Conv2d, Conv3d
 from peft.tuners.lora.variants import DoraConv1dVariant, DoraConv2dVariant, DoraConv3dVariant
 from torch import Tensor, nn
 
-from doratune.engine.linear import autocast_off
+from doratune.engine.autocast import autocast_off
 from doratune.engine.magnitude import scale_by_magnitude
 from doratune.engine.norm import norm_dtype
 from doratune.peft.layer import EngineLayer

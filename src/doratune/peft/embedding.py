@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding
 
-from doratune.engine.linear import autocast_off
+from doratune.engine.autocast import autocast_off
 from doratune.engine.magnitude import scale_by_magnitude
-from doratune.engine.thin import scaled_mm, up_gradient
+from doratune.engine.thin import add_thin_, scaled_mm, up_gradient
 from doratune.peft.layer import EngineLayer
 from doratune.peft.norms import dense_norm
 from doratune.peft.support import hook_obstacle, variant_obstacle, weight_obstacle
@@ -99,7 +99,7 @@ def _composite(
     z = base(ids)
     with autocast_off(z.device):
         h = _looked_up(ids, A, embed_scale, z.dtype)
-        z.view(-1, z.shape[-1]).addmm_(h, B.to(z.dtype).T, alpha=scaling)
+        add_thin_(z.view(-1, z.shape[-1]), h, B.to(z.dtype).T, scaling)
     return z
 
 

@@ -24,7 +24,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from doratune.engine.linear import autocast_off
+from doratune.engine.autocast import autocast_off
 from doratune.engine.norm import (
     current_row_norm,
     norm_dtype,

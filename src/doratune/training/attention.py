@@ -3,7 +3,7 @@
 transformers' eager attention repeats keys and values for every query head of a group, adds scale and mask in
 passes of their own and keeps probabilities in float32; PyTorch's fused one is slow in its backward pass. Here
 a group's queries are rows of one product, scale and mask are part of it, and only what the gradient needs is
-kept, in the model's dtype::
+kept, in the model's dtype (in float32 where products of the model's dtype are made in it)::
 
     P = softmax(s·Q Kᵀ + mask)      O = P V
     dV = Pᵀ dO      dS = P ⊙ (dO Vᵀ - Σ(P ⊙ dO Vᵀ))      dQ = s·dS K      dK = s·dSᵀ Q
@@ -14,14 +14,15 @@ last row holds the shared tokens themselves. What fills a row up is seen by no t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from doratune.engine.linear import autocast_off
+from doratune.engine.autocast import autocast_off
+from doratune.engine.widened import is_widened
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: RowLayout, scaling
     Raises:
         RuntimeError: From PyTorch, if shapes or dtypes do not fit.
     """
+    if is_widened(query):
+        wide = replace(layout, mask=layout.mask.float())
+        return attend(query.float(), key.float(), value.float(), wide, scaling).to(query.dtype)
     out: Any = _Attention.apply(query, key, value, layout, scaling)
     return out
 

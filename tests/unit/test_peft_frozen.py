@@ -9,10 +9,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from doratune.engine import products
+from doratune.engine import frozen, products, widened
 from doratune.peft import enable
-from doratune.training import frozen
-from doratune.training.frozen import speed_up_frozen
+from doratune.peft.frozen import speed_up_frozen
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
 
@@ -21,6 +20,7 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 def _onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_is_faster_here", lambda: True)
     monkeypatch.setattr(products, "_has_amx", lambda: False)
+    monkeypatch.setattr(widened, "_lacks_products", lambda _dtype: False)
 
 
 @pytest.fixture

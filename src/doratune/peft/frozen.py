@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import types
-from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from doratune.engine.linear import autocast_off
-from doratune.engine.products import made_otherwise, mm
+from doratune.engine.frozen import frozen_linear
+from doratune.engine.products import made_otherwise
 
 
 def speed_up_frozen(model: nn.Module) -> None:
@@ -43,25 +41,4 @@ def _forward(layer: nn.Linear, x: Tensor) -> Tensor:
     dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
     if weight.requires_grad or weight.dtype != dtype:
         return linear(x, weight, layer.bias)
-    x = x.to(dtype)
-    y: Any = _Product.apply(x.reshape(-1, x.shape[-1]), weight)
-    y = y.view(*x.shape[:-1], weight.shape[0])
-    return y if layer.bias is None else y + layer.bias
-
-
-class _Product(torch.autograd.Function):
-    """x Wᵀ for x (N, d_in) and a constant weight W (d_out, d_in)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(weight)
-        with autocast_off(x.device):
-            return mm(x, weight.T)
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, dy: Tensor
-    ) -> tuple[Tensor | None, None]:
-        (weight,) = ctx.saved_tensors
-        return mm(dy, weight) if ctx.needs_input_grad[0] else None, None
+    return frozen_linear(x.to(dtype), weight, layer.bias)

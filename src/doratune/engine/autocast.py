@@ -1,0 +1,15 @@
+"""Autocast out of the way of operations that choose their dtypes themselves."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+
+def autocast_off(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which autocast leaves the dtypes of matrix products on ``device`` alone."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
