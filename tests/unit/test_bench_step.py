@@ -21,11 +21,12 @@ from doratune.bench.step_cases import StepEntry, StepFile, read_steps
 from doratune.bench.step_child import StepReport, Trainee
 from doratune.bench.step_floor import FrozenStep
 from doratune.bench.step_gate import FIRST_LIMITS, LIMITS, check_losses
-from doratune.bench.step_providers import STEP_PROVIDERS, Frozen
+from doratune.bench.step_loops import run
+from doratune.bench.step_providers import ALIKE, ONE_LINE, STEP_PROVIDERS, Frozen, Stock
 from doratune.bench.step_rows import draw_rows
 from doratune.bench.step_trainers import doratune_trainer, stock_trainer
 from doratune.bench.table import step_renderable
-from doratune.bench.turns import Move, TurnsOverError
+from doratune.bench.turns import Alone, Move, TurnsOverError
 from doratune.errors import DoratuneError, InputError
 from doratune.peft.linear import EngineLinear
 from doratune.records.bench import StepBenchRecord, StepCase
@@ -213,6 +214,30 @@ def test_the_floor_is_the_models_own_loss_and_trains_nothing(
     assert all(one.grad is None and not one.requires_grad for one in model.parameters())
     rows = draw_rows(case, model.config.vocab_size).with_format("torch")[:]
     torch.testing.assert_close(loss, model(**rows).loss.item())
+
+
+@pytest.mark.parametrize("provider", ONE_LINE, ids=lambda one: one.name)
+def test_one_line_puts_a_stock_trainer_on_the_engine_and_changes_no_loss(
+    provider: Stock, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_engine: list[int] = []
+    forward = EngineLinear.forward
+
+    def counted(self: EngineLinear, *args: Any) -> Any:
+        by_engine.append(1)
+        return forward(self, *args)
+
+    monkeypatch.setattr(EngineLinear, "forward", counted)
+    stock = Stock(ALIKE.get(provider.name, provider.name), provider.method)
+    losses = []
+    for one in (provider, stock):
+        game = Alone(3)
+        by_engine.clear()
+        report = run(Trainee(one, small_case(), str(tiny_model), 4, torch.get_num_threads()), game)
+        losses.append([move.outcome for move in game.moves])
+        assert bool(by_engine) == one.enabled and report.trainable > 0
+    assert losses[0] == pytest.approx(losses[1], rel=LIMITS["float32"])
+    assert len(losses[0]) == 3
 
 
 def test_trainers_differ_in_who_computes_and_in_nothing_that_is_learned(

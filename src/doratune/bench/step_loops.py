@@ -23,6 +23,7 @@ from doratune.bench.step_providers import Frozen, Stock
 from doratune.bench.step_trainers import doratune_trainer, stock_trainer
 from doratune.bench.turns import Turn, TurnsOverError
 from doratune.memory import held_memory_bytes, peak_memory_bytes
+from doratune.peft import enable
 
 Pause = Callable[[float | None], None]
 """Called before a step with the loss of the one before."""
@@ -65,6 +66,8 @@ def _prepare(trainee: Trainee, folder: Path, pause: Pause) -> tuple[PreTrainedMo
         return step.model, loop
     make = stock_trainer if isinstance(provider, Stock) else doratune_trainer
     trainer: Any = make(trainee, provider.method, folder)
+    if isinstance(provider, Stock) and provider.enabled:
+        enable(trainer.model)
     trainer.add_callback(PauseCallback(pause))
     return trainer.model, trainer.train
 

@@ -28,10 +28,12 @@ class Stock:
     Attributes:
         name: Its name in tables and records.
         method: What is trained.
+        enabled: Whether ``doratune.enable`` is called once the trainer has built its model.
     """
 
     name: str
     method: Method
+    enabled: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,5 +59,17 @@ STEP_PROVIDERS: tuple[StepProvider, ...] = (
     Ours("doratune-lora", "lora"),
     Ours("doratune-dora", "dora"),
 )
-ALIKE = {"doratune-lora": "peft-lora", "doratune-dora": "peft-dora"}
+ONE_LINE = (
+    Stock("peft-lora", "lora"),
+    Stock("peft-dora", "dora"),
+    Stock("enabled-lora", "lora", enabled=True),
+    Stock("enabled-dora", "dora", enabled=True),
+)
+"""Those of ``benchmarks/one_line.py``: what ``doratune.enable`` does to a script of one's own."""
+ALIKE = {
+    "doratune-lora": "peft-lora",
+    "doratune-dora": "peft-dora",
+    "enabled-lora": "peft-lora",
+    "enabled-dora": "peft-dora",
+}
 """Providers that train the same, step by step, and so must have the same losses."""
