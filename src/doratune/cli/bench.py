@@ -50,6 +50,7 @@ step by step, and those that train the same must have the same losses.
 Examples:
   doratune bench step
   doratune bench step --case 16x64-r32 --rounds 15 --threads 2
+  doratune bench step --dtype float32 --threads 2
   doratune bench step --set growth --output bench-growth.json
   doratune bench step --set all --model path/to/model --json
 """
