@@ -17,12 +17,10 @@ from typing import Any, get_args
 import torch
 
 from doratune.bench.cases import in_dtype
+from doratune.bench.step import train_in_turn
 from doratune.bench.step_cases import read_steps
-from doratune.bench.step_child import StepReport, Trainee
-from doratune.bench.step_gate import check_losses
 from doratune.bench.step_providers import ONE_LINE
 from doratune.bench.timing import WARMUP_ROUNDS, time_ratios
-from doratune.bench.turns import players
 from doratune.environment import describe_environment
 from doratune.models.builtin import resolve_builtin
 from doratune.records.bench import DType, StepCase
@@ -33,27 +31,16 @@ MODEL, CASE, ROUNDS = "smollm2-135m", "16x64-r32", 7
 
 def measure(case: StepCase) -> dict[str, Any]:
     """Times, ratios to PEFT's and peak memory of each provider."""
-    steps, threads = WARMUP_ROUNDS + ROUNDS, torch.get_num_threads()
-    names = [provider.name for provider in ONE_LINE]
-    works = {one.name: Trainee(one, case, MODEL, steps + 1, threads) for one in ONE_LINE}
-    times: dict[str, list[float]] = {name: [] for name in names}
-    losses: dict[str, list[float]] = {name: [] for name in names}
-    with players(works) as game:
-        for number in range(steps):
-            for name, move in game.play(number).items():
-                times[name].append(move.milliseconds)
-                losses[name].append(move.outcome)
-            check_losses(losses, case.dtype)
-        reports: dict[str, StepReport] = game.finish()
-    timed = {name: rounds[WARMUP_ROUNDS:] for name, rounds in times.items()}
+    training = train_in_turn(case, MODEL, WARMUP_ROUNDS + ROUNDS, ONE_LINE)
+    timed = {name: rounds[WARMUP_ROUNDS:] for name, rounds in training.milliseconds.items()}
     return {
         name: {
             "milliseconds": {"median": statistics.median(timed[name]), "rounds": timed[name]},
             "time_ratios": time_ratios(timed, name, ["peft-lora", "peft-dora"]),
-            "peak_bytes": reports[name].peak_bytes,
-            "losses": losses[name],
+            "peak_bytes": training.reports[name].peak_bytes,
+            "losses": training.losses[name],
         }
-        for name in names
+        for name in timed
     }
 
 

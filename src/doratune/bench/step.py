@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -24,7 +24,7 @@ from doratune.bench.ratios import divide, judge
 from doratune.bench.step_cases import read_steps
 from doratune.bench.step_child import StepReport, Trainee
 from doratune.bench.step_gate import FIRST_LIMITS, LIMITS, check_losses
-from doratune.bench.step_providers import FLOORS, STEP_PROVIDERS
+from doratune.bench.step_providers import FLOORS, STEP_PROVIDERS, StepProvider
 from doratune.bench.timing import WARMUP_ROUNDS, summarise, time_ratios
 from doratune.bench.turns import Alone, players
 from doratune.errors import DoratuneError, InputError
@@ -117,9 +117,9 @@ def measure_steps(
     else:
         logger.info("%s: %d steps in float32 on a few rows, to compare losses", case.name, REHEARSED_STEPS)
         small = {"rows": min(case.rows, REHEARSED_ROWS), "dtype": "float32"}
-        _train(case.model_copy(update=small), config.model, REHEARSED_STEPS)
+        train_in_turn(case.model_copy(update=small), config.model, REHEARSED_STEPS)
         logger.info("%s: timing %d steps of %d providers", case.name, config.rounds, len(STEP_PROVIDERS))
-        training = _train(case, config.model, steps)
+        training = train_in_turn(case, config.model, steps)
     times = {name: all_rounds[WARMUP_ROUNDS:] for name, all_rounds in training.milliseconds.items()}
     floors = [floor.name for floor in FLOORS if floor.name in times]
     floor = min(floors, key=lambda name: summarise(times[name]).median)
@@ -148,7 +148,7 @@ def measure_steps(
 
 
 @dataclass(frozen=True)
-class _Training:
+class Training:
     """What all providers did, by their names; times and losses of each step; and who could not."""
 
     milliseconds: dict[str, list[float]]
@@ -157,9 +157,22 @@ class _Training:
     unavailable: list[Unavailable]
 
 
-def _train(case: StepCase, model: str, steps: int) -> _Training:
-    """Train a case with all providers in turn, and compare their losses after each round."""
-    works = _trainees(case, model, steps)
+def train_in_turn(
+    case: StepCase, model: str, steps: int, providers: Sequence[StepProvider] = STEP_PROVIDERS
+) -> Training:
+    """Train a case with several providers in turn, and compare their losses after each round.
+
+    Args:
+        case: What is trained.
+        model: The base model.
+        steps: Steps of each provider, all of them timed.
+        providers: Who trains.
+
+    Raises:
+        GateError: Two providers that train the same have different losses.
+        DoratuneError: A provider's process failed.
+    """
+    works = _trainees(case, model, steps, providers)
     milliseconds: dict[str, list[float]] = {name: [] for name in works}
     losses: dict[str, list[float]] = {name: [] for name in works}
     with players(works) as game:
@@ -168,13 +181,13 @@ def _train(case: StepCase, model: str, steps: int) -> _Training:
                 milliseconds[name].append(move.milliseconds)
                 losses[name].append(move.outcome)
             check_losses(losses, case.dtype)
-        return _Training(milliseconds, losses, game.finish(), [])
+        return Training(milliseconds, losses, game.finish(), [])
 
 
-def _train_apart(case: StepCase, model: str, steps: int) -> _Training:
+def _train_apart(case: StepCase, model: str, steps: int) -> Training:
     """Train a case with one provider after the other, in this process; compare their losses at the end."""
-    training = _Training({}, {}, {}, [])
-    for name, trainee in _trainees(case, model, steps).items():
+    training = Training({}, {}, {}, [])
+    for name, trainee in _trainees(case, model, steps, STEP_PROVIDERS).items():
         gc.collect()  # the model before it
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -198,12 +211,14 @@ def _train_apart(case: StepCase, model: str, steps: int) -> _Training:
     return training
 
 
-def _trainees(case: StepCase, model: str, steps: int) -> dict[str, Trainee]:
+def _trainees(
+    case: StepCase, model: str, steps: int, providers: Sequence[StepProvider]
+) -> dict[str, Trainee]:
     threads = torch.get_num_threads()
     return {
         # One step more than will come, so that no trainer does what it does at its end within a step.
         provider.name: Trainee(provider, case, model, steps + 1, threads)
-        for provider in STEP_PROVIDERS
+        for provider in providers
     }
 
 

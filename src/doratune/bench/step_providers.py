@@ -52,16 +52,15 @@ class Ours:
 StepProvider = Frozen | Stock | Ours
 
 FLOORS = (Frozen("floor-eager", "eager"), Frozen("floor-sdpa", "sdpa"))
+STOCK = (Stock("peft-lora", "lora"), Stock("peft-dora", "dora"))
 STEP_PROVIDERS: tuple[StepProvider, ...] = (
     *FLOORS,
-    Stock("peft-lora", "lora"),
-    Stock("peft-dora", "dora"),
+    *STOCK,
     Ours("doratune-lora", "lora"),
     Ours("doratune-dora", "dora"),
 )
 ONE_LINE = (
-    Stock("peft-lora", "lora"),
-    Stock("peft-dora", "dora"),
+    *STOCK,
     Stock("enabled-lora", "lora", enabled=True),
     Stock("enabled-dora", "dora", enabled=True),
 )
