@@ -12,7 +12,6 @@ import torch
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from doratune.engine.widened import is_widened
 from doratune.environment import describe_environment
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
@@ -105,7 +104,7 @@ def load_target(config: EvalConfig) -> Target:
 
     An adapter is merged into a float32 base, which is exact to rounding and makes evaluation as fast as
     the base; a base in lower precision or 4 bits would lose small changes in the merge, so there the adapter
-    stays beside it.
+    stays beside it. Layers without an adapter take the engine's products where PyTorch's own are slower.
 
     Args:
         config: The evaluation's settings.
@@ -117,8 +116,7 @@ def load_target(config: EvalConfig) -> Target:
         InputError: If nothing is found, or the adapter was trained for another base.
     """
     target = _load_target(config)
-    if is_widened(next(target.model.parameters())):
-        speed_up_frozen(target.model.requires_grad_(False))
+    speed_up_frozen(target.model.requires_grad_(False))
     return target
 
 
