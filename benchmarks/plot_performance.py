@@ -50,7 +50,7 @@ def step_bars(quantity: str) -> list[Bar]:
             one["at_most"],
             one["met"],
         )
-        for result in read("step-cpu-zen5.json")["results"]
+        for result in read("step-cpu-zen4.json")["results"]
         for one in result["verdicts"]
         if one["quantity"] == quantity
     ]
@@ -66,7 +66,7 @@ def layer_bars() -> list[Bar]:
 
 
 def likelihood_bars() -> list[Bar]:
-    results = read("likelihood-cpu-zen5.json")["results"]
+    results = read("likelihood-cpu-zen4.json")["results"]
     limit = 1.25
     return [Bar(one["format"], one["ratio"], limit, one["ratio"] <= limit) for one in results]
 
