@@ -72,7 +72,7 @@ def likelihood_bars() -> list[Bar]:
 
 
 def pipeline_bars(*figures: str) -> list[Bar]:
-    records = (read(f"pipeline-boolq{dtype}-cpu-zen5.json") for dtype in ("", "-float32"))
+    records = (read(f"pipeline-boolq{dtype}-cpu-zen4.json") for dtype in ("", "-float32"))
     return [
         Bar(
             f"{one['figure'].replace('_', ' ')}\n{record['model']['dtype']}",
