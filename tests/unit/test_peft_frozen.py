@@ -72,6 +72,17 @@ def test_adapted_layers_stay_the_engine_s(products_made: list[int]) -> None:
     assert adapted.adapter_on_engine() == "default"
 
 
+def test_frozen_adapters_stay_the_engine_s() -> None:
+    model: Any = nn.Sequential(layer(bias=False), nn.Linear(16, 8))
+    model = get_peft_model(model, LoraConfig(target_modules=["0"], use_dora=True)).requires_grad_(False)
+    enable(model)
+    speed_up_frozen(model)
+    adapted, plain = model.base_model.model
+    assert "forward" in vars(plain)
+    assert not any("forward" in vars(module) for module in adapted.modules())
+    assert adapted.adapter_on_engine() == "default"
+
+
 def test_what_is_trained_or_of_another_dtype_is_left_alone(products_made: list[int]) -> None:
     left = nn.Sequential(layer(bias=True, trained=True), layer(bias=True, dtype=torch.bfloat16))
     speed_up_frozen(left)

@@ -22,9 +22,10 @@ def speed_up_frozen(model: nn.Module) -> None:
     Args:
         model: Any model.
     """
-    # An adapted layer is the engine's or PEFT's own; the engine would take another forward pass of its base
-    # for a reason to leave it to PEFT.
-    adapted = {layer.get_base_layer() for layer in model.modules() if isinstance(layer, BaseTunerLayer)}
+    # An adapted layer is the engine's or PEFT's own; the engine would take another forward pass of its base,
+    # or of an adapter that is frozen too, for a reason to leave it to PEFT.
+    tuned = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    adapted = {part for layer in tuned for part in layer.modules()}
     for module in model.modules():
         # A quantised weight is of a type of its own.
         if type(module) is not nn.Linear or type(module.weight) is not nn.Parameter or module in adapted:
