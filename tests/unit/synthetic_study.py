@@ -7,7 +7,6 @@ import math
 import numpy as np
 from scipy.stats import linregress
 
-from doratune.evaluation.accuracy import accuracy_with_interval
 from doratune.records.analysis import (
     AnalysisRecord,
     GainDrift,
@@ -26,7 +25,8 @@ from doratune.records.study import (
     StudyRecord,
     Trial,
 )
-from doratune.study.statistics import PairedCell, adjusted, arm_summary, difference, pooled
+from doratune.stats.accuracy import accuracy_with_interval
+from doratune.stats.seeds import PairedCell, adjusted, arm_summary, difference, pooled
 
 METHODS: tuple[StudyMethod, ...] = ("lora", "dora", "dora-attached-norm", "full")
 RATES = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4)

@@ -11,7 +11,7 @@ import pytest
 from study_support import MadeUpEngine, Silent, opened, share
 
 from doratune.errors import DoratuneError, InputError
-from doratune.records.files import read_study
+from doratune.records.layout import read_study
 from doratune.records.study import StudyRecord
 from doratune.study.choose import Tried, choose_rate
 from doratune.study.job import Job

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from doratune.records.analysis import AnalysisRecord
 from doratune.records.comparison import Comparison
-from doratune.records.files import ANALYSIS_NAME, COMPARISON_NAME, write_json_atomic, write_text_atomic
+from doratune.records.layout import ANALYSIS_NAME, COMPARISON_NAME, write_json_atomic, write_text_atomic
 from doratune.report.decomposition_plots import whole_plot
 from doratune.report.html import to_html
 from doratune.report.markdown import to_markdown

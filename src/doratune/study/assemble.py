@@ -11,8 +11,10 @@ import numpy as np
 
 from doratune.environment import describe_environment
 from doratune.errors import InputError
+from doratune.records.answers import correct_rows, training_curve
 from doratune.records.comparison import ArmResult
-from doratune.records.files import read_record
+from doratune.records.differences import environment_notes, shared_settings
+from doratune.records.layout import read_record
 from doratune.records.run import Evaluation, RunRecord
 from doratune.records.study import (
     PooledDifference,
@@ -24,15 +26,13 @@ from doratune.records.study import (
     StudyRecord,
     Trial,
 )
-from doratune.study.answers import correct_rows, training_curve
+from doratune.stats.paired import check_same_rows
+from doratune.stats.seeds import PairedCell, adjusted, arm_summary, difference, pooled
 from doratune.study.grid import Group
 from doratune.study.job import Job
 from doratune.study.material import Test
-from doratune.study.paired import check_same_rows
 from doratune.study.plan import Plan
 from doratune.study.schedule import Progress, tried_rates
-from doratune.study.settings import environment_notes, shared_settings
-from doratune.study.statistics import PairedCell, adjusted, arm_summary, difference, pooled
 
 RunKey = tuple[StudyMethod, int]
 """A method and a seed: one run of a cell."""

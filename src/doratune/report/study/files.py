@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from doratune.records.analysis import AnalysisRecord
-from doratune.records.files import STUDY_NAME, write_json_atomic, write_text_atomic
+from doratune.records.layout import STUDY_NAME, write_json_atomic, write_text_atomic
 from doratune.records.study import StudyRecord
 from doratune.report.files import HTML_NAME
 from doratune.report.study.html import study_html

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from doratune.errors import InputError
-from doratune.evaluation.accuracy import accuracy_with_interval
 from doratune.records.study import METHOD_NAMES, Outcome, SeedDifference, StudyDifference, StudyMethod
-from doratune.study.needed import needed
-from doratune.study.paired import SIGNIFICANCE, mcnemar_p
-from doratune.study.resampling import (
+from doratune.stats.accuracy import accuracy_with_interval
+from doratune.stats.needed import needed
+from doratune.stats.paired import SIGNIFICANCE, mcnemar_p
+from doratune.stats.resampling import (
     Block,
     components,
     interval,

@@ -8,7 +8,7 @@ import pytest
 from synthetic_runs import evaluation, record, three_runs
 
 from doratune.errors import InputError
-from doratune.records.files import (
+from doratune.records.layout import (
     read_comparison,
     read_jsonl,
     read_record,
