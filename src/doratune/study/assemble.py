@@ -12,6 +12,7 @@ import numpy as np
 from doratune.environment import describe_environment
 from doratune.errors import InputError
 from doratune.records.answers import correct_rows, training_curve
+from doratune.records.base_model import check_one_base_model
 from doratune.records.comparison import ArmResult
 from doratune.records.differences import environment_notes, shared_settings
 from doratune.records.layout import read_record
@@ -46,11 +47,13 @@ class Answered:
         cell: Its p-values are not corrected yet.
         correct: By method, (seeds, rows), bool.
         records: Of all its trained runs, by run directory.
+        notes: What was not compared of their base models.
     """
 
     cell: StudyCell
     correct: dict[StudyMethod, np.ndarray]
     records: dict[str, RunRecord]
+    notes: list[str]
 
 
 def answered_cells(progress: Progress) -> list[Answered]:
@@ -93,7 +96,7 @@ def study_record(
         pooled=_pooled(answered),
         pending=[title for place, title in wanted.items() if place not in finished],
         settings=_settings(records),
-        notes=_notes(records),
+        notes=list(dict.fromkeys(note for one in answered for note in one.notes)) + _notes(records),
         environment=environments[-1] if environments else describe_environment(),
         environments=max(1, len({one.model_dump_json() for one in environments})),
         reproduce=reproduce,
@@ -117,10 +120,13 @@ def _answered(progress: Progress, test: Test) -> Answered:
         for seed in sorted(group.plan.seeds)
     }
     records = {job.folder.name: read_record(job.folder) for job in runs.values()}
-    _check_same_base(records)
     entries = {key: _entry(job, test) for key, job in runs.items()}
     base = next(job for job in group.base() if job.wanted[0].config.task == [test.task.name])
     base_entry = _entry(base, test)
+    notes = check_one_base_model(
+        {name: one.model for name, one in (records | {base.folder.name: read_record(base.folder)}).items()},
+        fix="give another --output, or the model that the finished runs had",
+    )
     correct = _table(group, runs, entries)
     arms = [
         _arm(group, method, chosen[method], runs, entries, correct[method]) for method in group.plan.methods
@@ -147,7 +153,7 @@ def _answered(progress: Progress, test: Test) -> Answered:
             for one, other in compared_pairs(group.plan.methods)
         ],
     )
-    return Answered(cell, correct, records)
+    return Answered(cell, correct, records, notes)
 
 
 def _entry(job: Job, test: Test) -> Evaluation:
@@ -226,16 +232,6 @@ def _result(entry: Evaluation) -> ArmResult:
     return ArmResult(
         accuracy=entry.accuracy, interval=entry.interval, correct=entry.correct, unmatched=entry.unmatched
     )
-
-
-def _check_same_base(records: dict[str, RunRecord]) -> None:
-    prints = {record.model.fingerprint: name for name, record in records.items()}
-    if len(prints) > 1:
-        raise InputError(
-            "the runs have different base models, so they cannot be compared",
-            where=", ".join(prints.values()),
-            fix="give another --output, or the model that the finished runs had",
-        )
 
 
 def _relative(group: Group, job: Job) -> str:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from doratune.errors import InputError
 from doratune.records.answers import correct_rows, training_curve
+from doratune.records.base_model import check_one_base_model
 from doratune.records.comparison import Arm, ArmResult, Comparison, PairedDifference, TaskResult
 from doratune.records.differences import notes_on_differences, shared_settings
 from doratune.records.layout import read_record
@@ -47,7 +48,9 @@ def build_comparison(runs: Sequence[Path], *, title: str, reproduce: str) -> Com
         InputError: A run is missing or damaged, or the runs differ in base model or in evaluated rows.
     """
     loaded = _load(runs)
-    _check_same_model(loaded)
+    base_notes = check_one_base_model(
+        {str(run.directory): run.record.model for run in loaded}, fix="compare runs of one base model"
+    )
     _check_comparable_tasks(loaded)
     records = {run.name: run.record for run in loaded}
     keys = dict.fromkeys(key for run in loaded for key in run.evaluations)
@@ -56,7 +59,7 @@ def build_comparison(runs: Sequence[Path], *, title: str, reproduce: str) -> Com
         arms=[_arm(run) for run in loaded],
         tasks=[_task(key, loaded) for key in keys],
         settings=shared_settings(records),
-        notes=notes_on_differences(records),
+        notes=base_notes + notes_on_differences(records),
         environment=loaded[-1].record.environment,
         reproduce=reproduce,
     )
@@ -88,19 +91,6 @@ def _evaluations(directory: Path, record: RunRecord) -> dict[TaskKey, Evaluation
             "a run holds two evaluations of one task in the same format and protocol", where=str(directory)
         )
     return keyed
-
-
-def _check_same_model(runs: list[_Run]) -> None:
-    first = runs[0]
-    for run in runs[1:]:
-        ours, theirs = first.record.model, run.record.model
-        if (ours.name, ours.parameters) != (theirs.name, theirs.parameters):
-            raise InputError(
-                "the runs have different base models, so they cannot be compared",
-                where=f"{first.directory}, {run.directory}",
-                got=f"{ours.name} ({ours.parameters:,} parameters), {theirs.name} ({theirs.parameters:,})",
-                fix="compare runs of one base model",
-            )
 
 
 def _check_comparable_tasks(runs: list[_Run]) -> None:
