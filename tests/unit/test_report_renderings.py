@@ -13,7 +13,7 @@ from synthetic_runs import evaluation, flags, record, three_runs, write_run
 from doratune.records.comparison import Comparison
 from doratune.records.files import read_comparison
 from doratune.records.run import RunRecord
-from doratune.report.files import write_report
+from doratune.report.files import write_comparison
 from doratune.report.html import to_html
 from doratune.report.markdown import to_markdown
 from doratune.report.terminal import comparison_renderable, print_evaluations
@@ -179,7 +179,7 @@ def test_untrained_and_diverged_runs(tmp_path: Path) -> None:
 
 
 def test_files_are_written(comparison: Comparison, page: str, tmp_path: Path) -> None:
-    paths = write_report(comparison, tmp_path / "new")
+    paths = write_comparison(comparison, tmp_path / "new")
     assert [path.name for path in paths] == ["comparison.json", "comparison.md", "report.html"]
     assert read_comparison(paths[0]) == comparison
     assert paths[1].read_text() == to_markdown(comparison)

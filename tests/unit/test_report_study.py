@@ -15,8 +15,8 @@ from doratune.records.analysis import AnalysisRecord
 from doratune.records.files import ANALYSIS_NAME, STUDY_NAME, read_study, write_json_atomic
 from doratune.records.study import StudyRecord
 from doratune.report import numbers
+from doratune.report.files import write_report
 from doratune.report.study import paper
-from doratune.report.study.files import write_study_report
 from doratune.report.study.html import study_html
 from doratune.report.study.markdown import study_markdown
 from doratune.report.study.plots import loss_plot
@@ -311,8 +311,8 @@ def test_correlations_stand_beside_the_papers(moved: AnalysisRecord, page: str) 
 
 
 def test_files_are_written(record: StudyRecord, moved: AnalysisRecord, page: str, tmp_path: Path) -> None:
-    paths = write_study_report(tmp_path / "new", record, [moved])
-    assert [path.name for path in paths] == ["study.json", "study.md", "report.html"]
+    paths = write_report(record, tmp_path / "new", [moved])
+    assert [path.name for path in paths] == ["study.json", "report.md", "report.html"]
     assert read_study(paths[0]) == record
     assert paths[1].read_text() == study_markdown(record, [moved])
     assert paths[2].read_text() == page

@@ -10,7 +10,7 @@ from doratune.cli.output import print_json
 from doratune.records.comparison import Comparison
 from doratune.records.files import ANALYSIS_NAME, read_analysis
 from doratune.records.study import StudyRecord
-from doratune.report.files import write_report
+from doratune.report.files import write_comparison, write_report
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,7 +24,7 @@ def publish(comparison: Comparison, output: Path, *, as_json: bool) -> None:
         output: Folder for comparison.json, comparison.md and report.html.
         as_json: Print JSON instead of the table.
     """
-    paths = write_report(comparison, output)
+    paths = write_comparison(comparison, output)
     if as_json:
         print_json(comparison.to_dict())
         return
@@ -38,28 +38,35 @@ def publish_study(record: StudyRecord, output: Path, *, as_json: bool) -> None:
 
     Args:
         record: What to show.
-        output: Folder for study.json, study.md and report.html. What ``doratune analyze`` wrote into folders
+        output: Folder for study.json, report.md and report.html. What ``doratune analyze`` wrote into folders
             in it whose names begin with "analysis" becomes part of the report.
         as_json: Print JSON instead of the tables.
 
     Raises:
         InputError: An analysis.json there cannot be read.
     """
-    from doratune.report.study.files import write_study_report
-
     analyses = [read_analysis(path) for path in sorted(output.glob(f"analysis*/{ANALYSIS_NAME}"))]
-    paths = write_study_report(output, record, analyses)
+    paths = write_report(record, output, analyses)
     if as_json:
         print_json(record.to_dict())
         return
-    from doratune.report.study.terminal import study_renderable
+    from rich.console import Console
 
-    _show(study_renderable(record), paths)
+    from doratune.report.terminal import print_summary
+
+    print_summary(record, Console())
+    _show_paths(paths)
 
 
 def _show(renderable: RenderableType, paths: Sequence[Path]) -> None:
     from rich.console import Console
 
+    Console().print(renderable)
+    _show_paths(paths)
+
+
+def _show_paths(paths: Sequence[Path]) -> None:
+    from rich.console import Console
+
     console = Console()
-    console.print(renderable)
     console.print("written: " + ", ".join(str(path) for path in paths), highlight=False, soft_wrap=True)

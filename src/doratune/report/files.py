@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from doratune.records.analysis import AnalysisRecord
 from doratune.records.comparison import Comparison
-from doratune.records.files import ANALYSIS_NAME, COMPARISON_NAME, write_json_atomic, write_text_atomic
+from doratune.records.files import (
+    ANALYSIS_NAME,
+    COMPARISON_NAME,
+    STUDY_NAME,
+    write_json_atomic,
+    write_text_atomic,
+)
+from doratune.records.study import StudyRecord
 from doratune.report.decomposition_plots import whole_plot
 from doratune.report.html import to_html
 from doratune.report.markdown import to_markdown
@@ -16,8 +24,8 @@ HTML_NAME = "report.html"
 PLOT_NAME = "analysis.svg"
 
 
-def write_report(comparison: Comparison, directory: Path) -> list[Path]:
-    """Write the three files into ``directory``, which is made if need be.
+def write_comparison(comparison: Comparison, directory: Path) -> list[Path]:
+    """Write a comparison's three files into ``directory``.
 
     Returns:
         Their paths: JSON, Markdown, HTML.
@@ -25,6 +33,28 @@ def write_report(comparison: Comparison, directory: Path) -> list[Path]:
     paths = [directory / name for name in (COMPARISON_NAME, MARKDOWN_NAME, HTML_NAME)]
     markdown, html = to_markdown(comparison), to_html(comparison)
     write_json_atomic(paths[0], comparison.to_dict())
+    write_text_atomic(paths[1], markdown)
+    write_text_atomic(paths[2], html)
+    return paths
+
+
+def write_report(record: StudyRecord, folder: Path, analyses: Sequence[AnalysisRecord] = ()) -> list[Path]:
+    """Write study.json, report.md and report.html into ``folder``, which is created if it is missing.
+
+    Args:
+        record: What to report.
+        folder: Where the files go.
+        analyses: What ``doratune analyze`` measured of the study's runs.
+
+    Returns:
+        The paths of the files: JSON, Markdown, HTML.
+    """
+    from doratune.report.study.html import study_html
+    from doratune.report.study.markdown import study_markdown
+
+    paths = [folder / name for name in (STUDY_NAME, "report.md", HTML_NAME)]
+    markdown, html = study_markdown(record, analyses), study_html(record, analyses)
+    write_json_atomic(paths[0], record.to_dict())
     write_text_atomic(paths[1], markdown)
     write_text_atomic(paths[2], html)
     return paths
