@@ -14,9 +14,9 @@ from doratune.records.analysis import (
     RunAnalysis,
     WeightChange,
 )
-from doratune.records.comparison import ArmResult
 from doratune.records.run import DataRecord, Environment, ParameterCount, TrainingRecord
 from doratune.records.study import (
+    ArmResult,
     PooledDifference,
     SeedRun,
     StudyArm,
@@ -89,6 +89,7 @@ def study(
     return StudyRecord(
         title="LoRA and DoRA on three made-up tasks",
         question="Does DoRA answer more rows right than LoRA where each has its own best learning rate?",
+        inputs={},
         plan={
             "models": ["tiny/smol-135m"],
             "tasks": list(tasks),
@@ -185,6 +186,8 @@ def _arm(task: str, method: StudyMethod, correct: np.ndarray) -> StudyArm:
         for place, rate in enumerate(RATES)
     ]
     return StudyArm(
+        name=method,
+        engine=None if method == "full" else "doratune",
         method=method,
         trials=trials,
         learning_rate=RATES[best],

@@ -152,7 +152,7 @@ def test_records_of_another_schema_version_are_refused(tmp_path: Path) -> None:
     run(tmp_path, MadeUpEngine())
     study = tmp_path / "study/study.json"
     whole = study.read_text()
-    study.write_text(whole.replace('"schema_version": 1', '"schema_version": 9'))
+    study.write_text(whole.replace('"schema_version": 2', '"schema_version": 9'))
     with pytest.raises(InputError, match=r"does not read(.|\n)*version 9"):
         run(tmp_path, MadeUpEngine())
     study.write_text(whole)
