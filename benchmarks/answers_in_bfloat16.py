@@ -36,7 +36,7 @@ from doratune.evaluation.extract import extract_answer
 from doratune.evaluation.generate import generate_answers
 from doratune.models.load import load_model
 from doratune.peft import enable
-from doratune.records.files import read_record, write_json_atomic
+from doratune.records.layout import read_record, write_json_atomic
 
 SETTINGS = (
     "method",

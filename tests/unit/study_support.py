@@ -10,7 +10,7 @@ from typing import Any
 import synthetic_runs
 import yaml
 
-from doratune.records.files import (
+from doratune.records.layout import (
     METRICS_NAME,
     RECORD_NAME,
     read_record,

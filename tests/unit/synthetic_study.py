@@ -7,7 +7,6 @@ import math
 import numpy as np
 from scipy.stats import linregress
 
-from doratune.evaluation.accuracy import accuracy_with_interval
 from doratune.records.analysis import (
     AnalysisRecord,
     GainDrift,
@@ -15,9 +14,9 @@ from doratune.records.analysis import (
     RunAnalysis,
     WeightChange,
 )
-from doratune.records.comparison import ArmResult
 from doratune.records.run import DataRecord, Environment, ParameterCount, TrainingRecord
 from doratune.records.study import (
+    ArmResult,
     PooledDifference,
     SeedRun,
     StudyArm,
@@ -26,7 +25,8 @@ from doratune.records.study import (
     StudyRecord,
     Trial,
 )
-from doratune.study.statistics import PairedCell, adjusted, arm_summary, difference, pooled
+from doratune.stats.accuracy import accuracy_with_interval
+from doratune.stats.seeds import PairedCell, adjusted, arm_summary, difference, pooled
 
 METHODS: tuple[StudyMethod, ...] = ("lora", "dora", "dora-attached-norm", "full")
 RATES = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4)
@@ -89,6 +89,7 @@ def study(
     return StudyRecord(
         title="LoRA and DoRA on three made-up tasks",
         question="Does DoRA answer more rows right than LoRA where each has its own best learning rate?",
+        inputs={},
         plan={
             "models": ["tiny/smol-135m"],
             "tasks": list(tasks),
@@ -185,6 +186,8 @@ def _arm(task: str, method: StudyMethod, correct: np.ndarray) -> StudyArm:
         for place, rate in enumerate(RATES)
     ]
     return StudyArm(
+        name=method,
+        engine=None if method == "full" else "doratune",
         method=method,
         trials=trials,
         learning_rate=RATES[best],

@@ -11,7 +11,7 @@ from rich.console import Console
 from synthetic_runs import evaluation, flags, record, three_runs, write_run
 
 from doratune.records.comparison import Comparison
-from doratune.records.files import read_comparison
+from doratune.records.layout import read_comparison
 from doratune.records.run import RunRecord
 from doratune.report.files import write_comparison
 from doratune.report.html import to_html

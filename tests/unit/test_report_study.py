@@ -12,7 +12,7 @@ from synthetic_study import analysis, study
 
 from doratune.cli.main import main
 from doratune.records.analysis import AnalysisRecord
-from doratune.records.files import ANALYSIS_NAME, STUDY_NAME, read_study, write_json_atomic
+from doratune.records.layout import ANALYSIS_NAME, STUDY_NAME, read_study, write_json_atomic
 from doratune.records.study import StudyRecord
 from doratune.report import numbers
 from doratune.report.files import write_report

@@ -11,7 +11,7 @@ import pytest
 from study_support import MadeUpEngine, Silent, opened, share
 
 from doratune.errors import DoratuneError, InputError
-from doratune.records.files import read_study
+from doratune.records.layout import read_study
 from doratune.records.study import StudyRecord
 from doratune.study.choose import Tried, choose_rate
 from doratune.study.job import Job
@@ -152,7 +152,7 @@ def test_records_of_another_schema_version_are_refused(tmp_path: Path) -> None:
     run(tmp_path, MadeUpEngine())
     study = tmp_path / "study/study.json"
     whole = study.read_text()
-    study.write_text(whole.replace('"schema_version": 1', '"schema_version": 9'))
+    study.write_text(whole.replace('"schema_version": 2', '"schema_version": 9'))
     with pytest.raises(InputError, match=r"does not read(.|\n)*version 9"):
         run(tmp_path, MadeUpEngine())
     study.write_text(whole)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from doratune.errors import InputError
-from doratune.records.files import read_record
+from doratune.records.layout import read_record
 from doratune.records.run import RunRecord
 from doratune.records.study import StudyMethod
 from doratune.training.run_directory import ADAPTER_NAME, CHECKPOINTS_NAME, MODEL_NAME

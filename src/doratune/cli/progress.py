@@ -9,7 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from doratune.records.files import METRICS_NAME
+from doratune.records.layout import METRICS_NAME
 from doratune.report.numbers import duration
 from doratune.study.cost import known_speeds, work_left
 from doratune.study.execute import Outcome

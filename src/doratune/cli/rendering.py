@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from doratune.cli.output import print_json
 from doratune.records.comparison import Comparison
-from doratune.records.files import ANALYSIS_NAME, read_analysis
+from doratune.records.layout import ANALYSIS_NAME, read_analysis
 from doratune.records.study import StudyRecord
 from doratune.report.files import write_comparison, write_report
 

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from doratune.cli.parse import parse
 from doratune.cli.rendering import publish, publish_study
 from doratune.errors import InputError
-from doratune.records.files import STUDY_NAME, read_study
+from doratune.records.layout import STUDY_NAME, read_study
 from doratune.settings import LaxPath, Settings
 
 ABOUT = """Compare runs that exist: the table, comparison.json, comparison.md and report.html. Of a study's

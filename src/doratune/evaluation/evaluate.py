@@ -19,15 +19,15 @@ from doratune.data.mix import without_mix
 from doratune.data.source import LoadedData, load_split
 from doratune.data.tasks import Task, get_task
 from doratune.errors import InputError
-from doratune.evaluation.accuracy import accuracy_with_interval, majority_share
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.extract import extract_answer
 from doratune.evaluation.generate import generate_answers
 from doratune.evaluation.likelihood import score_candidates
 from doratune.evaluation.target import Target, find_trained, load_target
 from doratune.models.load import refuse_missing_folder
-from doratune.records.files import RECORD_NAME, read_record, write_json_atomic, write_jsonl_atomic
+from doratune.records.layout import RECORD_NAME, read_record, write_json_atomic, write_jsonl_atomic
 from doratune.records.run import DataRecord, Evaluation, Format, Metric, RunRecord
+from doratune.stats.accuracy import accuracy_with_interval, majority_share
 
 logger = logging.getLogger(__name__)
 

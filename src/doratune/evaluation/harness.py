@@ -20,7 +20,7 @@ from doratune import __version__
 from doratune.errors import DoratuneError, InputError, nearest
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.target import Target, find_trained, load_target, output_folder
-from doratune.records.files import write_text_atomic
+from doratune.records.layout import write_text_atomic
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from doratune.records.comparison import Scalar
+from doratune.records.base import Scalar
 from doratune.records.run import Environment
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from doratune.records.analysis import AnalysisRecord
 from doratune.records.comparison import Comparison
-from doratune.records.files import (
+from doratune.records.layout import (
     ANALYSIS_NAME,
     COMPARISON_NAME,
     STUDY_NAME,

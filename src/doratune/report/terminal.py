@@ -13,7 +13,6 @@ from rich.text import Text
 from doratune.records.analysis import AnalysisRecord
 from doratune.records.comparison import Comparison
 from doratune.records.run import RunRecord
-from doratune.records.study import StudyRecord
 from doratune.report import decomposition, tables
 from doratune.report.tables import Cell, Table
 
@@ -41,13 +40,6 @@ def comparison_renderable(comparison: Comparison) -> Group:
         parts.append(indented(Text(sentence)))
     parts += [indented(Text(f"Note: {note}", style="yellow")) for note in comparison.notes]
     return Group(*parts)
-
-
-def print_summary(record: StudyRecord, console: Console) -> None:
-    """Print what came out of a study: accuracies, verdicts, cost and notes."""
-    from doratune.report.study.terminal import study_renderable
-
-    console.print(study_renderable(record))
 
 
 def print_evaluations(record: RunRecord) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from doratune.data.mix import without_mix
 from doratune.errors import InputError
-from doratune.records.files import RECORD_NAME, read_record
+from doratune.records.layout import RECORD_NAME, read_record
 from doratune.records.run import Method
 from doratune.study.config import CompareConfig
 from doratune.study.process import run_alone, waiting_through_interrupts

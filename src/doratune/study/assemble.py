@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from doratune.environment import describe_environment
 from doratune.errors import InputError
-from doratune.records.comparison import ArmResult
-from doratune.records.files import read_record
+from doratune.records.answers import correct_rows, training_curve
+from doratune.records.differences import environment_notes, shared_settings
+from doratune.records.layout import read_record
 from doratune.records.run import Evaluation, RunRecord
 from doratune.records.study import (
+    ArmResult,
     PooledDifference,
     SeedRun,
     StudyArm,
@@ -24,15 +26,13 @@ from doratune.records.study import (
     StudyRecord,
     Trial,
 )
-from doratune.study.answers import correct_rows, training_curve
+from doratune.stats.paired import check_same_rows
+from doratune.stats.seeds import PairedCell, adjusted, arm_summary, difference, pooled
 from doratune.study.grid import Group
 from doratune.study.job import Job
 from doratune.study.material import Test
-from doratune.study.paired import check_same_rows
 from doratune.study.plan import Plan
 from doratune.study.schedule import Progress, tried_rates
-from doratune.study.settings import environment_notes, shared_settings
-from doratune.study.statistics import PairedCell, adjusted, arm_summary, difference, pooled
 
 RunKey = tuple[StudyMethod, int]
 """A method and a seed: one run of a cell."""
@@ -89,6 +89,7 @@ def study_record(
         title=plan.title,
         question=plan.question,
         plan=plan.model_dump(mode="json"),
+        inputs={},
         cells=cells,
         pooled=_pooled(answered),
         pending=[title for place, title in wanted.items() if place not in finished],
@@ -190,7 +191,9 @@ def _arm(
     mean, interval = arm_summary(correct)
     seeds = sorted(group.plan.seeds)
     return StudyArm(
+        name=method,
         method=method,
+        engine=_engine(runs[method, seeds[0]]),
         trials=[
             Trial(
                 learning_rate=one.rate,
@@ -222,6 +225,11 @@ def _seed_run(group: Group, seed: int, job: Job, entry: Evaluation) -> SeedRun:
     )
 
 
+def _engine(job: Job) -> Literal["doratune", "peft"] | None:
+    """What computed the adapter."""
+    return job.config.engine if job.config is not None and job.config.method != "full" else None
+
+
 def _result(entry: Evaluation) -> ArmResult:
     return ArmResult(
         accuracy=entry.accuracy, interval=entry.interval, correct=entry.correct, unmatched=entry.unmatched
@@ -248,7 +256,7 @@ def _corrected(cells: list[StudyCell]) -> list[StudyCell]:
     families: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
     for index, cell in enumerate(cells):
         for number, one in enumerate(cell.differences):
-            key = (cell.model, cell.rank, one.from_method, one.to_method)
+            key = (cell.model, cell.rank, one.from_arm, one.to_arm)
             families.setdefault(key, []).append((index, number))
     for places in families.values():
         family = adjusted([cells[index].differences[number] for index, number in places])

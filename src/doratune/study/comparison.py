@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 from doratune.errors import InputError
+from doratune.records.answers import correct_rows, training_curve
 from doratune.records.comparison import Arm, ArmResult, Comparison, PairedDifference, TaskResult
-from doratune.records.files import read_record
+from doratune.records.differences import notes_on_differences, shared_settings
+from doratune.records.layout import read_record
 from doratune.records.run import Evaluation, RunRecord
-from doratune.study.answers import correct_rows, training_curve
-from doratune.study.paired import check_same_rows, paired_difference
-from doratune.study.settings import notes_on_differences, shared_settings
+from doratune.stats.paired import check_same_rows, paired_difference
 
 TaskKey = tuple[str, str, str]
 """A task, its format and its protocol: what must agree for two accuracies to mean the same."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from doratune.errors import DoratuneError, InputError
-from doratune.records.files import STUDY_NAME, read_study, write_text_atomic
+from doratune.records.layout import STUDY_NAME, read_study, write_text_atomic
 from doratune.study.execute import Outcome
 from doratune.study.grid import Group
 from doratune.study.job import Job, drop_weights

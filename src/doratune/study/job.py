@@ -9,7 +9,7 @@ from typing import Literal
 
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
-from doratune.records.files import RECORD_NAME, read_record
+from doratune.records.layout import RECORD_NAME, read_record
 from doratune.records.run import Evaluation
 from doratune.records.study import StudyMethod
 from doratune.training.config import TrainConfig

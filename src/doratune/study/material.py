@@ -14,7 +14,7 @@ from doratune.data.rows import Row
 from doratune.data.source import load_split, rows_sha256
 from doratune.data.tasks import Split, Task, get_task
 from doratune.errors import InputError
-from doratune.records.files import write_text_atomic
+from doratune.records.layout import write_text_atomic
 from doratune.records.run import DataRecord, Format
 from doratune.study.plan import Plan, PlanTask
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from doratune.errors import DoratuneError, InputError
-from doratune.records.files import STUDY_NAME, write_json_atomic
+from doratune.records.layout import STUDY_NAME, write_json_atomic
 from doratune.records.study import StudyRecord
 from doratune.study.assemble import Answered, answered_cells, study_record
 from doratune.study.cluster import RayEngine

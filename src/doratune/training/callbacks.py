@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from doratune.records.files import METRICS_NAME, read_jsonl, write_jsonl_atomic
+from doratune.records.layout import METRICS_NAME, read_jsonl, write_jsonl_atomic
 
 LOGGED = ("loss", "learning_rate", "grad_norm", "epoch", "eval_loss")
 

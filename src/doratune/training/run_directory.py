@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from doratune.errors import InputError
-from doratune.records.files import METRICS_NAME, RECORD_NAME, write_text_atomic
+from doratune.records.layout import METRICS_NAME, RECORD_NAME, write_text_atomic
 from doratune.settings import validate
 from doratune.training.config import TrainConfig
 

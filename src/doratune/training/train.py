@@ -24,7 +24,7 @@ from doratune.models.fingerprint import fingerprint
 from doratune.models.load import LoadedModel, load_model
 from doratune.models.precision import resolve_dtype
 from doratune.peft.frozen import speed_up_frozen
-from doratune.records.files import RECORD_NAME, write_json_atomic
+from doratune.records.layout import RECORD_NAME, write_json_atomic
 from doratune.records.run import ModelRecord, ParameterCount, RunRecord, TrainingRecord
 from doratune.training import run_directory
 from doratune.training.adapter import add_adapter

@@ -19,7 +19,7 @@ from doratune.data.source import load_file
 from doratune.data.tasks import get_task
 from doratune.errors import InputError
 from doratune.records.bench import Machine
-from doratune.records.files import write_json_atomic
+from doratune.records.layout import write_json_atomic
 from doratune.records.pipeline import Phase, PhaseCost, PipelineBenchRecord, PipelineSettings, Side
 from doratune.records.run import DataRecord
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from doratune.bench.pipeline.commands import ANSWERS_NAME, REFERENCE_NAME, RUN_NAME
 from doratune.bench.pipeline.figures import compare_answers, speed_ratios
-from doratune.records.files import read_jsonl, read_record
+from doratune.records.layout import read_jsonl, read_record
 from doratune.records.pipeline import Phase, PhaseCost, PipelineRound, Side
 from doratune.records.run import RunRecord
 

@@ -12,11 +12,12 @@ from doratune.records.study import (
     StudyDifference,
     StudyMethod,
     StudyRecord,
+    arm_name,
 )
 from doratune.report import numbers
 
-Pair = tuple[StudyMethod, StudyMethod]
-"""The methods a difference is from and to."""
+Pair = tuple[str, str]
+"""The arms a difference is from and to."""
 
 ONE_SEED = "1 seed"
 
@@ -74,7 +75,7 @@ def pairs(record: StudyRecord) -> list[Pair]:
 
 def pair_name(pair: Pair) -> str:
     """As a difference: "DoRA − LoRA"."""
-    return f"{METHOD_NAMES[pair[1]]} {numbers.MINUS} {METHOD_NAMES[pair[0]]}"
+    return f"{arm_name(pair[1])} {numbers.MINUS} {arm_name(pair[0])}"
 
 
 def differences(record: StudyRecord, pair: Pair) -> Iterator[tuple[StudyCell, StudyDifference]]:
@@ -112,4 +113,4 @@ def seed_words(record: StudyRecord) -> str:
 
 
 def _pair(one: StudyDifference) -> Pair:
-    return one.from_method, one.to_method
+    return one.from_arm, one.to_arm

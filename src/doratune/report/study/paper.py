@@ -87,9 +87,7 @@ def _ours(cell: StudyCell) -> list[Cell]:
     for method in ("lora", "dora"):
         arm = cells.arm_of(cell, method)
         row.append(Cell(numbers.percent(arm.mean), numbers.interval(arm.interval)) if arm else Cell(NONE))
-    one = next(
-        (one for one in cell.differences if (one.from_method, one.to_method) == ("lora", "dora")), None
-    )
+    one = next((one for one in cell.differences if (one.from_arm, one.to_arm) == ("lora", "dora")), None)
     return [
         *row,
         Cell(numbers.points(one.points), numbers.signed_interval(one.interval)) if one else Cell(NONE),

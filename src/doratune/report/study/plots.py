@@ -12,6 +12,7 @@ from doratune.records.study import (
     StudyDifference,
     StudyMethod,
     StudyRecord,
+    arm_name,
 )
 from doratune.report import numbers
 from doratune.report.figures import DASHES, GRID, PAPER, TEXT, colour, drawing, new_figure, shortened, to_svg
@@ -79,7 +80,7 @@ def forest_plot(record: StudyRecord, pair: Pair, name: str) -> str:
             text = f"{numbers.signed(one.points)}  ({numbers.signed_interval(one.interval)})"
             _line_label(axes, place, shortened(label, 26), text)
         axes.axvline(0, color=TEXT, linewidth=1, linestyle=(0, (2, 2)))
-        better = shortened(METHOD_NAMES[pair[1]], 24)
+        better = shortened(arm_name(pair[1]), 24)
         axes.set(
             ylim=(len(rows) - 0.5, -0.6),
             yticks=[],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from doratune.records.study import METHOD_NAMES, Needed, StudyDifference, StudyRecord
+from doratune.records.study import Needed, StudyDifference, StudyRecord, arm_name
 from doratune.report import numbers
 from doratune.report.study import cells
 from doratune.report.study.cells import Pair
@@ -31,7 +31,7 @@ def headlines(record: StudyRecord) -> list[str]:
         found = list(cells.differences(record, pair))
         if not found:
             continue
-        against = f"{cells.sentence(METHOD_NAMES[pair[1]])} against {METHOD_NAMES[pair[0]]}, on"
+        against = f"{cells.sentence(arm_name(pair[1]))} against {arm_name(pair[0])}, on"
         if len(found) == 1:
             cell, one = found[0]
             lines.append(f"{against} {cells.cell_label(cell, record)}: {one.verdict}.")
@@ -62,7 +62,7 @@ def verdicts(record: StudyRecord) -> list[Verdict]:
             name,
             sample,
             cells.sentence(one.verdict),
-            f"{cells.pair_name((one.from_method, one.to_method))}: {_figures(one)}",
+            f"{cells.pair_name((one.from_arm, one.to_arm))}: {_figures(one)}",
         )
         for name, sample, one in found
     ]
@@ -75,14 +75,14 @@ def difference_table(record: StudyRecord) -> Table:
     columns += [Cell(cells.sentence(cells.pair_name(pair)), "interval; p") for pair in pairs]
     rows = []
     for cell in record.cells:
-        by_pair = {(one.from_method, one.to_method): one for one in cell.differences}
+        by_pair = {(one.from_arm, one.to_arm): one for one in cell.differences}
         rows.append(
             [Cell(cells.cell_label(cell, record)), *(_difference(by_pair.get(pair)) for pair in pairs)]
         )
     groups = dict.fromkeys((one.model, one.rank, tuple(one.cells)) for one in record.pooled)
     for group in groups:
         of_group = [one for one in record.pooled if (one.model, one.rank, tuple(one.cells)) == group]
-        by_pair = {(one.difference.from_method, one.difference.to_method): one.difference for one in of_group}
+        by_pair = {(one.difference.from_arm, one.difference.to_arm): one.difference for one in of_group}
         name = cells.pooled_label(of_group[0], record)
         rows.append([Cell(name), *(_difference(by_pair.get(pair)) for pair in pairs)])
     return Table(columns, rows)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from simulated_studies import World
 
-from doratune.study import resampling
-from doratune.study.needed import POWER, needed, power
-from doratune.study.resampling import (
+from doratune.stats import resampling
+from doratune.stats.needed import POWER, needed, power
+from doratune.stats.resampling import (
     Block,
     Components,
     components,
@@ -14,7 +14,7 @@ from doratune.study.resampling import (
     two_sided_p,
     with_made_up_rows,
 )
-from doratune.study.statistics import PAIRED_ROWS
+from doratune.stats.seeds import PAIRED_ROWS
 
 
 def test_rows_of_one_seed_are_the_textbook_number() -> None:

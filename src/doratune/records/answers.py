@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from doratune.errors import InputError
-from doratune.records.files import METRICS_NAME, read_jsonl
+from doratune.records.layout import METRICS_NAME, read_jsonl
 from doratune.records.run import Evaluation
 
 

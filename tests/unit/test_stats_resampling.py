@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from simulated_studies import World
 
-from doratune.study import resampling
-from doratune.study.resampling import (
+from doratune.stats import resampling
+from doratune.stats.resampling import (
     Block,
     components,
     interval,
@@ -14,7 +14,7 @@ from doratune.study.resampling import (
     two_sided_p,
     with_made_up_rows,
 )
-from doratune.study.statistics import ARM_ROWS, PAIRED_ROWS
+from doratune.stats.seeds import ARM_ROWS, PAIRED_ROWS
 
 STUDIES = 500
 ERROR = 3 * np.sqrt(0.95 * 0.05 / STUDIES)  # three Monte-Carlo standard errors of a rate of 95 or 5 %

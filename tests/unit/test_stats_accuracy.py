@@ -2,7 +2,7 @@ import pytest
 from scipy.stats import binomtest
 
 from doratune.errors import InputError
-from doratune.evaluation.accuracy import accuracy_with_interval, majority_share
+from doratune.stats.accuracy import accuracy_with_interval, majority_share
 
 
 @pytest.mark.parametrize(

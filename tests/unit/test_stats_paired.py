@@ -5,7 +5,7 @@ import math
 import pytest
 
 from doratune.errors import InputError
-from doratune.study.paired import mcnemar_p, paired_difference
+from doratune.stats.paired import mcnemar_p, paired_difference
 
 
 @pytest.mark.parametrize(

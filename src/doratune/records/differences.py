@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from doratune.records.comparison import Scalar
+from doratune.records.base import Setting
 from doratune.records.run import RunRecord
-
-Setting = Scalar | list[Scalar]
 
 BY_ARM = frozenset({"method", "engine", "name", "output", "overwrite", "resume"})
 """Configuration that differs between arms by its nature."""

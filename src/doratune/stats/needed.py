@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from doratune.records.study import Needed
-from doratune.study.resampling import LEVEL, Components
+from doratune.stats.resampling import LEVEL, Components
 
 POINTS = (1.0, 2.0, 5.0)
 POWER = 0.8

@@ -7,8 +7,8 @@ from simulated_studies import World
 
 from doratune.errors import InputError
 from doratune.records.study import StudyDifference
-from doratune.study import resampling, statistics
-from doratune.study.statistics import PairedCell, adjusted, arm_summary, difference, pooled
+from doratune.stats import resampling
+from doratune.stats.seeds import PairedCell, adjusted, arm_summary, difference, pooled
 
 NOTHING = World(seed=0.0, means=(0.6, 0.6))
 NO_DIFFERENCE = World(seed=0.1, means=(0.6, 0.6))
@@ -103,7 +103,7 @@ def test_undecided_says_what_the_interval_leaves_room_for() -> None:
 @pytest.fixture
 def without_planning(monkeypatch: pytest.MonkeyPatch) -> None:
     """What would be needed is of no matter to the verdict, and takes longer than it."""
-    monkeypatch.setattr(statistics, "needed", lambda *_: [])
+    monkeypatch.setattr("doratune.stats.seeds.needed", lambda *_: [])
 
 
 @pytest.mark.usefixtures("without_planning")
