@@ -1,4 +1,4 @@
-"""Studies without training: plans of built-in samples, and an engine that writes made-up runs."""
+"""Studies without training: plans of built-in samples, and a runner that writes made-up runs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def share(job: Job, split: str) -> float:
     return 0.6 + 0.1 * (job.config.method == "dora") + 0.05 * job.config.seed
 
 
-class MadeUpEngine:
+class MadeUpRunner:
     """Writes what a run would leave behind, at once.
 
     Args:
@@ -76,7 +76,7 @@ class MadeUpEngine:
         self._accuracy = accuracy
         self._fails = fails
 
-    def __enter__(self) -> MadeUpEngine:
+    def __enter__(self) -> MadeUpRunner:
         return self
 
     def __exit__(self, *_: object) -> None:

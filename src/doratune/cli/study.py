@@ -49,11 +49,11 @@ def main(argv: list[str]) -> int:
 
     from doratune.cli.progress import StudyProgress
     from doratune.cli.rendering import publish_study
-    from doratune.study.study import make_engine, run_study
+    from doratune.study.study import make_runner, run_study
 
     reproduce = shlex.join(["doratune", "study", *(word for word in argv if word != "--json")])
-    engine = make_engine(study.plan, config, configure_logging)
+    runner = make_runner(study.plan, config, configure_logging)
     with StudyProgress(study, jobs=config.jobs) as progress:
-        record = run_study(study, engine, progress, reproduce=reproduce)
+        record = run_study(study, runner, progress, reproduce=reproduce)
     publish_study(record, config.output, as_json=command.as_json)
     return 0

@@ -1,4 +1,4 @@
-"""Conducting a study: its jobs are handed to an engine until nothing is left to do."""
+"""Conducting a study: its jobs are handed to a runner until nothing is left to do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IGNORED = """# Rows of data sets and weights are not for a repository; records, 
 POLL_SECONDS = 1.0
 
 
-class Engine(AbstractContextManager["Engine"], Protocol):
+class Runner(AbstractContextManager["Runner"], Protocol):
     """What carries out jobs."""
 
     capacity: int
@@ -46,7 +46,7 @@ class Watcher(Protocol):
     """What is told how a study goes."""
 
     def started(self, job: Job) -> None:
-        """A job was handed to the engine."""
+        """A job was handed to the runner."""
         ...
 
     def ended(self, job: Job, outcome: Outcome) -> None:
@@ -71,7 +71,7 @@ class StudyInterruptedError(DoratuneError):
 def conduct(
     groups: list[Group],
     folder: Path,
-    engine: Engine,
+    runner: Runner,
     watcher: Watcher,
     on_finished: Callable[[Progress], None],
 ) -> None:
@@ -82,7 +82,7 @@ def conduct(
     Args:
         groups: The study's groups.
         folder: The study's folder.
-        engine: What carries out the jobs.
+        runner: What carries out the jobs.
         watcher: What is told how it goes.
         on_finished: Called with each group that is finished, also those that were before.
 
@@ -97,8 +97,8 @@ def conduct(
         write_text_atomic(folder / ".gitignore", IGNORED)
         for material in {id(group.material): group.material for group in groups}.values():
             material.write()
-        with engine:
-            _Conductor(Schedule([Progress(group) for group in groups]), engine, watcher, on_finished).run()
+        with runner:
+            _Conductor(Schedule([Progress(group) for group in groups]), runner, watcher, on_finished).run()
 
 
 def check_folder(folder: Path) -> None:
@@ -119,12 +119,12 @@ class _Conductor:
     def __init__(
         self,
         schedule: Schedule,
-        engine: Engine,
+        runner: Runner,
         watcher: Watcher,
         on_finished: Callable[[Progress], None],
     ) -> None:
         self.schedule = schedule
-        self.engine = engine
+        self.runner = runner
         self.watcher = watcher
         self.on_finished = on_finished
         self.failures: list[tuple[Job, str]] = []
@@ -143,7 +143,7 @@ class _Conductor:
                 if self.interrupted and not self._stopped:
                     self._stopped = True
                     self.watcher.stopping()
-                    self.engine.stop()
+                    self.runner.stop()
                 for future in ended:
                     self._settle(running.pop(future), future.result())
                 self.watcher.tick()
@@ -158,12 +158,12 @@ class _Conductor:
         self.interrupted = True
 
     def _fill(self, running: dict[Future[Outcome], Job]) -> None:
-        while not self.interrupted and len(running) < self.engine.capacity:
+        while not self.interrupted and len(running) < self.runner.capacity:
             job = next(self.schedule.ready(), None)
             if job is None:
                 return
             self.watcher.started(job)
-            running[self.engine.submit(job)] = job
+            running[self.runner.submit(job)] = job
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
         if outcome.interrupted:

@@ -11,11 +11,11 @@ from doratune.errors import DoratuneError, InputError
 from doratune.records.layout import STUDY_NAME, write_json_atomic
 from doratune.records.study import StudyRecord
 from doratune.study.assemble import Answered, answered_cells, study_record
-from doratune.study.cluster import RayEngine
-from doratune.study.conduct import Engine, Watcher, check_folder, conduct
+from doratune.study.ray_cluster import RayRunner
+from doratune.study.conduct import Runner, Watcher, check_folder, conduct
 from doratune.study.config import StudyConfig
 from doratune.study.grid import Group, groups_of
-from doratune.study.local import LocalEngine
+from doratune.study.local import LocalRunner
 from doratune.study.material import Material, assumed_material, load_material
 from doratune.study.plan import Plan, PlanTask, load_plan
 from doratune.study.schedule import Progress
@@ -68,12 +68,12 @@ def open_study(config: StudyConfig, *, only_to_estimate: bool = False) -> Study:
     return Study(plan, config.output, groups_of(plan, materials, config.output), assumed)
 
 
-def run_study(study: Study, engine: Engine, watcher: Watcher, *, reproduce: str) -> StudyRecord:
+def run_study(study: Study, runner: Runner, watcher: Watcher, *, reproduce: str) -> StudyRecord:
     """Do what is left of a study; study.json is written anew whenever a group of its cells is finished.
 
     Args:
         study: What ``open_study`` gave.
-        engine: What carries out its runs.
+        runner: What carries out its runs.
         watcher: What is told how it goes.
         reproduce: The command that gives this study.
 
@@ -98,31 +98,31 @@ def run_study(study: Study, engine: Engine, watcher: Watcher, *, reproduce: str)
 
     if not (study.folder / STUDY_NAME).is_file():
         write()
-    conduct(study.groups, study.folder, engine, watcher, note)
+    conduct(study.groups, study.folder, runner, watcher, note)
     return write()
 
 
-def make_engine(plan: Plan, config: StudyConfig, initializer: Callable[[], None] | None = None) -> Engine:
-    """The engine that a study is to be carried out with.
+def make_runner(plan: Plan, config: StudyConfig, initializer: Callable[[], None] | None = None) -> Runner:
+    """The runner that a study is to be carried out with.
 
     Args:
         plan: Says what a run needs of a cluster.
-        config: Names the engine.
+        config: Names the runner.
         initializer: Called first in each run's process.
 
     Raises:
         InputError: What it needs is not installed, or a setting means nothing to it.
     """
-    if config.engine == "ray":
+    if config.runner == "ray":
         if config.jobs > 1 or config.threads is not None:
             raise InputError(
                 "a Ray cluster decides itself how many runs go at a time",
                 where="--jobs, --threads",
                 expected="resources in the plan: what one run needs",
             )
-        return RayEngine(plan.resources, initializer)
+        return RayRunner(plan.resources, initializer)
     threads = config.threads
     if threads is None and config.jobs > 1:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = max(cores // config.jobs, 1)
-    return LocalEngine(config.jobs, threads, initializer)
+    return LocalRunner(config.jobs, threads, initializer)
