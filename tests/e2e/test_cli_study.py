@@ -19,9 +19,9 @@ from cli_support import Cli, lines
 
 from doratune.records.layout import read_study
 from doratune.records.study import StudyRecord
-from doratune.study.config import StudyConfig
 from doratune.study.execute import Outcome, carry_out
 from doratune.study.job import Job
+from doratune.study.plan import load_plan
 from doratune.study.study import open_study, run_study
 
 
@@ -90,7 +90,7 @@ class Silent:
 
 
 def run_here(plan: Path, folder: Path, runner: HereRunner) -> StudyRecord:
-    study = open_study(StudyConfig(plan=str(plan), output=folder))
+    study = open_study(load_plan(str(plan)), folder)
     return run_study(study, runner, Silent(), reproduce="doratune study")
 
 

@@ -18,9 +18,9 @@ from doratune.records.layout import (
     write_jsonl_atomic,
     write_text_atomic,
 )
-from doratune.study.config import StudyConfig
 from doratune.study.execute import Outcome
 from doratune.study.job import Job, Wanted
+from doratune.study.plan import load_plan
 from doratune.study.study import Study, open_study
 
 PLAN: dict[str, Any] = {
@@ -45,7 +45,7 @@ def write_plan(folder: Path, **changes: Any) -> Path:
 
 def opened(folder: Path, **changes: Any) -> Study:
     """The study of such a plan in ``folder``/study."""
-    return open_study(StudyConfig(plan=str(write_plan(folder, **changes)), output=folder / "study"))
+    return open_study(load_plan(str(write_plan(folder, **changes))), folder / "study")
 
 
 def share(job: Job, split: str) -> float:

@@ -74,6 +74,8 @@ def conduct(
     runner: Runner,
     watcher: Watcher,
     on_finished: Callable[[Progress], None],
+    *,
+    again: str,
 ) -> None:
     """Do everything that is left of a study.
 
@@ -85,6 +87,7 @@ def conduct(
         runner: What carries out the jobs.
         watcher: What is told how it goes.
         on_finished: Called with each group that is finished, also those that were before.
+        again: How the user resumes it, for messages.
 
     Raises:
         InputError: Another process conducts the study, or a record on disk is not of it.
@@ -98,7 +101,9 @@ def conduct(
         for material in {id(group.material): group.material for group in groups}.values():
             material.write()
         with runner:
-            _Conductor(Schedule([Progress(group) for group in groups]), runner, watcher, on_finished).run()
+            _Conductor(Schedule([Progress(group) for group in groups]), runner, watcher, on_finished).run(
+                again
+            )
 
 
 def check_folder(folder: Path) -> None:
@@ -131,7 +136,7 @@ class _Conductor:
         self.interrupted = self._stopped = False
         self._reported: set[int] = set()
 
-    def run(self) -> None:
+    def run(self, again: str) -> None:
         running: dict[Future[Outcome], Job] = {}
         with waiting_through_interrupts(self._notice_interrupt):
             while True:
@@ -149,10 +154,10 @@ class _Conductor:
                 self.watcher.tick()
         if self.interrupted:
             raise StudyInterruptedError(
-                "the study was interrupted; what is finished is kept", fix="run the same command to go on"
+                "interrupted; the runs that are finished are kept", fix=f"{again} to go on"
             )
         if self.failures:
-            raise _failed(self.failures)
+            raise _failed(self.failures, again)
 
     def _notice_interrupt(self) -> None:
         self.interrupted = True
@@ -183,18 +188,16 @@ class _Conductor:
 
 
 def _drop_weights(progress: Progress) -> None:
-    group, plan = progress.group, progress.group.plan
-    trials = [group.trial(method, rate) for method in plan.methods for rate in plan.rates(method)]
-    for job in (*trials, *progress.jobs):
+    for job in (*progress.group.trials(), *progress.jobs):
         drop_weights(job.folder)
 
 
-def _failed(failures: list[tuple[Job, str]]) -> DoratuneError:
+def _failed(failures: list[tuple[Job, str]], again: str) -> DoratuneError:
     job, error = failures[0]
     others = ", ".join(str(one.folder) for one, _ in failures[1:])
     return DoratuneError(
-        f"{len(failures)} run(s) of the study failed; the finished ones are kept",
+        f"{len(failures)} run(s) failed; the finished ones are kept",
         where=f"{job.folder} ({job.label})" + (f"; also {others}" if others else ""),
         got=error,
-        fix="mend the cause and run the same command; only what is not finished is done again",
+        fix=f"mend the cause and {again}; only what is not finished is done again",
     )

@@ -8,13 +8,14 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from doratune.errors import DoratuneError
-from doratune.study.job import VALIDATION_NAME, Job
+from doratune.evaluation.config import EvalConfig
+from doratune.study.job import VALIDATION_NAME, Job, Wanted
 from doratune.study.lock import locked
 
 logger = logging.getLogger(__name__)
@@ -82,8 +83,19 @@ def _train(job: Job) -> None:
 def _evaluate(job: Job) -> None:
     from doratune.evaluation.evaluate import evaluate
 
-    for wanted in job.left():
-        evaluate(wanted.config)
+    for config in together(job.left()):
+        evaluate(config)
+
+
+def together(left: Sequence[Wanted]) -> list[EvalConfig]:
+    """As few evaluations as can be made of them, since each loads the model: one for all tasks without a file."""
+    found: dict[str, EvalConfig] = {}
+    for config in (wanted.config for wanted in left):
+        key = config.model_dump_json(exclude={"task"})
+        same = found.get(key)
+        tasks = [*(same.task if same else []), *config.task]
+        found[key] = config.model_copy(update={"task": tasks})
+    return list(found.values())
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class LocalRunner:
                 0.0,
                 "the run's process was ended from outside, or for want of memory\n"
                 f"  where: {job.folder / LOG_NAME}\n"
-                "  to do: run the study again; it goes on from the last checkpoint",
+                "  to do: start it again; it goes on from the last checkpoint",
             )
 
 
