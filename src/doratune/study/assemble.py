@@ -217,7 +217,7 @@ def _corrected(cells: list[StudyCell]) -> list[StudyCell]:
 
 
 def _pooled(answered: Sequence[Answered]) -> list[PooledDifference]:
-    """Over the cells of a model and rank that have a pair of arms with as many seeds, where there are several."""
+    """Over the cells of one model, rank, pair of arms and number of seeds, where there are several."""
     families: dict[tuple[str, int | None, Pair, int], list[Answered]] = {}
     for one in answered:
         for pair, answers in one.pairs.items():

@@ -138,9 +138,9 @@ def check_same_base(runs: Sequence[Run]) -> None:
 
 
 def compared_pairs(arms: Sequence[Arm]) -> list[Pair]:
-    """Which arms are compared, by name: every method with LoRA, DoRA first; without LoRA with the first method.
+    """Which arms are compared, by name: every method with LoRA, DoRA first.
 
-    Of several arms of one method the first one stands for it.
+    Without LoRA they are compared with the first method. Of several arms of one method the first one counts.
     """
     first: dict[StudyMethod, str] = {}
     for arm in arms:

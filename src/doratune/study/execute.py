@@ -15,6 +15,7 @@ from pathlib import Path
 
 from doratune.errors import DoratuneError
 from doratune.evaluation.config import EvalConfig
+from doratune.records.layout import is_started
 from doratune.study.job import VALIDATION_NAME, Job, Wanted
 from doratune.study.lock import locked
 
@@ -63,7 +64,7 @@ def carry_out(job: Job) -> Outcome:
 
 def _train(job: Job) -> None:
     """Train the run, or go on with its training; again from the start where only the weights are missing."""
-    from doratune.training.run_directory import CONFIG_NAME, write_config
+    from doratune.training.run_directory import write_config
     from doratune.training.train import train
 
     if job.config is None:
@@ -74,7 +75,7 @@ def _train(job: Job) -> None:
             shutil.rmtree(job.folder / VALIDATION_NAME, ignore_errors=True)  # of the run as it was
             train(job.config, overwrite=True)
         return
-    resume = (job.folder / CONFIG_NAME).is_file()
+    resume = is_started(job.folder)
     if resume:  # the address says that it is the same run; only its paths may be others by now
         write_config(job.config)
     train(job.config, resume=resume)
