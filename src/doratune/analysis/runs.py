@@ -10,7 +10,7 @@ from pathlib import Path
 from doratune.errors import InputError
 from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, read_record, weights_folder
 from doratune.records.run import RunRecord
-from doratune.records.study import StudyMethod
+from doratune.records.study import StudyMethod, method_of
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,7 @@ def _method(record: RunRecord, directory: Path) -> StudyMethod:
             where=str(directory),
             expected="runs without --load-in-4bit",
         )
-    attached = record.method == "dora" and record.config.get("norm_gradient")
-    return "dora-attached-norm" if attached else record.method
+    return method_of(record)
 
 
 def _checkpoints(record: RunRecord, directory: Path) -> list[tuple[int, Path]]:

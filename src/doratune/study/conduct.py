@@ -101,9 +101,8 @@ def conduct(
         for material in {id(group.material): group.material for group in groups}.values():
             material.write()
         with runner:
-            _Conductor(Schedule([Progress(group) for group in groups]), runner, watcher, on_finished).run(
-                again
-            )
+            schedule = Schedule([Progress(group) for group in groups])
+            _Conductor(schedule, runner, watcher, on_finished).run(again)
 
 
 def check_folder(folder: Path) -> None:

@@ -89,7 +89,7 @@ def _evaluate(job: Job) -> None:
 
 
 def together(left: Sequence[Wanted]) -> list[EvalConfig]:
-    """As few evaluations as can be made of them, since each loads the model: one for all tasks without a file."""
+    """The evaluations with tasks that share all settings in one, since each evaluation loads the model."""
     found: dict[str, EvalConfig] = {}
     for config in (wanted.config for wanted in left):
         key = config.model_dump_json(exclude={"task"})

@@ -62,7 +62,7 @@ class PlanTask(Settings):
     rows: Positive | None = None
     """At most this many training rows, of a mixture per task, drawn by the run's seed; None: all of them."""
     validation_rows: Positive | None = None
-    """Rows taken out of train, on which the learning rate is chosen; None: no rows, where there is one rate."""
+    """Rows taken out of train, on which the learning rate is chosen; None: there is only one rate."""
     limit: Positive | None = None
     """Only the first so many test rows of each task."""
     train_data: LaxPath | None = None
