@@ -36,7 +36,7 @@ from doratune.evaluation.extract import extract_answer
 from doratune.evaluation.generate import generate_answers
 from doratune.models.load import load_model
 from doratune.peft import enable
-from doratune.records.layout import read_record, write_json_atomic
+from doratune.records.layout import ADAPTER_NAME, read_record, write_json_atomic
 
 SETTINGS = (
     "method",
@@ -68,7 +68,7 @@ def ours(options: argparse.Namespace, loaded: LoadedData) -> Iterator[tuple[str,
         ("merged", "bfloat16", True),
     ):
         base = load_model(options.model, dtype=dtype)
-        model = PeftModel.from_pretrained(base.model, str(options.run / "adapter"))
+        model = PeftModel.from_pretrained(base.model, str(options.run / ADAPTER_NAME))
         enable(model)
         answering: torch.nn.Module = model.merge_and_unload() if merges else model
         texts = generate_answers(answering, base.tokenizer, examples, batch_size=batch_size)
@@ -80,7 +80,7 @@ def one_row_at_a_time(options: argparse.Namespace) -> Answers:
     """The reference's answers in bfloat16."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "predictions.jsonl"
-        own = {"adapter": str(options.run / "adapter"), "dtype": "bfloat16", "output": file}
+        own = {"adapter": str(options.run / ADAPTER_NAME), "dtype": "bfloat16", "output": file}
         reference_pipeline.evaluate(argparse.Namespace(**{**vars(options), **own}))
         return [json.loads(line)["prediction"] for line in file.read_text(encoding="utf-8").splitlines()]
 

@@ -10,6 +10,7 @@ from synthetic_runs import evaluation, record
 
 from doratune.errors import InputError
 from doratune.records.layout import (
+    checkpoints,
     read_jsonl,
     read_record,
     read_study,
@@ -102,3 +103,14 @@ def test_lines_round_trip(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"row": 0}\n\n[1]\n')
     with pytest.raises(InputError, match=r"line 3(.|\n)*list"):
         read_jsonl(tmp_path / "a.jsonl")
+
+
+def test_checkpoints_go_by_step_not_by_name(tmp_path: Path) -> None:
+    for name in ("checkpoint-10", "checkpoint-9", "checkpoint-100", "checkpoint-9.part", "other-3"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert [(step, path.name) for step, path in checkpoints(tmp_path).items()] == [
+        (9, "checkpoint-9"),
+        (10, "checkpoint-10"),
+        (100, "checkpoint-100"),
+    ]
+    assert checkpoints(tmp_path / "none") == {}

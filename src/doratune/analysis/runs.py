@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from doratune.errors import InputError
-from doratune.records.layout import read_record
+from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, read_record, weights_folder
 from doratune.records.run import RunRecord
-from doratune.records.study import StudyMethod
-from doratune.training.run_directory import ADAPTER_NAME, CHECKPOINTS_NAME, MODEL_NAME
-
-CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+from doratune.records.study import StudyMethod, method_of
 
 
 @dataclass(frozen=True)
@@ -79,18 +75,13 @@ def _method(record: RunRecord, directory: Path) -> StudyMethod:
             where=str(directory),
             expected="runs without --load-in-4bit",
         )
-    attached = record.method == "dora" and record.config.get("norm_gradient")
-    return "dora-attached-norm" if attached else record.method
+    return method_of(record)
 
 
 def _checkpoints(record: RunRecord, directory: Path) -> list[tuple[int, Path]]:
     if record.training is None:
         raise InputError("the run has no checkpoints", where=str(directory), got="a bare adapter's record")
-    found = {
-        int(match[1]): folder
-        for folder in (directory / CHECKPOINTS_NAME).glob("checkpoint-*")
-        if (match := CHECKPOINT.fullmatch(folder.name))
-    }
+    found = checkpoints(directory)
     if not found:
         raise InputError(
             "the run has no checkpoints",
@@ -98,7 +89,7 @@ def _checkpoints(record: RunRecord, directory: Path) -> list[tuple[int, Path]]:
             expected="folders checkpoint-N",
             fix="train it again with --save-steps and --keep-checkpoints, and keep the folder",
         )
-    found[record.training.steps] = directory / (MODEL_NAME if record.method == "full" else ADAPTER_NAME)
+    found[record.training.steps] = weights_folder(directory, record.method)
     return sorted(found.items())
 
 

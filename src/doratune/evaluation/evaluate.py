@@ -25,7 +25,13 @@ from doratune.evaluation.generate import generate_answers
 from doratune.evaluation.likelihood import score_candidates
 from doratune.evaluation.target import Target, find_trained, load_target
 from doratune.models.load import refuse_missing_folder
-from doratune.records.layout import RECORD_NAME, read_record, write_json_atomic, write_jsonl_atomic
+from doratune.records.layout import (
+    is_recorded,
+    predictions_name,
+    read_record,
+    write_jsonl_atomic,
+    write_record,
+)
 from doratune.records.run import DataRecord, Evaluation, Format, Metric, RunRecord
 from doratune.stats.accuracy import accuracy_with_interval, majority_share
 
@@ -79,7 +85,7 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
         write_jsonl_atomic(target.output / evaluation.predictions, predictions)
         others = [one for one in record.evaluations if one.predictions != evaluation.predictions]
         record = record.model_copy(update={"evaluations": [*others, evaluation]})
-        write_json_atomic(target.output / RECORD_NAME, record.to_dict())
+        write_record(target.output, record)
     return record
 
 
@@ -103,11 +109,11 @@ def _load_tasks(config: EvalConfig, fmt: Format) -> list[TaskRows]:
 
 
 def _held(output: Path | None) -> RunRecord | None:
-    return read_record(output) if output is not None and (output / RECORD_NAME).is_file() else None
+    return read_record(output) if output is not None and is_recorded(output) else None
 
 
 def _refuse_repeated(held: RunRecord | None, task: str, fmt: Format, config: EvalConfig) -> None:
-    name = _predictions_name(task, fmt, config.protocol)
+    name = predictions_name(task, fmt, config.protocol)
     if held is not None and any(one.predictions == name for one in held.evaluations):
         raise InputError(
             "this evaluation is already there",
@@ -115,12 +121,6 @@ def _refuse_repeated(held: RunRecord | None, task: str, fmt: Format, config: Eva
             got=f"{task} ({fmt}, {config.protocol})",
             fix="add --overwrite to replace it, or --output to write elsewhere",
         )
-
-
-def _predictions_name(task: str, fmt: Format, protocol: str) -> str:
-    """predictions/<task>.jsonl for the defaults; what differs from them is added to the name."""
-    parts = [task, *([fmt] if fmt != "instruct" else []), *([protocol] if protocol != "likelihood" else [])]
-    return f"predictions/{'.'.join(parts)}.jsonl"
 
 
 def _evaluate_task(
@@ -150,7 +150,7 @@ def _evaluate_task(
         chance=sum(1 / len(example.candidates) for example in rows.examples) / len(rows.examples),
         majority=majority_share([example.labels[example.gold] for example in rows.examples]),
         seconds=seconds,
-        predictions=_predictions_name(rows.task.name, fmt, config.protocol),
+        predictions=predictions_name(rows.task.name, fmt, config.protocol),
         data=DataRecord(
             task=rows.task.name,
             source=rows.loaded.source,

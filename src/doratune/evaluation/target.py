@@ -19,13 +19,20 @@ from doratune.models.fingerprint import fingerprint
 from doratune.models.load import LoadedModel, load_model
 from doratune.peft import enable
 from doratune.peft.frozen import speed_up_frozen
-from doratune.records.layout import RECORD_NAME, read_record
+from doratune.records.layout import (
+    ADAPTER_CONFIG,
+    ADAPTER_NAME,
+    MODEL_CONFIG,
+    MODEL_NAME,
+    RECORD_NAME,
+    is_recorded,
+    is_started,
+    read_record,
+    trained_weights,
+)
 from doratune.records.run import Method, ModelRecord, ParameterCount, RunRecord
 
 logger = logging.getLogger(__name__)
-
-ADAPTER_FILE = "adapter_config.json"
-MODEL_FILE = "config.json"
 
 
 @dataclass(frozen=True)
@@ -73,22 +80,20 @@ def find_trained(target: str) -> Found:
         InputError: If it is a run directory whose training is not finished.
     """
     folder = Path(target).expanduser()
-    if (folder / ADAPTER_FILE).is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         run = folder.parent
-        return Found(run if (run / RECORD_NAME).is_file() else None, adapter=folder)
-    if folder.name == "model" and (folder.parent / "config.yaml").is_file():
+        return Found(run if is_recorded(run) else None, adapter=folder)
+    if folder.name == MODEL_NAME and is_started(folder.parent):
         folder = folder.parent
-    if not (folder / "config.yaml").is_file():
-        return Found(folder if (folder / RECORD_NAME).is_file() else None)
-    finished = (folder / RECORD_NAME).is_file()
-    if finished and (folder / "adapter" / ADAPTER_FILE).is_file():
-        return Found(folder, adapter=folder / "adapter")
-    if finished and (folder / "model" / MODEL_FILE).is_file():
-        return Found(folder, model=folder / "model")
+    if not is_started(folder):
+        return Found(folder if is_recorded(folder) else None)
+    weights = trained_weights(folder) if is_recorded(folder) else None
+    if weights is not None:
+        return Found(folder, weights, None) if weights.name == ADAPTER_NAME else Found(folder, None, weights)
     raise InputError(
         "the run is not finished",
         where=target,
-        expected=f"{RECORD_NAME} and adapter/{ADAPTER_FILE} or model/{MODEL_FILE}",
+        expected=f"{RECORD_NAME} and {ADAPTER_NAME}/{ADAPTER_CONFIG} or {MODEL_NAME}/{MODEL_CONFIG}",
         fix="finish it with the command it was started with and --resume",
     )
 

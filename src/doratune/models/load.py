@@ -20,6 +20,7 @@ from transformers import (
 from doratune.errors import InputError, nearest
 from doratune.models.builtin import BUILTIN, resolve_builtin
 from doratune.models.precision import resolve_dtype
+from doratune.records.layout import ADAPTER_CONFIG, ADAPTER_NAME, MODEL_CONFIG
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ def from_gguf(path: Path, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedTok
 
 
 def _from_folder(folder: Path, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    if (folder / "adapter_config.json").is_file() or (folder / "adapter" / "adapter_config.json").is_file():
+    if any((place / ADAPTER_CONFIG).is_file() for place in (folder, folder / ADAPTER_NAME)):
         raise InputError(
             "this folder holds an adapter, not a model",
             where="--model",
@@ -159,7 +160,7 @@ def _from_folder(folder: Path, kwargs: dict[str, Any]) -> tuple[PreTrainedModel,
             expected="a folder with config.json and *.safetensors",
             fix=f"name the base model; to evaluate an adapter: doratune eval {folder}",
         )
-    if not (folder / "config.json").is_file():
+    if not (folder / MODEL_CONFIG).is_file():
         raise InputError("the model folder has no config.json", where="--model", got=folder)
     if not any(next(folder.glob(pattern), None) for pattern in WEIGHT_FILES):
         raise InputError(

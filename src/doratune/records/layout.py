@@ -1,4 +1,9 @@
-"""Reads and writes the files of a run directory. A file is either whole or not there."""
+"""The files of runs, comparisons, studies and analyses: their names, and how they are read and written.
+
+A run directory holds ``CONFIG_NAME`` from the start and ``RECORD_NAME`` once it is finished. In between come
+``METRICS_NAME``, ``CHECKPOINTS_NAME`` and the trained weights: ``ADAPTER_NAME``, or ``MODEL_NAME`` after full
+fine-tuning. Evaluations add ``PREDICTIONS_NAME``. A file is either whole or not there.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +18,74 @@ from pydantic import ValidationError
 from doratune.errors import InputError
 from doratune.records.analysis import AnalysisRecord
 from doratune.records.comparison import Comparison
-from doratune.records.run import RunRecord
+from doratune.records.run import Format, Method, Protocol, RunRecord
 from doratune.records.study import StudyRecord, from_version_1
 
-RECORD_NAME = "record.json"
+CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
+CHECKPOINTS_NAME = "checkpoints"
+ADAPTER_NAME = "adapter"
+MODEL_NAME = "model"
+RECORD_NAME = "record.json"
+PREDICTIONS_NAME = "predictions"
+RUN_NAMES = frozenset(
+    {CONFIG_NAME, METRICS_NAME, CHECKPOINTS_NAME, ADAPTER_NAME, MODEL_NAME, RECORD_NAME, PREDICTIONS_NAME}
+)
+"""Everything that training and evaluation write into a run directory."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+"""PEFT's file that shows that a folder holds an adapter."""
+MODEL_CONFIG = "config.json"
+"""transformers' file that shows that a folder holds a model."""
+
 COMPARISON_NAME = "comparison.json"
 STUDY_NAME = "study.json"
 ANALYSIS_NAME = "analysis.json"
 
 Schema = TypeVar("Schema", RunRecord, Comparison, StudyRecord, AnalysisRecord)
+
+
+def is_started(run: Path) -> bool:
+    """Whether training has begun in ``run``."""
+    return (run / CONFIG_NAME).is_file()
+
+
+def is_recorded(run: Path) -> bool:
+    """Whether ``run`` has a record: it is trained to the end, or a base model was evaluated there."""
+    return (run / RECORD_NAME).is_file()
+
+
+def weights_folder(run: Path, method: Method) -> Path:
+    """Where training by ``method`` leaves its weights in ``run``."""
+    return run / (MODEL_NAME if method == "full" else ADAPTER_NAME)
+
+
+def trained_weights(run: Path) -> Path | None:
+    """The folder of a run's adapter, or of its model after full fine-tuning; None if there is neither."""
+    for folder, file in ((run / ADAPTER_NAME, ADAPTER_CONFIG), (run / MODEL_NAME, MODEL_CONFIG)):
+        if (folder / file).is_file():
+            return folder
+    return None
+
+
+def checkpoints(run: Path) -> dict[int, Path]:
+    """The folders of a run's checkpoints by step, ascending."""
+    found = {}
+    for folder in (run / CHECKPOINTS_NAME).glob("checkpoint-*"):
+        step = folder.name.removeprefix("checkpoint-")
+        if step.isdecimal():
+            found[int(step)] = folder
+    return dict(sorted(found.items()))
+
+
+def predictions_name(task: str, form: Format, protocol: Protocol) -> str:
+    """Where an evaluation's predictions lie in its run: the task's name, then what is not the default."""
+    parts = [task]
+    if form != "instruct":
+        parts.append(form)
+    if protocol != "likelihood":
+        parts.append(protocol)
+    return f"{PREDICTIONS_NAME}/{'.'.join(parts)}.jsonl"
 
 
 def write_text_atomic(path: Path, text: str) -> None:
@@ -80,6 +143,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def write_record(run: Path, record: RunRecord) -> None:
+    """Write ``run``/record.json."""
+    write_json_atomic(run / RECORD_NAME, record.to_dict())
+
+
 def read_record(run: Path) -> RunRecord:
     """Read ``run``/record.json.
 
@@ -88,15 +156,14 @@ def read_record(run: Path) -> RunRecord:
     """
     if not run.is_dir():
         raise InputError("there is no such run directory", where=str(run))
-    path = run / RECORD_NAME
-    if not path.exists():
+    if not is_recorded(run):
         raise InputError(
             "the directory holds no finished run",
             where=str(run),
             expected=f"a file {RECORD_NAME}",
             fix="give a directory that `doratune train` or `doratune eval` wrote, or let that run finish",
         )
-    return _read_schema(path, RunRecord)
+    return _read_schema(run / RECORD_NAME, RunRecord)
 
 
 def read_comparison(path: Path) -> Comparison:

@@ -21,6 +21,7 @@ from doratune.records.run import (
     Metric,
     ParameterCount,
     Protocol,
+    RunRecord,
     Share,
     TrainingRecord,
 )
@@ -40,6 +41,13 @@ METHOD_NAMES: dict[StudyMethod, str] = {
 def arm_name(name: str) -> str:
     """An arm as sentences name it: the method's name where the arm is called like its method."""
     return dict[str, str](**METHOD_NAMES).get(name, name)
+
+
+def method_of(record: RunRecord) -> StudyMethod:
+    """What was trained in a run that is not of a base model."""
+    assert record.method != "base"
+    attached = record.method == "dora" and record.config.get("norm_gradient")
+    return "dora-attached-norm" if attached else record.method
 
 
 class ArmResult(Record):

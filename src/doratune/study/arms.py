@@ -13,7 +13,7 @@ from typing import Any
 
 from doratune.data.mix import without_mix
 from doratune.errors import InputError
-from doratune.records.layout import RECORD_NAME, read_record
+from doratune.records.layout import is_recorded, is_started, read_record
 from doratune.records.run import Method
 from doratune.study.config import CompareConfig
 from doratune.study.process import run_alone, waiting_through_interrupts
@@ -68,10 +68,10 @@ def run_arm(arm: Method, config: CompareConfig, overrides: dict[str, Any]) -> No
     from doratune.training.train import train
 
     folder = config.output / arm
-    trained = (folder / RECORD_NAME).is_file()
+    trained = is_recorded(folder)
     if arm != "base" and not trained:
-        train(config.train_config(arm, overrides), resume=(folder / "config.yaml").is_file())
-    evaluations = read_record(folder).evaluations if (folder / RECORD_NAME).is_file() else []
+        train(config.train_config(arm, overrides), resume=is_started(folder))
+    evaluations = read_record(folder).evaluations if is_recorded(folder) else []
     done = {one.task for one in evaluations if one.protocol == config.protocol}
     left = [task for task in without_mix(config.task) if task not in done]
     if left:

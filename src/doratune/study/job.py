@@ -9,16 +9,20 @@ from typing import Literal
 
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
-from doratune.records.layout import RECORD_NAME, read_record
+from doratune.records.layout import (
+    ADAPTER_NAME,
+    CHECKPOINTS_NAME,
+    MODEL_NAME,
+    is_recorded,
+    read_record,
+    trained_weights,
+)
 from doratune.records.run import Evaluation
 from doratune.records.study import StudyMethod
 from doratune.training.config import TrainConfig
-from doratune.training.run_directory import ADAPTER_NAME, CHECKPOINTS_NAME, MODEL_NAME
 
 VALIDATION_NAME = "validation"
 """Folder in a run directory with the answers to the validation rows."""
-WEIGHTS = (f"{ADAPTER_NAME}/adapter_config.json", f"{MODEL_NAME}/config.json")
-"""Files that show that a run still has its weights."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Wanted:
             InputError: The record cannot be read, or the evaluation there is of other rows.
         """
         folder = self.config.output
-        if folder is None or not (folder / RECORD_NAME).is_file():
+        if folder is None or not is_recorded(folder):
             return None
         ours = (self.config.task[0], self.config.format, self.config.protocol, self.config.split)
         for one in read_record(folder).evaluations:
@@ -94,7 +98,7 @@ class Job:
 
     def trained(self) -> bool:
         """Whether nothing is left to train."""
-        return self.config is None or (self.folder / RECORD_NAME).is_file()
+        return self.config is None or is_recorded(self.folder)
 
     def left(self) -> list[Wanted]:
         """The evaluations that are not on disk.
@@ -110,10 +114,10 @@ class Job:
 
     def has_weights(self) -> bool:
         """Whether there is something to evaluate."""
-        return self.config is None or any((self.folder / name).is_file() for name in WEIGHTS)
+        return self.config is None or trained_weights(self.folder) is not None
 
 
 def drop_weights(run: Path) -> None:
     """Delete the weights and checkpoints of a run; its record, metrics and predictions stay."""
-    for name in (*(Path(weights).parts[0] for weights in WEIGHTS), CHECKPOINTS_NAME):
+    for name in (ADAPTER_NAME, MODEL_NAME, CHECKPOINTS_NAME):
         shutil.rmtree(run / name, ignore_errors=True)

@@ -14,19 +14,16 @@ from typing import Any
 import yaml
 
 from doratune.errors import InputError
-from doratune.records.layout import METRICS_NAME, RECORD_NAME, write_text_atomic
+from doratune.records.layout import (
+    CONFIG_NAME,
+    RUN_NAMES,
+    checkpoints,
+    is_recorded,
+    is_started,
+    write_text_atomic,
+)
 from doratune.settings import validate
 from doratune.training.config import TrainConfig
-
-CONFIG_NAME = "config.yaml"
-ADAPTER_NAME = "adapter"
-MODEL_NAME = "model"
-CHECKPOINTS_NAME = "checkpoints"
-PREDICTIONS_NAME = "predictions"
-OURS = (
-    *(CONFIG_NAME, ADAPTER_NAME, MODEL_NAME, CHECKPOINTS_NAME, PREDICTIONS_NAME),
-    *(METRICS_NAME, RECORD_NAME),
-)
 
 
 def checkpoint_to_resume(config: TrainConfig) -> Path | None:
@@ -42,7 +39,7 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
         InputError: If there is no unfinished run, or it was started with other settings.
     """
     output = config.output
-    if (output / RECORD_NAME).exists():
+    if is_recorded(output):
         raise InputError("the run is finished; there is nothing to resume", where="--resume", got=output)
     old = read_config(output).model_dump()
     new = config.model_dump()
@@ -56,14 +53,8 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
             got="; ".join(changed),
             fix="resume without these flags, or train into another folder",
         )
-    checkpoints = {_step(path): path for path in (output / CHECKPOINTS_NAME).glob("checkpoint-*")}
-    return next(
-        (checkpoints[step] for step in sorted(checkpoints, reverse=True) if _whole(checkpoints[step])), None
-    )
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
+    latest_first = reversed(checkpoints(output).values())
+    return next((checkpoint for checkpoint in latest_first if _whole(checkpoint)), None)
 
 
 def _whole(checkpoint: Path) -> bool:
@@ -109,7 +100,7 @@ def write_config(config: TrainConfig) -> None:
 
 
 def _held(output: Path) -> list[str]:
-    return [name for name in OURS if (output / name).exists()]
+    return [name for name in sorted(RUN_NAMES) if (output / name).exists()]
 
 
 def read_config(run: Path) -> TrainConfig:
@@ -125,7 +116,7 @@ def read_config(run: Path) -> TrainConfig:
         InputError: If there is no config.yaml, or it is not one of ours.
     """
     path = run / CONFIG_NAME
-    if not path.is_file():
+    if not is_started(run):
         raise InputError(
             "the folder holds no run to resume", where=str(run), expected=f"a file {CONFIG_NAME}"
         )

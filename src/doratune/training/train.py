@@ -24,7 +24,7 @@ from doratune.models.fingerprint import fingerprint
 from doratune.models.load import LoadedModel, load_model
 from doratune.models.precision import resolve_dtype
 from doratune.peft.frozen import speed_up_frozen
-from doratune.records.layout import RECORD_NAME, write_json_atomic
+from doratune.records.layout import CHECKPOINTS_NAME, weights_folder, write_record
 from doratune.records.run import ModelRecord, ParameterCount, RunRecord, TrainingRecord
 from doratune.training import run_directory
 from doratune.training.adapter import add_adapter
@@ -94,8 +94,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
             where=str(config.output),
             fix="run the same command with --resume to go on from there",
         )
-    full = config.method == "full"
-    _save_weights(trainer, config.output / (run_directory.MODEL_NAME if full else run_directory.ADAPTER_NAME))
+    _save_weights(trainer, weights_folder(config.output, config.method))
     record = RunRecord(
         name=config.output.name,
         method=config.method,
@@ -111,7 +110,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         finished=datetime.datetime.now(datetime.UTC),
     )
     if trainer.is_world_process_zero():
-        write_json_atomic(config.output / RECORD_NAME, record.to_dict())
+        write_record(config.output, record)
     return record
 
 
@@ -197,7 +196,7 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
             fix="lower --warmup-steps, or train for more --epochs or --steps",
         )
     return SFTConfig(
-        output_dir=str(config.output / run_directory.CHECKPOINTS_NAME),
+        output_dir=str(config.output / CHECKPOINTS_NAME),
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=micro,
         gradient_accumulation_steps=config.batch_size // (micro * devices),

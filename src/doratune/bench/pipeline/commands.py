@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from doratune.bench.pipeline.config import PipelineBenchConfig
+from doratune.records.layout import ADAPTER_NAME
 from doratune.records.pipeline import Phase, PipelineSettings
 from doratune.records.run import Protocol
 from doratune.training.config import LLAMA_TARGETS
@@ -69,7 +70,7 @@ def phase_commands(
         "doratune-likelihood": evaluation(str(run), test, "likelihood"),
         "reference-train": [*reference, "train", "--output", str(folder / REFERENCE_NAME), *training],
         "reference-generate": [
-            *(*reference, "eval", "--adapter", str(run / "adapter"), *base, *test),
+            *(*reference, "eval", "--adapter", str(run / ADAPTER_NAME), *base, *test),
             *("--output", str(folder / ANSWERS_NAME)),
         ],
     }
