@@ -19,9 +19,9 @@ from cli_support import Cli, lines
 
 from doratune.records.layout import read_study
 from doratune.records.study import StudyRecord
-from doratune.study.config import StudyConfig
 from doratune.study.execute import Outcome, carry_out
 from doratune.study.job import Job
+from doratune.study.plan import load_plan
 from doratune.study.study import open_study, run_study
 
 
@@ -52,14 +52,14 @@ def write_plan(path: Path, model: Path, **changes: Any) -> Path:
     return path
 
 
-class HereEngine:
+class HereRunner:
     """Carries out jobs in this process, which saves their start."""
 
     def __init__(self) -> None:
         self.capacity = 1
         self.done: list[str] = []
 
-    def __enter__(self) -> HereEngine:
+    def __enter__(self) -> HereRunner:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,16 +89,16 @@ class Silent:
         pass
 
 
-def run_here(plan: Path, folder: Path, engine: HereEngine) -> StudyRecord:
-    study = open_study(StudyConfig(plan=str(plan), output=folder))
-    return run_study(study, engine, Silent(), reproduce="doratune study")
+def run_here(plan: Path, folder: Path, runner: HereRunner) -> StudyRecord:
+    study = open_study(load_plan(str(plan)), folder)
+    return run_study(study, runner, Silent(), reproduce="doratune study")
 
 
 @pytest.fixture(scope="module")
 def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study without an interruption."""
     folder = tmp_path_factory.mktemp("whole")
-    run_here(write_plan(folder / "plan.yaml", tiny_model), folder / "study", HereEngine())
+    run_here(write_plan(folder / "plan.yaml", tiny_model), folder / "study", HereRunner())
     return folder / "study"
 
 
@@ -179,7 +179,7 @@ def test_ray_gives_what_one_machine_gives_though_a_worker_is_lost(
         tmp_path / "study",
         tmp_path / "log.txt",
     )
-    process = start(plan, study, "--engine", "ray")
+    process = start(plan, study, "--runner", "ray")
 
     def kill_one_in_training() -> bool:
         for checkpoint in (study / "runs").glob("*/checkpoints/checkpoint-2"):
@@ -211,14 +211,14 @@ def test_a_run_without_its_weights_is_trained_again_to_be_tested(
     import shutil
 
     plan = write_plan(tmp_path / "plan.yaml", tiny_model, learning_rates=[1e-3])
-    first = run_here(plan, tmp_path / "study", HereEngine())
+    first = run_here(plan, tmp_path / "study", HereRunner())
     (run,) = (tmp_path / "study/runs").glob("dora-*")
     record = json.loads((run / "record.json").read_text())
     (run / "record.json").write_text(json.dumps({**record, "evaluations": []}))
     shutil.rmtree(run / "adapter")
-    engine = HereEngine()
-    second = run_here(plan, tmp_path / "study", engine)
-    assert engine.done == ["test dora, rate 0.001, seed 0"]
+    runner = HereRunner()
+    second = run_here(plan, tmp_path / "study", runner)
+    assert runner.done == ["test dora, rate 0.001, seed 0"]
     assert f"the weights of {run.name} are gone, so it is trained again" in caplog.text
     assert [one.result for one in second.cells[0].arms[0].runs] == [
         one.result for one in first.cells[0].arms[0].runs
@@ -268,7 +268,7 @@ def test_a_bad_plan_ends_with_2(
 
 def test_ray_takes_resources_instead_of_jobs(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
     plan = write_plan(tmp_path / "plan.yaml", tiny_model)
-    outcome = cli("study", plan, "--output", "study", "--engine", "ray", "--jobs", "2")
+    outcome = cli("study", plan, "--output", "study", "--runner", "ray", "--jobs", "2")
     assert outcome.code == 2 and "resources in the plan" in outcome.err
     assert not Path("study").exists()
 

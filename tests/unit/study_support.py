@@ -1,4 +1,4 @@
-"""Studies without training: plans of built-in samples, and an engine that writes made-up runs."""
+"""Studies without training: plans of built-in samples, and a runner that writes made-up runs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from doratune.records.layout import (
     write_jsonl_atomic,
     write_text_atomic,
 )
-from doratune.study.config import StudyConfig
 from doratune.study.execute import Outcome
 from doratune.study.job import Job, Wanted
+from doratune.study.plan import load_plan
 from doratune.study.study import Study, open_study
 
 PLAN: dict[str, Any] = {
@@ -45,7 +45,7 @@ def write_plan(folder: Path, **changes: Any) -> Path:
 
 def opened(folder: Path, **changes: Any) -> Study:
     """The study of such a plan in ``folder``/study."""
-    return open_study(StudyConfig(plan=str(write_plan(folder, **changes)), output=folder / "study"))
+    return open_study(load_plan(str(write_plan(folder, **changes))), folder / "study")
 
 
 def share(job: Job, split: str) -> float:
@@ -58,7 +58,7 @@ def share(job: Job, split: str) -> float:
     return 0.6 + 0.1 * (job.config.method == "dora") + 0.05 * job.config.seed
 
 
-class MadeUpEngine:
+class MadeUpRunner:
     """Writes what a run would leave behind, at once.
 
     Args:
@@ -76,7 +76,7 @@ class MadeUpEngine:
         self._accuracy = accuracy
         self._fails = fails
 
-    def __enter__(self) -> MadeUpEngine:
+    def __enter__(self) -> MadeUpRunner:
         return self
 
     def __exit__(self, *_: object) -> None:

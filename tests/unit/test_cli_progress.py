@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from study_support import MadeUpEngine, opened
+from study_support import MadeUpRunner, opened
 
 from doratune.cli import progress
 from doratune.report.numbers import duration
@@ -26,7 +26,7 @@ def test_time_left_follows_how_many_run_at_a_time(
     ended: int,
     at_a_time: int,
 ) -> None:
-    study, engine, clock = opened(tmp_path), MadeUpEngine(), [1000.0]
+    study, engine, clock = opened(tmp_path), MadeUpRunner(), [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     group = study.groups[0]
     trials = [group.trial(method, rate) for method in ("lora", "dora") for rate in (1e-4, 1e-3)]

@@ -5,20 +5,22 @@ import math
 from pathlib import Path
 
 import pytest
-from synthetic_runs import evaluation, record, three_runs
+import synthetic_study
+from synthetic_runs import evaluation, record
 
 from doratune.errors import InputError
 from doratune.records.layout import (
     checkpoints,
-    read_comparison,
     read_jsonl,
     read_record,
+    read_study,
     write_json_atomic,
     write_jsonl_atomic,
     write_text_atomic,
 )
 from doratune.records.run import RunRecord
-from doratune.study.comparison import build_comparison
+
+DOCS = Path(__file__).parents[2] / "docs/results/smollm2"
 
 
 def test_record_round_trip_keeps_the_keys_of_the_file(tmp_path: Path) -> None:
@@ -32,16 +34,44 @@ def test_record_round_trip_keeps_the_keys_of_the_file(tmp_path: Path) -> None:
     assert read_record(tmp_path) == parsed
 
 
-def test_comparison_round_trip(tmp_path: Path) -> None:
-    built = build_comparison(three_runs(tmp_path), title="Ü", reproduce="x")
-    path = tmp_path / "out" / "comparison.json"
-    write_json_atomic(path, built.to_dict())
-    assert read_comparison(path) == built
-    write_json_atomic(path, built.to_dict() | {"schema_version": 2})
-    with pytest.raises(InputError, match=r"version 2(.|\n)*version 1"):
-        read_comparison(path)
-    with pytest.raises(InputError, match=r"doratune\.comparison"):
-        read_comparison(tmp_path / "base" / "record.json")
+def test_study_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "study.json"
+    made = synthetic_study.study()
+    write_json_atomic(path, made.to_dict())
+    assert read_study(path) == made
+    assert json.loads(path.read_text())["cells"][0]["differences"][0]["from"] == "lora"
+    write_json_atomic(path, made.to_dict() | {"schema_version": 3})
+    with pytest.raises(InputError, match=r"version 3(.|\n)*version 2"):
+        read_study(path)
+
+
+def test_a_study_of_version_1_is_read_with_all_its_figures(tmp_path: Path) -> None:
+    made = synthetic_study.study()
+    old = made.to_dict() | {"schema_version": 1}
+    del old["inputs"]
+    for cell in old["cells"]:
+        for arm in cell["arms"]:
+            del arm["name"], arm["engine"]
+    write_json_atomic(tmp_path / "study.json", old)
+    assert read_study(tmp_path / "study.json") == made
+    old["plan"]["settings"] = {"engine": "peft"}
+    write_json_atomic(tmp_path / "study.json", old)
+    arms = read_study(tmp_path / "study.json").cells[0].arms
+    assert {arm.method: arm.engine for arm in arms if arm.method in ("dora", "full")} == {
+        "dora": "peft",
+        "full": None,
+    }
+
+
+def test_the_study_in_the_docs_is_read() -> None:
+    written = json.loads((DOCS / "study.json").read_text())
+    found = read_study(DOCS / "study.json").to_dict()
+    assert found["schema_version"] == 2
+    assert found["pooled"] == written["pooled"]
+    for cell, before in zip(found["cells"], written["cells"], strict=True):
+        assert cell["differences"] == before["differences"]
+        assert [arm["runs"] for arm in cell["arms"]] == [arm["runs"] for arm in before["arms"]]
+        assert [arm["name"] for arm in cell["arms"]] == ["lora", "dora"]
 
 
 def test_a_loss_that_is_not_finite_becomes_null() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_support import MadeUpEngine, Silent, opened, share
+from study_support import MadeUpRunner, Silent, opened, share
 
 from doratune.errors import DoratuneError, InputError
 from doratune.records.layout import read_study
@@ -24,14 +24,14 @@ TWO = [
 ]
 
 
-def run(folder: Path, engine: MadeUpEngine, **changes: Any) -> StudyRecord:
-    return run_study(opened(folder, **changes), engine, Silent(), reproduce="doratune study plan.yaml")
+def run(folder: Path, runner: MadeUpRunner, **changes: Any) -> StudyRecord:
+    return run_study(opened(folder, **changes), runner, Silent(), reproduce="doratune study plan.yaml")
 
 
 def test_trials_then_the_chosen_rate_with_every_seed(tmp_path: Path) -> None:
-    engine = MadeUpEngine()
-    record = run(tmp_path, engine)
-    assert engine.done == [
+    runner = MadeUpRunner()
+    record = run(tmp_path, runner)
+    assert runner.done == [
         "trial lora, rate 0.0001, seed 0",
         "trial lora, rate 0.001, seed 0",
         "trial dora, rate 0.0001, seed 0",
@@ -42,7 +42,7 @@ def test_trials_then_the_chosen_rate_with_every_seed(tmp_path: Path) -> None:
         "test dora, rate 0.001, seed 0",
         "test dora, rate 0.001, seed 1",
     ]
-    assert len({job.folder for job in engine.jobs}) == 7, "the first seed's run is the chosen trial itself"
+    assert len({job.folder for job in runner.jobs}) == 7, "the first seed's run is the chosen trial itself"
     (cell,) = record.cells
     assert [arm.learning_rate for arm in cell.arms] == [1e-3, 1e-3]
     assert [[one.accuracy for one in arm.trials] for arm in cell.arms] == [[0.7, 0.8]] * 2
@@ -55,8 +55,8 @@ def test_trials_then_the_chosen_rate_with_every_seed(tmp_path: Path) -> None:
 
 
 def test_test_rows_are_answered_only_by_runs_with_the_chosen_rate(tmp_path: Path) -> None:
-    engine = MadeUpEngine()
-    record = run(tmp_path, engine)
+    runner = MadeUpRunner()
+    record = run(tmp_path, runner)
     chosen = {one.run for arm in record.cells[0].arms for one in arm.runs}
     for folder in (tmp_path / "study/runs").glob("[ld]ora-*"):
         answered = {
@@ -80,29 +80,29 @@ def test_the_most_accurate_rate_and_of_equals_the_smallest(
 
 
 def test_nothing_is_done_twice(tmp_path: Path) -> None:
-    first = run(tmp_path, MadeUpEngine())
-    again = MadeUpEngine()
+    first = run(tmp_path, MadeUpRunner())
+    again = MadeUpRunner()
     assert run(tmp_path, again) == first
     assert again.jobs == []
 
 
 def test_another_seed_runs_only_that_seed(tmp_path: Path) -> None:
-    run(tmp_path, MadeUpEngine())
-    engine = MadeUpEngine()
-    record = run(tmp_path, engine, seeds=[0, 1, 5])
-    assert engine.done == ["test lora, rate 0.001, seed 5", "test dora, rate 0.001, seed 5"]
+    run(tmp_path, MadeUpRunner())
+    runner = MadeUpRunner()
+    record = run(tmp_path, runner, seeds=[0, 1, 5])
+    assert runner.done == ["test lora, rate 0.001, seed 5", "test dora, rate 0.001, seed 5"]
     assert [one.seed for one in record.cells[0].arms[0].runs] == [0, 1, 5]
 
 
 def test_another_learning_rate_is_tried_and_may_win(tmp_path: Path) -> None:
-    run(tmp_path, MadeUpEngine())
+    run(tmp_path, MadeUpRunner())
 
     def accuracy(job: Job, split: str) -> float:
         return 0.9 if job.config and job.config.learning_rate == 1e-2 else share(job, split)
 
-    engine = MadeUpEngine(accuracy)
-    record = run(tmp_path, engine, learning_rates=[1e-4, 1e-3, 1e-2])
-    assert engine.done[:2] == ["trial lora, rate 0.01, seed 0", "trial dora, rate 0.01, seed 0"]
+    runner = MadeUpRunner(accuracy)
+    record = run(tmp_path, runner, learning_rates=[1e-4, 1e-3, 1e-2])
+    assert runner.done[:2] == ["trial lora, rate 0.01, seed 0", "trial dora, rate 0.01, seed 0"]
     assert [arm.learning_rate for arm in record.cells[0].arms] == [1e-2, 1e-2]
 
 
@@ -111,21 +111,21 @@ def test_a_failed_run_ends_its_own_cell_only(tmp_path: Path) -> None:
         return job.folder.name.startswith("dora-sample-boolq") and job.stage == "trial"
 
     with pytest.raises(DoratuneError, match=r"dora-sample-boolq-\w+ \(dora(.|\n)*made to fail") as raised:
-        run(tmp_path, MadeUpEngine(fails=fails), tasks=TWO)
+        run(tmp_path, MadeUpRunner(fails=fails), tasks=TWO)
     assert raised.value.exit_code == 1
     left = read_study(tmp_path / "study/study.json")
     assert [cell.task for cell in left.cells] == ["sample-winogrande"]
     assert left.pending == ["sample-boolq (instruct)"]
-    engine = MadeUpEngine()
-    assert run(tmp_path, engine, tasks=TWO).pending == []
-    assert not any(job.folder.name.startswith("lora-sample-boolq") for job in engine.jobs[:2])
-    assert not any("winogrande" in job.folder.name for job in engine.jobs)
+    runner = MadeUpRunner()
+    assert run(tmp_path, runner, tasks=TWO).pending == []
+    assert not any(job.folder.name.startswith("lora-sample-boolq") for job in runner.jobs[:2])
+    assert not any("winogrande" in job.folder.name for job in runner.jobs)
 
 
 def test_cells_are_finished_one_after_the_other(tmp_path: Path) -> None:
-    engine = MadeUpEngine()
-    record = run(tmp_path, engine, tasks=TWO)
-    names = [job.folder.name.split("-")[2] for job in engine.jobs]
+    runner = MadeUpRunner()
+    record = run(tmp_path, runner, tasks=TWO)
+    names = [job.folder.name.split("-")[2] for job in runner.jobs]
     assert names == sorted(names)
     assert len(record.pooled) == 1
     assert record.pooled[0].difference.points == pytest.approx(10)
@@ -133,50 +133,50 @@ def test_cells_are_finished_one_after_the_other(tmp_path: Path) -> None:
 
 
 def test_weights_go_when_the_plan_says_so(tmp_path: Path) -> None:
-    run(tmp_path, MadeUpEngine(), keep_weights=False)
+    run(tmp_path, MadeUpRunner(), keep_weights=False)
     assert not list((tmp_path / "study/runs").glob("*/adapter"))
-    engine = MadeUpEngine()
-    run(tmp_path, engine, keep_weights=False)
-    assert engine.jobs == []
+    runner = MadeUpRunner()
+    run(tmp_path, runner, keep_weights=False)
+    assert runner.jobs == []
 
 
 def test_other_test_rows_are_refused(tmp_path: Path) -> None:
-    run(tmp_path, MadeUpEngine())
-    engine = MadeUpEngine()
+    run(tmp_path, MadeUpRunner())
+    runner = MadeUpRunner()
     changed = [{"train": "sample-boolq", "rows": 32, "validation_rows": 20, "limit": 39}]
     with pytest.raises(InputError, match=r"evaluated on other rows(.|\n)*limit 40(.|\n)*limit 39"):
-        run(tmp_path, engine, tasks=changed)
+        run(tmp_path, runner, tasks=changed)
 
 
 def test_records_of_another_schema_version_are_refused(tmp_path: Path) -> None:
-    run(tmp_path, MadeUpEngine())
+    run(tmp_path, MadeUpRunner())
     study = tmp_path / "study/study.json"
     whole = study.read_text()
-    study.write_text(whole.replace('"schema_version": 1', '"schema_version": 9'))
+    study.write_text(whole.replace('"schema_version": 2', '"schema_version": 9'))
     with pytest.raises(InputError, match=r"does not read(.|\n)*version 9"):
-        run(tmp_path, MadeUpEngine())
+        run(tmp_path, MadeUpRunner())
     study.write_text(whole)
     record = next((tmp_path / "study/runs").glob("lora-*/record.json"))
     record.write_text(record.read_text().replace('"schema_version": 1', '"schema_version": 9'))
     with pytest.raises(InputError, match=r"does not read(.|\n)*version 9"):
-        run(tmp_path, MadeUpEngine())
+        run(tmp_path, MadeUpRunner())
 
 
 def test_two_processes_are_not_at_work_on_one_study(tmp_path: Path) -> None:
     with locked(tmp_path / "study", wait=False), pytest.raises(InputError, match="another process"):
-        run(tmp_path, MadeUpEngine())
+        run(tmp_path, MadeUpRunner())
 
 
 def test_a_study_may_be_moved(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
-    first = run(tmp_path / "here", MadeUpEngine())
+    first = run(tmp_path / "here", MadeUpRunner())
     shutil.move(tmp_path / "here", tmp_path / "there")
-    engine = MadeUpEngine()
-    assert run(tmp_path / "there", engine).cells == first.cells
-    assert engine.jobs == []
+    runner = MadeUpRunner()
+    assert run(tmp_path / "there", runner).cells == first.cells
+    assert runner.jobs == []
 
 
 def test_only_records_are_for_a_repository(tmp_path: Path) -> None:
-    run(tmp_path, MadeUpEngine())
+    run(tmp_path, MadeUpRunner())
     ignored = (tmp_path / "study/.gitignore").read_text().splitlines()
     assert {"/data/", "/runs/*/adapter/", "/runs/*/checkpoints/", "/runs/*/model/"} <= set(ignored)

@@ -37,8 +37,8 @@ def test_no_question_is_both_trained_on_and_chosen_on(tmp_path: Path) -> None:
     found = split_of(tmp_path, repeated)
     validation = found.validation[0].rows
     assert len(validation) == 20 == len(questions(validation))
-    assert not questions(validation) & questions(found.train.rows)
-    assert questions(validation) | questions(found.train.rows) == questions(rows)
+    assert not questions(validation) & questions(found.train[0].rows)
+    assert questions(validation) | questions(found.train[0].rows) == questions(rows)
 
 
 def test_the_split_is_that_of_the_rows_and_the_seed(tmp_path: Path) -> None:
@@ -54,14 +54,14 @@ def test_the_files_are_what_the_records_say(tmp_path: Path) -> None:
     found = split_of(tmp_path, generate("sample-boolq", "train")[:100])
     assert not (tmp_path / "study").exists(), "opening a study writes nothing"
     found.write()
-    for part in (found.train, *found.validation):
+    for part in (*found.train, *found.validation):
         loaded = load_file(part.path)
         assert (loaded.rows, loaded.sha256, len(loaded.rows)) == (
             part.rows,
             part.record.sha256,
             part.record.rows,
         )
-    assert found.train.record.source == f"{tmp_path.name}/rows.json", "no folder of the machine"
+    assert found.train[0].record.source == f"{tmp_path.name}/rows.json", "no folder of the machine"
 
 
 def test_nothing_left_to_train_on_is_refused(tmp_path: Path) -> None:

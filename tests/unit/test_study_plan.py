@@ -10,10 +10,11 @@ import yaml
 from study_support import PLAN, write_plan
 
 from doratune.errors import InputError
-from doratune.study.plan import load_plan, plan_names
+from doratune.named_yaml import shipped_names
+from doratune.study.plan import load_plan
 
 
-@pytest.mark.parametrize("name", plan_names())
+@pytest.mark.parametrize("name", shipped_names("doratune.study", "plans"))
 def test_shipped_plans_are_valid_and_say_what_they_will_take(name: str) -> None:
     plan = load_plan(name)
     assert plan.choose.on == "validation" and plan.assume is not None
@@ -48,6 +49,19 @@ def test_the_papers_plan_is_the_papers() -> None:
         ({"learning_rates": ["fast"]}, r"learning_rates"),
         ({"own_learning_rates": {"dora": [1e-3]}}, r"different numbers of tries(.|\n)*lora 2, dora 1"),
         ({"own_learning_rates": {"full": [1e-5, 1e-4]}}, r"not in the plan"),
+        ({"own_settings": {"full": {"epochs": 2.0}}}, r"not in the plan"),
+        ({"own_settings": {"dora": {"seed": 1}}}, r"share this setting(.|\n)*seed"),
+        ({"own_settings": {"dora": {"rank": 8}}, "ranks": [4, 8]}, r"crosses several"),
+        ({"tasks": [{"train": "sample-boolq"}]}, r"no rows to choose one on"),
+        ({"tasks": [{**PLAN["tasks"][0], "train": []}]}, r"train"),
+        (
+            {
+                "tasks": [
+                    {**PLAN["tasks"][0], "train": ["sample-boolq", "sample-winogrande"], "train_data": "x"}
+                ]
+            },
+            r"one file cannot be several tasks",
+        ),
         ({"tasks": [{"train": "sample-bolq", "validation_rows": 9}]}, r"did you mean sample-boolq\?"),
         ({"tasks": [PLAN["tasks"][0], PLAN["tasks"][0]]}, r"comes twice"),
         ({"settings": {"learning_rate": 1e-3}}, r"belongs to the plan itself"),

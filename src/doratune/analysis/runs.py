@@ -12,7 +12,7 @@ from doratune.errors import InputError
 from doratune.records.base_model import check_one_base_model
 from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, read_record, weights_folder
 from doratune.records.run import RunRecord
-from doratune.records.study import StudyMethod
+from doratune.records.study import StudyMethod, method_of
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +82,7 @@ def _method(record: RunRecord, directory: Path) -> StudyMethod:
             where=str(directory),
             expected="runs without --load-in-4bit",
         )
-    attached = record.method == "dora" and record.config.get("norm_gradient")
-    return "dora-attached-norm" if attached else record.method
+    return method_of(record)
 
 
 def _checkpoints(record: RunRecord, directory: Path) -> list[tuple[int, Path]]:

@@ -25,7 +25,7 @@ def estimate(study: Study, *, jobs: int) -> dict[str, Any]:
     parts = []
     for entry in study.plan.tasks:
         own = [(job.method, work) for group, job, work in left if group.material.entry is entry]
-        parts.append({"train": entry.train, **_sums(own, speeds, jobs)})
+        parts.append({"train": entry.name, **_sums(own, speeds, jobs)})
     return {
         "title": study.plan.title,
         "parts": parts,

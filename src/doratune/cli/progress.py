@@ -54,7 +54,7 @@ class StudyProgress:
         self._bar.stop()
 
     def started(self, job: Job) -> None:
-        """A job was handed to the engine."""
+        """A job was handed to the runner."""
         self._running[job.key] = job
         self.tick()
 

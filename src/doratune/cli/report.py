@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from doratune.cli.parse import parse
-from doratune.cli.rendering import publish, publish_study
+from doratune.cli.rendering import publish
 from doratune.errors import InputError
 from doratune.records.layout import STUDY_NAME, read_study
 from doratune.settings import LaxPath, Settings
@@ -65,4 +65,4 @@ def _report_study(command: ReportCommand, runs: list[Path], study: Path) -> None
             where=str(study),
             expected="its folder and --output only",
         )
-    publish_study(read_study(study / STUDY_NAME), command.output, as_json=command.as_json)
+    publish(read_study(study / STUDY_NAME), command.output, as_json=command.as_json)

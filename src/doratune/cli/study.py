@@ -13,7 +13,7 @@ from doratune.study.config import StudyConfig
 ABOUT = """Carry out a plan: models x methods x tasks x ranks x seeds. The learning rate of every method is
 chosen on rows taken out of the training set; the test rows are answered once by each run that counts.
 
-A folder given again is gone on with: finished runs are kept, and what was added to the plan is done.
+A folder given again is resumed: finished runs are kept, and what was added to the plan is done.
 
 Examples:
   doratune study smollm2-three-tasks --output runs/study --dry-run
@@ -37,10 +37,12 @@ def main(argv: list[str]) -> int:
     config = StudyConfig(**command.model_dump(include=set(StudyConfig.model_fields)))
 
     from doratune.cli.output import configure_logging, show_messages
+    from doratune.study.plan import load_plan
     from doratune.study.study import open_study
 
     show_messages()
-    study = open_study(config, only_to_estimate=command.dry_run)
+    plan = load_plan(config.plan, data=config.data)
+    study = open_study(plan, config.output, only_to_estimate=command.dry_run)
     if command.dry_run:
         from doratune.cli.estimate import show_estimate
 
@@ -48,12 +50,12 @@ def main(argv: list[str]) -> int:
         return 0
 
     from doratune.cli.progress import StudyProgress
-    from doratune.cli.rendering import publish_study
-    from doratune.study.study import make_engine, run_study
+    from doratune.cli.rendering import publish
+    from doratune.study.study import make_runner, run_study
 
     reproduce = shlex.join(["doratune", "study", *(word for word in argv if word != "--json")])
-    engine = make_engine(study.plan, config, configure_logging)
+    runner = make_runner(plan.resources, config, configure_logging)
     with StudyProgress(study, jobs=config.jobs) as progress:
-        record = run_study(study, engine, progress, reproduce=reproduce)
-    publish_study(record, config.output, as_json=command.as_json)
+        record = run_study(study, runner, progress, reproduce=reproduce)
+    publish(record, config.output, as_json=command.as_json)
     return 0

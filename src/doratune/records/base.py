@@ -7,6 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+Scalar = bool | int | float | str | None
+Setting = Scalar | list[Scalar]
+"""The value of a setting, as a configuration or a plan has it."""
+
 
 class Record(BaseModel):
     """A part of a file that doratune writes."""

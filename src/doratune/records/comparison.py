@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from doratune.records.base import FiniteOrNone, Record
+from doratune.records.base import FiniteOrNone, Record, Scalar
 from doratune.records.run import (
     Count,
     Environment,
@@ -18,8 +18,7 @@ from doratune.records.run import (
     Share,
     TrainingRecord,
 )
-
-Scalar = bool | int | float | str | None
+from doratune.records.study import ArmResult
 
 
 class Arm(Record):
@@ -32,15 +31,6 @@ class Arm(Record):
     training: TrainingRecord | None  #: what training took, None when nothing was trained
     curve: list[tuple[int, FiniteOrNone]]  #: (step, training loss), loss None where it was not finite
     engine: Literal["doratune", "peft"] | None  #: what computed the adapter, None when there is none
-
-
-class ArmResult(Record):
-    """What one arm reached on one task."""
-
-    accuracy: Share  #: correct / rows
-    interval: tuple[Share, Share]  #: Wilson 95 % interval
-    correct: Count  #: rows that were right
-    unmatched: Count  #: rows without a readable answer
 
 
 class PairedDifference(Record):

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from doratune.records.comparison import Scalar
+from doratune.records.base import Setting
 from doratune.records.run import RunRecord
-
-Setting = Scalar | list[Scalar]
 
 BY_ARM = frozenset({"method", "engine", "name", "output", "overwrite", "resume"})
 """Configuration that differs between arms by its nature."""
@@ -55,15 +53,15 @@ def notes_on_differences(records: Mapping[str, RunRecord]) -> list[str]:
     notes = []
     dtypes = {name: record.model.dtype for name, record in records.items()}
     if len(set(dtypes.values())) > 1:
-        notes.append(f"The base model was not loaded in the same type: {_by_arm(dtypes)}.")
+        notes.append(f"The base model was not loaded in the same type: {by_name(dtypes)}.")
     for key, values in _by_key(records).items():
         if key != "dtype" and any(value != next(iter(values.values())) for value in values.values()):
-            notes.append(f"The runs differ in {key}: {_by_arm(values)}.")
+            notes.append(f"The runs differ in {key}: {by_name(values)}.")
     if len({tuple(data.sha256 for data in one.data) for one in _described(records).values()}) > 1:
         notes.append("The runs were not trained on the same rows.")
     steps = {name: record.training.steps for name, record in records.items() if record.training}
     if len(set(steps.values())) > 1:
-        notes.append(f"The runs took different numbers of steps: {_by_arm(steps)}.")
+        notes.append(f"The runs took different numbers of steps: {by_name(steps)}.")
     return notes + environment_notes(records)
 
 
@@ -111,5 +109,6 @@ def _settings(record: RunRecord) -> dict[str, Setting]:
     return known | {key: value for key, value in own.items() if key not in left_out}
 
 
-def _by_arm(values: Mapping[str, object]) -> str:
+def by_name(values: Mapping[str, object]) -> str:
+    """Values with the names they belong to, for a sentence."""
     return ", ".join(f"{name} {value}" for name, value in values.items())

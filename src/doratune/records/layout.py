@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from doratune.errors import InputError
 from doratune.records.analysis import AnalysisRecord
 from doratune.records.comparison import Comparison
 from doratune.records.run import Format, Method, Protocol, RunRecord
-from doratune.records.study import StudyRecord
+from doratune.records.study import StudyRecord, from_version_1
 
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
@@ -179,9 +179,9 @@ def read_study(path: Path) -> StudyRecord:
     """Read a study.json.
 
     Raises:
-        InputError: The file is missing, is not valid JSON, or is of another schema or version.
+        InputError: The file is missing, is not valid JSON, or is of another schema or a newer version.
     """
-    return _read_schema(path, StudyRecord)
+    return _read_schema(path, StudyRecord, older={1: from_version_1})
 
 
 def read_analysis(path: Path) -> AnalysisRecord:
@@ -193,7 +193,9 @@ def read_analysis(path: Path) -> AnalysisRecord:
     return _read_schema(path, AnalysisRecord)
 
 
-def _read_schema(path: Path, schema: type[Schema]) -> Schema:
+def _read_schema(
+    path: Path, schema: type[Schema], older: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+) -> Schema:
     text = _read_text(path)
     try:
         data = json.loads(text)
@@ -201,7 +203,8 @@ def _read_schema(path: Path, schema: type[Schema]) -> Schema:
         place = f"{path}, line {error.lineno}, column {error.colno}"
         raise InputError("the file is not valid JSON", where=place, got=error.msg) from None
     found = (data.get("schema"), data.get("schema_version")) if isinstance(data, dict) else (None, None)
-    if found != (schema.kind, schema.version):
+    convert = older.get(found[1]) if found[0] == schema.kind and isinstance(found[1], int) else None
+    if convert is None and found != (schema.kind, schema.version):
         raise InputError(
             "the file is of a schema that this version of doratune does not read",
             where=str(path),
@@ -209,6 +212,8 @@ def _read_schema(path: Path, schema: type[Schema]) -> Schema:
             expected=f"{schema.kind} version {schema.version}",
         )
     try:
+        if convert is not None:
+            text = json.dumps(convert(data))
         return schema.model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

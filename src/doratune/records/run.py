@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AwareDatetime, Field
@@ -44,6 +46,20 @@ class DataRecord(Record):
     sha256: str  #: hash of the rows as they were read
     rows: Count  #: rows in the split before any limit
     parts: dict[str, Count] | None = None  #: rows of each task of a mix, None where it is no mix
+
+
+def mixed(parts: Sequence[DataRecord]) -> DataRecord:
+    """The record of rows that are mixed from several sources; of one source its own."""
+    if len(parts) == 1:
+        return parts[0]
+    digest = hashlib.sha256("\n".join(part.sha256 for part in parts).encode()).hexdigest()
+    return DataRecord(
+        source=", ".join(dict.fromkeys(part.source for part in parts)),
+        split=parts[0].split,
+        sha256=digest,
+        rows=sum(part.rows for part in parts),
+        parts={part.task or part.source: part.rows for part in parts},
+    )
 
 
 class TrainingRecord(Record):

@@ -1,13 +1,18 @@
-"""study.json, schema version 1: what a study set out to do, what every run came to, and what can be told."""
+"""study.json, schema version 2: runs side by side, what each came to, and what can be told from them.
+
+A study, a comparison (a study of one model, training set and rank) and a report of runs that exist are all
+written as this record.
+"""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from doratune.records.base import FiniteOrNone, Record
-from doratune.records.comparison import ArmResult
+from doratune.records.base import FiniteOrNone, Record, Setting
 from doratune.records.run import (
     Count,
     DataRecord,
@@ -16,6 +21,7 @@ from doratune.records.run import (
     Metric,
     ParameterCount,
     Protocol,
+    RunRecord,
     Share,
     TrainingRecord,
 )
@@ -32,6 +38,27 @@ METHOD_NAMES: dict[StudyMethod, str] = {
 """The methods as sentences name them."""
 
 
+def arm_name(name: str) -> str:
+    """An arm as sentences name it: the method's name where the arm is called like its method."""
+    return dict[str, str](**METHOD_NAMES).get(name, name)
+
+
+def method_of(record: RunRecord) -> StudyMethod:
+    """What was trained in a run that is not of a base model."""
+    assert record.method != "base"
+    attached = record.method == "dora" and record.config.get("norm_gradient")
+    return "dora-attached-norm" if attached else record.method
+
+
+class ArmResult(Record):
+    """What one run reached on the test rows of a cell."""
+
+    accuracy: Share  #: correct / rows
+    interval: tuple[Share, Share]  #: Wilson 95 % interval
+    correct: Count  #: rows that were right
+    unmatched: Count  #: rows without a readable answer
+
+
 class Trial(Record):
     """One try of a learning rate, judged on the validation rows."""
 
@@ -46,19 +73,21 @@ class SeedRun(Record):
     """One run of an arm that was evaluated on the test rows."""
 
     seed: Count  #: seed of rows, order, adapter and dropout
-    run: str  #: run directory, relative to the study's folder
+    run: str  #: run directory, relative to the study's folder or to the folder that holds the compared runs
     result: ArmResult  #: on the test rows
     parameters: ParameterCount  #: how much was trained
-    training: TrainingRecord  #: what training took
+    training: TrainingRecord | None  #: what training took; None for an adapter that was trained elsewhere
     curve: list[tuple[int, FiniteOrNone]]  #: (step, training loss), loss None where it was not finite
 
 
 class StudyArm(Record):
-    """One method in one cell: its search for a learning rate and its runs on the test rows."""
+    """What is compared in a cell: a method, its search for a learning rate and its runs on the test rows."""
 
+    name: str  #: unique in the cell: the method; where several arms have one method, a run's own name
     method: StudyMethod  #: what was trained
-    trials: list[Trial]  #: every learning rate that was tried, ascending
-    learning_rate: Annotated[float, Field(gt=0)]  #: the one that was chosen
+    engine: Literal["doratune", "peft"] | None  #: what computed the adapter, None when there is none
+    trials: list[Trial]  #: every learning rate that was tried, ascending; empty where none was chosen
+    learning_rate: Annotated[float, Field(gt=0)] | None  #: of the runs below; None where it is not known
     runs: Annotated[list[SeedRun], Field(min_length=1)]  #: one per seed, ascending
     mean: Share  #: mean accuracy over the seeds
     interval: tuple[Share, Share]  #: 95 %, over seeds and rows; Wilson's for one seed
@@ -67,7 +96,7 @@ class StudyArm(Record):
 class SeedDifference(Record):
     """Two runs of one seed on the same rows."""
 
-    seed: Count  #: the seed both share
+    seed: Count | None  #: the seed both share; None for two single runs of different seeds
     points: float  #: accuracy of ``to`` minus accuracy of ``from``, in percentage points
     only_from: Count  #: rows that only the first had right
     only_to: Count  #: rows that only the second had right
@@ -88,8 +117,8 @@ class Needed(Record):
 class StudyDifference(Record):
     """``to`` minus ``from`` over all their seeds."""
 
-    from_method: StudyMethod = Field(validation_alias="from", serialization_alias="from")  #: first method
-    to_method: StudyMethod = Field(validation_alias="to", serialization_alias="to")  #: second method
+    from_arm: str = Field(validation_alias="from", serialization_alias="from")  #: name of the first arm
+    to_arm: str = Field(validation_alias="to", serialization_alias="to")  #: name of the second arm
     points: float  #: mean difference in percentage points
     interval: tuple[float, float]  #: 95 %, paired, over seeds and rows (rows only for one seed), in points
     p_value: Share  #: two-sided, of no difference, by the same resampling; McNemar's for one seed
@@ -109,24 +138,28 @@ class StudyCell(Record):
     format: Format  #: how a row becomes a prompt and its candidate answers
     protocol: Protocol  #: how the model's answer is taken
     metric: Metric  #: which accuracy is reported
-    rank: Annotated[int, Field(gt=0)]  #: rank of the adapters
+    rank: (
+        Annotated[int, Field(gt=0)] | None
+    )  #: rank of the adapters; None where they differ or there are none
     rows: Annotated[int, Field(gt=0)]  #: test rows every run was evaluated on
     chance: Share  #: expected accuracy of a guess
     majority: Share  #: accuracy of always giving the most frequent answer
-    train: DataRecord  #: rows trained on
-    validation: DataRecord  #: rows the learning rate was chosen on, taken out of the training rows
+    train: DataRecord | None  #: rows trained on; None where the runs differ or nothing was trained
+    validation: (
+        DataRecord | None
+    )  #: rows the learning rate was chosen on, out of the training rows; None: none
     test: DataRecord  #: rows of the result
     note: str | None  #: what a reader must know about the data, such as another split than the paper's
-    base: ArmResult | None  #: the model before training
-    arms: Annotated[list[StudyArm], Field(min_length=1)]  #: the methods, in the plan's order
-    differences: list[StudyDifference]  #: dora minus lora first, then the others against lora
+    base: ArmResult | None  #: the model before training; None where it was not evaluated
+    arms: list[StudyArm]  #: in the order of the plan or of the runs
+    differences: list[StudyDifference]  #: dora minus lora first, then the other methods against lora
 
 
 class PooledDifference(Record):
     """A difference over several cells, each cell weighing the same."""
 
     model: str  #: name of the base model
-    rank: Annotated[int, Field(gt=0)]  #: rank of the adapters
+    rank: Annotated[int, Field(gt=0)] | None  #: rank of the adapters, as in the cells
     cells: list[str]  #: the cells, as "task (format)"
     difference: StudyDifference  #: mean of the cells' differences
 
@@ -135,18 +168,37 @@ class StudyRecord(Record):
     """The whole of study.json."""
 
     kind: ClassVar[str] = "doratune.study"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     schema_name: Literal["doratune.study"] = Field(default="doratune.study", alias="schema")  #: file kind
-    schema_version: Literal[1] = 1  #: raised when a reader of the old version could not read the new
+    schema_version: Literal[2] = 2  #: raised when a reader of the old version could not read the new
     title: str  #: headline of the report
-    question: str  #: what the study asks, in one sentence
-    plan: dict[str, Any]  #: the whole plan as it was run
+    question: str | None  #: what the study asks, in one sentence; None for runs that no plan led to
+    plan: dict[str, Any] | None  #: the whole plan as it was run; None for runs that no plan led to
+    inputs: dict[str, str]  #: what identifies the models and rows of the plan, by their name
     cells: list[StudyCell]  #: the finished cells, in the plan's order
     pooled: list[PooledDifference]  #: over the cells of a model and rank
     pending: list[str]  #: cells that are not finished, as "task (format)"
-    settings: dict[str, bool | int | float | str | list[str] | None]  #: what all runs share
+    settings: dict[str, Setting]  #: what all runs share
     notes: list[str]  #: what a reader must know
     environment: Environment  #: where the runs took place (the last of them, if they differ)
     environments: Annotated[int, Field(gt=0)]  #: how many different environments the runs saw
     reproduce: str  #: the command that gives this study
+
+
+def from_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a study.json of schema version 1 as version 2 has it.
+
+    Args:
+        data: Parsed JSON that says that it is of version 1.
+
+    Returns:
+        A copy, still to be validated.
+    """
+    new = copy.deepcopy(dict(data)) | {"schema_version": 2, "inputs": {}}
+    engine = new["plan"].get("settings", {}).get("engine", "doratune")
+    for cell in new["cells"]:
+        for arm in cell["arms"]:
+            arm["name"] = arm["method"]
+            arm["engine"] = None if arm["method"] == "full" else engine
+    return new

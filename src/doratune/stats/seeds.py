@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from doratune.errors import InputError
-from doratune.records.study import METHOD_NAMES, Outcome, SeedDifference, StudyDifference, StudyMethod
+from doratune.records.study import Outcome, SeedDifference, StudyDifference, arm_name
 from doratune.stats.accuracy import accuracy_with_interval
 from doratune.stats.needed import needed
 from doratune.stats.paired import SIGNIFICANCE, mcnemar_p
@@ -29,11 +29,11 @@ ONE_SEED = "one seed only: other seeds may come out otherwise"
 
 @dataclass(frozen=True)
 class PairedCell:
-    """The answers of two methods in one cell."""
+    """The answers of two arms in one cell."""
 
     rows: str  #: what tells these test rows from others, such as their hash; cells may share their rows
     from_correct: np.ndarray  #: (seeds, rows), bool
-    to_correct: np.ndarray  #: the same of the second method
+    to_correct: np.ndarray  #: the same of the second arm
 
 
 def arm_summary(correct: np.ndarray) -> tuple[float, tuple[float, float]]:
@@ -57,23 +57,23 @@ def arm_summary(correct: np.ndarray) -> tuple[float, tuple[float, float]]:
 
 
 def difference(
-    from_method: StudyMethod,
+    from_arm: str,
     from_correct: np.ndarray,
-    to_method: StudyMethod,
+    to_arm: str,
     to_correct: np.ndarray,
-    seeds: Sequence[int],
+    seeds: Sequence[int | None],
 ) -> StudyDifference:
-    """``to_method`` minus ``from_method``, paired by seed and row.
+    """``to_arm`` minus ``from_arm``, paired by seed and row.
 
     With one seed p is McNemar's exact test, with several the bootstrap's own. It is not corrected yet:
     ``adjusted`` does that for a whole family.
 
     Args:
-        from_method: The first method.
+        from_arm: Name of the first arm.
         from_correct: (seeds, rows), bool.
-        to_method: The second method.
-        to_correct: The same of the second method, the same seeds and rows in the same order.
-        seeds: The seeds, in the order of the first axis.
+        to_arm: Name of the second arm.
+        to_correct: The same of the second arm, the same seeds and rows in the same order.
+        seeds: The seeds, in the order of the first axis; None where the two arms had different ones.
 
     Raises:
         InputError: The shapes do not fit together, there is nothing in them, or the values are not bool.
@@ -89,8 +89,8 @@ def difference(
     ]
     return _settled(
         StudyDifference(
-            from_method=from_method,
-            to_method=to_method,
+            from_arm=from_arm,
+            to_arm=to_arm,
             points=_gain(from_correct, to_correct),
             interval=_points(interval(draws)),
             p_value=by_seed[0].p_value if len(by_seed) == 1 else two_sided_p(draws),
@@ -104,7 +104,7 @@ def difference(
     )
 
 
-def pooled(from_method: StudyMethod, to_method: StudyMethod, cells: Sequence[PairedCell]) -> StudyDifference:
+def pooled(from_arm: str, to_arm: str, cells: Sequence[PairedCell]) -> StudyDifference:
     """The mean of the cells' differences, each cell weighing the same.
 
     Cells that share their test rows are resampled together, and so are the seeds of all cells: a run may have
@@ -133,8 +133,8 @@ def pooled(from_method: StudyMethod, to_method: StudyMethod, cells: Sequence[Pai
     draws = resampled_means(blocks)
     return _settled(
         StudyDifference(
-            from_method=from_method,
-            to_method=to_method,
+            from_arm=from_arm,
+            to_arm=to_arm,
             points=float(np.mean([_gain(cell.from_correct, cell.to_correct) for cell in cells])),
             interval=_points(interval(draws)),
             p_value=two_sided_p(draws),
@@ -173,7 +173,7 @@ def _settled(found: StudyDifference, p_adjusted: float | None = None, *, one_see
     outcome: Outcome = "undecided"
     if p < SIGNIFICANCE and found.points:
         outcome = "better" if found.points > 0 else "worse"
-    first, second = METHOD_NAMES[found.from_method], METHOD_NAMES[found.to_method]
+    first, second = arm_name(found.from_arm), arm_name(found.to_arm)
     if outcome == "undecided":
         # rounded up: what the interval leaves room for must not look smaller
         most = math.ceil(10 * max(abs(bound) for bound in found.interval) - 1e-9) / 10
@@ -186,7 +186,7 @@ def _settled(found: StudyDifference, p_adjusted: float | None = None, *, one_see
     return found.model_copy(update={"p_adjusted": p, "outcome": outcome, "verdict": verdict})
 
 
-def _seed_difference(seed: int, before: np.ndarray, after: np.ndarray) -> SeedDifference:
+def _seed_difference(seed: int | None, before: np.ndarray, after: np.ndarray) -> SeedDifference:
     only_from, only_to = int((before & ~after).sum()), int((after & ~before).sum())
     return SeedDifference(
         seed=seed,
@@ -217,6 +217,6 @@ def _check(*answers: np.ndarray) -> None:
             )
     if len({one.shape for one in answers}) > 1:
         raise InputError(
-            "the methods did not answer the same rows with the same seeds",
+            "the arms did not answer the same rows with the same seeds",
             got=" and ".join(str(one.shape) for one in answers),
         )

@@ -1,59 +1,71 @@
-"""Finished groups in, one StudyRecord out. The only place where a study asks for statistics."""
+"""Finished groups in, one StudyRecord out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from doratune.environment import describe_environment
 from doratune.errors import InputError
-from doratune.records.answers import correct_rows, training_curve
-from doratune.records.base_model import check_one_base_model
-from doratune.records.comparison import ArmResult
-from doratune.records.differences import environment_notes, shared_settings
+from doratune.records.differences import by_name, environment_notes, shared_settings
 from doratune.records.layout import read_record
-from doratune.records.run import Evaluation, RunRecord
+from doratune.records.run import Environment, Evaluation, RunRecord
 from doratune.records.study import (
     PooledDifference,
-    SeedRun,
-    StudyArm,
     StudyCell,
     StudyDifference,
     StudyMethod,
     StudyRecord,
     Trial,
 )
-from doratune.stats.paired import check_same_rows
-from doratune.stats.seeds import PairedCell, adjusted, arm_summary, difference, pooled
+from doratune.stats.seeds import adjusted, pooled
+from doratune.study.cell import Answered, Arm, Pair, Run, cell_of, check_same_base
 from doratune.study.grid import Group
 from doratune.study.job import Job
 from doratune.study.material import Test
 from doratune.study.plan import Plan
 from doratune.study.schedule import Progress, tried_rates
 
-RunKey = tuple[StudyMethod, int]
-"""A method and a seed: one run of a cell."""
 
+def record_of(
+    answered: Sequence[Answered],
+    *,
+    title: str,
+    reproduce: str,
+    environment: Environment | None = None,
+    **more: Any,
+) -> StudyRecord:
+    """The record of some cells, with what only all of them together tell.
 
-@dataclass(frozen=True)
-class Answered:
-    """A cell, with which of its rows each run had right.
-
-    Attributes:
-        cell: Its p-values are not corrected yet.
-        correct: By method, (seeds, rows), bool.
-        records: Of all its trained runs, by run directory.
-        notes: What was not compared of their base models.
+    Args:
+        answered: The cells.
+        title: Headline of the report.
+        reproduce: The command that gives this record.
+        environment: Where the runs took place; None: where the last of the cells' runs did.
+        **more: The record's other fields, in place of those of runs that no plan led to.
     """
-
-    cell: StudyCell
-    correct: dict[StudyMethod, np.ndarray]
-    records: dict[str, RunRecord]
-    notes: list[str]
+    records = {place: record for one in answered for place, record in one.records.items()}
+    environments = [record.environment for record in records.values()]
+    fields = {
+        "question": None,
+        "plan": None,
+        "inputs": {},
+        "pending": [],
+        "settings": shared_settings(records) if records else {},
+        "notes": [],
+        **more,
+    }
+    return StudyRecord(
+        title=title,
+        cells=_corrected([one.cell for one in answered]),
+        pooled=_pooled(answered),
+        environment=environment or (environments[-1] if environments else describe_environment()),
+        environments=max(1, len({one.model_dump_json() for one in environments})),
+        reproduce=reproduce,
+        **fields,
+    )
 
 
 def answered_cells(progress: Progress) -> list[Answered]:
@@ -67,93 +79,84 @@ def answered_cells(progress: Progress) -> list[Answered]:
 
 
 def study_record(
-    plan: Plan, groups: Sequence[Group], answered: Sequence[Answered], *, reproduce: str
+    plan: Plan,
+    groups: Sequence[Group],
+    inputs: dict[str, str],
+    answered: Sequence[Answered],
+    *,
+    reproduce: str,
 ) -> StudyRecord:
     """The whole record of a study, finished or not.
 
     Args:
         plan: The plan.
         groups: All its groups.
-        answered: The cells of those that are finished.
+        inputs: What identifies its models and rows.
+        answered: The cells of the groups that are finished.
         reproduce: The command that gives this study.
     """
-    cells = _corrected([one.cell for one in answered])
-    records = {name: record for one in answered for name, record in one.records.items()}
-    environments = [record.environment for record in records.values()]
     finished = {_place(one.cell) for one in answered}
     wanted = {
-        (group.material.train.record.sha256, group.model, test.task.name, group.format, group.rank): _title(
-            plan, group, test
+        (group.material.train_record.sha256, group.model, test.task.name, group.format, group.cell_rank): (
+            _title(plan, group, test)
         )
         for group in groups
         for test in group.material.tests
     }
-    return StudyRecord(
+    records = {place: record for one in answered for place, record in one.records.items()}
+    shared = shared_settings(records) if records else {}
+    return record_of(
+        answered,
         title=plan.title,
+        reproduce=reproduce,
         question=plan.question,
         plan=plan.model_dump(mode="json"),
-        cells=cells,
-        pooled=_pooled(answered),
+        inputs=inputs,
         pending=[title for place, title in wanted.items() if place not in finished],
-        settings=_settings(records),
-        notes=list(dict.fromkeys(note for one in answered for note in one.notes)) + _notes(records),
-        environment=environments[-1] if environments else describe_environment(),
-        environments=max(1, len({one.model_dump_json() for one in environments})),
-        reproduce=reproduce,
+        settings={key: value for key, value in shared.items() if key not in ("data", "training_data")},
+        notes=[
+            *dict.fromkeys(note for one in answered for note in one.notes),
+            *(_notes(plan, records) if records else []),
+        ],
     )
-
-
-def compared_pairs(methods: Sequence[StudyMethod]) -> list[tuple[StudyMethod, StudyMethod]]:
-    """Which methods are compared, as (from, to): each with LoRA, DoRA first; without LoRA with the first."""
-    reference: StudyMethod = "lora" if "lora" in methods else methods[0]
-    others: list[StudyMethod] = [method for method in methods if method != reference]
-    others.sort(key=lambda one: one != "dora")
-    return [(reference, other) for other in others]
 
 
 def _answered(progress: Progress, test: Test) -> Answered:
     group, chosen = progress.group, progress.chosen
     assert chosen is not None
-    runs: dict[RunKey, Job] = {
-        (method, seed): group.test(method, rate, seed)
-        for method, rate in chosen.items()
-        for seed in sorted(group.plan.seeds)
+    arms = [_arm(group, method, rate, test) for method, rate in chosen.items()]
+    before = group.base()
+    base = _entry(before, test)
+    base_run = Run(before.folder, _relative(group, before), read_record(before.folder))
+    notes = check_same_base([base_run, *(run for arm in arms for run, _ in arm.runs)])
+    material = group.material
+    facts = {
+        "model": group.model,
+        "rank": group.cell_rank,
+        "train": material.train_record,
+        "validation": material.validation_record,
+        "test": test.record,
+        "note": material.entry.note,
     }
-    records = {job.folder.name: read_record(job.folder) for job in runs.values()}
-    entries = {key: _entry(job, test) for key, job in runs.items()}
-    base = next(job for job in group.base() if job.wanted[0].config.task == [test.task.name])
-    base_entry = _entry(base, test)
-    notes = check_one_base_model(
-        {name: one.model for name, one in (records | {base.folder.name: read_record(base.folder)}).items()},
-        fix="give another --output, or the model that the finished runs had",
-    )
-    correct = _table(group, runs, entries)
-    arms = [
-        _arm(group, method, chosen[method], runs, entries, correct[method]) for method in group.plan.methods
+    return replace(cell_of(facts, base, base, arms), notes=notes)
+
+
+def _arm(group: Group, method: StudyMethod, rate: float, test: Test) -> Arm:
+    jobs = [group.test(method, rate, seed) for seed in sorted(group.plan.seeds)]
+    trials = [
+        Trial(
+            learning_rate=one.rate,
+            accuracy=one.accuracy,
+            rows=one.rows,
+            run=_relative(group, group.trial(method, one.rate)),
+            chosen=one.rate == rate,
+        )
+        for one in tried_rates(group, method)
     ]
-    cell = StudyCell(
-        model=group.model,
-        task=test.task.name,
-        sample=test.task.sample,
-        format=group.format,
-        protocol=base_entry.protocol,
-        metric=base_entry.metric,
-        rank=group.rank,
-        rows=base_entry.rows,
-        chance=base_entry.chance,
-        majority=base_entry.majority,
-        train=group.material.train.record,
-        validation=group.material.validation_record,
-        test=test.record,
-        note=group.material.entry.note,
-        base=_result(base_entry),
-        arms=arms,
-        differences=[
-            difference(one, correct[one], other, correct[other], sorted(group.plan.seeds))
-            for one, other in compared_pairs(group.plan.methods)
-        ],
-    )
-    return Answered(cell, correct, records, notes)
+    runs = [
+        (Run(job.folder, _relative(group, job), read_record(job.folder)), _entry(job, test)) for job in jobs
+    ]
+    return Arm(method, method, runs, trials)
 
 
 def _entry(job: Job, test: Test) -> Evaluation:
@@ -166,85 +169,47 @@ def _entry(job: Job, test: Test) -> Evaluation:
     raise InputError("a run of the study is not evaluated", where=str(job.folder), expected=test.task.name)
 
 
-def _table(
-    group: Group,
-    runs: dict[RunKey, Job],
-    entries: dict[RunKey, Evaluation],
-) -> dict[StudyMethod, np.ndarray]:
-    """(seeds, rows) of each method, the rows in the same order for all."""
-    answers = {key: correct_rows(job.folder, entries[key]) for key, job in runs.items()}
-    first = next(iter(answers))
-    for key, found in answers.items():
-        check_same_rows(runs[first].folder.name, answers[first], runs[key].folder.name, found)
-    rows = sorted(answers[first])
-    return {
-        method: np.array(
-            [[answers[method, seed][row] for row in rows] for seed in sorted(group.plan.seeds)], dtype=bool
-        )
-        for method in group.plan.methods
-    }
-
-
-def _arm(
-    group: Group,
-    method: StudyMethod,
-    rate: float,
-    runs: dict[RunKey, Job],
-    entries: dict[RunKey, Evaluation],
-    correct: np.ndarray,
-) -> StudyArm:
-    mean, interval = arm_summary(correct)
-    seeds = sorted(group.plan.seeds)
-    return StudyArm(
-        method=method,
-        trials=[
-            Trial(
-                learning_rate=one.rate,
-                accuracy=one.accuracy,
-                rows=one.rows,
-                run=_relative(group, group.trial(method, one.rate)),
-                chosen=one.rate == rate,
-            )
-            for one in tried_rates(group, method)
-        ],
-        learning_rate=rate,
-        runs=[_seed_run(group, seed, runs[method, seed], entries[method, seed]) for seed in seeds],
-        mean=mean,
-        interval=interval,
-    )
-
-
-def _seed_run(group: Group, seed: int, job: Job, entry: Evaluation) -> SeedRun:
-    record = read_record(job.folder)
-    if record.training is None:
-        raise InputError("a run of the study was not trained", where=str(job.folder))
-    return SeedRun(
-        seed=seed,
-        run=_relative(group, job),
-        result=_result(entry),
-        parameters=record.parameters,
-        training=record.training,
-        curve=training_curve(job.folder),
-    )
-
-
-def _result(entry: Evaluation) -> ArmResult:
-    return ArmResult(
-        accuracy=entry.accuracy, interval=entry.interval, correct=entry.correct, unmatched=entry.unmatched
-    )
-
-
 def _relative(group: Group, job: Job) -> str:
     return job.folder.relative_to(group.folder).as_posix()
 
 
+def _place(cell: StudyCell) -> tuple[str, str, str, str, int | None]:
+    return cell.train.sha256 if cell.train else "", cell.model, cell.task, cell.format, cell.rank
+
+
+def _title(plan: Plan, group: Group, test: Test) -> str:
+    """A cell's name, with what tells it from others of the plan."""
+    entry = group.material.entry
+    parts = [f"{test.task.name} ({group.format})"]
+    if test.task.name != entry.name:
+        parts.append(f"trained on {' and '.join(entry.trained_on)}")
+    if len(plan.models) > 1:
+        parts.append(Path(group.model).name)
+    if len(plan.ranks) > 1:
+        parts.append(f"rank {group.rank}")
+    return ", ".join(parts)
+
+
+def _notes(plan: Plan, records: Mapping[str, RunRecord]) -> list[str]:
+    """What a reader must know of all runs of a plan together."""
+    by_method = {record.method: record for record in records.values()}
+    dtypes = {method: record.model.dtype for method, record in by_method.items()}
+    notes = []
+    if len(set(dtypes.values())) > 1:
+        notes.append(f"The base model was not loaded in the same type: {by_name(dtypes)}.")
+    for key in dict.fromkeys(key for own in plan.own_settings.values() for key in own):
+        values = {method: record.config.get(key) for method, record in by_method.items()}
+        notes.append(f"The methods differ in {key}: {by_name(values)}.")
+    return notes + environment_notes(records)
+
+
 def _corrected(cells: list[StudyCell]) -> list[StudyCell]:
-    """The cells with p corrected over the tasks: a family is one pair of methods at one model and rank."""
+    """The cells with p corrected over the tasks: a family is one pair of arms at one model and rank."""
     found: dict[tuple[int, int], StudyDifference] = {}
     families: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
     for index, cell in enumerate(cells):
         for number, one in enumerate(cell.differences):
-            key = (cell.model, cell.rank, one.from_method, one.to_method)
+            key = (cell.model, cell.rank, one.from_arm, one.to_arm)
             families.setdefault(key, []).append((index, number))
     for places in families.values():
         family = adjusted([cells[index].differences[number] for index, number in places])
@@ -258,58 +223,19 @@ def _corrected(cells: list[StudyCell]) -> list[StudyCell]:
 
 
 def _pooled(answered: Sequence[Answered]) -> list[PooledDifference]:
-    """Over the cells of a model and rank, where there are several."""
-    families: dict[tuple[str, int], list[Answered]] = {}
+    """Over the cells of one model, rank, pair of arms and number of seeds, where there are several."""
+    families: dict[tuple[str, int | None, Pair, int], list[Answered]] = {}
     for one in answered:
-        families.setdefault((one.cell.model, one.cell.rank), []).append(one)
+        for pair, answers in one.pairs.items():
+            key = (one.cell.model, one.cell.rank, pair, len(answers.from_correct))
+            families.setdefault(key, []).append(one)
     return [
         PooledDifference(
             model=model,
             rank=rank,
             cells=[f"{one.cell.task} ({one.cell.format})" for one in family],
-            difference=pooled(
-                first,
-                second,
-                [PairedCell(one.cell.test.sha256, one.correct[first], one.correct[second]) for one in family],
-            ),
+            difference=pooled(*pair, [one.pairs[pair] for one in family]),
         )
-        for (model, rank), family in families.items()
+        for (model, rank, pair, _), family in families.items()
         if len(family) > 1
-        for first, second in compared_pairs([arm.method for arm in family[0].cell.arms])
     ]
-
-
-def _settings(records: dict[str, RunRecord]) -> dict[str, Any]:
-    """What all runs share, without the places of files."""
-    if not records:
-        return {}
-    shared = shared_settings(records)
-    return {key: value for key, value in shared.items() if key not in ("data", "training_data")}
-
-
-def _notes(records: dict[str, RunRecord]) -> list[str]:
-    """What a reader must know of all runs together."""
-    if not records:
-        return []
-    notes = environment_notes(records)
-    dtypes = {(record.method, record.model.dtype): None for record in records.values()}
-    if len({dtype for _, dtype in dtypes}) > 1:
-        listed = ", ".join(f"{method} {dtype}" for method, dtype in dtypes)
-        notes.insert(0, f"The base model was not loaded in the same type: {listed}.")
-    return notes
-
-
-def _place(cell: StudyCell) -> tuple[str, str, str, str, int]:
-    return cell.train.sha256, cell.model, cell.task, cell.format, cell.rank
-
-
-def _title(plan: Plan, group: Group, test: Test) -> str:
-    """A cell's name, with what tells it from others of the plan."""
-    parts = [f"{test.task.name} ({group.format})"]
-    if test.task.name != group.material.entry.train.lower():
-        parts.append(f"trained on {group.material.entry.train}")
-    if len(plan.models) > 1:
-        parts.append(Path(group.model).name)
-    if len(plan.ranks) > 1:
-        parts.append(f"rank {group.rank}")
-    return ", ".join(parts)

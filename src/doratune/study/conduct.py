@@ -1,4 +1,4 @@
-"""Conducting a study: its jobs are handed to an engine until nothing is left to do."""
+"""Conducting a study: its jobs are handed to a runner until nothing is left to do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IGNORED = """# Rows of data sets and weights are not for a repository; records, 
 POLL_SECONDS = 1.0
 
 
-class Engine(AbstractContextManager["Engine"], Protocol):
+class Runner(AbstractContextManager["Runner"], Protocol):
     """What carries out jobs."""
 
     capacity: int
@@ -46,7 +46,7 @@ class Watcher(Protocol):
     """What is told how a study goes."""
 
     def started(self, job: Job) -> None:
-        """A job was handed to the engine."""
+        """A job was handed to the runner."""
         ...
 
     def ended(self, job: Job, outcome: Outcome) -> None:
@@ -71,9 +71,11 @@ class StudyInterruptedError(DoratuneError):
 def conduct(
     groups: list[Group],
     folder: Path,
-    engine: Engine,
+    runner: Runner,
     watcher: Watcher,
     on_finished: Callable[[Progress], None],
+    *,
+    again: str,
 ) -> None:
     """Do everything that is left of a study.
 
@@ -82,9 +84,10 @@ def conduct(
     Args:
         groups: The study's groups.
         folder: The study's folder.
-        engine: What carries out the jobs.
+        runner: What carries out the jobs.
         watcher: What is told how it goes.
         on_finished: Called with each group that is finished, also those that were before.
+        again: How the user resumes it, for messages.
 
     Raises:
         InputError: Another process conducts the study, or a record on disk is not of it.
@@ -97,8 +100,9 @@ def conduct(
         write_text_atomic(folder / ".gitignore", IGNORED)
         for material in {id(group.material): group.material for group in groups}.values():
             material.write()
-        with engine:
-            _Conductor(Schedule([Progress(group) for group in groups]), engine, watcher, on_finished).run()
+        with runner:
+            schedule = Schedule([Progress(group) for group in groups])
+            _Conductor(schedule, runner, watcher, on_finished).run(again)
 
 
 def check_folder(folder: Path) -> None:
@@ -119,19 +123,19 @@ class _Conductor:
     def __init__(
         self,
         schedule: Schedule,
-        engine: Engine,
+        runner: Runner,
         watcher: Watcher,
         on_finished: Callable[[Progress], None],
     ) -> None:
         self.schedule = schedule
-        self.engine = engine
+        self.runner = runner
         self.watcher = watcher
         self.on_finished = on_finished
         self.failures: list[tuple[Job, str]] = []
         self.interrupted = self._stopped = False
         self._reported: set[int] = set()
 
-    def run(self) -> None:
+    def run(self, again: str) -> None:
         running: dict[Future[Outcome], Job] = {}
         with waiting_through_interrupts(self._notice_interrupt):
             while True:
@@ -143,27 +147,27 @@ class _Conductor:
                 if self.interrupted and not self._stopped:
                     self._stopped = True
                     self.watcher.stopping()
-                    self.engine.stop()
+                    self.runner.stop()
                 for future in ended:
                     self._settle(running.pop(future), future.result())
                 self.watcher.tick()
         if self.interrupted:
             raise StudyInterruptedError(
-                "the study was interrupted; what is finished is kept", fix="run the same command to go on"
+                "interrupted; the runs that are finished are kept", fix=f"{again} to go on"
             )
         if self.failures:
-            raise _failed(self.failures)
+            raise _failed(self.failures, again)
 
     def _notice_interrupt(self) -> None:
         self.interrupted = True
 
     def _fill(self, running: dict[Future[Outcome], Job]) -> None:
-        while not self.interrupted and len(running) < self.engine.capacity:
+        while not self.interrupted and len(running) < self.runner.capacity:
             job = next(self.schedule.ready(), None)
             if job is None:
                 return
             self.watcher.started(job)
-            running[self.engine.submit(job)] = job
+            running[self.runner.submit(job)] = job
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
         if outcome.interrupted:
@@ -183,18 +187,16 @@ class _Conductor:
 
 
 def _drop_weights(progress: Progress) -> None:
-    group, plan = progress.group, progress.group.plan
-    trials = [group.trial(method, rate) for method in plan.methods for rate in plan.rates(method)]
-    for job in (*trials, *progress.jobs):
+    for job in (*progress.group.trials(), *progress.jobs):
         drop_weights(job.folder)
 
 
-def _failed(failures: list[tuple[Job, str]]) -> DoratuneError:
+def _failed(failures: list[tuple[Job, str]], again: str) -> DoratuneError:
     job, error = failures[0]
     others = ", ".join(str(one.folder) for one, _ in failures[1:])
     return DoratuneError(
-        f"{len(failures)} run(s) of the study failed; the finished ones are kept",
+        f"{len(failures)} run(s) failed; the finished ones are kept",
         where=f"{job.folder} ({job.label})" + (f"; also {others}" if others else ""),
         got=error,
-        fix="mend the cause and run the same command; only what is not finished is done again",
+        fix=f"mend the cause and {again}; only what is not finished is done again",
     )

@@ -60,7 +60,7 @@ class StudyConfig(Settings):
     """Folder of the study; one that holds runs of the plan is gone on with."""
     data: LaxPath | None = None
     """Folder with <task>/train.json and <task>/test.json, instead of the hub; goes before the plan's."""
-    engine: Literal["local", "ray"] = "local"
+    runner: Literal["local", "ray"] = "local"
     """local: this machine; ray: a Ray cluster whose machines share the output folder."""
     jobs: Positive = 1
     """Runs at a time on this machine."""

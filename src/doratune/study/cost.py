@@ -91,7 +91,7 @@ def planned_jobs(group: Group) -> Iterator[Job]:
         progress.choose()
         yield from progress.jobs
         return
-    yield from group.base()
+    yield group.base()
     for method in group.plan.methods:
         for seed in group.plan.seeds:
             yield group.test(method, group.plan.rates(method)[0], seed)
@@ -120,7 +120,8 @@ def _work(group: Group, job: Job, counted: set[tuple[str, ...]]) -> Work:
     if job.config is not None and not job.trained() and (str(job.folder),) not in counted:
         counted.add((str(job.folder),))
         config, material = job.config, group.material
-        per_epoch = min(config.rows or material.train.record.rows, material.train.record.rows)
+        sizes = [part.record.rows for part in material.train]
+        per_epoch = sum(min(config.rows or rows, rows) for rows in sizes)
         steps = config.total_steps(per_epoch)
         seen = steps * config.batch_size if config.steps else per_epoch * config.epochs
         work += Work(runs=1, steps=steps, tokens=seen * material.tokens_per_row[config.format])

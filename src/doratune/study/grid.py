@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from doratune.data.tasks import MIX
 from doratune.evaluation.config import EvalConfig
 from doratune.records.run import Format
 from doratune.records.study import StudyMethod
@@ -25,8 +26,8 @@ TRAINING: Mapping[StudyMethod, Mapping[str, Any]] = {
     "full": {"method": "full"},
 }
 """What a method of a study is in a run's configuration."""
-OF_ADAPTERS = frozenset({"rslora", "dropout", "targets", "engine"})
-"""Settings that full fine-tuning has no use for, besides rank and alpha."""
+OF_ADAPTERS = frozenset({"rank", "alpha", "rslora", "dropout", "targets", "engine"})
+"""Settings that full fine-tuning has no use for."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,22 @@ class Group:
     format: Format
     rank: int
 
+    @property
+    def cell_rank(self) -> int | None:
+        """The rank of all adapters of the group; None where a method has its own."""
+        ranks = {
+            self.plan.own_settings.get(method, {}).get("rank", self.rank)
+            for method in self.plan.methods
+            if method != "full"
+        }
+        return self.rank if ranks <= {self.rank} else ranks.pop() if len(ranks) == 1 else None
+
+    def trials(self) -> list[Job]:
+        """The trial of every learning rate of every method; none where there is no rate to choose."""
+        if not self.material.validation:
+            return []
+        return [self.trial(method, rate) for method in self.plan.methods for rate in self.plan.rates(method)]
+
     def trial(self, method: StudyMethod, rate: float) -> Job:
         """Train with one learning rate and the first seed, and answer the validation rows."""
         return self._job(method, rate, self.plan.seeds[0], "trial")
@@ -60,14 +77,33 @@ class Group:
         """
         return self._job(method, rate, seed, "test")
 
-    def base(self) -> list[Job]:
-        """Answer the test rows with the model as it is, a job for each task."""
-        return [self._base(test) for test in self.material.tests]
+    def base(self) -> Job:
+        """Answer the test rows with the model as it is."""
+        shared = {key: self.plan.settings[key] for key in _LOADING if key in self.plan.settings}
+        tests = self.material.tests
+        rows = {test.task.name: test.record.sha256 for test in tests}
+        key = address(
+            {
+                "model": model_identity(self.model),
+                "settings": shared,
+                "format": self.format,
+                "protocol": self.plan.protocol,
+                "limit": self.material.entry.limit,
+                "data": rows if len(tests) > 1 else tests[0].record.sha256,
+            }
+        )
+        folder = self.folder / RUNS_NAME / f"base-{_short(list(rows))}-{key}"
+        wanted = tuple(
+            self._wanted(test, self._evaluation(test, self.model, folder).model_copy(update=shared))
+            for test in tests
+        )
+        return Job(stage="base", folder=folder, config=None, wanted=wanted, method="base")
 
     def _job(self, method: StudyMethod, rate: float, seed: int, stage: Literal["trial", "test"]) -> Job:
         config = self._config(method, rate, seed)
-        key = run_address(config, model=model_identity(self.model), data=self.material.train.record.sha256)
-        folder = self.folder / RUNS_NAME / f"{method}-{self.material.entry.train.lower()}-{key}"
+        key = run_address(config, model=model_identity(self.model), data=self.material.train_record.sha256)
+        name = _short([one.lower() for one in self.material.entry.trained_on])
+        folder = self.folder / RUNS_NAME / f"{method}-{name}-{key}"
         wanted = self._validations(folder) if seed == self.plan.seeds[0] else []
         if stage == "test":
             wanted += [
@@ -84,20 +120,19 @@ class Group:
 
     def _config(self, method: StudyMethod, rate: float, seed: int) -> TrainConfig:
         entry, plan = self.material.entry, self.plan
-        settings = dict(plan.settings)
+        adapter = {"rank": self.rank, "alpha": plan.alpha(self.rank)}
+        settings = {**adapter, **plan.settings, **plan.own_settings.get(method, {})}
         if method == "full":
             settings = {key: value for key, value in settings.items() if key not in OF_ADAPTERS}
-        else:
-            settings |= {"rank": self.rank, "alpha": plan.alpha_over_rank * self.rank}
-        owner = self.material.train.task
+        several = len(self.material.train) > 1
         return validate(
             TrainConfig,
             {
                 **settings,
                 **TRAINING[method],
                 "model": self.model,
-                "task": [owner] if owner else [],
-                "data": self.material.train.path,
+                "task": [part.task or MIX for part in self.material.train if part.task or several],
+                "data": self.material.train_path,
                 "format": self.format,
                 "rows": entry.rows,
                 "learning_rate": float(rate),
@@ -119,6 +154,7 @@ class Group:
                     protocol=self.plan.protocol,
                     batch_size=self.plan.eval_batch_size,
                     output=folder / VALIDATION_NAME,
+                    trust_remote_code=self.plan.settings.get("trust_remote_code", False),
                 ),
                 part.record.sha256,
                 part.record.rows,
@@ -136,28 +172,17 @@ class Group:
             limit=self.material.entry.limit,
             batch_size=self.plan.eval_batch_size,
             output=output,
+            trust_remote_code=self.plan.settings.get("trust_remote_code", False),
         )
-
-    def _base(self, test: Test) -> Job:
-        shared = {key: self.plan.settings[key] for key in _LOADING if key in self.plan.settings}
-        key = address(
-            {
-                "model": model_identity(self.model),
-                "settings": shared,
-                "format": self.format,
-                "protocol": self.plan.protocol,
-                "limit": self.material.entry.limit,
-                "data": test.record.sha256,
-            }
-        )
-        folder = self.folder / RUNS_NAME / f"base-{test.task.name}-{key}"
-        evaluation = self._evaluation(test, self.model, folder).model_copy(update=shared)
-        wanted = self._wanted(test, evaluation)
-        return Job(stage="base", folder=folder, config=None, wanted=(wanted,), method="base")
 
     def _wanted(self, test: Test, config: EvalConfig) -> Wanted:
         limit = self.material.entry.limit or test.record.rows
         return Wanted(config, test.record.sha256, min(limit, test.record.rows))
+
+
+def _short(tasks: list[str]) -> str:
+    """The part of a run directory's name that says what it is about."""
+    return tasks[0] if len(tasks) == 1 else f"{len(tasks)}-tasks"
 
 
 _LOADING = ("dtype", "load_in_4bit", "device_map", "trust_remote_code")

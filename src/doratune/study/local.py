@@ -1,4 +1,4 @@
-"""The engine of one machine: every run in a process of its own, one after the other or several at a time."""
+"""The runner of one machine: every run in a process of its own, one after the other or several at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from doratune.study.job import Job
 from doratune.study.process import run_alone
 
 
-class LocalEngine:
+class LocalRunner:
     """Runs jobs on this machine.
 
     Args:
@@ -33,7 +33,7 @@ class LocalEngine:
         self._initializer = initializer
         self._waiting = ThreadPoolExecutor(max_workers=jobs)
 
-    def __enter__(self) -> LocalEngine:
+    def __enter__(self) -> LocalRunner:
         return self
 
     def __exit__(
@@ -58,7 +58,7 @@ class LocalEngine:
                 0.0,
                 "the run's process was ended from outside, or for want of memory\n"
                 f"  where: {job.folder / LOG_NAME}\n"
-                "  to do: run the study again; it goes on from the last checkpoint",
+                "  to do: start it again; it goes on from the last checkpoint",
             )
 
 

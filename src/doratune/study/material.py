@@ -11,11 +11,11 @@ from pathlib import Path
 from doratune.data.examples import build_examples
 from doratune.data.mix import is_mix, load_mix
 from doratune.data.rows import Row
-from doratune.data.source import load_split, rows_sha256
-from doratune.data.tasks import Split, Task, get_task
+from doratune.data.source import load_split
+from doratune.data.tasks import MIX, Split, Task, get_task
 from doratune.errors import InputError
 from doratune.records.layout import write_text_atomic
-from doratune.records.run import DataRecord, Format
+from doratune.records.run import DataRecord, Format, mixed
 from doratune.study.plan import Plan, PlanTask
 
 DATA_NAME = "data"
@@ -67,28 +67,62 @@ class Material:
 
     Attributes:
         entry: The entry.
-        train: What is trained on.
-        validation: What the learning rate is chosen on, a file for each task.
-        validation_record: All of it.
+        train: What is trained on, a file for each task of a mixture.
+        validation: What the learning rate is chosen on, a file for each task; empty where none is chosen.
         tests: What results are taken from, by task.
         tokens_per_row: Of the training rows by format, by the number of their characters.
+        inputs: SHA-256 of the rows that the entry names, before any are taken out, by what they are.
     """
 
     entry: PlanTask
-    train: Part
+    train: list[Part]
     validation: list[Part]
-    validation_record: DataRecord
     tests: list[Test]
     tokens_per_row: dict[Format, float]
+    inputs: dict[str, str]
+
+    @property
+    def train_record(self) -> DataRecord:
+        """All that is trained on."""
+        return mixed([part.record for part in self.train])
+
+    @property
+    def validation_record(self) -> DataRecord | None:
+        """All that the learning rate is chosen on."""
+        return mixed([part.record for part in self.validation]) if self.validation else None
+
+    @property
+    def train_path(self) -> Path:
+        """What a run is given: the file, or the folder of a mixture's files."""
+        return self.train[0].path if len(self.train) == 1 else self.train[0].path.parents[1]
 
     def write(self) -> None:
         """Write the files of the training and validation rows."""
-        for part in (self.train, *self.validation):
+        for part in (*self.train, *self.validation):
             part.write()
 
 
+@dataclass(frozen=True)
+class _Source:
+    """The training rows of one task, or of the commonsense mix.
+
+    Attributes:
+        name: Of the task or mix.
+        tasks: The task of each row.
+        rows: The rows.
+        place: What they were taken from, for people.
+        sha256: Of the rows.
+    """
+
+    name: str
+    tasks: list[str]
+    rows: list[Row]
+    place: str
+    sha256: str
+
+
 def load_material(plan: Plan, entry: PlanTask, folder: Path) -> Material:
-    """Read the rows of an entry and split its training set; nothing is written.
+    """Read the rows of an entry and take the validation rows out; nothing is written.
 
     Args:
         plan: The plan.
@@ -99,28 +133,32 @@ def load_material(plan: Plan, entry: PlanTask, folder: Path) -> Material:
         InputError: A file cannot be used, or too few rows are left to train on.
         DoratuneError: The hub cannot be reached.
     """
-    tasks, rows, source = _training_set(plan, entry)
-    chosen = _for_validation(rows, entry.validation_rows, plan.split_seed)
+    sources = [_source(plan, entry, name) for name in entry.trained_on]
+    rows = [row for source in sources for row in source.rows]
+    chosen = _for_validation(rows, entry.validation_rows, plan.split_seed) if entry.validation_rows else []
     held = {_question(rows[index]) for index in chosen}
-    kept = [index for index, row in enumerate(rows) if _question(row) not in held]
-    if not kept:
+    kept = {source.name: [row for row in source.rows if _question(row) not in held] for source in sources}
+    emptied = [source for source in sources if not kept[source.name]]
+    if emptied:
         raise InputError(
             "no row is left to train on",
-            where=f"tasks, {entry.train}, validation_rows",
-            got=f"{entry.validation_rows} of {len(rows)} rows of {source}",
+            where=f"tasks, {entry.name}, validation_rows",
+            got=f"{entry.validation_rows} of {len(rows)} rows of {emptied[0].place}",
             fix="lower validation_rows",
         )
-    validation = [
-        _part(folder, entry, "validation", task, [rows[i] for i in chosen if tasks[i] == task], source)
-        for task in dict.fromkeys(tasks[index] for index in chosen)
-    ]
+    tests = [_test(plan, entry, get_task(name)) for name in entry.tests]
     return Material(
         entry=entry,
-        train=_part(folder, entry, "train", None, [rows[index] for index in kept], source),
-        validation=validation,
-        validation_record=_whole(validation, [rows[index] for index in chosen]),
-        tests=[_test(plan, entry, get_task(name)) for name in entry.tests],
-        tokens_per_row={form: _tokens_per_row(entry, form, rows, source) for form in entry.formats},
+        train=[
+            _part(folder, entry, "train", source.name, kept[source.name], source.place) for source in sources
+        ],
+        validation=_validation(folder, entry, sources, rows, chosen),
+        tests=tests,
+        tokens_per_row={form: _tokens_per_row(form, sources) for form in entry.formats},
+        inputs={
+            **{f"training rows of {source.name}": source.sha256 for source in sources},
+            **{f"test rows of {test.task.name}": test.record.sha256 for test in tests},
+        },
     )
 
 
@@ -132,40 +170,64 @@ def assumed_material(entry: PlanTask, folder: Path) -> Material:
     """
     sizes = entry.sizes
     if sizes is None:
-        raise InputError("the plan does not say how large its data is", where=f"tasks, {entry.train}, sizes")
+        raise InputError("the plan does not say how large its data is", where=f"tasks, {entry.name}, sizes")
 
-    def record(split: str, rows: int) -> DataRecord:
-        return DataRecord(task=_only(entry), source="not loaded", split=split, sha256="", rows=rows)
+    def part(split: str, name: str, rows: int) -> Part:
+        task = _task(name)
+        return Part(
+            task, folder, [], DataRecord(task=task, source="not loaded", split=split, sha256="", rows=rows)
+        )
 
-    validation = record("validation", entry.validation_rows)
-    each = sizes.test_rows // len(entry.tests)
+    held, first = entry.validation_rows or 0, entry.trained_on[0]
+    each = (sizes.train_rows - held) // len(entry.trained_on)
+    test_rows = sizes.test_rows // len(entry.tests)
     return Material(
         entry=entry,
-        train=Part(_only(entry), folder, [], record("train", sizes.train_rows - entry.validation_rows)),
-        validation=[Part(_only(entry), folder, [], validation)],
-        validation_record=validation,
-        tests=[Test(get_task(name), None, record("test", each)) for name in entry.tests],
+        train=[part("train", name, each) for name in entry.trained_on],
+        validation=[part("validation", first, held)] if held else [],
+        tests=[Test(get_task(name), None, part("test", name, test_rows).record) for name in entry.tests],
         tokens_per_row=dict.fromkeys(entry.formats, float(sizes.tokens_per_row)),
+        inputs={},
     )
 
 
-def _tokens_per_row(entry: PlanTask, form: Format, rows: list[Row], source: str) -> float:
+def _validation(
+    folder: Path, entry: PlanTask, sources: Sequence[_Source], rows: Sequence[Row], chosen: Sequence[int]
+) -> list[Part]:
+    """The rows that were chosen, a part for each task."""
+    tasks = [task for source in sources for task in source.tasks]
+    places = {task: source.place for source in sources for task in source.tasks}
+    return [
+        _part(folder, entry, "validation", task, [rows[i] for i in chosen if tasks[i] == task], places[task])
+        for task in dict.fromkeys(tasks[index] for index in chosen)
+    ]
+
+
+def _tokens_per_row(form: Format, sources: Sequence[_Source]) -> float:
     """Estimated from all rows, each of which is checked on the way."""
-    task = None if is_mix(entry.train) else get_task(entry.train)
-    examples = build_examples(rows, source=source, fmt=form, task=task)
+    examples = [
+        example
+        for source in sources
+        for example in build_examples(
+            source.rows,
+            source=source.place,
+            fmt=form,
+            task=None if is_mix(source.name) else get_task(source.name),
+        )
+    ]
     characters = sum(len(one.prompt) + len(one.candidates[one.gold]) for one in examples)
     return characters / len(examples) / CHARACTERS_PER_TOKEN
 
 
-def _training_set(plan: Plan, entry: PlanTask) -> tuple[list[str], list[Row], str]:
-    """The task of each row, the rows, and what they were taken from."""
-    if is_mix(entry.train):
+def _source(plan: Plan, entry: PlanTask, name: str) -> _Source:
+    if is_mix(name):
         mix = load_mix(entry.train_data)
-        return mix.tasks, mix.rows, _place(mix.source, entry.train_data)
-    task = get_task(entry.train)
+        return _Source(MIX, mix.tasks, mix.rows, _place(mix.source, entry.train_data), mix.sha256)
+    task = get_task(name)
     data = entry.train_data or _file_in(plan.data, task, "train")
     loaded = load_split(task, "train", data=data)
-    return [task.name] * len(loaded.rows), loaded.rows, _place(loaded.source, data)
+    tasks = [task.name] * len(loaded.rows)
+    return _Source(task.name, tasks, loaded.rows, _place(loaded.source, data), loaded.sha256)
 
 
 def _test(plan: Plan, entry: PlanTask, task: Task) -> Test:
@@ -217,26 +279,23 @@ def _question(row: Row) -> str:
     return json.dumps([row["instruction"], row["input"]], ensure_ascii=False)
 
 
-def _part(folder: Path, entry: PlanTask, split: str, task: str | None, rows: list[Row], source: str) -> Part:
-    several = [task] if split == "validation" and task is not None and task != _only(entry) else []
-    name = ".".join([entry.train.lower(), split, *several, "json"])
+def _part(folder: Path, entry: PlanTask, split: str, name: str, rows: list[Row], place: str) -> Part:
+    """Rows of a task or of the mix, with the file that they are to be in."""
+    task = _task(name)
     digest = hashlib.sha256(_text(rows).encode("utf-8")).hexdigest()
-    owner = task or _only(entry)
-    record = DataRecord(task=owner, source=source, split=split, sha256=digest, rows=len(rows))
-    return Part(owner, folder / DATA_NAME / name, rows, record)
+    record = DataRecord(task=task, source=place, split=split, sha256=digest, rows=len(rows))
+    data = folder / DATA_NAME
+    if len(entry.trained_on) > 1:
+        path = data / entry.name / name / f"{split}.json"
+    else:
+        several = [name] if split == "validation" and name != entry.name else []
+        path = data / ".".join([entry.name, split, *several, "json"])
+    return Part(task, path, rows, record)
 
 
-def _whole(parts: list[Part], rows: list[Row]) -> DataRecord:
-    """The record of all validation rows."""
-    first = parts[0].record
-    if len(parts) == 1:
-        return first
-    return first.model_copy(update={"task": None, "sha256": rows_sha256(rows), "rows": len(rows)})
-
-
-def _only(entry: PlanTask) -> str | None:
-    """The one task that is trained on, or None."""
-    return None if is_mix(entry.train) else get_task(entry.train).name
+def _task(name: str) -> str | None:
+    """The one task that rows belong to, or None."""
+    return None if is_mix(name) else get_task(name).name
 
 
 def _place(source: str, data: Path | None) -> str:

@@ -6,6 +6,7 @@ Paths in a plan are relative to the working directory, as everywhere on the comm
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, Field
@@ -13,7 +14,7 @@ from pydantic import AfterValidator, Field
 from doratune.data.mix import without_mix
 from doratune.data.tasks import get_task
 from doratune.errors import InputError, nearest
-from doratune.named_yaml import read_named, shipped_names
+from doratune.named_yaml import read_named
 from doratune.records.run import Format, Protocol
 from doratune.records.study import StudyMethod
 from doratune.settings import LaxPath, Positive, Settings, validate
@@ -52,16 +53,16 @@ class Sizes(Settings):
 class PlanTask(Settings):
     """A training set, and the tasks that what was trained on it is tested on."""
 
-    train: str
-    """Name of a task, or commonsense-mix."""
+    train: str | Axis[str]
+    """Name of a task, or commonsense-mix; a list is a mixture of them."""
     test: Annotated[list[str], AfterValidator(_distinct)] = Field(default=[])
     """Tasks to test on; empty: those that are trained on."""
     formats: Axis[Format] = Field(default=["instruct"])
     """instruct, continuation or both."""
     rows: Positive | None = None
-    """At most this many training rows, drawn by the run's seed; None: all that are not for validation."""
-    validation_rows: Positive
-    """Rows taken out of train, on which the learning rate is chosen."""
+    """At most this many training rows, of a mixture per task, drawn by the run's seed; None: all of them."""
+    validation_rows: Positive | None = None
+    """Rows taken out of train, on which the learning rate is chosen; None: there is only one rate."""
     limit: Positive | None = None
     """Only the first so many test rows of each task."""
     train_data: LaxPath | None = None
@@ -74,9 +75,19 @@ class PlanTask(Settings):
     """Only for the estimate, where the rows cannot be loaded."""
 
     @property
+    def trained_on(self) -> list[str]:
+        """The task, or the tasks of the mixture."""
+        return [self.train] if isinstance(self.train, str) else self.train
+
+    @property
+    def name(self) -> str:
+        """What the training set is called in paths and messages."""
+        return "+".join(self.trained_on).lower()
+
+    @property
     def tests(self) -> list[str]:
         """The tasks to test on."""
-        return self.test or without_mix([self.train])
+        return list(dict.fromkeys(self.test or without_mix(self.trained_on)))
 
 
 class Choose(Settings):
@@ -137,6 +148,8 @@ class Plan(Settings):
     """Alpha of an adapter is this times its rank, as in the paper."""
     settings: dict[str, Any] = Field(default={})
     """Settings of training that all runs share."""
+    own_settings: dict[StudyMethod, dict[str, Any]] = Field(default={})
+    """Settings in which single methods differ from that; rank and alpha may be among them."""
     split_seed: Seed = 0
     """Which training rows are taken for validation."""
     eval_batch_size: Positive = 32
@@ -148,18 +161,21 @@ class Plan(Settings):
     assume: Assumed | None = None
     """Speeds for the estimate of time."""
 
+    def alpha(self, rank: int) -> float:
+        """Alpha of an adapter of this rank; rounded, so that alpha / rank * rank is alpha again."""
+        return float(f"{self.alpha_over_rank * rank:.12g}")
+
     def rates(self, method: StudyMethod) -> list[float]:
         """The learning rates that are tried for a method, ascending."""
         return sorted(self.own_learning_rates.get(method, self.learning_rates))
 
 
-def plan_names() -> list[str]:
-    """Names of the plans that ship with doratune."""
-    return shipped_names("doratune.study", "plans")
-
-
-def load_plan(name: str) -> Plan:
+def load_plan(name: str, *, data: Path | None = None) -> Plan:
     """Read a shipped plan by name, or any YAML file by path.
+
+    Args:
+        name: The name or path.
+        data: Replaces the folder that the plan takes its rows from.
 
     Raises:
         InputError: There is no such plan, or it is not one that can be run.
@@ -169,9 +185,23 @@ def load_plan(name: str) -> Plan:
     _check_methods(values, source)
     plan = validate(Plan, values, where=source)
     _check_settings(plan, source)
+    check_plan(plan, source)
+    return plan if data is None else plan.model_copy(update={"data": data})
+
+
+def check_plan(plan: Plan, source: str) -> None:
+    """Refuse a plan whose parts do not fit together.
+
+    Args:
+        plan: The plan.
+        source: Where it is from, for messages.
+
+    Raises:
+        InputError: Tasks, methods or learning rates do not fit together.
+    """
     _check_tasks(plan, source)
+    _check_own(plan, source)
     _check_tries(plan, source)
-    return plan
 
 
 def _check_choice(values: dict[str, Any], source: str) -> None:
@@ -209,10 +239,20 @@ def _check_settings(plan: Plan, source: str) -> None:
             fix="use models, tasks, ranks, alpha_over_rank, learning_rates, seeds or a task's own keys",
         )
     validate(TrainingSettings, plan.settings, where=f"{source}, settings")
+    for method, own in plan.own_settings.items():
+        taken = sorted({*CROSSED - {"rank", "alpha"}, "validation_share"} & own.keys())
+        if taken:
+            raise InputError(
+                "the methods of a plan share this setting",
+                where=f"{source}, own_settings, {method}",
+                got=", ".join(taken),
+                fix="leave it out; own_learning_rates gives single methods other rates",
+            )
+        validate(TrainingSettings, own, where=f"{source}, own_settings, {method}")
 
 
 def _check_tasks(plan: Plan, source: str) -> None:
-    repeated = sorted(_repeated([task.train for task in plan.tasks]))
+    repeated = sorted(_repeated([task.name for task in plan.tasks]))
     if repeated:
         raise InputError(
             "a training set comes twice",
@@ -221,18 +261,25 @@ def _check_tasks(plan: Plan, source: str) -> None:
             fix="give it one entry; it may have several formats and test tasks",
         )
     for task in plan.tasks:
-        for name in without_mix([task.train, *task.test]):
+        for name in without_mix([*task.trained_on, *task.test]):
             _check_name(name, where=f"{source}, tasks")
+        if task.train_data is not None and len(task.trained_on) > 1:
+            raise InputError(
+                "one file cannot be several tasks",
+                where=f"{source}, tasks, train_data",
+                got=", ".join(task.trained_on),
+                expected="one task",
+            )
         if task.test_data is not None and len(task.tests) > 1:
             raise InputError(
                 "one file holds the test rows of one task",
-                where=f"{source}, tasks, {task.train}",
+                where=f"{source}, tasks, {task.name}",
                 got=", ".join(task.tests),
             )
         if plan.protocol == "generate" and "continuation" in task.formats:
             raise InputError(
                 "generated text can only be matched against answer labels",
-                where=f"{source}, tasks, {task.train}",
+                where=f"{source}, tasks, {task.name}",
                 got="protocol generate with the format continuation",
                 expected="the format instruct",
             )
@@ -247,14 +294,24 @@ def _check_name(name: str, *, where: str) -> None:
         ) from None
 
 
+def _check_own(plan: Plan, source: str) -> None:
+    for key, own in (("own_learning_rates", plan.own_learning_rates), ("own_settings", plan.own_settings)):
+        for method in own:
+            if method not in plan.methods:
+                raise InputError(
+                    f"{key} names a method that is not in the plan", where=f"{source}, {key}", got=method
+                )
+    if len(plan.ranks) > 1:
+        for method, own in plan.own_settings.items():
+            if {"rank", "alpha"} & own.keys():
+                raise InputError(
+                    "a method cannot have a rank of its own where the plan crosses several",
+                    where=f"{source}, own_settings, {method}",
+                    got=f"ranks {', '.join(map(str, plan.ranks))}",
+                )
+
+
 def _check_tries(plan: Plan, source: str) -> None:
-    for method in plan.own_learning_rates:
-        if method not in plan.methods:
-            raise InputError(
-                "learning rates are given for a method that is not in the plan",
-                where=f"{source}, own_learning_rates",
-                got=method,
-            )
     tries = {method: len(plan.rates(method)) for method in plan.methods}
     if len(set(tries.values())) > 1:
         raise InputError(
@@ -263,6 +320,13 @@ def _check_tries(plan: Plan, source: str) -> None:
             got=", ".join(f"{method} {count}" for method, count in tries.items()),
             fix="give every method as many learning rates",
         )
+    for task in plan.tasks:
+        if task.validation_rows is None and max(tries.values()) > 1:
+            raise InputError(
+                "there are several learning rates and no rows to choose one on",
+                where=f"{source}, tasks, {task.name}",
+                expected="validation_rows",
+            )
 
 
 def _repeated(names: Sequence[str]) -> set[str]:

@@ -25,15 +25,19 @@ class Progress:
         self.group = group
         self.chosen: dict[StudyMethod, float] | None = None
         self.failed = False
-        plan = group.plan
-        self.jobs = [group.trial(method, rate) for method in plan.methods for rate in plan.rates(method)]
+        self.jobs = group.trials()
 
     def choose(self) -> None:
         """Choose the learning rates, and go on to the tests; all trials must be done."""
         group, plan = self.group, self.group.plan
-        self.chosen = {method: choose_rate(tried_rates(group, method)) for method in plan.methods}
-        self.jobs = group.base() + [
-            group.test(method, rate, seed) for method, rate in self.chosen.items() for seed in plan.seeds
+        tried = {method: tried_rates(group, method) for method in plan.methods}
+        self.chosen = {
+            method: choose_rate(of_method) if of_method else plan.rates(method)[0]
+            for method, of_method in tried.items()
+        }
+        self.jobs = [
+            group.base(),
+            *(group.test(method, rate, seed) for method, rate in self.chosen.items() for seed in plan.seeds),
         ]
 
 
@@ -95,8 +99,13 @@ class Schedule:
 
 
 def tried_rates(group: Group, method: StudyMethod) -> list[Tried]:
-    """What each learning rate of an arm came to on the validation rows; all its trials must be done."""
+    """What each learning rate of an arm came to on the validation rows; all its trials must be done.
+
+    Empty where there are no trials.
+    """
     tried = []
+    if not group.material.validation:
+        return tried
     for rate in group.plan.rates(method):
         found = [one.found() for one in group.trial(method, rate).wanted]
         evaluations = [one for one in found if one is not None]

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from doratune.errors import DoratuneError, InputError
 from doratune.records.layout import STUDY_NAME, write_json_atomic
 from doratune.records.study import StudyRecord
-from doratune.study.assemble import Answered, answered_cells, study_record
-from doratune.study.cluster import RayEngine
-from doratune.study.conduct import Engine, Watcher, check_folder, conduct
+from doratune.study.address import model_identity
+from doratune.study.assemble import answered_cells, study_record
+from doratune.study.cell import Answered
+from doratune.study.conduct import Runner, Watcher, check_folder, conduct
 from doratune.study.config import StudyConfig
 from doratune.study.grid import Group, groups_of
-from doratune.study.local import LocalEngine
+from doratune.study.local import LocalRunner
 from doratune.study.material import Material, assumed_material, load_material
-from doratune.study.plan import Plan, PlanTask, load_plan
+from doratune.study.plan import Plan, PlanTask, Resources
+from doratune.study.ray_cluster import RayRunner
 from doratune.study.schedule import Progress
 
 
@@ -29,53 +31,61 @@ class Study:
         plan: The plan.
         folder: The study's folder.
         groups: Its groups, in order.
+        inputs: What identifies its models and rows, by what they are.
         assumed: Why rows could not be loaded, by training set; their sizes are the plan's word then.
     """
 
     plan: Plan
     folder: Path
     groups: list[Group]
+    inputs: dict[str, str]
     assumed: dict[str, str]
 
 
-def open_study(config: StudyConfig, *, only_to_estimate: bool = False) -> Study:
-    """Read a plan and its rows; nothing is written.
+def open_study(plan: Plan, folder: Path, *, only_to_estimate: bool = False) -> Study:
+    """Read the rows of a plan; nothing is written.
 
     Args:
-        config: The plan and the folder.
+        plan: The plan.
+        folder: The study's folder.
         only_to_estimate: Where the hub cannot be reached, go on with the sizes that the plan gives.
 
     Raises:
-        InputError: The plan or its rows cannot be used, or the folder holds something else.
+        InputError: The rows cannot be used, or the folder holds something else.
         DoratuneError: The hub cannot be reached.
     """
-    plan = load_plan(config.plan)
-    if config.data is not None:
-        plan = plan.model_copy(update={"data": config.data})
-    check_folder(config.output)
+    check_folder(folder)
     assumed: dict[str, str] = {}
 
     def load(entry: PlanTask) -> Material:
         try:
-            return load_material(plan, entry, config.output)
+            return load_material(plan, entry, folder)
         except DoratuneError as error:
             if isinstance(error, InputError) or not only_to_estimate or entry.sizes is None:
                 raise
-            assumed[entry.train] = error.what
-            return assumed_material(entry, config.output)
+            assumed[entry.name] = error.what
+            return assumed_material(entry, folder)
 
     materials = [load(entry) for entry in plan.tasks]
-    return Study(plan, config.output, groups_of(plan, materials, config.output), assumed)
+    inputs = {_qualified("model", name, plan.models): model_identity(name) for name in plan.models}
+    for material in materials:
+        names = [entry.name for entry in plan.tasks]
+        for what, digest in material.inputs.items():
+            inputs[_qualified(what, material.entry.name, names)] = digest
+    return Study(plan, folder, groups_of(plan, materials, folder), inputs, assumed)
 
 
-def run_study(study: Study, engine: Engine, watcher: Watcher, *, reproduce: str) -> StudyRecord:
+def run_study(
+    study: Study, runner: Runner, watcher: Watcher, *, reproduce: str, again: str = "run the same command"
+) -> StudyRecord:
     """Do what is left of a study; study.json is written anew whenever a group of its cells is finished.
 
     Args:
         study: What ``open_study`` gave.
-        engine: What carries out its runs.
+        runner: What carries out its runs.
         watcher: What is told how it goes.
         reproduce: The command that gives this study.
+        again: How the user resumes it, for messages.
 
     Returns:
         The record, as in study.json.
@@ -88,7 +98,7 @@ def run_study(study: Study, engine: Engine, watcher: Watcher, *, reproduce: str)
 
     def write() -> StudyRecord:
         answered = [one for group in study.groups for one in finished.get(id(group), [])]
-        record = study_record(study.plan, study.groups, answered, reproduce=reproduce)
+        record = study_record(study.plan, study.groups, study.inputs, answered, reproduce=reproduce)
         write_json_atomic(study.folder / STUDY_NAME, record.to_dict())
         return record
 
@@ -98,31 +108,38 @@ def run_study(study: Study, engine: Engine, watcher: Watcher, *, reproduce: str)
 
     if not (study.folder / STUDY_NAME).is_file():
         write()
-    conduct(study.groups, study.folder, engine, watcher, note)
+    conduct(study.groups, study.folder, runner, watcher, note, again=again)
     return write()
 
 
-def make_engine(plan: Plan, config: StudyConfig, initializer: Callable[[], None] | None = None) -> Engine:
-    """The engine that a study is to be carried out with.
+def make_runner(
+    resources: Resources, config: StudyConfig, initializer: Callable[[], None] | None = None
+) -> Runner:
+    """What a study is to be carried out with.
 
     Args:
-        plan: Says what a run needs of a cluster.
-        config: Names the engine.
+        resources: What a run needs of a cluster.
+        config: Names the runner.
         initializer: Called first in each run's process.
 
     Raises:
         InputError: What it needs is not installed, or a setting means nothing to it.
     """
-    if config.engine == "ray":
+    if config.runner == "ray":
         if config.jobs > 1 or config.threads is not None:
             raise InputError(
                 "a Ray cluster decides itself how many runs go at a time",
                 where="--jobs, --threads",
                 expected="resources in the plan: what one run needs",
             )
-        return RayEngine(plan.resources, initializer)
+        return RayRunner(resources, initializer)
     threads = config.threads
     if threads is None and config.jobs > 1:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = max(cores // config.jobs, 1)
-    return LocalEngine(config.jobs, threads, initializer)
+    return LocalRunner(config.jobs, threads, initializer)
+
+
+def _qualified(what: str, name: str, names: Sequence[str]) -> str:
+    """``what``, with the name it belongs to where there are several."""
+    return what if len(names) == 1 else f"{name}: {what}"

@@ -28,7 +28,8 @@ class TrainingSettings(Settings):
     task: list[str] = Field(default=[])
     """Tasks to train on; several are mixed. commonsense-mix: the paper's eight, without repeated rows."""
     data: LaxPath | None = None
-    """JSON or JSONL file in the LLM-Adapters layout, instead of the hub; for commonsense-mix a folder."""
+    """JSON or JSONL file in the LLM-Adapters layout, instead of the hub; for commonsense-mix a folder, for
+    several tasks a folder with <task>/train.json."""
     format: Format = "instruct"
     """instruct: answer labels such as ending3; continuation: the answer's own text."""
     rows: Positive | None = None

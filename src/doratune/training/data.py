@@ -35,12 +35,12 @@ def load_training_examples(config: TrainingSettings) -> tuple[list[Example], lis
             expected="a task, a data file, or both",
             fix="see doratune train --help",
         )
-    if config.data is not None and len(config.task) > 1:
+    if config.data is not None and len(config.task) > 1 and not config.data.is_dir():
         raise InputError(
             "one file cannot be several tasks",
             where="--task",
             got=" ".join(config.task),
-            expected="one task with --data",
+            expected="one task with --data, or a folder with <task>/train.json",
         )
     if config.data is not None and not config.task:
         loaded = load_file(config.data)
@@ -58,6 +58,10 @@ def load_training_examples(config: TrainingSettings) -> tuple[list[Example], lis
 
 def _load_named(name: str, config: TrainingSettings) -> tuple[str, LoadedData, list[Example]]:
     """Name, rows and examples of a task, or of the mix."""
+    if config.data is not None and len(config.task) > 1:
+        part = load_file(config.data / name / "train.json")
+        task = None if is_mix(name) else get_task(name)
+        return name, part, build_examples(part.rows, source=part.source, fmt=config.format, task=task)
     if is_mix(name):
         mix = load_mix(config.data)
         logger.info("%s: %d rows, %d repeated ones left out", MIX, len(mix.rows), mix.duplicates)

@@ -8,12 +8,17 @@ import pytest
 from synthetic_runs import evaluation, flags, three_runs, write_run
 
 from doratune.errors import InputError
-from doratune.records.comparison import Comparison
-from doratune.study.comparison import build_comparison
+from doratune.records.study import StudyCell, StudyRecord
+from doratune.stats.paired import mcnemar_p
+from doratune.study.existing import record_of_runs
 
 
-def build(*runs: Path) -> Comparison:
-    return build_comparison(runs, title="t", reproduce="doratune report")
+def build(*runs: Path) -> StudyRecord:
+    return record_of_runs(runs, title="t", reproduce="doratune report")
+
+
+def names(cell: StudyCell) -> list[str]:
+    return [arm.name for arm in cell.arms]
 
 
 def change_record(run: Path, **changes: Any) -> None:
@@ -35,22 +40,27 @@ def pair(root: Path, **changes: Any) -> tuple[Path, Path]:
 
 def test_three_runs_side_by_side(tmp_path: Path) -> None:
     found = build(*three_runs(tmp_path))
-    assert [(arm.name, arm.run, arm.engine) for arm in found.arms] == [
-        ("base", "base", None),
-        ("lora", "lora", "doratune"),
-        ("dora", "dora", "doratune"),
+    boolq, winogrande = found.cells
+    assert [(arm.name, arm.method, arm.engine, arm.learning_rate) for arm in boolq.arms] == [
+        ("lora", "lora", "doratune", 0.0002),
+        ("dora", "dora", "doratune", 0.0002),
     ]
-    assert found.arms[0].parameters is None
-    assert found.arms[0].curve == []
-    assert len(found.arms[1].curve) == 60  # the line with eval_loss only is no point of it
-    boolq, winogrande = found.tasks
-    assert boolq.arms["lora"].correct == 322
+    lora = boolq.arms[0]
+    assert [(run.run, run.seed, run.result.correct) for run in lora.runs] == [("lora", 0, 322)]
+    assert len(lora.runs[0].curve) == 60  # the line with eval_loss only is no point of it
+    assert lora.trials == [] and boolq.validation is None
+    assert boolq.base is not None and boolq.base.correct == 205
+    assert (boolq.rank, boolq.train and boolq.train.rows) == (16, 2000)
     # right rows: lora 0-321, dora 20-347
-    assert boolq.difference is not None
-    assert (boolq.difference.only_from, boolq.difference.only_to) == (20, 26)
-    assert boolq.difference.points == pytest.approx(1.5)
-    assert winogrande.difference is not None
-    assert winogrande.difference.verdict == "dora is better"
+    (difference,) = boolq.differences
+    (seed,) = difference.seeds
+    assert (seed.seed, seed.only_from, seed.only_to) == (0, 20, 26)
+    assert difference.points == pytest.approx(1.5)
+    assert difference.p_value == seed.p_value == pytest.approx(mcnemar_p(20, 26))
+    assert winogrande.differences[0].outcome == "better"
+    assert winogrande.differences[0].verdict.startswith("DoRA is better than LoRA")
+    assert found.pooled[0].difference.points == pytest.approx((1.5 + 13) / 2)
+    assert (found.question, found.plan, found.inputs, found.pending) == (None, None, {}, [])
     assert found.settings["rank"] == 16
     assert found.settings["model"] == "tiny"
     assert "output" not in found.settings
@@ -58,34 +68,112 @@ def test_three_runs_side_by_side(tmp_path: Path) -> None:
 
 
 def test_a_single_run_has_no_difference(tmp_path: Path) -> None:
-    found = build(write_run(tmp_path / "only", "lora", {"sample-boolq": flags(6, 10)}))
-    assert found.arms[0].run == "only"
-    assert found.tasks[0].difference is None
+    (cell,) = build(write_run(tmp_path / "only", "lora", {"sample-boolq": flags(6, 10)})).cells
+    assert cell.arms[0].runs[0].run == "only"
+    assert cell.differences == [] and cell.base is None
+
+
+def test_a_base_model_alone_is_reported(tmp_path: Path) -> None:
+    (cell,) = build(write_run(tmp_path / "base", "base", {"sample-boolq": flags(6, 10)})).cells
+    assert cell.base is not None and cell.base.correct == 6
+    assert (cell.arms, cell.differences, cell.train, cell.rank) == ([], [], None, None)
+
+
+def test_two_evaluations_of_the_base_are_refused(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, "base", {"a": flags(6, 10)}) for name in ("x", "y")]
+    with pytest.raises(InputError, match="the base model was evaluated on a in two runs"):
+        build(*runs)
+
+
+def test_a_run_without_an_evaluation_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"was not evaluated(.|\n)*doratune eval"):
+        build(write_run(tmp_path / "lora", "lora", {}))
 
 
 def test_a_missing_task_leaves_a_gap(tmp_path: Path) -> None:
     lora = write_run(tmp_path / "lora", "lora", {"a": flags(6, 10), "b": flags(5, 10)})
     dora = write_run(tmp_path / "dora", "dora", {"b": flags(7, 10)})
-    first, second = build(lora, dora).tasks
-    assert list(first.arms) == ["lora"]
-    assert first.difference is None
-    assert second.difference is not None
+    first, second = build(lora, dora).cells
+    assert names(first) == ["lora"]
+    assert first.differences == []
+    assert len(second.differences) == 1
 
 
 def test_the_difference_is_between_the_first_of_each(tmp_path: Path) -> None:
     lora, dora = pair(tmp_path)
     other = write_run(tmp_path / "more", "dora", {"sample-boolq": flags(9, 10)}, name="more")
-    difference = build(other, lora, dora).tasks[0].difference
-    assert difference is not None
+    record = build(other, lora, dora)
+    (difference,) = record.cells[0].differences
+    assert names(record.cells[0]) == ["more", "lora", "dora"]
     assert (difference.from_arm, difference.to_arm) == ("lora", "more")
+    assert record.notes == ["Of more, dora, which are of one method, only more is in the differences."]
+
+
+def seeds(root: Path, method: str, first: int, count: int, **changes: Any) -> list[Path]:
+    return [
+        write_run(root / f"{method}-{seed}", method, {"a": flags(60 + seed, 100, seed)}, seed=seed, **changes)
+        for seed in range(first, first + count)
+    ]
+
+
+def test_runs_that_differ_in_their_seed_only_are_one_arm(tmp_path: Path) -> None:
+    runs = [*seeds(tmp_path, "dora", 0, 3), *reversed(seeds(tmp_path, "lora", 0, 3))]
+    record = build(*runs)
+    (cell,) = record.cells
+    assert names(cell) == ["dora", "lora"]
+    assert [[run.run for run in arm.runs] for arm in cell.arms] == [
+        ["dora-0", "dora-1", "dora-2"],
+        ["lora-0", "lora-1", "lora-2"],
+    ]
+    assert cell.arms[0].mean == pytest.approx(0.61)
+    assert [one.seed for one in cell.differences[0].seeds] == [0, 1, 2]
+    assert "one seed" not in cell.differences[0].verdict
+    assert record.notes == []
+
+
+def test_a_difference_is_over_the_seeds_that_both_have(tmp_path: Path) -> None:
+    record = build(*seeds(tmp_path, "lora", 0, 3), *seeds(tmp_path, "dora", 1, 3))
+    assert [one.seed for one in record.cells[0].differences[0].seeds] == [1, 2]
+    assert any("lora 0, 1, 2; dora 1, 2, 3" in note for note in record.notes)
+
+
+def test_single_runs_of_different_seeds_are_compared_and_it_is_said(tmp_path: Path) -> None:
+    record = build(*seeds(tmp_path, "lora", 0, 1), *seeds(tmp_path, "dora", 1, 1))
+    (one,) = record.cells[0].differences[0].seeds
+    assert one.seed is None
+    assert record.notes == ["The runs differ in seed: lora 0, dora 1."]
+
+
+def test_other_settings_or_the_same_seed_twice_are_arms_of_their_own(tmp_path: Path) -> None:
+    lora = seeds(tmp_path, "lora", 0, 2)
+    other = write_run(tmp_path / "slow", "lora", {"a": flags(50, 100)}, name="slow", seed=1)
+    config = json.loads((other / "record.json").read_text())["config"]
+    change_record(other, config=config | {"learning_rate": 1e-5})
+    record = build(*lora, other)
+    assert [(arm.name, [run.seed for run in arm.runs]) for arm in record.cells[0].arms] == [
+        ("lora", [0, 1]),
+        ("slow", [1]),
+    ]
+    again = write_run(tmp_path / "again", "lora", {"a": flags(50, 100)}, name="again", seed=1)
+    record = build(*lora, again)
+    assert names(record.cells[0]) == ["lora-0", "lora-1", "again"]
 
 
 def test_equal_names_give_way_to_directories(tmp_path: Path) -> None:
     first = write_run(tmp_path / "x" / "dora", "dora", {"a": flags(6, 10)})
     second = write_run(tmp_path / "y" / "dora", "dora", {"a": flags(6, 10)})
-    assert [arm.name for arm in build(first, second).arms] == ["x/dora", "y/dora"]
+    assert names(build(first, second).cells[0]) == ["x/dora", "y/dora"]
     with pytest.raises(InputError, match="twice"):
         build(first, tmp_path / "y" / ".." / "x" / "dora")
+
+
+def test_an_adapter_that_was_trained_elsewhere_is_an_arm(tmp_path: Path) -> None:
+    run = write_run(
+        tmp_path / "dora", "dora", {"a": flags(6, 10)}, training=None, config={"format": "instruct"}
+    )
+    (arm,) = build(run).cells[0].arms
+    assert (arm.learning_rate, arm.engine) == (None, None)
+    assert (arm.runs[0].training, arm.runs[0].curve) == (None, [])
 
 
 @pytest.mark.parametrize(
@@ -156,7 +244,7 @@ def test_a_missing_run_and_missing_files_are_refused(tmp_path: Path) -> None:
 def test_a_diverged_loss_becomes_a_gap_in_the_curve(tmp_path: Path) -> None:
     run = write_run(tmp_path / "dora", "dora", {"a": flags(6, 10)})
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "loss": NaN}\n')
-    assert build(run).arms[0].curve == [(1, 2.5), (2, None)]
+    assert build(run).cells[0].arms[0].runs[0].curve == [(1, 2.5), (2, None)]
 
 
 def test_what_differs_is_said(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The engine of a Ray cluster: every run is a task that asks for its resources.
+"""The runner of a Ray cluster: every run is a task that asks for its resources.
 
 All machines must see the working directory, the study's folder and the data under the same paths, as on a
 shared file system; doratune must be installed on all of them.
@@ -24,7 +24,7 @@ RETRIES = 3
 """How often a run is started again, from its last checkpoint, when its worker or machine is lost."""
 
 
-class RayEngine:
+class RayRunner:
     """Runs jobs on the Ray cluster that RAY_ADDRESS or ``ray start`` gives, else on this machine.
 
     Args:
@@ -41,7 +41,7 @@ class RayEngine:
     def __init__(self, resources: Resources, initializer: Callable[[], None] | None = None) -> None:
         if find_spec("ray") is None:
             raise InputError(
-                "--engine ray needs Ray, which is not installed", fix="pip install 'doratune[ray]'"
+                "--runner ray needs Ray, which is not installed", fix="pip install 'doratune[ray]'"
             )
         self.capacity = sys.maxsize
         self._resources = resources
@@ -49,7 +49,7 @@ class RayEngine:
         self._references: list[Any] = []
         self._started = False
 
-    def __enter__(self) -> RayEngine:
+    def __enter__(self) -> RayRunner:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read by ray when it is imported
         import ray
 

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from study_support import MadeUpEngine, Silent, opened
+from study_support import MadeUpRunner, Silent, opened
 
 from doratune.cli.estimate import estimate
 from doratune.study.cost import START_SECONDS
-from doratune.study.local import LocalEngine
+from doratune.study.local import LocalRunner
 from doratune.study.process import run_alone
 from doratune.study.study import run_study
 
@@ -23,8 +23,8 @@ def test_a_process_has_the_threads_it_was_given() -> None:
 
 def test_a_process_that_is_ended_from_outside_is_a_failed_run(tmp_path: Path) -> None:
     study = opened(tmp_path)
-    with LocalEngine(1, None, partial(os._exit, 1)) as engine:
-        outcome = engine.submit(study.groups[0].trial("dora", 1e-3)).result()
+    with LocalRunner(1, None, partial(os._exit, 1)) as runner:
+        outcome = runner.submit(study.groups[0].trial("dora", 1e-3)).result()
     assert outcome.error is not None and "ended from outside" in outcome.error
     assert not outcome.interrupted
 
@@ -54,7 +54,7 @@ def test_full_fine_tuning_is_counted_once_for_all_ranks(tmp_path: Path) -> None:
 
 
 def test_finished_runs_are_what_the_rest_is_reckoned_from(tmp_path: Path) -> None:
-    run_study(opened(tmp_path, assume=ASSUMED), MadeUpEngine(), Silent(), reproduce="")
+    run_study(opened(tmp_path, assume=ASSUMED), MadeUpRunner(), Silent(), reproduce="")
     left = estimate(opened(tmp_path, assume=ASSUMED, seeds=[0, 1, 2]), jobs=1)
     assert left["total"]["runs"] == 2
     assert left["basis"] == "the runs of this study that are finished"

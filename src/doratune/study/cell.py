@@ -1,0 +1,208 @@
+"""Runs that answered the same rows in, one cell of a record out, with everything that statistics can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from doratune.records.answers import correct_rows, training_curve
+from doratune.records.base_model import check_one_base_model
+from doratune.records.run import Evaluation, RunRecord
+from doratune.records.study import ArmResult, SeedRun, StudyArm, StudyCell, StudyMethod, Trial
+from doratune.stats.paired import check_same_rows
+from doratune.stats.seeds import PairedCell, arm_summary, difference
+
+Pair = tuple[str, str]
+"""The arms that are compared, by name: the difference is the second minus the first."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory that has been read.
+
+    Attributes:
+        directory: Where it is.
+        place: The same as the record gives it, without the folders that all runs are in.
+        record: Its record.json.
+    """
+
+    directory: Path
+    place: str
+    record: RunRecord
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs that differ in their seed only.
+
+    Attributes:
+        name: Unique in the cell.
+        method: What was trained.
+        runs: By ascending seed, each with its evaluation on the rows of the cell.
+        trials: The search for their learning rate.
+    """
+
+    name: str
+    method: StudyMethod
+    runs: Sequence[tuple[Run, Evaluation]]
+    trials: Sequence[Trial] = ()
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, ascending."""
+        return [run.record.seed for run, _ in self.runs]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A cell, with the answers behind its differences.
+
+    Attributes:
+        cell: Its p-values are not corrected yet.
+        pairs: The answers of each pair of arms that was compared.
+        records: Of all its trained runs, by place.
+        notes: What a reader must know about its runs.
+    """
+
+    cell: StudyCell
+    pairs: dict[Pair, PairedCell]
+    records: dict[str, RunRecord]
+    notes: Sequence[str] = ()
+
+
+def cell_of(
+    facts: Mapping[str, Any], entry: Evaluation, base: Evaluation | None, arms: Sequence[Arm]
+) -> Answered:
+    """The cell of arms that answered the same rows.
+
+    Args:
+        facts: The fields of the cell that no evaluation tells.
+        entry: Any of the evaluations: they agree in what is taken from it.
+        base: That of the model before training.
+        arms: What is compared.
+
+    Raises:
+        InputError: Predictions cannot be read, or are not of the same rows.
+    """
+    correct = _tables(arms)
+    compared: dict[Pair, tuple[PairedCell, list[int | None]]] = {}
+    by_name = {arm.name: arm for arm in arms}
+    for first, second in compared_pairs(arms):
+        seeds = _shared_seeds(by_name[first], by_name[second])
+        if seeds:
+            tables = [
+                correct[name][[by_name[name].seeds.index(seed) for seed in seeds if seed is not None] or [0]]
+                for name in (first, second)
+            ]
+            compared[first, second] = (PairedCell(entry.data.sha256, *tables), seeds)
+    cell = StudyCell(
+        task=entry.task,
+        sample=entry.sample,
+        format=entry.format,
+        protocol=entry.protocol,
+        metric=entry.metric,
+        rows=entry.rows,
+        chance=entry.chance,
+        majority=entry.majority,
+        base=_result(base) if base is not None else None,
+        arms=[_arm(arm, correct[arm.name]) for arm in arms],
+        differences=[
+            difference(first, paired.from_correct, second, paired.to_correct, seeds)
+            for (first, second), (paired, seeds) in compared.items()
+        ],
+        **facts,
+    )
+    records = {run.place: run.record for arm in arms for run, _ in arm.runs}
+    return Answered(cell, {pair: paired for pair, (paired, _) in compared.items()}, records)
+
+
+def check_same_base(runs: Sequence[Run]) -> list[str]:
+    """Refuse runs of different base models.
+
+    Returns:
+        Sentences on what could not be compared.
+
+    Raises:
+        InputError: Two of them were trained or evaluated from different weights.
+    """
+    models = {str(run.directory): run.record.model for run in runs}
+    return check_one_base_model(models, fix="compare runs of one base model")
+
+
+def compared_pairs(arms: Sequence[Arm]) -> list[Pair]:
+    """Which arms are compared, by name: every method with LoRA, DoRA first.
+
+    Without LoRA they are compared with the first method. Of several arms of one method the first one counts.
+    """
+    first: dict[StudyMethod, str] = {}
+    for arm in arms:
+        first.setdefault(arm.method, arm.name)
+    if not first:
+        return []
+    reference = "lora" if "lora" in first else next(iter(first))
+    others = sorted((method for method in first if method != reference), key=lambda one: one != "dora")
+    return [(first[reference], first[other]) for other in others]
+
+
+def _shared_seeds(first: Arm, second: Arm) -> list[int | None]:
+    """The seeds that both have; [None] for two single runs of different seeds."""
+    shared: list[int | None] = [seed for seed in first.seeds if seed in second.seeds]
+    return [None] if not shared and len(first.runs) == len(second.runs) == 1 else shared
+
+
+def _tables(arms: Sequence[Arm]) -> dict[str, np.ndarray]:
+    """(seeds, rows) of each arm, bool, the rows in the same order for all."""
+    answers = {run.place: correct_rows(run.directory, entry) for arm in arms for run, entry in arm.runs}
+    if not answers:
+        return {}
+    first = next(iter(answers))
+    for place, found in answers.items():
+        check_same_rows(first, answers[first], place, found)
+    rows = sorted(answers[first])
+    return {
+        arm.name: np.array([[answers[run.place][row] for row in rows] for run, _ in arm.runs], dtype=bool)
+        for arm in arms
+    }
+
+
+def _arm(arm: Arm, correct: np.ndarray) -> StudyArm:
+    mean, interval = arm_summary(correct)
+    record = arm.runs[0][0].record
+    return StudyArm(
+        name=arm.name,
+        method=arm.method,
+        engine=engine_of(record),
+        trials=list(arm.trials),
+        learning_rate=record.config.get("learning_rate"),
+        runs=[_seed_run(run, entry) for run, entry in arm.runs],
+        mean=mean,
+        interval=interval,
+    )
+
+
+def _seed_run(run: Run, entry: Evaluation) -> SeedRun:
+    record = run.record
+    return SeedRun(
+        seed=record.seed,
+        run=run.place,
+        result=_result(entry),
+        parameters=record.parameters,
+        training=record.training,
+        curve=training_curve(run.directory) if record.training else [],
+    )
+
+
+def engine_of(record: RunRecord) -> Literal["doratune", "peft"] | None:
+    """What computed the adapter; None where there is none, or it is not known."""
+    chosen = record.config.get("engine")
+    return chosen if record.method in ("lora", "dora") and chosen in ("doratune", "peft") else None
+
+
+def _result(entry: Evaluation) -> ArmResult:
+    return ArmResult(
+        accuracy=entry.accuracy, interval=entry.interval, correct=entry.correct, unmatched=entry.unmatched
+    )

@@ -1,0 +1,249 @@
+"""Run directories in, one StudyRecord out: refuses what cannot be compared and notes what must be known."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from doratune.errors import InputError
+from doratune.records.differences import flat_config, notes_on_differences, shared_settings
+from doratune.records.layout import read_record
+from doratune.records.run import DataRecord, Evaluation, RunRecord, mixed
+from doratune.records.study import StudyMethod, StudyRecord, method_of
+from doratune.study.assemble import record_of
+from doratune.study.cell import Answered, Arm, Run, cell_of, check_same_base
+
+TaskKey = tuple[str, str, str]
+"""A task, its format and its protocol: what must agree for two accuracies to mean the same."""
+
+BY_SEED = frozenset({"seed", "name", "output", "data", "resume", "overwrite", "report_to", "save_steps"})
+"""Configuration in which the runs of one arm may differ; rows are told by their hash."""
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """A run with its evaluations."""
+
+    run: Run
+    evaluations: dict[TaskKey, Evaluation]
+
+
+def record_of_runs(runs: Sequence[Path], *, title: str, reproduce: str) -> StudyRecord:
+    """Read finished runs and put them side by side.
+
+    Runs that differ in nothing but their seed are the runs of one arm.
+
+    Args:
+        runs: Run directories, one or more; their order is the order of the arms.
+        title: Headline of the report.
+        reproduce: The command that gives this record.
+
+    Returns:
+        The record, with a cell for each task. A run is missing from the cell of a task that it was not
+        evaluated on.
+
+    Raises:
+        InputError: A run is missing, damaged or not evaluated, or the runs differ in base model or in
+            evaluated rows.
+    """
+    loaded = _load(runs)
+    base_notes = check_same_base([one.run for one in loaded])
+    _check_comparable_tasks(loaded)
+    base = [one for one in loaded if one.run.record.method == "base"]
+    arms = _arms([one for one in loaded if one.run.record.method != "base"])
+    keys = dict.fromkeys(key for one in loaded for key in one.evaluations)
+    records = {name: of_arm[0].run.record for name, of_arm in arms.items()}
+    records |= {one.run.record.name: one.run.record for one in base}
+    everything = {one.run.place: one.run.record for one in loaded}
+    return record_of(
+        [_cell(key, base, arms) for key in keys],
+        title=title,
+        reproduce=reproduce,
+        environment=loaded[-1].run.record.environment,
+        settings=shared_settings(everything),
+        notes=[*base_notes, *notes_on_differences(records), *_seed_notes(arms), *_arm_notes(arms)],
+    )
+
+
+def _load(directories: Sequence[Path]) -> list[_Evaluated]:
+    if not directories:
+        raise InputError("there is nothing to compare", expected="one run directory or more")
+    resolved = [directory.resolve() for directory in directories]
+    repeated = [path for path, count in Counter(resolved).items() if count > 1]
+    if repeated:
+        raise InputError("a run is given twice", where=str(repeated[0]), fix="name each run directory once")
+    common = Path(os.path.commonpath([path.parent for path in resolved]))
+    runs = [
+        Run(directory, path.relative_to(common).as_posix(), read_record(directory))
+        for directory, path in zip(directories, resolved, strict=True)
+    ]
+    return [_Evaluated(run, _evaluations(run)) for run in runs]
+
+
+def _evaluations(run: Run) -> dict[TaskKey, Evaluation]:
+    found = run.record.evaluations
+    if not found:
+        raise InputError(
+            "the run was not evaluated, so there is nothing to compare",
+            where=str(run.directory),
+            fix=f"doratune eval {run.directory} --task TASK",
+        )
+    keyed = {(entry.task, entry.format, entry.protocol): entry for entry in found}
+    if len(keyed) < len(found):
+        raise InputError(
+            "a run holds two evaluations of one task in the same format and protocol",
+            where=str(run.directory),
+        )
+    return keyed
+
+
+def _check_comparable_tasks(runs: Sequence[_Evaluated]) -> None:
+    """Refuse two runs that have a task in common but never in the same format and protocol."""
+    for index, first in enumerate(runs):
+        for second in runs[index + 1 :]:
+            paired = {task for task, _, _ in first.evaluations.keys() & second.evaluations.keys()}
+            shared = {key[0] for key in first.evaluations} & {key[0] for key in second.evaluations}
+            for task in sorted(shared - paired):
+                raise InputError(
+                    f"the runs evaluated {task} in different formats or protocols",
+                    where=f"{first.run.directory}, {second.run.directory}",
+                    got=f"{_ways(first, task)}, {_ways(second, task)}",
+                    fix="evaluate them again with the same --format and --protocol",
+                )
+
+
+def _ways(one: _Evaluated, task: str) -> str:
+    return " and ".join(f"{form}/{protocol}" for name, form, protocol in one.evaluations if name == task)
+
+
+def _arms(runs: Sequence[_Evaluated]) -> dict[str, list[_Evaluated]]:
+    """The runs by the name of their arm, by ascending seed."""
+    groups: dict[str, list[_Evaluated]] = {}
+    for one in runs:
+        groups.setdefault(_settings_key(one.run.record), []).append(one)
+    arms: list[list[_Evaluated]] = []
+    for group in groups.values():
+        seeds = {one.run.record.seed for one in group}
+        arms += [group] if len(seeds) == len(group) else [[one] for one in group]
+    order = {id(one): place for place, one in enumerate(runs)}
+    arms.sort(key=lambda arm: min(order[id(one)] for one in arm))
+    sorted_arms = [sorted(arm, key=lambda one: one.run.record.seed) for arm in arms]
+    return dict(zip(_names(sorted_arms), sorted_arms, strict=True))
+
+
+def _settings_key(record: RunRecord) -> str:
+    """What the runs of one arm have in common."""
+    config = {key: value for key, value in flat_config(record.config).items() if key not in BY_SEED}
+    rows = [one.sha256 for one in record.data]
+    return json.dumps([method_of(record), record.model.dtype, rows, config], sort_keys=True)
+
+
+def _names(arms: Sequence[Sequence[_Evaluated]]) -> list[str]:
+    """The method where it has one arm only, else the name of the first run; places where names repeat."""
+    runs = [arm[0].run for arm in arms]
+    methods = [method_of(run.record) for run in runs]
+    places = [run.place for run in runs]
+    for own in ([run.record.name for run in runs], places):
+        names = [
+            method if methods.count(method) == 1 else name for method, name in zip(methods, own, strict=True)
+        ]
+        if len(set(names)) == len(names):
+            return names
+    return places
+
+
+def _cell(key: TaskKey, base: Sequence[_Evaluated], arms: dict[str, list[_Evaluated]]) -> Answered:
+    having = {name: [one for one in arm if key in one.evaluations] for name, arm in arms.items()}
+    trained = [one for arm in having.values() for one in arm]
+    before = [one for one in base if key in one.evaluations]
+    if len(before) > 1:
+        raise InputError(
+            f"the base model was evaluated on {key[0]} in two runs",
+            where=", ".join(str(one.run.directory) for one in before),
+            fix="name one of them",
+        )
+    first, *others = [*before, *trained]
+    entry = first.evaluations[key]
+    for other in others:
+        _check_same_data(key[0], first, entry, other, other.evaluations[key])
+    facts: dict[str, Any] = {
+        "model": first.run.record.model.name,
+        "rank": _rank(trained),
+        "train": _train(trained),
+        "validation": None,
+        "test": entry.data,
+        "note": None,
+    }
+    return cell_of(
+        facts,
+        entry,
+        before[0].evaluations[key] if before else None,
+        [
+            Arm(name, method_of(arm[0].run.record), [(one.run, one.evaluations[key]) for one in arm])
+            for name, arm in having.items()
+            if arm
+        ],
+    )
+
+
+def _rank(trained: Sequence[_Evaluated]) -> int | None:
+    """The rank of all adapters, None where they differ."""
+    records = [one.run.record for one in trained]
+    ranks = {record.config.get("rank") for record in records if record.method != "full"}
+    return ranks.pop() if len(ranks) == 1 else None
+
+
+def _train(trained: Sequence[_Evaluated]) -> DataRecord | None:
+    """The rows that all runs were trained on, None where they differ."""
+    rows = {tuple(part.sha256 for part in one.run.record.data): one.run.record.data for one in trained}
+    data = next(iter(rows.values())) if len(rows) == 1 else []
+    return mixed(data) if data else None
+
+
+def _seed_notes(arms: dict[str, list[_Evaluated]]) -> list[str]:
+    """That arms have other seeds than the first, so that not all runs are in a difference."""
+    seeds = {name: [one.run.record.seed for one in arm] for name, arm in arms.items()}
+    if len({tuple(one) for one in seeds.values()}) == 1 or all(len(one) == 1 for one in seeds.values()):
+        return []
+    listed = "; ".join(f"{name} {', '.join(map(str, own))}" for name, own in seeds.items())
+    return [f"The arms have different seeds ({listed}); a difference is over the seeds that both arms have."]
+
+
+def _arm_notes(arms: dict[str, list[_Evaluated]]) -> list[str]:
+    """That a method has several arms, of which only the first is in the differences."""
+    methods: dict[StudyMethod, list[str]] = {}
+    for name, arm in arms.items():
+        methods.setdefault(method_of(arm[0].run.record), []).append(name)
+    several = [names for names in methods.values() if len(names) > 1]
+    if len(methods) < 2:
+        return []
+    return [
+        f"Of {', '.join(names)}, which are of one method, only {names[0]} is in the differences."
+        for names in several
+    ]
+
+
+def _check_same_data(
+    task: str, first: _Evaluated, ours: Evaluation, second: _Evaluated, theirs: Evaluation
+) -> None:
+    facts = {
+        "data (SHA-256)": (ours.data.sha256, theirs.data.sha256),
+        "limit": (ours.limit, theirs.limit),
+        "rows": (ours.rows, theirs.rows),
+        "metric": (ours.metric, theirs.metric),
+    }
+    for fact, (our_value, their_value) in facts.items():
+        if our_value != their_value:
+            raise InputError(
+                f"the runs evaluated different rows of {task}, so they cannot be compared"
+                if fact != "metric"
+                else f"the runs report different accuracies of {task}, so they cannot be compared",
+                where=f"{first.run.directory}, {second.run.directory}",
+                got=f"{fact} {our_value}, {their_value}",
+                fix="evaluate both on the same data with the same --limit",
+            )
