@@ -15,8 +15,8 @@ from pathlib import Path
 
 from doratune.errors import DoratuneError
 from doratune.evaluation.config import EvalConfig
-from doratune.records.layout import is_started
-from doratune.study.job import VALIDATION_NAME, Job, Wanted
+from doratune.records.layout import VALIDATION_NAME, is_started
+from doratune.study.job import Job, Wanted
 from doratune.study.lock import locked
 
 logger = logging.getLogger(__name__)

@@ -14,13 +14,13 @@ from typing import Any
 import yaml
 
 from doratune.errors import InputError
+from doratune.records import layout
 from doratune.records.layout import (
     CONFIG_NAME,
     RUN_NAMES,
     checkpoints,
     is_recorded,
     is_started,
-    write_text_atomic,
 )
 from doratune.settings import validate
 from doratune.training.config import TrainConfig
@@ -93,10 +93,7 @@ def start(config: TrainConfig) -> None:
 
 def write_config(config: TrainConfig) -> None:
     """Write config.yaml."""
-    write_text_atomic(
-        config.output / CONFIG_NAME,
-        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
-    )
+    layout.write_config(config.output, config.model_dump(mode="json"))
 
 
 def _held(output: Path) -> list[str]:
