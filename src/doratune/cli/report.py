@@ -15,8 +15,8 @@ from doratune.errors import InputError
 from doratune.records.layout import STUDY_NAME, read_study
 from doratune.settings import LaxPath, Settings
 
-ABOUT = """Compare runs that exist: the table, comparison.json, comparison.md and report.html. Of a study's
-folder, finished or not: its tables, study.json, study.md and report.html.
+ABOUT = """Compare runs that exist, or report a study's folder, finished or not: the tables, study.json,
+report.md and report.html.
 
 Examples:
   doratune report runs/lora runs/dora --output runs/report
@@ -35,7 +35,7 @@ class ReportCommand(Settings):
     title: str | None = None
     """Heading of a comparison's report; a study has its own."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print the comparison as JSON."""
+    """Print the record as JSON."""
 
 
 def main(argv: list[str]) -> int:
@@ -47,14 +47,14 @@ def main(argv: list[str]) -> int:
         _report_study(command, runs, studies[0])
         return 0
 
-    from doratune.study.comparison import build_comparison
+    from doratune.study.existing import record_of_runs
 
-    comparison = build_comparison(
+    record = record_of_runs(
         runs,
         title=command.title or "LoRA and DoRA compared",
         reproduce=shlex.join(["doratune", "report", *argv]),
     )
-    publish(comparison, command.output, as_json=command.as_json)
+    publish(record, command.output, as_json=command.as_json)
     return 0
 
 
