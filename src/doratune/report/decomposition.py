@@ -8,8 +8,9 @@ from doratune.report import numbers, paper
 from doratune.report.blocks import NONE, Entry, Table
 
 CORRELATION_NOTE = (
-    "Correlation of ΔM and ΔD over layers and checkpoints, and below it the slope, ΔM per ΔD. The points of "
-    "one run are not independent samples: only other seeds can tell how far a correlation would vary."
+    "Correlation of ΔM and ΔD over layers and checkpoints; the second figure is the slope, ΔM per ΔD. The "
+    "points of one run are not independent samples: only other seeds can tell how far a correlation would "
+    "vary."
 )
 CHANGE_NOTE = (
     "ΔM is the mean change of the norm of a weight's rows, ΔD the mean of 1 − cosine between a row and the "

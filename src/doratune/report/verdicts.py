@@ -20,15 +20,15 @@ def test_note(view: View) -> str:
     pooled = any(pair.pooled for pair in view.pairs)
     several = any(len(pair.single) > 1 for pair in view.pairs)
     corrected = (
-        "p is corrected for the number of tasks (Holm); the verdict follows the corrected p at 5 %."
+        "It is corrected for the number of tasks (Holm); the verdict follows the corrected p at 5 %."
         if several
         else "The verdict follows p at 5 %."
     )
     if not view.one_seed:
         return (
-            "Runs are paired by seed and row. The interval (95 %) uses a bootstrap for the rows and Student's "
-            "t for the seeds, because a bootstrap over a few seeds would be far too narrow. p is two-sided. "
-            f"{corrected}"
+            "Runs are paired by seed and row. The interval (95 %) uses a bootstrap for the rows and "
+            "Student's t for the seeds, because a bootstrap over a few seeds would be far too narrow. p is "
+            f"two-sided. {corrected}"
         )
     mean = "; for a mean over several it comes from a bootstrap over the rows" if pooled else ""
     return (
