@@ -1,4 +1,4 @@
-"""Showing a comparison or a study: files in a folder, a table in the terminal or JSON."""
+"""Showing a study: files in a folder, a table in the terminal or JSON."""
 
 from __future__ import annotations
 
@@ -7,30 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doratune.cli.output import print_json
-from doratune.records.comparison import Comparison
 from doratune.records.layout import ANALYSIS_NAME, read_analysis
 from doratune.records.study import StudyRecord
-from doratune.report.files import write_report
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-
-def publish(comparison: Comparison, output: Path, *, as_json: bool) -> None:
-    """Write the report's files and show the comparison.
-
-    Args:
-        comparison: What to show.
-        output: Folder for comparison.json, comparison.md and report.html.
-        as_json: Print JSON instead of the table.
-    """
-    paths = write_report(comparison, output)
-    if as_json:
-        print_json(comparison.to_dict())
-        return
-    from doratune.report.terminal import comparison_renderable
-
-    _show(comparison_renderable(comparison), paths)
 
 
 def publish_study(record: StudyRecord, output: Path, *, as_json: bool) -> None:

@@ -39,6 +39,7 @@ MODEL_CONFIG = "config.json"
 """transformers' file that shows that a folder holds a model."""
 
 COMPARISON_NAME = "comparison.json"
+"""What ``compare`` wrote before its record was that of a study."""
 STUDY_NAME = "study.json"
 ANALYSIS_NAME = "analysis.json"
 
