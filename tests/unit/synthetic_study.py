@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from scipy.stats import linregress
@@ -60,7 +61,7 @@ def study(
 ) -> StudyRecord:
     """A study whose cells differ in what can be told; the same every time."""
     drawn = {name: _answers(name, methods, seeds) for name in tasks}
-    cells = [_cell(name, answers, seeds) for name, answers in drawn.items()]
+    cells = [_cell(name, answers, next(iter(answers.values())).shape[1]) for name, answers in drawn.items()]
     others = [method for method in ("dora", *methods) if method in methods and method != "lora"]
     for method in dict.fromkeys(others):
         family = adjusted(
@@ -113,6 +114,95 @@ def study(
     )
 
 
+def comparison(
+    answers: Mapping[str, Mapping[str, list[bool]]] | None = None,
+    methods: Mapping[str, StudyMethod] | None = None,
+) -> StudyRecord:
+    """What ``compare`` makes: one seed, no search, each run tested on every task.
+
+    Args:
+        answers: By task and arm, which rows were right; "base" is the model before training.
+        methods: By arm, its method; those that are missing are called like their method.
+    """
+    by_task = answers if answers is not None else COMPARED
+    arms = list(dict.fromkeys(arm for flags in by_task.values() for arm in flags if arm != "base"))
+    cells = [
+        _compared_cell(task, flags, {**{arm: arm for arm in arms}, **(methods or {})})
+        for task, flags in by_task.items()
+    ]
+    paired = [cell for cell in cells if {"lora", "dora"} <= by_task[cell.task].keys()]
+    family = adjusted(
+        [
+            difference(
+                "lora", _table(by_task[cell.task]["lora"]), "dora", _table(by_task[cell.task]["dora"]), [0]
+            )
+            for cell in paired
+        ]
+    )
+    found = {cell.task: [one] for cell, one in zip(paired, family, strict=True)}
+    return StudyRecord(
+        title="LoRA and DoRA on samples",
+        question=None,
+        inputs={},
+        plan={"models": ["tiny"], "seeds": [0]},
+        cells=[cell.model_copy(update={"differences": found.get(cell.task, [])}) for cell in cells],
+        pooled=[],
+        pending=[],
+        settings={"model": "tiny", "learning_rate": 0.0002, "targets": ["q_proj", "v_proj"], "bf16": False},
+        notes=[],
+        environment=ENVIRONMENT,
+        environments=1,
+        reproduce="doratune compare --preset demo",
+    )
+
+
+def flags(correct: int, rows: int, first: int = 0) -> list[bool]:
+    """``rows`` flags of which ``correct`` in a row are True, from ``first`` on and around."""
+    return [(row - first) % rows < correct for row in range(rows)]
+
+
+COMPARED = {  # undecided on one, better on the other
+    "sample-boolq": {"base": flags(205, 400), "lora": flags(322, 400), "dora": flags(328, 400, 20)},
+    "sample-winogrande": {"base": flags(198, 400), "lora": flags(241, 400), "dora": flags(293, 400, 5)},
+}
+
+
+def _table(flags: list[bool]) -> np.ndarray:
+    return np.array([flags], dtype=bool)
+
+
+def _compared_cell(
+    task: str, answers: Mapping[str, list[bool]], methods: Mapping[str, StudyMethod]
+) -> StudyCell:
+    rows = len(next(iter(answers.values())))
+    base = answers.get("base")
+    whole = _cell(task, {}, rows)
+    arms = []
+    for arm in answers:
+        if arm != "base":
+            made = _arm(task, methods[arm], _table(answers[arm]))
+            runs = [run.model_copy(update={"run": arm}) for run in made.runs]
+            arms.append(
+                made.model_copy(update={"name": arm, "trials": [], "learning_rate": 0.0002, "runs": runs})
+            )
+    return whole.model_copy(
+        update={
+            "model": "tiny",
+            "rank": 16,
+            "majority": 0.525,
+            "train": whole.train.model_copy(
+                update={"task": None, "parts": {"sample-boolq": 1000, "sample-winogrande": 1000}}
+            )
+            if whole.train
+            else None,
+            "validation": None,
+            "note": None,
+            "base": _result(sum(base), rows) if base else None,
+            "arms": arms,
+        }
+    )
+
+
 def analysis() -> AnalysisRecord:
     """LoRA whose changes go together, DoRA and full fine-tuning whose do not, over four checkpoints."""
     return AnalysisRecord(
@@ -138,8 +228,7 @@ def _answers(task: str, methods: tuple[StudyMethod, ...], seeds: int) -> dict[St
     }
 
 
-def _cell(task: str, answers: dict[StudyMethod, np.ndarray], seeds: int) -> StudyCell:
-    rows = next(iter(answers.values())).shape[1]
+def _cell(task: str, answers: dict[StudyMethod, np.ndarray], rows: int) -> StudyCell:
     data = {
         name: DataRecord(task=task, source="made-up", split=split, sha256=letter * 64, rows=count)
         for name, split, letter, count in (

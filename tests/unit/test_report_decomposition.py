@@ -16,7 +16,7 @@ from doratune.records.study import StudyMethod
 from doratune.report.decomposition import correlation_table, gain_sentences, kinds, sources
 from doratune.report.decomposition_plots import whole_plot
 from doratune.report.files import write_analysis
-from doratune.report.terminal import analysis_renderable
+from doratune.report.terminal import print_analysis
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -140,6 +140,6 @@ def test_names_cannot_break_the_plot() -> None:
 
 def test_the_terminal_shows_it_in_80_columns(four: AnalysisRecord) -> None:
     console = Console(width=80, file=io.StringIO())
-    console.print(analysis_renderable(four))
+    print_analysis(four, console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert "+0.88" in printed and "VL-BART" in printed and "ended at a mean of 1.0010" in printed

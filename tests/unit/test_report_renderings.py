@@ -1,3 +1,5 @@
+"""The report of a comparison: one seed, no search, a page with cards, a table, bars and curves."""
+
 from __future__ import annotations
 
 import html
@@ -8,16 +10,17 @@ from pathlib import Path
 import pytest
 from html_page import Page
 from rich.console import Console
-from synthetic_runs import evaluation, flags, record, three_runs, write_run
+from synthetic_runs import evaluation, flags, record
+from synthetic_study import comparison, study
 
-from doratune.records.comparison import Comparison
-from doratune.records.layout import read_comparison
+from doratune.records.layout import read_study
 from doratune.records.run import RunRecord
+from doratune.records.study import StudyRecord
 from doratune.report.files import write_report
 from doratune.report.html import to_html
 from doratune.report.markdown import to_markdown
-from doratune.report.terminal import comparison_renderable, print_evaluations
-from doratune.study.comparison import build_comparison
+from doratune.report.page import page_of
+from doratune.report.terminal import print_evaluations, print_summary
 
 HOSTILE = """<script>alert(1)</script> & "x" | `y` [z](http://evil.example)"""
 
@@ -27,62 +30,86 @@ FIGURES = [
     *("49.5 %", "60.2 %", "73.2 %", "50.0 %", "52.5 %"),
     *("+1.5 points", "p = 0.461", "+13.0 points", "p < 0.001"),
     *("2.44 M", "1.78 %", "2.53 M", "1.85 %"),
-    *("1 min 52 s", "1 min 46 s", "1,235", "1,309", "2.21 GB", "0.412"),
-    *("no difference can be told from these rows", "dora is better", "sample, not a benchmark"),
+    *("1 min 40 s", "1 min 52 s", "1,387", "1,238", "2.00 GB", "2.10 GB", "0.412", "doratune"),
+    *("DoRA is better than LoRA", "points can be told", "sample, not a benchmark"),
+    "Training with DoRA took 1.12 of LoRA's time and 1.05 of its peak memory, measured once each.",
+    "better on 1, worse on none; on 1 no difference can be told",
 ]
 
 
 @pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    runs = three_runs(tmp_path_factory.mktemp("runs"))
-    return build_comparison(runs, title="Three made-up runs", reproduce="doratune compare --preset demo")
+def compared() -> StudyRecord:
+    return comparison().model_copy(update={"notes": ["The runs were made on different machines."]})
 
 
 @pytest.fixture(scope="module")
-def page(comparison: Comparison) -> str:
-    return to_html(comparison)
+def page(compared: StudyRecord) -> str:
+    return to_html(page_of(compared))
 
 
-def printed(comparison: Comparison, width: int) -> str:
+def markdown(one: StudyRecord) -> str:
+    return to_markdown(page_of(one))
+
+
+def printed(one: StudyRecord, width: int) -> str:
     file = io.StringIO()
-    Console(file=file, width=width).print(comparison_renderable(comparison))
+    print_summary(one, Console(file=file, width=width))
     return file.getvalue()
 
 
-def test_every_rendering_holds_every_number(comparison: Comparison, page: str) -> None:
-    terminal = printed(comparison, 120)
-    markdown = to_markdown(comparison).replace("\\", "")
-    text = " ".join(Page(page).text)
-    for figure in FIGURES:
-        assert figure in terminal
-        assert figure in markdown
-        assert figure in text
+def plain(text: str) -> str:
+    return " ".join(text.replace("\\", "").split())
 
 
-def test_terminal_fits_80_columns_without_losing_a_number(comparison: Comparison) -> None:
-    text = printed(comparison, 80)
+def test_every_rendering_holds_every_number(compared: StudyRecord, page: str) -> None:
+    for text in (printed(compared, 120), markdown(compared), " ".join(Page(page).text)):
+        for figure in [*FIGURES, *compared.notes]:
+            assert figure in plain(text)
+
+
+def test_terminal_fits_80_columns_without_losing_a_number(compared: StudyRecord) -> None:
+    text = printed(compared, 80)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
-    whole = " ".join(text.split())
     assert "…" not in text
+    rows = {line.split(" *")[0]: line for line in text.splitlines() if line.startswith("sample-")}
+    assert rows["sample-boolq"].split() == [
+        *("sample-boolq", "*", "50.0", "%", "51.2", "%", "80.5", "%", "82.0", "%", "+1.5", "points")
+    ]
     for figure in FIGURES:
-        assert figure in whole
-    assert "sample-winogrande *" in text
+        assert figure in plain(text)
 
 
-def test_terminal_lists_many_runs_below_each_other(tmp_path: Path) -> None:
-    runs = [write_run(tmp_path / f"r{i}", "dora", {"a": flags(50 + i, 100)}, name=f"r{i}") for i in range(6)]
-    text = printed(build_comparison(runs, title="t", reproduce="r"), 80)
+def test_terminal_lists_many_runs_below_each_other() -> None:
+    answers = {f"r{place}": flags(50 + place, 100) for place in range(6)}
+    text = printed(comparison({"a": answers}, dict.fromkeys(answers, "dora")), 80)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
     assert re.search(r"r5 +55\.0 %", text)
-    assert "so there is no difference to test" in " ".join(text.split())
+    assert "No two methods have been compared" in text
 
 
-def test_evaluations_of_one_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluations_of_one_run() -> None:
     entry = evaluation("sample-boolq", flags(322, 400), unmatched=7, protocol="generate")
-    print_evaluations(RunRecord.model_validate(record("lora", [entry])))
-    text = " ".join(capsys.readouterr().out.split())
+    file = io.StringIO()
+    print_evaluations(RunRecord.model_validate(record("lora", [entry])), Console(file=file, width=80))
     for figure in ("80.5 %", "76.3–84.1", "7 without an answer", "generate", "sample, not a benchmark"):
-        assert figure in text
+        assert figure in plain(file.getvalue())
+
+
+def test_the_page_is_short(page: str) -> None:
+    assert re.findall(r"<h2[^>]*>(.*?)</h2>", page) == [
+        "What came out",
+        "Accuracy",
+        "Training and its cost",
+        "Settings",
+        "Environment",
+        "How to repeat it",
+    ]
+    text = plain(" ".join(Page(page).text))
+    for fact in ("learning rate 0.0002", "bf16 no", "targets q_proj, v_proj", "model tiny"):
+        assert fact in text
+    assert "sample-boolq 1,000, sample-winogrande 1,000" in text, "the rows of a mixture"
+    assert "Made-up Processor 9000, 2 cores" in text and "doratune compare --preset demo" in text
+    assert "SHA-256 aaaaaaaaaaaa" in text and "peft 0.21.2" in text
 
 
 def test_html_stands_alone(page: str) -> None:
@@ -96,10 +123,9 @@ def test_html_is_accessible(page: str) -> None:
     parsed = Page(page)
     assert ("html", "lang", "en") in parsed.attributes
     assert parsed.seen.count("h1") == 1
-    assert parsed.seen.count("h2") == 6
     labels = [value for tag, name, value in parsed.attributes if (tag, name) == ("svg", "aria-label")]
-    assert len(labels) == parsed.seen.count("svg") == 3
-    assert "lora 80.5 %, interval 76.3–84.1" in labels[0]
+    assert len(labels) == parsed.seen.count("svg") == 3  # bars of two tasks, one figure of the losses
+    assert "Base 51.2 %, interval 46.4–56.1; LoRA 80.5 %, interval 76.3–84.1" in labels[0]
     ids = parsed.values("id")
     assert len(ids) == len(set(ids))
     assert set(parsed.values("aria-labelledby")) <= set(ids)
@@ -108,81 +134,158 @@ def test_html_is_accessible(page: str) -> None:
 
 def test_plots_take_the_colours_of_the_page(page: str) -> None:
     svg = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
-    assert "var(--s1)" in svg
+    assert all(f"var(--s{index})" in svg for index in (0, 1, 2))
     assert not re.search(r"#[0-9a-f]{6}\b", svg), "a colour of its own would not follow dark mode"
     assert "<text" in svg
 
 
-def test_html_is_the_same_every_time(comparison: Comparison, page: str) -> None:
-    assert to_html(comparison) == page
+def test_html_is_the_same_every_time(compared: StudyRecord, page: str) -> None:
+    assert to_html(page_of(compared)) == page
 
 
-def test_hostile_text_is_escaped(comparison: Comparison) -> None:
-    arms = [arm.model_copy(update={"name": f"{arm.name}</svg><i>$x"}) for arm in comparison.arms]
-    names = {arm.name: new.name for arm, new in zip(comparison.arms, arms, strict=True)}
-    tasks = [
-        task.model_copy(update={"task": HOSTILE, "arms": {names[k]: v for k, v in task.arms.items()}})
-        for task in comparison.tasks
-    ]
+def test_hostile_text_is_escaped() -> None:
+    rows = {"lora": flags(50, 100), "a</svg><i>$x": flags(60, 100)}
+    answers = {HOSTILE: {"base": flags(40, 100), **rows}, "b": rows}
+    whole = comparison(answers, {"a</svg><i>$x": "dora"})
     changes = {
         "title": HOSTILE,
         "reproduce": HOSTILE + "\n```",
         "notes": [HOSTILE],
         "settings": {"a": HOSTILE},
     }
-    hostile = comparison.model_copy(update={**changes, "tasks": tasks, "arms": arms})
-    page = to_html(hostile)
+    hostile = whole.model_copy(update=changes)
+    page = to_html(page_of(hostile))
     parsed = Page(page)
     assert not {"script", "i"} & set(parsed.seen)
     assert parsed.seen.count("svg") == 3
     assert HOSTILE in html.unescape(page)
-    prose = to_markdown(hostile).split("````")[0]
+    prose = markdown(hostile).split("````")[0]
     assert not re.search(r"(?<!\\)(<|`|\[)", prose)
-    table = [line for line in prose.splitlines() if line.startswith("| ")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {7}  # six columns, also of the training
+    tables = re.findall(r"(?:^\| .*\n)+", prose, flags=re.MULTILINE)
+    assert len(tables) == 3
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
     assert "<script>alert(1)" in printed(hostile, 200)
 
 
-def test_gaps_are_said(comparison: Comparison) -> None:
-    first, second = comparison.tasks
-    without = first.model_copy(update={"arms": {"lora": first.arms["lora"]}, "difference": None})
-    gap = comparison.model_copy(update={"tasks": [without, second]})
-    assert to_markdown(gap).count("not evaluated") == 2
-    assert to_html(gap).count("not evaluated") == 2
-    assert printed(gap, 80).count("not evaluated") == 2
+def test_gaps_are_said() -> None:
+    rows = flags(50, 100)
+    gap = comparison({"a": {"lora": rows}, "b": {"base": rows, "lora": rows, "dora": flags(55, 100)}})
+    page = to_html(page_of(gap))
+    for text in (markdown(gap), page, printed(gap, 80)):
+        assert text.count("not evaluated") == 2  # neither base nor DoRA on the first task
+    Page(page)
 
 
-def test_formats_and_protocols_are_told_apart(comparison: Comparison) -> None:
-    generate = comparison.tasks[0].model_copy(update={"protocol": "generate"})
-    both = comparison.model_copy(update={"tasks": [comparison.tasks[0], generate]})
-    markdown = to_markdown(both)
-    assert "sample-boolq, likelihood" in markdown
-    assert "sample-boolq, generate" in markdown
+def test_what_cells_differ_in_is_told(compared: StudyRecord) -> None:
+    assert "rows, accuracy" not in markdown(compared)
+    first = compared.cells[0]
+    same_task = [first, first.model_copy(update={"protocol": "generate", "metric": "accuracy_norm"})]
+    text = markdown(compared.model_copy(update={"cells": same_task}))
+    assert "sample-boolq, likelihood" in text and "sample-boolq, generate" in text
+    assert "rows, accuracy_norm" in text and "rows, accuracy)" in text
+    assert "Protocol: likelihood and generate" not in text  # a sentence begins with the model
+    assert "protocol: likelihood and generate" in text
 
 
-def test_metrics_are_told_apart(comparison: Comparison) -> None:
-    assert "rows, accuracy" not in to_markdown(comparison)
-    first, *others = comparison.tasks
-    other = "accuracy" if first.metric == "accuracy_norm" else "accuracy_norm"
-    mixed = comparison.model_copy(update={"tasks": [first.model_copy(update={"metric": other}), *others]})
-    assert f"rows, {other}" in to_markdown(mixed) and f"rows, {first.metric}" in to_markdown(mixed)
+def test_untrained_and_diverged_runs() -> None:
+    alone = comparison({"a": {"base": flags(5, 10)}})
+    assert "Training" not in re.findall(r"## (\S+)", markdown(alone))
+    assert "50.0 %" in printed(alone, 80)
+    Page(to_html(page_of(alone)))
+    one = comparison({"a": {"dora": flags(5, 10)}})
+    (arm,) = one.cells[0].arms
+    training = arm.runs[0].training
+    assert training is not None
+    run = arm.runs[0].model_copy(
+        update={"curve": [(1, None)], "training": training.model_copy(update={"final_loss": None})}
+    )
+    arms = [arm.model_copy(update={"runs": [run]})]
+    diverged = one.model_copy(update={"cells": [one.cells[0].model_copy(update={"arms": arms})]})
+    page = to_html(page_of(diverged))
+    assert "not finite" in page and "Training loss" not in page
 
 
-def test_untrained_and_diverged_runs(tmp_path: Path) -> None:
-    base = write_run(tmp_path / "base", "base", {"a": flags(5, 10)})
-    alone = build_comparison([base], title="t", reproduce="r")
-    assert "Training" not in to_markdown(alone)
-    Page(to_html(alone))
-    dora = write_run(tmp_path / "dora", "dora", {"a": flags(5, 10)})
-    (dora / "metrics.jsonl").write_text('{"step": 1, "loss": NaN}\n')
-    assert "Training loss" not in to_html(build_comparison([dora], title="t", reproduce="r"))
+def test_an_adapter_that_was_trained_elsewhere_has_no_cost() -> None:
+    one = comparison()
+    cells = [
+        cell.model_copy(
+            update={
+                "arms": [
+                    arm.model_copy(
+                        update={
+                            "learning_rate": None,
+                            "engine": "peft",
+                            "runs": [arm.runs[0].model_copy(update={"training": None, "curve": []})],
+                        }
+                    )
+                    for arm in cell.arms
+                ]
+            }
+        )
+        for cell in one.cells
+    ]
+    elsewhere = one.model_copy(update={"cells": cells})
+    text = markdown(elsewhere)
+    assert "| LoRA (peft) | 2.44 M (1.78 %) | – | – | – | – |" in text
+    assert "of LoRA's time" not in text
+    assert printed(elsewhere, 80)
+    Page(to_html(page_of(elsewhere)))
 
 
-def test_files_are_written(comparison: Comparison, page: str, tmp_path: Path) -> None:
-    paths = write_report(comparison, tmp_path / "new")
-    assert [path.name for path in paths] == ["comparison.json", "comparison.md", "report.html"]
-    assert read_comparison(paths[0]) == comparison
-    assert paths[1].read_text() == to_markdown(comparison)
+def test_arms_of_one_method_go_by_their_own_names() -> None:
+    answers = {
+        name: flags(count, 100) for name, count in (("lora", 50), ("dora", 60), ("r8", 55), ("r4", 52))
+    }
+    named = comparison({"a": answers}, {"r8": "dora", "r4": "lora"})
+    text = markdown(named)
+    assert "| r8 (DoRA, doratune) |" in text and "| r4 (LoRA, doratune) |" in text
+    svg = to_html(page_of(named))
+    assert all(f"var(--s{index})" in svg for index in (1, 2, 3, 4)), "each arm has its own colour"
+
+
+def test_runs_shared_by_several_tasks_are_trained_once(compared: StudyRecord) -> None:
+    text = markdown(compared)
+    assert text.count("| LoRA (doratune) |") == 1
+    apart = study(methods=("lora", "dora"), tasks=("boolq", "arc-easy"))
+    assert markdown(apart).count("| LoRA (boolq, doratune) |") == 1
+
+
+def test_more_than_one_seed_without_a_search() -> None:
+    searched = study(methods=("lora", "dora"), tasks=("boolq",))
+    cell = searched.cells[0]
+    arms = [arm.model_copy(update={"trials": [], "learning_rate": 1e-3}) for arm in cell.arms]
+    bare = searched.model_copy(
+        update={"cells": [cell.model_copy(update={"arms": arms, "validation": None})], "plan": None}
+    )
+    headings = re.findall(r"<h2[^>]*>(.*?)</h2>", to_html(page_of(bare)))
+    assert "Differences" in headings and "Learning rates" not in headings
+    assert "The plan" not in markdown(bare)
+
+
+def test_given_learning_rates_that_differ_are_shown() -> None:
+    one = comparison()
+    cells = [
+        cell.model_copy(
+            update={
+                "arms": [
+                    arm.model_copy(update={"learning_rate": {"lora": 3e-4, "dora": 1e-4}[arm.name]})
+                    for arm in cell.arms
+                ]
+            }
+        )
+        for cell in one.cells
+    ]
+    text = markdown(one.model_copy(update={"cells": cells}))
+    assert "3e-4 (not searched) | 1e-4 (not searched)" in text
+    assert "given, not searched for" in text
+
+
+def test_files_are_written(compared: StudyRecord, page: str, tmp_path: Path) -> None:
+    paths = write_report(compared, tmp_path / "new")
+    assert [path.name for path in paths] == ["study.json", "report.md", "report.html"]
+    assert read_study(paths[0]) == compared
+    assert paths[1].read_text() == markdown(compared)
     assert paths[2].read_text() == page
 
 

@@ -40,8 +40,9 @@ def main(argv: list[str]) -> int:
 
     from doratune.analysis.analyze import analyze
     from doratune.cli.output import configure_logging, print_json
+    from doratune.cli.rendering import print_paths
     from doratune.report.files import write_analysis
-    from doratune.report.terminal import analysis_renderable
+    from doratune.report.terminal import print_analysis
 
     configure_logging()
     analysis = analyze(
@@ -54,6 +55,6 @@ def main(argv: list[str]) -> int:
     from rich.console import Console
 
     console = Console()
-    console.print(analysis_renderable(analysis))
-    console.print("written: " + ", ".join(str(path) for path in paths), highlight=False, soft_wrap=True)
+    print_analysis(analysis, console)
+    print_paths(paths, console)
     return 0

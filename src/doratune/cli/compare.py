@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
 
     from doratune.cli.output import configure_logging, show_messages
     from doratune.cli.progress import StudyProgress
-    from doratune.cli.rendering import publish_study
+    from doratune.cli.rendering import publish
     from doratune.study import compare
     from doratune.study.local import LocalRunner
     from doratune.study.study import open_study, run_study
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
             reproduce=shlex.join(["doratune", "compare", *words]),
             again="run the same command with --resume",
         )
-    publish_study(record, config.output, as_json=command.as_json)
+    publish(record, config.output, as_json=command.as_json)
     return 0
 
 

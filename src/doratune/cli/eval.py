@@ -42,6 +42,8 @@ def main(argv: list[str]) -> int:
         return _run_harness(config, argv, overwrite=command.overwrite, as_json=command.as_json)
 
     with lasting_imports():
+        from rich.console import Console
+
         from doratune.cli.output import configure_logging, print_json
         from doratune.evaluation.evaluate import evaluate
         from doratune.report.terminal import print_evaluations
@@ -51,7 +53,7 @@ def main(argv: list[str]) -> int:
     if command.as_json:
         print_json(record.to_dict())
     else:
-        print_evaluations(record)
+        print_evaluations(record, Console())
     return 0
 
 

@@ -10,13 +10,13 @@ import tyro
 from tyro.conf import Positional
 
 from doratune.cli.parse import parse
-from doratune.cli.rendering import publish_study
+from doratune.cli.rendering import publish
 from doratune.errors import InputError
 from doratune.records.layout import COMPARISON_NAME, RECORD_NAME, STUDY_NAME, read_study
 from doratune.settings import LaxPath, Settings
 
-ABOUT = """Put runs that exist side by side, or show the folder of a study or comparison again, finished or not:
-the tables, study.json, report.md and report.html. Runs that differ in their seed only become one arm.
+ABOUT = """Put runs that exist side by side, or show the folder of a study or comparison again, finished or
+not: the tables, study.json, report.md and report.html. Runs that differ in their seed only become one arm.
 
 Examples:
   doratune report runs/lora runs/dora --output runs/report
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
         title=command.title or "LoRA and DoRA compared",
         reproduce=shlex.join(["doratune", "report", *(word for word in argv if word != "--json")]),
     )
-    publish_study(record, command.output, as_json=command.as_json)
+    publish(record, command.output, as_json=command.as_json)
     return 0
 
 
@@ -84,4 +84,4 @@ def _report_study(command: ReportCommand, runs: list[Path], study: Path) -> None
             where=str(study),
             expected="its folder and --output only",
         )
-    publish_study(read_study(study / STUDY_NAME), command.output, as_json=command.as_json)
+    publish(read_study(study / STUDY_NAME), command.output, as_json=command.as_json)

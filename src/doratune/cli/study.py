@@ -50,12 +50,12 @@ def main(argv: list[str]) -> int:
         return 0
 
     from doratune.cli.progress import StudyProgress
-    from doratune.cli.rendering import publish_study
+    from doratune.cli.rendering import publish
     from doratune.study.study import make_runner, run_study
 
     reproduce = shlex.join(["doratune", "study", *(word for word in argv if word != "--json")])
     runner = make_runner(plan.resources, config, configure_logging)
     with StudyProgress(study, jobs=config.jobs) as progress:
         record = run_study(study, runner, progress, reproduce=reproduce)
-    publish_study(record, config.output, as_json=command.as_json)
+    publish(record, config.output, as_json=command.as_json)
     return 0

@@ -1,1 +1,1 @@
-"""A comparison for people: a table in the terminal, a Markdown page, one self-contained HTML file."""
+"""A study for people: a summary in the terminal, a Markdown file, one self-contained HTML page."""

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from doratune.records.analysis import AnalysisRecord, RunAnalysis
-from doratune.records.study import METHOD_NAMES, StudyMethod
-from doratune.report import numbers
-from doratune.report.tables import NONE, Cell, Table
+from doratune.records.study import METHOD_NAMES
+from doratune.report import numbers, paper
+from doratune.report.blocks import NONE, Entry, Table
 
-PAPER: dict[StudyMethod, float] = {"full": -0.62, "lora": 0.83, "dora": -0.31}
-"""Correlations that the paper reports (arXiv 2402.09353, section 3.2 and figure 2)."""
-
-NOTE = (
-    "Correlation of ΔM and ΔD over layers and checkpoints, and below it the slope, ΔM per ΔD. Points of one "
-    "run are no independent samples: only another seed can tell how far a correlation would vary."
+CORRELATION_NOTE = (
+    "Correlation of ΔM and ΔD over layers and checkpoints, and below it the slope, ΔM per ΔD. The points of "
+    "one run are not independent samples: only other seeds can tell how far a correlation would vary."
+)
+CHANGE_NOTE = (
+    "ΔM is the mean change of the norm of a weight's rows, ΔD the mean of 1 − cosine between a row and the "
+    "same row of the base model (arXiv 2402.09353, equations 3 and 4). A mark is one weight at one "
+    "checkpoint; the later the checkpoint, the stronger the mark. Every run has its own axes. The paper "
+    "takes a negative correlation, which it found for full fine-tuning, as a sign of finer learning."
+)
+GAIN_NOTE = (
+    "g = m / ‖V‖ is the factor by which DoRA multiplies a row. It is 1 before the first step; the figure "
+    "shows the root mean square of g − 1 over the outputs of a layer, averaged over the layers of a kind."
 )
 
 
@@ -24,19 +31,20 @@ def kinds(analysis: AnalysisRecord) -> list[str]:
 def correlation_table(analysis: AnalysisRecord) -> Table:
     """One row per run; the paper's correlation, ours over all weights and of each kind."""
     named = kinds(analysis)
-    columns = [Cell("Run", "method"), Cell("Paper"), *(Cell(kind) for kind in named)]
+    columns = [Entry("Run", "method"), Entry("Paper"), *(Entry(kind) for kind in named)]
     rows = []
     for run in analysis.runs:
         found = {one.kind: one for one in run.correlations}
-        cells = [
-            Cell(numbers.correlation(found[kind].correlation), numbers.slope(found[kind].slope))
+        entries = [
+            Entry(numbers.correlation(found[kind].correlation), numbers.slope(found[kind].slope))
             if kind in found
-            else Cell(NONE)
+            else Entry(NONE)
             for kind in named
         ]
-        paper = Cell(numbers.correlation(PAPER.get(run.method)))
-        rows.append([Cell(run.name, METHOD_NAMES[run.method]), paper, *cells])
-    return Table(columns, rows)
+        published = Entry(numbers.correlation(paper.CORRELATION.get(run.method)))
+        rows.append([Entry(run.name, METHOD_NAMES[run.method]), published, *entries])
+    caption = f"Correlation of the change of magnitude and of direction, {analysis.model}"
+    return Table(caption, columns, rows)
 
 
 def sources(analysis: AnalysisRecord) -> str:
@@ -47,6 +55,23 @@ def sources(analysis: AnalysisRecord) -> str:
         "The paper's figures are of the query weights of VL-BART, fine-tuned on image and text; "
         f"these are of {_range(weights)} weights of {analysis.model} at {_range(steps)} checkpoints."
     )
+
+
+def correlation_sentences(analysis: AnalysisRecord) -> list[str]:
+    """The correlation over all weights of each run that has one, with the paper's."""
+    lines = []
+    for run in analysis.runs:
+        overall = next((one for one in run.correlations if one.correlation is not None), None)
+        if overall is None:
+            continue
+        published = paper.CORRELATION.get(run.method)
+        paper_words = f" (the paper's: {numbers.correlation(published)})" if published is not None else ""
+        lines.append(
+            f"{analysis.model}, {METHOD_NAMES[run.method]} ({run.name}): correlation of ΔM and ΔD "
+            f"{numbers.correlation(overall.correlation)}{paper_words}, over {overall.points:,} weights and "
+            "checkpoints."
+        )
+    return lines
 
 
 def gain_sentences(analysis: AnalysisRecord) -> list[str]:

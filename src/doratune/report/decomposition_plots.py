@@ -1,13 +1,15 @@
-"""Magnitude over direction, as the paper's figure 2 shows them, as SVG in the colours of the page around it.
+"""Change of magnitude over change of direction, as the paper's figure 2 shows them, as SVG.
 
-A point is one weight at one checkpoint; the later the checkpoint, the stronger the colour. The line is the
-least squares one of a run.
+A point is one weight at one checkpoint; the later the checkpoint, the stronger the colour. ``whole_plot`` is
+a file with a panel for each method and kind of layer, where a dashed line is the least squares fit of a run.
+``change_plot`` and ``gain_plot`` are figures of one run for the page of a study.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -15,14 +17,13 @@ from doratune.records.analysis import AnalysisRecord, KindCorrelation, RunAnalys
 from doratune.records.study import METHOD_NAMES, StudyMethod
 from doratune.report import numbers
 from doratune.report.decomposition import kinds
-from doratune.report.figures import GRID, TEXT, colour, drawing, to_svg
+from doratune.report.figures import DASHES, GRID, MARKERS, SERIES, TEXT, colour, drawing, new_figure, to_svg
+from doratune.report.view import METHOD_SERIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS: dict[StudyMethod, int] = {"lora": 1, "dora": 2, "full": 3, "dora-attached-norm": 4}
-"""Colours of the style sheet; LoRA and DoRA have those they have in every plot."""
 PANEL_HEIGHT = 2.0  # inches
 FAINTEST = 0.25  # opacity of the first checkpoint
 MOST_NAMED = 3  # correlations that fit into a panel one by one
@@ -54,7 +55,7 @@ def _by_method(analysis: AnalysisRecord) -> dict[StudyMethod, list[RunAnalysis]]
 
 def _draw(axes: Axes, runs: Sequence[RunAnalysis], kind: str, title: str) -> None:
     for run in runs:
-        shade = colour(COLOURS[run.method])
+        shade = colour(METHOD_SERIES[run.method])
         chosen = [change for change in run.changes if kind in ("all", change.kind)]
         for place, step in enumerate(run.steps):
             points = [(one.direction, one.magnitude) for one in chosen if one.step == step]
@@ -126,3 +127,96 @@ def _as_file(element: str) -> str:
     )
     start, _, inside = element.partition(">")
     return f"{start.replace('<svg', head, 1)}>\n<style>{palette}</style>{inside}\n"
+
+
+def change_plot(run: RunAnalysis, name: str) -> str | None:
+    """ΔM against ΔD of every weight at every checkpoint, coloured by kind; None without any.
+
+    Every run has its own axes: full fine-tuning moves weights so much less that it would be one dot.
+    """
+    if not run.changes:
+        return None
+    looks = _looks(one.kind for one in run.changes)
+    steps = sorted({one.step for one in run.changes})
+    with drawing(name):
+        figure, axes = new_figure(3.3)
+        for kind, index in looks.items():
+            for place, step in enumerate(steps, start=1):
+                of_step = [one for one in run.changes if (one.kind, one.step) == (kind, step)]
+                axes.plot(
+                    [one.direction for one in of_step],
+                    [one.magnitude for one in of_step],
+                    linestyle="none",
+                    marker=MARKERS[index],
+                    markersize=4.5,
+                    markeredgewidth=0,
+                    color=colour(index),
+                    alpha=0.25 + 0.65 * place / len(steps),
+                    label=kind if step == steps[-1] else None,
+                )
+        axes.locator_params(nbins=4)
+        axes.ticklabel_format(style="sci", scilimits=(-2, 3))
+        axes.set(xlabel="ΔD, change of direction", ylabel="ΔM, change of magnitude")
+        _finish(axes, len(looks))
+        return to_svg(figure, name, _change_words(run))
+
+
+def gain_plot(run: RunAnalysis, name: str) -> str | None:
+    """How far g is from 1 over the steps, a line per kind of layer; None for a run without a magnitude."""
+    if not run.gains:
+        return None
+    looks = _looks(one.kind for one in run.gains)
+    by_kind: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for one in run.gains:
+        by_kind[one.kind][one.step].append(one.deviation)
+    with drawing(name):
+        figure, axes = new_figure(2.9)
+        for kind, index in looks.items():
+            by_step = by_kind[kind]
+            steps = sorted(by_step)
+            axes.plot(
+                steps,
+                [sum(by_step[step]) / len(by_step[step]) for step in steps],
+                color=colour(index),
+                linestyle=DASHES[index],
+                marker=MARKERS[index],
+                markersize=4.5,
+                linewidth=1.6,
+                label=kind,
+            )
+        axes.set(xlabel="step", ylabel="root mean square of g − 1")
+        axes.set_ylim(bottom=0)
+        _finish(axes, len(looks))
+        ends = "; ".join(
+            f"{kind} {sum(values) / len(values):.4f}"
+            for kind, by_step in by_kind.items()
+            for values in [by_step[max(by_step)]]
+        )
+        return to_svg(
+            figure, name, f"Root mean square of g − 1 at the last checkpoint of {run.name}: {ends}."
+        )
+
+
+def _looks(kinds: Iterable[str]) -> dict[str, int]:
+    """The colour and marker of each kind of layer, as an index."""
+    return {kind: 1 + place % (SERIES - 1) for place, kind in enumerate(sorted(set(kinds)))}
+
+
+def _finish(axes: Axes, entries: int) -> None:
+    axes.grid(visible=True, color=GRID, linewidth=0.6, alpha=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(
+        frameon=False,
+        loc="lower left",
+        bbox_to_anchor=(-0.1, 1.05),  # above the axis' own power of ten
+        ncols=min(3, entries),
+        handlelength=1.5,
+        columnspacing=1.2,
+        labelcolor=TEXT,
+    )
+
+
+def _change_words(run: RunAnalysis) -> str:
+    overall = next((one.correlation for one in run.correlations), None)
+    told = "not defined" if overall is None else numbers.correlation(overall)
+    return f"Change of magnitude against change of direction, {run.name}: correlation {told}."

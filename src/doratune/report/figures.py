@@ -23,6 +23,7 @@ TEXT, GRID, PAPER = "#000001", "#000002", "#000003"
 STAND_INS = {TEXT: "var(--text)", GRID: "var(--grid)", PAPER: "var(--paper)"} | {
     f"#00010{index}": f"var(--s{index})" for index in range(SERIES)
 }
+MARKERS = ("x", "o", "D", "^", "s", "v", "P")
 DASHES = ("solid", "solid", (0, (3, 1.5)), (0, (1, 1)), (0, (6, 1, 1, 1)), (0, (3, 1)), (0, (8, 2)))
 
 RC: dict[Any, Any] = {
@@ -62,12 +63,12 @@ def colour(index: int) -> str:
 
 
 def shortened(name: str, length: int = 20) -> str:
-    """A name that fits beside its numbers; the table has it in full."""
+    """A name that fits next to its numbers; the table has it in full."""
     return name if len(name) <= length else f"{name[: length // 2]}…{name[1 + length // 2 - length :]}"
 
 
 def new_figure(height: float) -> tuple[Figure, Axes]:
-    """A figure of its own (``height`` in inches), outside pyplot, which keeps global state."""
+    """An empty figure, ``height`` inches high. It does not use pyplot, which keeps global state."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -75,7 +76,7 @@ def new_figure(height: float) -> tuple[Figure, Axes]:
 
 
 def to_svg(figure: Figure, name: str, words: str) -> str:
-    """The figure as an element to be put into a page: no prolog, own ids, the page's colours.
+    """The figure as an element for a page: no prolog, ids that are unique in the page, the page's colours.
 
     Args:
         figure: What was drawn.
@@ -90,8 +91,8 @@ def to_svg(figure: Figure, name: str, words: str) -> str:
     drawn = drawn[drawn.index("<svg") :].strip()
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
     drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawn)
-    for stand_in, colour in STAND_INS.items():
-        drawn = drawn.replace(stand_in, colour)
+    for stand_in, variable in STAND_INS.items():
+        drawn = drawn.replace(stand_in, variable)
     view = re.search(r'viewBox="[^"]+"', drawn)
     if view is None:
         raise RuntimeError("matplotlib wrote an SVG without a viewBox")

@@ -1,8 +1,13 @@
-"""Numbers as people read them. Every rendering of a comparison takes them from here, so that they agree."""
+"""Numbers as people read them. Every table and plot formats its numbers here, so that they agree."""
 
 from __future__ import annotations
 
 MINUS = "\N{MINUS SIGN}"
+
+
+def counted(count: int, noun: str) -> str:
+    """3 and "seed" as "3 seeds", 1 as "1 seed"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def percent(fraction: float, digits: int = 1) -> str:
@@ -77,7 +82,9 @@ def rate(per_second: float) -> str:
     return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.1f}"
 
 
-def learning_rate(rate: float) -> str:
-    """0.0002 as "2e-4"."""
+def learning_rate(rate: float | None) -> str:
+    """0.0002 as "2e-4"; "–" where it is not known."""
+    if rate is None:
+        return "–"
     digits, exponent = f"{rate:.2e}".split("e")
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"

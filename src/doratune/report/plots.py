@@ -1,117 +1,248 @@
-"""Training curves and accuracy bars of a comparison, as SVG."""
+"""The figures of a study: accuracies, differences, learning rates and training curves, as SVG."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from doratune.records.comparison import Arm, Comparison, TaskResult
+from doratune.records.study import StudyArm, arm_name
 from doratune.report import numbers
-from doratune.report.figures import DASHES, GRID, SERIES, TEXT, colour, drawing, new_figure, shortened, to_svg
+from doratune.report.figures import (
+    DASHES,
+    GRID,
+    MARKERS,
+    PAPER,
+    TEXT,
+    colour,
+    drawing,
+    new_figure,
+    shortened,
+    to_svg,
+)
+from doratune.report.view import NamedCell, Pair, Training, View, arm_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
-def series(arms: Sequence[Arm]) -> dict[str, int]:
-    """The colour of each arm by name: base, LoRA and DoRA keep theirs, further runs take the rest in turn."""
-    taken: dict[str, int] = {}
-    for index, method in enumerate(("base", "lora", "dora")):
-        first = next((arm for arm in arms if arm.method == method), None)
-        if first:
-            taken[first.name] = index
-    others = (arm.name for arm in arms if arm.name not in taken)
-    extra = {name: 3 + place % (SERIES - 3) for place, name in enumerate(others)}
-    return taken | extra
+CURVE_POINTS = 200  # of one line: more cannot be seen and makes the page large
 
 
-def accuracy_plot(task: TaskResult, comparison: Comparison, name: str) -> str:
-    """Bars of accuracy with 95 % intervals and a line at chance, as an ``<svg>`` element.
+def bar_plot(named: NamedCell, view: View, name: str) -> str:
+    """Bars of accuracy from 0 to 100 % with intervals and a line at chance, as an ``<svg>`` element.
 
     Args:
-        task: The task to draw.
-        comparison: Where the arms and their colours come from.
+        named: The cell to draw.
+        view: Where the colours come from.
         name: Prefix of the ids inside, unique in the page.
     """
-    shown = [(arm.name, task.arms[arm.name]) for arm in comparison.arms if arm.name in task.arms]
-    colours = series(comparison.arms)
+    cell = named.cell
+    base = [("Base", cell.base.accuracy, cell.base.interval, 0)] if cell.base else []
+    arms = [(arm_title(arm.name), arm.mean, arm.interval, view.series[arm.name]) for arm in cell.arms]
+    bars = [*base, *arms]
     with drawing(name):
-        figure, axes = new_figure(0.62 + 0.52 * len(shown))
-        for place, (arm, result) in enumerate(shown):
-            low, high = (100 * bound for bound in result.interval)
-            value = 100 * result.accuracy
-            axes.barh(place, value, height=0.36, color=colour(colours[arm]))
-            axes.errorbar(
-                value, place, xerr=[[value - low], [high - value]], color=TEXT, capsize=3, linewidth=1.2
-            )
-            axes.text(0, place - 0.3, shortened(arm), va="bottom", weight="bold")
-            label = f"{numbers.percent(result.accuracy)}  ({numbers.interval(result.interval)})"
-            axes.text(100, place - 0.3, label, va="bottom", ha="right")
-        chance = 100 * task.chance
-        axes.axvline(chance, color=TEXT, linewidth=1, linestyle=(0, (2, 2)))
-        axes.set(
-            xlim=(0, 100), ylim=(len(shown) - 0.65, -0.85), yticks=[], xlabel="accuracy in %; dotted: chance"
-        )
+        figure, axes = new_figure(0.62 + 0.52 * len(bars))
+        for place, (title, accuracy, interval, index) in enumerate(bars):
+            value, (low, high) = 100 * accuracy, (100 * bound for bound in interval)
+            axes.barh(place, value, height=0.36, color=colour(index))
+            errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
+            axes.errorbar(value, place, xerr=errors, color=TEXT, capsize=3, linewidth=1.2)
+            _line_label(axes, place - 0.1, shortened(title), _accuracy(accuracy, interval))
+        axes.axvline(100 * cell.chance, color=TEXT, linewidth=1, linestyle=(0, (2, 2)))
+        axes.set(xlim=(0, 100), ylim=(len(bars) - 0.65, -0.85), yticks=[])
+        axes.set_xlabel("accuracy in %; dotted: chance")
         axes.spines["left"].set_visible(False)
-        return to_svg(figure, name, _accuracy_words(task, comparison))
+        words = "; ".join(f"{title} {_accuracy_words(share, interval)}" for title, share, interval, _ in bars)
+        chance = numbers.percent(cell.chance)
+        return to_svg(figure, name, f"Accuracy on {named.label}: {words}; chance {chance}.")
 
 
-def _accuracy_words(task: TaskResult, comparison: Comparison) -> str:
-    """What the bars show, for those who do not see them."""
-    bars = [
-        f"{arm.name} {numbers.percent(result.accuracy)}, interval {numbers.interval(result.interval)}"
-        for arm in comparison.arms
-        if (result := task.arms.get(arm.name))
-    ]
-    return f"Accuracy on {task.task}: {'; '.join(bars)}; chance {numbers.percent(task.chance)}."
+def dot_plot(named: NamedCell, view: View, name: str) -> str:
+    """Each arm's mean with its interval, and its seeds, as an ``<svg>`` element."""
+    arms = named.cell.arms
+    with drawing(name):
+        figure, axes = new_figure(0.75 + 0.52 * len(arms))
+        small = "; small: single seeds" if any(len(arm.runs) > 1 for arm in arms) else ""
+        for place, arm in enumerate(arms):
+            index = view.series[arm.name]
+            low, high = (100 * bound for bound in arm.interval)
+            _whisker(axes, place, 100 * arm.mean, (low, high), index, MARKERS[index])
+            seeds = [100 * run.result.accuracy for run in arm.runs]
+            if len(seeds) > 1:
+                heights = [place + 0.2] * len(seeds)
+                look = {"linestyle": "none", "marker": MARKERS[index], "markersize": 3.5, "alpha": 0.6}
+                axes.plot(seeds, heights, color=colour(index), **look)
+            _line_label(axes, place, shortened(arm_title(arm.name), 24), _accuracy(arm.mean, arm.interval))
+        axes.set(ylim=(len(arms) - 0.5, -0.6), yticks=[], xlabel=f"accuracy in %{small}")
+        _dotted(axes)
+        words = "; ".join(f"{arm_title(arm.name)} {_accuracy_words(arm.mean, arm.interval)}" for arm in arms)
+        return to_svg(figure, name, f"Accuracy on {named.label}: {words}.")
 
 
-def loss_plot(comparison: Comparison, name: str) -> str | None:
-    """Training loss over steps, one line per trained arm, as an ``<svg>`` element; None without a curve.
+def forest_plot(pair: Pair, view: View, name: str) -> str:
+    """The differences of one pair on every cell, and pooled, around a line at zero, as an ``<svg>``."""
+    index = view.series[pair.to_arm]
+    with drawing(name):
+        figure, axes = new_figure(0.75 + 0.5 * len(pair.all))
+        for place, one in enumerate(pair.all):
+            found = one.difference
+            fill = PAPER if found.outcome == "undecided" else colour(index)
+            _whisker(axes, place, found.points, found.interval, index, "o" if one.cell else "D", fill)
+            text = f"{numbers.signed(found.points)}  ({numbers.signed_interval(found.interval)})"
+            _line_label(axes, place, shortened(one.label, 26), text)
+        axes.axvline(0, color=TEXT, linewidth=1, linestyle=(0, (2, 2)))
+        axes.set(ylim=(len(pair.all) - 0.5, -0.6), yticks=[])
+        axes.set_xlabel(f"points; right of 0: {shortened(arm_name(pair.to_arm), 24)} better")
+        _dotted(axes)
+        words = "; ".join(
+            f"{one.label} {numbers.points(one.difference.points)}, "
+            f"interval {numbers.signed_interval(one.difference.interval)}"
+            for one in pair.all
+        )
+        return to_svg(figure, name, f"{pair.name}: {words}.")
 
-    A faint line is the loss as it was logged, the strong one its running mean.
-    """
-    curves = [arm for arm in comparison.arms if any(loss is not None for _, loss in arm.curve)]
-    if not curves:
+
+def search_plot(training: Training, view: View, name: str) -> str | None:
+    """Validation accuracy over learning rate, a line per arm, the chosen ones ringed; None without tries."""
+    searched = [arm for arm in training.arms if arm.trials]
+    if not searched:
         return None
-    colours = series(comparison.arms)
     with drawing(name):
         figure, axes = new_figure(2.9)
-        for arm in curves:
-            _draw_curve(axes, arm, colours[arm.name])
+        for arm in searched:
+            index = view.series[arm.name]
+            points = [(trial.learning_rate, 100 * trial.accuracy, trial.chosen) for trial in arm.trials]
+            rates, shares, _ = zip(*points, strict=True)
+            axes.plot(rates, shares, marker=MARKERS[index], markersize=5, **_line(arm, index))
+            for rate, share, chosen in points:
+                if chosen:
+                    ring = {
+                        "markerfacecolor": "none",
+                        "markeredgecolor": colour(index),
+                        "markeredgewidth": 1.6,
+                    }
+                    axes.plot([rate], [share], linestyle="none", marker="o", markersize=13, **ring)
+        _rate_axis(axes, sorted({trial.learning_rate for arm in searched for trial in arm.trials}))
+        axes.margins(0.08, 0.12)  # room for the rings
+        axes.set(xlabel="learning rate; ringed: chosen", ylabel="validation accuracy in %")
+        _grid_and_legend(axes)
+        words = "; ".join(
+            f"{arm_title(arm.name)} chose {numbers.learning_rate(arm.learning_rate)}" for arm in searched
+        )
+        return to_svg(figure, name, f"Validation accuracy over learning rate{_on(training)}: {words}.")
+
+
+def loss_plot(training: Training, view: View, name: str) -> str | None:
+    """Training loss over steps, a line per arm, as an ``<svg>`` element; None without a finite loss.
+
+    The line is a running mean. Behind it is the loss as it was logged, or the span of several seeds.
+    """
+    curves = [(arm, curve) for arm in training.arms if (curve := _curve(arm))]
+    if not curves:
+        return None
+    with drawing(name):
+        figure, axes = new_figure(2.9)
+        for arm, curve in curves:
+            index = view.series[arm.name]
+            steps, means, low, high = zip(*curve, strict=True)
+            axes.plot(steps, means, marker="o" if len(curve) == 1 else None, **_line(arm, index))
+            if len(arm.runs) > 1:
+                axes.fill_between(steps, low, high, color=colour(index), alpha=0.15, linewidth=0)
+            elif window(len(curve)) > 1:
+                logged = [(step, loss) for step, loss in arm.runs[0].curve if loss is not None]
+                axes.plot(
+                    *zip(*logged, strict=True), color=colour(index), linewidth=0.8, alpha=0.35, zorder=1
+                )
         axes.set(xlabel="step", ylabel="training loss")
-        axes.grid(visible=True, axis="y", color=GRID, linewidth=0.6, alpha=0.6)
-        axes.legend(frameon=False, loc="upper right", handlelength=3)
-        ends = [f"{arm.name} from {_ends(arm)}" for arm in curves]
-        return to_svg(figure, name, f"Training loss over steps: {'; '.join(ends)}.")
+        _grid_and_legend(axes)
+        ends = "; ".join(
+            f"{arm_title(arm.name)} from {curve[0][1]:.3f} to {curve[-1][1]:.3f}" for arm, curve in curves
+        )
+        return to_svg(figure, name, f"Training loss over steps{_on(training)}: {ends}.")
 
 
-def window(arm: Arm) -> int:
-    """How many points of the arm's curve the running mean takes in; 1 means that it is drawn as it is."""
-    return max(1, len(arm.curve) // 20)
+def window(points: int) -> int:
+    """How many points the running mean of a curve takes in."""
+    return max(1, points // 20)
 
 
-def _draw_curve(axes: Axes, arm: Arm, index: int) -> None:
+def _curve(arm: StudyArm) -> list[tuple[int, float, float, float]]:
+    """(step, mean, least, most) over the seeds, of running means, where all seeds have a finite loss."""
     import numpy as np
 
-    steps = [step for step, _ in arm.curve]
-    losses = np.array([np.nan if loss is None else loss for _, loss in arm.curve])
-    width = window(arm)
-    counts = np.minimum(np.arange(1, len(losses) + 1), width)
-    means = np.convolve(losses, np.ones(width))[: len(losses)] / counts
-    if width > 1:
-        axes.plot(steps, losses, color=colour(index), linewidth=0.8, alpha=0.35)
-    axes.plot(
-        steps,
-        means,
-        color=colour(index),
-        linewidth=1.8,
-        linestyle=DASHES[index],
-        label=shortened(arm.name),
-        marker="o" if len(steps) == 1 else None,
-    )
+    by_seed = [{step: loss for step, loss in run.curve if loss is not None} for run in arm.runs]
+    steps = sorted(set.intersection(*(set(one) for one in by_seed)))
+    if not steps:
+        return []
+    losses = np.array([[one[step] for step in steps] for one in by_seed])
+    sums = np.cumsum(np.pad(losses, ((0, 0), (1, 0))), axis=1)
+    first = np.maximum(np.arange(len(steps)) - window(len(steps)) + 1, 0)
+    last = np.arange(len(steps)) + 1
+    means = (sums[:, last] - sums[:, first]) / (last - first)
+    kept = np.unique(np.linspace(0, len(steps) - 1, CURVE_POINTS).round().astype(int))
+    rows = zip(kept, means.mean(0)[kept], means.min(0)[kept], means.max(0)[kept], strict=True)
+    return [(steps[place], float(mean), float(least), float(most)) for place, mean, least, most in rows]
 
 
-def _ends(arm: Arm) -> str:
-    losses = [loss for _, loss in arm.curve if loss is not None]
-    return f"{losses[0]:.3f} to {losses[-1]:.3f}"
+def _on(training: Training) -> str:
+    return f" on {training.label}" if training.label else ""
+
+
+def _accuracy(share: float, interval: tuple[float, float]) -> str:
+    return f"{numbers.percent(share)}  ({numbers.interval(interval)})"
+
+
+def _accuracy_words(share: float, interval: tuple[float, float]) -> str:
+    return f"{numbers.percent(share)}, interval {numbers.interval(interval)}"
+
+
+def _whisker(
+    axes: Axes,
+    place: float,
+    value: float,
+    bounds: tuple[float, float],
+    index: int,
+    marker: str,
+    fill: str | None = None,
+) -> None:
+    line = colour(index)
+    axes.plot(bounds, [place, place], color=line, linewidth=2, solid_capstyle="butt")
+    for bound in bounds:
+        axes.plot([bound, bound], [place - 0.08, place + 0.08], color=line, linewidth=2)
+    look = {"marker": marker, "markersize": 8, "markerfacecolor": fill or line}
+    axes.plot([value], [place], color=line, zorder=3, **look)
+
+
+def _line_label(axes: Axes, place: float, name: str, text: str) -> None:
+    """The name above the left end of a row and its figures above the right end."""
+    across = axes.get_yaxis_transform()
+    axes.text(0, place - 0.2, name, va="bottom", weight="bold", transform=across)
+    axes.text(1, place - 0.2, text, va="bottom", ha="right", transform=across)
+
+
+def _dotted(axes: Axes) -> None:
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=0.06)
+    axes.grid(visible=True, axis="x", color=GRID, linewidth=0.6, alpha=0.6)
+    axes.set_axisbelow(True)
+
+
+def _line(arm: StudyArm, index: int) -> dict[str, Any]:
+    look = {"color": colour(index), "linewidth": 1.8, "linestyle": DASHES[index]}
+    return {**look, "label": shortened(arm_title(arm.name), 24)}
+
+
+def _rate_axis(axes: Axes, rates: Sequence[float]) -> None:
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks(rates, [numbers.learning_rate(rate) for rate in rates])
+    if len(rates) > 6:
+        axes.tick_params(axis="x", rotation=60)
+
+
+def _grid_and_legend(axes: Axes) -> None:
+    """A legend above the axes, where it hides nothing."""
+    axes.grid(visible=True, axis="y", color=GRID, linewidth=0.6, alpha=0.6)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.1, 1.0), ncols=2, handlelength=2.6)

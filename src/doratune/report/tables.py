@@ -1,146 +1,192 @@
-"""The tables and the sentences of a comparison, as plain text that each rendering lays out in its own way."""
+"""The tables of a study besides its differences: accuracies, learning rates, cost, data, runs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from statistics import median
 
-from doratune.records.comparison import Arm, ArmResult, Comparison, TaskResult
-from doratune.records.run import Evaluation, RunRecord
+from doratune.records.run import DataRecord, Evaluation, RunRecord, TrainingRecord
+from doratune.records.study import METHOD_NAMES, ArmResult, StudyArm
 from doratune.report import numbers
+from doratune.report.blocks import NONE, Entry, Table
+from doratune.report.verdicts import corrected_p
+from doratune.report.view import NamedCell, Training, View, arm_title, capitalised
 
-SAMPLE = "sample, not a benchmark"
 NOT_EVALUATED = "not evaluated"
-NONE = "–"
-
-ACCURACY_NOTE = "Accuracy with its Wilson 95 % interval; majority is always giving the most frequent answer."
-TEST_NOTE = (
-    "p is McNemar's exact test, two-sided, on the rows where the two disagree. It is not corrected for the "
-    "number of tasks, and it speaks about these rows and these trained adapters, not about other seeds."
+MAJORITY_NOTE = "majority is the accuracy of always giving the most frequent answer."
+SEARCH_RULE = (
+    "Every learning rate was tried by the same rule for every method and judged on validation rows that "
+    "were taken out of the training rows. The test rows were read once, with the chosen rate."
 )
-NO_PAIR = "LoRA and DoRA were not both evaluated on one of these tasks, so there is no difference to test."
+NO_SEARCH = "The learning rates were given, not searched for."
 
 
-@dataclass(frozen=True)
-class Cell:
-    """What stands in a table: the main text and a second, quieter line."""
-
-    text: str
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table whose first column names the rows."""
-
-    columns: list[Cell]
-    rows: list[list[Cell]]
+def accuracy_note(view: View) -> str:
+    """How the accuracies are to be read."""
+    if view.one_seed:
+        return f"Accuracy with its Wilson 95 % interval; {MAJORITY_NOTE}"
+    base = "base is the model before training, with its Wilson interval; " if view.has_base else ""
+    how = f"Mean accuracy over {view.seeds} with its 95 % interval over seeds and rows"
+    return f"{how}; {base}{MAJORITY_NOTE}"
 
 
-def task_label(task: TaskResult, comparison: Comparison) -> str:
-    """The task's name, with its format and protocol where the comparison has more than one of them."""
-    parts = [task.task]
-    if len({other.format for other in comparison.tasks}) > 1:
-        parts.append(task.format)
-    if len({other.protocol for other in comparison.tasks}) > 1:
-        parts.append(task.protocol)
-    return ", ".join(parts)
-
-
-def ways(comparison: Comparison) -> str:
-    """How the tasks were posed and scored: "Format: instruct; protocol: generate; metric: accuracy."."""
+def ways(view: View) -> str:
+    """The models, ranks and ways of asking: "Model: tiny; rank: 32; format: instruct; …"."""
+    cells = view.record.cells
     facts = {
-        "format": {task.format for task in comparison.tasks},
-        "protocol": {task.protocol for task in comparison.tasks},
-        "metric": {task.metric for task in comparison.tasks},
+        "model": [cell.model for cell in cells],
+        "rank": [str(cell.rank) for cell in cells if cell.rank],
+        "format": [cell.format for cell in cells],
+        "protocol": [cell.protocol for cell in cells],
+        "metric": [cell.metric for cell in cells],
     }
-    text = "; ".join(f"{fact}: {' and '.join(sorted(values))}" for fact, values in facts.items())
-    return f"{text.capitalize()}."
+    told = [f"{fact}: {' and '.join(dict.fromkeys(values))}" for fact, values in facts.items() if values]
+    return f"{capitalised('; '.join(told))}."
 
 
-def accuracy_table(comparison: Comparison) -> Table:
-    """One row per task, one column per arm, and the difference if there is one."""
-    columns = [Cell("Task"), Cell("Chance", "majority")]
-    columns += [Cell(arm.name) for arm in comparison.arms]
-    pair = _pair(comparison)
+def accuracy_table(view: View) -> Table:
+    """One row per cell, one column per arm; on a simple page the difference too."""
+    columns = [Entry(capitalised(view.noun)), Entry("Chance", "majority")]
+    columns += [Entry("Base")] if view.has_base else []
+    columns += [Entry(arm_title(arm)) for arm in view.arms]
+    columns += _difference_heading(view)
     rows = [
         [
-            *_task_cells(task, comparison),
-            *(_accuracy(task.arms.get(arm.name)) for arm in comparison.arms),
-            *([_difference(task)] if pair else []),
+            *_cell_names(named, view),
+            *([_base(named.cell.base)] if view.has_base else []),
+            *(_mean(named.arm(arm)) for arm in view.arms),
+            *_simple_difference(named, view),
         ]
-        for task in comparison.tasks
+        for named in view.cells
     ]
-    return Table([*columns, pair] if pair else columns, rows)
+    return Table("Accuracy of every method", columns, rows)
 
 
-def accuracy_list(comparison: Comparison) -> Table:
-    """The same with one row per task and arm, for more arms than a page is wide."""
-    pair = _pair(comparison)
-    columns = [Cell("Task"), Cell("Chance", "majority"), Cell("Run"), Cell("Accuracy", "interval")]
+def accuracy_list(view: View) -> Table:
+    """The same with one row per cell and arm, where there is little room."""
+    searched = view.searched or view.rates_differ
+    columns = [Entry(capitalised(view.noun)), Entry("Chance", "majority"), Entry("Method")]
+    columns.append(Entry("Accuracy", "interval"))
+    columns += [Entry("Learning rate", "tried; validation")] if searched else []
+    columns += _difference_heading(view)
     rows = []
-    for task in comparison.tasks:
-        for index, arm in enumerate(comparison.arms):
-            names = _task_cells(task, comparison) if index == 0 else [Cell(""), Cell("")]
-            difference = _difference(task) if index == 0 else Cell("")
-            row = [*names, Cell(arm.name), _accuracy(task.arms.get(arm.name))]
-            rows.append([*row, difference] if pair else row)
-    return Table([*columns, pair] if pair else columns, rows)
+    for named in view.cells:
+        lines = [[Entry("Base"), _base(named.cell.base), Entry(NONE)]] if view.has_base else []
+        for arm in view.arms:
+            found = named.arm(arm)
+            lines.append([Entry(arm_title(arm)), _mean(found), _rate(found)])
+        names, difference = _cell_names(named, view), _simple_difference(named, view)
+        for line in lines:
+            rows.append([*names, *(line if searched else line[:2]), *difference])
+            names, difference = [Entry("")] * len(names), [Entry("")] * len(difference)
+    return Table("Accuracy of every method", columns, rows)
 
 
-def _pair(comparison: Comparison) -> Cell | None:
-    """The heading of the difference, or None when no task has one."""
-    found = next((task.difference for task in comparison.tasks if task.difference), None)
-    return Cell(f"{found.to_arm} {numbers.MINUS} {found.from_arm}") if found else None
-
-
-def _task_cells(task: TaskResult, comparison: Comparison) -> list[Cell]:
-    mixed = len({other.metric for other in comparison.tasks}) > 1
-    return [
-        Cell(task_label(task, comparison), f"{task.rows:,} rows" + (f", {task.metric}" if mixed else "")),
-        Cell(numbers.percent(task.chance), numbers.percent(task.majority)),
+def rate_table(view: View) -> Table:
+    """The learning rate of each arm, one row per cell."""
+    heading = Entry("Learning rate", "tried; validation accuracy" if view.searched else "")
+    columns = [heading, *(Entry(arm_title(arm)) for arm in view.arms)]
+    rows = [
+        [Entry(named.label, sample=named.cell.sample), *(_rate(named.arm(arm)) for arm in view.arms)]
+        for named in view.cells
     ]
+    return Table("The learning rate of every method", columns, rows)
 
 
-def _accuracy(result: ArmResult | Evaluation | None) -> Cell:
-    if result is None:
-        return Cell(NONE, NOT_EVALUATED)
-    unmatched = f", {result.unmatched} without an answer" if result.unmatched else ""
-    return Cell(numbers.percent(result.accuracy), numbers.interval(result.interval) + unmatched)
+def rate_note(view: View) -> str:
+    """The rule of the choice, and which choices are at an end of what was tried."""
+    if not view.searched:
+        return NO_SEARCH
+    ends = []
+    for name in view.arms:
+        found = [
+            f"{named.label} ({end})"
+            for named in view.cells
+            if (arm := named.arm(name)) and (end := _end_of_tries(arm))
+        ]
+        ends += [f"{arm_title(name)} on {'; '.join(found)}"] if found else []
+    if not ends:
+        return SEARCH_RULE
+    return (
+        f"{SEARCH_RULE} At the end of what was tried, so that a rate beyond it might have done better: "
+        f"{'. '.join(ends)}."
+    )
 
 
-def _difference(task: TaskResult) -> Cell:
-    if task.difference is None:
-        return Cell(NONE)
-    return Cell(numbers.points(task.difference.points), numbers.p_value(task.difference.p_value))
+def cost_table(view: View) -> Table | None:
+    """What was trained and what it took, medians over the seeds, one row per trained arm; or None."""
+    about = "engine" if len(view.trainings) == 1 else f"{view.noun}, engine"
+    names = [("Method", about), ("Trainable", "share"), ("Time", "steps")]
+    names += [] if view.simple else [("Time and memory", "of LoRA's")]
+    names += [("Tokens/s", ""), ("Peak memory", ""), ("Final loss", "")]
+    rows = [_cost(training, arm, view) for training in view.trainings for arm in training.arms]
+    return (
+        Table("What was trained and what it took", [Entry(*name) for name in names], rows) if rows else None
+    )
 
 
-def cost_table(comparison: Comparison) -> Table | None:
-    """One row per trained arm: what was trained and what it took; None when nothing was trained."""
-    names = [("Run", "method"), ("Trainable", "share"), ("Time", "steps"), ("Tokens/s", "")]
-    names += [("Peak memory", ""), ("Final loss", "")]
-    columns = [Cell(*name) for name in names]
-    rows = [_cost(arm) for arm in comparison.arms if arm.training or arm.parameters]
-    return Table(columns, rows) if rows else None
+def cost_sentence(view: View) -> str | None:
+    """What DoRA's training took of LoRA's, or None without the two."""
+    ratios = []
+    for training in view.trainings:
+        lora, dora = training.of_method("lora"), training.of_method("dora")
+        found = _ratios(dora, lora) if lora and dora else None
+        if found:
+            ratios.append(found)
+    if not ratios:
+        return None
+    times, memories = zip(*ratios, strict=True)
+    low, high = f"{min(times):.2f}", f"{max(times):.2f}"
+    span = f" ({low} to {high} in {len(ratios)} trainings)" if low != high else ""
+    return (
+        f"Training with DoRA took {median(times):.2f} of LoRA's time{span} and {median(memories):.2f} of its "
+        f"peak memory, {cost_note(view)}."
+    )
 
 
-def _cost(arm: Arm) -> list[Cell]:
-    parameters, training = arm.parameters, arm.training
-    row = [
-        Cell(arm.name, f"{arm.method}, {arm.engine}" if arm.engine else arm.method),
-        Cell(numbers.large(parameters.trainable), numbers.percent(parameters.share, 2))
-        if parameters
-        else Cell(NONE),
+def cost_note(view: View) -> str:
+    """What the times and the memory are of."""
+    return "measured once each" if view.one_seed else f"medians over {view.seeds}"
+
+
+def data_table(view: View) -> Table:
+    """The rows behind every cell and their hashes."""
+    columns = [Entry("Rows"), Entry("Training"), Entry("Validation"), Entry("Test")]
+    rows = [
+        [
+            Entry(named.label, named.cell.note or "", named.cell.sample),
+            *map(_data, (named.cell.train, named.cell.validation, named.cell.test)),
+        ]
+        for named in view.cells
     ]
-    if training is None:
-        return [*row, *[Cell(NONE)] * 4]
-    loss = "not finite" if training.final_loss is None else f"{training.final_loss:.3f}"
-    return [
-        *row,
-        Cell(numbers.duration(training.seconds), f"{training.steps:,}"),
-        Cell(numbers.rate(training.tokens_per_second)),
-        Cell(numbers.gigabytes(training.peak_memory_bytes)),
-        Cell(loss),
+    return Table("Rows of training, validation and test", columns, rows)
+
+
+def run_table(view: View) -> Table:
+    """Every run that was evaluated on the test rows."""
+    columns = [
+        Entry("Run"),
+        Entry("Method"),
+        Entry("Seed"),
+        Entry("Learning rate"),
+        Entry("Accuracy", "right"),
     ]
+    rows = [
+        [
+            Entry(run.run, named.label),
+            Entry(arm_title(arm.name)),
+            Entry(str(run.seed)),
+            Entry(numbers.learning_rate(arm.learning_rate)),
+            Entry(
+                numbers.percent(run.result.accuracy),
+                f"{run.result.correct:,} of {named.cell.rows:,}{_unmatched(run.result.unmatched)}",
+            ),
+        ]
+        for named in view.cells
+        for arm in named.cell.arms
+        for run in arm.runs
+    ]
+    return Table("Every run that was evaluated on the test rows", columns, rows)
 
 
 def evaluation_table(record: RunRecord) -> Table:
@@ -148,53 +194,131 @@ def evaluation_table(record: RunRecord) -> Table:
     names = [("Task", "rows"), ("Format", "protocol"), ("Chance", "majority"), (record.name, "interval")]
     rows = [
         [
-            Cell(entry.task, f"{entry.rows:,}"),
-            Cell(entry.format, entry.protocol),
-            Cell(numbers.percent(entry.chance), numbers.percent(entry.majority)),
-            _accuracy(entry),
-            Cell(numbers.duration(entry.seconds)),
+            Entry(entry.task, f"{entry.rows:,}", entry.sample),
+            Entry(entry.format, entry.protocol),
+            Entry(numbers.percent(entry.chance), numbers.percent(entry.majority)),
+            _result(entry),
+            Entry(numbers.duration(entry.seconds)),
         ]
         for entry in record.evaluations
     ]
-    return Table([*(Cell(*name) for name in names), Cell("Time")], rows)
+    return Table(f"Evaluations of {record.name}", [*(Entry(*name) for name in names), Entry("Time")], rows)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What can be told about one task."""
-
-    task: str
-    sample: bool
-    words: str
-    figures: str
-
-
-def verdicts(comparison: Comparison) -> list[Verdict]:
-    """For each task with a difference, its outcome in words and figures."""
+def _cell_names(named: NamedCell, view: View) -> list[Entry]:
+    cell = named.cell
+    mixed = len({other.metric for other in view.record.cells}) > 1
+    rows = f"{cell.rows:,} rows" + (f", {cell.metric}" if mixed else "")
     return [
-        Verdict(
-            task_label(task, comparison),
-            task.sample,
-            task.difference.verdict,
-            f"{task.difference.to_arm} {numbers.MINUS} {task.difference.from_arm}: "
-            f"{numbers.points(task.difference.points)}, {numbers.p_value(task.difference.p_value)}",
-        )
-        for task in comparison.tasks
-        if task.difference
+        Entry(named.label, rows, cell.sample),
+        Entry(numbers.percent(cell.chance), numbers.percent(cell.majority)),
     ]
 
 
-def cost_sentence(comparison: Comparison) -> str | None:
-    """What DoRA's training took against LoRA's, or None without the two."""
-    lora = next((arm for arm in comparison.arms if arm.method == "lora" and arm.training), None)
-    dora = next((arm for arm in comparison.arms if arm.method == "dora" and arm.training), None)
-    if not lora or not dora or not lora.training or not dora.training:
-        return None
-    if not lora.training.seconds or not lora.training.peak_memory_bytes:
-        return None
-    time = dora.training.seconds / lora.training.seconds
-    memory = dora.training.peak_memory_bytes / lora.training.peak_memory_bytes
-    return (
-        f"Training {dora.name} took {time:.2f} times as long as {lora.name} "
-        f"and {memory:.2f} times its peak memory, measured once each."
+def _base(result: ArmResult | None) -> Entry:
+    return _result(result) if result else Entry(NONE, NOT_EVALUATED)
+
+
+def _result(result: ArmResult | Evaluation) -> Entry:
+    unmatched = _unmatched(result.unmatched)
+    return Entry(numbers.percent(result.accuracy), numbers.interval(result.interval) + unmatched)
+
+
+def _mean(arm: StudyArm | None) -> Entry:
+    if arm is None:
+        return Entry(NONE, NOT_EVALUATED)
+    unmatched = _unmatched(sum(run.result.unmatched for run in arm.runs))
+    return Entry(numbers.percent(arm.mean), numbers.interval(arm.interval) + unmatched)
+
+
+def _unmatched(count: int) -> str:
+    return f", {count:,} without an answer" if count else ""
+
+
+def _difference_heading(view: View) -> list[Entry]:
+    """The heading of a simple page's difference, if it has one."""
+    if not view.simple or not view.pairs:
+        return []
+    corrected = any(
+        len({one.difference.p_value, one.difference.p_adjusted}) > 1 for one in view.pairs[0].single
     )
+    return [Entry(view.pairs[0].name, "corrected p" if corrected else "p")]
+
+
+def _simple_difference(named: NamedCell, view: View) -> list[Entry]:
+    if not _difference_heading(view):
+        return []
+    for one in view.pairs[0].single:
+        if one.cell is named.cell:
+            return [Entry(numbers.points(one.difference.points), corrected_p(one.difference))]
+    return [Entry(NONE)]
+
+
+def _rate(arm: StudyArm | None) -> Entry:
+    if arm is None:
+        return Entry(NONE, NOT_EVALUATED)
+    chosen = next((trial for trial in arm.trials if trial.chosen), None)
+    detail = f"of {len(arm.trials)}; {numbers.percent(chosen.accuracy)}" if chosen else "not searched"
+    return Entry(numbers.learning_rate(arm.learning_rate), detail)
+
+
+def _end_of_tries(arm: StudyArm) -> str | None:
+    """At which end of its tries the chosen learning rate is, or None."""
+    tried = [trial.learning_rate for trial in arm.trials]
+    if len(tried) < 2 or arm.learning_rate is None or min(tried) < arm.learning_rate < max(tried):
+        return None
+    return "the smallest" if arm.learning_rate == min(tried) else "the largest"
+
+
+def _ratios(arm: StudyArm, lora: StudyArm) -> tuple[float, float] | None:
+    """Time and peak memory of ``arm`` over LoRA's, or None where they were not measured."""
+    ours, theirs = _trained(arm), _trained(lora)
+    if not ours or not theirs:
+        return None
+    seconds, memory = median(one.seconds for one in theirs), median(one.peak_memory_bytes for one in theirs)
+    if not seconds or not memory:
+        return None
+    return median(one.seconds for one in ours) / seconds, median(
+        one.peak_memory_bytes for one in ours
+    ) / memory
+
+
+def _trained(arm: StudyArm) -> list[TrainingRecord]:
+    return [run.training for run in arm.runs if run.training]
+
+
+def _cost(training: Training, arm: StudyArm, view: View) -> list[Entry]:
+    lora = training.of_method("lora")
+    ratios = _ratios(arm, lora) if lora and lora is not arm else None
+    method = [] if arm.name == arm.method else [METHOD_NAMES[arm.method]]
+    about = [*method, *filter(None, [training.label, arm.engine])]
+    parameters, trained = arm.runs[0].parameters, _trained(arm)
+    row = [
+        Entry(arm_title(arm.name), ", ".join(about)),
+        Entry(numbers.large(parameters.trainable), numbers.percent(parameters.share, 2)),
+    ]
+    if not trained:
+        return [*row, *[Entry(NONE)] * (4 if view.simple else 5)]
+    losses = [one.final_loss for one in trained]
+    ratio = Entry(f"{ratios[0]:.2f}", f"{ratios[1]:.2f}") if ratios else Entry(NONE)
+    return [
+        *row,
+        Entry(numbers.duration(median(one.seconds for one in trained)), f"{trained[0].steps:,}"),
+        *([] if view.simple else [ratio]),
+        Entry(numbers.rate(median(one.tokens_per_second for one in trained))),
+        Entry(numbers.gigabytes(round(median(one.peak_memory_bytes for one in trained)))),
+        Entry(_median_loss(losses)),
+    ]
+
+
+def _median_loss(losses: Sequence[float | None]) -> str:
+    finite = [loss for loss in losses if loss is not None]
+    return f"{median(finite):.3f}" if len(finite) == len(losses) else "not finite"
+
+
+def _data(data: DataRecord | None) -> Entry:
+    if data is None:
+        return Entry(NONE)
+    parts = ", ".join(f"{task} {rows:,}" for task, rows in (data.parts or {}).items())
+    source = f"{data.source}, {data.split}, SHA-256 {data.sha256[:12]}"
+    return Entry(f"{data.rows:,} rows", f"{source}; {parts}" if parts else source)

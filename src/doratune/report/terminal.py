@@ -1,100 +1,107 @@
-"""A comparison as rich renderables, for 80 columns and more."""
+"""Results in the terminal: the tables and sentences of a report, for 80 columns and more."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table as RichTable
-from rich.text import Text
+from rich.text import Text as RichText
 
 from doratune.records.analysis import AnalysisRecord
-from doratune.records.comparison import Comparison
 from doratune.records.run import RunRecord
-from doratune.report import decomposition, tables
-from doratune.report.tables import Cell, Table
+from doratune.records.study import StudyRecord
+from doratune.report import decomposition, details, tables
+from doratune.report.blocks import SAMPLE, Block, Entry, Table, Text, Verdicts
+from doratune.report.page import outcome_blocks
+from doratune.report.view import view_of
 
-MOST_COLUMNS = 3  # arms that fit beside one another into 80 columns
-
-
-def comparison_renderable(comparison: Comparison) -> Group:
-    """Title, accuracies, verdicts, cost and notes, ready for ``rich.console.Console.print``."""
-    parts: list[RenderableType] = [Text(comparison.title, style="bold"), Text()]
-    samples = {tables.task_label(task, comparison) for task in comparison.tasks if task.sample}
-    if comparison.tasks:
-        wide = len(comparison.arms) > MOST_COLUMNS
-        table = tables.accuracy_list(comparison) if wide else tables.accuracy_table(comparison)
-        parts.append(rich_table(table, starred=samples))
-        if samples:
-            parts.append(aside(f"* {tables.SAMPLE}"))
-        parts.append(aside(tables.ACCURACY_NOTE))
-        parts.append(aside(tables.ways(comparison)))
-        parts += [Text(), *_verdicts(comparison), Text()]
-    cost = tables.cost_table(comparison)
-    if cost:
-        parts.append(rich_table(cost))
-    sentence = tables.cost_sentence(comparison)
-    if sentence:
-        parts.append(indented(Text(sentence)))
-    parts += [indented(Text(f"Note: {note}", style="yellow")) for note in comparison.notes]
-    return Group(*parts)
+STYLES = {"plain": "", "headline": "bold", "note": "yellow", "aside": "dim"}
 
 
-def print_evaluations(record: RunRecord) -> None:
+def print_summary(record: StudyRecord, console: Console) -> None:
+    """Print what came out of a study: accuracies, learning rates, cost, verdicts and notes."""
+    view = view_of(record)
+    console.print(RichText(record.title, style="bold"))
+    if record.question:
+        console.print(RichText(record.question))
+    if view.cells:
+        accuracy = tables.accuracy_table(view)
+        side_by_side = _fits(accuracy, console)
+        _print([accuracy if side_by_side else tables.accuracy_list(view)], console)
+        _print([Text(f"{tables.accuracy_note(view)} {tables.ways(view)}", "aside")], console)
+        if side_by_side and (view.searched or view.rates_differ):
+            _print([tables.rate_table(view)], console)
+        cost = tables.cost_table(view)
+        if cost and len(view.trainings) == 1:
+            _print([cost], console)
+        console.print()
+    _print(outcome_blocks(view), console)
+    environment = details.environment_note(record)
+    _print([Text(environment, "note")] if environment else [], console)
+    _print([Text(f"Still to be run: {name}", "note") for name in record.pending], console)
+
+
+def print_evaluations(record: RunRecord, console: Console) -> None:
     """Print the accuracies of one run."""
-    console = Console()
-    samples = {entry.task for entry in record.evaluations if entry.sample}
-    console.print(rich_table(tables.evaluation_table(record), starred=samples))
-    if samples:
-        console.print(aside(f"* {tables.SAMPLE}"))
-    console.print(aside(tables.ACCURACY_NOTE))
+    note = f"Accuracy with its Wilson 95 % interval; {tables.MAJORITY_NOTE}"
+    _print([tables.evaluation_table(record), Text(note, "aside")], console)
 
 
-def analysis_renderable(analysis: AnalysisRecord) -> Group:
-    """The correlations beside the paper's, what they are of, and DoRA's gains."""
-    return Group(
-        rich_table(decomposition.correlation_table(analysis)),
-        aside(decomposition.NOTE),
-        aside(decomposition.sources(analysis)),
-        *(indented(Text(sentence)) for sentence in decomposition.gain_sentences(analysis)),
-    )
+def print_analysis(analysis: AnalysisRecord, console: Console) -> None:
+    """Print the correlations next to the paper's, what they are of, and DoRA's gains."""
+    _print([decomposition.correlation_table(analysis)], console)
+    _print([Text(decomposition.CORRELATION_NOTE, "aside")], console)
+    _print([Text(decomposition.sources(analysis), "aside")], console)
+    _print([Text(sentence) for sentence in decomposition.gain_sentences(analysis)], console)
 
 
-def rich_table(table: Table, starred: Collection[str] = ()) -> RichTable:
-    """The table without rules; rows named in ``starred`` get a star after their name."""
+def _print(blocks: Iterable[Block], console: Console) -> None:
+    for block in blocks:
+        match block:
+            case Table():
+                console.print()
+                console.print(_rich_table(block))
+                if block.has_samples:
+                    console.print(_indented(RichText(f"* {SAMPLE}", style="dim")))
+            case Verdicts():
+                for one in block.cards:
+                    name = f"{one.label}{' *' if one.sample else ''}: "
+                    words = RichText.assemble(name, (one.words, "bold"), f" ({one.figures})")
+                    console.print(_indented(words))
+            case Text():
+                words = f"Note: {block.words}" if block.tone == "note" else block.words
+                console.print(_indented(RichText(words, style=STYLES[block.tone])))
+            case _:
+                raise TypeError(f"the terminal does not show a {block.kind}")
+
+
+def _fits(table: Table, console: Console) -> bool:
+    """Whether the console is wide enough for every entry on one line."""
+    unlimited = console.options.update(max_width=10 * console.width)
+    return Measurement.get(console, unlimited, _rich_table(table)).maximum <= console.width
+
+
+def _rich_table(table: Table) -> RichTable:
+    """The table without rules; samples get a star after their name."""
     rich = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for index, column in enumerate(table.columns):
-        rich.add_column(_cell(column), justify="left" if index == 0 else "right", overflow="fold")
-    for first, *others in table.rows:
-        mark = " *" if first.text in starred else ""
-        rich.add_row(_cell(Cell(first.text + mark, first.detail)), *(_cell(cell) for cell in others))
+        rich.add_column(_rich_entry(column), justify="left" if index == 0 else "right", overflow="fold")
+    for row in table.rows:
+        rich.add_row(*(_rich_entry(entry) for entry in row))
     return rich
 
 
-def _cell(cell: Cell) -> Text:
-    text = Text(cell.text)
-    if cell.detail:
-        text.append(f"\n{cell.detail}", style="dim")
+def _rich_entry(entry: Entry) -> RichText:
+    text = RichText(entry.text + (" *" if entry.sample else ""))
+    if entry.detail:
+        text.append(f"\n{entry.detail}", style="dim")
     return text
 
 
-def _verdicts(comparison: Comparison) -> list[RenderableType]:
-    found = tables.verdicts(comparison)
-    if not found:
-        return [indented(Text(tables.NO_PAIR))]
-    lines: list[RenderableType] = [
-        indented(Text.assemble(f"{one.task}: ", (one.words, "bold"), f" ({one.figures})")) for one in found
-    ]
-    return [*lines, aside(tables.TEST_NOTE)]
-
-
-def indented(text: Text) -> Padding:
-    """A paragraph beside the tables."""
+def _indented(text: RenderableType) -> Padding:
+    """A paragraph between the tables."""
     return Padding(text, (0, 0, 0, 1))
-
-
-def aside(text: str) -> Padding:
-    """A quiet paragraph."""
-    return indented(Text(text, style="dim"))

@@ -1,4 +1,4 @@
-"""What the paper's authors published for LLaMA-7B, beside what the study found.
+"""What the paper's authors published for LLaMA-7B, next to what the study found.
 
 Published figures, of one run each. Accuracies: the authors' repository NVlabs/DoRA, the table of LoRA and
 DoRA with varying ranks for LLaMA-7B in commonsense_reasoning/README.md. Correlations: arXiv 2402.09353,
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from doratune.records.study import StudyCell, StudyMethod, StudyRecord
+from doratune.records.study import StudyCell, StudyMethod
 from doratune.report import numbers
-from doratune.report.study import cells
-from doratune.report.tables import NONE, Cell, Table
+from doratune.report.blocks import NONE, Entry, Table
+from doratune.report.view import View
 
 MODEL = "LLaMA-7B"
 RANK = 32  # the paper's main setting
@@ -34,24 +34,29 @@ ACCURACY = MappingProxyType(
 )
 """Percent right by (method, rank), in the order of ``TASKS``."""
 
+CORRELATION: MappingProxyType[StudyMethod, float] = MappingProxyType(
+    {"full": -0.62, "lora": 0.83, "dora": -0.31}
+)
+"""Correlations of the change of magnitude and of direction (section 3.2 and figure 2)."""
+
 ACCURACY_NOTE = (
     f"The paper's figures ({MODEL}; from the authors' repository, NVlabs/DoRA) are of one run each, trained "
-    "once on all eight tasks together, in the format instruct, with generated answers. They are no "
-    "yardstick for another model, format or split, and no interval was published."
+    "once on all eight tasks together, in the format instruct, with generated answers. They "
+    "cannot be expected of another model, format or split, and no interval was published."
 )
 
 
-def paper_table(record: StudyRecord) -> Table | None:
-    """The study's LoRA and DoRA beside the paper's, one row per cell whose task the paper has; else None."""
+def paper_table(view: View) -> Table | None:
+    """The study's LoRA and DoRA next to the paper's, one row per cell whose task the paper has; else None."""
     rows = [
-        [Cell(cells.cell_label(cell, record), _apart(cell)), *_ours(cell), *_theirs(cell)]
-        for cell in record.cells
-        if cell.task in TASKS
+        [Entry(named.label, _apart(named.cell)), *_ours(named.cell), *_theirs(named.cell)]
+        for named in view.cells
+        if named.cell.task in TASKS
     ]
     names = ("LoRA", "DoRA", f"DoRA {numbers.MINUS} LoRA")
-    columns = [Cell("Task"), *(Cell(name, "here") for name in names)]
-    columns += [Cell(name, f"paper, {MODEL}") for name in names]
-    return Table(columns, rows) if rows else None
+    columns = [Entry("Task"), *(Entry(name, "here") for name in names)]
+    columns += [Entry(name, f"paper, {MODEL}") for name in names]
+    return Table("The study's accuracies compared with the paper's", columns, rows) if rows else None
 
 
 def published(method: StudyMethod, rank: int, task: str) -> float | None:
@@ -62,11 +67,11 @@ def published(method: StudyMethod, rank: int, task: str) -> float | None:
 
 def paper_rank(cell: StudyCell) -> int:
     """The cell's own rank where the paper has it, else the paper's main one."""
-    return cell.rank if ("lora", cell.rank) in ACCURACY else RANK
+    return cell.rank if cell.rank and ("lora", cell.rank) in ACCURACY else RANK
 
 
 def differing(cell: StudyCell) -> str:
-    """In what the cell is not what the paper did: "model, format". Of its rows only its note can tell."""
+    """In what the cell differs from the paper: "model, format". Only its note can tell about its rows."""
     differs = {
         "model": cell.model.rpartition("/")[2].lower() != "llama-7b",
         "rank": cell.rank != paper_rank(cell),
@@ -82,23 +87,23 @@ def _apart(cell: StudyCell) -> str:
     return " ".join(filter(None, [f"Not the paper's {found}." if found else "", cell.note]))
 
 
-def _ours(cell: StudyCell) -> list[Cell]:
+def _ours(cell: StudyCell) -> list[Entry]:
     row = []
     for method in ("lora", "dora"):
-        arm = cells.arm_of(cell, method)
-        row.append(Cell(numbers.percent(arm.mean), numbers.interval(arm.interval)) if arm else Cell(NONE))
-    one = next((one for one in cell.differences if (one.from_arm, one.to_arm) == ("lora", "dora")), None)
-    return [
-        *row,
-        Cell(numbers.points(one.points), numbers.signed_interval(one.interval)) if one else Cell(NONE),
-    ]
+        arm = next((arm for arm in cell.arms if arm.name == method), None)
+        row.append(Entry(numbers.percent(arm.mean), numbers.interval(arm.interval)) if arm else Entry(NONE))
+    found = (one for one in cell.differences if (one.from_arm, one.to_arm) == ("lora", "dora"))
+    one = next(found, None)
+    if one is None:
+        return [*row, Entry(NONE)]
+    return [*row, Entry(numbers.points(one.points), numbers.signed_interval(one.interval))]
 
 
-def _theirs(cell: StudyCell) -> list[Cell]:
+def _theirs(cell: StudyCell) -> list[Entry]:
     rank = paper_rank(cell)
     lora, dora = published("lora", rank, cell.task), published("dora", rank, cell.task)
     if lora is None or dora is None:
-        return [Cell(NONE)] * 3
+        return [Entry(NONE)] * 3
     where = f"rank {rank}"
     figures = [f"{lora:.1f} %", f"{dora:.1f} %", numbers.points(dora - lora)]
-    return [Cell(figure, where) for figure in figures]
+    return [Entry(figure, where) for figure in figures]

@@ -1,0 +1,190 @@
+"""A study as a page: its sections in order. A section appears if the record has something to show in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from doratune.records.analysis import AnalysisRecord, RunAnalysis
+from doratune.records.study import METHOD_NAMES, StudyRecord
+from doratune.report import decomposition, decomposition_plots, details, paper, plots, tables, verdicts
+from doratune.report.blocks import (
+    Block,
+    Bullets,
+    Code,
+    Facts,
+    Figure,
+    Figures,
+    Heading,
+    Page,
+    Section,
+    Table,
+    Text,
+    Verdicts,
+)
+from doratune.report.view import Training, View, capitalised, view_of
+
+MARKS_NOTE = (
+    "A filled mark is a difference that can be told, a hollow one is not; a diamond is a mean over several."
+)
+SMOOTHED_NOTE = (
+    "A faint line is the loss as it was logged, the strong one the mean of the last twentieth of all points."
+)
+BAND_NOTE = (
+    "Each line is the mean over the seeds of the last twentieth of all points; the band spans the seeds."
+)
+
+
+def page_of(record: StudyRecord, analyses: Sequence[AnalysisRecord] = ()) -> Page:
+    """The whole page.
+
+    Args:
+        record: What to show.
+        analyses: How the weights moved in the study's runs.
+    """
+    view = view_of(record)
+    sections = [Section("verdict", "What came out", outcome_blocks(view))]
+    if view.cells:
+        sections.append(Section("accuracy", "Accuracy", _accuracy(view)))
+    if view.pairs and not view.simple:
+        sections.append(Section("differences", "Differences", _differences(view)))
+    if view.searched or view.rates_differ:
+        sections.append(Section("rates", "Learning rates", _rates(view)))
+    cost = tables.cost_table(view)
+    if cost:
+        sections.append(Section("training", "Training and its cost", _training(view, cost)))
+    if analyses:
+        sections.append(Section("weights", "How the weights moved", _weights(analyses)))
+    sections.append(Section("settings", "Settings", _settings(view)))
+    sections.append(Section("environment", "Environment", _environment(record)))
+    if record.pending:
+        sections.append(Section("pending", "Still to be run", [Bullets(record.pending)]))
+    sections.append(Section("repeat", "How to repeat it", [Code(record.reproduce)]))
+    return Page(record.title, record.question, record.environment.doratune, sections)
+
+
+def outcome_blocks(view: View) -> list[Block]:
+    """What can be told, in words, and what must be known about it."""
+    unfinished = details.unfinished(view.record)
+    blocks: list[Block] = [Text(unfinished, "note")] if unfinished else []
+    blocks += [Text(line, "headline") for line in verdicts.headlines(view)]
+    cards = verdicts.cards(view)
+    if cards:
+        blocks += [Verdicts(cards), Text(verdicts.test_note(view), "aside")]
+    else:
+        blocks.append(Text(verdicts.NO_PAIR))
+    sentence = tables.cost_sentence(view)
+    blocks += [Text(sentence)] if sentence else []
+    return blocks + [Text(note, "note") for note in view.record.notes]
+
+
+def _accuracy(view: View) -> list[Block]:
+    draw = plots.bar_plot if view.simple else plots.dot_plot
+
+    def drawn() -> list[Figure]:
+        return [
+            Figure(named.label, draw(named, view, f"accuracy{place}"), named.cell.sample)
+            for place, named in enumerate(view.cells)
+            if named.cell.arms or (view.simple and named.cell.base)
+        ]
+
+    blocks: list[Block] = [
+        tables.accuracy_table(view),
+        Text(f"{tables.accuracy_note(view)} {tables.ways(view)}", "aside"),
+        Figures(drawn),
+    ]
+    published = paper.paper_table(view)
+    if published:
+        blocks += [Heading("Compared with the paper"), published, Text(paper.ACCURACY_NOTE, "aside")]
+    return blocks
+
+
+def _differences(view: View) -> list[Block]:
+    def drawn() -> list[Figure]:
+        return [
+            Figure(pair.name, plots.forest_plot(pair, view, f"forest{place}"))
+            for place, pair in enumerate(view.pairs)
+        ]
+
+    blocks: list[Block] = [
+        Figures(drawn),
+        Text(MARKS_NOTE, "aside"),
+        verdicts.difference_table(view),
+        Heading("Seed by seed"),
+        verdicts.seed_table(view),
+    ]
+    needed = verdicts.needed_table(view)
+    if needed:
+        blocks += [Heading("What it would take to tell"), needed, Text(verdicts.NEEDED_NOTE, "aside")]
+    return blocks
+
+
+def _rates(view: View) -> list[Block]:
+    figures = _per_training(view, "Validation accuracy", "search", plots.search_plot)
+    return [figures, tables.rate_table(view), Text(tables.rate_note(view), "aside")]
+
+
+def _training(view: View, cost: Table) -> list[Block]:
+    blocks: list[Block] = [_per_training(view, "Training loss", "loss", plots.loss_plot)]
+    points = max(len(run.curve) for one in view.trainings for arm in one.arms for run in arm.runs)
+    if points and not view.one_seed:
+        blocks.append(Text(BAND_NOTE, "aside"))
+    elif plots.window(points) > 1:
+        blocks.append(Text(SMOOTHED_NOTE, "aside"))
+    return [*blocks, cost, Text(f"Times and memory: {tables.cost_note(view)}.", "aside")]
+
+
+def _weights(analyses: Sequence[AnalysisRecord]) -> list[Block]:
+    blocks: list[Block] = [
+        Bullets([line for one in analyses for line in decomposition.correlation_sentences(one)])
+    ]
+    for place, one in enumerate(analyses):
+        blocks += [
+            Heading(one.model),
+            _per_run(one, f"change{place}", decomposition_plots.change_plot),
+            decomposition.correlation_table(one),
+            Text(decomposition.sources(one), "aside"),
+            _per_run(one, f"gain{place}", decomposition_plots.gain_plot),
+        ]
+    blocks += [Text(decomposition.CHANGE_NOTE, "aside"), Text(decomposition.GAIN_NOTE, "aside")]
+    return [*blocks, Code("\n".join(dict.fromkeys(one.reproduce for one in analyses)))]
+
+
+def _settings(view: View) -> list[Block]:
+    blocks: list[Block] = [Facts(details.setting_facts(view.record))]
+    plan = details.plan_text(view.record)
+    if plan and not view.simple:
+        blocks += [Heading("The plan"), Code(plan)]
+    if view.cells:
+        blocks += [Heading("Data"), tables.data_table(view)]
+    if view.cells and not view.simple:
+        blocks += [Heading("Runs"), tables.run_table(view)]
+    return blocks
+
+
+def _environment(record: StudyRecord) -> list[Block]:
+    note = details.environment_note(record)
+    return [*([Text(note, "note")] if note else []), Facts(details.environment_facts(record))]
+
+
+def _per_training(
+    view: View, title: str, name: str, draw: Callable[[Training, View, str], str | None]
+) -> Figures:
+    """One figure for each training that has something to draw."""
+
+    def drawn() -> list[Figure]:
+        found = [(one, draw(one, view, f"{name}{place}")) for place, one in enumerate(view.trainings)]
+        return [Figure(one.label or title, svg) for one, svg in found if svg]
+
+    return Figures(drawn)
+
+
+def _per_run(analysis: AnalysisRecord, name: str, draw: Callable[[RunAnalysis, str], str | None]) -> Figures:
+    """One figure for each analysed run that has something to draw."""
+
+    def drawn() -> list[Figure]:
+        found = [(run, draw(run, f"{name}-{place}")) for place, run in enumerate(analysis.runs)]
+        return [
+            Figure(f"{capitalised(METHOD_NAMES[run.method])} ({run.name})", svg) for run, svg in found if svg
+        ]
+
+    return Figures(drawn)

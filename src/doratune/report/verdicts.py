@@ -1,0 +1,167 @@
+"""What came out of a study, in words and figures."""
+
+from __future__ import annotations
+
+from doratune.records.study import Needed, StudyDifference, arm_name
+from doratune.report import numbers
+from doratune.report.blocks import NONE, Entry, Table, Verdict
+from doratune.report.view import NamedDifference, Pair, View, arm_title, capitalised
+
+NO_PAIR = "No two methods have been compared yet."
+_CORRECTED = "corrected for the number of tasks (Holm); the verdict follows the corrected p at 5 %."
+ONE_SEED_NOTE = (
+    "p is McNemar's exact test, two-sided, on the rows where the two disagree; for a mean over several tasks "
+    f"it comes from a bootstrap over the rows. It is {_CORRECTED} The interval (95 %) is over the rows. One "
+    "seed speaks about these rows and these trained adapters, not about other seeds."
+)
+SEEDS_NOTE = (
+    "Runs are paired by seed and row. The interval (95 %) uses a bootstrap for the rows and Student's t for "
+    "the seeds, because a bootstrap over a few seeds would be far too narrow. p is two-sided and "
+    f"{_CORRECTED}"
+)
+NEEDED_NOTE = (
+    "How many test rows, with the seeds there are, or how many seeds, with the rows there are, it would take "
+    "to tell a true difference of that size: p below 5 % before correction, in four studies of five. This is "
+    "a rough estimate from how much the seeds and rows of this study varied."
+)
+
+
+def test_note(view: View) -> str:
+    """How intervals and p-values are to be read."""
+    return ONE_SEED_NOTE if view.one_seed else SEEDS_NOTE
+
+
+def headlines(view: View) -> list[str]:
+    """For each pair on how many cells which of the two is better, and the mean over the cells.
+
+    A study's only difference has no headline: its card says it all.
+    """
+    if sum(len(pair.all) for pair in view.pairs) == 1:
+        return []
+    return [_headline(pair, view) for pair in view.pairs]
+
+
+def _headline(pair: Pair, view: View) -> str:
+    against = f"{arm_title(pair.to_arm)} against {arm_name(pair.from_arm)}, on"
+    means = "".join(f" {one.label}: {_figures(one.difference)}." for one in pair.pooled)
+    if len(pair.single) == 1:
+        only = pair.single[0]
+        return f"{against} {only.label}: {only.difference.verdict}.{means}"
+    outcomes = [one.difference.outcome for one in pair.single]
+    better, worse, undecided = (outcomes.count(one) or "none" for one in ("better", "worse", "undecided"))
+    return (
+        f"{against} {numbers.counted(len(pair.single), view.noun)}: better on {better}, worse on {worse}; "
+        f"on {undecided} no difference can be told.{means}"
+    )
+
+
+def cards(view: View) -> list[Verdict]:
+    """The differences of the first pair, DoRA and LoRA: the pooled ones, then each cell's."""
+    return [
+        Verdict(
+            one.label,
+            one.sample,
+            capitalised(one.difference.verdict),
+            f"{pair.name}: {_figures(one.difference)}",
+        )
+        for pair in view.pairs[:1]
+        for one in [*pair.pooled, *pair.single]
+    ]
+
+
+def difference_table(view: View) -> Table:
+    """One row per cell and pooled difference, one column per pair."""
+    columns = [Entry(capitalised(view.noun)), *(Entry(pair.name, "interval; p") for pair in view.pairs)]
+    by_pair = [{one.key: one for one in pair.all} for pair in view.pairs]
+    named = [one for pair in view.pairs for one in pair.single]
+    named += [one for pair in view.pairs for one in pair.pooled]
+    rows = {one.key: Entry(one.label, sample=one.sample) for one in named}
+    return Table(
+        "Differences between methods",
+        columns,
+        [[name, *(_difference(found.get(key)) for found in by_pair)] for key, name in rows.items()],
+    )
+
+
+def seed_table(view: View) -> Table:
+    """One row per cell and pair, one column per seed: points, rows won and lost, McNemar's p."""
+    differences = [(pair, one) for pair in view.pairs for one in pair.single]
+    seeds = sorted(
+        {entry.seed for _, one in differences for entry in one.difference.seeds if entry.seed is not None}
+    )
+    columns = [Entry(f"Seed {seed}", "rows won : lost, p") for seed in seeds]
+    rows = []
+    for pair, one in differences:
+        by_seed = {entry.seed: entry for entry in one.difference.seeds}
+        row = [_row_name(pair, one)]
+        for seed in seeds:
+            entry = by_seed.get(seed)
+            row.append(
+                Entry(
+                    numbers.signed(entry.points),
+                    f"{entry.only_to} : {entry.only_from}, {numbers.p_value(entry.p_value)}",
+                )
+                if entry
+                else Entry(NONE)
+            )
+        rows.append(row)
+    return Table(
+        "Differences of single seeds, with McNemar's exact test",
+        [Entry("Difference in points"), *columns],
+        rows,
+    )
+
+
+def needed_table(view: View) -> Table | None:
+    """One row per cell, one column per size of difference, of the first pair; None without an estimate."""
+    found = [(pair, one) for pair in view.pairs[:1] for one in pair.single if one.difference.needed]
+    sizes = sorted({entry.points for _, one in found for entry in one.difference.needed})
+    rows = []
+    for pair, one in found:
+        by_size = {entry.points: entry for entry in one.difference.needed}
+        seeds = len(one.difference.seeds)
+        rows.append([_row_name(pair, one), *(_needed(by_size.get(size), seeds) for size in sizes)])
+    columns = [Entry("To tell")]
+    columns += [Entry(f"{size:g} point{'' if size == 1 else 's'}") for size in sizes]
+    return Table("Test rows or seeds needed", columns, rows) if rows else None
+
+
+def corrected_p(one: StudyDifference) -> str:
+    """The p that the verdict follows."""
+    return numbers.p_value(one.p_adjusted)
+
+
+def _row_name(pair: Pair, one: NamedDifference) -> Entry:
+    rows = f"{one.cell.rows:,} rows, " if one.cell else ""
+    seeds = numbers.counted(len(one.difference.seeds), "seed")
+    return Entry(one.label, f"{pair.name}; {rows}{seeds}", one.sample)
+
+
+def _needed(entry: Needed | None, seeds: int) -> Entry:
+    if entry is None:
+        return Entry(NONE)
+    if entry.rows is None and entry.seeds is None and seeds > 1:
+        return Entry("out of reach", "more of both needed")
+    rows = "no number of rows" if entry.rows is None else f"{entry.rows:,} rows"
+    if seeds == 1:
+        return Entry(rows, "for this seed only")
+    return Entry(rows, "or no number of seeds" if entry.seeds is None else f"or {entry.seeds:,} seeds")
+
+
+def _difference(one: NamedDifference | None) -> Entry:
+    if one is None:
+        return Entry(NONE, "not compared")
+    found = one.difference
+    return Entry(numbers.points(found.points), f"{numbers.signed_interval(found.interval)}; {_p(found)}")
+
+
+def _figures(one: StudyDifference) -> str:
+    return f"{numbers.points(one.points)} ({numbers.signed_interval(one.interval)}), {_p(one)}"
+
+
+def _p(one: StudyDifference) -> str:
+    """The p of a difference, and the corrected one where it is another."""
+    plain, corrected = numbers.p_value(one.p_value), numbers.p_value(one.p_adjusted)
+    if plain == corrected:
+        return plain
+    return f"{plain}, corrected {corrected.removeprefix('p ').removeprefix('= ')}"

@@ -1,0 +1,242 @@
+"""What a report needs to know about a study, computed once: names, groups, and what there is to show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+from doratune.records.study import (
+    METHOD_NAMES,
+    StudyArm,
+    StudyCell,
+    StudyDifference,
+    StudyMethod,
+    StudyRecord,
+    arm_name,
+)
+from doratune.report import numbers
+from doratune.report.figures import SERIES
+
+METHOD_SERIES: dict[StudyMethod, int] = {"lora": 1, "dora": 2, "dora-attached-norm": 3, "full": 4}
+"""The colour of each method, the same in every plot; 0 is the base model's."""
+
+
+@dataclass(frozen=True)
+class NamedCell:
+    """A cell of the study and what it is called."""
+
+    label: str
+    cell: StudyCell
+
+    def arm(self, name: str) -> StudyArm | None:
+        """The arm of that name, or None."""
+        return next((arm for arm in self.cell.arms if arm.name == name), None)
+
+
+@dataclass(frozen=True)
+class NamedDifference:
+    """A difference between two arms on one cell, or pooled over several cells.
+
+    Attributes:
+        key: The same in every pair for the same cell or the same pool.
+        label: The name of the cell or of the pool.
+        cell: Its cell; None for a pooled difference.
+        difference: The figures.
+    """
+
+    key: Hashable
+    label: str
+    cell: StudyCell | None
+    difference: StudyDifference
+
+    @property
+    def sample(self) -> bool:
+        """Whether it was measured on a built-in sample, which is not a benchmark."""
+        return self.cell is not None and self.cell.sample
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two arms that are compared: their names, and their differences on single cells and pooled."""
+
+    from_arm: str
+    to_arm: str
+    single: list[NamedDifference]
+    pooled: list[NamedDifference]
+
+    @property
+    def name(self) -> str:
+        """As a difference: "DoRA − LoRA"."""
+        return f"{arm_title(self.to_arm)} {numbers.MINUS} {arm_name(self.from_arm)}"
+
+    @property
+    def all(self) -> list[NamedDifference]:
+        """The differences on single cells, then the pooled ones."""
+        return [*self.single, *self.pooled]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The arms of one cell, or of several cells whose results come from the same runs."""
+
+    label: str  #: the names of the cells; empty where the study has only one training
+    arms: list[StudyArm]
+
+    def of_method(self, method: StudyMethod) -> StudyArm | None:
+        """The first arm of that method, or None."""
+        return next((arm for arm in self.arms if arm.method == method), None)
+
+
+@dataclass(frozen=True)
+class View:
+    """A record and what several parts of its report have in common.
+
+    Attributes:
+        record: The record.
+        cells: Its finished cells, in the plan's order.
+        arms: Names of all arms, in the plan's order.
+        series: By arm, its colour and marker, as an index below ``SERIES``.
+        pairs: The arms that are compared.
+        trainings: What was trained, each run once.
+        noun: What a reader may call a cell: "task" as long as each task is there once.
+        seeds: How many seeds the arms ran with: "3 seeds"; "1 to 3 seeds" where they differ.
+        one_seed: Whether every arm ran with one seed.
+        searched: Whether any learning rate was searched for.
+        has_base: Whether the model was evaluated before training.
+        simple: Whether a short page says it all: one pair at most, one seed, one model, no search.
+    """
+
+    record: StudyRecord
+    cells: list[NamedCell]
+    arms: list[str]
+    series: dict[str, int]
+    pairs: list[Pair]
+    trainings: list[Training]
+    noun: str
+    seeds: str
+    one_seed: bool
+    searched: bool
+    has_base: bool
+    simple: bool
+
+    @property
+    def rates_differ(self) -> bool:
+        """Whether the arms were trained with different learning rates."""
+        return len({arm.learning_rate for one in self.cells for arm in one.cell.arms}) > 1
+
+
+def view_of(record: StudyRecord) -> View:
+    """The view of a record, finished or not."""
+    cells = [NamedCell(label, cell) for label, cell in zip(_labels(record), record.cells, strict=True)]
+    arms = [arm for cell in record.cells for arm in cell.arms]
+    noun = "task" if len({cell.task for cell in record.cells}) == len(record.cells) else "cell"
+    pairs = _pairs(record, cells, noun)
+    one_seed = all(len(arm.runs) == 1 for arm in arms)
+    searched = any(arm.trials for arm in arms)
+    one_model = len({(cell.model, cell.rank) for cell in record.cells}) <= 1
+    return View(
+        record=record,
+        cells=cells,
+        arms=list(dict.fromkeys(arm.name for arm in arms)),
+        series=_series(arms),
+        pairs=pairs,
+        trainings=_trainings(cells),
+        noun=noun,
+        seeds=_seeds(arms),
+        one_seed=one_seed,
+        searched=searched,
+        has_base=any(cell.base for cell in record.cells),
+        simple=one_seed and one_model and not searched and len(pairs) <= 1,
+    )
+
+
+def arm_title(name: str) -> str:
+    """The arm at the beginning of a line; a name that a user chose stays as it is."""
+    return capitalised(arm_name(name)) if name in METHOD_NAMES else name
+
+
+def capitalised(words: str) -> str:
+    """``words`` with a capital first letter."""
+    return words[:1].upper() + words[1:]
+
+
+def _labels(record: StudyRecord) -> list[str]:
+    """Each cell's task, with whatever else the cells of the study differ in."""
+    facts = [
+        [cell.format for cell in record.cells],
+        [cell.protocol for cell in record.cells],
+        [cell.model for cell in record.cells],
+        [f"rank {cell.rank}" if cell.rank else "no rank" for cell in record.cells],
+    ]
+    varying = [values for values in facts if len(set(values)) > 1]
+    labels = [
+        ", ".join([cell.task, *(values[place] for values in varying)])
+        for place, cell in enumerate(record.cells)
+    ]
+    counts = Counter(labels)
+    return [
+        f"{label}, trained on {cell.train.task or cell.train.source}"
+        if counts[label] > 1 and cell.train
+        else label
+        for label, cell in zip(labels, record.cells, strict=True)
+    ]
+
+
+def _series(arms: Sequence[StudyArm]) -> dict[str, int]:
+    """The first arm of a method has the method's colour; further arms take the other colours in turn."""
+    methods: dict[str, StudyMethod] = {arm.name: arm.method for arm in arms}
+    first = {method: name for name, method in reversed(methods.items())}
+    taken = {name: METHOD_SERIES[methods[name]] for name in first.values()}
+    free = [index for index in range(1, SERIES) if index not in taken.values()]
+    others = (name for name in methods if name not in taken)
+    return taken | {name: free[place % len(free)] for place, name in enumerate(others)}
+
+
+def _pairs(record: StudyRecord, cells: Sequence[NamedCell], noun: str) -> list[Pair]:
+    pairs: dict[tuple[str, str], Pair] = {}
+
+    def pair(one: StudyDifference) -> Pair:
+        arms = (one.from_arm, one.to_arm)
+        return pairs.setdefault(arms, Pair(*arms, single=[], pooled=[]))
+
+    for place, named in enumerate(cells):
+        for one in named.cell.differences:
+            pair(one).single.append(NamedDifference(place, named.label, named.cell, one))
+    models = {one.model for one in record.pooled}
+    ranks = {one.rank for one in record.pooled}
+    for pool in record.pooled:
+        parts = [f"Mean of {numbers.counted(len(pool.cells), noun)}"]
+        parts += [pool.model] if len(models) > 1 else []
+        parts += [f"rank {pool.rank}"] if len(ranks) > 1 else []
+        key = (pool.model, pool.rank, tuple(pool.cells))
+        pair(pool.difference).pooled.append(NamedDifference(key, ", ".join(parts), None, pool.difference))
+    return list(pairs.values())
+
+
+def _trainings(cells: Sequence[NamedCell]) -> list[Training]:
+    """The arms of all cells; cells that share a run are put together."""
+    groups: list[tuple[list[str], dict[str, StudyArm], set[str]]] = []
+    for named in cells:
+        runs = {run.run for arm in named.cell.arms for run in arm.runs}
+        group = next((one for one in groups if one[2] & runs), None)
+        if group is None:
+            group = ([], {}, set())
+            groups.append(group)
+        labels, arms, known = group
+        labels.append(named.label)
+        known |= runs
+        for arm in named.cell.arms:
+            arms.setdefault(arm.name, arm)
+    return [
+        Training("; ".join(labels) if len(groups) > 1 else "", list(arms.values()))
+        for labels, arms, _ in groups
+        if arms
+    ]
+
+
+def _seeds(arms: Iterable[StudyArm]) -> str:
+    counts = sorted({len(arm.runs) for arm in arms})
+    if len(counts) > 1:
+        return f"{counts[0]} to {counts[-1]} seeds"
+    return numbers.counted(counts[0], "seed") if counts else "no seeds"
