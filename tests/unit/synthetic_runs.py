@@ -83,7 +83,13 @@ def record(method: str, evaluations: list[dict[str, Any]], **changes: Any) -> di
         "name": method,
         "method": method,
         "config": CONFIG | {"method": method, "engine": "doratune", "output": f"runs/{method}"},
-        "model": {"name": "tiny", "source": "local cache", "dtype": "float32", "parameters": 134_515_008},
+        "model": {
+            "name": "tiny",
+            "source": "local cache",
+            "dtype": "float32",
+            "parameters": 134_515_008,
+            "fingerprint": "v2:00112233:44556677",
+        },
         "parameters": {
             "trainable": PARAMETERS[method],
             "total": 134_515_008 + PARAMETERS[method],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -11,7 +12,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from doratune.errors import InputError
 from doratune.models.fingerprint import fingerprint_of
 from doratune.models.weights import WeightFiles, weights_folder
+from doratune.records.base_model import compare_base_models
 from doratune.records.run import ModelRecord
+
+logger = logging.getLogger(__name__)
 
 
 class Base:
@@ -32,16 +36,19 @@ class Base:
         self._files = WeightFiles(folder)
         skeleton = _skeleton(folder)
         self.linear = [name for name, module in skeleton.named_modules() if isinstance(module, nn.Linear)]
-        vectors = [name for name, one in skeleton.named_parameters() if one.ndim == 1]
-        found = fingerprint_of((name, self._files.rows(name)) for name in vectors)
-        if found != record.fingerprint:
+        names = [name for name, _ in skeleton.named_parameters()]
+        fingerprint = fingerprint_of(names, self._files.rows)
+        found = compare_base_models(record, record.model_copy(update={"fingerprint": fingerprint}))
+        if not found.same:
             raise InputError(
                 "the base model is not the one that was trained from",
                 where=record.name,
-                got=f"fingerprint {found}",
+                got=f"fingerprint {fingerprint}",
                 expected=f"fingerprint {record.fingerprint}",
                 fix="put the model back that the run was trained from",
             )
+        if found.note:
+            logger.warning(found.note)
 
     def of_kinds(self, kinds: list[str]) -> list[str]:
         """The linear layers whose name ends with one of ``kinds``."""

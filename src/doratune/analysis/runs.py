@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from doratune.errors import InputError
+from doratune.records.base_model import check_one_base_model
 from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, read_record, weights_folder
 from doratune.records.run import RunRecord
 from doratune.records.study import StudyMethod, method_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,11 @@ def load_runs(directories: Sequence[Path]) -> list[AnalysedRun]:
         )
         for record, directory in zip(records, directories, strict=True)
     ]
-    for run in runs[1:]:
-        _check_same_base(runs[0], run)
+    notes = check_one_base_model(
+        {str(run.directory): run.record.model for run in runs}, fix="analyse runs of one base model"
+    )
+    for note in notes:
+        logger.warning(note)
     return runs
 
 
@@ -91,14 +98,3 @@ def _checkpoints(record: RunRecord, directory: Path) -> list[tuple[int, Path]]:
         )
     found[record.training.steps] = weights_folder(directory, record.method)
     return sorted(found.items())
-
-
-def _check_same_base(first: AnalysedRun, run: AnalysedRun) -> None:
-    ours, theirs = first.record.model, run.record.model
-    if (ours.fingerprint, ours.parameters) != (theirs.fingerprint, theirs.parameters):
-        raise InputError(
-            "the runs have different base models",
-            where=f"{first.directory}, {run.directory}",
-            got=f"{ours.name} ({ours.parameters:,} parameters), {theirs.name} ({theirs.parameters:,})",
-            fix="analyse runs of one base model",
-        )

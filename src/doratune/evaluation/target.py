@@ -15,10 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from doratune.environment import describe_environment
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
-from doratune.models.fingerprint import fingerprint
+from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model
 from doratune.peft import enable
 from doratune.peft.frozen import speed_up_frozen
+from doratune.records.base_model import compare_base_models
 from doratune.records.layout import (
     ADAPTER_CONFIG,
     ADAPTER_NAME,
@@ -132,21 +133,18 @@ def _load_target(config: EvalConfig) -> Target:
     base = _load(config, record, found)
     if found.model is not None and run is not None and record is not None:
         return Target(base.model, base.tokenizer, record, output_folder(config, found))
-    if record is not None and record.model.fingerprint != fingerprint(base.model):
-        raise InputError(
-            "the adapter was trained for another base model",
-            where=config.target,
-            got=f"base {base.name} ({base.source})",
-            expected=f"base {record.model.name} ({record.model.source})",
-            fix="evaluate it without --model, or with the model it was trained on",
-        )
+    base_record = model_record(base)
+    if record is not None:
+        _check_base(config.target, record.model, base_record)
     output = output_folder(config, found)
     if adapter is None:
-        return Target(base.model, base.tokenizer, record or _new_record(config, base, "base", None), output)
+        record = record or _new_record(config, base_record, "base", adapter=0)
+        return Target(base.model, base.tokenizer, record, output)
     peft_model = _add_adapter(base, adapter)
     uses_dora = any(c.use_dora for c in peft_model.peft_config.values())  # pyright: ignore[reportAttributeAccessIssue]
     if record is None:
-        record = _new_record(config, base, "dora" if uses_dora else "lora", peft_model)
+        trained = sum(one.numel() for name, one in peft_model.named_parameters() if "lora_" in name)
+        record = _new_record(config, base_record, "dora" if uses_dora else "lora", adapter=trained)
     if record.config.get("engine", "doratune") == "doratune":
         enable(peft_model)
     exact = base.dtype == torch.float32 and not getattr(base.model, "is_loaded_in_4bit", False)
@@ -198,27 +196,30 @@ def _add_adapter(base: LoadedModel, adapter: Path) -> PeftModel:
         ) from error
 
 
-def _new_record(config: EvalConfig, base: LoadedModel, method: Method, model: PeftModel | None) -> RunRecord:
+def _check_base(target: str, trained_on: ModelRecord, loaded: ModelRecord) -> None:
+    found = compare_base_models(trained_on, loaded)
+    if not found.same:
+        raise InputError(
+            "the adapter was trained for another base model",
+            where=target,
+            got=f"base {loaded.name} ({loaded.source}): {found.difference}",
+            expected=f"base {trained_on.name} ({trained_on.source})",
+            fix="evaluate it without --model, or with the model it was trained on",
+        )
+    if found.note:
+        logger.warning(found.note)
+
+
+def _new_record(config: EvalConfig, base: ModelRecord, method: Method, *, adapter: int) -> RunRecord:
+    """The record of what has none; ``adapter`` is the number of the adapter's parameters."""
     now = datetime.datetime.now(datetime.UTC)
-    total = base.model.num_parameters()
-    adapter = 0
-    if model is not None:
-        adapter = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
-        total -= adapter
+    total = base.parameters + adapter
     return RunRecord(
         name="base" if method == "base" else Path(config.target).name,
         method=method,
         config=config.model_dump(mode="json"),
-        model=ModelRecord(
-            name=base.name,
-            source=base.source,
-            dtype=str(base.dtype).removeprefix("torch."),
-            parameters=total,
-            fingerprint=fingerprint(base.model) if model is None else None,
-        ),
-        parameters=ParameterCount(
-            trainable=adapter, total=total + adapter, share=adapter / (total + adapter)
-        ),
+        model=base,
+        parameters=ParameterCount(trainable=adapter, total=total, share=adapter / total),
         data=[],
         seed=0,
         training=None,

@@ -1,34 +1,90 @@
-"""Telling base models apart, so that an adapter is not put on the wrong one."""
+"""Telling base models apart by their weights, so that an adapter is not put on the wrong one.
+
+What a fingerprint consists of, and how two are compared, is in ``records.base_model``.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 
 import torch
+import xxhash
 from torch import Tensor
-from transformers import PreTrainedModel
+
+from doratune.errors import DoratuneError
+from doratune.models.load import LoadedModel
+from doratune.models.weights import WeightFiles, weights_folder
+from doratune.records.base_model import UNSEEN
+from doratune.records.run import ModelRecord
+
+logger = logging.getLogger(__name__)
+
+HASHED = torch.bfloat16
+"""Floats are rounded to this type first, so that a model in float32 has the fingerprint that it has here."""
+EXACT = (torch.float32, HASHED)
+"""Loaded in these types, weights round to ``HASHED`` as those of the file do; float16 loses small ones."""
 
 
-def fingerprint(model: PreTrainedModel) -> str:
-    """A short hash of a base model's shapes and of its norm weights.
-
-    The weights are rounded to bfloat16 before they are hashed, and matrices are left out, so that the same
-    model loaded in another dtype or quantised to 4 bits keeps its fingerprint.
+def model_record(base: LoadedModel) -> ModelRecord:
+    """What a run's record says of its base model.
 
     Args:
-        model: The model, before any adapter is added.
+        base: The model as it was loaded, before any adapter is added.
+    """
+    return ModelRecord(
+        name=base.name,
+        source=base.source,
+        dtype=str(base.dtype).removeprefix("torch."),
+        parameters=base.model.num_parameters(),
+        fingerprint=fingerprint(base),
+    )
+
+
+def fingerprint(base: LoadedModel) -> str:
+    """A hash of all weights of a base model.
+
+    It is the same in float32, bfloat16, float16 and 4 bits. Weights that were loaded in float16 or quantised
+    are no longer those of the file, so they are read from the file again; if that cannot be done, only the
+    weights of one dimension are hashed.
+
+    Args:
+        base: The model as it was loaded, before any adapter is added.
 
     Returns:
-        16 hex digits.
+        ``v2:<16 hex digits>:<16 hex digits>``, the last part ``UNSEEN`` if the weights could not be read.
     """
-    return fingerprint_of((name, one.detach()) for name, one in model.named_parameters() if one.ndim == 1)
+    loaded = {name: one.detach() for name, one in base.model.named_parameters()}
+    if all(weight.dtype in EXACT for weight in loaded.values()):
+        return fingerprint_of(loaded, loaded.__getitem__)
+    try:
+        return fingerprint_of(loaded, WeightFiles(weights_folder(base.name)).rows)
+    except DoratuneError as error:
+        logger.info("the base model's fingerprint covers its norms only: %s", error.what)
+        vectors = [name for name, one in loaded.items() if one.ndim == 1]
+        return fingerprint_of(vectors, loaded.__getitem__, complete=False)
 
 
-def fingerprint_of(vectors: Iterable[tuple[str, Tensor]]) -> str:
-    """The same from the names and values of a model's parameters of one dimension."""
-    digest = hashlib.sha256()
-    for name, vector in sorted(vectors, key=lambda one: one[0]):
-        digest.update(f"{name} {tuple(vector.shape)}".encode())
-        digest.update(vector.to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
+def fingerprint_of(names: Iterable[str], weight: Callable[[str], Tensor], *, complete: bool = True) -> str:
+    """The same from a model's parameters, of which one is in memory at a time.
+
+    Args:
+        names: The parameters, in any order.
+        weight: Gives the values of one.
+        complete: False where ``names`` are not all of them.
+    """
+    vectors, everything = hashlib.sha256(), hashlib.sha256()
+    for name in sorted(names):
+        values = weight(name)
+        header, content = f"{name} {tuple(values.shape)}".encode(), _content(values)
+        everything.update(header + xxhash.xxh3_128_digest(content))
+        if values.ndim == 1:
+            vectors.update(header + bytes(content))
+    return f"v2:{vectors.hexdigest()[:16]}:{everything.hexdigest()[:16] if complete else UNSEEN}"
+
+
+def _content(values: Tensor) -> memoryview:
+    """The bytes of a weight, floats rounded to ``HASHED``."""
+    dtype = HASHED if values.is_floating_point() else values.dtype
+    return values.to("cpu", dtype).contiguous().reshape(-1).view(torch.uint8).numpy().data

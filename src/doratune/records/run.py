@@ -26,7 +26,7 @@ class ModelRecord(Record):
     source: str  #: where the weights were taken from
     dtype: str  #: the type of the base weights, such as "float32"
     parameters: Count  #: number of parameters of the base model
-    fingerprint: str | None = None  #: hash of its shapes and norm weights, or None where it was not taken
+    fingerprint: str | None = None  #: hash of its weights, see ``base_model``; None where it was not taken
 
 
 class ParameterCount(Record):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from doratune.errors import InputError
 from doratune.records.answers import correct_rows, training_curve
 from doratune.records.run import Evaluation, RunRecord
 from doratune.records.study import ArmResult, SeedRun, StudyArm, StudyCell, StudyMethod, Trial
@@ -65,11 +64,13 @@ class Answered:
         cell: Its p-values are not corrected yet.
         pairs: The answers of each pair of arms that was compared.
         records: Of all its trained runs, by place.
+        notes: What was not compared of their base models.
     """
 
     cell: StudyCell
     pairs: dict[Pair, PairedCell]
     records: dict[str, RunRecord]
+    notes: list[str] = field(default_factory=list)
 
 
 def cell_of(
@@ -116,25 +117,6 @@ def cell_of(
     )
     records = {run.place: run.record for arm in arms for run, _ in arm.runs}
     return Answered(cell, {pair: paired for pair, (paired, _) in compared.items()}, records)
-
-
-def check_same_base(runs: Sequence[Run]) -> None:
-    """Refuse runs of different base models.
-
-    Raises:
-        InputError: Two of them were trained or evaluated from different weights.
-    """
-    for run in runs[1:]:
-        ours, theirs = runs[0].record.model, run.record.model
-        known = ours.fingerprint and theirs.fingerprint
-        same = ours.fingerprint == theirs.fingerprint if known else ours.name == theirs.name
-        if not same or ours.parameters != theirs.parameters:
-            raise InputError(
-                "the runs have different base models, so they cannot be compared",
-                where=f"{runs[0].directory}, {run.directory}",
-                got=f"{ours.name} ({ours.parameters:,} parameters), {theirs.name} ({theirs.parameters:,})",
-                fix="compare runs of one base model",
-            )
 
 
 def compared_pairs(arms: Sequence[Arm]) -> list[Pair]:

@@ -20,12 +20,12 @@ from trl.trainer.sft_trainer import SFTTrainer
 from doratune.environment import describe_environment
 from doratune.errors import DoratuneError, InputError
 from doratune.memory import peak_memory_bytes
-from doratune.models.fingerprint import fingerprint
+from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model
 from doratune.models.precision import resolve_dtype
 from doratune.peft.frozen import speed_up_frozen
 from doratune.records.layout import CHECKPOINTS_NAME, weights_folder, write_record
-from doratune.records.run import ModelRecord, ParameterCount, RunRecord, TrainingRecord
+from doratune.records.run import ParameterCount, RunRecord, TrainingRecord
 from doratune.training import run_directory
 from doratune.training.adapter import add_adapter
 from doratune.training.callbacks import InterruptCallback, MetricsCallback, ProgressCallback
@@ -74,13 +74,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         drop_long_rows=config.drop_long_rows,
         loss_on_prompt=config.loss_on == "prompt-and-answer",
     ).shuffle(seed=config.seed, keep_in_memory=True)
-    model_record = ModelRecord(
-        name=config.model,
-        source=base.source,
-        dtype=str(base.dtype).removeprefix("torch."),
-        parameters=base.model.num_parameters(),
-        fingerprint=fingerprint(base.model),
-    )
+    base_record = model_record(base)
     metrics, interrupt = MetricsCallback(config.output), InterruptCallback()
     trainer = build_trainer(config, base, rows, metrics, interrupt)
     parameters = _parameter_count(trainer.model)
@@ -99,7 +93,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         name=config.output.name,
         method=config.method,
         config=config.model_dump(mode="json"),
-        model=model_record,
+        model=base_record,
         parameters=parameters,
         data=data,
         seed=config.seed,

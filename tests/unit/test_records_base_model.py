@@ -1,0 +1,134 @@
+"""Whether two runs began from one base model: by its weights, whatever it is called."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from doratune.errors import InputError
+from doratune.models.fingerprint import model_record
+from doratune.models.load import LoadedModel, load_model
+from doratune.records.base_model import NAMES_ONLY, NORMS_ONLY, check_one_base_model, compare_base_models
+from doratune.records.run import ModelRecord
+
+MATRIX = "model.layers.1.mlp.up_proj.weight"
+
+
+def loaded(name: str | Path, dtype: str = "float32", **flags: bool) -> LoadedModel:
+    if dtype != "float16":
+        return load_model(str(name), dtype=dtype, **flags)
+    base = load_model(str(name), dtype="float32")  # float16 is refused on a CPU
+    base.model.half()
+    return base
+
+
+def recorded(name: str | Path, dtype: str = "float32", **flags: bool) -> ModelRecord:
+    return model_record(loaded(name, dtype, **flags))
+
+
+def change(folder: Path, name: str, row: int = 0) -> None:
+    """Add the smallest step of bfloat16 to one weight of a model."""
+    weights = load_file(folder / "model.safetensors")
+    flat = weights[name].view(-1)
+    flat[row] = flat[row].bfloat16().float() * (1 + 2.0**-7)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def test_two_spellings_are_one_model(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, "copy")
+    Path("link").symlink_to(model)
+    first = recorded("model")
+    for spelling in ("./model", "model/", str(model), "copy", "link", f"../{tmp_path.name}/model"):
+        found = compare_base_models(first, recorded(spelling))
+        assert found.same and found.note is None, spelling
+
+
+@pytest.mark.parametrize("name", [MATRIX, "model.embed_tokens.weight", "model.norm.weight"])
+def test_changed_weights_at_one_path_are_two_models(model: Path, name: str) -> None:
+    before = recorded("model")
+    change(model, name, row=-1)
+    after = recorded("model")
+    found = compare_base_models(before, after)
+    assert not found.same and found.difference == "model twice, with different weights"
+    with pytest.raises(InputError, match="runs/a, runs/b") as caught:
+        check_one_base_model({"runs/a": before, "runs/b": after}, fix="mend it")
+    assert caught.value.fix == "mend it"
+
+
+def test_a_type_is_not_another_model_but_hides_no_change(model: Path) -> None:
+    first = recorded("model")
+    types = [recorded("model", dtype) for dtype in ("bfloat16", "float16")]
+    assert [compare_base_models(first, one).same for one in types] == [True, True]
+    change(model, MATRIX)
+    changed = [recorded("model", dtype) for dtype in ("bfloat16", "float16")]
+    assert [compare_base_models(first, one).same for one in changed] == [False, False]
+
+
+def test_4_bits_are_not_another_model_but_hide_no_change(model: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    first = recorded("model")
+    assert compare_base_models(first, recorded("model", load_in_4bit=True)).same
+    change(model, MATRIX)
+    assert not compare_base_models(first, recorded("model", load_in_4bit=True)).same
+
+
+def test_what_cannot_be_read_again_is_unseen(model: Path) -> None:
+    first, half = recorded("model"), loaded("model", "float16")
+    shutil.rmtree(model)
+    unseen = model_record(half)
+    assert unseen.fingerprint is not None and unseen.fingerprint.endswith(":unseen")
+    found = compare_base_models(first, unseen)
+    assert found.same and found.note == NORMS_ONLY
+
+
+def test_old_records_are_compared_as_far_as_they_go(model: Path) -> None:
+    now = recorded("model")
+    assert now.fingerprint is not None
+    vectors = now.fingerprint.split(":")[1]
+    old = now.model_copy(update={"fingerprint": vectors})
+    assert compare_base_models(old, now).note == NORMS_ONLY == compare_base_models(old, old).note
+    other = now.model_copy(update={"fingerprint": "0" * 16})
+    assert compare_base_models(other, now).difference == "model twice, with different norm weights"
+    larger = old.model_copy(update={"parameters": 10**9})
+    assert "1,000,000,000" in compare_base_models(old, larger).difference
+
+
+def test_without_a_fingerprint_names_are_compared(model: Path) -> None:
+    now = recorded("model")
+    bare = now.model_copy(update={"fingerprint": None})
+    assert compare_base_models(bare, now).note == NAMES_ONLY
+    assert compare_base_models(bare.model_copy(update={"name": str(model)}), now).same
+    assert not compare_base_models(bare.model_copy(update={"name": "org/model"}), now).same
+    assert check_one_base_model({"a": bare, "b": now, "c": now}, fix="") == [NAMES_ONLY]
+
+
+def test_a_difference_between_later_runs_is_found() -> None:
+    def of(fingerprint: str) -> ModelRecord:
+        return ModelRecord(name="m", source="", dtype="float32", parameters=1, fingerprint=fingerprint)
+
+    runs = {"old": of("aa"), "one": of("v2:aa:11"), "two": of("v2:aa:22")}
+    with pytest.raises(InputError, match="one, two"):
+        check_one_base_model(runs, fix="")
+
+
+def test_a_first_fingerprint_of_the_old_kind_is_still_known(tiny_model: Path) -> None:
+    """The first part is what older versions wrote: SHA-256 of names, shapes and bfloat16 bytes of vectors."""
+    import hashlib
+
+    weights = load_file(tiny_model / "model.safetensors")
+    digest = hashlib.sha256()
+    for name in sorted(name for name, one in weights.items() if one.ndim == 1):
+        digest.update(f"{name} {tuple(weights[name].shape)}".encode())
+        digest.update(weights[name].bfloat16().view(torch.int16).numpy().tobytes())
+    fingerprint = recorded(tiny_model).fingerprint
+    assert fingerprint is not None and fingerprint.split(":")[1] == digest.hexdigest()[:16]
