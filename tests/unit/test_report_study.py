@@ -276,6 +276,29 @@ def test_cells_are_told_apart_by_what_differs(record: StudyRecord) -> None:
     assert "on 2 cells" in text
 
 
+def test_pairs_of_different_seeds_are_marked(record: StudyRecord) -> None:
+    cell = record.cells[0]
+    differences = [
+        one.model_copy(update={"seeds": [one.seeds[0].model_copy(update={"seed": None})]})
+        for one in cell.differences
+    ]
+    one = record.model_copy(update={"cells": [cell.model_copy(update={"differences": differences})]})
+    first = differences[0].seeds[0]
+    assert f"{first.only_to} : {first.only_from}" in study_markdown(one)
+    assert "| Different seeds (rows won : lost, p) |" in study_markdown(one)
+
+
+def test_cost_is_of_all_runs_of_an_arm(record: StudyRecord) -> None:
+    """An arm whose first cell has fewer of its runs than the next one, as runs that exist may have."""
+    first, second = (record.cells[0].model_copy(update={"task": task}) for task in ("a", "b"))
+    lora = first.arms[0]
+    first = first.model_copy(update={"arms": [lora.model_copy(update={"runs": lora.runs[:1]})]})
+    second = second.model_copy(update={"arms": [lora]})
+    view = view_of(record.model_copy(update={"cells": [first, second], "pooled": []}))
+    (training,) = view.trainings
+    assert training.arms == [lora]
+
+
 def test_the_papers_averages_come_out() -> None:
     """The averages that were published with the figures, as a check of every one of them."""
     published = {"lora": (39.5, 40.7, 70.9, 76.3, 65.8), "dora": (61.9, 77.9, 77.5, 78.4, 76.8)}

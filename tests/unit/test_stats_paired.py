@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from doratune.errors import InputError
-from doratune.stats.paired import mcnemar_p, paired_difference
+from doratune.stats.paired import check_same_rows, mcnemar_p
+from doratune.stats.seeds import difference
 
 
 @pytest.mark.parametrize(
@@ -34,35 +36,26 @@ def test_p_equals_twice_the_smaller_tail_counted_out(total: int) -> None:
         )
 
 
-def test_difference_counts_points_and_discordant_rows() -> None:
-    lora = {row: row < 4 for row in range(10)}  # right on 0-3
-    dora = {row: 3 <= row < 9 for row in range(10)}  # right on 3-8
-    found = paired_difference("lora", lora, "dora", dora)
-    assert (found.only_from, found.only_to) == (3, 5)
-    assert found.points == pytest.approx(20.0)
-    assert found.p_value == pytest.approx(2 * (1 + 8 + 28 + 56) / 256)
-    assert found.verdict == "no difference can be told from these rows"
-    assert found.to_dict()["from"] == "lora"
-    assert found.to_dict()["to"] == "dora"
+def test_difference_of_one_seed_counts_points_and_discordant_rows() -> None:
+    lora = np.array([[row < 4 for row in range(10)]])  # right on 0-3
+    dora = np.array([[3 <= row < 9 for row in range(10)]])  # right on 3-8
+    found = difference("lora", lora, "dora", dora, [7])
+    (seed,) = found.seeds
+    assert (seed.seed, seed.only_from, seed.only_to) == (7, 3, 5)
+    assert found.points == seed.points == pytest.approx(20.0)
+    assert found.p_value == seed.p_value == pytest.approx(2 * (1 + 8 + 28 + 56) / 256)
+    assert found.outcome == "undecided"
 
 
-def test_verdicts_name_the_arm_that_differs() -> None:
-    right, wrong = dict.fromkeys(range(6), True), dict.fromkeys(range(6), False)
-    assert paired_difference("lora", wrong, "dora", right).verdict == "dora is better"  # p = 2/64
-    assert paired_difference("lora", right, "dora", wrong).verdict == "dora is worse"
-    five = {row: True for row in range(5)}  # p = 2/32 > 0.05
-    undecided = paired_difference("lora", dict.fromkeys(range(5), False), "dora", five)
-    assert undecided.verdict == "no difference can be told from these rows"
-
-
-def test_order_of_the_rows_does_not_matter() -> None:
-    lora = {0: True, 1: False, 2: False}
-    dora = {2: True, 1: True, 0: False}
-    assert paired_difference("lora", lora, "dora", dora).points == pytest.approx(100 / 3)
+def test_the_outcome_follows_the_exact_test() -> None:
+    right, wrong = np.ones((1, 6), dtype=bool), np.zeros((1, 6), dtype=bool)
+    assert difference("lora", wrong, "dora", right, [0]).outcome == "better"  # p = 2/64
+    assert difference("lora", right, "dora", wrong, [0]).outcome == "worse"
+    five = difference("lora", wrong[:, :5], "dora", right[:, :5], [0])  # p = 2/32 > 0.05
+    assert five.outcome == "undecided"
 
 
 def test_other_rows_are_refused() -> None:
+    check_same_rows("lora", {0: True, 1: False}, "dora", {1: True, 0: True})
     with pytest.raises(InputError, match=r"same rows(.|\n)*2 rows(.|\n)*row 1"):
-        paired_difference("lora", {0: True, 1: True}, "dora", {0: True, 2: True})
-    with pytest.raises(InputError, match="no rows"):
-        paired_difference("lora", {}, "dora", {})
+        check_same_rows("lora", {0: True, 1: True}, "dora", {0: True, 2: True})

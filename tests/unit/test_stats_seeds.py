@@ -77,7 +77,7 @@ def test_one_seed_speaks_about_itself() -> None:
     study = studies(World(seed=0.0, means=(0.3, 1.0)), 1, 1, 400)[0]
     one = found(study)
     assert one.p_value == one.seeds[0].p_value
-    assert one.verdict == "DoRA is better than LoRA; one seed only: other seeds may come out otherwise"
+    assert one.verdict == "DoRA is better than LoRA; one seed only"
     assert all(entry.seeds is None for entry in one.needed)
     assert adjusted([one])[0].verdict == one.verdict
     assert pooled("lora", "dora", [PairedCell("a", *study)]).verdict == one.verdict

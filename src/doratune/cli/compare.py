@@ -8,18 +8,17 @@ from typing import Annotated
 import tyro
 
 from doratune.cli.parse import parse, peek
-from doratune.cli.rendering import publish
 from doratune.settings import validate
-from doratune.study.config import CompareConfig
+from doratune.study.config import COMPARED, CompareConfig
 from doratune.training.presets import Preset, load_preset
 
-ABOUT = """Evaluate a base model, train it with LoRA and with DoRA on the same rows, order, seed and budget,
-evaluate both, and write the table, comparison.json, comparison.md and report.html.
+ABOUT = """Evaluate a base model, train it with LoRA and with DoRA on the same rows, order, seeds and budget,
+evaluate both, and write study.json, report.md and report.html. Several tasks are a mixture: one training set.
 
 Examples:
   doratune compare --preset demo --output runs/demo
-  doratune compare --task arc-easy --format continuation --epochs 1 --learning-rate 5e-4
-                   --output runs/arc-easy
+  doratune compare --task arc-easy --format continuation --epochs 1 --seeds 0 1 2
+                   --learning-rates 3e-4 1e-3 --output runs/arc-easy
   doratune compare --task boolq --data boolq/train.json --test-data boolq/test.json --rows 2000
                    --epochs 1 --output runs/boolq
 """
@@ -29,47 +28,57 @@ class CompareCommand(CompareConfig):
     """The flags of ``doratune compare``."""
 
     preset: str | None = None
-    """demo, llama-7b, llama2-7b, llama3-8b, or a YAML file; flags go before it."""
+    """demo, llama-7b, llama2-7b, llama3-8b, or a YAML file; flags override it."""
     resume: bool = False
-    """Go on with an interrupted comparison; finished arms are kept."""
+    """Continue the comparison in the output folder; seeds, learning rates and tasks may be added."""
     overwrite: bool = False
     """Start the comparison in the output folder again."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print the comparison as JSON."""
+    """Print the record as JSON."""
 
 
 def main(argv: list[str]) -> int:
     """Run the verb."""
     known = peek(argv, "preset")
     preset = load_preset(known["preset"]) if known["preset"] else Preset()
-    settings = {**preset.settings, **preset.compare}
-    validate(CompareConfig, {"output": "-", **settings}, where=preset.source)
-    command = parse(CompareCommand, argv, verb="compare", about=ABOUT, defaults=settings)
-    config = CompareConfig(**command.model_dump(include=set(CompareConfig.model_fields)))
-    for method, overrides in preset.methods.items():
-        validate(
-            CompareConfig,
-            {"output": "-", **settings, **overrides},
-            where=f"{preset.source}, methods.{method}",
-        )
+    shared = {**preset.settings, **preset.compare}
+    command, config = _parse(argv, shared, preset.source)
+    own = {
+        method: _parse(argv, {**shared, **preset.methods[method]}, f"{preset.source}, methods.{method}")[1]
+        for method in COMPARED
+        if method in preset.methods
+    }
 
     from doratune.cli.output import configure_logging, show_messages
-    from doratune.study.arms import run_arms
-    from doratune.study.comparison import build_comparison
+    from doratune.cli.progress import StudyProgress
+    from doratune.cli.rendering import publish
+    from doratune.study import compare
+    from doratune.study.local import LocalRunner
+    from doratune.study.study import open_study, run_study
 
     show_messages()
-    runs = run_arms(
-        config,
-        preset.methods,
-        resume=command.resume,
-        overwrite=command.overwrite,
-        initializer=configure_logging,
-    )
-    reproduce = shlex.join(
-        ["doratune", "compare", *(word for word in argv if word not in ("--resume", "--overwrite"))]
-    )
-    comparison = build_comparison(
-        runs, title=f"LoRA and DoRA on {', '.join(config.task)}", reproduce=reproduce
-    )
-    publish(comparison, config.output, as_json=command.as_json)
+    plan = compare.comparison_plan(config, own)
+    compare.check_output(config.output, resume=command.resume, overwrite=command.overwrite)
+    earlier = compare.read_earlier(config.output) if command.resume else None
+    study = open_study(compare.resumed(plan, earlier) if earlier else plan, config.output)
+    if earlier is not None:
+        compare.check_same(study, earlier)
+    if command.overwrite:
+        compare.remove_comparison(config.output)
+    words = (word for word in argv if word not in ("--json", "--resume", "--overwrite"))
+    with StudyProgress(study, jobs=1) as progress:
+        record = run_study(
+            study,
+            LocalRunner(1, None, configure_logging),
+            progress,
+            reproduce=shlex.join(["doratune", "compare", *words]),
+            again="run the same command with --resume",
+        )
+    publish(record, config.output, as_json=command.as_json)
     return 0
+
+
+def _parse(argv: list[str], defaults: dict[str, object], source: str) -> tuple[CompareCommand, CompareConfig]:
+    validate(CompareConfig, {"output": "-", **defaults}, where=source)
+    command = parse(CompareCommand, argv, verb="compare", about=ABOUT, defaults=defaults)
+    return command, CompareConfig(**command.model_dump(include=set(CompareConfig.model_fields)))

@@ -33,7 +33,7 @@ class StudyProgress:
         self._left = {job.key: (job, work) for _, job, work in work_left(study.groups)}
         self._console = Console(file=sys.stderr)
         columns = (
-            TextColumn("study"),
+            TextColumn("runs"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"),
@@ -42,7 +42,7 @@ class StudyProgress:
         self._total, self._ended = len(self._left), 0
         self._began = self._noted = time.monotonic()
         self._busy = 0.0  # seconds that the ended jobs took, one after the other
-        self._task = self._bar.add_task("study", total=self._total, status="")
+        self._task = self._bar.add_task("runs", total=self._total, status="")
 
     def __enter__(self) -> StudyProgress:
         self._bar.start()

@@ -12,16 +12,16 @@ from tyro.conf import Positional
 from doratune.cli.parse import parse
 from doratune.cli.rendering import publish
 from doratune.errors import InputError
-from doratune.records.layout import STUDY_NAME, read_study
+from doratune.records.layout import COMPARISON_NAME, RECORD_NAME, STUDY_NAME, read_study
 from doratune.settings import LaxPath, Settings
 
-ABOUT = """Compare runs that exist: the table, comparison.json, comparison.md and report.html. Of a study's
-folder, finished or not: its tables, study.json, study.md and report.html.
+ABOUT = """Put runs that exist side by side, or show the folder of a study or comparison again, finished or
+not: the tables, study.json, report.md and report.html. Runs that differ in their seed only become one arm.
 
 Examples:
   doratune report runs/lora runs/dora --output runs/report
+  doratune report runs/lora-0 runs/lora-1 runs/dora-0 runs/dora-1 --title "Two seeds" --output runs/report
   doratune report runs/study --output runs/study
-  doratune report runs/demo/base runs/demo/lora runs/demo/dora --title "First run" --output docs/first
 """
 
 
@@ -29,13 +29,13 @@ class ReportCommand(Settings):
     """The flags of ``doratune report``."""
 
     runs: Annotated[list[str], Positional]
-    """Run directories, or the folder of one study."""
+    """Run directories, or the folder of one study or comparison."""
     output: LaxPath
     """Folder for the table and the report."""
     title: str | None = None
-    """Heading of a comparison's report; a study has its own."""
+    """Heading of the report of runs; a study or comparison has its own."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print the comparison as JSON."""
+    """Print the record as JSON."""
 
 
 def main(argv: list[str]) -> int:
@@ -47,21 +47,40 @@ def main(argv: list[str]) -> int:
         _report_study(command, runs, studies[0])
         return 0
 
-    from doratune.study.comparison import build_comparison
+    old = [run for run in runs if is_old_comparison(run)]
+    if old:
+        raise InputError(
+            f"{COMPARISON_NAME} is of an older version of doratune and is not read any more",
+            where=str(old[0] / COMPARISON_NAME),
+            fix=f"doratune report {' '.join(_run_folders(old[0]))} --output {command.output}",
+        )
 
-    comparison = build_comparison(
+    from doratune.study.existing import record_of_runs
+
+    record = record_of_runs(
         runs,
         title=command.title or "LoRA and DoRA compared",
-        reproduce=shlex.join(["doratune", "report", *argv]),
+        reproduce=shlex.join(["doratune", "report", *(word for word in argv if word != "--json")]),
     )
-    publish(comparison, command.output, as_json=command.as_json)
+    publish(record, command.output, as_json=command.as_json)
     return 0
+
+
+def is_old_comparison(folder: Path) -> bool:
+    """Whether what is in a folder was written by ``compare`` when it had a record of its own."""
+    return (folder / COMPARISON_NAME).is_file() and not (folder / RECORD_NAME).is_file()
+
+
+def _run_folders(folder: Path) -> list[str]:
+    """The runs in the folder of an old comparison; RUN... where there are none any more."""
+    found = sorted(str(path.parent) for path in folder.glob(f"*/{RECORD_NAME}"))
+    return found or ["RUN..."]
 
 
 def _report_study(command: ReportCommand, runs: list[Path], study: Path) -> None:
     if len(runs) > 1 or command.title is not None:
         raise InputError(
-            "a study is reported alone and has a title of its own",
+            "a study or comparison is reported alone and with the title it has",
             where=str(study),
             expected="its folder and --output only",
         )

@@ -18,7 +18,6 @@ from pydantic import ValidationError
 
 from doratune.errors import InputError
 from doratune.records.analysis import AnalysisRecord
-from doratune.records.comparison import Comparison
 from doratune.records.run import Format, Method, Protocol, RunRecord
 from doratune.records.study import StudyRecord, from_version_1
 
@@ -45,10 +44,11 @@ VALIDATION_NAME = "validation"
 """Folder in a run directory of a study with the answers to the validation rows, a record of its own."""
 
 COMPARISON_NAME = "comparison.json"
+"""What ``compare`` wrote before its record was that of a study."""
 STUDY_NAME = "study.json"
 ANALYSIS_NAME = "analysis.json"
 
-Schema = TypeVar("Schema", RunRecord, Comparison, StudyRecord, AnalysisRecord)
+Schema = TypeVar("Schema", RunRecord, StudyRecord, AnalysisRecord)
 
 
 def is_started(run: Path) -> bool:
@@ -186,15 +186,6 @@ def read_record(run: Path) -> RunRecord:
             fix="give a directory that `doratune train` or `doratune eval` wrote, or let that run finish",
         )
     return _read_schema(run / RECORD_NAME, RunRecord)
-
-
-def read_comparison(path: Path) -> Comparison:
-    """Read a comparison.json.
-
-    Raises:
-        InputError: The file is missing, is not valid JSON, or is of another schema or version.
-    """
-    return _read_schema(path, Comparison)
 
 
 def read_study(path: Path) -> StudyRecord:

@@ -84,6 +84,7 @@ class Figures:
 
     kind: ClassVar[str] = "figures"
     draw: Callable[[], list[Figure]]
+    note: str = ""  #: how they are to be read
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,18 @@ from doratune.report import numbers, paper
 from doratune.report.blocks import NONE, Entry, Table
 
 CORRELATION_NOTE = (
-    "Correlation of ΔM and ΔD over layers and checkpoints, and below it the slope, ΔM per ΔD. The points of "
-    "one run are not independent samples: only other seeds can tell how far a correlation would vary."
+    "Correlation of ΔM and ΔD over layers and checkpoints; the second figure is the slope, ΔM per ΔD. The "
+    "points of one run are not independent samples: only other seeds can tell how far a correlation would "
+    "vary."
 )
 CHANGE_NOTE = (
     "ΔM is the mean change of the norm of a weight's rows, ΔD the mean of 1 − cosine between a row and the "
-    "same row of the base model (arXiv 2402.09353, equations 3 and 4). A mark is one weight at one "
-    "checkpoint; the later the checkpoint, the stronger the mark. Every run has its own axes. The paper "
-    "takes a negative correlation, which it found for full fine-tuning, as a sign of finer learning."
+    "same row of the base model (arXiv 2402.09353, equations 3 and 4). The paper takes a negative "
+    "correlation, which it found for full fine-tuning, as a sign of finer learning."
+)
+CHANGE_MARKS = (
+    "A mark is one weight at one checkpoint; the later the checkpoint, the stronger the mark. Every run has "
+    "its own axes."
 )
 GAIN_NOTE = (
     "g = m / ‖V‖ is the factor by which DoRA multiplies a row. It is 1 before the first step; the figure "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from doratune.records.analysis import AnalysisRecord, RunAnalysis
 from doratune.records.study import METHOD_NAMES, StudyRecord
@@ -106,8 +107,7 @@ def _differences(view: View) -> list[Block]:
         ]
 
     blocks: list[Block] = [
-        Figures(drawn),
-        Text(MARKS_NOTE, "aside"),
+        Figures(drawn, MARKS_NOTE),
         verdicts.difference_table(view),
         Heading("Seed by seed"),
         verdicts.seed_table(view),
@@ -124,13 +124,14 @@ def _rates(view: View) -> list[Block]:
 
 
 def _training(view: View, cost: Table) -> list[Block]:
-    blocks: list[Block] = [_per_training(view, "Training loss", "loss", plots.loss_plot)]
     points = max(len(run.curve) for one in view.trainings for arm in one.arms for run in arm.runs)
-    if points and not view.one_seed:
-        blocks.append(Text(BAND_NOTE, "aside"))
-    elif plots.window(points) > 1:
-        blocks.append(Text(SMOOTHED_NOTE, "aside"))
-    return [*blocks, cost, Text(f"Times and memory: {tables.cost_note(view)}.", "aside")]
+    single = SMOOTHED_NOTE if plots.window(points) > 1 else ""
+    figures = _per_training(view, "Training loss", "loss", plots.loss_plot)
+    return [
+        replace(figures, note=single if view.one_seed else BAND_NOTE),
+        cost,
+        Text(f"Times and memory: {tables.cost_note(view)}.", "aside"),
+    ]
 
 
 def _weights(analyses: Sequence[AnalysisRecord]) -> list[Block]:
@@ -138,14 +139,16 @@ def _weights(analyses: Sequence[AnalysisRecord]) -> list[Block]:
         Bullets([line for one in analyses for line in decomposition.correlation_sentences(one)])
     ]
     for place, one in enumerate(analyses):
+        changes = _per_run(one, f"change{place}", decomposition_plots.change_plot)
+        gains = _per_run(one, f"gain{place}", decomposition_plots.gain_plot)
         blocks += [
             Heading(one.model),
-            _per_run(one, f"change{place}", decomposition_plots.change_plot),
+            replace(changes, note=decomposition.CHANGE_MARKS),
             decomposition.correlation_table(one),
-            Text(decomposition.sources(one), "aside"),
-            _per_run(one, f"gain{place}", decomposition_plots.gain_plot),
+            Text(f"{decomposition.CORRELATION_NOTE} {decomposition.sources(one)}", "aside"),
+            replace(gains, note=decomposition.GAIN_NOTE),
         ]
-    blocks += [Text(decomposition.CHANGE_NOTE, "aside"), Text(decomposition.GAIN_NOTE, "aside")]
+    blocks.append(Text(decomposition.CHANGE_NOTE, "aside"))
     return [*blocks, Code("\n".join(dict.fromkeys(one.reproduce for one in analyses)))]
 
 

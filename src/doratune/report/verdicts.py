@@ -8,17 +8,6 @@ from doratune.report.blocks import NONE, Entry, Table, Verdict
 from doratune.report.view import NamedDifference, Pair, View, arm_title, capitalised
 
 NO_PAIR = "No two methods have been compared yet."
-_CORRECTED = "corrected for the number of tasks (Holm); the verdict follows the corrected p at 5 %."
-ONE_SEED_NOTE = (
-    "p is McNemar's exact test, two-sided, on the rows where the two disagree; for a mean over several tasks "
-    f"it comes from a bootstrap over the rows. It is {_CORRECTED} The interval (95 %) is over the rows. One "
-    "seed speaks about these rows and these trained adapters, not about other seeds."
-)
-SEEDS_NOTE = (
-    "Runs are paired by seed and row. The interval (95 %) uses a bootstrap for the rows and Student's t for "
-    "the seeds, because a bootstrap over a few seeds would be far too narrow. p is two-sided and "
-    f"{_CORRECTED}"
-)
 NEEDED_NOTE = (
     "How many test rows, with the seeds there are, or how many seeds, with the rows there are, it would take "
     "to tell a true difference of that size: p below 5 % before correction, in four studies of five. This is "
@@ -28,7 +17,25 @@ NEEDED_NOTE = (
 
 def test_note(view: View) -> str:
     """How intervals and p-values are to be read."""
-    return ONE_SEED_NOTE if view.one_seed else SEEDS_NOTE
+    pooled = any(pair.pooled for pair in view.pairs)
+    several = any(len(pair.single) > 1 for pair in view.pairs)
+    corrected = (
+        "It is corrected for the number of tasks (Holm); the verdict follows the corrected p at 5 %."
+        if several
+        else "The verdict follows p at 5 %."
+    )
+    if not view.one_seed:
+        return (
+            "Runs are paired by seed and row. The interval (95 %) uses a bootstrap for the rows and "
+            "Student's t for the seeds, because a bootstrap over a few seeds would be far too narrow. p is "
+            f"two-sided. {corrected}"
+        )
+    mean = "; for a mean over several it comes from a bootstrap over the rows" if pooled else ""
+    return (
+        f"p is McNemar's exact test, two-sided, on the rows where the two disagree{mean}. {corrected} The "
+        "interval (95 %) is over the rows. One seed speaks about these rows and these trained adapters, not "
+        "about other seeds."
+    )
 
 
 def headlines(view: View) -> list[str]:
@@ -86,10 +93,10 @@ def difference_table(view: View) -> Table:
 def seed_table(view: View) -> Table:
     """One row per cell and pair, one column per seed: points, rows won and lost, McNemar's p."""
     differences = [(pair, one) for pair in view.pairs for one in pair.single]
-    seeds = sorted(
-        {entry.seed for _, one in differences for entry in one.difference.seeds if entry.seed is not None}
-    )
-    columns = [Entry(f"Seed {seed}", "rows won : lost, p") for seed in seeds]
+    known = {entry.seed for _, one in differences for entry in one.difference.seeds}
+    seeds = sorted(known, key=lambda seed: (seed is None, seed))
+    names = ["Different seeds" if seed is None else f"Seed {seed}" for seed in seeds]
+    columns = [Entry(name, "rows won : lost, p") for name in names]
     rows = []
     for pair, one in differences:
         by_seed = {entry.seed: entry for entry in one.difference.seeds}

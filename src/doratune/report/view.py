@@ -227,7 +227,8 @@ def _trainings(cells: Sequence[NamedCell]) -> list[Training]:
         labels.append(named.label)
         known |= runs
         for arm in named.cell.arms:
-            arms.setdefault(arm.name, arm)
+            if arm.name not in arms or len(arms[arm.name].runs) < len(arm.runs):
+                arms[arm.name] = arm
     return [
         Training("; ".join(labels) if len(groups) > 1 else "", list(arms.values()))
         for labels, arms, _ in groups

@@ -24,7 +24,7 @@ from doratune.stats.resampling import (
 
 ARM_ROWS = (1.0, 1.0, 0.0, 0.0)  # two that are right, two that are wrong
 PAIRED_ROWS = (1.0, -1.0)  # one that only the first has right, one that only the second has
-ONE_SEED = "one seed only: other seeds may come out otherwise"
+ONE_SEED = "one seed only"
 
 
 @dataclass(frozen=True)

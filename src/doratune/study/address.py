@@ -44,6 +44,10 @@ def address(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:10]
 
 
+MODEL_FILES = ("config.json", "tokenizer*.json", "tokenizer.model", "*.safetensors", "*.bin")
+"""What of a model's folder decides its results."""
+
+
 @functools.cache
 def model_identity(name: str) -> str:
     """What tells a base model apart without loading it: its files' SHA-256, else its name."""
@@ -51,9 +55,7 @@ def model_identity(name: str) -> str:
         return f"{name}:{BUILTIN[name].sha256}"
     path = Path(name).expanduser()
     if path.is_dir():
-        files = sorted(
-            [*path.glob("config.json"), *path.glob("tokenizer*.json"), *path.glob("*.safetensors")]
-        )
+        files = sorted(file for pattern in MODEL_FILES for file in path.glob(pattern))
         return "files:" + address({file.name: _digest(file) for file in files})
     return f"files:{_digest(path)}" if path.is_file() else f"hub:{name}"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from doratune.environment import describe_environment
 from doratune.errors import InputError
+from doratune.records.base_model import check_one_base_model
 from doratune.records.differences import by_name, environment_notes, shared_settings
 from doratune.records.layout import read_record
 from doratune.records.run import Environment, Evaluation, RunRecord
@@ -21,7 +22,7 @@ from doratune.records.study import (
     Trial,
 )
 from doratune.stats.seeds import adjusted, pooled
-from doratune.study.cell import Answered, Arm, Pair, Run, cell_of, check_same_base
+from doratune.study.cell import Answered, Arm, Pair, Run, cell_of
 from doratune.study.grid import Group
 from doratune.study.job import Job
 from doratune.study.material import Test
@@ -114,10 +115,7 @@ def study_record(
         inputs=inputs,
         pending=[title for place, title in wanted.items() if place not in finished],
         settings={key: value for key, value in shared.items() if key not in ("data", "training_data")},
-        notes=[
-            *dict.fromkeys(note for one in answered for note in one.notes),
-            *(_notes(plan, records) if records else []),
-        ],
+        notes=[*dict.fromkeys(note for one in answered for note in one.notes), *_notes(plan, records)],
     )
 
 
@@ -125,10 +123,11 @@ def _answered(progress: Progress, test: Test) -> Answered:
     group, chosen = progress.group, progress.chosen
     assert chosen is not None
     arms = [_arm(group, method, rate, test) for method, rate in chosen.items()]
-    before = group.base()
-    base = _entry(before, test)
-    base_run = Run(before.folder, _relative(group, before), read_record(before.folder))
-    notes = check_same_base([base_run, *(run for arm in arms for run, _ in arm.runs)])
+    base = group.base()
+    models = {run.place: run.record.model for arm in arms for run, _ in arm.runs}
+    models[_relative(group, base)] = read_record(base.folder).model
+    notes = check_one_base_model(models, fix="give another --output, or the model that the finished runs had")
+    base_entry = _entry(base, test)
     material = group.material
     facts = {
         "model": group.model,
@@ -138,7 +137,7 @@ def _answered(progress: Progress, test: Test) -> Answered:
         "test": test.record,
         "note": material.entry.note,
     }
-    return replace(cell_of(facts, base, base, arms), notes=notes)
+    return replace(cell_of(facts, base_entry, base_entry, arms), notes=notes)
 
 
 def _arm(group: Group, method: StudyMethod, rate: float, test: Test) -> Arm:
@@ -192,6 +191,8 @@ def _title(plan: Plan, group: Group, test: Test) -> str:
 
 def _notes(plan: Plan, records: Mapping[str, RunRecord]) -> list[str]:
     """What a reader must know of all runs of a plan together."""
+    if not records:
+        return []
     by_method = {record.method: record for record in records.values()}
     dtypes = {method: record.model.dtype for method, record in by_method.items()}
     notes = []

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from doratune.records.answers import correct_rows, training_curve
-from doratune.records.base_model import check_one_base_model
 from doratune.records.run import Evaluation, RunRecord
 from doratune.records.study import ArmResult, SeedRun, StudyArm, StudyCell, StudyMethod, Trial
 from doratune.stats.paired import check_same_rows
@@ -65,13 +64,13 @@ class Answered:
         cell: Its p-values are not corrected yet.
         pairs: The answers of each pair of arms that was compared.
         records: Of all its trained runs, by place.
-        notes: What a reader must know about its runs.
+        notes: What was not compared of their base models.
     """
 
     cell: StudyCell
     pairs: dict[Pair, PairedCell]
     records: dict[str, RunRecord]
-    notes: Sequence[str] = ()
+    notes: list[str] = field(default_factory=list)
 
 
 def cell_of(
@@ -118,19 +117,6 @@ def cell_of(
     )
     records = {run.place: run.record for arm in arms for run, _ in arm.runs}
     return Answered(cell, {pair: paired for pair, (paired, _) in compared.items()}, records)
-
-
-def check_same_base(runs: Sequence[Run]) -> list[str]:
-    """Refuse runs of different base models.
-
-    Returns:
-        Sentences on what could not be compared.
-
-    Raises:
-        InputError: Two of them were trained or evaluated from different weights.
-    """
-    models = {str(run.directory): run.record.model for run in runs}
-    return check_one_base_model(models, fix="compare runs of one base model")
 
 
 def compared_pairs(arms: Sequence[Arm]) -> list[Pair]:

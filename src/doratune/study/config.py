@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from pydantic import Field
 from tyro.conf import Positional
 
-from doratune.evaluation.config import EvalConfig
-from doratune.records.run import Method, Protocol
+from doratune.records.run import Protocol
+from doratune.records.study import StudyMethod
 from doratune.settings import LaxPath, Positive, Settings
-from doratune.training.config import TrainConfig, TrainingSettings
+from doratune.training.config import TrainingSettings
+
+COMPARED: tuple[StudyMethod, ...] = ("lora", "dora")
+"""What a comparison trains."""
 
 
 class CompareConfig(TrainingSettings):
-    """Base, LoRA and DoRA on the same rows, order, seed and budget."""
+    """Base, LoRA and DoRA on the same rows, order, seeds and budget."""
 
     output: LaxPath
     """Folder for the runs, the table and the report."""
@@ -26,29 +30,12 @@ class CompareConfig(TrainingSettings):
     eval_batch_size: Positive = 32
     """Rows per forward pass in evaluation."""
 
-    def train_config(self, method: Method, overrides: dict[str, object]) -> TrainConfig:
-        """The configuration of one trained arm, with a preset's settings for its method."""
-        shared = self.model_dump(include=set(TrainingSettings.model_fields))
-        return TrainConfig.model_validate(
-            {**shared, **overrides, "method": method, "output": self.output / method}
-        )
-
-    def eval_config(self, method: Method) -> EvalConfig:
-        """How one arm is evaluated."""
-        return EvalConfig(
-            target=self.model if method == "base" else str(self.output / method),
-            task=self.task,
-            data=self.test_data,
-            format=self.format,
-            protocol=self.protocol,
-            limit=self.limit,
-            batch_size=self.eval_batch_size,
-            output=self.output / method,
-            dtype=self.dtype,
-            load_in_4bit=self.load_in_4bit,
-            device_map=self.device_map,
-            trust_remote_code=self.trust_remote_code,
-        )
+    seeds: list[Annotated[int, Field(ge=0)]] | None = None
+    """Runs with each of these seeds, instead of --seed."""
+    learning_rates: list[Annotated[float, Field(gt=0)]] | None = None
+    """Peak learning rates, instead of --learning-rate; of several the best one on held-out rows is tested."""
+    validation_rows: Positive = 500
+    """Training rows held out to choose among several learning rates; with one rate none are."""
 
 
 class StudyConfig(Settings):
@@ -57,9 +44,9 @@ class StudyConfig(Settings):
     plan: Annotated[str, Positional]
     """Name of a shipped plan, or a YAML file."""
     output: LaxPath
-    """Folder of the study; one that holds runs of the plan is gone on with."""
+    """Folder of the study; one that holds runs of the plan is resumed."""
     data: LaxPath | None = None
-    """Folder with <task>/train.json and <task>/test.json, instead of the hub; goes before the plan's."""
+    """Folder with <task>/train.json and <task>/test.json, instead of the hub; overrides the plan's."""
     runner: Literal["local", "ray"] = "local"
     """local: this machine; ray: a Ray cluster whose machines share the output folder."""
     jobs: Positive = 1

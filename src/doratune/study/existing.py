@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from doratune.errors import InputError
+from doratune.records.base_model import check_one_base_model
 from doratune.records.differences import flat_config, notes_on_differences, shared_settings
 from doratune.records.layout import read_record
 from doratune.records.run import DataRecord, Evaluation, RunRecord, mixed
 from doratune.records.study import StudyMethod, StudyRecord, method_of
 from doratune.study.assemble import record_of
-from doratune.study.cell import Answered, Arm, Run, cell_of, check_same_base
+from doratune.study.cell import Answered, Arm, Run, cell_of
 
 TaskKey = tuple[str, str, str]
 """A task, its format and its protocol: what must agree for two accuracies to mean the same."""
@@ -52,7 +53,8 @@ def record_of_runs(runs: Sequence[Path], *, title: str, reproduce: str) -> Study
             evaluated rows.
     """
     loaded = _load(runs)
-    base_notes = check_same_base([one.run for one in loaded])
+    models = {str(one.run.directory): one.run.record.model for one in loaded}
+    unseen = check_one_base_model(models, fix="compare runs of one base model")
     _check_comparable_tasks(loaded)
     base = [one for one in loaded if one.run.record.method == "base"]
     arms = _arms([one for one in loaded if one.run.record.method != "base"])
@@ -66,7 +68,7 @@ def record_of_runs(runs: Sequence[Path], *, title: str, reproduce: str) -> Study
         reproduce=reproduce,
         environment=loaded[-1].run.record.environment,
         settings=shared_settings(everything),
-        notes=[*base_notes, *notes_on_differences(records), *_seed_notes(arms), *_arm_notes(arms)],
+        notes=[*unseen, *notes_on_differences(records), *_seed_notes(arms), *_arm_notes(arms)],
     )
 
 

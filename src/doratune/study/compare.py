@@ -1,0 +1,237 @@
+"""A comparison is a study of one model, training set, format and rank; this makes its plan and resumes it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from doratune.errors import InputError
+from doratune.records.layout import COMPARISON_NAME, STUDY_NAME, read_study
+from doratune.records.study import StudyMethod, StudyRecord
+from doratune.settings import validate
+from doratune.study.address import WITHOUT_EFFECT
+from doratune.study.config import COMPARED, CompareConfig
+from doratune.study.grid import RUNS_NAME
+from doratune.study.material import DATA_NAME
+from doratune.study.plan import CROSSED, Plan, check_plan
+from doratune.study.study import Study
+from doratune.training.config import TrainingSettings
+
+QUESTION = "Is DoRA more accurate than LoRA on the same rows in the same order, with the same budget?"
+HELD_EQUAL = CROSSED - {"rank", "alpha", "learning_rate"}
+"""Settings that one method of a comparison cannot have for itself."""
+
+
+def comparison_plan(config: CompareConfig, own: Mapping[StudyMethod, CompareConfig]) -> Plan:
+    """The plan of a comparison.
+
+    Args:
+        config: What LoRA and DoRA share.
+        own: The whole configuration of a method that has settings of its own.
+
+    Raises:
+        InputError: There is no task, or settings do not fit together.
+    """
+    if not config.task:
+        raise InputError(
+            "a comparison needs a task",
+            where="--task",
+            expected="one task or more; --data and --test-data are files with its rows",
+        )
+    rates = config.learning_rates or [config.learning_rate]
+    values = {
+        "title": f"LoRA and DoRA on {', '.join(config.task)}",
+        "question": QUESTION,
+        "models": [config.model],
+        "methods": list(COMPARED),
+        "tasks": [
+            {
+                "train": config.task if len(config.task) > 1 else config.task[0],
+                "formats": [config.format],
+                "rows": config.rows,
+                "validation_rows": config.validation_rows if len(rates) > 1 else None,
+                "limit": config.limit,
+                "train_data": config.data,
+                "test_data": config.test_data,
+            }
+        ],
+        "ranks": [config.rank],
+        "learning_rates": rates,
+        "own_learning_rates": {
+            method: [one.learning_rate]
+            for method, one in own.items()
+            if not config.learning_rates and one.learning_rate != config.learning_rate
+        },
+        "seeds": config.seeds or [config.seed],
+        "protocol": config.protocol,
+        "alpha_over_rank": config.alpha / config.rank,
+        "settings": _settings(config),
+        "own_settings": {
+            method: found for method, one in own.items() if (found := _own_settings(config, method, one))
+        },
+        "eval_batch_size": config.eval_batch_size,
+    }
+    plan = validate(Plan, values, where="compare")
+    check_plan(plan, "compare")
+    return plan
+
+
+def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse an output folder that holds a comparison, unless it is to be resumed or replaced.
+
+    Raises:
+        InputError: It holds one, or there is one of an older version to resume.
+    """
+    names = (STUDY_NAME, RUNS_NAME, COMPARISON_NAME)
+    held = [str(output / name) for name in names if (output / name).exists()]
+    if held and not (resume or overwrite):
+        raise InputError(
+            "the output folder already holds a comparison",
+            where="--output",
+            got=", ".join(held),
+            fix="choose another folder, or add --resume to go on or --overwrite to start again",
+        )
+    if resume and held == [str(output / COMPARISON_NAME)]:
+        raise InputError(
+            "a comparison that an older version of doratune made cannot be resumed",
+            where=held[0],
+            fix="choose another --output; doratune report RUN... shows the runs in the folder",
+        )
+
+
+def remove_comparison(output: Path) -> None:
+    """Delete the runs, rows and record of a comparison; other files are left alone."""
+    for folder in (RUNS_NAME, DATA_NAME):
+        shutil.rmtree(output / folder, ignore_errors=True)
+    for file in (STUDY_NAME, COMPARISON_NAME):
+        (output / file).unlink(missing_ok=True)
+
+
+def resumed(plan: Plan, earlier: StudyRecord) -> Plan:
+    """The plan with the seeds of the earlier one first: the learning rate is chosen with the first seed."""
+    before = earlier.plan["seeds"] if earlier.plan is not None else []
+    seeds = [seed for seed in before if seed in plan.seeds]
+    return plan.model_copy(update={"seeds": [*seeds, *(one for one in plan.seeds if one not in seeds)]})
+
+
+def read_earlier(output: Path) -> StudyRecord | None:
+    """The record of the comparison in a folder, finished or not; None where none was begun.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    path = output / STUDY_NAME
+    return read_study(path) if path.is_file() else None
+
+
+def check_same(study: Study, earlier: StudyRecord) -> None:
+    """Refuse to resume a comparison as another one; seeds, learning rates and tasks may be added.
+
+    Args:
+        study: What is asked for now.
+        earlier: The record of what is in its folder.
+
+    Raises:
+        InputError: Anything else differs; everything that does is named.
+    """
+    where = str(study.folder / STUDY_NAME)
+    if earlier.plan is None:
+        raise InputError(
+            "the folder holds a report, not a comparison", where=where, fix="choose another --output"
+        )
+    before = validate(Plan, earlier.plan, where=f"{where}, plan")
+    changed = [*_changed_inputs(study, before, earlier.inputs), *_changed_settings(study.plan, before)]
+    if changed:
+        raise InputError(
+            "a comparison can only be resumed as what it is: seeds, learning rates and tasks may be added",
+            where=where,
+            got="; ".join(changed),
+            fix="resume without these changes, choose another --output, or --overwrite",
+        )
+
+
+def _settings(config: CompareConfig) -> dict[str, Any]:
+    """What the runs share and the plan has no key for, without what is at its default."""
+    own = set(TrainingSettings.model_fields) - CROSSED
+    return config.model_dump(mode="json", include=own, exclude_defaults=True)
+
+
+def _own_settings(config: CompareConfig, method: StudyMethod, one: CompareConfig) -> dict[str, Any]:
+    """The settings of a method that differ from the shared ones."""
+    names = set(CompareConfig.model_fields)
+    differing = {name for name in names if getattr(one, name) != getattr(config, name)}
+    unequal = sorted(differing - (set(TrainingSettings.model_fields) - HELD_EQUAL))
+    if unequal:
+        raise InputError(
+            "the methods of a comparison share this setting",
+            where=f"preset, methods.{method}",
+            got=", ".join(unequal),
+            fix="give it outside of methods",
+        )
+    return one.model_dump(mode="json", include=differing - {"learning_rate"})
+
+
+def _changed_inputs(study: Study, before: Plan, inputs: Mapping[str, str]) -> list[str]:
+    """The model and rows that are others than they were, whatever their names are."""
+    shown = {"model": (f"{before.models[0]}, ", f"{study.plan.models[0]}, ")}
+    changed = []
+    for what, old in inputs.items():
+        new = study.inputs.get(what, old)
+        if new != old:
+            first, second = shown.get(what, ("", ""))
+            changed.append(f"{what}: {first}{_digest(old)} -> {second}{_digest(new)}")
+    return changed
+
+
+def _digest(identity: str) -> str:
+    return identity.rpartition(":")[2][:12]
+
+
+def _changed_settings(now: Plan, before: Plan) -> list[str]:
+    """Everything else, as "name: old value -> new value"."""
+    old, new = _fixed(before), _fixed(now)
+    if before.tasks[0].validation_rows is None:  # rates were added, so rows are held out from now on
+        del old["validation_rows"]
+    changed = [f"{name}: {old[name]} -> {new.get(name)}" for name in old if old[name] != new.get(name)]
+    growing = _growing(now)
+    for name, values in _growing(before).items():
+        new_values = growing.get(name, [])
+        if any(one not in new_values for one in values):
+            changed.append(f"{name}: {_listed(values)} -> {_listed(new_values)}")
+    return changed
+
+
+def _fixed(plan: Plan) -> dict[str, Any]:
+    """All that must stay, by name."""
+    task, rank = plan.tasks[0], plan.ranks[0]
+    settings = TrainingSettings.model_validate(plan.settings)
+    return {
+        "training sets": len(plan.tasks),
+        "methods": _listed(plan.methods),
+        "format": _listed(task.formats),
+        "rows": task.rows,
+        "validation_rows": task.validation_rows,
+        "limit": task.limit,
+        "rank": _listed(plan.ranks),
+        "alpha": plan.alpha(rank),
+        "protocol": plan.protocol,
+        "eval_batch_size": plan.eval_batch_size,
+        **{
+            name: getattr(settings, name)
+            for name in TrainingSettings.model_fields
+            if name not in CROSSED | WITHOUT_EFFECT
+        },
+        **{f"settings of {method}": plan.own_settings.get(method, {}) for method in plan.methods},
+    }
+
+
+def _growing(plan: Plan) -> dict[str, Sequence[Any]]:
+    """All that may be added to, by name."""
+    rates = {f"learning_rate of {method}": plan.rates(method) for method in plan.methods}
+    return {"task": plan.tasks[0].trained_on, "seed": plan.seeds, **rates}
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in values)
