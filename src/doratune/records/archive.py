@@ -136,7 +136,7 @@ def check_against_archive(record: StudyRecord, folder: Path) -> None:
                         where=f"{folder / PREDICTIONS_FILE}, {run.run}, {name}",
                         got=f"{right} of {rows} rows right",
                         expected=f"{run.result.correct} of {cell.rows}",
-                        fix="archive the study's folder again",
+                        fix=f"doratune report {folder} --output {folder} --archive",
                     )
 
 

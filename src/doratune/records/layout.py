@@ -61,7 +61,7 @@ def is_recorded(run: Path) -> bool:
     return (run / RECORD_NAME).is_file()
 
 
-def weights_folder(run: Path, method: Method) -> Path:
+def weights_path(run: Path, method: Method) -> Path:
     """Where training by ``method`` leaves its weights in ``run``."""
     return run / (MODEL_NAME if method == "full" else ADAPTER_NAME)
 
@@ -119,13 +119,13 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def write_json_atomic(path: Path, data: Mapping[str, Any]) -> None:
-    """Write ``data`` as indented JSON; NaN and infinities, which JSON has not, are refused.
+def write_json_atomic(path: Path, data: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Write ``data`` as JSON, on one line if ``indent`` is None; NaN and infinities are refused.
 
     Raises:
         ValueError: A number is not finite.
     """
-    write_text_atomic(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text_atomic(path, json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_jsonl_atomic(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

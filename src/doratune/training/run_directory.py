@@ -14,13 +14,13 @@ from typing import Any
 import yaml
 
 from doratune.errors import InputError
-from doratune.records import layout
 from doratune.records.layout import (
     CONFIG_NAME,
     RUN_NAMES,
     checkpoints,
     is_recorded,
     is_started,
+    write_config,
 )
 from doratune.settings import validate
 from doratune.training.config import TrainConfig
@@ -88,12 +88,7 @@ def start(config: TrainConfig) -> None:
     for name in _held(config.output):
         path = config.output / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    write_config(config)
-
-
-def write_config(config: TrainConfig) -> None:
-    """Write config.yaml."""
-    layout.write_config(config.output, config.model_dump(mode="json"))
+    write_config(config.output, config.model_dump(mode="json"))
 
 
 def _held(output: Path) -> list[str]:
