@@ -5,7 +5,6 @@ Not part of it: where files lie, what is only reported, and the versions of pack
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -48,7 +47,6 @@ MODEL_FILES = ("config.json", "tokenizer*.json", "tokenizer.model", "*.safetenso
 """What of a model's folder decides its results."""
 
 
-@functools.cache
 def model_identity(name: str) -> str:
     """What tells a base model apart without loading it: its files' SHA-256, else its name."""
     if name in BUILTIN:

@@ -129,7 +129,7 @@ def compared_pairs(arms: Sequence[Arm]) -> list[Pair]:
         first.setdefault(arm.method, arm.name)
     if not first:
         return []
-    reference = "lora" if "lora" in first else next(iter(first))
+    reference: StudyMethod = "lora" if "lora" in first else next(iter(first))
     others = sorted((method for method in first if method != reference), key=lambda one: one != "dora")
     return [(first[reference], first[other]) for other in others]
 

@@ -13,7 +13,7 @@ from doratune.records.layout import RUNS_NAME, VALIDATION_NAME
 from doratune.records.run import Format
 from doratune.records.study import StudyMethod
 from doratune.settings import validate
-from doratune.study.address import address, model_identity, run_address
+from doratune.study.address import address, run_address
 from doratune.study.job import Job, Wanted
 from doratune.study.material import Material, Test
 from doratune.study.plan import Plan
@@ -38,6 +38,7 @@ class Group:
         plan: The plan it is of.
         folder: The study's folder.
         model: Name of the base model.
+        identity: What tells the model's content from another's, see ``address``.
         material: The rows.
         format: How a row becomes a prompt and its candidate answers.
         rank: Of the adapters.
@@ -46,6 +47,7 @@ class Group:
     plan: Plan
     folder: Path
     model: str
+    identity: str
     material: Material
     format: Format
     rank: int
@@ -84,7 +86,7 @@ class Group:
         rows = {test.task.name: test.record.sha256 for test in tests}
         key = address(
             {
-                "model": model_identity(self.model),
+                "model": self.identity,
                 "settings": shared,
                 "format": self.format,
                 "protocol": self.plan.protocol,
@@ -101,7 +103,7 @@ class Group:
 
     def _job(self, method: StudyMethod, rate: float, seed: int, stage: Literal["trial", "test"]) -> Job:
         config = self._config(method, rate, seed)
-        key = run_address(config, model=model_identity(self.model), data=self.material.train_record.sha256)
+        key = run_address(config, model=self.identity, data=self.material.train_record.sha256)
         name = _short([one.lower() for one in self.material.entry.trained_on])
         folder = self.folder / RUNS_NAME / f"{method}-{name}-{key}"
         wanted = self._validations(folder) if seed == self.plan.seeds[0] else []
@@ -188,10 +190,12 @@ def _short(tasks: list[str]) -> str:
 _LOADING = ("dtype", "load_in_4bit", "device_map", "trust_remote_code")
 
 
-def groups_of(plan: Plan, materials: list[Material], folder: Path) -> list[Group]:
+def groups_of(
+    plan: Plan, identities: Mapping[str, str], materials: list[Material], folder: Path
+) -> list[Group]:
     """Every group of a plan, in its order: model by model, training set by training set, format, rank."""
     return [
-        Group(plan, folder, model, material, form, rank)
+        Group(plan, folder, model, identities[model], material, form, rank)
         for model in plan.models
         for material in materials
         for form in material.entry.formats

@@ -30,14 +30,14 @@ class Progress:
     def choose(self) -> None:
         """Choose the learning rates, and go on to the tests; all trials must be done."""
         group, plan = self.group, self.group.plan
-        tried = {method: tried_rates(group, method) for method in plan.methods}
-        self.chosen = {
-            method: choose_rate(of_method) if of_method else plan.rates(method)[0]
-            for method, of_method in tried.items()
-        }
+        chosen: dict[StudyMethod, float] = {}
+        for method in plan.methods:
+            tried = tried_rates(group, method)
+            chosen[method] = choose_rate(tried) if tried else plan.rates(method)[0]
+        self.chosen = chosen
         self.jobs = [
             group.base(),
-            *(group.test(method, rate, seed) for method, rate in self.chosen.items() for seed in plan.seeds),
+            *(group.test(method, rate, seed) for method, rate in chosen.items() for seed in plan.seeds),
         ]
 
 

@@ -67,12 +67,13 @@ def open_study(plan: Plan, folder: Path, *, only_to_estimate: bool = False) -> S
             return assumed_material(entry, folder)
 
     materials = [load(entry) for entry in plan.tasks]
-    inputs = {_qualified("model", name, plan.models): model_identity(name) for name in plan.models}
+    identities = {name: model_identity(name) for name in plan.models}
+    inputs = {_qualified("model", name, plan.models): one for name, one in identities.items()}
     for material in materials:
         names = [entry.name for entry in plan.tasks]
         for what, digest in material.inputs.items():
             inputs[_qualified(what, material.entry.name, names)] = digest
-    return Study(plan, folder, groups_of(plan, materials, folder), inputs, assumed)
+    return Study(plan, folder, groups_of(plan, identities, materials, folder), inputs, assumed)
 
 
 def run_study(
