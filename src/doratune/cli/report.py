@@ -80,7 +80,7 @@ def _run_folders(folder: Path) -> list[str]:
 def _report_study(command: ReportCommand, runs: list[Path], study: Path) -> None:
     if len(runs) > 1 or command.title is not None:
         raise InputError(
-            "a study or comparison is reported alone and with the title it has",
+            "a study is reported alone, with its own title",
             where=str(study),
             expected="its folder and --output only",
         )
