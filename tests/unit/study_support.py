@@ -14,6 +14,7 @@ from doratune.records.layout import (
     METRICS_NAME,
     RECORD_NAME,
     read_record,
+    write_config,
     write_json_atomic,
     write_jsonl_atomic,
     write_text_atomic,
@@ -131,6 +132,7 @@ def _train(job: Job) -> None:
     write_json_atomic(job.folder / RECORD_NAME, synthetic_runs.record(method, [], **changes))
     write_jsonl_atomic(job.folder / METRICS_NAME, [{"step": 1, "loss": 2.0}])
     if job.config is not None:
+        write_config(job.folder, job.config.model_dump(mode="json"))
         write_text_atomic(job.folder / "adapter/adapter_config.json", "{}")
 
 

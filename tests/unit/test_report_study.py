@@ -346,4 +346,4 @@ def test_doratune_report_takes_a_study_with_the_analyses_in_its_folder(
     assert "written: " in capsys.readouterr().out
     assert (folder / "report.html").read_text() == page
     assert main(["report", str(folder), "--output", str(folder), "--title", "Mine"]) == 2
-    assert "a study is reported alone" in capsys.readouterr().err
+    assert "is reported alone" in capsys.readouterr().err

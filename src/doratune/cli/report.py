@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from rich.console import Console
 from tyro.conf import Positional
 
 from doratune.cli.parse import parse
-from doratune.cli.rendering import publish
+from doratune.cli.rendering import print_paths, publish
 from doratune.errors import InputError
+from doratune.records.archive import check_against_archive, has_archive, write_archive
 from doratune.records.layout import COMPARISON_NAME, RECORD_NAME, STUDY_NAME, read_study
 from doratune.settings import LaxPath, Settings
 
@@ -22,6 +24,7 @@ Examples:
   doratune report runs/lora runs/dora --output runs/report
   doratune report runs/lora-0 runs/lora-1 runs/dora-0 runs/dora-1 --title "Two seeds" --output runs/report
   doratune report runs/study --output runs/study
+  doratune report runs/study --output results/study --archive
 """
 
 
@@ -34,6 +37,8 @@ class ReportCommand(Settings):
     """Folder for the table and the report."""
     title: str | None = None
     """Heading of the report of runs; a study or comparison has its own."""
+    archive: bool = False
+    """Also write a study's records, metrics and predictions, as runs.jsonl and predictions.parquet."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print the record as JSON."""
 
@@ -53,6 +58,11 @@ def main(argv: list[str]) -> int:
             f"{COMPARISON_NAME} is of an older version of doratune and is not read any more",
             where=str(old[0] / COMPARISON_NAME),
             fix=f"doratune report {' '.join(_run_folders(old[0]))} --output {command.output}",
+        )
+
+    if command.archive:
+        raise InputError(
+            "only the runs of a study are archived", where="--archive", got=", ".join(command.runs)
         )
 
     from doratune.study.existing import record_of_runs
@@ -84,4 +94,10 @@ def _report_study(command: ReportCommand, runs: list[Path], study: Path) -> None
             where=str(study),
             expected="its folder and --output only",
         )
-    publish(read_study(study / STUDY_NAME), command.output, as_json=command.as_json)
+    record = read_study(study / STUDY_NAME)
+    archived = write_archive(study, command.output) if command.archive else []
+    if not archived and has_archive(study):
+        check_against_archive(record, study)
+    publish(record, command.output, as_json=command.as_json)
+    if archived and not command.as_json:
+        print_paths(archived, Console())

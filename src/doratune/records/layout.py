@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from pydantic import ValidationError
 
 from doratune.errors import InputError
@@ -37,6 +38,11 @@ ADAPTER_CONFIG = "adapter_config.json"
 MODEL_CONFIG = "config.json"
 """transformers' file that shows that a folder holds a model."""
 
+RUNS_NAME = "runs"
+"""Folder in a study's folder with its run directories."""
+VALIDATION_NAME = "validation"
+"""Folder in a run directory of a study with the answers to the validation rows, a record of its own."""
+
 COMPARISON_NAME = "comparison.json"
 """What ``compare`` wrote before its record was that of a study."""
 STUDY_NAME = "study.json"
@@ -55,7 +61,7 @@ def is_recorded(run: Path) -> bool:
     return (run / RECORD_NAME).is_file()
 
 
-def weights_folder(run: Path, method: Method) -> Path:
+def weights_path(run: Path, method: Method) -> Path:
     """Where training by ``method`` leaves its weights in ``run``."""
     return run / (MODEL_NAME if method == "full" else ADAPTER_NAME)
 
@@ -78,6 +84,12 @@ def checkpoints(run: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def runs_of_study(study: Path) -> list[Path]:
+    """The run directories of a study, finished or not, each before its validation."""
+    folders = [part for run in sorted((study / RUNS_NAME).glob("*")) for part in (run, run / VALIDATION_NAME)]
+    return [folder for folder in folders if is_started(folder) or is_recorded(folder)]
+
+
 def predictions_name(task: str, form: Format, protocol: Protocol) -> str:
     """Where an evaluation's predictions lie in its run: the task's name, then what is not the default."""
     parts = [task]
@@ -89,12 +101,17 @@ def predictions_name(task: str, form: Format, protocol: Protocol) -> str:
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Write ``text`` (UTF-8) to ``path`` by way of a file beside it, so that no reader sees half of it."""
+    """Write ``text`` (UTF-8) to ``path`` by way of a temporary file, so that no reader sees half of it."""
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def write_bytes_atomic(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` by way of a temporary file in its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -102,13 +119,13 @@ def write_text_atomic(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def write_json_atomic(path: Path, data: Mapping[str, Any]) -> None:
-    """Write ``data`` as indented JSON; NaN and infinities, which JSON has not, are refused.
+def write_json_atomic(path: Path, data: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Write ``data`` as JSON, on one line if ``indent`` is None; NaN and infinities are refused.
 
     Raises:
         ValueError: A number is not finite.
     """
-    write_text_atomic(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text_atomic(path, json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_jsonl_atomic(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -141,6 +158,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             raise InputError("a line is not a JSON object", where=place, got=type(row).__name__)
         rows.append(row)
     return rows
+
+
+def write_config(run: Path, config: Mapping[str, Any]) -> None:
+    """Write ``run``/config.yaml."""
+    write_text_atomic(run / CONFIG_NAME, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
 
 def write_record(run: Path, record: RunRecord) -> None:

@@ -46,6 +46,6 @@ def write_analysis(analysis: AnalysisRecord, folder: Path) -> list[Path]:
     """
     paths = [folder / name for name in (ANALYSIS_NAME, PLOT_NAME)]
     plot = whole_plot(analysis)
-    write_json_atomic(paths[0], analysis.to_dict())
+    write_json_atomic(paths[0], analysis.to_dict(), indent=None)  # thousands of points
     write_text_atomic(paths[1], plot)
     return paths

@@ -152,6 +152,7 @@ def loss_plot(training: Training, view: View, name: str) -> str | None:
                 axes.plot(
                     *zip(*logged, strict=True), color=colour(index), linewidth=0.8, alpha=0.35, zorder=1
                 )
+        axes.locator_params(axis="x", integer=True)
         axes.set(xlabel="step", ylabel="training loss")
         _grid_and_legend(axes)
         ends = "; ".join(

@@ -151,15 +151,22 @@ def cost_note(view: View) -> str:
 
 def data_table(view: View) -> Table:
     """The rows behind every cell and their hashes."""
-    columns = [Entry("Rows"), Entry("Training"), Entry("Validation"), Entry("Test")]
+    splits = {
+        "Training": [named.cell.train for named in view.cells],
+        "Validation": [named.cell.validation for named in view.cells],
+        "Test": [named.cell.test for named in view.cells],
+    }
+    shown = {split: found for split, found in splits.items() if any(found)}
     rows = [
         [
             Entry(named.label, named.cell.note or "", named.cell.sample),
-            *map(_data, (named.cell.train, named.cell.validation, named.cell.test)),
+            *(_data(found[place]) for found in shown.values()),
         ]
-        for named in view.cells
+        for place, named in enumerate(view.cells)
     ]
-    return Table("Rows of training, validation and test", columns, rows)
+    return Table(
+        f"Rows of {' and '.join(shown).lower()}", [Entry("Rows"), *(Entry(split) for split in shown)], rows
+    )
 
 
 def run_table(view: View) -> Table:

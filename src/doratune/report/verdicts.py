@@ -39,26 +39,30 @@ def test_note(view: View) -> str:
 
 
 def headlines(view: View) -> list[str]:
-    """For each pair on how many cells which of the two is better, and the mean over the cells.
+    """For each pair, on how many cells which of the two is better.
 
-    A study's only difference has no headline: its card says it all.
+    A study's only difference has no headline: its card says it all. Nor do the means of the first pair stand
+    here, as they have cards.
     """
     if sum(len(pair.all) for pair in view.pairs) == 1:
         return []
-    return [_headline(pair, view) for pair in view.pairs]
+    return [
+        _headline(pair, view)
+        + "".join(f" {one.label}: {_figures(one.difference)}." for one in pair.pooled if place > 0)
+        for place, pair in enumerate(view.pairs)
+    ]
 
 
 def _headline(pair: Pair, view: View) -> str:
     against = f"{arm_title(pair.to_arm)} against {arm_name(pair.from_arm)}, on"
-    means = "".join(f" {one.label}: {_figures(one.difference)}." for one in pair.pooled)
     if len(pair.single) == 1:
         only = pair.single[0]
-        return f"{against} {only.label}: {only.difference.verdict}.{means}"
+        return f"{against} {only.label}: {only.difference.verdict}."
     outcomes = [one.difference.outcome for one in pair.single]
     better, worse, undecided = (outcomes.count(one) or "none" for one in ("better", "worse", "undecided"))
     return (
         f"{against} {numbers.counted(len(pair.single), view.noun)}: better on {better}, worse on {worse}; "
-        f"on {undecided} no difference can be told.{means}"
+        f"on {undecided} no difference can be told."
     )
 
 

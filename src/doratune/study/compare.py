@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from doratune.errors import InputError
-from doratune.records.layout import COMPARISON_NAME, STUDY_NAME, read_study
+from doratune.records.archive import PREDICTIONS_FILE, RUNS_FILE
+from doratune.records.layout import COMPARISON_NAME, RUNS_NAME, STUDY_NAME, read_study
 from doratune.records.study import StudyMethod, StudyRecord
 from doratune.settings import validate
 from doratune.study.address import WITHOUT_EFFECT
 from doratune.study.config import COMPARED, CompareConfig
-from doratune.study.grid import RUNS_NAME
 from doratune.study.material import DATA_NAME
 from doratune.study.plan import CROSSED, Plan, check_plan
 from doratune.study.study import Study
@@ -105,7 +105,7 @@ def remove_comparison(output: Path) -> None:
     """Delete the runs, rows and record of a comparison; other files are left alone."""
     for folder in (RUNS_NAME, DATA_NAME):
         shutil.rmtree(output / folder, ignore_errors=True)
-    for file in (STUDY_NAME, COMPARISON_NAME):
+    for file in (STUDY_NAME, COMPARISON_NAME, RUNS_FILE, PREDICTIONS_FILE):
         (output / file).unlink(missing_ok=True)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from doratune.errors import DoratuneError, InputError
+from doratune.records.archive import has_archive, restore_runs
 from doratune.records.layout import STUDY_NAME, read_study, write_text_atomic
 from doratune.study.execute import Outcome
 from doratune.study.grid import Group
@@ -17,12 +18,9 @@ from doratune.study.lock import locked
 from doratune.study.process import waiting_through_interrupts
 from doratune.study.schedule import Progress, Schedule
 
-IGNORED = """# Rows of data sets and weights are not for a repository; records, metrics and predictions are.
+IGNORED = """# Rows and runs are not for a repository; `doratune report FOLDER --archive` packs the runs.
 /data/
-/runs/*/adapter/
-/runs/*/model/
-/runs/*/checkpoints/
-/runs/*/log.txt
+/runs/
 .lock
 """
 POLL_SECONDS = 1.0
@@ -98,6 +96,8 @@ def conduct(
         if not ours:
             raise InputError("another process is at work on this study", where=str(folder))
         write_text_atomic(folder / ".gitignore", IGNORED)
+        if has_archive(folder):
+            restore_runs(folder, folder)
         for material in {id(group.material): group.material for group in groups}.values():
             material.write()
         with runner:

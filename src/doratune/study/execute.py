@@ -15,8 +15,8 @@ from pathlib import Path
 
 from doratune.errors import DoratuneError
 from doratune.evaluation.config import EvalConfig
-from doratune.records.layout import is_started
-from doratune.study.job import VALIDATION_NAME, Job, Wanted
+from doratune.records.layout import VALIDATION_NAME, is_started, write_config
+from doratune.study.job import Job, Wanted
 from doratune.study.lock import locked
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,6 @@ def carry_out(job: Job) -> Outcome:
 
 def _train(job: Job) -> None:
     """Train the run, or go on with its training; again from the start where only the weights are missing."""
-    from doratune.training.run_directory import write_config
     from doratune.training.train import train
 
     if job.config is None:
@@ -77,7 +76,7 @@ def _train(job: Job) -> None:
         return
     resume = is_started(job.folder)
     if resume:  # the address says that it is the same run; only its paths may be others by now
-        write_config(job.config)
+        write_config(job.folder, job.config.model_dump(mode="json"))
     train(job.config, resume=resume)
 
 

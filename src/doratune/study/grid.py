@@ -9,16 +9,16 @@ from typing import Any, Literal
 
 from doratune.data.tasks import MIX
 from doratune.evaluation.config import EvalConfig
+from doratune.records.layout import RUNS_NAME, VALIDATION_NAME
 from doratune.records.run import Format
 from doratune.records.study import StudyMethod
 from doratune.settings import validate
 from doratune.study.address import address, run_address
-from doratune.study.job import VALIDATION_NAME, Job, Wanted
+from doratune.study.job import Job, Wanted
 from doratune.study.material import Material, Test
 from doratune.study.plan import Plan
 from doratune.training.config import TrainConfig
 
-RUNS_NAME = "runs"
 TRAINING: Mapping[StudyMethod, Mapping[str, Any]] = {
     "lora": {"method": "lora"},
     "dora": {"method": "dora"},

@@ -21,9 +21,6 @@ from doratune.records.run import Evaluation
 from doratune.records.study import StudyMethod
 from doratune.training.config import TrainConfig
 
-VALIDATION_NAME = "validation"
-"""Folder in a run directory with the answers to the validation rows."""
-
 
 @dataclass(frozen=True)
 class Wanted:

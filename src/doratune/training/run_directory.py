@@ -20,7 +20,7 @@ from doratune.records.layout import (
     checkpoints,
     is_recorded,
     is_started,
-    write_text_atomic,
+    write_config,
 )
 from doratune.settings import validate
 from doratune.training.config import TrainConfig
@@ -88,15 +88,7 @@ def start(config: TrainConfig) -> None:
     for name in _held(config.output):
         path = config.output / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    write_config(config)
-
-
-def write_config(config: TrainConfig) -> None:
-    """Write config.yaml."""
-    write_text_atomic(
-        config.output / CONFIG_NAME,
-        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
-    )
+    write_config(config.output, config.model_dump(mode="json"))
 
 
 def _held(output: Path) -> list[str]:

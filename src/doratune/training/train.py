@@ -24,7 +24,7 @@ from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model
 from doratune.models.precision import resolve_dtype
 from doratune.peft.frozen import speed_up_frozen
-from doratune.records.layout import CHECKPOINTS_NAME, weights_folder, write_record
+from doratune.records.layout import CHECKPOINTS_NAME, weights_path, write_record
 from doratune.records.run import ParameterCount, RunRecord, TrainingRecord
 from doratune.training import run_directory
 from doratune.training.adapter import add_adapter
@@ -88,7 +88,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
             where=str(config.output),
             fix="run the same command with --resume to go on from there",
         )
-    _save_weights(trainer, weights_folder(config.output, config.method))
+    _save_weights(trainer, weights_path(config.output, config.method))
     record = RunRecord(
         name=config.output.name,
         method=config.method,

@@ -1,0 +1,236 @@
+"""A study's runs as two files that fit a repository: their records and metrics, and all their predictions.
+
+``RUNS_FILE`` has a line of JSON for each run directory, ``PREDICTIONS_FILE`` a row of Parquet for each row
+that a run answered. Scores are kept exactly, so candidates that tied still do; scores per byte are kept as
+the number of bytes. Training rows, weights, checkpoints and logs are left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from doratune.errors import InputError
+from doratune.records.answers import correct_rows
+from doratune.records.layout import (
+    METRICS_NAME,
+    RUNS_NAME,
+    is_recorded,
+    is_started,
+    predictions_name,
+    read_jsonl,
+    read_record,
+    runs_of_study,
+    write_bytes_atomic,
+    write_config,
+    write_jsonl_atomic,
+    write_record,
+)
+from doratune.records.run import RunRecord
+from doratune.records.study import StudyRecord
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+logger = logging.getLogger(__name__)
+
+RUNS_FILE = "runs.jsonl"
+PREDICTIONS_FILE = "predictions.parquet"
+_REPEATING = ["run", "predictions", "row", "answer", "prediction", "correct", "bytes.list.element"]
+_ZSTD_LEVEL = 19
+
+
+def has_archive(folder: Path) -> bool:
+    """Whether a folder holds the archive of a study."""
+    return (folder / RUNS_FILE).is_file() and (folder / PREDICTIONS_FILE).is_file()
+
+
+def write_archive(study: Path, folder: Path) -> list[Path]:
+    """Archive the finished runs of a study.
+
+    Args:
+        study: The study's folder. Runs in it that are not finished are named in a warning and left out.
+        folder: Where the two files go; may be the same.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        InputError: There are no finished runs, or a file of one cannot be read or does not match its record.
+    """
+    runs = runs_of_study(study)
+    left_out = [str(run) for run in runs if not is_recorded(run)]
+    if left_out:
+        logger.warning("not finished, so not archived: %s", ", ".join(left_out))
+    records = {run: read_record(run) for run in runs if is_recorded(run)}
+    if not records:
+        raise InputError("there are no finished runs to archive", where=str(study))
+    lines = [
+        {
+            "run": run.relative_to(study).as_posix(),
+            "record": record.to_dict(),
+            "metrics": read_jsonl(run / METRICS_NAME) if is_started(run) else None,
+        }
+        for run, record in records.items()
+    ]
+    paths = [folder / RUNS_FILE, folder / PREDICTIONS_FILE]
+    predictions = _to_parquet([row for run in records for row in _predictions(study, run, records[run])])
+    write_jsonl_atomic(paths[0], lines)
+    write_bytes_atomic(paths[1], predictions)
+    return paths
+
+
+def restore_runs(folder: Path, study: Path) -> list[Path]:
+    """Write the archived run directories that ``study`` does not have.
+
+    Args:
+        folder: Holds the archive.
+        study: Where the run directories go; may be the same.
+
+    Returns:
+        The run directories that were written.
+
+    Raises:
+        InputError: The archive cannot be read.
+    """
+    present = [*(study / RUNS_NAME).glob("*")]
+    table = _read_parquet(folder)
+    written = []
+    for line in read_jsonl(folder / RUNS_FILE):
+        run = _inside(study, line["run"], folder)
+        if any(run.is_relative_to(one) for one in present):
+            continue
+        record = RunRecord.model_validate(line["record"])
+        own = _rows_of(table, "run", line["run"])
+        for entry in record.evaluations:
+            path = _inside(run, entry.predictions, folder)
+            rows = _rows_of(own, "predictions", entry.predictions).to_pylist()
+            write_jsonl_atomic(path, [_prediction(row) for row in rows])
+        if line["metrics"] is not None:
+            write_jsonl_atomic(run / METRICS_NAME, line["metrics"])
+            write_config(run, record.config)
+        write_record(run, record)  # last, as it says that the run is finished
+        written.append(run)
+    return written
+
+
+def check_against_archive(record: StudyRecord, folder: Path) -> None:
+    """Refuse a study.json whose results are not those of the archived answers.
+
+    Raises:
+        InputError: A run's answers are missing, or not as many of them are right as the record says.
+    """
+    by_evaluation = _read_parquet(folder).group_by(["run", "predictions"])
+    counts = by_evaluation.aggregate([("correct", "sum"), ("correct", "count")]).to_pylist()
+    found = {(one["run"], one["predictions"]): (one["correct_sum"], one["correct_count"]) for one in counts}
+    for cell in record.cells:
+        name = predictions_name(cell.task, cell.format, cell.protocol)
+        for arm in cell.arms:
+            for run in arm.runs:
+                right, rows = found.get((run.run, name), (0, 0))
+                if (right, rows) != (run.result.correct, cell.rows):
+                    raise InputError(
+                        "the archived answers are not those of the study's record",
+                        where=f"{folder / PREDICTIONS_FILE}, {run.run}, {name}",
+                        got=f"{right} of {rows} rows right",
+                        expected=f"{run.result.correct} of {cell.rows}",
+                        fix=f"doratune report {folder} --output {folder} --archive",
+                    )
+
+
+def _predictions(study: Path, run: Path, record: RunRecord) -> Iterator[dict[str, Any]]:
+    """What the archive keeps of each row that a run answered."""
+    for entry in record.evaluations:
+        path = run / entry.predictions
+        correct_rows(run, entry)  # refuses what does not match the record
+        for row in read_jsonl(path):
+            kept = {key: row.get(key) for key in ("row", "answer", "prediction", "correct", "scores", "text")}
+            kept |= {"run": run.relative_to(study).as_posix(), "predictions": entry.predictions}
+            yield kept | {"bytes": _bytes(row, path)}
+
+
+def _bytes(row: Mapping[str, Any], path: Path) -> list[int] | None:
+    """The bytes of each candidate, by which the scores were divided; 0 for a score of 0."""
+    scores, per_byte = row.get("scores"), row.get("scores_norm")
+    if scores is None or per_byte is None:
+        return None
+    found = [round(score / share) if share else 0 for score, share in zip(scores, per_byte, strict=True)]
+    if _per_byte(scores, found) != per_byte:
+        raise InputError("scores_norm are not scores per byte", where=f"{path}, row {row['row']}")
+    return found
+
+
+def _per_byte(scores: Sequence[float], sizes: Sequence[int]) -> list[float]:
+    return [score / size if size else 0.0 for score, size in zip(scores, sizes, strict=True)]
+
+
+def _prediction(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of a run's predictions, as evaluation wrote it."""
+    scores, sizes = row["scores"], row["bytes"]
+    return {
+        "row": row["row"],
+        "answer": row["answer"],
+        "prediction": row["prediction"],
+        "correct": row["correct"],
+        "scores": scores,
+        "scores_norm": None if sizes is None else _per_byte(scores, sizes),
+        "text": row["text"],
+    }
+
+
+def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
+    """The rows, those of one test row together: their answers and sizes repeat."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    schema = pa.schema(
+        [
+            ("run", pa.string()),
+            ("predictions", pa.string()),
+            ("row", pa.int64()),
+            ("answer", pa.string()),
+            ("prediction", pa.string()),
+            ("correct", pa.bool_()),
+            ("scores", pa.list_(pa.float64())),
+            ("bytes", pa.list_(pa.int64())),
+            ("text", pa.string()),
+        ]
+    )
+    rows.sort(key=lambda one: (one["predictions"], one["row"], one["run"]))
+    buffer = pa.BufferOutputStream()
+    parquet.write_table(
+        pa.Table.from_pylist(rows, schema=schema),
+        buffer,
+        compression="zstd",
+        compression_level=_ZSTD_LEVEL,
+        use_dictionary=_REPEATING,  # pyright: ignore[reportArgumentType]
+        use_byte_stream_split=["scores.list.element"],  # pyright: ignore[reportArgumentType]
+    )
+    return buffer.getvalue().to_pybytes()
+
+
+def _read_parquet(folder: Path) -> pa.Table:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    path = folder / PREDICTIONS_FILE
+    try:
+        return parquet.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError("the archive cannot be read", where=str(path), got=str(error)) from None
+
+
+def _rows_of(table: pa.Table, column: str, value: str) -> pa.Table:
+    from pyarrow import dataset
+
+    return table.filter(dataset.field(column) == value)
+
+
+def _inside(parent: Path, name: str, archive: Path) -> Path:
+    """``parent``/``name``, which must not lead out of it."""
+    path = parent / name
+    if not path.resolve().is_relative_to(parent.resolve()):
+        raise InputError("the archive names a file outside of its study", where=str(archive), got=name)
+    return path

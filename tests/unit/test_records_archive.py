@@ -1,0 +1,171 @@
+"""A study's runs as two files: nothing is lost, and the committed ones hold what the study says."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic_runs
+from study_support import MadeUpRunner, Silent, opened
+
+from doratune.errors import InputError
+from doratune.records.archive import check_against_archive, has_archive, restore_runs, write_archive
+from doratune.records.layout import (
+    RUNS_NAME,
+    read_jsonl,
+    read_record,
+    read_study,
+    write_config,
+    write_jsonl_atomic,
+)
+from doratune.records.study import StudyRecord
+from doratune.study.assemble import record_of
+from doratune.study.cell import Answered, Arm, Run, cell_of
+from doratune.study.study import run_study
+
+DOCS = Path(__file__).parents[2] / "docs/results/smollm2"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(one.relative_to(folder)): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+
+
+def answer(scores: list[float] | None, sizes: list[int], text: str | None = None) -> dict[str, Any]:
+    per_byte = [one / size for one, size in zip(scores or [], sizes, strict=True)]
+    return {"scores": scores, "scores_norm": None if scores is None else per_byte, "text": text}
+
+
+ANSWERS = [
+    answer([-12.5, -12.5, -0.1], [7, 9, 1]),  # a tie, and a number that float32 does not hold
+    answer([0.0, -3.4028234663852886e38], [4, 1000]),
+    answer([-1e-45, -21.65620994567871], [1, 59]),
+    answer(None, [], "the answer is “a”\nor b"),
+]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Runs with scores of every kind, one of them with a validation, and one that is not finished."""
+    folder = tmp_path / "study"
+    for method in ("base", "lora", "dora"):
+        answers = {"sample-boolq": [True, False, True, False]}
+        run = synthetic_runs.write_run(folder / RUNS_NAME / method, method, answers)
+        path = run / "predictions/sample-boolq.jsonl"
+        answered = zip(read_jsonl(path), ANSWERS, strict=True)
+        write_jsonl_atomic(path, [row | scored for row, scored in answered])
+        if method != "base":
+            config = read_record(run).config
+            write_config(run, config)
+            (run / "adapter").mkdir()
+    validation = folder / RUNS_NAME / "dora/validation"
+    shutil.copytree(folder / RUNS_NAME / "lora", validation)
+    for name in ("metrics.jsonl", "config.yaml"):
+        (validation / name).unlink()
+    (folder / RUNS_NAME / "unfinished").mkdir()
+    (folder / RUNS_NAME / "unfinished/config.yaml").touch()
+    return folder
+
+
+def test_everything_is_restored(study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        write_archive(study, tmp_path / "archive")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"not finished, so not archived: {study / 'runs/unfinished'}"
+    ]
+    assert len(restore_runs(tmp_path / "archive", tmp_path / "restored")) == 4
+    shutil.rmtree(study / RUNS_NAME / "unfinished")
+    before, after = files(study), files(tmp_path / "restored")
+    assert before.keys() == after.keys()
+    for name in before:
+        if name.endswith(".jsonl"):  # to the last bit, and None where there was None
+            assert read_jsonl(study / name) == read_jsonl(tmp_path / "restored" / name), name
+        elif name.endswith("record.json"):
+            parents = (study / name).parent, (tmp_path / "restored" / name).parent
+            assert read_record(parents[0]) == read_record(parents[1])
+        else:
+            assert before[name] == after[name], name
+
+
+def test_runs_that_are_there_are_left_alone(study: Path) -> None:
+    write_archive(study, study)
+    shutil.rmtree(study / RUNS_NAME / "lora")
+    (study / RUNS_NAME / "dora/record.json").write_text("changed")
+    shutil.rmtree(study / RUNS_NAME / "dora/validation")
+    assert [run.name for run in restore_runs(study, study)] == ["lora"]
+    assert (study / RUNS_NAME / "dora/record.json").read_text() == "changed"
+
+
+def test_scores_that_cannot_be_kept_are_refused(study: Path, tmp_path: Path) -> None:
+    path = study / RUNS_NAME / "lora/predictions/sample-boolq.jsonl"
+    rows = read_jsonl(path)
+    rows[0]["scores_norm"][0] += 1e-9
+    write_jsonl_atomic(path, rows)
+    with pytest.raises(InputError, match="per byte"):
+        write_archive(study, tmp_path / "archive")
+    assert not has_archive(tmp_path / "archive")
+
+
+def test_an_archive_writes_nowhere_else(study: Path, tmp_path: Path) -> None:
+    runs, _ = write_archive(study, tmp_path / "archive")
+    runs.write_text(runs.read_text().replace('"run": "runs/base"', '"run": "runs/../../elsewhere"'))
+    with pytest.raises(InputError, match="outside"):
+        restore_runs(tmp_path / "archive", tmp_path / "restored")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_what_is_no_archive_is_refused(study: Path, tmp_path: Path) -> None:
+    _, predictions = write_archive(study, tmp_path / "archive")
+    predictions.write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="cannot be read"):
+        restore_runs(tmp_path / "archive", tmp_path / "restored")
+    with pytest.raises(InputError, match="no finished runs"):
+        write_archive(tmp_path / "archive", tmp_path)
+
+
+def test_a_study_goes_on_from_its_archive(tmp_path: Path) -> None:
+    first = run_study(opened(tmp_path), MadeUpRunner(), Silent(), reproduce="x")
+    folder = tmp_path / "study"
+    write_archive(folder, folder)
+    check_against_archive(first, folder)
+    shutil.rmtree(folder / RUNS_NAME)
+    runner = MadeUpRunner()
+    again = run_study(opened(tmp_path, seeds=[0, 1, 2]), runner, Silent(), reproduce="x")
+    assert {job.config.seed for job in runner.jobs if job.config} == {2}
+    assert again.cells[0].base == first.cells[0].base
+    with pytest.raises(InputError, match=r"0 of 0(.|\n)*--archive"):
+        check_against_archive(again, folder)
+
+
+def test_the_study_in_the_docs_follows_from_its_archive(tmp_path: Path) -> None:
+    """Every statistic of the committed study.json, computed again from the committed answers."""
+    committed = read_study(DOCS / "study.json")
+    check_against_archive(committed, DOCS)
+    restore_runs(DOCS, tmp_path)
+    found = record_of([_answered(tmp_path, committed, cell) for cell in range(7)], title="", reproduce="")
+    assert found.cells == committed.cells
+    assert found.pooled == committed.pooled
+
+
+def _answered(study: Path, committed: StudyRecord, number: int) -> Answered:
+    cell = committed.cells[number]
+
+    def evaluated(place: str) -> Any:
+        run = Run(study / place, place, read_record(study / place))
+        entries = run.record.evaluations
+        return run, next(one for one in entries if (one.task, one.format) == (cell.task, cell.format))
+
+    arms = [
+        Arm(arm.name, arm.method, [evaluated(one.run) for one in arm.runs], arm.trials) for arm in cell.arms
+    ]
+    bases = [read_record(run) for run in (study / RUNS_NAME).glob("base-*")]
+    base = next(
+        one
+        for record in bases
+        for one in record.evaluations
+        if (one.task, one.format) == (cell.task, cell.format)
+    )
+    facts = {name: getattr(cell, name) for name in ("model", "rank", "train", "validation", "test", "note")}
+    return cell_of(facts, base, base, arms)
