@@ -118,7 +118,7 @@ def test_ctrl_c_then_resume_comes_out_the_same(cli: Cli, tiny_model: Path) -> No
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=os.environ, start_new_session=True
     ) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not any(Path("stopped/runs").glob("dora-*/checkpoints/checkpoint-2")):
             assert process.poll() is None and time.monotonic() < deadline, "training never began"
             time.sleep(0.02)
