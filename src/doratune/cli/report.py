@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
 
 
 def _is_old_comparison(folder: Path) -> bool:
-    """Whether what is in a folder was written by ``compare`` when it had a record of its own."""
+    """Whether what is in a folder was written by ``compare`` before its record was that of a study."""
     return (folder / COMPARISON_NAME).is_file() and not (folder / RECORD_NAME).is_file()
 
 

@@ -29,7 +29,7 @@ def comparison_plan(config: CompareConfig, own: Mapping[StudyMethod, CompareConf
 
     Args:
         config: What LoRA and DoRA share.
-        own: The whole configuration of a method that has settings of its own.
+        own: The whole configuration of a method that has its own settings.
 
     Raises:
         InputError: There is no task, or settings do not fit together.

@@ -1,4 +1,4 @@
-"""The runner of one machine: every run in a process of its own, one after the other or several at a time."""
+"""The runner of one machine: every run in its own process, one after the other or several at a time."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ CHARACTERS_PER_TOKEN = 4.3
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that the study took out of a training set and keeps in a file of its own.
+    """Rows that the study took out of a training set and keeps in a file.
 
     Attributes:
         task: Whose rows; None for those of several tasks.

@@ -107,7 +107,7 @@ class Resources(Settings):
 
 
 class Assumed(Settings):
-    """Speeds to reckon with until a run of the study is finished."""
+    """Speeds for the estimate until a run of the study is finished."""
 
     tokens_per_second: Annotated[float, Field(gt=0)]
     """Training tokens a second."""
@@ -133,7 +133,7 @@ class Plan(Settings):
     ranks: Axis[Positive]
     """Ranks of the adapters."""
     learning_rates: Axis[Rate]
-    """Tried for every method that has no list of its own."""
+    """Tried for every method without its own list."""
     own_learning_rates: dict[StudyMethod, Axis[Rate]] = Field(default={})
     """Other rates for single methods, as many as the rest has."""
     seeds: Axis[Seed]
@@ -305,7 +305,7 @@ def _check_own(plan: Plan, source: str) -> None:
         for method, own in plan.own_settings.items():
             if {"rank", "alpha"} & own.keys():
                 raise InputError(
-                    "a method cannot have a rank of its own where the plan crosses several",
+                    "a method cannot have its own rank where the plan crosses several ranks",
                     where=f"{source}, own_settings, {method}",
                     got=f"ranks {', '.join(map(str, plan.ranks))}",
                 )

@@ -1,4 +1,4 @@
-"""Processes of their own: each run measures its own peak memory and starts as fresh as any other."""
+"""A new process for each run: it measures its own peak memory and starts as fresh as any other."""
 
 from __future__ import annotations
 
