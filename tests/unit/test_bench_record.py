@@ -47,7 +47,7 @@ def test_file_round_trip(small: None, tmp_path: Path) -> None:
     assert BenchRecord.model_validate_json(text, strict=True) == record
     written = json.loads(text)
     assert (written["schema"], written["schema_version"], written["what"]) == ("doratune.bench", 1, "op")
-    assert str(tmp_path) not in text and str(Path.home()) not in text
+    assert '"/' not in text  # no path of this machine
     with pytest.raises(ValueError, match="schema_version"):
         BenchRecord.model_validate({**written, "schema_version": 2})
 
