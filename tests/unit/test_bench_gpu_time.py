@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from doratune.bench import gpu_time
+from doratune.bench.op import gpu_time
 from doratune.bench.timing import WARMUP_ROUNDS
 
 

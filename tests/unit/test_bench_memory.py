@@ -7,8 +7,8 @@ import torch
 from bench_support import provider, small_case, subject_of
 from torch import Tensor, nn
 
-from doratune.bench.peak import cpu_peak
-from doratune.bench.saved import saved_bytes
+from doratune.bench.op.peak import cpu_peak
+from doratune.bench.op.saved import saved_bytes
 
 TOKENS, D_IN, D_OUT, RANK = 32, 64, 96, 4  # of small_case, in float32
 

@@ -13,20 +13,20 @@ import torch
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from doratune.bench import step
 from doratune.bench.config import StepBenchConfig
-from doratune.bench.gate import GateError
-from doratune.bench.step_base import random_model
-from doratune.bench.step_cases import StepEntry, StepFile, read_steps
-from doratune.bench.step_child import StepReport, Trainee
-from doratune.bench.step_floor import FrozenStep
-from doratune.bench.step_gate import FIRST_LIMITS, LIMITS, check_losses
-from doratune.bench.step_loops import run
-from doratune.bench.step_providers import ALIKE, ONE_LINE, STEP_PROVIDERS, Frozen, Stock
-from doratune.bench.step_rows import draw_rows
-from doratune.bench.step_trainers import doratune_trainer, stock_trainer
+from doratune.bench.op.gate import GateError
+from doratune.bench.step import bench as step
+from doratune.bench.step.base import random_model
+from doratune.bench.step.cases import StepEntry, StepFile, read_steps
+from doratune.bench.step.child import StepReport, Trainee
+from doratune.bench.step.floor import FrozenStep
+from doratune.bench.step.gate import FIRST_LIMITS, LIMITS, check_losses
+from doratune.bench.step.loops import run
+from doratune.bench.step.providers import ALIKE, ONE_LINE, STEP_PROVIDERS, Frozen, Stock
+from doratune.bench.step.rows import draw_rows
+from doratune.bench.step.trainers import doratune_trainer, stock_trainer
+from doratune.bench.step.turns import Alone, Move, TurnsOverError
 from doratune.bench.table import step_renderable
-from doratune.bench.turns import Alone, Move, TurnsOverError
 from doratune.errors import DoratuneError, InputError
 from doratune.peft.linear import EngineLinear
 from doratune.records.bench import StepBenchRecord, StepCase

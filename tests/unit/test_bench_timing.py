@@ -9,10 +9,10 @@ import torch
 from bench_support import subject_of
 
 from doratune.bench import timing
-from doratune.bench.providers import Provider, Subject
+from doratune.bench.op.layer_data import LayerData
+from doratune.bench.op.providers import Provider, Subject
 from doratune.bench.ratios import divide, judge
 from doratune.bench.timing import WARMUP_ROUNDS, summarise, time_ratios, time_rounds
-from doratune.bench.weights import LayerData
 from doratune.engine.outputs import WeakOutput
 from doratune.records.bench import ProviderResult, Target
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from doratune.bench.turns import Alone, Turn, TurnsOverError, players, rotated
+from doratune.bench.step.turns import Alone, Turn, TurnsOverError, players, rotated
 from doratune.errors import DoratuneError, InputError
 
 

@@ -2,6 +2,6 @@
 
 ``op`` is about single layers. It runs the cases of ``cases.yaml`` through the providers of ``providers``: a
 check against the float64 reference, interleaved timing, memory. ``step`` is about whole optimizer steps. It
-runs the cases of ``steps.yaml`` through the training loops of ``step_loops``: processes that take turns
+runs the cases of ``cases.yaml`` through the training loops of ``step_loops``: processes that take turns
 (``turns``), and whose losses are compared. ``table`` shows the records.
 """

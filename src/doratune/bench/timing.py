@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from doratune.bench.providers import Subject
-from doratune.bench.weights import LayerData
+from doratune.bench.op.layer_data import LayerData
+from doratune.bench.op.providers import Subject
 from doratune.records.bench import Timing
 
 WARMUP_ROUNDS = 2

@@ -110,7 +110,7 @@ def _op(argv: list[str]) -> int:
     command = parse(OpCommand, argv, verb="bench op", about=ABOUT_OP)
     config = OpBenchConfig(**command.model_dump(include=set(OpBenchConfig.model_fields)))
 
-    from doratune.bench.op import bench_op
+    from doratune.bench.op.bench import bench_op
     from doratune.bench.table import bench_renderable
     from doratune.cli.output import configure_logging
 
@@ -124,7 +124,7 @@ def _step(argv: list[str]) -> int:
     command = parse(StepCommand, argv, verb="bench step", about=ABOUT_STEP)
     config = StepBenchConfig(**command.model_dump(include=set(StepBenchConfig.model_fields)))
 
-    from doratune.bench.step import bench_step
+    from doratune.bench.step.bench import bench_step
     from doratune.bench.table import step_renderable
     from doratune.cli.output import configure_logging
 

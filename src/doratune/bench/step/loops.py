@@ -17,11 +17,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from doratune.bench.step_child import StepReport, Trainee
-from doratune.bench.step_floor import FrozenStep
-from doratune.bench.step_providers import Frozen, Stock
-from doratune.bench.step_trainers import doratune_trainer, stock_trainer
-from doratune.bench.turns import Turn, TurnsOverError
+from doratune.bench.step.child import StepReport, Trainee
+from doratune.bench.step.floor import FrozenStep
+from doratune.bench.step.providers import Frozen, Stock
+from doratune.bench.step.trainers import doratune_trainer, stock_trainer
+from doratune.bench.step.turns import Turn, TurnsOverError
 from doratune.memory import held_memory_bytes, peak_memory_bytes
 from doratune.peft import enable
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from doratune.bench.child import begin
-from doratune.bench.providers import Provider, Subject, build
-from doratune.bench.weights import LayerData, draw_layer
+from doratune.bench.op.layer_data import LayerData, draw_layer
+from doratune.bench.op.providers import Provider, Subject, build
 from doratune.memory import resident_bytes
 from doratune.records.bench import Case, PeakMemory
 

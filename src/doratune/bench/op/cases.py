@@ -65,7 +65,7 @@ def read_cases() -> CaseFile:
     Raises:
         pydantic.ValidationError: The file is not valid, which is a fault of the installation.
     """
-    text = resources.files("doratune.bench").joinpath("cases.yaml").read_text(encoding="utf-8")
+    text = resources.files("doratune.bench.op").joinpath("cases.yaml").read_text(encoding="utf-8")
     return CaseFile.model_validate(yaml.safe_load(text), strict=True)
 
 

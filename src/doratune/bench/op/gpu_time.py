@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import torch
 
-from doratune.bench.providers import Subject
+from doratune.bench.op.layer_data import LayerData
+from doratune.bench.op.providers import Subject
 from doratune.bench.timing import WARMUP_ROUNDS
-from doratune.bench.weights import LayerData
 
 logger = logging.getLogger(__name__)
 

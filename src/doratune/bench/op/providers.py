@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
-from doratune.bench.weights import DTYPES, SCALING, LayerData
+from doratune.bench.op.layer_data import DTYPES, SCALING, LayerData
 from doratune.errors import DoratuneError, InputError
 from doratune.peft import enable
 from doratune.records.bench import Case, DType

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from doratune import reference
-from doratune.bench.providers import Adapter, Subject, set_adapter
-from doratune.bench.weights import SCALING, LayerData
+from doratune.bench.op.layer_data import SCALING, LayerData
+from doratune.bench.op.providers import Adapter, Subject, set_adapter
 from doratune.errors import DoratuneError
 from doratune.records.bench import DType
 

@@ -9,10 +9,10 @@ from peft import LoraConfig, TaskType
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from doratune.bench.step_base import load_base
-from doratune.bench.step_child import Trainee
-from doratune.bench.step_providers import Method
-from doratune.bench.step_rows import draw_rows
+from doratune.bench.step.base import load_base
+from doratune.bench.step.child import Trainee
+from doratune.bench.step.providers import Method
+from doratune.bench.step.rows import draw_rows
 from doratune.training.callbacks import InterruptCallback, MetricsCallback
 from doratune.training.config import LLAMA_TARGETS, TrainConfig
 from doratune.training.train import build_trainer

@@ -1,4 +1,4 @@
-"""The cases of ``doratune bench step`` as data: ``steps.yaml``, checked strictly. No torch here."""
+"""The cases of ``doratune bench step`` as data: ``cases.yaml``, checked strictly. No torch here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import resources
 
 import yaml
 
-from doratune.bench.cases import unknown_case
+from doratune.bench.op.cases import unknown_case
 from doratune.records.bench import Quantity, Ratio, StepCase, StepSet, Target
 from doratune.settings import Settings
 
@@ -24,7 +24,7 @@ class StepEntry(StepCase):
 
 
 class StepFile(Settings):
-    """The whole of ``steps.yaml``."""
+    """The whole of ``cases.yaml``."""
 
     targets_for: str  #: the provider that the targets are for
     headline: list[StepEntry]  #: what is measured unless something else is asked for
@@ -70,5 +70,5 @@ def read_steps() -> StepFile:
     Raises:
         pydantic.ValidationError: The file is not valid, which is a fault of the installation.
     """
-    text = resources.files("doratune.bench").joinpath("steps.yaml").read_text(encoding="utf-8")
+    text = resources.files("doratune.bench.step").joinpath("cases.yaml").read_text(encoding="utf-8")
     return StepFile.model_validate(yaml.safe_load(text), strict=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from doratune.bench.step_providers import StepProvider
-from doratune.bench.turns import Turn
+from doratune.bench.step.providers import StepProvider
+from doratune.bench.step.turns import Turn
 from doratune.records.bench import StepCase
 
 
@@ -33,7 +33,7 @@ class Trainee:
     Attributes:
         provider: Whose loop.
         case: What is trained.
-        model: The base model, as ``step_base.load_base`` takes it.
+        model: The base model, as ``base.load_base`` takes it.
         steps: Optimizer steps of the schedule.
         threads: torch's threads inside an operation.
     """
@@ -46,6 +46,6 @@ class Trainee:
 
     def __call__(self, turn: Turn) -> StepReport:
         """Train until no turn comes any more."""
-        from doratune.bench.step_loops import run
+        from doratune.bench.step.loops import run
 
         return run(self, turn)

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 
 import torch
 
-from doratune.bench.cases import in_dtype
 from doratune.bench.config import StepBenchConfig
 from doratune.bench.machine import (
     describe_machine,
@@ -18,15 +17,16 @@ from doratune.bench.machine import (
     torch_threads,
     warn_of_slow_products,
 )
+from doratune.bench.op.cases import in_dtype
+from doratune.bench.op.providers import BASELINES
 from doratune.bench.output import require_free
-from doratune.bench.providers import BASELINES
 from doratune.bench.ratios import divide, judge
-from doratune.bench.step_cases import read_steps
-from doratune.bench.step_child import StepReport, Trainee
-from doratune.bench.step_gate import FIRST_LIMITS, LIMITS, check_losses
-from doratune.bench.step_providers import FLOORS, STEP_PROVIDERS, StepProvider
+from doratune.bench.step.cases import read_steps
+from doratune.bench.step.child import StepReport, Trainee
+from doratune.bench.step.gate import FIRST_LIMITS, LIMITS, check_losses
+from doratune.bench.step.providers import FLOORS, STEP_PROVIDERS, StepProvider
+from doratune.bench.step.turns import Alone, players
 from doratune.bench.timing import WARMUP_ROUNDS, summarise, time_ratios
-from doratune.bench.turns import Alone, players
 from doratune.errors import DoratuneError, InputError
 from doratune.models.builtin import BUILTIN, resolve_builtin
 from doratune.records.bench import (

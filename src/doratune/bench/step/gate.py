@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from doratune.bench.gate import GateError
-from doratune.bench.step_providers import ALIKE
+from doratune.bench.op.gate import GateError
+from doratune.bench.step.providers import ALIKE
 from doratune.records.bench import DType
 
 FIRST_LIMITS: dict[DType, float] = {

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch.nn.functional import cross_entropy
 
-from doratune.bench.step_base import load_base
-from doratune.bench.step_providers import Frozen
-from doratune.bench.step_rows import draw_rows
-from doratune.bench.step_trainers import CHECKPOINTING
+from doratune.bench.step.base import load_base
+from doratune.bench.step.providers import Frozen
+from doratune.bench.step.rows import draw_rows
+from doratune.bench.step.trainers import CHECKPOINTING
 from doratune.records.bench import StepCase
 from doratune.training.encoded import IGNORED
 
@@ -19,7 +19,7 @@ class FrozenStep:
 
     Args:
         provider: Which attention.
-        model: The base model, as ``step_base.load_base`` takes it.
+        model: The base model, as ``base.load_base`` takes it.
         case: The rows.
     """
 
