@@ -7,8 +7,7 @@ import torch
 from bench_support import provider, small_case, subject_of
 from torch import Tensor, nn
 
-from doratune.bench.op.peak import cpu_peak
-from doratune.bench.op.saved import saved_bytes
+from doratune.bench.op.memory import cpu_peak, saved_bytes
 
 TOKENS, D_IN, D_OUT, RANK = 32, 64, 96, 4  # of small_case, in float32
 

@@ -9,26 +9,17 @@ from datetime import UTC, datetime
 
 import torch
 
+from doratune.bench.cases import in_dtype
 from doratune.bench.config import OpBenchConfig
+from doratune.bench.figures import BASELINES, WARMUP_ROUNDS, divide, judge, summarise, time_ratios
 from doratune.bench.machine import describe_machine, torch_threads, warn_of_slow_products
-from doratune.bench.op.cases import in_dtype, read_cases, select_cases
+from doratune.bench.op.cases import read_cases, select_cases
 from doratune.bench.op.gate import LIMITS, check, truth
-from doratune.bench.op.gpu_time import gpu_rounds
 from doratune.bench.op.layer_data import LayerData, draw_layer
-from doratune.bench.op.peak import cpu_peak, cuda_peak
-from doratune.bench.op.providers import (
-    BASELINES,
-    PROVIDERS,
-    Adapter,
-    Provider,
-    Subject,
-    UnavailableError,
-    build,
-)
-from doratune.bench.op.saved import saved_bytes
+from doratune.bench.op.memory import cpu_peak, cuda_peak, saved_bytes
+from doratune.bench.op.providers import PROVIDERS, Adapter, Provider, Subject, UnavailableError, build
+from doratune.bench.op.timing import gpu_rounds, time_rounds
 from doratune.bench.output import require_free
-from doratune.bench.ratios import divide, judge
-from doratune.bench.timing import WARMUP_ROUNDS, summarise, time_ratios, time_rounds
 from doratune.errors import InputError
 from doratune.records.bench import (
     BenchRecord,

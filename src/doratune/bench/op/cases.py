@@ -1,24 +1,20 @@
-"""The cases as data: ``cases.yaml``, checked strictly. No torch here."""
+"""The cases of ``doratune bench op`` as data: ``cases.yaml``, checked strictly. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
-from typing import TypeVar
 
 import yaml
 
-from doratune.errors import InputError, nearest
-from doratune.records.bench import Case, CaseSet, DType, Quantity, Ratio, StepCase, Target
+from doratune.bench.cases import unknown_case
+from doratune.records.bench import Case, CaseSet, Quantity, Ratio, Target
 from doratune.settings import Settings
 
 SETS: tuple[CaseSet, ...] = ("cpu", "gpu")
 QUANTITIES: dict[CaseSet, tuple[Quantity, ...]] = {"cpu": ("time",), "gpu": ("time", "gpu")}
 """What the targets of a case are for."""
-SUFFIXES: dict[DType, str] = {"bfloat16": "", "float32": "-fp32"}
-"""What a case's name ends in, by its dtype."""
-AnyCase = TypeVar("AnyCase", bound=Case | StepCase)
 
 
 class CaseEntry(Case):
@@ -88,36 +84,3 @@ def select_cases(file: CaseFile, case_set: CaseSet, names: Sequence[str]) -> lis
         others = {case.name: other for other in SETS for case in file.cases(other)}
         raise unknown_case(name, known, case_set, elsewhere=others.get(name))
     return [case for case in cases if not names or case.name in names]
-
-
-def in_dtype(case: AnyCase, dtype: DType | None) -> AnyCase:
-    """A case in another dtype, under the name of such a case.
-
-    Args:
-        case: The case, with its targets if it has any.
-        dtype: None leaves the case as it is.
-    """
-    if dtype is None or dtype == case.dtype:
-        return case
-    name = case.name.removesuffix(SUFFIXES[case.dtype]) + SUFFIXES[dtype]
-    return case.model_copy(update={"name": name, "dtype": dtype})
-
-
-def unknown_case(name: str, known: list[str], in_set: str, *, elsewhere: str | None) -> InputError:
-    """The error for a name that is not that of a case of a set.
-
-    Args:
-        name: The name.
-        known: The names in the set.
-        in_set: The set.
-        elsewhere: A set that does hold the case.
-    """
-    close = nearest(name, known)
-    fix = f"did you mean {close}?" if close else None
-    return InputError(
-        "unknown case",
-        where="--case",
-        got=name,
-        expected=f"in the set {in_set}, one of {', '.join(known)}",
-        fix=f"add --set {elsewhere}" if elsewhere else fix,
-    )

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from doratune import reference
+from doratune.bench.figures import GateError
 from doratune.bench.op.layer_data import SCALING, LayerData
 from doratune.bench.op.providers import Adapter, Subject, set_adapter
-from doratune.errors import DoratuneError
 from doratune.records.bench import DType
 
 LIMITS: dict[DType, float] = {
@@ -18,10 +18,6 @@ LIMITS: dict[DType, float] = {
     "float32": 1e-5,
 }
 """Highest relative Frobenius error that a provider may have, by the case's dtype."""
-
-
-class GateError(DoratuneError):
-    """A provider computes something else than the reference."""
 
 
 def truth(adapter: Adapter, data: LayerData, base_weight: Tensor) -> dict[str, Tensor]:

@@ -55,8 +55,6 @@ PROVIDERS = (
     Provider("doratune-dora-new-norm", "dora", engine=True, new_norm=True),
     Provider("doratune-dora-let-go", "dora", engine=True, lets_go=True),
 )
-BASELINES = ("floor", "peft-lora", "peft-dora")
-"""The providers that the others are divided by."""
 
 
 class UnavailableError(DoratuneError):

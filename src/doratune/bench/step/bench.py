@@ -7,26 +7,20 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import torch
 
+from doratune.bench.cases import in_dtype
 from doratune.bench.config import StepBenchConfig
-from doratune.bench.machine import (
-    describe_machine,
-    matmul_tflops,
-    torch_threads,
-    warn_of_slow_products,
-)
-from doratune.bench.op.cases import in_dtype
-from doratune.bench.op.providers import BASELINES
+from doratune.bench.figures import BASELINES, WARMUP_ROUNDS, divide, judge, summarise, time_ratios
+from doratune.bench.machine import describe_machine, matmul_tflops, torch_threads, warn_of_slow_products
 from doratune.bench.output import require_free
-from doratune.bench.ratios import divide, judge
 from doratune.bench.step.cases import read_steps
-from doratune.bench.step.child import StepReport, Trainee
+from doratune.bench.step.child import train
 from doratune.bench.step.gate import FIRST_LIMITS, LIMITS, check_losses
-from doratune.bench.step.providers import FLOORS, STEP_PROVIDERS, StepProvider
-from doratune.bench.step.turns import Alone, players
-from doratune.bench.timing import WARMUP_ROUNDS, summarise, time_ratios
+from doratune.bench.step.providers import FLOORS, STEP_PROVIDERS, StepProvider, StepReport, Trainee
+from doratune.bench.step.turns import Alone, workers
 from doratune.errors import DoratuneError, InputError
 from doratune.models.builtin import BUILTIN, resolve_builtin
 from doratune.records.bench import (
@@ -172,16 +166,16 @@ def train_in_turn(
         GateError: Two providers that train the same have different losses.
         DoratuneError: A provider's process failed.
     """
-    works = _trainees(case, model, steps, providers)
-    milliseconds: dict[str, list[float]] = {name: [] for name in works}
-    losses: dict[str, list[float]] = {name: [] for name in works}
-    with players(works) as game:
+    trainees = _trainees(case, model, steps, providers)
+    milliseconds: dict[str, list[float]] = {name: [] for name in trainees}
+    losses: dict[str, list[float]] = {name: [] for name in trainees}
+    with workers({name: partial(train, one) for name, one in trainees.items()}) as running:
         for number in range(steps):
-            for name, move in game.play(number).items():
-                milliseconds[name].append(move.milliseconds)
-                losses[name].append(move.outcome)
+            for name, step in running.round(number).items():
+                milliseconds[name].append(step.milliseconds)
+                losses[name].append(step.outcome)
             check_losses(losses, case.dtype)
-        return Training(milliseconds, losses, game.finish(), [])
+        return Training(milliseconds, losses, running.finish(), [])
 
 
 def _train_apart(case: StepCase, model: str, steps: int) -> Training:
@@ -191,15 +185,15 @@ def _train_apart(case: StepCase, model: str, steps: int) -> Training:
         gc.collect()  # the model before it
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        game = Alone(steps)
+        turns = Alone(steps)
         try:
-            training.reports[name] = trainee(game)
+            training.reports[name] = train(trainee, turns)
         except torch.OutOfMemoryError:
             logger.info("%s: out of memory", name)
             training.unavailable.append(Unavailable(provider=name, reason="out of GPU memory"))
             continue
-        training.milliseconds[name] = [move.milliseconds for move in game.moves]
-        training.losses[name] = [move.outcome for move in game.moves]
+        training.milliseconds[name] = [step.milliseconds for step in turns.steps]
+        training.losses[name] = [step.outcome for step in turns.steps]
         logger.info("%s: %.0f ms a step", name, training.milliseconds[name][-1])
     if not any(floor.name in training.losses for floor in FLOORS):
         raise DoratuneError(

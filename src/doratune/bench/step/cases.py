@@ -8,7 +8,7 @@ from importlib import resources
 
 import yaml
 
-from doratune.bench.op.cases import unknown_case
+from doratune.bench.cases import unknown_case
 from doratune.records.bench import Quantity, Ratio, StepCase, StepSet, Target
 from doratune.settings import Settings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from doratune.bench.op.gate import GateError
+from doratune.bench.figures import GateError
 from doratune.bench.step.providers import ALIKE
 from doratune.records.bench import DType
 

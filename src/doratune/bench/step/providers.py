@@ -1,9 +1,11 @@
-"""Whose training step is measured. No torch here: see ``turns.Work``."""
+"""Whose training step is measured, and what its process is told and reports. No torch: see ``turns.Work``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from doratune.records.bench import StepCase
 
 Method = Literal["lora", "dora"]
 
@@ -72,3 +74,39 @@ ALIKE = {
     "enabled-dora": "peft-dora",
 }
 """Providers that train the same, step by step, and so must have the same losses."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a process knows at its end.
+
+    Attributes:
+        attention: The model's attention, by transformers' name.
+        trainable: Number of trained parameters.
+        before_bytes: Memory held before the first step; None if not known.
+        peak_bytes: The most memory held since the process began.
+    """
+
+    attention: str
+    trainable: int
+    before_bytes: int | None
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What a process trains.
+
+    Attributes:
+        provider: Whose training loop.
+        case: What is trained.
+        model: The base model, as ``inputs.load_base`` takes it.
+        steps: Optimizer steps of the schedule.
+        threads: torch's threads inside an operation.
+    """
+
+    provider: StepProvider
+    case: StepCase
+    model: str
+    steps: int
+    threads: int

@@ -33,7 +33,7 @@ class TurnsOverError(Exception):
 
 
 class Turn(Protocol):
-    """What a loop sees of the game."""
+    """What a loop sees of the taking of turns."""
 
     def wait(self, outcome: Any = None) -> None:
         """Hand the turn back, with what came of it, and go on when it comes again.
@@ -45,31 +45,31 @@ class Turn(Protocol):
 
 
 class Alone:
-    """The game of a single player, in this process: each turn comes at once.
+    """A single loop in this process: each turn comes at once.
 
     Args:
         turns: How many come.
 
     Attributes:
-        moves: The turns that were taken.
+        steps: The turns that were taken.
     """
 
     def __init__(self, turns: int) -> None:
-        self.moves: list[Move] = []
+        self.steps: list[Step] = []
         self._turns = turns
         self._start: float | None = None
 
     def wait(self, outcome: Any = None) -> None:
         """See ``Turn``."""
         if self._start is not None:
-            self.moves.append(Move((time.perf_counter() - self._start) * 1e3, outcome))
-        if len(self.moves) == self._turns:
+            self.steps.append(Step((time.perf_counter() - self._start) * 1e3, outcome))
+        if len(self.steps) == self._turns:
             raise TurnsOverError
         self._start = time.perf_counter()
 
 
 class PipedTurn:
-    """A process's side of the game."""
+    """A process's side."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -95,7 +95,7 @@ is set up, so that libraries which print or read the environment must be importe
 
 
 @dataclass(frozen=True)
-class Move:
+class Step:
     """One turn of one process.
 
     Attributes:
@@ -108,13 +108,13 @@ class Move:
 
 
 @dataclass(frozen=True)
-class _Player:
+class _Worker:
     name: str
     process: SpawnProcess
     pipe: Connection
     errors: Path
 
-    def move(self) -> Move:
+    def step(self) -> Step:
         """Give the process a turn.
 
         Raises:
@@ -123,7 +123,7 @@ class _Player:
         start = time.perf_counter()
         self.pipe.send(True)
         outcome = self.receive()
-        return Move((time.perf_counter() - start) * 1e3, outcome)
+        return Step((time.perf_counter() - start) * 1e3, outcome)
 
     def receive(self) -> Any:
         """What the process sends next.
@@ -146,28 +146,28 @@ class _Player:
         return message
 
 
-class Players:
-    """The parent's side of the game: processes that all wait for their turn."""
+class Workers:
+    """The parent's side: processes that all wait for their turn."""
 
-    def __init__(self, players: Sequence[_Player]) -> None:
-        self._players = players
+    def __init__(self, workers: Sequence[_Worker]) -> None:
+        self._workers = workers
 
-    def play(self, number: int) -> dict[str, Move]:
+    def round(self, number: int) -> dict[str, Step]:
         """Give each process one turn, beginning with another one in each round.
 
         Args:
             number: The round's.
 
         Returns:
-            The moves by process.
+            The steps by process.
 
         Raises:
             DoratuneError: A process failed.
         """
-        return {player.name: player.move() for player in rotated(self._players, number)}
+        return {worker.name: worker.step() for worker in rotated(self._workers, number)}
 
     def finish(self) -> dict[str, Any]:
-        """End the game.
+        """Give no more turns.
 
         Returns:
             The report of each process.
@@ -176,16 +176,16 @@ class Players:
             DoratuneError: A process failed.
         """
         reports = {}
-        for player in self._players:
-            player.pipe.send(False)
-            reports[player.name] = player.receive()
-        for player in self._players:
-            player.process.join(SECONDS_TO_END)
+        for worker in self._workers:
+            worker.pipe.send(False)
+            reports[worker.name] = worker.receive()
+        for worker in self._workers:
+            worker.process.join(SECONDS_TO_END)
         return reports
 
 
 @contextmanager
-def players(works: Mapping[str, Work]) -> Iterator[Players]:
+def workers(works: Mapping[str, Work]) -> Iterator[Workers]:
     """Start a fresh process for each work and let all come to their first wait; none outlives the context.
 
     Raises:
@@ -201,14 +201,14 @@ def players(works: Mapping[str, Work]) -> Iterator[Players]:
                 process = context.Process(target=_live, args=(work, theirs, errors), name=name)
                 process.start()
                 theirs.close()  # so that a process's death closes the pipe
-                started.append(_Player(name, process, ours, errors))
-            for player in started:
-                player.receive()
-            yield Players(started)
+                started.append(_Worker(name, process, ours, errors))
+            for worker in started:
+                worker.receive()
+            yield Workers(started)
         finally:
-            for player in started:
-                player.process.terminate()
-                player.process.join()
+            for worker in started:
+                worker.process.terminate()
+                worker.process.join()
 
 
 def rotated(items: Sequence[Item], number: int) -> list[Item]:

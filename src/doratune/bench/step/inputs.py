@@ -1,15 +1,18 @@
-"""The base model of a step: one that ``load_model`` finds, or LLaMA-7B with random weights."""
+"""What a step trains: the base model and the rows, the same for every provider and in every process."""
 
 from __future__ import annotations
 
 import torch
 from accelerate import PartialState
+from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from doratune.models.load import LoadedModel, load_model
 from doratune.models.precision import resolve_dtype
+from doratune.records.bench import StepCase
+from doratune.training.encoded import IGNORED
 
 RANDOM_LLAMA = "random-llama-7b"
 """For speed the weights do not matter, so no one has to have 13 GB of them."""
@@ -52,3 +55,24 @@ def random_model(config: LlamaConfig, device: torch.device, dtype: torch.dtype) 
         pad_token="<unk>",
     )
     return LoadedModel(model.eval(), tokenizer, RANDOM_LLAMA, "random weights", dtype)
+
+
+def draw_rows(case: StepCase, vocabulary: int) -> Dataset:
+    """Rows of random tokens, drawn from a fixed seed.
+
+    They are one batch, so that every optimizer step takes all of them: in whatever order a trainer draws
+    them, all providers train on the same.
+
+    Args:
+        case: Number and length of the rows, and which tokens are trained on.
+        vocabulary: Number of token ids.
+
+    Returns:
+        ``input_ids`` and ``labels`` (-100 where there is no loss), (rows, tokens) each.
+    """
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (case.rows, case.tokens), generator=generator)
+    labels = ids.clone()
+    if case.loss_on == "answer":
+        labels[:, : -case.answer_tokens] = IGNORED
+    return Dataset.from_dict({"input_ids": ids.tolist(), "labels": labels.tolist()})

@@ -1,10 +1,10 @@
-"""The most memory that calls of a layer add.
+"""What a layer keeps for its backward pass, and the most memory that calls of it add.
 
-On a CPU this is resident memory, and each provider is measured in a fresh process, so that nothing is left
-of an earlier one. glibc is told to take every larger block from the kernel and to give it back at once: what
-is resident is then what is in use, to a few kilobytes from run to run, where free blocks that the allocator
-keeps would make it vary by a tenth. The high-water mark is the kernel's, set back before the first call;
-``getrusage`` will not do, for it cannot be set back and a process inherits it from its parent.
+On a CPU the peak is resident memory, and each provider is measured in a fresh process, so that nothing is
+left of an earlier one. glibc is told to take every larger block from the kernel and to give it back at once:
+what is resident is then what is in use, to a few kilobytes from run to run, where free blocks that the
+allocator keeps would make it vary by a tenth. The high-water mark is the kernel's, set back before the first
+call; ``getrusage`` will not do, for it cannot be set back and a process inherits it from its parent.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import ctypes
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from doratune.bench.child import begin
 from doratune.bench.op.layer_data import LayerData, draw_layer
@@ -29,6 +31,31 @@ CALLS = 3
 _M_MMAP_THRESHOLD = -3  # from malloc.h
 _KERNEL_BLOCK_BYTES = 1 << 16
 _CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+def saved_bytes(layer: nn.Module, x: Tensor) -> int:
+    """Bytes that autograd holds between forward and backward of one call.
+
+    Counted are storages, each once and whole, that the forward pass gives autograd to save: the input and
+    the output too where they are saved. The layer's own parameters and buffers are not. What a function
+    hides from autograd by keeping it as an attribute of its context cannot be seen.
+
+    Args:
+        layer: The layer.
+        x: Its input.
+    """
+    own = {tensor.untyped_storage().data_ptr() for tensor in chain(layer.parameters(), layer.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage  # held, so that no other storage gets its address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer(x)
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def cpu_peak(provider: Provider, case: Case, threads: int) -> PeakMemory | None:

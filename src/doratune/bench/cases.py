@@ -1,0 +1,45 @@
+"""What the cases of layers and of training steps have in common. No torch here."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from doratune.errors import InputError, nearest
+from doratune.records.bench import Case, DType, StepCase
+
+SUFFIXES: dict[DType, str] = {"bfloat16": "", "float32": "-fp32"}
+"""What a case's name ends in, by its dtype."""
+AnyCase = TypeVar("AnyCase", bound=Case | StepCase)
+
+
+def in_dtype(case: AnyCase, dtype: DType | None) -> AnyCase:
+    """A case in another dtype, under the name of such a case.
+
+    Args:
+        case: The case, with its targets if it has any.
+        dtype: None leaves the case as it is.
+    """
+    if dtype is None or dtype == case.dtype:
+        return case
+    name = case.name.removesuffix(SUFFIXES[case.dtype]) + SUFFIXES[dtype]
+    return case.model_copy(update={"name": name, "dtype": dtype})
+
+
+def unknown_case(name: str, known: list[str], in_set: str, *, elsewhere: str | None) -> InputError:
+    """The error for a name that is not that of a case of a set.
+
+    Args:
+        name: The name.
+        known: The names in the set.
+        in_set: The set.
+        elsewhere: A set that does hold the case.
+    """
+    close = nearest(name, known)
+    fix = f"did you mean {close}?" if close else None
+    return InputError(
+        "unknown case",
+        where="--case",
+        got=name,
+        expected=f"in the set {in_set}, one of {', '.join(known)}",
+        fix=f"add --set {elsewhere}" if elsewhere else fix,
+    )
