@@ -1,7 +1,7 @@
 """Fine-tuning with DoRA and evaluating in the original study's way, as doratune's counterpart in time.
 
-    python benchmarks/reference_pipeline.py train --data boolq/train.json --rows 1000 --output runs/reference
-    python benchmarks/reference_pipeline.py eval --adapter runs/reference --task boolq \
+    python benchmarks/pipeline/reference.py train --data boolq/train.json --rows 1000 --output runs/reference
+    python benchmarks/pipeline/reference.py eval --adapter runs/reference --task boolq \
         --data boolq/test.json --limit 300 --output runs/reference/predictions.jsonl
 
 Written anew from the study's description (arXiv 2402.09353 and its scripts' settings): stock PEFT with
@@ -12,7 +12,7 @@ which rows are drawn, their prompts and token ids, and how an answer is read out
 
 The Trainer draws the order of the rows by itself, so it is another than doratune's for the same seed. Other
 than in the study, evaluation passes an attention mask, nothing is held out for validation, and the last
-adapter is kept. Loss on the prompt too is the default, as there; ``doratune bench pipeline`` trains both
+adapter is kept. Loss on the prompt too is the default, as there; ``benchmarks/pipeline`` trains both
 sides on answers only.
 """
 

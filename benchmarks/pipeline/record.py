@@ -1,4 +1,4 @@
-"""The file of ``doratune bench pipeline``, schema version 1: training and evaluation in time, in two ways."""
+"""The file of ``benchmarks/pipeline``, schema version 1: training and evaluation in time, in two ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of ``doratune bench pipeline`` as a table in the terminal, for 80 columns and more."""
+"""The record of ``benchmarks/pipeline`` as a table in the terminal, for 80 columns and more."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from doratune.records.pipeline import Phase, PipelineBenchRecord, PipelineVerdict
+from pipeline.record import Phase, PipelineBenchRecord, PipelineVerdict
 
 PHASES: tuple[tuple[str, Phase, Phase | None], ...] = (
     ("train", "doratune-train", "reference-train"),

@@ -1,4 +1,4 @@
-"""``doratune bench pipeline``: every command of both sides, in turn, round by round."""
+"""``benchmarks/pipeline``: every command of both sides, in turn, round by round."""
 
 from __future__ import annotations
 
@@ -9,21 +9,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from doratune.bench.output import require_free
-from doratune.bench.pipeline.commands import phase_commands, rehearsal, settings_of
-from doratune.bench.pipeline.config import PipelineBenchConfig
-from doratune.bench.pipeline.figures import judge
-from doratune.bench.pipeline.process import run_command
-from doratune.bench.pipeline.results import read_round
 from doratune.data.examples import build_examples
 from doratune.data.source import load_file
 from doratune.data.tasks import get_task
-from doratune.errors import InputError
 from doratune.records.bench import Machine
 from doratune.records.files import write_json_atomic
-from doratune.records.pipeline import Phase, PhaseCost, PipelineBenchRecord, PipelineSettings, Side
 from doratune.records.run import DataRecord
+from pipeline.commands import PipelineBenchConfig, phase_commands, rehearsal, settings_of
+from pipeline.process import run_command
+from pipeline.record import Phase, PhaseCost, PipelineBenchRecord, PipelineSettings, Side
+from pipeline.results import judge, read_round
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("doratune.benchmarks.pipeline")  # where the command line shows messages
 
 TRAINING: tuple[Phase, ...] = ("doratune-train", "reference-train")
 GENERATION: tuple[Phase, ...] = ("doratune-generate", "reference-generate")
@@ -41,7 +38,7 @@ def bench_pipeline(config: PipelineBenchConfig, *, overwrite: bool = False) -> P
     """Run both sides, and write the record if the configuration names a file.
 
     Args:
-        config: Data, model and script.
+        config: Data and model.
         overwrite: Replace the file.
 
     Raises:
@@ -50,13 +47,6 @@ def bench_pipeline(config: PipelineBenchConfig, *, overwrite: bool = False) -> P
     """
     if config.output is not None:
         require_free(config.output, overwrite=overwrite)
-    if not config.reference.is_file():
-        raise InputError(
-            "there is no such script",
-            where="--reference",
-            got=str(config.reference),
-            fix="name benchmarks/reference_pipeline.py of a checkout of doratune",
-        )
     train = _read_rows(config.train_data, "train", config.train_rows, config.task)
     test = _read_rows(config.test_data, "test", config.test_rows, config.task)
     settings = settings_of(config)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from doratune.errors import DoratuneError, InputError
-from doratune.records.pipeline import PhaseCost
+from pipeline.record import PhaseCost
 
 LAST_LINES = 12
 """Lines of a failed command's output that are shown."""

@@ -1,20 +1,47 @@
-"""What a user would type for each phase: the same settings in the words of either side."""
+"""What is measured, and what a user would type for each phase: the same settings in either side's words."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
-from doratune.bench.pipeline.config import PipelineBenchConfig
-from doratune.records.pipeline import Phase, PipelineSettings
 from doratune.records.run import Protocol
+from doratune.settings import LaxPath, Positive, Settings
 from doratune.training.config import LLAMA_TARGETS
+from pipeline.record import Phase, PipelineSettings
 
 DORATUNE = [sys.executable, "-m", "doratune"]
+REFERENCE = [sys.executable, str(Path(__file__).with_name("reference.py"))]
 RUN_NAME = "doratune"
 REFERENCE_NAME = "reference"
 ANSWERS_NAME = "reference.jsonl"
+
+
+class PipelineBenchConfig(Settings):
+    """What is trained on and evaluated."""
+
+    train_data: LaxPath
+    """JSON or JSONL file in the LLM-Adapters layout to train on."""
+    test_data: LaxPath
+    """Such a file to evaluate on."""
+    task: str = "boolq"
+    """The task whose rows they are."""
+    train_rows: Positive = 1000
+    """At most this many training rows, drawn by the seed."""
+    test_rows: Positive = 300
+    """Only the first so many test rows."""
+    model: str = "smollm2-135m"
+    """Built-in name, local folder, .gguf file or hub id."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 where the hardware is fast at it, else float32."""
+    rounds: Positive = 1
+    """Rounds, each of every command once; sides go first in turn."""
+    threads: Positive | None = None
+    """Threads inside an operation; None: torch's own choice."""
+    output: LaxPath | None = None
+    """JSON file for the record; None: none is written."""
 
 
 def settings_of(config: PipelineBenchConfig) -> PipelineSettings:
@@ -47,12 +74,11 @@ def phase_commands(
     Every evaluation is of the adapter that doratune trained, so that the times are of the same answers.
 
     Args:
-        config: Data, model and script.
+        config: Data and model.
         settings: What both sides train with.
         folder: Where their files go, by the names of this module.
     """
     run = folder / RUN_NAME
-    reference = [sys.executable, str(config.reference)]
     training = [
         *_flags({"model": config.model, "data": config.train_data, "rows": config.train_rows}),
         *_flags(settings.model_dump(exclude={"targets", "format"})),
@@ -67,9 +93,9 @@ def phase_commands(
         ],
         "doratune-generate": evaluation(str(run), test, "generate"),
         "doratune-likelihood": evaluation(str(run), test, "likelihood"),
-        "reference-train": [*reference, "train", "--output", str(folder / REFERENCE_NAME), *training],
+        "reference-train": [*REFERENCE, "train", "--output", str(folder / REFERENCE_NAME), *training],
         "reference-generate": [
-            *(*reference, "eval", "--adapter", str(run / "adapter"), *base, *test),
+            *(*REFERENCE, "eval", "--adapter", str(run / "adapter"), *base, *test),
             *("--output", str(folder / ANSWERS_NAME)),
         ],
     }
