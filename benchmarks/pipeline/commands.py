@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from doratune.records.run import Protocol
-from doratune.settings import LaxPath, Positive, Settings
+from doratune.settings import Dtype, LaxPath, Positive, Settings
 from doratune.training.config import LLAMA_TARGETS
 from pipeline.record import Phase, PipelineSettings
 
@@ -34,7 +33,7 @@ class PipelineBenchConfig(Settings):
     """Only the first so many test rows."""
     model: str = "smollm2-135m"
     """Built-in name, local folder, .gguf file or hub id."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     """auto: bfloat16 where the hardware is fast at it, else float32."""
     rounds: Positive = 1
     """Rounds, each of every command once; sides go first in turn."""
