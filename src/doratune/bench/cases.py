@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from doratune.errors import InputError, nearest
+from doratune.errors import InputError, did_you_mean
 from doratune.records.bench import Case, DType, StepCase
 
 SUFFIXES: dict[DType, str] = {"bfloat16": "", "float32": "-fp32"}
@@ -34,12 +34,10 @@ def unknown_case(name: str, known: list[str], in_set: str, *, elsewhere: str | N
         in_set: The set.
         elsewhere: A set that does hold the case.
     """
-    close = nearest(name, known)
-    fix = f"did you mean {close}?" if close else None
     return InputError(
         "unknown case",
         where="--case",
         got=name,
         expected=f"in the set {in_set}, one of {', '.join(known)}",
-        fix=f"add --set {elsewhere}" if elsewhere else fix,
+        fix=f"add --set {elsewhere}" if elsewhere else did_you_mean(name, known),
     )

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, model_validator
 
 from doratune.data.definitions import Definition, read_definitions
 from doratune.data.layouts import Layout, layouts
-from doratune.errors import InputError, nearest
+from doratune.errors import InputError, did_you_mean
 
 Split = Literal["train", "test"]
 
@@ -104,12 +104,11 @@ def get_task(name: str) -> Task:
     """
     found = _tasks().get(name.lower())
     if found is None:
-        close = nearest(name.lower(), [*task_names(), MIX])
         raise InputError(
             "unknown task",
             where="--task",
             got=name,
             expected=f"one of {', '.join(task_names())}",
-            fix=f"did you mean {close}?" if close else None,
+            fix=did_you_mean(name.lower(), [*task_names(), MIX]),
         )
     return found

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from doratune.errors import InputError, nearest
+from doratune.errors import InputError, did_you_mean
 from doratune.models.builtin import BUILTIN, resolve_builtin
 from doratune.models.gguf import first_line, read_gguf, unreadable
 from doratune.models.precision import resolve_dtype
@@ -92,8 +92,8 @@ def load_model(
             raise InputError("a GGUF file cannot be loaded in 4 bits", where="--load-in-4bit", got=name)
         source = f"GGUF file {path}"
         model, tokenizer = read_gguf(path, **kwargs)
-    elif "/" not in name and (close := nearest(name, list(BUILTIN))):
-        raise _no_such_model(name, f"did you mean {close}?")
+    elif "/" not in name and (fix := did_you_mean(name, list(BUILTIN))):
+        raise _no_such_model(name, fix)
     else:
         source = f"hub {name}"
         model, tokenizer = _from_hub(name, {**kwargs, "trust_remote_code": trust_remote_code})
