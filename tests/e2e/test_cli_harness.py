@@ -22,6 +22,7 @@ from doratune.evaluation.likelihood import CandidateScores, score_candidates
 from doratune.evaluation.target import load_target
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'doratune[lm-eval]'")
+pytestmark = pytest.mark.slow  # half a minute together, a good part of it in imports
 
 ROWS = 24
 METRICS = ("acc", "acc_norm", "acc_bytes")
