@@ -27,6 +27,7 @@ def test_the_kernels_compute_what_they_should():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
 def test_the_kernels_fit_the_shared_memory(capability):
