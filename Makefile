@@ -1,15 +1,20 @@
-# The two commands of the README. VENV may name another virtual environment.
+# The two commands of the README, and what a contributor runs. VENV may name another virtual environment,
+# WORKERS another number of processes that share the tests and the cores.
 VENV ?= .venv
+WORKERS ?= 2
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test quick lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/doratune compare --preset demo --output runs/demo --overwrite
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+quick: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow'
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ All of them are protocol `generate`:
 - `float32`: the adapter merged into a float32 base, where rounding decides next to nothing;
 - `beside`: in bfloat16 as `doratune eval` does it, the adapter beside its base;
 - `merged`: the same on weights merged in bfloat16, as the original study merges them;
-- `merged, one row at a time`: `benchmarks/reference_pipeline.py` on such weights.
+- `merged, one row at a time`: `benchmarks/pipeline/reference.py` on such weights.
 
 The last two have the same weights and differ only in which rows are run together. The record counts the rows
 in which two ways give the same answer.
@@ -23,7 +23,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import reference_pipeline
 import torch
 from peft import PeftModel
 
@@ -37,6 +36,7 @@ from doratune.evaluation.generate import generate_answers
 from doratune.models.load import load_model
 from doratune.peft import enable
 from doratune.records.layout import ADAPTER_NAME, read_record, write_json_atomic
+from pipeline import reference
 
 SETTINGS = (
     "method",
@@ -81,7 +81,7 @@ def one_row_at_a_time(options: argparse.Namespace) -> Answers:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "predictions.jsonl"
         own = {"adapter": str(options.run / ADAPTER_NAME), "dtype": "bfloat16", "output": file}
-        reference_pipeline.evaluate(argparse.Namespace(**{**vars(options), **own}))
+        reference.evaluate(argparse.Namespace(**{**vars(options), **own}))
         return [json.loads(line)["prediction"] for line in file.read_text(encoding="utf-8").splitlines()]
 
 

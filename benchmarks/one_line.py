@@ -17,10 +17,10 @@ from typing import Any, get_args
 import torch
 
 from doratune.bench.cases import in_dtype
-from doratune.bench.step import train_in_turn
-from doratune.bench.step_cases import read_steps
-from doratune.bench.step_providers import ONE_LINE
-from doratune.bench.timing import WARMUP_ROUNDS, time_ratios
+from doratune.bench.figures import WARMUP_ROUNDS, time_ratios
+from doratune.bench.step.bench import train_in_turn
+from doratune.bench.step.cases import read_steps
+from doratune.bench.step.providers import ONE_LINE
 from doratune.environment import describe_environment
 from doratune.models.builtin import resolve_builtin
 from doratune.records.bench import DType, StepCase

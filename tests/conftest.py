@@ -11,6 +11,10 @@ import pytest
 
 # Read by huggingface_hub when it is imported: no test waits for a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Read by torch when it is imported: the workers of `pytest -n` share the cores, and threads that wait spin.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
 
 
 @pytest.fixture(scope="session", autouse=True)

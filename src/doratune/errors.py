@@ -56,3 +56,9 @@ def nearest(name: str, known: list[str]) -> str | None:
 
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return matches[0] if matches else None
+
+
+def did_you_mean(name: str, known: list[str]) -> str | None:
+    """What to do about an unknown name: the question for the closest known one, if there is one."""
+    close = nearest(name, known)
+    return f"did you mean {close}?" if close else None

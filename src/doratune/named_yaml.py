@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from doratune.errors import InputError, nearest
+from doratune.errors import InputError, did_you_mean
 
 
 class _Loader(yaml.SafeLoader):
@@ -54,13 +54,12 @@ def read_named(name: str, *, kind: str, where: str, package: str, folder: str) -
     else:
         known = shipped_names(package, folder)
         if name not in known:
-            close = nearest(name, known)
             raise InputError(
                 f"unknown {kind}",
                 where=where,
                 got=name,
                 expected=f"one of {', '.join(known)}, or a .yaml file",
-                fix=f"did you mean {close}?" if close else None,
+                fix=did_you_mean(name, known),
             )
         text = (_shipped(package, folder) / f"{name}.yaml").read_text(encoding="utf-8")
         source = f"{kind} {name}"

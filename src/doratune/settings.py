@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
@@ -12,6 +12,8 @@ from doratune.errors import InputError, nearest
 
 Positive = Annotated[int, Field(gt=0)]
 LaxPath = Annotated[Path, Strict(False)]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""What ``--dtype`` takes; ``models.precision`` has the meaning of auto."""
 
 
 class Settings(BaseModel):

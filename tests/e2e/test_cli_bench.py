@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from cli_support import Cli
 
-from doratune.bench.cases import CaseFile
-from doratune.bench.step_cases import StepFile
+from doratune.bench.op.cases import CaseFile
+from doratune.bench.step.cases import StepFile
 
 ENTRY = {"d_in": 64, "d_out": 96, "rank": 4, "tokens": 32, "dtype": "float32", "base": "dense"}
 FILE = CaseFile.model_validate(
@@ -41,8 +41,8 @@ STEPS = StepFile.model_validate(
 
 @pytest.fixture
 def bench(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setattr("doratune.bench.op.read_cases", lambda: FILE)
-    monkeypatch.setattr("doratune.bench.step.read_steps", lambda: STEPS)
+    monkeypatch.setattr("doratune.bench.op.bench.read_cases", lambda: FILE)
+    monkeypatch.setattr("doratune.bench.step.bench.read_steps", lambda: STEPS)
     return cli
 
 

@@ -136,4 +136,4 @@ def test_a_missing_target_is_refused_before_its_rows_are_sought(cli: Cli) -> Non
     outcome = cli("eval", "./nowhere", "--task", "boolq")  # rows from the hub, which is out of reach
     assert outcome.code == 2
     assert "no such run, adapter or model folder" in outcome.err and "./nowhere" in outcome.err
-    assert "hub" not in outcome.err and "Traceback" not in outcome.err
+    assert "the hub" not in outcome.err and "Traceback" not in outcome.err

@@ -88,6 +88,23 @@ def test_verb_help_needs_no_torch(verb: str) -> None:
     assert "Examples:" in result.stdout and f"doratune {verb}" in result.stdout
 
 
+def _help(cli: Cli, verb: str) -> str:
+    """A verb's help without its boxes and line breaks."""
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", cli(verb, "--help").out).split())
+
+
+@pytest.mark.parametrize("verb", ["train", "compare"])
+def test_help_names_presets_and_trackers_that_exist(cli: Cli, verb: str) -> None:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    shown = _help(cli, verb)
+    presets = {path.stem for path in (ROOT / "src/doratune/training/presets").glob("*.yaml")}
+    named = re.search(r"--preset \{None\}\|STR ([\w\-, ]+), or a YAML file", shown)
+    assert named and set(named[1].split(", ")) == presets
+    trackers = re.search(r"Trackers of transformers' Trainer: ([a-z, ]+)\.", shown)
+    assert trackers and set(trackers[1].split(", ")) <= INTEGRATION_TO_CALLBACK.keys()
+
+
 def test_import_is_fast() -> None:
     code = "import time; t = time.perf_counter(); import doratune; print(time.perf_counter() - t)"
     times = [

@@ -273,6 +273,7 @@ def test_ray_takes_resources_instead_of_jobs(cli: Cli, tiny_model: Path, tmp_pat
     assert not Path("study").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_named_and_ends_with_1(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
     settings = {"epochs": 1.0, "warmup_steps": 1, "batch_size": 8, "cutoff": 8}
     plan = write_plan(tmp_path / "plan.yaml", tiny_model, learning_rates=[1e-3], settings=settings)

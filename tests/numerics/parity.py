@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 import doratune
-from doratune.bench.saved import saved_bytes
+from doratune.bench.op.memory import saved_bytes
 from doratune.peft.layer import EngineLayer
 
 Result = tuple[Tensor, dict[str, Tensor]]

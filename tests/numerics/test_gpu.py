@@ -16,9 +16,9 @@ from transformers.pytorch_utils import Conv1D
 
 import doratune
 from doratune.bench.config import OpBenchConfig
-from doratune.bench.op import measure_case
-from doratune.bench.providers import PROVIDERS
-from doratune.bench.saved import saved_bytes
+from doratune.bench.op.bench import measure_case
+from doratune.bench.op.memory import saved_bytes
+from doratune.bench.op.providers import PROVIDERS
 from doratune.functional import dora_row_norm
 from doratune.peft.norms import DenseWeight
 from doratune.records.bench import Case

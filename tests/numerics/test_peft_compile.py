@@ -42,10 +42,11 @@ def losses(model, call):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # of inductor itself
 @pytest.mark.parametrize(
     ("backend", "use_dora"),
-    [("aot_eager", True), ("aot_eager", False), pytest.param("inductor", True, marks=pytest.mark.slow)],
+    [("aot_eager", True), ("aot_eager", False), ("inductor", True)],
 )
 def test_one_graph_and_the_same_losses(backend, use_dora):
     eager = model_on_engine(use_dora)

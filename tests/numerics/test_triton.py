@@ -18,6 +18,7 @@ SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10}
 """Bytes that one program may take, by compute capability: A100, consumer GPUs since Ampere, H100."""
 
 
+@pytest.mark.slow
 def test_the_kernels_compute_what_they_should():
     """In a process of its own: whether Triton interprets is settled when it is first imported."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "interpreted.py"]
@@ -26,6 +27,7 @@ def test_the_kernels_compute_what_they_should():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
 def test_the_kernels_fit_the_shared_memory(capability):

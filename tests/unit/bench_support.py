@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from doratune.bench.cases import CaseEntry, CaseFile
 from doratune.bench.config import OpBenchConfig
-from doratune.bench.providers import PROVIDERS, Provider, Subject, UnavailableError, build
-from doratune.bench.weights import LayerData, draw_layer
+from doratune.bench.op.cases import CaseEntry, CaseFile
+from doratune.bench.op.layer_data import LayerData, draw_layer
+from doratune.bench.op.providers import PROVIDERS, Provider, Subject, UnavailableError, build
 from doratune.records.bench import Case, Target
 
 CPU = torch.device("cpu")

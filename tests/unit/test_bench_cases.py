@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 from bench_support import small_file
 
-from doratune.bench.cases import SETS, in_dtype, read_cases, select_cases
-from doratune.bench.providers import PROVIDERS
+from doratune.bench.cases import in_dtype
+from doratune.bench.op.cases import SETS, read_cases, select_cases
+from doratune.bench.op.providers import PROVIDERS
 from doratune.errors import InputError
 
 NAMES = {provider.name for provider in PROVIDERS}

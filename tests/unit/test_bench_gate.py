@@ -7,10 +7,11 @@ import torch
 from bench_support import CPU, QUICK, available, small_case, subject_of
 from torch import Tensor, nn
 
-from doratune.bench import op
-from doratune.bench.gate import LIMITS, GateError, check, truth
-from doratune.bench.providers import Subject
-from doratune.bench.weights import SCALING, LayerData
+from doratune.bench.figures import GateError
+from doratune.bench.op import bench as op
+from doratune.bench.op.gate import LIMITS, check, truth
+from doratune.bench.op.layer_data import SCALING, LayerData
+from doratune.bench.op.providers import Subject
 
 PEFT = ["floor", "peft-lora", "peft-dora"]
 

@@ -7,8 +7,7 @@ import torch
 from bench_support import provider, small_case, subject_of
 from torch import Tensor, nn
 
-from doratune.bench.peak import cpu_peak
-from doratune.bench.saved import saved_bytes
+from doratune.bench.op.memory import cpu_peak, saved_bytes
 
 TOKENS, D_IN, D_OUT, RANK = 32, 64, 96, 4  # of small_case, in float32
 
@@ -69,6 +68,7 @@ def test_providers_by_hand() -> None:
     assert saved_bytes(dora.layer, data.x) > saved_bytes(PlainDora(), data.x)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is Linux's")
 def test_peak_is_what_calls_add_in_a_process_of_its_own() -> None:
     held = torch.ones(100_000_000)  # 400 MB, which a process would inherit in getrusage's maximum

@@ -14,18 +14,16 @@ import torch
 from rich.console import Console
 
 from doratune.bench.machine import describe_machine
-from doratune.bench.pipeline import bench
-from doratune.bench.pipeline.bench import bench_pipeline
-from doratune.bench.pipeline.commands import phase_commands, rehearsal, settings_of
-from doratune.bench.pipeline.config import PipelineBenchConfig
-from doratune.bench.pipeline.figures import compare_answers, judge, speed_ratios
-from doratune.bench.pipeline.process import run_command
-from doratune.bench.pipeline.table import pipeline_renderable
 from doratune.cli.eval import EvalCommand
 from doratune.cli.parse import parse
 from doratune.cli.train import TrainCommand
 from doratune.errors import DoratuneError, InputError
-from doratune.records.pipeline import (
+from doratune.records.run import DataRecord, ModelRecord
+from pipeline import bench
+from pipeline.bench import bench_pipeline
+from pipeline.commands import PipelineBenchConfig, phase_commands, rehearsal, settings_of
+from pipeline.process import run_command
+from pipeline.record import (
     Agreement,
     Phase,
     PhaseCost,
@@ -33,7 +31,8 @@ from doratune.records.pipeline import (
     PipelineRound,
     PipelineSettings,
 )
-from doratune.records.run import DataRecord, ModelRecord
+from pipeline.results import compare_answers, judge, speed_ratios
+from pipeline.table import pipeline_renderable
 
 SECONDS: dict[Phase, float] = {
     "doratune-train": 10.0,
@@ -199,7 +198,6 @@ def test_sides_go_first_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"reference": Path("no/such.py")}, "--reference"),
         ({"train_data": Path("absent.json")}, "absent.json"),
         ({"test_data": Path("absent.json")}, "absent.json"),
         ({"task": "bolq"}, "did you mean"),
@@ -216,7 +214,7 @@ def test_bad_input_starts_nothing(
     monkeypatch.chdir(boolq_rows.parent)
     monkeypatch.setattr(bench, "run_command", lambda *_, **__: pytest.fail("started"))
     Path("taken.json").write_text("precious")
-    values = {"train_data": boolq_rows, "test_data": boolq_rows, "reference": boolq_rows, **changes}
+    values = {"train_data": boolq_rows, "test_data": boolq_rows, **changes}
     with pytest.raises(InputError, match=expected):
         bench_pipeline(PipelineBenchConfig(**values))
     assert Path("taken.json").read_text() == "precious"

@@ -9,10 +9,10 @@ import torch
 from bench_support import QUICK, small_case, small_file
 from rich.console import Console
 
-from doratune.bench import op
-from doratune.bench.cases import CaseEntry, CaseFile
 from doratune.bench.machine import describe_machine
-from doratune.bench.providers import PROVIDERS, Provider
+from doratune.bench.op import bench as op
+from doratune.bench.op.cases import CaseEntry, CaseFile
+from doratune.bench.op.providers import PROVIDERS, Provider
 from doratune.bench.table import bench_renderable
 from doratune.engine import widened
 from doratune.errors import InputError
@@ -47,7 +47,7 @@ def test_file_round_trip(small: None, tmp_path: Path) -> None:
     assert BenchRecord.model_validate_json(text, strict=True) == record
     written = json.loads(text)
     assert (written["schema"], written["schema_version"], written["what"]) == ("doratune.bench", 1, "op")
-    assert str(tmp_path) not in text and str(Path.home()) not in text
+    assert '"/' not in text  # no path of this machine
     with pytest.raises(ValueError, match="schema_version"):
         BenchRecord.model_validate({**written, "schema_version": 2})
 
@@ -131,7 +131,7 @@ def test_a_provider_that_cannot_run_is_recorded_with_its_reason(
     def refuse(model: object) -> None:
         raise InputError("not today", where="doratune.enable")
 
-    monkeypatch.setattr("doratune.bench.providers.enable", refuse)
+    monkeypatch.setattr("doratune.bench.op.providers.enable", refuse)
     record = bench(memory=False)
     left = {one.provider: one.reason for one in record.results[0].unavailable}
     assert left == {provider.name: "doratune.enable: not today" for provider in PROVIDERS if provider.engine}

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,24 @@ import torch
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from doratune.bench import step
 from doratune.bench.config import StepBenchConfig
-from doratune.bench.gate import GateError
-from doratune.bench.step_base import random_model
-from doratune.bench.step_cases import StepEntry, StepFile, read_steps
-from doratune.bench.step_child import StepReport, Trainee
-from doratune.bench.step_floor import FrozenStep
-from doratune.bench.step_gate import FIRST_LIMITS, LIMITS, check_losses
-from doratune.bench.step_loops import run
-from doratune.bench.step_providers import ALIKE, ONE_LINE, STEP_PROVIDERS, Frozen, Stock
-from doratune.bench.step_rows import draw_rows
-from doratune.bench.step_trainers import doratune_trainer, stock_trainer
+from doratune.bench.figures import GateError
+from doratune.bench.step import bench as step
+from doratune.bench.step.cases import StepEntry, StepFile, read_steps
+from doratune.bench.step.gate import FIRST_LIMITS, LIMITS, check_losses
+from doratune.bench.step.inputs import draw_rows, random_model
+from doratune.bench.step.loops import FrozenStep, doratune_trainer, run, stock_trainer
+from doratune.bench.step.providers import (
+    ALIKE,
+    ONE_LINE,
+    STEP_PROVIDERS,
+    Frozen,
+    StepReport,
+    Stock,
+    Trainee,
+)
+from doratune.bench.step.turns import Alone, Step, TurnsOverError
 from doratune.bench.table import step_renderable
-from doratune.bench.turns import Alone, Move, TurnsOverError
 from doratune.errors import DoratuneError, InputError
 from doratune.peft.linear import EngineLinear
 from doratune.records.bench import StepBenchRecord, StepCase
@@ -53,7 +58,7 @@ class Stage:
     """Stands for processes: times, losses and memory are made up.
 
     Attributes:
-        works: What each game's processes would have done.
+        works: What the processes would have trained, each time that some were started.
         wrong: A provider and the round in which its loss is off.
     """
 
@@ -62,14 +67,14 @@ class Stage:
         self.wrong: tuple[str, int] | None = None
 
     @contextmanager
-    def players(self, works: Mapping[str, Trainee]) -> Iterator[Stage]:
-        self.works.append(list(works.values()))
+    def workers(self, works: Mapping[str, partial[StepReport]]) -> Iterator[Stage]:
+        self.works.append([work.args[0] for work in works.values()])
         yield self
 
-    def play(self, number: int) -> dict[str, Move]:
+    def round(self, number: int) -> dict[str, Step]:
         slow = 10.0 if number in (0, 1, 3) else 1.0  # both rounds of the warm-up, and one that counts
         return {
-            name: Move(
+            name: Step(
                 slow * MILLISECONDS.get(name, 3.0), 5.0 - number + 0.5 * ((name, number) == self.wrong)
             )
             for name in NAMES
@@ -82,7 +87,7 @@ class Stage:
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     stage = Stage()
-    monkeypatch.setattr(step, "players", stage.players)
+    monkeypatch.setattr(step, "workers", stage.workers)
     monkeypatch.setattr(step, "read_steps", small_file)
     return stage
 
@@ -135,13 +140,15 @@ def test_table_fits_eighty_columns_and_marks_targets(stage: Stage) -> None:
     assert "targets: 1 of 3 met, 2 not met." in text
 
 
-@pytest.mark.parametrize(("number", "games"), [(2, 1), (4, 2)], ids=["float32", "bfloat16"])
-def test_a_wrong_loss_ends_it_without_figures(stage: Stage, tmp_path: Path, number: int, games: int) -> None:
+@pytest.mark.parametrize(("number", "started"), [(2, 1), (4, 2)], ids=["float32", "bfloat16"])
+def test_a_wrong_loss_ends_it_without_figures(
+    stage: Stage, tmp_path: Path, number: int, started: int
+) -> None:
     stage.wrong = ("doratune-dora", number)
     path = tmp_path / "step.json"
     with pytest.raises(GateError, match=f"step {number + 1} of doratune-dora and peft-dora"):
         step.bench_step(CONFIG.model_copy(update={"output": path}))
-    assert len(stage.works) == games and not path.exists()
+    assert len(stage.works) == started and not path.exists()
 
 
 def test_limits_of_losses() -> None:
@@ -231,10 +238,10 @@ def test_one_line_puts_a_stock_trainer_on_the_engine_and_changes_no_loss(
     stock = Stock(ALIKE[provider.name], provider.method)
     losses = []
     for one in (provider, stock):
-        game = Alone(3)
+        turns = Alone(3)
         by_engine.clear()
-        report = run(Trainee(one, small_case(), str(tiny_model), 4, torch.get_num_threads()), game)
-        losses.append([move.outcome for move in game.moves])
+        report = run(Trainee(one, small_case(), str(tiny_model), 4, torch.get_num_threads()), turns)
+        losses.append([step.outcome for step in turns.steps])
         assert bool(by_engine) == one.enabled and report.trainable > 0
     assert losses[0] == pytest.approx(losses[1], rel=LIMITS["float32"])
     assert len(losses[0]) == 3
@@ -276,7 +283,7 @@ def test_where_not_even_the_frozen_model_fits_nothing_is_measured(
     def train(trainee: Trainee, turn: Any) -> StepReport:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(Trainee, "__call__", train)
+    monkeypatch.setattr(step, "train", train)
     with pytest.raises(DoratuneError, match="frozen model alone does not fit"):
         step.bench_step(CONFIG.model_copy(update={"step_set": "gpu"}))
 
@@ -297,7 +304,7 @@ def test_a_gpu_holds_one_provider_at_a_time(pretended_gpu: None, monkeypatch: py
                 loss = 5.0 - number
         return StepReport("sdpa", 7, 100, 1000)
 
-    monkeypatch.setattr(Trainee, "__call__", train)
+    monkeypatch.setattr(step, "train", train)
     record = step.bench_step(CONFIG.model_copy(update={"step_set": "gpu"}))
     assert (record.interleaved, record.matmul_tflops) == (False, 9.0)
     (result,) = record.results

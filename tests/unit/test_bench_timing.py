@@ -2,17 +2,18 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from bench_support import subject_of
 
-from doratune.bench import timing
-from doratune.bench.providers import Provider, Subject
-from doratune.bench.ratios import divide, judge
-from doratune.bench.timing import WARMUP_ROUNDS, summarise, time_ratios, time_rounds
-from doratune.bench.weights import LayerData
+from doratune.bench.figures import WARMUP_ROUNDS, divide, judge, summarise, time_ratios
+from doratune.bench.op import timing
+from doratune.bench.op.layer_data import LayerData
+from doratune.bench.op.providers import Provider, Subject
+from doratune.bench.op.timing import gpu_rounds, time_rounds
 from doratune.engine.outputs import WeakOutput
 from doratune.records.bench import ProviderResult, Target
 
@@ -153,3 +154,22 @@ def test_an_output_that_is_let_go_is_computed_again(monkeypatch: pytest.MonkeyPa
         gradients.append(subject.adapter["m"].grad)
     assert taken == [True, False]
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_a_call_that_waits_for_the_gpu_is_left_out_and_warming_up_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = {"queued": 0, "waits": 0}
+
+    def queued(subject: Any, data: Any) -> float | None:
+        name = subject.provider.name
+        calls[name] += 1
+        compiles = calls[name] <= WARMUP_ROUNDS
+        return None if compiles or name == "waits" else float(calls[name])
+
+    monkeypatch.setattr(timing, "_queued", queued)
+    subjects: Any = [SimpleNamespace(provider=SimpleNamespace(name=name)) for name in calls]
+    data: Any = None
+    times = gpu_rounds(subjects, data, rounds=3)
+    assert times == {"queued": [float(WARMUP_ROUNDS + number) for number in (1, 2, 3)]}
+    assert calls == {"queued": WARMUP_ROUNDS + 3, "waits": WARMUP_ROUNDS + 1}

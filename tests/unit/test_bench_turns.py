@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from doratune.bench.turns import Alone, Turn, TurnsOverError, players, rotated
+from doratune.bench.step.turns import Alone, Turn, TurnsOverError, rotated, workers
 from doratune.errors import DoratuneError, InputError
 
 
@@ -74,18 +74,18 @@ class Talker:
 def test_one_process_computes_at_a_time_and_each_round_begins_with_another(tmp_path: Path) -> None:
     log = tmp_path / "log"
     works = {name: Sleeper(name, log, seconds) for name, seconds in (("a", 0.0), ("b", 0.3), ("c", 0.0))}
-    with players(works) as game:
+    with workers(works) as running:
         assert not log.exists()  # all wait before the first turn
-        rounds = [game.play(number) for number in range(4)]
-        reports = game.finish()
+        rounds = [running.round(number) for number in range(4)]
+        reports = running.finish()
     order = [line.split()[0] for line in log.read_text().splitlines()]
     assert order[::2] == order[1::2] == list("abcbcacababc")
-    assert [move.outcome for moves in rounds for move in moves.values()] == [1] * 3 + [2] * 3 + [3] * 3 + [
+    assert [step.outcome for steps in rounds for step in steps.values()] == [1] * 3 + [2] * 3 + [3] * 3 + [
         4
     ] * 3
-    for moves in rounds:
-        assert moves["b"].milliseconds >= 300
-        assert moves["a"].milliseconds < 300 and moves["c"].milliseconds < 300
+    for steps in rounds:
+        assert steps["b"].milliseconds >= 300
+        assert steps["a"].milliseconds < 300 and steps["c"].milliseconds < 300
     assert len({report["pid"] for report in reports.values()}) == 3
     for report in reports.values():
         assert report["passes"] == 4
@@ -99,17 +99,17 @@ def test_one_process_computes_at_a_time_and_each_round_begins_with_another(tmp_p
 )
 def test_a_process_that_dies_is_named_with_its_last_words(how: str, expected: str, tmp_path: Path) -> None:
     works = {"fine": Sleeper("fine", tmp_path / "log"), "ill": Failing(how)}
-    with pytest.raises(DoratuneError, match="died") as caught, players(works) as game:
-        game.play(0)
-        game.play(1)
+    with pytest.raises(DoratuneError, match="died") as caught, workers(works) as running:
+        running.round(0)
+        running.round(1)
     assert caught.value.where == "ill" and caught.value.got == expected
     assert multiprocessing.active_children() == []
 
 
 def test_bad_input_that_a_process_finds_stays_bad_input() -> None:
-    with pytest.raises(InputError) as caught, players({"ill": Failing("input")}) as game:
-        game.play(0)
-        game.play(1)
+    with pytest.raises(InputError) as caught, workers({"ill": Failing("input")}) as running:
+        running.round(0)
+        running.round(1)
     assert caught.value.exit_code == 2
     assert caught.value.message == "no such thing\n  where: --thing\n  to do: name another"
 
@@ -119,10 +119,10 @@ def test_a_process_is_quiet_and_its_pool_keeps_the_library_s_way_of_waiting(
 ) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     monkeypatch.setenv("GOMP_SPINCOUNT", "infinite")
-    with players({"talker": Talker()}) as game:
-        moves = game.play(0)
-        game.finish()
-    assert moves["talker"].outcome == (None, None)
+    with workers({"talker": Talker()}) as running:
+        steps = running.round(0)
+        running.finish()
+    assert steps["talker"].outcome == (None, None)
     printed = capfd.readouterr()
     assert "talk" not in printed.out + printed.err
 
@@ -137,7 +137,7 @@ def test_rotation() -> None:
 
 
 def test_alone_every_turn_comes_at_once(tmp_path: Path) -> None:
-    game = Alone(3)
-    assert Sleeper("one", tmp_path / "log", seconds=0.02)(game)["passes"] == 3
-    assert [move.outcome for move in game.moves] == [1, 2, 3]
-    assert all(20 <= move.milliseconds < 500 for move in game.moves)
+    turns = Alone(3)
+    assert Sleeper("one", tmp_path / "log", seconds=0.02)(turns)["passes"] == 3
+    assert [step.outcome for step in turns.steps] == [1, 2, 3]
+    assert all(20 <= step.milliseconds < 500 for step in turns.steps)

@@ -3,7 +3,7 @@
 import pytest
 
 from doratune.data.examples import Example, build_examples
-from doratune.data.prompt import render_prompt
+from doratune.data.rows import render_prompt
 from doratune.data.tasks import get_task
 from doratune.errors import InputError
 from doratune.records.run import Format

@@ -9,7 +9,7 @@ from original_rows import ORIGINALS
 
 from doratune.data.convert import convert_row
 from doratune.data.examples import build_examples
-from doratune.data.hub import hub_name
+from doratune.data.originals import hub_name
 from doratune.data.source import load_split
 from doratune.data.tasks import HubSource, Task, get_task
 from doratune.errors import DoratuneError, InputError

@@ -40,6 +40,7 @@ def bounds(values: np.ndarray) -> tuple[float, float]:
     return interval(resampled_means([Block(values)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_intervals_of_several_seeds_hold_the_truth(world: World, seeds: int) -> None:

@@ -106,6 +106,7 @@ def without_planning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("doratune.stats.seeds.needed", lambda *_: [])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_planning")
 @pytest.mark.parametrize(
     ("seeds", "world"), [(1, NOTHING), (3, NOTHING), (3, NO_DIFFERENCE), (5, NO_DIFFERENCE)]
@@ -130,6 +131,7 @@ def test_a_family_errs_no_more_often_than_one_task() -> None:
     assert wrong / 150 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 150)
 
 
+@pytest.mark.slow
 def test_what_is_there_is_found() -> None:
     eight_points = World(seed=0.02, means=(0.6, 0.97))
     truth = norm.cdf(0.97 / 1.2) - norm.cdf(0.6 / 1.2)

@@ -1,7 +1,5 @@
-"""What DoRA and LoRA cost: time and memory, measured beside one another.
+"""What DoRA and LoRA cost compared with each other and with PEFT's own: time and memory.
 
-``op`` is about single layers. It runs the cases of ``cases.yaml`` through the providers of ``providers``: a
-check against the float64 reference, interleaved timing, memory. ``step`` is about whole optimizer steps. It
-runs the cases of ``steps.yaml`` through the training loops of ``step_loops``: processes that take turns
-(``turns``), and whose losses are compared. ``table`` shows the records.
+``op`` measures single layers, ``step`` whole optimizer steps. ``figures`` turns rounds into ratios and
+verdicts, ``table`` shows the records.
 """

@@ -1,93 +1,15 @@
-"""The cases as data: ``cases.yaml``, checked strictly. No torch here."""
+"""What the cases of layers and of training steps have in common. No torch here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
-from importlib import resources
 from typing import TypeVar
 
-import yaml
+from doratune.errors import InputError, did_you_mean
+from doratune.records.bench import Case, DType, StepCase
 
-from doratune.errors import InputError, nearest
-from doratune.records.bench import Case, CaseSet, DType, Quantity, Ratio, StepCase, Target
-from doratune.settings import Settings
-
-SETS: tuple[CaseSet, ...] = ("cpu", "gpu")
-QUANTITIES: dict[CaseSet, tuple[Quantity, ...]] = {"cpu": ("time",), "gpu": ("time", "gpu")}
-"""What the targets of a case are for."""
 SUFFIXES: dict[DType, str] = {"bfloat16": "", "float32": "-fp32"}
 """What a case's name ends in, by its dtype."""
 AnyCase = TypeVar("AnyCase", bound=Case | StepCase)
-
-
-class CaseEntry(Case):
-    """A case as the file has it."""
-
-    targets: dict[str, Ratio]  #: in time, on a GPU with and without the host's: by the provider divided by
-
-
-class CaseFile(Settings):
-    """The whole of ``cases.yaml``."""
-
-    timed_for: list[str]  #: the providers that the targets of the cases are for
-    every_case: list[Target]  #: targets of every case
-    cpu: list[CaseEntry]  #: cases for a CPU
-    gpu: list[CaseEntry]  #: cases for a GPU
-
-    def cases(self, case_set: CaseSet) -> list[Case]:
-        """The cases of a set."""
-        fields = set(Case.model_fields)
-        return [Case(**entry.model_dump(include=fields)) for entry in self._entries(case_set)]
-
-    def targets(self, case: Case) -> list[Target]:
-        """The targets of a case: its own, then those of every case."""
-        own = {
-            entry.name: [
-                Target(provider=provider, quantity=quantity, against=against, at_most=at_most)
-                for quantity in QUANTITIES[case_set]
-                for provider in self.timed_for
-                for against, at_most in entry.targets.items()
-            ]
-            for case_set in SETS
-            for entry in self._entries(case_set)
-        }
-        return own[case.name] + self.every_case
-
-    def _entries(self, case_set: CaseSet) -> list[CaseEntry]:
-        return self.cpu if case_set == "cpu" else self.gpu
-
-
-@cache
-def read_cases() -> CaseFile:
-    """The cases that ship with doratune.
-
-    Raises:
-        pydantic.ValidationError: The file is not valid, which is a fault of the installation.
-    """
-    text = resources.files("doratune.bench").joinpath("cases.yaml").read_text(encoding="utf-8")
-    return CaseFile.model_validate(yaml.safe_load(text), strict=True)
-
-
-def select_cases(file: CaseFile, case_set: CaseSet, names: Sequence[str]) -> list[Case]:
-    """Some cases of a set, in the order of the file.
-
-    Args:
-        file: The cases there are.
-        case_set: The set to choose from.
-        names: Names of cases; all of the set if empty.
-
-    Raises:
-        InputError: A name is not that of a case of the set.
-    """
-    cases = file.cases(case_set)
-    known = [case.name for case in cases]
-    for name in names:
-        if name in known:
-            continue
-        others = {case.name: other for other in SETS for case in file.cases(other)}
-        raise unknown_case(name, known, case_set, elsewhere=others.get(name))
-    return [case for case in cases if not names or case.name in names]
 
 
 def in_dtype(case: AnyCase, dtype: DType | None) -> AnyCase:
@@ -112,12 +34,10 @@ def unknown_case(name: str, known: list[str], in_set: str, *, elsewhere: str | N
         in_set: The set.
         elsewhere: A set that does hold the case.
     """
-    close = nearest(name, known)
-    fix = f"did you mean {close}?" if close else None
     return InputError(
         "unknown case",
         where="--case",
         got=name,
         expected=f"in the set {in_set}, one of {', '.join(known)}",
-        fix=f"add --set {elsewhere}" if elsewhere else fix,
+        fix=f"add --set {elsewhere}" if elsewhere else did_you_mean(name, known),
     )

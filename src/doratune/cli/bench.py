@@ -8,7 +8,6 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from doratune.bench.config import OpBenchConfig, StepBenchConfig
-from doratune.bench.pipeline.config import PipelineBenchConfig
 from doratune.cli.parse import parse
 from doratune.errors import InputError, nearest
 from doratune.records.base import Record
@@ -21,15 +20,13 @@ ABOUT = """usage: doratune bench WHAT [options]      (doratune bench WHAT --help
 Measure what DoRA and LoRA cost beside PEFT's own, after checking that all compute the same.
 
 what:
-  op       single layers: the time of forward and backward, what is saved for backward, peak memory
-  step     whole optimizer steps of fine-tuning a model: time and peak memory
-  pipeline training and evaluation as commands, beside the original study's way of computing
+  op    single layers: the time of forward and backward, what is saved for backward, peak memory
+  step  whole optimizer steps of fine-tuning a model: time and peak memory
 
 Examples:
   doratune bench op
   doratune bench step --output bench-step.json
   doratune bench op --set cpu --case 4096x4096-r32-t2048 --rounds 30 --threads 2
-  doratune bench pipeline --train-data boolq/train.json --test-data boolq/test.json
 """
 
 ABOUT_OP = """Check every provider against the float64 reference, then time all of them in turn: the frozen
@@ -55,17 +52,6 @@ Examples:
   doratune bench step --set all --model path/to/model --json
 """
 
-ABOUT_PIPELINE = """Train with DoRA and evaluate, each a command as a user types it: doratune's, and in turn
-those of a script that computes as the original study did: stock PEFT in transformers' Trainer, then beam
-search one row at a time on the merged model. Time and memory of each command, and the share of rows in which
-both give the same answer for the same adapter.
-
-Examples:
-  doratune bench pipeline --train-data boolq/train.json --test-data boolq/test.json
-  doratune bench pipeline --train-data boolq/train.json --test-data boolq/test.json --train-rows 64
-                          --test-rows 24 --dtype float32 --output pipeline.json
-"""
-
 
 class Output(Settings):
     """The flags of every bench that concern what becomes of its record."""
@@ -84,10 +70,6 @@ class OpCommand(Output, OpBenchConfig):
 
 class StepCommand(Output, StepBenchConfig):
     """The flags of ``doratune bench step``."""
-
-
-class PipelineCommand(Output, PipelineBenchConfig):
-    """The flags of ``doratune bench pipeline``."""
 
 
 def main(argv: list[str]) -> int:
@@ -110,7 +92,7 @@ def _op(argv: list[str]) -> int:
     command = parse(OpCommand, argv, verb="bench op", about=ABOUT_OP)
     config = OpBenchConfig(**command.model_dump(include=set(OpBenchConfig.model_fields)))
 
-    from doratune.bench.op import bench_op
+    from doratune.bench.op.bench import bench_op
     from doratune.bench.table import bench_renderable
     from doratune.cli.output import configure_logging
 
@@ -124,7 +106,7 @@ def _step(argv: list[str]) -> int:
     command = parse(StepCommand, argv, verb="bench step", about=ABOUT_STEP)
     config = StepBenchConfig(**command.model_dump(include=set(StepBenchConfig.model_fields)))
 
-    from doratune.bench.step import bench_step
+    from doratune.bench.step.bench import bench_step
     from doratune.bench.table import step_renderable
     from doratune.cli.output import configure_logging
 
@@ -148,18 +130,4 @@ def _show(command: Output, record: Shown, renderable: Callable[[Shown], Any]) ->
         console.print(f"written: {command.output}", highlight=False, soft_wrap=True)
 
 
-def _pipeline(argv: list[str]) -> int:
-    command = parse(PipelineCommand, argv, verb="bench pipeline", about=ABOUT_PIPELINE)
-    config = PipelineBenchConfig(**command.model_dump(include=set(PipelineBenchConfig.model_fields)))
-
-    from doratune.bench.pipeline.bench import bench_pipeline
-    from doratune.bench.pipeline.table import pipeline_renderable
-    from doratune.cli.output import show_messages
-
-    show_messages()
-    record = bench_pipeline(config, overwrite=command.overwrite)
-    _show(command, record, pipeline_renderable)
-    return 0
-
-
-KINDS: dict[str, Callable[[list[str]], int]] = {"op": _op, "step": _step, "pipeline": _pipeline}
+KINDS: dict[str, Callable[[list[str]], int]] = {"op": _op, "step": _step}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from doratune.cli.parse import parse, peek
+from doratune.cli.parse import PresetName, parse, peek
 from doratune.records.study import StudyMethod
 from doratune.settings import validate
 from doratune.study.config import COMPARED, CompareConfig
@@ -28,8 +28,7 @@ Examples:
 class CompareCommand(CompareConfig):
     """The flags of ``doratune compare``."""
 
-    preset: str | None = None
-    """demo, llama-7b, llama2-7b, llama3-8b, or a YAML file; flags override it."""
+    preset: PresetName = None
     resume: bool = False
     """Continue the comparison in the output folder; seeds, learning rates and tasks may be added."""
     overwrite: bool = False

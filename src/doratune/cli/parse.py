@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 # pydantic reads this when it is imported; its links are no help at a terminal.
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
@@ -13,7 +13,11 @@ os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
 import tyro
 
 from doratune.settings import Settings
+from doratune.training.presets import preset_names
 
+PresetName = Annotated[
+    str | None, tyro.conf.arg(help=f"{', '.join(preset_names())}, or a YAML file; flags override it.")
+]
 Kind = TypeVar("Kind", bound=Settings)
 
 

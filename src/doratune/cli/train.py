@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from doratune.cli.imports import lasting_imports
-from doratune.cli.parse import parse, peek
+from doratune.cli.parse import PresetName, parse, peek
 from doratune.settings import validate
 from doratune.training.config import TrainConfig
 from doratune.training.presets import Preset, load_preset
@@ -27,8 +27,7 @@ Examples:
 class TrainCommand(TrainConfig):
     """The flags of ``doratune train``."""
 
-    preset: str | None = None
-    """demo, llama-7b, llama2-7b, llama3-8b, or a YAML file; flags go before it."""
+    preset: PresetName = None
     resume: bool = False
     """Go on from the last checkpoint of an interrupted run."""
     overwrite: bool = False

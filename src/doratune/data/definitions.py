@@ -6,16 +6,10 @@ from importlib.resources import files
 from typing import TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict
 
+from doratune.settings import Settings
 
-class Definition(BaseModel):
-    """A part of a YAML definition: unknown keys and wrong types are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound=Settings)
 
 
 def read_definitions(folder: str, model: type[Model]) -> dict[str, Model]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from doratune.data.layouts import Layout, Question, layouts, recognise
 from doratune.data.mix import MixedData
-from doratune.data.prompt import render_prompt
-from doratune.data.rows import Row, answer_text
+from doratune.data.rows import Row, answer_text, render_prompt
 from doratune.data.tasks import Task, get_task
 from doratune.errors import InputError
 from doratune.records.run import Format

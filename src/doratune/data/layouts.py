@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from doratune.data.definitions import Definition, read_definitions
+from doratune.data.definitions import read_definitions
 from doratune.records.run import Metric
+from doratune.settings import Settings
 
 
-class Substitution(Definition):
+class Substitution(Settings):
     """A regular expression and what takes the place of its matches."""
 
     find: str
@@ -37,7 +38,7 @@ class Question(NamedTuple):
     options: tuple[str, ...]
 
 
-class Layout(Definition):
+class Layout(Settings):
     """One wording, and how the continuation format is made from it."""
 
     name: str

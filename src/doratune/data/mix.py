@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from doratune.data.local import find_local, load_local_rows
+from doratune.data.originals import find_local, load_local_rows
 from doratune.data.rows import Row
 from doratune.data.source import LoadedData, canonical_json, load_split, rows_sha256
 from doratune.data.tasks import MIX, Task, get_task
@@ -58,7 +58,7 @@ def load_mix(directory: Path | None = None) -> MixedData:
     the tasks spread evenly.
 
     Args:
-        directory: A folder of files in the data sets' own schemas, as :func:`doratune.data.local.find_local`
+        directory: A folder of files in the data sets' own schemas, as ``originals.find_local``
             wants them, instead of the hub.
 
     Raises:

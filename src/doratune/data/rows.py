@@ -1,9 +1,49 @@
-"""A row in the LLM-Adapters layout, the form in which all data goes about."""
+"""A row in the LLM-Adapters layout, the form in which all data goes about, and how it becomes a prompt.
+
+The prompt is the Alpaca template as the original study used it, without its stray spaces. Wording:
+github.com/tatsu-lab/stanford_alpaca, by way of AGI-Edgerunners/LLM-Adapters (both Apache-2.0).
+"""
 
 from __future__ import annotations
 
 Row = dict[str, str]
 """The keys "instruction", "input" (often empty), "output" and "answer"."""
+
+_PLAIN = """\
+Below is an instruction that describes a task. Write a response that appropriately completes the request.
+
+### Instruction:
+{instruction}
+
+### Response:
+"""
+
+_WITH_INPUT = """\
+Below is an instruction that describes a task, paired with an input that provides further context. \
+Write a response that appropriately completes the request.
+
+### Instruction:
+{instruction}
+
+### Input:
+{context}
+
+### Response:
+"""
+
+
+def render_prompt(instruction: str, context: str = "") -> str:
+    """The text that a model continues with its answer, the same in training and evaluation.
+
+    Args:
+        instruction: What to do.
+        context: The row's ``input``; the template has no place for it when it is empty.
+
+    Returns:
+        The prompt, ending in "### Response:" and a line break.
+    """
+    template = _WITH_INPUT if context else _PLAIN
+    return template.format(instruction=instruction, context=context)
 
 
 def answer_text(label: str) -> str:

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
 
-from doratune.data.definitions import Definition, read_definitions
+from doratune.data.definitions import read_definitions
 from doratune.data.layouts import Layout, layouts
-from doratune.errors import InputError, nearest
+from doratune.errors import InputError, did_you_mean
+from doratune.settings import Settings
 
 Split = Literal["train", "test"]
 
@@ -17,7 +18,7 @@ MIX = "commonsense-mix"
 """What the mix of all benchmark tasks is called where a task may be named."""
 
 
-class HubSource(Definition):
+class HubSource(Settings):
     """Where the original rows are on the Hugging Face hub."""
 
     path: str
@@ -30,7 +31,7 @@ class HubSource(Definition):
     """The data set's split that the original study used to train, and the one it used to test."""
 
 
-class RowSchema(Definition):
+class RowSchema(Settings):
     """How a row of the data set's own schema is read. Columns inside a column are written ``outer.inner``."""
 
     stem: str
@@ -49,7 +50,7 @@ def _named_layout(value: Any) -> Any:
     return layouts()[value] if isinstance(value, str) else value
 
 
-class Task(Definition):
+class Task(Settings):
     """A multiple-choice task."""
 
     name: str
@@ -104,12 +105,11 @@ def get_task(name: str) -> Task:
     """
     found = _tasks().get(name.lower())
     if found is None:
-        close = nearest(name.lower(), [*task_names(), MIX])
         raise InputError(
             "unknown task",
             where="--task",
             got=name,
             expected=f"one of {', '.join(task_names())}",
-            fix=f"did you mean {close}?" if close else None,
+            fix=did_you_mean(name.lower(), [*task_names(), MIX]),
         )
     return found

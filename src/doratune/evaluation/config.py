@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional
 
 from doratune.records.run import Format, Protocol
-from doratune.settings import LaxPath, Positive, Settings
+from doratune.settings import Dtype, LaxPath, Positive, Settings
 
 
 class EvalConfig(Settings):
@@ -33,7 +33,7 @@ class EvalConfig(Settings):
     """Where record.json and predictions/ go; None: the run directory, else runs/eval-<name>."""
     model: str | None = None
     """Base model of an adapter folder, if it is not where its adapter_config.json says."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     """Type of the weights; auto: that of the run, else what the hardware is fast at."""
     load_in_4bit: bool = False
     """Load a base model in 4 bits; a run that was trained so is loaded so anyway."""

@@ -49,16 +49,6 @@ class CandidateScores:
     raw: tuple[float, ...]
     normalised: tuple[float, ...]
 
-    @property
-    def best_raw(self) -> int:
-        """Index of the most likely candidate, the first one in a tie."""
-        return self.raw.index(max(self.raw))
-
-    @property
-    def best_normalised(self) -> int:
-        """Index of the most likely candidate per byte, the first one in a tie."""
-        return self.normalised.index(max(self.normalised))
-
 
 def score_candidates(
     model: torch.nn.Module,

@@ -6,10 +6,8 @@ it back to floats; the result is kept once as safetensors in the user's cache.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +17,7 @@ from pathlib import Path
 
 from doratune.cache import cache_home
 from doratune.errors import DoratuneError, InputError
+from doratune.models.gguf import sha256_of, write_safetensors
 
 logger = logging.getLogger(__name__)
 
@@ -69,27 +68,8 @@ def resolve_builtin(name: str) -> tuple[Path, str]:
     with tempfile.TemporaryDirectory(prefix="doratune-") as scratch:
         gguf, source = _find_gguf(model, Path(scratch))
         _check_digest(gguf, model)
-        _convert(gguf, folder)
+        write_safetensors(gguf, folder)
     return folder, source
-
-
-def convert_once(gguf: Path) -> Path:
-    """The folder of a GGUF file's weights in safetensors, made on first use and kept by the file's content.
-
-    Args:
-        gguf: The file.
-
-    Raises:
-        InputError: If there is no such file, or it cannot be read.
-    """
-    if not gguf.is_file():
-        raise InputError("there is no such model file", where="--model", got=gguf, fix="check the path")
-    with gguf.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    folder = cache_home() / "models" / f"{gguf.stem}-{digest[:12]}"
-    if not (folder / "config.json").is_file():
-        _convert(gguf, folder)
-    return folder
 
 
 def _find_gguf(model: WheelModel, scratch: Path) -> tuple[Path, str]:
@@ -114,8 +94,7 @@ def _find_gguf(model: WheelModel, scratch: Path) -> tuple[Path, str]:
 
 
 def _check_digest(gguf: Path, model: WheelModel) -> None:
-    with gguf.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(gguf)
     if digest != model.sha256:
         raise InputError(
             "the built-in model's file is not the one expected",
@@ -124,27 +103,3 @@ def _check_digest(gguf: Path, model: WheelModel) -> None:
             expected=f"SHA-256 {model.sha256}",
             fix=f"remove the installed {model.module} and run again",
         )
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    """Write ``gguf`` as safetensors to ``folder``, which appears only when it is complete."""
-    import torch
-
-    from doratune.models.load import from_gguf
-
-    logger.info("converting %s to safetensors in %s (once)", gguf.name, folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        model, tokenizer = from_gguf(gguf, dtype=torch.float32)
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        partial.chmod(0o755)
-        try:
-            partial.rename(folder)
-        except OSError:
-            # Another process finished the same conversion first; its result is as good as ours.
-            if not (folder / "config.json").is_file():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -12,13 +12,13 @@ from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from doratune.errors import InputError, nearest
+from doratune.errors import InputError, did_you_mean
 from doratune.models.builtin import BUILTIN, resolve_builtin
+from doratune.models.gguf import first_line, read_gguf, unreadable
 from doratune.models.precision import resolve_dtype
 from doratune.records.layout import ADAPTER_CONFIG, ADAPTER_NAME, MODEL_CONFIG
 
@@ -92,9 +92,9 @@ def load_model(
         if load_in_4bit:
             raise InputError("a GGUF file cannot be loaded in 4 bits", where="--load-in-4bit", got=name)
         source = f"GGUF file {path}"
-        model, tokenizer = from_gguf(path, **kwargs)
-    elif "/" not in name and (close := nearest(name, list(BUILTIN))):
-        raise _no_such_model(name, f"did you mean {close}?")
+        model, tokenizer = read_gguf(path, **kwargs)
+    elif "/" not in name and (fix := did_you_mean(name, list(BUILTIN))):
+        raise _no_such_model(name, fix)
     else:
         source = f"hub {name}"
         model, tokenizer = _from_hub(name, {**kwargs, "trust_remote_code": trust_remote_code})
@@ -122,35 +122,6 @@ def refuse_missing_folder(name: str, what: str, *, where: str) -> None:
         raise InputError(f"there is no such {what} folder", where=where, got=name, fix="check the path")
 
 
-def from_gguf(path: Path, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Read a GGUF file with transformers, dequantised to floats.
-
-    Args:
-        path: The file.
-        **kwargs: For ``from_pretrained``.
-
-    Returns:
-        The model and its tokenizer.
-
-    Raises:
-        InputError: If there is no such file, or transformers cannot read it.
-    """
-    if not path.is_file():
-        raise InputError("there is no such model file", where="--model", got=path, fix="check the path")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
-            # Dense floats: packed GGUF blocks can be neither trained through nor saved.
-            quantization_config=GgufConfig(dequantize=True),
-            **kwargs,
-        )
-    except (OSError, ValueError, NotImplementedError, KeyError) as error:
-        raise _unreadable(path, error) from error
-    return model, tokenizer
-
-
 def _from_folder(folder: Path, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if any((place / ADAPTER_CONFIG).is_file() for place in (folder, folder / ADAPTER_NAME)):
         raise InputError(
@@ -173,14 +144,14 @@ def _from_folder(folder: Path, kwargs: dict[str, Any]) -> tuple[PreTrainedModel,
     try:
         return _pretrained(str(folder), kwargs)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise _unreadable(folder, error) from error
+        raise unreadable(folder, error) from error
 
 
 def _from_hub(name: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         return _pretrained(name, kwargs)
     except (OSError, ValueError) as error:
-        raise _no_such_model(name, f"check the path or id ({_first_line(error)})") from error
+        raise _no_such_model(name, f"check the path or id ({first_line(error)})") from error
 
 
 def _no_such_model(name: str, fix: str) -> InputError:
@@ -233,11 +204,3 @@ def _ensure_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
         logger.info("the tokenizer has no pad token; padding with %s", tokenizer.pad_token)
     model.config.pad_token_id = tokenizer.pad_token_id
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError("the model cannot be read", where="--model", got=f"{path}: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

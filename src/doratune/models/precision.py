@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
 from doratune.errors import InputError
-
-DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
-DTYPE_CHOICES: tuple[str, ...] = get_args(DtypeName)
+from doratune.settings import Dtype
 
 
 def resolve_dtype(name: str, device_type: str) -> torch.dtype:
@@ -19,7 +17,7 @@ def resolve_dtype(name: str, device_type: str) -> torch.dtype:
     Ampere on, CPUs with AMX or AVX-512 BF16), else float32.
 
     Args:
-        name: One of ``DTYPE_CHOICES``.
+        name: One of ``Dtype``.
         device_type: ``"cpu"``, ``"cuda"``, ``"mps"``, ...
 
     Returns:
@@ -28,10 +26,9 @@ def resolve_dtype(name: str, device_type: str) -> torch.dtype:
     Raises:
         InputError: If ``name`` is unknown, or float16 is asked for on a CPU, where training in it overflows.
     """
-    if name not in DTYPE_CHOICES:
-        raise InputError(
-            "unknown dtype", where="--dtype", got=name, expected=f"one of {', '.join(DTYPE_CHOICES)}"
-        )
+    if name not in get_args(Dtype):
+        known = ", ".join(get_args(Dtype))
+        raise InputError("unknown dtype", where="--dtype", got=name, expected=f"one of {known}")
     if name == "float16" and device_type == "cpu":
         raise InputError(
             "float16 is not usable on a CPU",

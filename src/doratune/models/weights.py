@@ -10,7 +10,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from doratune.errors import InputError
-from doratune.models.builtin import BUILTIN, convert_once, resolve_builtin
+from doratune.models.builtin import BUILTIN, resolve_builtin
+from doratune.models.gguf import convert_once
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 

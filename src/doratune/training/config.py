@@ -12,7 +12,7 @@ from pydantic import Field
 
 from doratune.errors import InputError
 from doratune.records.run import Format
-from doratune.settings import LaxPath, Positive, Settings
+from doratune.settings import Dtype, LaxPath, Positive, Settings
 
 LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 
@@ -79,7 +79,7 @@ class TrainingSettings(Settings):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the rows, their order, the adapter and dropout."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     """auto: bfloat16 where the hardware is fast at it, else float32; what full trains is kept in float32."""
     load_in_4bit: bool = False
     """Quantise the base model to 4 bits with bitsandbytes (QLoRA, QDoRA)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from doratune.data.samples import boolq, hellaswag, winogrande
 from doratune.data.samples.facts import Row
-from doratune.errors import InputError, nearest
+from doratune.errors import InputError, did_you_mean
 
 ROWS = {"train": 2000, "test": 400}
 """Rows of each split of every sample task."""
@@ -40,12 +40,11 @@ def generate(task_name: str, split: str) -> list[Row]:
         InputError: The task or the split is not known.
     """
     if task_name not in _BUILDERS:
-        close = nearest(task_name, list(SAMPLE_TASKS))
         raise InputError(
             "unknown sample task",
             got=task_name,
             expected=", ".join(SAMPLE_TASKS),
-            fix=f"did you mean {close}?" if close else None,
+            fix=did_you_mean(task_name, list(SAMPLE_TASKS)),
         )
     if split not in ROWS:
         raise InputError(

@@ -1,0 +1,113 @@
+"""The time of layers: every provider in turn, round by round, so that a slow stretch meets all of them.
+
+There are two clocks. The host's measures a call as its user has it. On a GPU a call of one layer is a dozen
+launches or two, and where the GPU is done with them sooner than the host, the host's clock measures the host.
+A model's step hides that, as the host runs ahead; so do compiled models. The GPU's clock therefore times
+calls that are queued while the GPU is busy, so that it never waits for the host.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import random
+import time
+from collections.abc import Sequence
+
+import torch
+
+from doratune.bench.figures import WARMUP_ROUNDS
+from doratune.bench.op.layer_data import LayerData
+from doratune.bench.op.providers import Subject
+
+logger = logging.getLogger(__name__)
+
+BUSY_CYCLES = 20_000_000
+"""Some 10 ms, in which the host queues a call."""
+
+
+def time_rounds(subjects: Sequence[Subject], data: LayerData, rounds: int) -> dict[str, list[float]]:
+    """Time forward and backward of each layer, interleaved.
+
+    Each round calls every layer once, in an order of its own that is the same in every run. In a fixed order
+    one layer would always pay for what another leaves behind: caches full of its tensors, and memory given
+    back to the kernel.
+
+    Args:
+        subjects: The layers.
+        data: Their input.
+        rounds: Rounds that count, after ``WARMUP_ROUNDS`` that do not.
+
+    Returns:
+        Milliseconds of each round by provider.
+    """
+    times: dict[str, list[float]] = {subject.provider.name: [] for subject in subjects}
+    collects = gc.isenabled()
+    gc.collect()
+    gc.disable()  # a collection would be charged to whoever is running
+    try:
+        for number in range(WARMUP_ROUNDS + rounds):
+            for subject in random.Random(number).sample(subjects, len(subjects)):
+                milliseconds = _time_call(subject, data)
+                if number >= WARMUP_ROUNDS:
+                    times[subject.provider.name].append(milliseconds)
+    finally:
+        if collects:
+            gc.enable()
+    return times
+
+
+def _time_call(subject: Subject, data: LayerData) -> float:
+    subject.prepare(data)
+    _wait(data.x.device)
+    start = time.perf_counter()
+    subject.call(data)
+    _wait(data.x.device)
+    return (time.perf_counter() - start) * 1e3
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def gpu_rounds(subjects: Sequence[Subject], data: LayerData, rounds: int) -> dict[str, list[float]]:
+    """Time forward and backward of each layer as ``time_rounds`` does, without the host.
+
+    Args:
+        subjects: The layers, on a GPU.
+        data: Their input.
+        rounds: Rounds that count, after ``WARMUP_ROUNDS`` that do not.
+
+    Returns:
+        Milliseconds of each round by provider, without those whose call the host could not queue in time:
+        it waits for the GPU itself.
+    """
+    times: dict[str, list[float]] = {subject.provider.name: [] for subject in subjects}
+    for number in range(WARMUP_ROUNDS + rounds):
+        for subject in random.Random(number).sample(list(subjects), len(subjects)):
+            name = subject.provider.name
+            if name not in times:
+                continue
+            milliseconds = _queued(subject, data)
+            if number < WARMUP_ROUNDS:
+                continue
+            if milliseconds is None:
+                logger.info("%s is not queued before the GPU has come to it", name)
+                del times[name]
+            else:
+                times[name].append(milliseconds)
+    return times
+
+
+def _queued(subject: Subject, data: LayerData) -> float | None:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    subject.prepare(data)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(BUSY_CYCLES)
+    start.record()
+    subject.call(data)
+    end.record()
+    in_time = not start.query()
+    end.synchronize()
+    return start.elapsed_time(end) if in_time else None

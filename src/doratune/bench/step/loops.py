@@ -1,0 +1,209 @@
+"""The training loops of ``doratune bench step``, each as it is used, but for a pause before every step.
+
+They are the frozen model alone, stock TRL with PEFT, and doratune's trainer with the same hyperparameters.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, TaskType
+from torch.nn.functional import cross_entropy
+from transformers import (
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from doratune.bench.step.inputs import draw_rows, load_base
+from doratune.bench.step.providers import Frozen, Method, StepReport, Stock, Trainee
+from doratune.bench.step.turns import Turn, TurnsOverError
+from doratune.memory import held_memory_bytes, peak_memory_bytes
+from doratune.peft import enable
+from doratune.records.bench import StepCase
+from doratune.training.callbacks import InterruptCallback, MetricsCallback
+from doratune.training.config import LLAMA_TARGETS, TrainConfig
+from doratune.training.encoded import IGNORED
+from doratune.training.train import build_trainer
+
+LEARNING_RATE = 2e-4
+SEED = 0
+CHECKPOINTING = {"use_reentrant": False}
+"""How activations are checkpointed, where they are: as ``doratune train`` does."""
+STOCK_ATTENTION = "sdpa"
+"""What transformers takes where nothing else is asked for."""
+Pause = Callable[[float | None], None]
+"""Called before a step with the loss of the one before."""
+
+
+def run(trainee: Trainee, turn: Turn) -> StepReport:
+    """Train in this process, one step in each turn, until no turn comes any more."""
+    torch.set_num_threads(trainee.threads)
+
+    def pause(loss: float | None) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # a step ends when its work is done
+        turn.wait(loss)
+
+    with tempfile.TemporaryDirectory(prefix="doratune-") as folder:
+        model, loop = _prepare(trainee, Path(folder), pause)
+        before = held_memory_bytes()
+        with suppress(TurnsOverError):
+            loop()
+    return StepReport(
+        attention=str(model.config._attn_implementation),
+        trainable=sum(one.numel() for one in model.parameters() if one.requires_grad),
+        before_bytes=before,
+        peak_bytes=peak_memory_bytes(),
+    )
+
+
+def _prepare(trainee: Trainee, folder: Path, pause: Pause) -> tuple[PreTrainedModel, Callable[[], object]]:
+    """The model, and the loop that trains it or runs it."""
+    provider = trainee.provider
+    if isinstance(provider, Frozen):
+        step = FrozenStep(provider, trainee.model, trainee.case)
+
+        def loop() -> None:
+            loss = None
+            while True:
+                pause(loss)
+                loss = step()
+
+        return step.model, loop
+    make = stock_trainer if isinstance(provider, Stock) else doratune_trainer
+    trainer: Any = make(trainee, provider.method, folder)
+    if isinstance(provider, Stock) and provider.enabled:
+        enable(trainer.model)
+    trainer.add_callback(PauseCallback(pause))
+    return trainer.model, trainer.train
+
+
+class PauseCallback(TrainerCallback):
+    """Pauses before each step, when the rows of it have been loaded."""
+
+    def __init__(self, pause: Pause) -> None:
+        self._pause = pause
+        self._loss: float | None = None
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Take note of the step's loss."""
+        self._loss = (logs or {})["loss"]
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Pause."""
+        self._pause(self._loss)
+
+
+class FrozenStep:
+    """Forward, loss and backward to the embedded input, with logits only where there is a loss.
+
+    Args:
+        provider: Which attention.
+        model: The base model, as ``inputs.load_base`` takes it.
+        case: The rows.
+    """
+
+    def __init__(self, provider: Frozen, model: str, case: StepCase) -> None:
+        self.model = load_base(model, case.dtype).model
+        self.model.set_attn_implementation(provider.attention)
+        self.model.requires_grad_(False).train()
+        if case.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(CHECKPOINTING)
+        rows = draw_rows(case, self.model.config.get_text_config().vocab_size).with_format("torch")
+        self._ids, labels = (rows[:][name].to(self.model.device) for name in ("input_ids", "labels"))
+        self._targets = labels[:, 1:]
+        self._supervised = self._targets != IGNORED
+
+    def __call__(self) -> float:
+        """Run the step; its loss."""
+        model: Any = self.model
+        embedded = model.get_input_embeddings()(self._ids).requires_grad_()
+        hidden = model.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        logits = model.get_output_embeddings()(hidden[:, :-1][self._supervised])
+        loss = cross_entropy(logits.float(), self._targets[self._supervised])
+        loss.backward()
+        return loss.item()
+
+
+def stock_trainer(trainee: Trainee, method: Method, folder: Path) -> SFTTrainer:
+    """TRL's SFTTrainer with its defaults, but for what the case says and what concerns the output.
+
+    Two more differ. TRL checkpoints activations unless told not to, which ``doratune train`` does not, and
+    which would set time against memory in the comparison. And every step is logged, for its loss.
+    """
+    case = trainee.case
+    base = load_base(trainee.model, case.dtype)
+    base.model.set_attn_implementation(STOCK_ATTENTION)
+    return SFTTrainer(
+        model=base.model,
+        args=SFTConfig(
+            output_dir=str(folder),
+            per_device_train_batch_size=case.rows,
+            max_steps=trainee.steps,
+            learning_rate=LEARNING_RATE,
+            gradient_checkpointing=case.gradient_checkpointing,
+            gradient_checkpointing_kwargs=CHECKPOINTING if case.gradient_checkpointing else None,
+            bf16=base.dtype == torch.bfloat16,
+            use_cpu=not torch.cuda.is_available(),
+            dataset_kwargs={"skip_prepare_dataset": True},
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            seed=SEED,
+        ),
+        train_dataset=draw_rows(case, base.model.config.get_text_config().vocab_size),
+        processing_class=base.tokenizer,
+        peft_config=LoraConfig(
+            task_type=TaskType.CAUSAL_LM,
+            r=case.rank,
+            lora_alpha=case.alpha,
+            lora_dropout=0.0,
+            target_modules=list(LLAMA_TARGETS),
+            use_dora=method == "dora",
+        ),
+    )
+
+
+def doratune_trainer(trainee: Trainee, method: Method, folder: Path) -> SFTTrainer:
+    """The trainer of ``doratune train``."""
+    case = trainee.case
+    config = TrainConfig(
+        model=trainee.model,
+        method=method,
+        rank=case.rank,
+        alpha=case.alpha,
+        dropout=0.0,
+        targets=list(LLAMA_TARGETS),
+        learning_rate=LEARNING_RATE,
+        warmup_steps=0,
+        steps=trainee.steps,
+        batch_size=case.rows,
+        loss_on=case.loss_on,
+        save_steps=trainee.steps + 1,
+        seed=SEED,
+        dtype=case.dtype,
+        gradient_checkpointing=case.gradient_checkpointing,
+        output=folder,
+    )
+    base = load_base(trainee.model, case.dtype)
+    rows = draw_rows(case, base.model.config.get_text_config().vocab_size)
+    return build_trainer(config, base, rows, MetricsCallback(folder), InterruptCallback())

@@ -1,0 +1,235 @@
+"""Processes that take turns: one of them computes, the others sleep. No torch here.
+
+Each process runs a loop of its own and calls ``Turn.wait`` once in every pass; the parent hands the turn from
+one to the next. A pass ends where the process waits again, so it is timed as a whole, on the parent's clock,
+and a slow stretch of the machine meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from doratune.bench.child import begin
+from doratune.errors import DoratuneError
+
+Item = TypeVar("Item")
+
+SECONDS_TO_END = 10
+"""What a process gets to end by itself after its report."""
+
+
+class TurnsOverError(Exception):
+    """Raised in a process that waits for its turn: none will come."""
+
+
+class Turn(Protocol):
+    """What a loop sees of the taking of turns."""
+
+    def wait(self, outcome: Any = None) -> None:
+        """Hand the turn back, with what came of it, and go on when it comes again.
+
+        Raises:
+            TurnsOverError: It does not come again.
+        """
+        ...
+
+
+class Alone:
+    """A single loop in this process: each turn comes at once.
+
+    Args:
+        turns: How many come.
+
+    Attributes:
+        steps: The turns that were taken.
+    """
+
+    def __init__(self, turns: int) -> None:
+        self.steps: list[Step] = []
+        self._turns = turns
+        self._start: float | None = None
+
+    def wait(self, outcome: Any = None) -> None:
+        """See ``Turn``."""
+        if self._start is not None:
+            self.steps.append(Step((time.perf_counter() - self._start) * 1e3, outcome))
+        if len(self.steps) == self._turns:
+            raise TurnsOverError
+        self._start = time.perf_counter()
+
+
+class PipedTurn:
+    """A process's side."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    def wait(self, outcome: Any = None) -> None:
+        """Hand the turn back, with what came of it, and sleep until it comes again.
+
+        Raises:
+            TurnsOverError: It does not come again.
+        """
+        self._pipe.send(outcome)
+        try:
+            comes = self._pipe.recv()
+        except EOFError:  # the parent is gone
+            comes = False
+        if not comes:
+            raise TurnsOverError
+
+
+Work = Callable[[Turn], Any]
+"""What a process does; the result is its report. It is pickled, and its module is imported before the process
+is set up, so that libraries which print or read the environment must be imported inside."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One turn of one process.
+
+    Attributes:
+        milliseconds: From the turn being given until it came back.
+        outcome: What the process handed back with it.
+    """
+
+    milliseconds: float
+    outcome: Any
+
+
+@dataclass(frozen=True)
+class _Worker:
+    name: str
+    process: SpawnProcess
+    pipe: Connection
+    errors: Path
+
+    def step(self) -> Step:
+        """Give the process a turn.
+
+        Raises:
+            DoratuneError: See ``receive``.
+        """
+        start = time.perf_counter()
+        self.pipe.send(True)
+        outcome = self.receive()
+        return Step((time.perf_counter() - start) * 1e3, outcome)
+
+    def receive(self) -> Any:
+        """What the process sends next.
+
+        Raises:
+            DoratuneError: The one that the process raised; or it died, for any other reason.
+        """
+        try:
+            message = self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            lines = self.errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise DoratuneError(
+                "a process of the bench died",
+                where=self.name,
+                got=lines[-1] if lines else f"exit code {self.process.exitcode}",
+            ) from None
+        if isinstance(message, DoratuneError):
+            raise message
+        return message
+
+
+class Workers:
+    """The parent's side: processes that all wait for their turn."""
+
+    def __init__(self, workers: Sequence[_Worker]) -> None:
+        self._workers = workers
+
+    def round(self, number: int) -> dict[str, Step]:
+        """Give each process one turn, beginning with another one in each round.
+
+        Args:
+            number: The round's.
+
+        Returns:
+            The steps by process.
+
+        Raises:
+            DoratuneError: A process failed.
+        """
+        return {worker.name: worker.step() for worker in rotated(self._workers, number)}
+
+    def finish(self) -> dict[str, Any]:
+        """Give no more turns.
+
+        Returns:
+            The report of each process.
+
+        Raises:
+            DoratuneError: A process failed.
+        """
+        reports = {}
+        for worker in self._workers:
+            worker.pipe.send(False)
+            reports[worker.name] = worker.receive()
+        for worker in self._workers:
+            worker.process.join(SECONDS_TO_END)
+        return reports
+
+
+@contextmanager
+def workers(works: Mapping[str, Work]) -> Iterator[Workers]:
+    """Start a fresh process for each work and let all come to their first wait; none outlives the context.
+
+    Raises:
+        DoratuneError: A process failed.
+    """
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="doratune-") as folder:
+        started = []
+        try:
+            for name, work in works.items():
+                ours, theirs = context.Pipe()
+                errors = Path(folder) / name
+                process = context.Process(target=_live, args=(work, theirs, errors), name=name)
+                process.start()
+                theirs.close()  # so that a process's death closes the pipe
+                started.append(_Worker(name, process, ours, errors))
+            for worker in started:
+                worker.receive()
+            yield Workers(started)
+        finally:
+            for worker in started:
+                worker.process.terminate()
+                worker.process.join()
+
+
+def rotated(items: Sequence[Item], number: int) -> list[Item]:
+    """The items in turn, beginning with the one whose turn it is to begin in this round."""
+    first = number % len(items)
+    return [*items[first:], *items[:first]]
+
+
+def _live(work: Work, pipe: Connection, errors: Path) -> None:
+    begin()
+    # As it comes, an idle pool's threads sleep after some milliseconds. Told to spin for ever, they would
+    # compute against the others; told to sleep at once, they make a step up to 1.7 times as long.
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        os.environ.pop(name, None)
+    for path, descriptor in ((os.devnull, 1), (str(errors), 2)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, descriptor)
+        os.close(file)
+    try:
+        report = work(PipedTurn(pipe))
+    except DoratuneError as error:
+        pipe.send(error)
+    else:
+        pipe.send(report)

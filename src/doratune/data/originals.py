@@ -1,0 +1,115 @@
+"""A task's rows in the data set's own schema: from the Hugging Face hub, or from a copy without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from doratune.data.convert import convert_rows
+from doratune.data.rows import Row
+from doratune.data.tasks import HubSource, Split, Task
+from doratune.errors import DoratuneError, InputError
+
+_BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+
+
+def hub_name(source: HubSource, split: Split) -> str:
+    """The place of a split in one word, such as ``allenai/winogrande/winogrande_xl:validation``."""
+    revision = f"@{source.revision}" if source.revision else ""
+    config = f"/{source.config}" if source.config else ""
+    return f"{source.path}{config}{revision}:{source.splits[split]}"
+
+
+def load_hub_rows(task: Task, split: Split) -> list[Row]:
+    """Download (or take from the local cache) a split and word its rows as the original study does.
+
+    Raises:
+        DoratuneError: The data set cannot be had.
+        InputError: Its rows are not what the task says they are.
+    """
+    source = task.hub
+    if source is None:
+        raise ValueError(f"the task {task.name} has no rows on the hub")
+    name = hub_name(source, split)
+    import datasets  # slow to import, and not needed for files and samples
+
+    try:
+        loaded = datasets.load_dataset(
+            source.path, source.config, split=source.splits[split], revision=source.revision
+        )
+        originals = cast(list[dict[str, Any]], loaded.to_list())
+    except Exception as error:  # the hub, the network and the files' formats each raise their own kinds
+        reason = str(error).strip().splitlines() or [""]
+        raise DoratuneError(
+            f"the rows of {task.title} could not be loaded from the hub",
+            where=name,
+            got=f"{type(error).__name__}: {reason[0]}",
+            fix="check the connection and try again, or give the rows as a file with --data FILE",
+        ) from error
+    return convert_rows(task, originals, name=name)
+
+
+def find_local(task: Task, directory: Path) -> Path:
+    """What holds a task's rows in a folder.
+
+    Args:
+        task: Whose rows.
+        directory: Holds for each task either a file (``boolq.jsonl``, ``boolq.json`` or ``boolq.parquet``)
+            or a folder (``boolq``) with the files of the hub's data set; case does not matter.
+
+    Raises:
+        InputError: There is nothing for the task, or more than one thing.
+    """
+    names = {task.name, *(task.name + suffix for suffix in _BUILDERS)}
+    found = sorted(path for path in directory.iterdir() if path.name.lower() in names)
+    if len(found) == 1:
+        return found[0]
+    raise InputError(
+        f"the folder holds no rows of {task.title}" if not found else f"several files hold {task.title}",
+        where=str(directory),
+        got=", ".join(path.name for path in found) or None,
+        expected=f"one of {', '.join(sorted(names))}",
+    )
+
+
+def load_local_rows(task: Task, split: Split, place: Path) -> list[Row]:
+    """Word the rows of a local copy as the original study does.
+
+    Args:
+        task: A task with rows on the hub, whose schema the copy has.
+        split: Which part of a folder; a file is that part.
+        place: What :func:`find_local` found.
+
+    Raises:
+        InputError: The files cannot be read, or their rows are not what the task says they are.
+    """
+    source = task.hub
+    if source is None:
+        raise ValueError(f"the task {task.name} has no rows on the hub")
+    import datasets  # slow to import, and not needed for files and samples
+
+    try:
+        if place.is_dir():
+            # A copy of the hub's data set says which configurations it has; files alone are all of one.
+            known = datasets.get_dataset_config_names(str(place))
+            config = source.config if source.config in known else None
+            loaded = datasets.load_dataset(str(place), config, split=source.splits[split])
+        else:
+            files = {split: str(place)}
+            loaded = datasets.load_dataset(_BUILDERS[place.suffix.lower()], data_files=files, split=split)
+        originals = loaded.to_list()
+    except Exception as error:  # datasets and the files' formats each raise their own kinds
+        raise _unreadable(error, source, split, place) from error
+    return convert_rows(task, originals, name=str(place))
+
+
+def _unreadable(error: Exception, source: HubSource, split: Split, place: Path) -> InputError:
+    cause = error.__cause__ or error  # datasets wraps what went wrong in a general sentence
+    reason = str(cause).strip().splitlines() or [""]
+    config = f", configuration {source.config}" if source.config else ""
+    return InputError(
+        "the rows cannot be read",
+        where=str(place),
+        got=f"{type(cause).__name__}: {reason[0]}",
+        expected=f"the rows of {source.path}{config}, split {source.splits[split]}, in JSON lines or Parquet",
+    )

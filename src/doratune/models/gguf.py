@@ -1,0 +1,107 @@
+"""GGUF files: read with transformers, and kept as safetensors. torch and transformers are imported on use."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from doratune.cache import cache_home
+from doratune.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+
+def read_gguf(path: Path, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read a GGUF file with transformers, dequantised to floats.
+
+    Args:
+        path: The file.
+        **kwargs: For ``from_pretrained``.
+
+    Returns:
+        The model and its tokenizer.
+
+    Raises:
+        InputError: If there is no such file, or transformers cannot read it.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    _require_file(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            # Dense floats: packed GGUF blocks can be neither trained through nor saved.
+            quantization_config=GgufConfig(dequantize=True),
+            **kwargs,
+        )
+    except (OSError, ValueError, NotImplementedError, KeyError) as error:
+        raise unreadable(path, error) from error
+    return model, tokenizer
+
+
+def convert_once(gguf: Path) -> Path:
+    """The folder of a GGUF file's weights in safetensors, made on first use and kept by the file's content.
+
+    Args:
+        gguf: The file.
+
+    Raises:
+        InputError: If there is no such file, or it cannot be read.
+    """
+    _require_file(gguf)
+    folder = cache_home() / "models" / f"{gguf.stem}-{sha256_of(gguf)[:12]}"
+    if not (folder / "config.json").is_file():
+        write_safetensors(gguf, folder)
+    return folder
+
+
+def write_safetensors(gguf: Path, folder: Path) -> None:
+    """Write ``gguf`` as safetensors to ``folder``, which appears only when it is complete."""
+    import torch
+
+    logger.info("converting %s to safetensors in %s (once)", gguf.name, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        model, tokenizer = read_gguf(gguf, dtype=torch.float32)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        partial.chmod(0o755)
+        try:
+            partial.rename(folder)
+        except OSError:
+            # Another process finished the same conversion first; its result is as good as ours.
+            if not (folder / "config.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def sha256_of(gguf: Path) -> str:
+    """A file's SHA-256 as hex digits."""
+    with gguf.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """The error for a model that transformers could not read, with the first line of its own."""
+    return InputError("the model cannot be read", where="--model", got=f"{path}: {first_line(error)}")
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, without what follows its first line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise InputError("there is no such model file", where="--model", got=path, fix="check the path")
