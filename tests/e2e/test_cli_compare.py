@@ -3,66 +3,156 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cli_support import SMALL, Cli
+from cli_support import SMALL, Cli, lines
+
+TASKS = ["--task", "sample-boolq", "sample-winogrande", "--format", "continuation", "--rows", 16]
+
+
+def runs_of(folder: Path) -> list[Path]:
+    return sorted((folder / "runs").iterdir())
+
+
+def changes(folder: Path) -> dict[Path, int]:
+    """When each record, adapter and file of predictions in a comparison's runs was written."""
+    names = ("record.json", "adapter_model.safetensors", "*.jsonl")
+    return {path: path.stat().st_mtime_ns for name in names for path in (folder / "runs").rglob(name)}
 
 
 @pytest.mark.slow
 def test_compare_then_resume_then_report(cli: Cli, tiny_model: Path) -> None:
-    tasks = [
-        "--task",
-        "sample-boolq",
-        "sample-winogrande",
-        "--format",
-        "continuation",
-        "--rows",
-        16,
-        "--limit",
-        20,
-    ]
-    flags = ["--model", tiny_model, *tasks, *SMALL, "--output", "both"]
+    flags = ["--model", tiny_model, *TASKS, "--limit", 20, *SMALL, "--output", "both"]
     outcome = cli("compare", *flags)
     assert outcome.code == 0, outcome.err
-    comparison = json.loads(Path("both/comparison.json").read_text())
-    assert [arm["name"] for arm in comparison["arms"]] == ["base", "lora", "dora"]
-    assert [arm["engine"] for arm in comparison["arms"]] == [None, "doratune", "doratune"]
-    for result in comparison["tasks"]:
-        assert set(result["arms"]) == {"base", "lora", "dora"} and result["rows"] == 20 and result["sample"]
-        assert result["difference"]["from"] == "lora" and result["difference"]["to"] == "dora"
-    assert "no difference can be told from these rows" in outcome.out
-    assert "sample" in outcome.out and Path("both/report.html").stat().st_size > 5000
+    record = json.loads(Path("both/study.json").read_text())
+    base, dora, lora = runs_of(Path("both"))
+    assert [run.name.split("-")[0] for run in (base, dora, lora)] == ["base", "dora", "lora"]
+    assert [cell["task"] for cell in record["cells"]] == ["sample-boolq", "sample-winogrande"]
+    for cell in record["cells"]:
+        assert [(arm["name"], arm["engine"]) for arm in cell["arms"]] == [
+            ("lora", "doratune"),
+            ("dora", "doratune"),
+        ]
+        assert cell["rows"] == 20 and cell["sample"] and cell["base"] is not None
+        assert [(one["from"], one["to"]) for one in cell["differences"]] == [("lora", "dora")]
+    assert "one seed only" in outcome.out and "sample" in outcome.out
+    assert Path("both/report.html").stat().st_size > 5000 and Path("both/report.md").is_file()
+    assert len(lines(dora / "metrics.jsonl")) == 4, "16 rows of each task, 8 in a batch"
 
     refused = cli("compare", *flags)
     assert refused.code == 2 and "already holds a comparison" in refused.err
 
-    assert cli("eval", "both/base", "--task", "sample-hellaswag", "--limit", 10).code == 0
-    base = json.loads(Path("both/base/record.json").read_text())
-    assert [(one["task"], one["format"]) for one in base["evaluations"]] == [
-        ("sample-boolq", "continuation"),
-        ("sample-winogrande", "continuation"),
-        ("sample-hellaswag", "continuation"),
-    ]
-
-    # A comparison that was stopped before its last arm was evaluated goes on there, and comes out the same.
-    record = json.loads(Path("both/dora/record.json").read_text())
-    record["evaluations"] = record["evaluations"][:1]
-    Path("both/dora/record.json").write_text(json.dumps(record))
-    shutil.rmtree("both/base")
+    # A comparison that was stopped before its last run was evaluated goes on there, and comes out the same.
+    finished = changes(Path("both"))
+    stopped = json.loads((dora / "record.json").read_text())
+    (dora / "record.json").write_text(json.dumps(stopped | {"evaluations": stopped["evaluations"][:1]}))
     assert cli("compare", *flags, "--resume").code == 0
-    again = json.loads(Path("both/comparison.json").read_text())
-    assert again["tasks"] == comparison["tasks"] and again["arms"][1:] == comparison["arms"][1:]
+    again = json.loads(Path("both/study.json").read_text())
+    assert again["cells"] == record["cells"] and again["pooled"] == record["pooled"]
+    rewritten = {path for path, when in changes(Path("both")).items() if finished[path] != when}
+    assert rewritten == {dora / "record.json", dora / f"predictions/{_winogrande(dora)}"}
 
-    reported = cli("report", "both/lora", "both/dora", "--output", "pair", "--json")
-    assert reported.code == 0
+    reported = cli("report", base, lora, dora, "--output", "pair", "--json")
+    assert reported.code == 0, reported.err
     pair = json.loads(reported.out)
-    differences = [result["difference"] for result in comparison["tasks"]]
-    assert [result["difference"] for result in pair["tasks"]] == differences
+    for cell, before in zip(pair["cells"], record["cells"], strict=True):
+        assert (cell["base"], cell["differences"]) == (before["base"], before["differences"])
+        for arm, arm_before in zip(cell["arms"], before["arms"], strict=True):
+            assert arm["runs"][0]["result"] == arm_before["runs"][0]["result"]
+            assert arm["runs"][0]["curve"] == arm_before["runs"][0]["curve"]
+    assert pair["pooled"] == record["pooled"]
+
+    shown = cli("report", "both", "--output", "shown", "--json")
+    assert shown.code == 0 and json.loads(shown.out) == again
+
+
+def _winogrande(run: Path) -> str:
+    (found,) = (path.name for path in (run / "predictions").iterdir() if "winogrande" in path.name)
+    return found
+
+
+def test_another_comparison_is_not_resumed(cli: Cli, tiny_model: Path) -> None:
+    """The first one's results were once shown under the second one's command."""
+    flags = ["--model", tiny_model, *TASKS, *SMALL, "--output", "both"]
+    assert cli("compare", *flags, "--learning-rate", "1e-3", "--limit", 20).code == 0
+    before = {path: path.read_bytes() for path in Path("both").rglob("*") if path.is_file()}
+    changed = ["--rank", 16, "--learning-rate", "5e-2", "--limit", 40]
+    outcome = cli("compare", *flags, *changed, "--resume")
+    assert outcome.code == 2 and "Traceback" not in outcome.err
+    for difference in ("rank: 4 -> 16", "learning_rate of dora: 0.001 -> 0.05", "limit: 20 -> 40"):
+        assert difference in outcome.err
+    assert {path: path.read_bytes() for path in Path("both").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_seeds_and_rates_may_be_added(cli: Cli, tiny_model: Path) -> None:
+    flags = ["--model", tiny_model, *TASKS, *SMALL, "--limit", 20, "--output", "both", "--resume"]
+    flags += ["--validation-rows", 10, "--learning-rates", "1e-3", "1e-2"]
+    assert cli("compare", *flags, "--seeds", 1).code == 0
+    finished = changes(Path("both"))
+    outcome = cli("compare", *flags, "--seeds", 0, 1, "--json")
+    assert outcome.code == 0, outcome.err
+    record = json.loads(outcome.out)
+    for cell in record["cells"]:
+        assert cell["validation"]["rows"] == 10
+        assert [[run["seed"] for run in arm["runs"]] for arm in cell["arms"]] == [[0, 1], [0, 1]]
+        assert [[one["learning_rate"] for one in arm["trials"]] for arm in cell["arms"]] == [[1e-3, 1e-2]] * 2
+        assert [one["seed"] for one in cell["differences"][0]["seeds"]] == [0, 1]
+    kept = changes(Path("both"))
+    assert {path: kept[path] for path in finished} == finished, "a finished run was repeated"
+    assert len(runs_of(Path("both"))) == 1 + 2 * 3
+
+
+@pytest.mark.slow
+def test_ctrl_c_then_resume_comes_out_the_same(cli: Cli, tiny_model: Path) -> None:
+    flags: list[Any] = ["--model", tiny_model, *TASKS[:-1], 160, *SMALL, "--limit", 20, "--save-steps", 2]
+    command = [sys.executable, "-m", "doratune", "compare", *map(str, flags), "--output", "stopped"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 300
+        while not any(Path("stopped/runs").glob("dora-*/checkpoints/checkpoint-2")):
+            assert process.poll() is None and time.monotonic() < deadline, "training never began"
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "run the same command with --resume to go on" in err and "Traceback" not in err
+    assert cli("compare", *flags, "--output", "stopped", "--resume").code == 0
+    assert cli("compare", *flags, "--output", "whole").code == 0
+    stopped, whole = (json.loads(Path(name, "study.json").read_text()) for name in ("stopped", "whole"))
+    for ours, theirs in zip(stopped["cells"], whole["cells"], strict=True):
+        assert (ours["base"], ours["differences"]) == (theirs["base"], theirs["differences"])
+
+
+def test_flags_override_a_method_of_a_preset(cli: Cli, tiny_model: Path) -> None:
+    """A preset's settings of one method were once laid over the flags."""
+    Path("mine.yaml").write_text(
+        "task: [sample-boolq]\nformat: continuation\nrows: 16\n"
+        "methods:\n  dora: {learning_rate: 1e-4, rank: 2}\n"
+    )
+    flags = ["--preset", "mine.yaml", "--model", tiny_model, *SMALL, "--limit", 10]
+    assert cli("compare", *flags, "--output", "out").code == 0
+    arms = json.loads(Path("out/study.json").read_text())["cells"][0]["arms"]
+    assert [arm["learning_rate"] for arm in arms] == [2e-4, 1e-4]
+    configs = [json.loads((run / "record.json").read_text())["config"] for run in runs_of(Path("out"))]
+    assert [one["rank"] for one in configs if "rank" in one] == [4, 4], "--rank is among the flags"
 
 
 def test_report_refuses_what_is_no_run(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("report", tmp_path / "nowhere", "--output", "out")
     assert outcome.code == 2 and "no such run directory" in outcome.err
+    Path("old/lora").mkdir(parents=True)
+    Path("old/comparison.json").write_text("{}")
+    Path("old/lora/record.json").write_text("{}")
+    outcome = cli("report", "old", "--output", "out")
+    assert outcome.code == 2 and "doratune report old/lora --output out" in outcome.err
     assert not Path("out").exists()

@@ -110,12 +110,11 @@ def test_the_report_holds_a_full_run_beside_an_adapter(cli: Cli, flags: list[obj
         assert cli("eval", f"runs/{method}", "--task", "sample-boolq", "--limit", 8).code == 0
     outcome = cli("report", "runs/lora", "runs/full", "--output", "report", "--json")
     assert outcome.code == 0, outcome.err
-    comparison = json.loads(outcome.out)
-    assert [(arm["method"], arm["engine"]) for arm in comparison["arms"]] == [
-        ("lora", "doratune"),
-        ("full", None),
-    ]
-    assert comparison["notes"] == [] and comparison["settings"]["rank"] == 4
+    record = json.loads(outcome.out)
+    (cell,) = record["cells"]
+    assert [(arm["name"], arm["engine"]) for arm in cell["arms"]] == [("lora", "doratune"), ("full", None)]
+    assert [(one["from"], one["to"]) for one in cell["differences"]] == [("lora", "full")]
+    assert record["notes"] == [] and record["settings"]["rank"] == cell["rank"] == 4
 
 
 @pytest.mark.parametrize("gradient", [False, True])

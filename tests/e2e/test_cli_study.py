@@ -246,7 +246,7 @@ def test_a_finished_study_has_nothing_left_and_knows_its_speed(whole: Path, cli:
     assert json.loads(outcome.out)["basis"] == "the runs of this study that are finished"
     again = cli("study", plan, "--output", whole, "--json")
     assert again.code == 0 and json.loads(again.out)["pending"] == []
-    assert (whole / "report.html").stat().st_size > 5000 and (whole / "study.md").is_file()
+    assert (whole / "report.html").stat().st_size > 5000 and (whole / "report.md").is_file()
 
 
 @pytest.mark.parametrize(

@@ -79,11 +79,32 @@ def test_terminal_fits_80_columns_without_losing_a_number(compared: StudyRecord)
         assert figure in plain(text)
 
 
+def test_terminal_fits_the_demo_into_80_columns() -> None:
+    answers = {
+        "sample-boolq": {"base": flags(50, 100), "lora": flags(100, 100), "dora": flags(100, 100)},
+        "sample-hellaswag": {"base": flags(33, 100), "lora": flags(70, 100), "dora": flags(52, 100)},
+        "sample-winogrande": {"base": flags(52, 100), "lora": flags(9, 100), "dora": flags(88, 100)},
+    }
+    demo = comparison(answers)
+    norm = [demo.cells[1].model_copy(update={"metric": "accuracy_norm"})]
+    text = printed(demo.model_copy(update={"cells": [demo.cells[0], *norm, demo.cells[2]]}), 80)
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert max(map(len, lines)) <= 80 and "…" not in text
+    start = next(place for place, line in enumerate(lines) if line.startswith("sample-hellaswag *"))
+    assert re.split(r"  +", lines[start]) == [
+        *("sample-hellaswag *", "50.0 %", "33.0 %", "70.0 %", "52.0 %", "−18.0 points")
+    ]
+    assert re.split(r"  +", lines[start + 1])[1:] == [
+        *("52.5 %", "24.6–42.7", "60.4–78.1", "42.3–61.5", "p < 0.001")
+    ]
+    assert re.split(r"  +", lines[start + 2]) == ["accuracy_norm"]
+
+
 def test_terminal_lists_many_runs_below_each_other() -> None:
-    answers = {f"r{place}": flags(50 + place, 100) for place in range(6)}
+    answers = {f"r{place}": flags(50 + place, 100) for place in range(8)}
     text = printed(comparison({"a": answers}, dict.fromkeys(answers, "dora")), 80)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
-    assert re.search(r"r5 +55\.0 %", text)
+    assert re.search(r"r7 +57\.0 %", text)
     assert "No two methods have been compared" in text
 
 

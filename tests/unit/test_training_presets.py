@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from doratune.errors import InputError
+from doratune.named_yaml import shipped_names
 from doratune.settings import validate
 from doratune.study.config import CompareConfig
 from doratune.training.config import TrainConfig
-from doratune.training.presets import load_preset, preset_names
+from doratune.training.presets import load_preset
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", shipped_names("doratune.training", "presets"))
 @pytest.mark.parametrize("method", ["lora", "dora"])
 def test_shipped_presets_are_valid(name: str, method: str) -> None:
     preset = load_preset(name)

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from doratune.cli.parse import parse, peek
+from doratune.records.study import StudyMethod
 from doratune.settings import validate
 from doratune.study.config import COMPARED, CompareConfig
 from doratune.training.presets import Preset, load_preset
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> int:
     preset = load_preset(known["preset"]) if known["preset"] else Preset()
     shared = {**preset.settings, **preset.compare}
     command, config = _parse(argv, shared, preset.source)
-    own = {
+    own: dict[StudyMethod, CompareConfig] = {
         method: _parse(argv, {**shared, **preset.methods[method]}, f"{preset.source}, methods.{method}")[1]
         for method in COMPARED
         if method in preset.methods

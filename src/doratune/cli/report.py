@@ -52,12 +52,12 @@ def main(argv: list[str]) -> int:
         _report_study(command, runs, studies[0])
         return 0
 
-    old = [run for run in runs if is_old_comparison(run)]
+    old = [run for run in runs if _is_old_comparison(run)]
     if old:
         raise InputError(
             f"{COMPARISON_NAME} is of an older version of doratune and is not read any more",
             where=str(old[0] / COMPARISON_NAME),
-            fix=f"doratune report {' '.join(_run_folders(old[0]))} --output {command.output}",
+            fix=f"doratune report {_run_folders(old[0])} --output {command.output}",
         )
 
     if command.archive:
@@ -76,21 +76,21 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def is_old_comparison(folder: Path) -> bool:
+def _is_old_comparison(folder: Path) -> bool:
     """Whether what is in a folder was written by ``compare`` when it had a record of its own."""
     return (folder / COMPARISON_NAME).is_file() and not (folder / RECORD_NAME).is_file()
 
 
-def _run_folders(folder: Path) -> list[str]:
+def _run_folders(folder: Path) -> str:
     """The runs in the folder of an old comparison; RUN... where there are none any more."""
     found = sorted(str(path.parent) for path in folder.glob(f"*/{RECORD_NAME}"))
-    return found or ["RUN..."]
+    return shlex.join(found) or "RUN..."
 
 
 def _report_study(command: ReportCommand, runs: list[Path], study: Path) -> None:
     if len(runs) > 1 or command.title is not None:
         raise InputError(
-            "a study or comparison is reported alone and with the title it has",
+            "a study is reported alone, with its own title",
             where=str(study),
             expected="its folder and --output only",
         )

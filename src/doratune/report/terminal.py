@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -31,7 +32,7 @@ def print_summary(record: StudyRecord, console: Console) -> None:
     if view.cells:
         accuracy = tables.accuracy_table(view)
         side_by_side = _fits(accuracy, console)
-        _print([accuracy if side_by_side else tables.accuracy_list(view)], console)
+        _print_table(accuracy if side_by_side else tables.accuracy_list(view), console, whole=side_by_side)
         _print([Text(f"{tables.accuracy_note(view)} {tables.ways(view)}", "aside")], console)
         if side_by_side and (view.searched or view.rates_differ):
             _print([tables.rate_table(view)], console)
@@ -63,10 +64,7 @@ def _print(blocks: Iterable[Block], console: Console) -> None:
     for block in blocks:
         match block:
             case Table():
-                console.print()
-                console.print(_rich_table(block))
-                if block.has_samples:
-                    console.print(_indented(RichText(f"* {SAMPLE}", style="dim")))
+                _print_table(block, console)
             case Verdicts():
                 for one in block.cards:
                     name = f"{one.label}{' *' if one.sample else ''}: "
@@ -79,17 +77,40 @@ def _print(blocks: Iterable[Block], console: Console) -> None:
                 raise TypeError(f"the terminal does not show a {block.kind}")
 
 
+def _print_table(table: Table, console: Console, *, whole: bool = False) -> None:
+    console.print()
+    console.print(_rich_table(table, whole=whole))
+    if table.has_samples:
+        console.print(_indented(RichText(f"* {SAMPLE}", style="dim")))
+
+
 def _fits(table: Table, console: Console) -> bool:
-    """Whether the console is wide enough for every entry on one line."""
+    """Whether every entry fits on one line. Only the details of the names may be wrapped, between words."""
+    names = [
+        [replace(name, detail=max(name.detail.split(), key=len, default="")), *others]
+        for name, *others in table.rows
+    ]
+    rich = _rich_table(replace(table, rows=names), whole=True)
     unlimited = console.options.update(max_width=10 * console.width)
-    return Measurement.get(console, unlimited, _rich_table(table)).maximum <= console.width
+    return Measurement.get(console, unlimited, rich).maximum <= console.width
 
 
-def _rich_table(table: Table) -> RichTable:
-    """The table without rules; samples get a star after their name."""
+def _rich_table(table: Table, *, whole: bool = False) -> RichTable:
+    """The table without rules; samples get a star after their name.
+
+    Args:
+        table: What to show.
+        whole: Whether only the first column may be wrapped.
+    """
     rich = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for index, column in enumerate(table.columns):
-        rich.add_column(_rich_entry(column), justify="left" if index == 0 else "right", overflow="fold")
+        first = index == 0
+        rich.add_column(
+            _rich_entry(column),
+            justify="left" if first else "right",
+            overflow="fold",
+            no_wrap=whole and not first,
+        )
     for row in table.rows:
         rich.add_row(*(_rich_entry(entry) for entry in row))
     return rich

@@ -130,8 +130,9 @@ def compared_pairs(arms: Sequence[Arm]) -> list[Pair]:
     if not first:
         return []
     reference: StudyMethod = "lora" if "lora" in first else next(iter(first))
-    others = sorted((method for method in first if method != reference), key=lambda one: one != "dora")
-    return [(first[reference], first[other]) for other in others]
+    others = [name for method, name in first.items() if method not in (reference, "dora")]
+    dora = [first["dora"]] if "dora" in first and reference != "dora" else []
+    return [(first[reference], other) for other in [*dora, *others]]
 
 
 def _shared_seeds(first: Arm, second: Arm) -> list[int | None]:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from doratune.records.study import StudyMethod
-from doratune.study.choose import Tried, choose_rate
 from doratune.study.grid import Group
 from doratune.study.job import Job
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A learning rate and what it came to on the validation rows."""
+
+    rate: float
+    correct: int
+    rows: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the validation rows that were right."""
+        return self.correct / self.rows
+
+
+def choose_rate(tried: Sequence[Tried]) -> float:
+    """The learning rate with the highest accuracy; of several the smallest."""
+    return min(tried, key=lambda one: (-one.accuracy, one.rate)).rate
 
 
 class Progress:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from doratune.errors import InputError
-from doratune.named_yaml import read_named, shipped_names
+from doratune.named_yaml import read_named
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,6 @@ class Preset:
     def for_method(self, method: str) -> dict[str, Any]:
         """The training settings with those of ``method`` laid over them."""
         return {**self.settings, **self.methods.get(method, {})}
-
-
-def preset_names() -> list[str]:
-    """Names of the presets that ship with doratune."""
-    return shipped_names("doratune.training", "presets")
 
 
 def load_preset(name: str) -> Preset:
