@@ -116,7 +116,7 @@ Block = Table | Text | Heading | Verdicts | Figures | Facts | Bullets | Code
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report with a heading of its own."""
+    """A part of the report and its heading."""
 
     name: str  #: unique in the page
     heading: str

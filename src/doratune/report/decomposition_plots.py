@@ -115,7 +115,7 @@ def _words(analysis: AnalysisRecord, shown: Sequence[str]) -> str:
 
 
 def _as_file(element: str) -> str:
-    """An element of a page as a file of its own, with the colours of the style sheet inside."""
+    """An element of a page as a separate file, with the colours of the style sheet inside."""
     sheet = (resources.files("doratune.report") / "templates" / "report.css").read_text(encoding="utf-8")
     palette = sheet.partition("\n* {")[0]
     view = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', element)

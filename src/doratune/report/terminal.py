@@ -54,10 +54,13 @@ def print_evaluations(record: RunRecord, console: Console) -> None:
 
 def print_analysis(analysis: AnalysisRecord, console: Console) -> None:
     """Print the correlations next to the paper's, what they are of, and DoRA's gains."""
-    _print([decomposition.correlation_table(analysis)], console)
-    _print([Text(decomposition.CORRELATION_NOTE, "aside")], console)
-    _print([Text(decomposition.sources(analysis), "aside")], console)
-    _print([Text(sentence) for sentence in decomposition.gain_sentences(analysis)], console)
+    blocks: list[Block] = [
+        decomposition.correlation_table(analysis),
+        Text(decomposition.CORRELATION_NOTE, "aside"),
+        Text(decomposition.sources(analysis), "aside"),
+        *(Text(sentence) for sentence in decomposition.gain_sentences(analysis)),
+    ]
+    _print(blocks, console)
 
 
 def _print(blocks: Iterable[Block], console: Console) -> None:
