@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import synthetic_runs
 from study_support import MadeUpRunner, Silent, opened
 
+from doratune.cli.main import main
 from doratune.errors import InputError
 from doratune.records.archive import check_against_archive, has_archive, restore_runs, write_archive
 from doratune.records.layout import (
@@ -24,6 +26,7 @@ from doratune.records.layout import (
 from doratune.records.study import StudyRecord
 from doratune.study.assemble import record_of
 from doratune.study.cell import Answered, Arm, Run, cell_of
+from doratune.study.compare import remove_comparison
 from doratune.study.study import run_study
 
 DOCS = Path(__file__).parents[2] / "docs/results/smollm2"
@@ -169,3 +172,25 @@ def _answered(study: Path, committed: StudyRecord, number: int) -> Answered:
     )
     facts = {name: getattr(cell, name) for name in ("model", "rank", "train", "validation", "test", "note")}
     return cell_of(facts, base, base, arms)
+
+
+def test_report_writes_and_checks_the_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_study(opened(tmp_path), MadeUpRunner(), Silent(), reproduce="x")
+    study, output = str(tmp_path / "study"), tmp_path / "results"
+    assert main(["report", study, "--output", str(output), "--archive"]) == 0
+    assert has_archive(output) and "runs.jsonl" in capsys.readouterr().out
+    assert main(["report", str(output), "--output", str(output)]) == 0
+    record = json.loads((output / "study.json").read_text())
+    record["cells"][0]["arms"][0]["runs"][0]["result"]["correct"] += 1
+    (output / "study.json").write_text(json.dumps(record))
+    assert main(["report", str(output), "--output", str(output)]) == 2
+    assert "not those of the study's record" in capsys.readouterr().err
+    run = str(next((tmp_path / "study" / RUNS_NAME).glob("lora-*")))
+    assert main(["report", run, "--output", str(output), "--archive"]) == 2
+
+
+def test_a_comparison_that_starts_again_takes_nothing_from_its_archive(tmp_path: Path) -> None:
+    run_study(opened(tmp_path), MadeUpRunner(), Silent(), reproduce="x")
+    write_archive(tmp_path / "study", tmp_path / "study")
+    remove_comparison(tmp_path / "study")
+    assert not has_archive(tmp_path / "study")

@@ -18,16 +18,16 @@ from doratune.records.run import ModelRecord
 MATRIX = "model.layers.1.mlp.up_proj.weight"
 
 
-def loaded(name: str | Path, dtype: str = "float32", **flags: bool) -> LoadedModel:
+def loaded(name: str | Path, dtype: str = "float32", *, load_in_4bit: bool = False) -> LoadedModel:
     if dtype != "float16":
-        return load_model(str(name), dtype=dtype, **flags)
+        return load_model(str(name), dtype=dtype, load_in_4bit=load_in_4bit)
     base = load_model(str(name), dtype="float32")  # float16 is refused on a CPU
     base.model.half()
     return base
 
 
-def recorded(name: str | Path, dtype: str = "float32", **flags: bool) -> ModelRecord:
-    return model_record(loaded(name, dtype, **flags))
+def recorded(name: str | Path, dtype: str = "float32", *, load_in_4bit: bool = False) -> ModelRecord:
+    return model_record(loaded(name, dtype, load_in_4bit=load_in_4bit))
 
 
 def change(folder: Path, name: str, row: int = 0) -> None:
