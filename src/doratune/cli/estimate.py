@@ -80,7 +80,9 @@ def _remarks(found: dict[str, Any]) -> list[str]:
         f"The rows of {train} were not loaded ({why}); the plan's sizes are used."
         for train, why in found["assumed"].items()
     ]
-    lines.append("Runs that are finished are not counted. Tokens are estimated from the number of characters.")
+    lines.append(
+        "Runs that are finished are not counted. Tokens are estimated from the number of characters."
+    )
     if found["basis"] is None:
         lines.append("Time: no run of this study is finished, and the plan assumes no speed.")
     else:
