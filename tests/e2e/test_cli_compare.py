@@ -74,6 +74,14 @@ def test_compare_then_resume_then_report(cli: Cli, tiny_model: Path) -> None:
     shown = cli("report", "both", "--output", "shown", "--json")
     assert shown.code == 0 and json.loads(shown.out) == again
 
+    assert cli("eval", base, "--task", "sample-hellaswag", "--limit", 10).code == 0
+    evaluations = json.loads((base / "record.json").read_text())["evaluations"]
+    assert [(one["task"], one["format"]) for one in evaluations] == [
+        ("sample-boolq", "continuation"),
+        ("sample-winogrande", "continuation"),
+        ("sample-hellaswag", "continuation"),
+    ]
+
 
 def _winogrande(run: Path) -> str:
     (found,) = (path.name for path in (run / "predictions").iterdir() if "winogrande" in path.name)
