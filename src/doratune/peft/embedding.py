@@ -31,7 +31,7 @@ from doratune.engine.magnitude import scale_by_magnitude
 from doratune.engine.thin import add_thin_, scaled_mm, up_gradient
 from doratune.peft.layer import EngineLayer
 from doratune.peft.norms import dense_norm
-from doratune.peft.support import hook_obstacle, variant_obstacle, weight_obstacle
+from doratune.peft.obstacles import hook_obstacle, variant_obstacle, weight_obstacle
 
 
 class EngineEmbedding(EngineLayer, Embedding):

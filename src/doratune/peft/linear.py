@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from doratune.functional import dora_linear, lora_linear
 from doratune.peft.layer import EngineLayer
 from doratune.peft.norms import dense_norm
-from doratune.peft.support import adapter_weights, matrix_adapter_obstacle, weight_obstacle
+from doratune.peft.obstacles import adapter_weights, matrix_adapter_obstacle, weight_obstacle
 
 
 class EngineLinear(EngineLayer, Linear):

@@ -20,7 +20,7 @@ from doratune.engine.norm import row_norm_squared
 from doratune.engine.update import add_update
 from doratune.peft.layer import EngineLayer
 from doratune.peft.norms import BaseWeight
-from doratune.peft.support import FLOATING, adapter_weights, device_obstacle, matrix_adapter_obstacle
+from doratune.peft.obstacles import FLOATING, adapter_weights, device_obstacle, matrix_adapter_obstacle
 
 COLUMNS = 512
 """Columns of W taken at a time, where it can only be had by columns."""
