@@ -13,8 +13,8 @@ from transformers.models.gpt_oss import modeling_gpt_oss
 from transformers.models.mistral import modeling_mistral
 from trl.trainer.utils import add_fused_lm_head
 
-import doratune.peft.norms as norms
 from doratune.engine import linear
+from doratune.engine import norm_cache as norms
 from doratune.peft import enable
 from doratune.training import forward as spare
 from doratune.training import packing
