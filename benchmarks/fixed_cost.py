@@ -142,8 +142,7 @@ def main() -> None:
         text = "".join(f", {ratio:.2f} of {other}" for other, ratio in ratios.items())
         print(
             f"{name}: {found['milliseconds']['median']:.1f} ms, "
-            f"{added['median']:.0f} µs a layer (minimum {added['minimum']:.0f})"
-            + (f", {text}" if text else "")
+            f"{added['median']:.0f} µs a layer (minimum {added['minimum']:.0f}){text}"
         )
     write_json_atomic(
         output,
