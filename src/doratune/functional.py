@@ -15,7 +15,7 @@ from torch import Tensor
 
 from doratune.engine import linear as _engine
 from doratune.engine import weight_norm as _norm
-from doratune.engine.frozen import frozen_linear
+from doratune.engine.matmul import frozen_linear
 from doratune.engine.weight_norm import row_norm_squared
 from doratune.errors import InputError
 
