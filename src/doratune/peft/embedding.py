@@ -32,7 +32,7 @@ from doratune.engine.magnitude import scale_by_magnitude
 from doratune.engine.matmul import matmul
 from doratune.engine.norm_cache import dense_norm
 from doratune.peft.layer import EngineLayer
-from doratune.peft.support import hook_obstacle, variant_obstacle, weight_obstacle
+from doratune.peft.obstacles import hook_obstacle, variant_obstacle, weight_obstacle
 
 
 class EngineEmbedding(EngineLayer, Embedding):

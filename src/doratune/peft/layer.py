@@ -55,7 +55,7 @@ class EngineLayer(nn.Module, LoraLayer):
 
     def adapter_on_engine(self) -> str | None:
         """The one active adapter, if the engine computes what PEFT would."""
-        if self.disable_adapters or self.merged:
+        if self.disable_adapters or self.merged_adapters:
             return None
         active = [name for name in self.active_adapters if name in self.scaling]
         if len(active) != 1:
@@ -64,8 +64,11 @@ class EngineLayer(nn.Module, LoraLayer):
 
     def dropped(self, x: Tensor, adapter: str) -> Tensor | None:
         """The input after the adapter's dropout, or None where nothing is dropped."""
-        dropout = self.lora_dropout[adapter]
-        return None if isinstance(dropout, nn.Identity) or not self.training else dropout(x)
+        dropout: Any = self._modules["lora_dropout"]._modules[adapter]  # pyright: ignore[reportOptionalMemberAccess]
+        if type(dropout) is nn.Identity or (type(dropout) is nn.Dropout and not dropout.training):
+            return None
+        # PEFT's DoRA asks the layer whether it is trained, its LoRA only the dropout.
+        return None if self.use_dora.get(adapter, False) and not self.training else dropout(x)
 
 
 def adopt(layer: Any, engine_class: type[EngineLayer], options: EngineOptions) -> None:
