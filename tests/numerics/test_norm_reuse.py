@@ -16,8 +16,15 @@ from doratune.engine import norm_cache as norms
 from doratune.peft import hold_norms
 
 
+@pytest.fixture(params=["small", "large"])
+def sizes(request):
+    """Every test with the layers as small ones, and as large ones are computed."""
+    if request.param == "large":
+        request.getfixturevalue("large_layers")
+
+
 @pytest.fixture
-def computed(monkeypatch):
+def computed(monkeypatch, large_layers):
     """A list that grows by one with every norm that is computed."""
     calls = []
     norm_of_product = norms.norm_of_product
@@ -144,6 +151,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.usefixtures("sizes")
 @pytest.mark.parametrize("change", CHANGES)
 def test_never_stale(change):
     model = peft_linear(bias=False)
@@ -159,6 +167,7 @@ def test_never_stale(change):
         assert not torch.allclose(before, after), "the change did nothing"
 
 
+@pytest.mark.usefixtures("large_layers")
 def test_a_copy_has_its_own_norms():
     model = peft_linear(bias=False)
     doratune.enable(model)
@@ -218,18 +227,20 @@ def test_checkpointing_of_a_function_that_owns_the_layer(computed):
     assert len(computed) == 1
 
 
-def looks(monkeypatch):
+@pytest.fixture
+def looks(monkeypatch, large_layers):
     """A list that grows by one with every tensor whose content is looked at."""
     seen, digest = [], norms._digest
     monkeypatch.setattr(norms, "_digest", lambda tensor: seen.append(tensor.shape) or digest(tensor))
     return seen
 
 
-def test_held_norms_are_computed_before_and_never_looked_at(monkeypatch, computed):
+def test_held_norms_are_computed_before_and_never_looked_at(looks, computed):
     model = tiny_llama().eval()
     ids = torch.randint(0, 32, (2, 5))
     outside = model(input_ids=ids).logits
-    seen = looks(monkeypatch)
+    seen = looks
+    del seen[:]
     with hold_norms(model):
         at_entry = len(seen)
         assert at_entry == 2 * 4 * 3
@@ -240,10 +251,10 @@ def test_held_norms_are_computed_before_and_never_looked_at(monkeypatch, compute
     torch.testing.assert_close(inside, outside, rtol=0, atol=0)
 
 
-def test_a_base_weight_said_not_to_change_is_looked_at_once(monkeypatch):
+def test_a_base_weight_said_not_to_change_is_looked_at_once(looks):
     model, x = peft_linear(bias=False), torch.randn(7, 48)
     doratune.enable(model)
-    layer, seen = layer_of(model), looks(monkeypatch)
+    layer, seen = layer_of(model), looks
     for looked_at in (3, 2, 2):
         del seen[:]
         with hold_norms(model, base_unchanged=True):
@@ -258,6 +269,7 @@ def test_a_base_weight_said_not_to_change_is_looked_at_once(monkeypatch):
         assert_close("output", torch.float32, model(x), truth(model, x))
 
 
+@pytest.mark.usefixtures("sizes")
 @pytest.mark.parametrize("ended", ["in order", "by an error"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_never_stale_after_norms_were_held(change, ended):
@@ -277,6 +289,7 @@ def test_never_stale_after_norms_were_held(change, ended):
     assert_close(what, torch.float32, model(x), truth(model, x))
 
 
+@pytest.mark.usefixtures("sizes")
 def test_adapters_may_be_switched_and_scaled_where_norms_are_held():
     model = peft_linear(bias=False)
     doratune.enable(model)

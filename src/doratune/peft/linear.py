@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ class EngineLinear(EngineLayer, Linear):
             m[0],
             scaling,
             bias,
-            norm=dense_norm(self.norms, adapter, W, A, B, scaling) if options.detach_norm else None,
+            norm=partial(dense_norm, self.norms, adapter, W, A, B, scaling) if options.detach_norm else None,
             x_dropped=x_dropped,
             dropout=options.dropout,
             detach_norm=options.detach_norm,
