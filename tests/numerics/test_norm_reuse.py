@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from layers import peft_linear, randomize_adapters
+from layers import peft_linear, random_layer, randomize_adapters
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from tolerances import assert_close
 from torch.utils.checkpoint import checkpoint
@@ -13,6 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import doratune
 from doratune import reference
 from doratune.engine import norm_cache as norms
+from doratune.engine.norm_cache import DenseWeight
+from doratune.functional import NormCache, dora_row_norm
 from doratune.peft import hold_norms
 
 
@@ -327,3 +329,35 @@ def test_what_is_not_on_the_engine_is_left_alone():
     with hold_norms(model):
         weights_of(model)[1].data.mul_(2)  # PEFT computes its norm at every call
         assert_close("output", torch.float32, model(x), truth(model, x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cache_for_users_of_the_functions(computed, dtype):
+    layer, cache = random_layer(dtype=dtype), NormCache()
+    for _ in range(3):
+        assert_close("output", dtype, layer.run(norm_cache=cache), layer.truth())
+    assert len(computed) == 1
+    layer.B.data.mul_(2)
+    assert_close("output", dtype, layer.run(norm_cache=cache), layer.truth())
+    layer.W.data.neg_()
+    assert_close("output", dtype, layer.run(norm_cache=cache), layer.truth())
+    layer.scaling = 5.0
+    assert_close("output", dtype, layer.run(norm_cache=cache), layer.truth())
+    assert len(computed) == 4
+
+
+@pytest.mark.usefixtures("sizes")
+def test_a_norm_may_come_from_a_function():
+    layer = random_layer()
+    output = layer.run(norm=lambda: dora_row_norm(layer.W, layer.A, layer.B, layer.scaling))
+    assert_close("output", torch.float32, output, layer.truth())
+
+
+@pytest.mark.parametrize("change", [lambda layer: layer.A.data.mul_(3), lambda layer: layer.W.data.mul_(3)])
+def test_the_norm_of_a_small_weight_is_never_stale(change):
+    layer, cache = random_layer(dtype=torch.bfloat16), NormCache()
+    for _ in range(2):
+        found = cache.get(DenseWeight(layer.W), layer.A, layer.B, 2.0)
+        assert found.dtype == torch.float32 and not found.requires_grad
+        assert_close("norm", torch.float32, found, reference.row_norm(layer.W, layer.A, layer.B, 2.0))
+        change(layer)
