@@ -7,7 +7,7 @@ dictionaries that hold them: ``nn.Module.__getattr__`` takes ten times as long.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -81,6 +81,15 @@ def device_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
         if tensor.device != device and not tensor.is_meta:
             return "adapter and base weight on different devices"
     return None
+
+
+def shape_obstacle(shape: tuple[int, ...], adapter: Sequence[Tensor]) -> str | None:
+    """Whether A, B and m do not fit a weight of a shape (d_out, d_in); a kernel would read beyond them."""
+    A, B, *m = adapter
+    (rank, d_in), fits = A.shape, not m or m[0].shape == shape[:1]
+    if fits and d_in == shape[1] and B.shape == (shape[0], rank):
+        return None
+    return "shapes of adapter and base weight do not fit"
 
 
 def base_of(layer: Any) -> Any:
