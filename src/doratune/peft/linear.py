@@ -5,22 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from doratune.engine.linear import adapted_linear
 from doratune.engine.norm_cache import dense_norm
 from doratune.functional import dora_linear, lora_linear
+from doratune.peft._internals import Conv1D, Linear, adapter_weights, base_of, weight_of
 from doratune.peft.layer import EngineLayer
-from doratune.peft.obstacles import (
-    adapter_weights,
-    base_of,
-    matrix_adapter_obstacle,
-    shape_obstacle,
-    weight_obstacle,
-    weight_of,
-)
+from doratune.peft.obstacles import matrix_adapter_obstacle, shape_obstacle, weight_obstacle
 
 
 class EngineLinear(EngineLayer, Linear):
