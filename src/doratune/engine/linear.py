@@ -20,6 +20,7 @@ and B are cast to it, x never is. g stays in the norm's dtype, so the magnitude 
 What is kept for the backward pass is what LoRA keeps, x and h; for z see ``output_recovery.py``.
 
 On a CPU and on a GPU the same equations have a body each, since other orders and other fusions are fast.
+Small layers leave them to PyTorch: see ``composite.py``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from torch.autograd.function import once_differentiable
 
 from doratune.engine.autocast import autocast_off
 from doratune.engine.channelwise import column_sums, scale_columns
+from doratune.engine.composite import Norm, composite, is_small, small_linear
 from doratune.engine.lowrank import down_gradient, up_gradient
 from doratune.engine.magnitude import magnitude_gradients, magnitude_gradients_by_kernel
 from doratune.engine.matmul import matmul
@@ -54,7 +56,7 @@ def adapted_linear(
     bias: Tensor | None,
     *,
     m: Tensor | None = None,
-    norm: Tensor | None = None,
+    norm: Norm | None = None,
     x_adapter: Tensor | None = None,
 ) -> Tensor:
     """``g ⊙ (x Wᵀ + s·(x_adapter Aᵀ)Bᵀ) + b`` with ``g = m / norm``, computed in x's dtype.
@@ -67,7 +69,8 @@ def adapted_linear(
         scaling: LoRA's s.
         bias: (d_out,) or None.
         m: Magnitude, (d_out,), any floating dtype; None for LoRA.
-        norm: ‖W + s·B·A‖ per row, (d_out,); given with m. Detached, unless its gradient is wanted.
+        norm: ‖W + s·B·A‖ per row, (d_out,), or a function that gives it, which a small layer does not call;
+            given with m. Detached, unless its gradient is wanted.
         x_adapter: What the adapter reads instead of x, of x's shape and dtype.
 
     Returns:
@@ -79,30 +82,16 @@ def adapted_linear(
     if torch.compiler.is_compiling():
         rows = x.reshape(-1, x.shape[-1])
         adapter_rows = None if x_adapter is None else x_adapter.reshape(rows.shape)
-        y = _composite(rows, adapter_rows, W, A, B, m, norm, scaling, bias)
+        y = composite(rows, adapter_rows, W, A, B, m, _found(norm), scaling, bias)
         return y.view(*x.shape[:-1], W.shape[0])
-    result: Any = _AdaptedLinear.apply(x, x_adapter, W, A, B, m, norm, scaling, bias)
+    if x_adapter is None and is_small(x, W, A, B, m):
+        return small_linear(x, W, A, B, m, norm, scaling, bias)
+    result: Any = _AdaptedLinear.apply(x, x_adapter, W, A, B, m, _found(norm), scaling, bias)
     return result
 
 
-def _composite(
-    x: Tensor,
-    x_adapter: Tensor | None,
-    W: Tensor,
-    A: Tensor,
-    B: Tensor,
-    m: Tensor | None,
-    norm: Tensor | None,
-    scaling: float,
-    bias: Tensor | None,
-) -> Tensor:
-    """The same out of PyTorch's own operations, for a compiler to fuse and to decide what is kept."""
-    with autocast_off(x.device):
-        h = (x if x_adapter is None else x_adapter) @ A.to(x.dtype).T
-        z = x @ W.to(x.dtype).T + scaling * (h @ B.to(x.dtype).T)
-        if m is not None and norm is not None:
-            z = (z * over_norm(m, norm)).to(x.dtype)
-        return z if bias is None else z + bias.to(x.dtype)
+def _found(norm: Norm | None) -> Tensor | None:
+    return norm if norm is None or isinstance(norm, Tensor) else norm()
 
 
 class _AdaptedLinear(torch.autograd.Function):

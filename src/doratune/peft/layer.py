@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from doratune.engine.norm_cache import LayerNorms
+from doratune.engine.norm_cache import NormCache
 from doratune.functional import DropoutForm
 from doratune.peft._internals import LoraLayer, dropout_of
 
@@ -37,7 +37,7 @@ class EngineLayer(nn.Module, LoraLayer):
     supports_attached_norm: ClassVar[bool] = False
     """Whether the norm can be part of the backward pass."""
     engine_options: EngineOptions
-    norms: LayerNorms
+    norms: NormCache
 
     @staticmethod
     def adapter_obstacle(layer: Any, name: str) -> str | None:
@@ -74,7 +74,7 @@ class EngineLayer(nn.Module, LoraLayer):
 def adopt(layer: Any, engine_class: type[EngineLayer], options: EngineOptions) -> None:
     """Put a layer of PEFT's on the engine, in place."""
     layer.__class__ = engine_class
-    layer.norms = LayerNorms()
+    layer.norms = NormCache()
     layer.engine_options = options
 
 

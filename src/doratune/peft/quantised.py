@@ -146,7 +146,7 @@ class EngineQuantisedLinear(EngineLayer):
         """See ``EngineLayer``."""
         A: Any = self.lora_A[adapter].weight
         B: Any = self.lora_B[adapter].weight
-        return self.norms.get(adapter, QuantisedWeight(self.base_layer), A, B, self.scaling[adapter])
+        return self.norms.get(QuantisedWeight(self.base_layer), A, B, self.scaling[adapter], adapter=adapter)
 
 
 def _compute_dtype(base: Any) -> torch.dtype:
