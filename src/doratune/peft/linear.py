@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,7 +57,8 @@ class EngineLinear(EngineLayer, Linear):
         m = norm = None
         if rest:
             m = rest[0]
-            norm = dense_norm(self.norms, adapter, W, A, B, scaling) if options.detach_norm else None
+            if options.detach_norm:  # looked for where it is needed, which is not in a small layer
+                norm = partial(dense_norm, self.norms, adapter, W, A, B, scaling)
         x_dropped = self.dropped(x, adapter)
         if x_dropped is None and (norm is not None or m is None):
             if autocast and x.dtype != torch.float64:
@@ -72,7 +74,7 @@ class EngineLinear(EngineLayer, Linear):
             m,
             scaling,
             bias,
-            norm=norm,
+            norm=None if norm is None else norm(),
             x_dropped=x_dropped,
             dropout=options.dropout,
             detach_norm=options.detach_norm,
