@@ -5,11 +5,11 @@ from __future__ import annotations
 import types
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from doratune.engine.matmul import differs_from_pytorch, frozen_linear
+from doratune.peft._internals import BaseTunerLayer
 
 
 def speed_up_frozen(model: nn.Module) -> None:
