@@ -9,7 +9,7 @@ Shapes: x (..., d_in), W (d_out, d_in), A (r, d_in), B (d_out, r), m (d_out,), b
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from doratune.engine import linear as _engine
 from doratune.engine import weight_norm as _norm
 from doratune.engine.composite import Norm
+from doratune.engine.dropout import DropoutForm, dora_with_dropout
 from doratune.engine.matmul import frozen_linear
 from doratune.engine.norm_cache import NormCache, dense_norm
 from doratune.engine.weight_norm import row_norm_squared
@@ -25,9 +26,6 @@ from doratune.errors import InputError
 __all__ = ["DropoutForm", "NormCache", "dora_linear", "dora_row_norm", "lora_linear", "row_norm_squared"]
 
 _FLOATING = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
-
-DropoutForm = Literal["peft", "adapter"]
-"""What sees the dropped input: see ``dora_linear``."""
 
 
 def dora_row_norm(
@@ -165,10 +163,16 @@ def dora_linear(
         norm = partial(dense_norm, norm_cache, "", W, A, B, scaling)
     elif norm is None:
         norm = partial(dora_row_norm, W, A, B, scaling)
-    if x_dropped is None or dropout == "adapter":
-        return _engine.adapted_linear(x, W, A, B, scaling, bias, m=m, norm=norm, x_adapter=x_dropped)
-    scaled = _engine.adapted_linear(x_dropped, W, A, B, scaling, None, m=m, norm=norm)
-    return frozen_linear(x - x_dropped, W, bias) + scaled
+
+    def scaled(x: Tensor, x_adapter: Tensor, with_bias: bool) -> Tensor:
+        apart = None if x_adapter is x else x_adapter
+        added = bias if with_bias else None
+        return _engine.adapted_linear(x, W, A, B, scaling, added, m=m, norm=norm, x_adapter=apart)
+
+    def difference(x: Tensor, x_dropped: Tensor) -> Tensor:
+        return frozen_linear(x - x_dropped, W, bias)
+
+    return dora_with_dropout(x, x_dropped, dropout, scaled=scaled, difference=difference)
 
 
 def check_dropout_form(dropout: str, *, where: str) -> None:

@@ -160,7 +160,9 @@ def explain_way(dtype: torch.dtype) -> str:
     if way is Way.ONEDNN:
         return "oneDNN, faster than MKL on AMD's processors with AVX-512"
     if way is Way.PARTS:
-        parts = "in parts of rows" if _parts_apply() else f"whole; in parts of rows only with {THREADS} threads,"
+        parts = (
+            "in parts of rows" if _parts_apply() else f"whole; in parts of rows only with {THREADS} threads,"
+        )
         return f"oneDNN with AMX, {parts} where it would leave a thread idle"
     if dtype in cpu.onednn_takes:
         return f"oneDNN, which multiplies {name} by instructions made for it"
