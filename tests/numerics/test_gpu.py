@@ -19,8 +19,8 @@ from doratune.bench.config import OpBenchConfig
 from doratune.bench.op.bench import measure_case
 from doratune.bench.op.memory import saved_bytes
 from doratune.bench.op.providers import PROVIDERS
+from doratune.engine.norm_cache import DenseWeight
 from doratune.functional import dora_row_norm
-from doratune.peft.norms import DenseWeight
 from doratune.records.bench import Case
 
 pytestmark = [

@@ -14,7 +14,7 @@ from doratune.bench.op import timing
 from doratune.bench.op.layer_data import LayerData
 from doratune.bench.op.providers import Provider, Subject
 from doratune.bench.op.timing import gpu_rounds, time_rounds
-from doratune.engine.outputs import WeakOutput
+from doratune.engine.output_recovery import OutputRecovery
 from doratune.records.bench import ProviderResult, Target
 
 
@@ -136,16 +136,17 @@ def test_a_call_gives_gradients_and_preparing_clears_them() -> None:
     assert all(tensor.grad is None for tensor in tensors)
 
 
+@pytest.mark.usefixtures("large_layers")
 def test_an_output_that_is_let_go_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bool] = []
-    take = WeakOutput.take
+    take = OutputRecovery.take
 
-    def noted(output: WeakOutput) -> torch.Tensor | None:
-        tensor = take(output)
+    def noted(output: OutputRecovery, saved: torch.Tensor | None) -> torch.Tensor | None:
+        tensor = take(output, saved)
         taken.append(tensor is not None)
         return tensor
 
-    monkeypatch.setattr(WeakOutput, "take", noted)
+    monkeypatch.setattr(OutputRecovery, "take", noted)
     gradients = []
     for name in ("doratune-dora", "doratune-dora-let-go"):
         subject, data = subject_of(name)

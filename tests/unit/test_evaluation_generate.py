@@ -7,7 +7,7 @@ from evaluation_support import BOS, EOS, example, head_inputs, ids, tiny_llama, 
 from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
-import doratune.peft.norms as norms
+from doratune.engine import norm_cache as norms
 from doratune.errors import InputError
 from doratune.evaluation.generate import generate_answers
 from doratune.peft import enable
@@ -126,7 +126,7 @@ def test_the_head_scores_new_tokens_only():
     assert seen and all(shape[1] == 1 and contiguous for shape, contiguous in seen)
 
 
-def test_an_adapters_norms_are_computed_once_however_many_tokens_are_written(monkeypatch):
+def test_an_adapters_norms_are_computed_once_however_many_tokens_are_written(monkeypatch, large_layers):
     looks, digest = [], norms._digest
     config = LoraConfig(r=2, use_dora=True, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
     model = get_peft_model(spoken_llama(), config).double()

@@ -13,8 +13,8 @@ from transformers.models.gpt_oss import modeling_gpt_oss
 from transformers.models.mistral import modeling_mistral
 from trl.trainer.utils import add_fused_lm_head
 
-import doratune.peft.norms as norms
 from doratune.engine import linear
+from doratune.engine import norm_cache as norms
 from doratune.peft import enable
 from doratune.training import forward as spare
 from doratune.training import packing
@@ -310,6 +310,7 @@ def test_under_autocast_float32_weights_get_gradients_close_to_the_exact_ones(
         assert 1e-5 < error < 0.05, f"{name}: {error}, computed in bfloat16, which has 8 bits"
 
 
+@pytest.mark.usefixtures("large_layers")
 def test_norms_are_held_within_a_pass_and_follow_the_weights_to_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -343,6 +344,7 @@ def test_scaled_logits_are_left_to_trl() -> None:
     assert not spare_forward(scaled)
 
 
+@pytest.mark.usefixtures("large_layers")
 def test_where_trl_keeps_its_own_pass_the_outputs_of_dora_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU; what it computes is the same."""
     made: list[object] = []

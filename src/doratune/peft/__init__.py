@@ -6,8 +6,7 @@ model as it is built.
 """
 
 from doratune.peft.automatic import disable_automatically, enable_automatically
-from doratune.peft.held import hold_norms
-from doratune.peft.report import EnableReport
-from doratune.peft.switch import disable, enable
+from doratune.peft.enable import EnableReport, disable, enable
+from doratune.peft.hold_norms import hold_norms
 
 __all__ = ["EnableReport", "disable", "disable_automatically", "enable", "enable_automatically", "hold_norms"]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import types
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from doratune.engine.frozen import frozen_linear
-from doratune.engine.products import made_otherwise
+from doratune.engine.matmul import differs_from_pytorch, frozen_linear
+from doratune.peft._internals import BaseTunerLayer
 
 
 def speed_up_frozen(model: nn.Module) -> None:
@@ -32,7 +31,7 @@ def speed_up_frozen(model: nn.Module) -> None:
             continue
         if "forward" in vars(module):  # somebody else's
             continue
-        if not module.weight.requires_grad and made_otherwise(module.weight):
+        if not module.weight.requires_grad and differs_from_pytorch(module.weight):
             module.forward = types.MethodType(_forward, module)
 
 

@@ -10,20 +10,30 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from peft.import_utils import is_bnb_4bit_available, is_bnb_available, is_torchao_available
-from peft.tuners.lora import LoraLayer
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
+from doratune.engine.dropout import dora_with_dropout
+from doratune.engine.lora_update import add_update
 from doratune.engine.magnitude import scale_by_magnitude
-from doratune.engine.norm import row_norm_squared
-from doratune.engine.update import add_update
+from doratune.engine.norm_cache import BaseWeight
+from doratune.engine.weight_norm import row_norm_squared
+from doratune.peft._internals import (
+    LoraLayer,
+    adapter_weights,
+    dequantize_module_weight,
+    is_bnb_4bit_available,
+    is_bnb_available,
+    is_torchao_available,
+)
 from doratune.peft.layer import EngineLayer
-from doratune.peft.norms import BaseWeight
-from doratune.peft.support import FLOATING, adapter_weights, device_obstacle, matrix_adapter_obstacle
+from doratune.peft.obstacles import FLOATING, device_obstacle, matrix_adapter_obstacle
 
 COLUMNS = 512
 """Columns of W taken at a time, where it can only be had by columns."""
+CHECKED = 8
+"""Columns of a dequantised weight that are compared with the layer's outputs."""
+AGREEMENT = 0.05
+"""How far they may differ, relative to the largest element: the layer computes in bfloat16 or with 8 bits."""
 
 
 class QuantisedWeight(BaseWeight):
@@ -44,20 +54,28 @@ class QuantisedWeight(BaseWeight):
     def row_norm_squared(self) -> Tensor:
         """‖W‖² per row, (d_out,), float32, from a dequantised copy that is let go again.
 
-        bitsandbytes packs a 4-bit weight anew when it is first evaluated on a CPU with AVX-512 BF16, and its
-        dequantisation knows nothing of that. Then W's columns are the layer's outputs for unit vectors.
+        A dequantised copy may be of other values than the layer computes with: bitsandbytes packs a 4-bit
+        weight anew when it is first evaluated on a CPU with AVX-512 BF16, and its dequantisation knows
+        nothing of that. So some columns are compared with the layer's outputs for unit vectors; where they
+        differ, all columns are taken from such outputs.
         """
-        if not getattr(getattr(self._base.weight, "quant_state", None), "packing_format_for_cpu", False):
-            weight: Any = dequantize_module_weight(self._base)
-            is_plain = type(weight) in (Tensor, nn.Parameter)
-            return row_norm_squared(weight if is_plain else weight.dequantize())
-        d_in = self._base.in_features
-        squared = torch.zeros(self._base.out_features)
-        for start in range(0, d_in, COLUMNS):
-            units = torch.zeros(min(COLUMNS, d_in - start), d_in, dtype=_compute_dtype(self._base))
-            units[:, start : start + COLUMNS].fill_diagonal_(1)
-            squared += self.apply(units).float().square().sum(dim=0)
+        W = dequantised(self._base)
+        count = W.shape[1]
+        some = torch.linspace(0, count - 1, min(CHECKED, count), device=W.device).long()
+        expected = W[:, some].float()
+        error = (self._columns(some) - expected).abs().amax()
+        if error <= AGREEMENT * expected.abs().amax():
+            return row_norm_squared(W)
+        squared = torch.zeros(W.shape[0], device=W.device)
+        for columns in torch.arange(count, device=W.device).split(COLUMNS):
+            squared += self._columns(columns).square().sum(dim=1)
         return squared
+
+    def _columns(self, columns: Tensor) -> Tensor:
+        """Columns of W as the layer computes them, (d_out, n) for (n,), float32."""
+        units = torch.zeros(len(columns), self._base.in_features, device=columns.device)
+        units.scatter_(1, columns[:, None], 1)
+        return self.apply(units.to(_compute_dtype(self._base))).T.float()
 
     def product(self, A: Tensor) -> Tensor:
         """W Aᵀ, (d_out, r), float32, as precise as the layer is."""
@@ -67,6 +85,14 @@ class QuantisedWeight(BaseWeight):
         """The layer's output without its bias, (..., d_out), in x's dtype."""
         bias = self._base.bias
         return self._base(x) if bias is None else self._base(x) - bias.to(x.dtype)
+
+
+def dequantised(base: Any) -> Tensor:
+    """W, (d_out, d_in), by the library that quantised it."""
+    packed = base.weight
+    weight: Any = dequantize_module_weight(base)
+    base.weight = packed  # on a CPU PEFT puts a copy there, which for 8 bits lacks the scales
+    return weight if type(weight) in (Tensor, nn.Parameter) else weight.dequantize()
 
 
 class EngineQuantisedLinear(EngineLayer):
@@ -90,38 +116,36 @@ class EngineQuantisedLinear(EngineLayer):
         A: Any = self.lora_A[adapter].weight
         B: Any = self.lora_B[adapter].weight
         s, x_dropped = self.scaling[adapter], self.dropped(x, adapter)
-        source = x if x_dropped is None else x_dropped
         if not self.use_dora.get(adapter, False):
-            return add_update(self.base_layer(x), source, A, B, s)
+            return add_update(self.base_layer(x), x if x_dropped is None else x_dropped, A, B, s)
         base = QuantisedWeight(self.base_layer)
         m: Any = self.lora_magnitude_vector[adapter].weight
         norm = self.adapter_norm(adapter)
         bias: Any = self.base_layer.bias
-        apart = x_dropped is not None and self.engine_options.dropout == "adapter"
-        inner = x if apart or x_dropped is None else x_dropped
+        inner_base: Any = None
 
-        def remake(inner: Tensor, source: Tensor) -> Tensor:
-            return add_update(base.apply(inner), source, A, B, s)
+        def recompute(x: Tensor, source: Tensor) -> Tensor:
+            return add_update(base.apply(x), source, A, B, s)
 
-        inner_base = base.apply(inner)
-        y = scale_by_magnitude(
-            add_update(inner_base, source, A, B, s),
-            m,
-            norm,
-            bias if inner is x else None,
-            remake=remake,
-            kept=(inner, source),
-        )
-        if inner is x:
-            return y
-        # The frozen layer's own term sees x, all others the dropped one.
-        return y + (self.base_layer(x) - inner_base)
+        def scaled(x: Tensor, source: Tensor, with_bias: bool) -> Tensor:
+            nonlocal inner_base
+            inner_base = base.apply(x)
+            z = add_update(inner_base, source, A, B, s)
+            added = bias if with_bias else None
+            return scale_by_magnitude(z, m, norm, added, remake=recompute, kept=(x, source))
+
+        def difference(x: Tensor, _x_dropped: Tensor) -> Tensor:
+            # Not of the inputs' difference, as an 8-bit layer rounds its inputs.
+            return self.base_layer(x) - inner_base
+
+        form = self.engine_options.dropout
+        return dora_with_dropout(x, x_dropped, form, scaled=scaled, difference=difference)
 
     def adapter_norm(self, adapter: str) -> Tensor:
         """See ``EngineLayer``."""
         A: Any = self.lora_A[adapter].weight
         B: Any = self.lora_B[adapter].weight
-        return self.norms.get(adapter, QuantisedWeight(self.base_layer), A, B, self.scaling[adapter])
+        return self.norms.get(QuantisedWeight(self.base_layer), A, B, self.scaling[adapter], adapter=adapter)
 
 
 def _compute_dtype(base: Any) -> torch.dtype:
@@ -146,7 +170,7 @@ def _tensors(weight: Tensor) -> Iterator[Tensor]:
 QUANTISED: dict[type[LoraLayer], type[EngineQuantisedLinear]] = {}
 
 if is_bnb_available():
-    from peft.tuners.lora.bnb import Linear8bitLt
+    from doratune.peft._internals import Linear8bitLt
 
     class EngineLinear8bitLt(EngineQuantisedLinear, Linear8bitLt):
         """Over bitsandbytes' 8-bit layer, which rounds the activations too."""
@@ -156,7 +180,7 @@ if is_bnb_available():
     QUANTISED[Linear8bitLt] = EngineLinear8bitLt
 
 if is_bnb_4bit_available():
-    from peft.tuners.lora.bnb import Linear4bit
+    from doratune.peft._internals import Linear4bit
 
     class EngineLinear4bit(EngineQuantisedLinear, Linear4bit):
         """Over bitsandbytes' 4-bit layer."""
@@ -166,7 +190,7 @@ if is_bnb_4bit_available():
     QUANTISED[Linear4bit] = EngineLinear4bit
 
 if is_torchao_available():
-    from peft.tuners.lora.torchao import TorchaoLoraLinear
+    from doratune.peft._internals import TorchaoLoraLinear
 
     class EngineTorchaoLinear(EngineQuantisedLinear, TorchaoLoraLinear):
         """Over torchao's int8 weights."""

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from doratune.engine.outputs import keep_outputs
+from doratune.engine.output_recovery import keep_outputs
 from doratune.peft import hold_norms
 from doratune.training.encoded import IGNORED
 from doratune.training.head import token_scores

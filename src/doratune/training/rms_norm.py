@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from doratune.engine.constants import constant_like
+from doratune.engine.buffers import constant_like
 from doratune.training.spelling import spelled_alike
 
 DTYPES = (torch.bfloat16, torch.float32)

@@ -1,17 +1,27 @@
-"""Which of PEFT's layers and adapters the engine can compute, and why not the others."""
+"""Which of PEFT's layers and adapters the engine can compute, and why not the others.
+
+PEFT, PyTorch and the user can change a layer in too many ways to be told of each, so every call of a layer
+asks again. For a linear layer that takes a few microseconds, since modules and weights are read from the
+dictionaries that hold them: ``nn.Module.__getattr__`` takes ten times as long.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from peft.tuners.lora.dora import DoraLinearLayer
-from peft.tuners.lora.variants import DoraLinearVariant
 from torch import Tensor, nn
 
+from doratune.peft._internals import (
+    DoraLinearLayer,
+    DoraLinearVariant,
+    adapter_modules,
+    base_of,
+    must_be_called,
+)
+
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def matrix_adapter_obstacle(layer: Any, name: str) -> str | None:
@@ -37,19 +47,16 @@ def variant_obstacle(layer: Any, name: str, dora: type) -> str | None:
 
 def module_obstacle(layer: Any, name: str, adapter: type[nn.Module], magnitude: type) -> str | None:
     """Whether the base or one of the adapter's modules is not what PEFT makes, or is hooked."""
-    modules = [(layer.lora_A[name], adapter), (layer.lora_B[name], adapter)]
-    if layer.use_dora.get(name, False):
-        modules.append((layer.lora_magnitude_vector[name], magnitude))
-    if any(type(module) is not wanted for module, wanted in modules):
+    modules = adapter_modules(layer, name)
+    if list(map(type, modules)) != [adapter, adapter, magnitude][: len(modules)]:
         return "adapter weights wrapped by another module"
-    return hook_obstacle([layer.base_layer, *(module for module, _ in modules)])
+    return hook_obstacle([base_of(layer), *modules])
 
 
 def hook_obstacle(modules: Iterable[nn.Module]) -> str | None:
     """Whether a module must be called for something to happen."""
     for module in modules:
-        own = module.__dict__  # looked at in every call: a module's own getattr takes five times as long
-        if "forward" in own or any(own[hooks] for hooks in _HOOKS):
+        if must_be_called(module):
             return "hooks on the layer's parts (offloading or sharding)"
     return None
 
@@ -68,14 +75,17 @@ def device_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
 
     PEFT makes empty adapters (``low_cpu_mem_usage``) on the meta device and fills them before the first call.
     """
-    if any(tensor.device != weight.device and not tensor.is_meta for tensor in adapter):
-        return "adapter and base weight on different devices"
+    device = weight.device
+    for tensor in adapter:
+        if tensor.device != device and not tensor.is_meta:
+            return "adapter and base weight on different devices"
     return None
 
 
-def adapter_weights(layer: Any, name: str) -> list[Tensor]:
-    """A, B and, for DoRA, m of an adapter whose modules hold a ``weight``."""
-    modules = [layer.lora_A[name], layer.lora_B[name]]
-    if layer.use_dora.get(name, False):
-        modules.append(layer.lora_magnitude_vector[name])
-    return [module.weight for module in modules]
+def shape_obstacle(shape: tuple[int, ...], adapter: Sequence[Tensor]) -> str | None:
+    """Whether A, B and m do not fit a weight of a shape (d_out, d_in); a kernel would read beyond them."""
+    A, B, *m = adapter
+    (rank, d_in), fits = A.shape, not m or m[0].shape == shape[:1]
+    if fits and d_in == shape[1] and B.shape == (shape[0], rank):
+        return None
+    return "shapes of adapter and base weight do not fit"
