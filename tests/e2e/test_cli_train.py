@@ -219,14 +219,14 @@ def test_4_bit_base_trains_and_evaluates_in_4_bits(cli: Cli, flags: list[object]
 def test_rows_are_tokenised_once(
     cli: Cli, flags: list[object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from doratune.training import encoded
+    from doratune.training import tokenise
 
     monkeypatch.setenv("DORATUNE_CACHE", str(tmp_path / "cache"))
     every = [*flags, "--validation-share", 0.25]
     assert cli("train", *every, "--output", "first").code == 0
     (entry,) = (tmp_path / "cache" / "tokens").iterdir()
     written = {path.name for path in entry.iterdir()}
-    monkeypatch.setattr(encoded, "_encode", None)
+    monkeypatch.setattr(tokenise, "_encode", None)
     assert cli("train", *every, "--output", "second").code == 0
     assert losses(Path("second")) == losses(Path("first"))
     assert {path.name for path in entry.iterdir()} == written, "training leaves no files of its own in there"

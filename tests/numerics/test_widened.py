@@ -20,7 +20,7 @@ from doratune.engine.products import linear, made_otherwise
 from doratune.engine.update import add_update
 from doratune.engine.widened import is_widened, widened_mm
 from doratune.functional import dora_linear, lora_linear
-from doratune.training.attention import attend, lay_out
+from doratune.speedups.attention import attend, lay_out
 
 HALF_UNITS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 """Of the last place, relatively: the most that one rounding changes."""

@@ -10,8 +10,8 @@ from doratune.bench.step_base import load_base
 from doratune.bench.step_providers import Frozen
 from doratune.bench.step_rows import draw_rows
 from doratune.bench.step_trainers import CHECKPOINTING
+from doratune.data.encode import IGNORED
 from doratune.records.bench import StepCase
-from doratune.training.encoded import IGNORED
 
 
 class FrozenStep:

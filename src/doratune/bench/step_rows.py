@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from datasets import Dataset
 
+from doratune.data.encode import IGNORED
 from doratune.records.bench import StepCase
-from doratune.training.encoded import IGNORED
 
 
 def draw_rows(case: StepCase, vocabulary: int) -> Dataset:

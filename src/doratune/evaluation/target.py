@@ -18,9 +18,9 @@ from doratune.evaluation.config import EvalConfig
 from doratune.models.fingerprint import fingerprint
 from doratune.models.load import LoadedModel, load_model
 from doratune.peft import enable
-from doratune.peft.frozen import speed_up_frozen
 from doratune.records.files import RECORD_NAME, read_record
 from doratune.records.run import Method, ModelRecord, ParameterCount, RunRecord
+from doratune.speedups.frozen_linear import speed_up_frozen
 
 logger = logging.getLogger(__name__)
 

@@ -23,18 +23,18 @@ from doratune.memory import peak_memory_bytes
 from doratune.models.fingerprint import fingerprint
 from doratune.models.load import LoadedModel, load_model
 from doratune.models.precision import resolve_dtype
-from doratune.peft.frozen import speed_up_frozen
 from doratune.records.files import RECORD_NAME, write_json_atomic
 from doratune.records.run import ModelRecord, ParameterCount, RunRecord, TrainingRecord
+from doratune.speedups.frozen_linear import speed_up_frozen
+from doratune.speedups.rms_norm import speed_up_norms
+from doratune.speedups.rotary import speed_up_rotary
+from doratune.speedups.supervised_forward import spare_forward
 from doratune.training import run_directory
 from doratune.training.adapter import add_adapter
 from doratune.training.callbacks import InterruptCallback, MetricsCallback, ProgressCallback
 from doratune.training.config import TrainConfig, check_method
 from doratune.training.data import load_training_examples
-from doratune.training.encoded import encode_examples
-from doratune.training.forward import spare_forward
-from doratune.training.rms_norm import speed_up_norms
-from doratune.training.rotary import speed_up_rotary
+from doratune.training.tokenise import encode_examples
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from doratune.engine import frozen, products, widened
 from doratune.peft import enable
-from doratune.peft.frozen import speed_up_frozen
+from doratune.speedups.frozen_linear import speed_up_frozen
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
 

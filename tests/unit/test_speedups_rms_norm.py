@@ -11,7 +11,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from doratune.training.rms_norm import speed_up_norms
+from doratune.speedups.rms_norm import speed_up_norms
 
 ERRORS = {torch.float32: 2e-6, torch.bfloat16: 1.6e-2}
 """Of a few roundings to 24 and 8 bits, as a share of the largest value."""

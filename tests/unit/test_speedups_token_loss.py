@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import linear, log_softmax
 
-from doratune.training import head
-from doratune.training.head import token_scores
+from doratune.speedups import token_loss
+from doratune.speedups.token_loss import token_scores
 
 
 @pytest.mark.parametrize("trained", ["nothing", "hidden", "head", "all"])
@@ -16,8 +16,8 @@ def test_scores_and_gradients_are_those_of_the_dense_logits(
 ) -> None:
     torch.manual_seed(0)
     n, d, vocabulary = 7, 5, 11
-    monkeypatch.setattr(head, "CHUNK_ELEMENTS", chunk * vocabulary)
-    monkeypatch.setattr(head, "BLOCK_ELEMENTS", block * vocabulary)
+    monkeypatch.setattr(token_loss, "CHUNK_ELEMENTS", chunk * vocabulary)
+    monkeypatch.setattr(token_loss, "BLOCK_ELEMENTS", block * vocabulary)
     hidden, weight = torch.randn(n, d), torch.randn(vocabulary, d)
     bias, targets = torch.randn(vocabulary) if with_bias else None, torch.randint(vocabulary, (n,))
     d_log_probs = torch.randn(n)

@@ -14,13 +14,13 @@ from transformers.models.mistral import modeling_mistral
 from trl.trainer.utils import add_fused_lm_head
 
 import doratune.peft.norms as norms
+from doratune.data.encode import IGNORED
 from doratune.engine import linear
 from doratune.peft import enable
-from doratune.training import forward as spare
-from doratune.training import packing
-from doratune.training.encoded import IGNORED
-from doratune.training.forward import spare_forward
-from doratune.training.packing import PACKED
+from doratune.speedups import packing
+from doratune.speedups import supervised_forward as spare
+from doratune.speedups.packing import PACKED
+from doratune.speedups.supervised_forward import spare_forward
 
 PREFIX, ROWS = 10, 4
 LENGTHS = (20, 17, 13, 15)

@@ -29,12 +29,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from doratune.data.encode import IGNORED
 from doratune.engine.outputs import keep_outputs
 from doratune.peft import hold_norms
-from doratune.training.encoded import IGNORED
-from doratune.training.head import token_scores
-from doratune.training.last_mlp import layer_with_last_mlp, run_at
-from doratune.training.packing import PACKED, PackedBatch, attends_like_llama, pack
+from doratune.speedups.last_mlp import layer_with_last_mlp, run_at
+from doratune.speedups.packing import PACKED, PackedBatch, attends_like_llama, pack
+from doratune.speedups.token_loss import token_scores
 
 SPARED_TOKENS = 128
 """Fewest tokens for which leaving them out pays: it takes a few copies of the others."""

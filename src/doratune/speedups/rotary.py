@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.models.llama import modeling_llama
 
-from doratune.training.spelling import spelled_alike
+from doratune.speedups.spelling import spelled_alike
 
 NAME = "apply_rotary_pos_emb"
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from doratune.training.rotary import _rotate_both, speed_up_rotary
+from doratune.speedups.rotary import _rotate_both, speed_up_rotary
 
 ERRORS = {torch.float32: 2e-6, torch.bfloat16: 1.6e-2}
 """Of three roundings to 24 and 8 bits, as a share of the largest value."""

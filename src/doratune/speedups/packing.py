@@ -22,8 +22,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.models.llama.modeling_llama import eager_attention_forward as eager_attention_of_llama
 
-from doratune.training.attention import RowLayout, additive_mask, attend, lay_out
-from doratune.training.spelling import spelled_alike
+from doratune.speedups.attention import RowLayout, additive_mask, attend, lay_out
+from doratune.speedups.spelling import spelled_alike
 
 PACKED = "doratune_packed"
 

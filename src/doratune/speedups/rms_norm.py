@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from doratune.engine.constants import constant_like
-from doratune.training.spelling import spelled_alike
+from doratune.speedups.spelling import spelled_alike
 
 DTYPES = (torch.bfloat16, torch.float32)
 """That PyTorch's kernels are tested for here."""
