@@ -1,19 +1,23 @@
-"""Frozen linear layers beside the adapted ones, by the engine's products where PyTorch's own are slower."""
+"""Frozen linear layers without an adapter, by the engine's products where PyTorch's own are slower."""
 
 from __future__ import annotations
 
-import types
+from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from doratune.engine.frozen import frozen_linear
 from doratune.engine.products import made_otherwise
+from doratune.peft import adapted_modules
+from doratune.speedups.changes import Changes
+from doratune.speedups.same import difference, random, with_parameters
+
+PART = "frozen_linear"
 
 
-def speed_up_frozen(model: nn.Module) -> None:
+def speed_up_frozen(model: nn.Module, changes: Changes) -> None:
     """Replace the forward pass of frozen linear layers without an adapter, where that is faster.
 
     It is done in place, for ``nn.Linear`` itself. What the layers compute stays the same to rounding; a layer
@@ -21,19 +25,42 @@ def speed_up_frozen(model: nn.Module) -> None:
 
     Args:
         model: Any model.
+        changes: Counts what is taken and left.
     """
-    # An adapted layer is the engine's or PEFT's own; the engine would take another forward pass of its base,
-    # or of an adapter that is frozen too, for a reason to leave it to PEFT.
-    tuned = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
-    adapted = {part for layer in tuned for part in layer.modules()}
+    # The engine takes another forward pass of an adapted layer's parts for a reason to leave it to PEFT.
+    adapted = adapted_modules(model)
     for module in model.modules():
         # A quantised weight is of a type of its own.
         if type(module) is not nn.Linear or type(module.weight) is not nn.Parameter or module in adapted:
             continue
-        if "forward" in vars(module):  # somebody else's
+        if (reason := _obstacle(module)) is not None:
+            changes.leave(PART, reason)
             continue
-        if not module.weight.requires_grad and made_otherwise(module.weight):
-            module.forward = types.MethodType(_forward, module)
+        key = (module.weight.dtype, module.bias is None)
+        changes.decide(PART, module, _forward, key, lambda module=module: _difference(module))
+
+
+def _obstacle(layer: nn.Linear) -> str | None:
+    if "forward" in vars(layer):
+        return "other code has replaced its forward pass"
+    if layer.weight.requires_grad:
+        return "trained"
+    return None if made_otherwise(layer.weight) else "PyTorch's product is the fastest here"
+
+
+def _difference(layer: nn.Linear) -> str | None:
+    """How the class's own code differs from ours, on a small weight."""
+
+    def small(x: Tensor) -> Any:
+        parts = {"weight": random(6, 4), **({} if layer.bias is None else {"bias": random(6)})}
+        return with_parameters(layer, **{name: part.to(x.dtype) for name, part in parts.items()})
+
+    return difference(
+        lambda x: nn.Linear.forward(small(x), x),
+        lambda x: _forward(small(x), x),
+        [random(3, 4)],
+        layer.weight.dtype,
+    )
 
 
 def _forward(layer: nn.Linear, x: Tensor) -> Tensor:

@@ -13,42 +13,88 @@ with √d/r in the place of ‖v‖.
 
 from __future__ import annotations
 
-import types
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from doratune.engine.constants import constant_like
-from doratune.speedups.spelling import spelled_alike
+from doratune.speedups._internals import batch_norm_out, weight_norm_backward
+from doratune.speedups.changes import Changes
+from doratune.speedups.same import configuration, difference, random, with_parameters
 
+PART = "rms_norm"
 DTYPES = (torch.bfloat16, torch.float32)
 """That PyTorch's kernels are tested for here."""
 
 
-def speed_up_norms(model: nn.Module) -> None:
-    """Replace, in place, the forward pass of norms that are spelled as LLaMA's and lie on a CPU.
+def speed_up_norms(model: nn.Module, changes: Changes) -> None:
+    """Replace, in place, the forward pass of RMSNorms as LLaMA has them.
 
-    What they compute stays the same to rounding. A norm whose weight is trained, or that gets another dtype
-    than its own, computes as before.
+    A module is one if its only parameter is a vector and its own code computes, on small random inputs, what
+    this file does, to rounding. A norm that later gets another dtype than its own, or whose weight is trained
+    after all, computes as before.
 
     Args:
         model: Any model.
+        changes: Counts what is taken and left.
     """
     for module in model.modules():
-        # A module with a forward pass of its own has somebody else's.
-        alike = spelled_alike(type(module).forward, LlamaRMSNorm.forward) and "forward" not in vars(module)
-        if alike and module.weight.device.type == "cpu":
-            module.forward = types.MethodType(_forward, module)
+        if not _is_norm(module):
+            continue
+        if (reason := _obstacle(module)) is not None:
+            changes.leave(PART, reason)
+        else:
+            check = functools.partial(_difference, module)
+            changes.decide(PART, module, _forward, configuration(module), check)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether a module is made as a norm is: a vector of weights, and nothing else to compute with."""
+    weight: Any = getattr(module, "weight", None)
+    return list(map(id, module.parameters())) == [id(weight)] and weight.ndim == 1
+
+
+def _obstacle(norm: Any) -> str | None:
+    """Why a norm is left alone without a look at what it computes."""
+    if "forward" in vars(norm):
+        return "other code has replaced its forward pass"
+    if norm.weight.device.type != "cpu":
+        return "not on a CPU"
+    if norm.weight.requires_grad:
+        return "trained"
+    return None if norm.weight.dtype in DTYPES else "neither bfloat16 nor float32"
+
+
+def _difference(norm: Any) -> str | None:
+    """How the module's own code differs from ours; rows of ε's size tell where ε goes."""
+    epsilon, weight = getattr(norm, "variance_epsilon", None), random(len(norm.weight))
+    if epsilon is None:
+        return "it has no variance_epsilon"
+
+    def own(x: Tensor) -> Tensor:
+        return type(norm).forward(with_parameters(norm, weight=weight.to(x.dtype)), x)
+
+    def ours(x: Tensor) -> Tensor:
+        return _rms_norm(x, weight.to(x.dtype), epsilon)
+
+    x = random(3, len(weight))
+    reasons = (difference(own, ours, [scale * x], norm.weight.dtype) for scale in (1.0, epsilon**0.5))
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def _forward(norm: Any, x: Tensor) -> Tensor:
     weight = norm.weight
     if weight.requires_grad or x.dtype != weight.dtype or x.dtype not in DTYPES or not x.numel():
         return type(norm).forward(norm, x)
-    y: Any = _RMSNorm.apply(x.reshape(-1, x.shape[-1]).contiguous(), weight, norm.variance_epsilon)
+    return _rms_norm(x, weight, norm.variance_epsilon)
+
+
+def _rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """y (..., d) of x (..., d) and a constant weight (d,) of its dtype."""
+    y: Any = _RMSNorm.apply(x.reshape(-1, x.shape[-1]).contiguous(), weight, epsilon)
     return y.view(x.shape)
 
 
@@ -61,7 +107,7 @@ class _RMSNorm(torch.autograd.Function):
         r = norm.square_().div_(x.shape[1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, r)
         y, zeros, ones, empty = torch.empty_like(x), constant_like(r, 0), constant_like(r, 1), r.new_empty(0)
-        torch.native_batch_norm(x[None], r, None, zeros, ones, False, 0.0, 0.0, out=(y[None], empty, empty))
+        batch_norm_out(x[None], r, None, zeros, ones, False, 0.0, 0.0, out=(y[None], empty, empty))
         return y.mul_(weight)
 
     @staticmethod
@@ -74,5 +120,5 @@ class _RMSNorm(torch.autograd.Function):
         g = x.new_full((x.shape[0], 1), root)
         # √d is rounded to x's dtype; what it is off by goes into the weight.
         u = dy.mul(weight * (root / g[0, 0].item()))
-        dx, _ = torch.ops.aten._weight_norm_interface_backward(u.contiguous(), x, g, root / r[:, None], 0)
+        dx, _ = weight_norm_backward(u.contiguous(), x, g, root / r[:, None], 0)
         return dx, None, None

@@ -12,38 +12,36 @@
 - DoRA's norms are computed before the first layer, all in a row, rather than between large products.
 - Short rows attend without PyTorch's fused attention, whose backward pass is slow: see ``attention.py``.
 
-On other devices, and where a model does more than this, TRL's own forward pass is left as it is, but for
-DoRA's outputs.
+Each of these is tried on a tiny batch first and left out where the model's own forward pass gives another
+loss or gradient: see ``trial.py``. On other devices, and where a model does more than this, TRL's own forward
+pass is left as it is, but for DoRA's outputs.
 """
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils.generic import ModelOutput
+from transformers.utils import ModelOutput
 
 from doratune.data.encode import IGNORED
 from doratune.engine.outputs import keep_outputs
 from doratune.peft import hold_norms
+from doratune.speedups._internals import attention_implementation, has_fused_head, takes_attention
+from doratune.speedups.changes import Changes
 from doratune.speedups.last_mlp import layer_with_last_mlp, run_at
-from doratune.speedups.packing import PACKED, PackedBatch, attends_like_llama, pack
+from doratune.speedups.packing import PACKED, Attention, PackedBatch, pack
+from doratune.speedups.same import configuration
+from doratune.speedups.settings import SpeedupSettings
 from doratune.speedups.token_loss import token_scores
+from doratune.speedups.trial import Trial, layers_name
 
-SPARED_TOKENS = 128
-"""Fewest tokens for which leaving them out pays: it takes a few copies of the others."""
-OWN_TOKENS = 256
-"""Longest rows for the attention of ``attention.py``. A step of SmolLM2-135M takes 0.8 of sdpa's time with it
-at 128 tokens and 0.9 at 256, and 1.04 and 1.07 times its memory; at 512 it would be 1.2 times."""
-EAGER_TOKENS = 160
-"""Longest rows for a model's own eager attention. A step takes 0.80 of sdpa's time with it at 64 tokens and
-0.77 at 128; at 256 both take the same, and eager attention 1.4 times the memory."""
+PART = "supervised_forward"
 SCALED_LOGITS = (
     "final_logit_softcapping",
     "lm_head_multiplier",
@@ -71,24 +69,128 @@ class SupervisedOutput(ModelOutput):
     label_mask: Tensor | None = None
 
 
-def spare_forward(model: PreTrainedModel) -> bool:
-    """Replace the forward pass that SFTTrainer gave a model, in place, where this one does the same for less.
+@dataclass(frozen=True)
+class Pass:
+    """What a forward pass leaves out, by what the model allows.
+
+    Attributes:
+        head: Makes logits of hidden states.
+        packs: Whether padding and what all rows begin with.
+        own_attention: Whether short rows attend as ``attention.py`` has it.
+        last: The layer whose MLP runs where there is a loss only.
+        drops: Whether anything is dropped in training, which tells rows apart.
+        attention: The model's attention implementation, as it was.
+        settings: When it pays.
+    """
+
+    head: nn.Linear
+    packs: bool
+    own_attention: bool
+    last: nn.Module | None
+    drops: bool
+    attention: str
+    settings: SpeedupSettings
+
+    def attention_for(self, width: int) -> Attention:
+        """How rows of a width attend, unless they attend as the model was told to."""
+        chosen = self.attention == "eager"
+        if self.own_attention and (chosen or width <= self.settings.own_tokens):
+            return "own"
+        return "eager" if chosen or width <= self.settings.eager_tokens else "sdpa"
+
+
+class SupervisedForward:
+    """What is known of a model before its forward pass is replaced.
 
     Args:
-        model: The base model, adapted or trained itself, as SFTTrainer has prepared it.
-
-    Returns:
-        Whether it was replaced.
+        model: The base model, adapted or trained itself, as SFTTrainer has prepared it; nothing in it is
+            replaced yet.
+        settings: When leaving something out pays.
     """
-    head: Any = model.get_output_embeddings()
-    fused_forward = model.forward
-    if not _is_plain(model, head):
-        model.forward = types.MethodType(_keeping_outputs(fused_forward), model)
-        return False
-    last = layer_with_last_mlp(model)
-    packs, drops = _can_pack(model), _has_dropout(model)
-    chooses_attention = model.config._attn_implementation == "sdpa"
-    short = OWN_TOKENS if packs and attends_like_llama(model) else EAGER_TOKENS
+
+    def __init__(self, model: PreTrainedModel, settings: SpeedupSettings) -> None:
+        self._model, self._settings, self._trial = model, settings, None
+        self._reason = _obstacle(model)
+        if self._reason is None:
+            try:
+                self._trial = Trial(model)
+            except Exception as error:  # a model's code raises anything
+                self._reason = f"its own forward pass raises {type(error).__name__} on a few rows"
+
+    def install(self, changes: Changes) -> None:
+        """Replace the model's forward pass in place, as far as it gives the same for less.
+
+        Args:
+            changes: Counts what is taken and left.
+        """
+        model, own = self._model, self._model.forward
+        if self._trial is None or (plan := self._plan(self._trial, changes)) is None:
+            changes.leave(PART, self._reason or "")
+            changes.replace("kept_outputs", model, _keeping_outputs(own))
+            return
+        before = plan.attention
+        changes.replace(PART, model, _supervised(own, plan))
+        changes.on_undo(lambda: _set_attention(model, before))
+
+    def _plan(self, trial: Trial, changes: Changes) -> Pass | None:
+        """Everything that leaves loss and gradient as they are; None if nothing does."""
+        model = self._model
+        head: Any = model.get_output_embeddings()
+        plan = Pass(
+            head=head,
+            packs=False,
+            own_attention=False,
+            last=None,
+            drops=_has_dropout(model),
+            attention=attention_implementation(model),
+            settings=self._settings,
+        )
+        self._reason = self._difference(trial, plan)
+        if self._reason is not None:
+            return None
+        reason = _packing_obstacle(model)
+        if reason is None:
+            # Attention for short rows and for long ones.
+            long_rows = replace(self._settings, own_tokens=0, eager_tokens=0)
+            ways = (replace(plan, packs=True, settings=one) for one in (self._settings, long_rows))
+            reason = next(filter(None, (self._difference(trial, way) for way in ways)), None)
+        if reason is None:
+            plan = replace(plan, packs=True)
+            changes.take("packing")
+            plan = replace(plan, own_attention=self._takes_own_attention(trial, changes))
+        else:
+            changes.leave("packing", reason)
+        last = layer_with_last_mlp(model)
+        reason = "its MLP is not to be found" if last is None else None
+        reason = reason or self._difference(trial, replace(plan, last=last))
+        if reason is not None:
+            changes.leave("last_mlp", reason)
+            return plan
+        changes.take("last_mlp")
+        return replace(plan, last=last)
+
+    def _takes_own_attention(self, trial: Trial, changes: Changes) -> bool:
+        """Whether all attention layers compute what ``attention.py`` does."""
+        calls = {configuration(call.layer): call for call in trial.attention_calls()}
+        kinds = tuple({type(call.layer) for call in calls.values()})
+        layers = sum(isinstance(module, kinds) for module in self._model.modules())
+        reason = next(filter(None, (call.difference(self._model.dtype) for call in calls.values())), None)
+        if not calls:
+            reason = "its attention takes no arguments"
+        if reason is None:
+            changes.take("attention", layers)
+        else:
+            changes.leave("attention", reason, layers)
+        return reason is None
+
+    def _difference(self, trial: Trial, plan: Pass) -> str | None:
+        """How a pass differs from the model's own if it leaves out all it can."""
+        plan = replace(plan, settings=replace(plan.settings, spared_tokens=1))
+        return trial.difference(_supervised(self._model.forward, plan).__get__(self._model))
+
+
+def _supervised(fused_forward: Callable[..., Any], plan: Pass) -> Callable[..., Any]:
+    """A forward pass, as a method, that takes the place of the one TRL gave a model."""
 
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         labels, ids = kwargs.get("labels"), kwargs.get("input_ids")
@@ -101,31 +203,37 @@ def spare_forward(model: PreTrainedModel) -> bool:
         lengths = _row_lengths(ids, kwargs.get("attention_mask"))
         if lengths is not None:
             kwargs["attention_mask"] = None
-        eager = not chooses_attention or ids.shape[1] <= short
+        how = plan.attention_for(ids.shape[1])
         packed = None
-        if packs and lengths is not None and _is_bare(kwargs):
-            shared = 0 if drops and self.training else _shared_tokens(ids, lengths)
-            packed = _pack(lengths, ids.shape[1], shared, eager=eager, dtype=self.dtype)
-        attention = PACKED if packed else "eager" if eager else "sdpa"
-        if (packs or chooses_attention) and attention != self.config._attn_implementation:
-            self.set_attn_implementation(attention)
+        if plan.packs and lengths is not None and _is_bare(kwargs):
+            shared = 0 if plan.drops and self.training else _shared_tokens(ids, lengths)
+            packed = _pack(lengths, ids.shape[1], shared, how, self.dtype, plan.settings.spared_tokens)
+        if plan.packs or plan.attention == "sdpa":
+            _set_attention(self, PACKED if packed else "sdpa" if how == "sdpa" else "eager")
         mask = labels[:, 1:] != IGNORED
         shape = packed.positions.shape if packed else ids.shape
         places = packed.place if packed else torch.arange(ids.numel()).view(ids.shape)
         scored = places[:, :-1][mask]
         # A run trains adapters or everything, so no base weight of an adapter changes from step to step.
         norms = hold_norms(self, base_unchanged=True)
-        with keep_outputs(), norms, _last_mlp_at(last, scored.unique(), shape):
+        with keep_outputs(), norms, _last_mlp_at(plan, scored.unique(), shape):
             if packed:
                 hidden = _run_packed(self.base_model, ids, packed)
             else:
                 hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state
         hidden = hidden.flatten(0, 1)[scored]
-        log_probs, entropy, is_top1 = token_scores(hidden, labels[:, 1:][mask], head.weight, head.bias)
+        weight, bias = plan.head.weight, plan.head.bias
+        log_probs, entropy, is_top1 = token_scores(
+            hidden, labels[:, 1:][mask], weight, bias, plan.settings
+        )
         return SupervisedOutput(log_probs=log_probs, entropy=entropy, is_top1=is_top1, label_mask=mask)
 
-    model.forward = types.MethodType(forward, model)
-    return True
+    return forward
+
+
+def _set_attention(model: PreTrainedModel, attention: str) -> None:
+    if attention_implementation(model) != attention:
+        model.set_attn_implementation(attention)
 
 
 def _keeping_outputs(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -138,27 +246,31 @@ def _keeping_outputs(forward: Callable[..., Any]) -> Callable[..., Any]:
     return keeping
 
 
-def _is_plain(model: PreTrainedModel, head: Any) -> bool:
-    """On a CPU, with a linear head and nothing behind it or beside it."""
-    config = model.config.get_text_config()
-    does_more = getattr(config, "output_router_logits", False) or any(
-        getattr(config, setting, None) is not None for setting in SCALED_LOGITS
-    )
-    if does_more or type(head) is not nn.Linear:
-        return False
-    return all(parameter.device.type == "cpu" for parameter in model.parameters())
+def _obstacle(model: PreTrainedModel) -> str | None:
+    """Why TRL's forward pass is left as it is, without a look at what the model computes."""
+    config, head = model.config.get_text_config(), model.get_output_embeddings()
+    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        return "not on a CPU"
+    if not has_fused_head(model):
+        return "TRL has not prepared the model"
+    if type(head) is not nn.Linear:
+        return "its head is not a linear layer"
+    if any(getattr(config, setting, None) is not None for setting in SCALED_LOGITS):
+        return "its logits are scaled or capped"
+    if getattr(config, "output_router_logits", False):
+        return "its routers have a loss"
+    return None if layers_name(model) else "its layers are not to be found"
 
 
-def _can_pack(model: PreTrainedModel) -> bool:
-    """Whether tokens read others by causal attention alone, through transformers' attention interface."""
+def _packing_obstacle(model: PreTrainedModel) -> str | None:
+    """Why tokens may read others by more than causal attention through transformers' interface."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return (
-        kinds == {"full_attention"}
-        and getattr(config, "sliding_window", None) is None
-        and model._supports_attention_backend
-        and config._attn_implementation in ("sdpa", "eager")
-    )
+    if kinds != {"full_attention"} or getattr(config, "sliding_window", None) is not None:
+        return "its attention is not full in every layer"
+    if not takes_attention(model) or attention_implementation(model) not in ("sdpa", "eager"):
+        return "its attention cannot be replaced"
+    return None
 
 
 def _has_dropout(model: PreTrainedModel) -> bool:
@@ -186,21 +298,24 @@ def _shared_tokens(ids: Tensor, lengths: Tensor) -> int:
     return min(int(alike.int().cumprod(dim=0).sum()), int(lengths.min()) - 1)
 
 
-def _pack(lengths: Tensor, width: int, shared: int, *, eager: bool, dtype: torch.dtype) -> PackedBatch | None:
+def _pack(
+    lengths: Tensor, width: int, shared: int, how: Attention, dtype: torch.dtype, spared: int
+) -> PackedBatch | None:
     """The batch packed, or None where fused attention is faster than what that saves."""
     saved = (len(lengths) - 1) * shared
-    saved = saved if saved >= SPARED_TOKENS else 0
+    saved = saved if saved >= spared else 0
     padding = len(lengths) * width - int(lengths.sum())
-    if not eager and saved + padding < SPARED_TOKENS:
+    if how == "sdpa" and saved + padding < spared:
         return None
-    return pack(lengths, width, shared if saved else 0, eager=eager, dtype=dtype)
+    return pack(lengths, width, shared if saved else 0, attention=how, dtype=dtype)
 
 
-def _last_mlp_at(last: Any, places: Tensor, shape: torch.Size) -> AbstractContextManager[None]:
+def _last_mlp_at(plan: Pass, places: Tensor, shape: torch.Size) -> AbstractContextManager[None]:
     """The last layer's MLP at some places of a (rows, width) batch only, where that spares enough."""
+    last: Any = plan.last
     # A layer that is computed again in the backward pass would find the hooks gone.
     computed_again = getattr(last, "gradient_checkpointing", False)
-    if last is None or computed_again or shape.numel() - len(places) < SPARED_TOKENS:
+    if last is None or computed_again or shape.numel() - len(places) < plan.settings.spared_tokens:
         return nullcontext()
     return run_at(last.mlp, places, shape)
 

@@ -1,0 +1,51 @@
+"""The one place where a model's own code is replaced by faster code of ours."""
+
+from __future__ import annotations
+
+import logging
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from doratune.speedups.changes import Changes, SpeedupReport
+from doratune.speedups.frozen_linear import speed_up_frozen
+from doratune.speedups.rms_norm import speed_up_norms
+from doratune.speedups.rotary import speed_up_rotary
+from doratune.speedups.settings import SpeedupSettings
+from doratune.speedups.supervised_forward import SupervisedForward
+
+logger = logging.getLogger(__name__)
+
+
+def speed_up(
+    model: nn.Module, *, training: bool, settings: SpeedupSettings | None = None
+) -> SpeedupReport:
+    """Replace what we compute faster in a model, in place; what it computes stays the same to rounding.
+
+    Everything is tried on small random inputs first, and left alone where the model's own code gives other
+    values or gradients. An evaluation takes frozen layers only: rounding there is a matter of the records.
+
+    Args:
+        model: A causal language model of transformers, with or without adapters, and not sped up already. For
+            training, as SFTTrainer has prepared it.
+        training: Whether it is trained or evaluated.
+        settings: Thresholds, for measurements.
+
+    Returns:
+        How many modules were taken and why others were left alone, also logged; its ``undo`` gives everything
+        back.
+    """
+    changes = Changes()
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if training:
+        assert isinstance(inner, PreTrainedModel)
+        forward = SupervisedForward(inner, settings or SpeedupSettings())
+        speed_up_norms(inner, changes)
+        speed_up_rotary(inner, changes)
+        speed_up_frozen(inner, changes)
+        forward.install(changes)
+    else:
+        speed_up_frozen(model, changes)
+    report = changes.report()
+    logger.info("speed-ups: %s", report)
+    return report
