@@ -19,7 +19,7 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
 from doratune import reference
-from doratune.engine.norm import norm_of_product
+from doratune.engine.weight_norm import norm_of_product
 from doratune.environment import describe_environment
 from doratune.peft.quantised import QuantisedWeight
 from doratune.records.files import write_json_atomic

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from doratune.engine import linear as _engine
-from doratune.engine import norm as _norm
+from doratune.engine import weight_norm as _norm
 from doratune.engine.frozen import frozen_linear
-from doratune.engine.norm import row_norm_squared
+from doratune.engine.weight_norm import row_norm_squared
 from doratune.errors import InputError
 
 __all__ = ["DropoutForm", "dora_linear", "dora_row_norm", "lora_linear", "row_norm_squared"]
@@ -48,7 +48,7 @@ def dora_row_norm(
 
     Returns:
         (d_out,), float32 (float64 if W, A or B is). Loses digits where s·B·A nearly cancels W: see
-        ``doratune.engine.norm``.
+        ``doratune.engine.weight_norm``.
 
     Raises:
         InputError: A shape, dtype or device does not fit the others.

@@ -12,8 +12,15 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
-from doratune.engine.triton import columns, content, norm, output, sizes, tiled_norm
-from doratune.engine.triton.memory import Known
+from doratune.engine.triton import (
+    content_hash,
+    magnitude_backward,
+    magnitude_forward,
+    norm,
+    sizes,
+    tiled_norm,
+)
+from doratune.engine.triton.norm_cache import Known
 
 ROUNDING = {torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 SIZES = [(70, 200, 5, 300), (64, 128, 64, 512), (3, 17, 1, 40), (300, 130, 20, 64)]
@@ -34,7 +41,7 @@ def bfloat16_products(monkeypatch):
 
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", product)
     monkeypatch.setattr(norm, "shared_memory", lambda device: norm.LARGE_SHARED_MEMORY)
-    for module in (columns, content, norm, output, tiled_norm):
+    for module in (content_hash, magnitude_backward, magnitude_forward, norm, tiled_norm):
         monkeypatch.setattr(module, "launching", lambda device: nullcontext())
 
 
@@ -66,11 +73,11 @@ def test_output(sizes, with_bias, dtype):
     shift = 0 if bias is None else bias.double()
     base = (layer.x.double() @ layer.W.double().T).to(dtype)
     exact = layer.g * (base.double() + layer.h.double() @ layer.B.to(dtype).double().T) + shift
-    y = output.add_and_scale_(base.clone(), layer.h, layer.B, layer.m, layer.norm, bias)
+    y = magnitude_forward.add_and_scale_(base.clone(), layer.h, layer.B, layer.m, layer.norm, bias)
     assert_rounded(y, exact, dtype)
-    scaled = output.scale(base, layer.m, layer.norm, torch.empty_like(base), bias)
+    scaled = magnitude_forward.scale(base, layer.m, layer.norm, torch.empty_like(base), bias)
     assert_rounded(scaled, layer.g * base.double() + shift, dtype)
-    by_g = output.scale(base, layer.g.float(), None, torch.empty_like(base), bias)
+    by_g = magnitude_forward.scale(base, layer.g.float(), None, torch.empty_like(base), bias)
     assert_rounded(by_g, layer.g * base.double() + shift, dtype)
 
 
@@ -82,10 +89,10 @@ def test_gradients(sizes, with_bias, dtype):
     bias = layer.bias if with_bias else None
     dm = torch.where(layer.norm == 0, 0, (layer.dY.double() * layer.z).sum(0) / layer.norm)
     y = (layer.g * layer.z + (0 if bias is None else bias.double())).to(dtype)
-    source = columns.Source(layer.x, layer.W, layer.h, layer.B)
+    source = magnitude_backward.Source(layer.x, layer.W, layer.h, layer.B)
     for dZ, found in (
-        columns.gradients(layer.dY, layer.z.to(dtype), layer.m, layer.norm),
-        columns.gradients(layer.dY, y, layer.m, layer.norm, bias, source, 0.25),
+        magnitude_backward.gradients(layer.dY, layer.z.to(dtype), layer.m, layer.norm),
+        magnitude_backward.gradients(layer.dY, y, layer.m, layer.norm, bias, source, 0.25),
     ):
         assert_rounded(dZ, layer.g * layer.dY.double(), dtype)
         assert_rounded(found, dm, dtype)
@@ -143,7 +150,7 @@ def test_a_known_norm_is_taken_until_something_changes(which, change):
     known = Known.nothing(*layer)
 
     def current():
-        assert content.hashable(layer[0])
+        assert content_hash.hashable(layer[0])
         return tiled_norm.norm_unless_known(*layer, 2.0, known)
 
     assert_norm(current(), *layer)

@@ -19,8 +19,8 @@ from doratune.bench.config import OpBenchConfig
 from doratune.bench.op import measure_case
 from doratune.bench.providers import PROVIDERS
 from doratune.bench.saved import saved_bytes
+from doratune.engine.norm_cache import DenseWeight
 from doratune.functional import dora_row_norm
-from doratune.peft.norms import DenseWeight
 from doratune.records.bench import Case
 
 pytestmark = [

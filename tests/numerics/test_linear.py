@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from doratune import reference
-from doratune.engine import columns
-from doratune.engine.outputs import keep_outputs
+from doratune.engine import channelwise
+from doratune.engine.output_recovery import keep_outputs
 from doratune.functional import dora_linear, dora_row_norm, lora_linear, row_norm_squared
 
 NO_CUDA = not torch.cuda.is_available()
@@ -392,7 +392,7 @@ def test_dropout_of_the_adapter_only(method):
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 300])
 def test_blocks_of_rows_change_nothing(monkeypatch, dtype, rows):
     """More rows than one wide buffer holds, and a last block that is not full."""
-    monkeypatch.setattr(columns, "BUFFER_ELEMENTS", 64 * 40)
+    monkeypatch.setattr(channelwise, "BUFFER_ELEMENTS", 64 * 40)
     layer = random_layer(leading=(rows,), dtype=dtype, bias=False)
     assert_matches_reference(layer, layer.run(), dtype)
 

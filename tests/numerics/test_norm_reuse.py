@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import doratune
-import doratune.peft.norms as norms
 from doratune import reference
+from doratune.engine import norm_cache as norms
 from doratune.peft import hold_norms
 
 

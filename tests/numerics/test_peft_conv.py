@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 import doratune
 from doratune import reference
-from doratune.engine import columns
+from doratune.engine import channelwise
 
 pytestmark = pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups:UserWarning")
 
@@ -290,7 +290,7 @@ def test_blocks_of_images_change_nothing(monkeypatch, dtype, memory_format, cons
     """Fewer elements in the wide buffer than in one image, and than in one pixel's channels."""
     stock, x = make("2d", dtype=dtype, consumer=CONSUMERS[consumer])
     expected = truth_of(stock, x)
-    monkeypatch.setattr(columns, "BUFFER_ELEMENTS", 4)
+    monkeypatch.setattr(channelwise, "BUFFER_ELEMENTS", 4)
     actual = run(on_engine(stock), x.to(memory_format=memory_format))
     assert_same("gradient", dtype, actual, expected)
 

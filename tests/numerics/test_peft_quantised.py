@@ -14,7 +14,7 @@ from torch import nn
 
 import doratune
 from doratune import reference
-from doratune.engine.norm import norm_of_product
+from doratune.engine.weight_norm import norm_of_product
 from doratune.peft.quantised import QuantisedWeight
 
 bitsandbytes = pytest.importorskip("bitsandbytes")

@@ -32,7 +32,9 @@ def test_the_kernels_fit_the_shared_memory(capability):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from doratune.engine.triton import columns, content, norm, output, tiled_norm
+    from doratune.engine.triton import content_hash, norm, tiled_norm
+    from doratune.engine.triton import magnitude_backward as backward
+    from doratune.engine.triton import magnitude_forward as forward
 
     bf16, fp32, size = "*bf16", "*fp32", "i32"
     is_large = SHARED_MEMORY[capability] >= norm.LARGE_SHARED_MEMORY
@@ -47,18 +49,35 @@ def test_the_kernels_fit_the_shared_memory(capability):
         "arrivals": "*i32",
         **{"W_row": size, "W_column": size, "scaling": "fp32"},
     }
-    tile = {"ROWS": columns.ROWS, "COLUMNS": columns.COLUMNS, "STEPS": columns.STEPS}
-    summed = {"ROWS": columns.ROWS, "COLUMNS": columns.SUMMED_COLUMNS, "DEPTH": columns.DEPTH}
-    outputs = {"ROWS": output.ROWS, "COLUMNS": output.COLUMNS, "STEPS": output.STEPS, "RANKS": output.RANKS}
+    tile = {
+        "ROWS": backward.ROWS,
+        "COLUMNS": backward.COLUMNS,
+        "STEPS": backward.STEPS,
+    }
+    summed = {
+        "ROWS": backward.ROWS,
+        "COLUMNS": backward.SUMMED_COLUMNS,
+        "DEPTH": backward.DEPTH,
+    }
+    outputs = {
+        "ROWS": forward.ROWS,
+        "COLUMNS": forward.COLUMNS,
+        "STEPS": forward.STEPS,
+        "RANKS": forward.RANKS,
+    }
     kernels = [
-        (output._add_and_scale, {"bias": None, "UPDATE": True, "NORM": True, "BIAS": False, **outputs}, 4),
-        (columns._scale_and_sum, {"bias": None, "BIAS": False, **tile}, 4),
-        (columns._finish, {"SMALLEST": 0.01, "SOURCE": True, **summed}, 4),
+        (
+            forward._add_and_scale,
+            {"bias": None, "UPDATE": True, "NORM": True, "BIAS": False, **outputs},
+            4,
+        ),
+        (backward._scale_and_sum, {"bias": None, "BIAS": False, **tile}, 4),
+        (backward._finish, {"SMALLEST": 0.01, "SOURCE": True, **summed}, 4),
     ]
     tiles = {name: getattr(tiled_norm, name) for name in ("TILE", "DEPTH", "STAGES", "GROUP")}
-    parts = {"LANES": content.LANES, "STEPS": content.STEPS}
+    parts = {"LANES": content_hash.LANES, "STEPS": content_hash.STEPS}
     kernels += [
-        (content._look_and_split, {"CHECK": True, **parts}, 4),
+        (content_hash._look_and_split, {"CHECK": True, **parts}, 4),
         (tiled_norm._sum_squares, {"CHECK": True, "SUMMED": tiled_norm.SUMMED_TILES, **tiles}, 8),
     ]
     for rank in (16, 32):

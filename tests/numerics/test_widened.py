@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from doratune.engine import widened
 from doratune.engine.frozen import frozen_linear
+from doratune.engine.lora_update import add_update
 from doratune.engine.products import linear, made_otherwise
-from doratune.engine.update import add_update
 from doratune.engine.widened import is_widened, widened_mm
 from doratune.functional import dora_linear, lora_linear
 from doratune.speedups.attention import attend, lay_out

@@ -13,7 +13,7 @@ from doratune.bench.providers import Provider, Subject
 from doratune.bench.ratios import divide, judge
 from doratune.bench.timing import WARMUP_ROUNDS, summarise, time_ratios, time_rounds
 from doratune.bench.weights import LayerData
-from doratune.engine.outputs import WeakOutput
+from doratune.engine.output_recovery import WeakOutput
 from doratune.records.bench import ProviderResult, Target
 
 

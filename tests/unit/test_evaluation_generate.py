@@ -7,7 +7,7 @@ from evaluation_support import BOS, EOS, example, head_inputs, ids, tiny_llama, 
 from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
-import doratune.peft.norms as norms
+from doratune.engine import norm_cache as norms
 from doratune.errors import InputError
 from doratune.evaluation.generate import generate_answers
 from doratune.peft import enable

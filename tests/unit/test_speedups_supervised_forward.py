@@ -13,9 +13,9 @@ from transformers.models.gpt_oss import modeling_gpt_oss
 from transformers.models.mistral import modeling_mistral
 from trl.trainer.utils import add_fused_lm_head
 
-import doratune.peft.norms as norms
 from doratune.data.encode import IGNORED
 from doratune.engine import linear
+from doratune.engine import norm_cache as norms
 from doratune.peft import enable
 from doratune.speedups import packing
 from doratune.speedups import supervised_forward as spare

@@ -17,7 +17,7 @@ and where n has a gradient after all, dn = -m/n · dm. The adapter may read anot
 
 One product with W forward and one backward, as for a frozen layer. The products run in x's dtype: the small A
 and B are cast to it, x never is. g stays in the norm's dtype, so the magnitude is not rounded to bfloat16.
-What is kept for the backward pass is what LoRA keeps, x and h; for z see ``outputs.py``.
+What is kept for the backward pass is what LoRA keeps, x and h; for z see ``output_recovery.py``.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from doratune.engine.autocast import autocast_off
-from doratune.engine.columns import column_sums, scale_columns
-from doratune.engine.norm import over_norm
-from doratune.engine.outputs import WeakOutput, hold_pending_outputs, under_checkpoint
+from doratune.engine.channelwise import column_sums, scale_columns
+from doratune.engine.lowrank import add_thin_, down_gradient, scaled_mm, up_gradient, with_thin
+from doratune.engine.output_recovery import WeakOutput, hold_pending_outputs, under_checkpoint
 from doratune.engine.products import mm
 from doratune.engine.scaling import scaling_gradients
-from doratune.engine.thin import add_thin_, down_gradient, scaled_mm, up_gradient, with_thin
 from doratune.engine.triton.select import taken
+from doratune.engine.weight_norm import over_norm
 
 
 def adapted_linear(
@@ -194,12 +194,12 @@ def _output(
         y = _product(x, h, W, B)
         return y if bias is None else y.add_(bias)
     if taken(x, m, norm):
-        from doratune.engine.triton import output
+        from doratune.engine.triton import magnitude_forward
 
-        if h.shape[1] <= output.RANKS:
-            return output.add_and_scale_(mm(x, W.to(x.dtype).T), h, B.contiguous(), m, norm, bias)
+        if h.shape[1] <= magnitude_forward.RANKS:
+            return magnitude_forward.add_and_scale_(mm(x, W.to(x.dtype).T), h, B.contiguous(), m, norm, bias)
         y = _product(x, h, W, B)
-        return output.scale(y, m, norm, y, bias)
+        return magnitude_forward.scale(y, m, norm, y, bias)
     y = _product(x, h, W, B)
     return scale_columns(y, over_norm(m, norm), out=y, bias=bias)
 

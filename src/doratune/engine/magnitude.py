@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from doratune.engine.columns import column_sums, scale_columns
-from doratune.engine.norm import over_norm
-from doratune.engine.outputs import ReadLater, WeakOutput, hold_pending_outputs, under_checkpoint
+from doratune.engine.channelwise import column_sums, scale_columns
+from doratune.engine.output_recovery import ReadLater, WeakOutput, hold_pending_outputs, under_checkpoint
 from doratune.engine.scaling import scaling_gradients
+from doratune.engine.weight_norm import over_norm
 
 
 def scale_by_magnitude(

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from doratune.engine.columns import scaled_and_dots
-from doratune.engine.norm import over_norm
-from doratune.engine.outputs import ReadLater, can_be_divided, needed_scale
+from doratune.engine.channelwise import scaled_and_dots
+from doratune.engine.output_recovery import ReadLater, can_be_divided, needed_scale
 from doratune.engine.triton.select import taken
+from doratune.engine.weight_norm import over_norm
 
 
 def scaling_gradients(
@@ -43,7 +43,7 @@ def scaling_gradients(
         dz in dY's shape and dtype, and dm, (d,), in float32 (float64 where the norm is).
     """
     if dY.ndim == 2 and taken(dY, m, norm):
-        from doratune.engine.triton.columns import Source, gradients
+        from doratune.engine.triton.magnitude_backward import Source, gradients
 
         needed = needed_scale(beside_bias=bias is not None)
         if y is not None and source is not None:

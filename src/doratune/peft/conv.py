@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from doratune.engine.autocast import autocast_off
 from doratune.engine.magnitude import scale_by_magnitude
-from doratune.engine.norm import norm_dtype
+from doratune.engine.norm_cache import dense_norm
+from doratune.engine.weight_norm import norm_dtype
 from doratune.peft.layer import EngineLayer
-from doratune.peft.norms import dense_norm
 from doratune.peft.support import adapter_weights, module_obstacle, variant_obstacle, weight_obstacle
 
 _PARTS = {

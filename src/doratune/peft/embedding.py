@@ -27,10 +27,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding
 
 from doratune.engine.autocast import autocast_off
+from doratune.engine.lowrank import add_thin_, scaled_mm, up_gradient
 from doratune.engine.magnitude import scale_by_magnitude
-from doratune.engine.thin import add_thin_, scaled_mm, up_gradient
+from doratune.engine.norm_cache import dense_norm
 from doratune.peft.layer import EngineLayer
-from doratune.peft.norms import dense_norm
 from doratune.peft.support import hook_obstacle, variant_obstacle, weight_obstacle
 
 

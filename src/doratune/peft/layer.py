@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from doratune.engine.norm_cache import LayerNorms
 from doratune.functional import DropoutForm
-from doratune.peft.norms import LayerNorms
 
 
 @dataclass(frozen=True)

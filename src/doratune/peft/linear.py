@@ -9,9 +9,9 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from doratune.engine.norm_cache import dense_norm
 from doratune.functional import dora_linear, lora_linear
 from doratune.peft.layer import EngineLayer
-from doratune.peft.norms import dense_norm
 from doratune.peft.support import adapter_weights, matrix_adapter_obstacle, weight_obstacle
 
 

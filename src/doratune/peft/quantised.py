@@ -15,11 +15,11 @@ from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
+from doratune.engine.lora_update import add_update
 from doratune.engine.magnitude import scale_by_magnitude
-from doratune.engine.norm import row_norm_squared
-from doratune.engine.update import add_update
+from doratune.engine.norm_cache import BaseWeight
+from doratune.engine.weight_norm import row_norm_squared
 from doratune.peft.layer import EngineLayer
-from doratune.peft.norms import BaseWeight
 from doratune.peft.support import FLOATING, adapter_weights, device_obstacle, matrix_adapter_obstacle
 
 COLUMNS = 512

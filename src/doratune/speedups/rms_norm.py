@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from doratune.engine.constants import constant_like
+from doratune.engine.buffers import constant_like
 from doratune.speedups._internals import batch_norm_out, weight_norm_backward
 from doratune.speedups.changes import Changes
 from doratune.speedups.same import configuration, difference, random, with_parameters

@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from doratune.data.encode import IGNORED
-from doratune.engine.outputs import keep_outputs
+from doratune.engine.output_recovery import keep_outputs
 from doratune.peft import hold_norms
 from doratune.speedups._internals import attention_implementation, has_fused_head, takes_attention
 from doratune.speedups.changes import Changes

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from doratune.engine.triton.halves import halves
+from doratune.engine.triton.device_functions import halves
 from doratune.engine.triton.select import launching, shared_memory
 from doratune.engine.triton.sizes import block_of, blocks
 

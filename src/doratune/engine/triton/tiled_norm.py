@@ -18,8 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from doratune.engine.triton import content
-from doratune.engine.triton.memory import Known, NormMemory
+from doratune.engine.triton import content_hash
+from doratune.engine.triton.norm_cache import Known, NormMemory
 from doratune.engine.triton.select import launching
 from doratune.engine.triton.sizes import TILE, blocks, row_tiles
 
@@ -44,7 +44,7 @@ def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float, memory: NormM
     Returns:
         (d_out,), float32.
     """
-    known = None if memory is None or not content.hashable(W) else memory.of(W, A, B, scaling)
+    known = None if memory is None or not content_hash.hashable(W) else memory.of(W, A, B, scaling)
     with nullcontext() if memory is None or known is None else memory.lock:
         return norm_unless_known(W, A, B, scaling, known)
 
@@ -57,7 +57,7 @@ def norm_unless_known(W: Tensor, A: Tensor, B: Tensor, scaling: float, known: Kn
     sums = W.new_empty(d_out, tiles, dtype=torch.float32)
     norm = W.new_empty(d_out, dtype=torch.float32)
     arrivals = W.new_zeros(row_tiles(d_out), dtype=torch.int32) if known is None else known.arrivals
-    content.look_and_split(W, A, B, split, known)
+    content_hash.look_and_split(W, A, B, split, known)
     with launching(W.device):
         _sum_squares[(row_tiles(d_out) * tiles,)](
             W,

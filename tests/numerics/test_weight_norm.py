@@ -7,7 +7,7 @@ from tolerances import assert_elementwise
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from doratune import reference
-from doratune.engine import norm
+from doratune.engine import weight_norm
 from doratune.functional import dora_row_norm, row_norm_squared
 
 
@@ -66,7 +66,7 @@ def test_the_given_weight_norm_is_used():
 def test_no_large_temporary(monkeypatch, dtype, chunk_rows):
     d_in, d_out, rank = 256, 128, 4
     layer = random_layer(d_in, d_out, rank, dtype=dtype)
-    monkeypatch.setattr(norm, "BUFFER_ELEMENTS", 16 * d_in)
+    monkeypatch.setattr(weight_norm, "BUFFER_ELEMENTS", 16 * d_in)
     with LargestNewTensor(layer.W) as largest:
         n = dora_row_norm(layer.W, layer.A, layer.B, 2.0)
     allowed = chunk_rows * d_in if chunk_rows else max(d_out, d_in) * rank

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from doratune.engine.thin import down_gradient, scaled_mm, up_gradient, with_thin
+from doratune.engine.lowrank import down_gradient, scaled_mm, up_gradient, with_thin
 
 ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-10, torch.float32: 1e-6, torch.float64: 1e-13}
 """Of one rounding to the dtype, or of sums in it, as a share of the largest value."""

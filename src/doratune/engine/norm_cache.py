@@ -4,11 +4,11 @@ A norm changes when A, B, W or the scaling do: once per optimizer step, not once
 PyTorch keeps tells every change of a tensor: ``_version`` does not see writes through ``.data``, nor those of
 kernels that were handed a pointer. So on a CPU the key is the content itself, hashed with XXH3 at the speed
 of memory. On a GPU reading a hash back would stall it, so there a kernel compares hashes, and others go by
-what it finds (``engine/triton/content.py``), for norms that take longer than that. Elsewhere, and on a GPU
+what it finds (``triton/content_hash.py``), for norms that take longer than that. Elsewhere, and on a GPU
 inside compiled or recorded graphs, the norm is computed at every call.
 
-Where nothing can change for a while, in one forward pass of a trainer or in a whole evaluation, ``held.py``
-has the norms computed once and taken as they are.
+Where nothing can change for a while, in one forward pass of a trainer or in a whole evaluation,
+``peft/hold_norms.py`` has the norms computed once and taken as they are.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ import xxhash
 from torch import Tensor
 
 from doratune.engine.autocast import autocast_off
-from doratune.engine.norm import (
+from doratune.engine.triton.norm_cache import NormMemory
+from doratune.engine.weight_norm import (
     current_row_norm,
     norm_dtype,
     norm_of_product,
     row_norm_squared,
     weighted_rows,
 )
-from doratune.engine.triton.memory import NormMemory
 
 Found = TypeVar("Found")
 

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from doratune.engine.blocks import buffered_rows
+from doratune.engine.buffers import buffered_rows
 from doratune.engine.products import mm
-from doratune.engine.triton.memory import NormMemory
+from doratune.engine.triton.norm_cache import NormMemory
 from doratune.engine.triton.select import taken
 
 BUFFER_ELEMENTS = 1 << 21

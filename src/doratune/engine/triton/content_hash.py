@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from doratune.engine.triton.halves import halves
-from doratune.engine.triton.memory import Known
+from doratune.engine.triton.device_functions import halves
+from doratune.engine.triton.norm_cache import Known
 from doratune.engine.triton.select import launching
 from doratune.engine.triton.sizes import LANES, STEPS, WORD, hashed_parts
 

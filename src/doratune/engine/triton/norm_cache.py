@@ -1,8 +1,8 @@
 """What is known of a norm on a GPU from the last time: its value, and a hash of what it was computed from.
 
 Both stay on the GPU, where one kernel compares the hashes and the next one computes or copies
-(``content.py``, ``tiled_norm.py``). So nothing waits for the GPU, and a norm is computed anew whenever a bit
-has changed.
+(``content_hash.py``, ``tiled_norm.py``). So nothing waits for the GPU, and a norm is computed anew whenever a
+bit has changed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Blocks of rows, one after the other in the same memory."""
+"""Memory that is used again: blocks of rows in one buffer, and constant vectors made once."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -24,3 +25,22 @@ def buffered_rows(tensor: Tensor, dtype: torch.dtype, elements: int) -> Iterator
     for start in range(0, tensor.shape[0], count):
         rows = slice(start, min(start + count, tensor.shape[0]))
         yield rows, buffer[: rows.stop - rows.start]
+
+
+def constant_like(tensor: Tensor, value: float) -> Tensor:
+    """``value`` in each element, not to be written to.
+
+    Args:
+        tensor: On a CPU, (n,), any dtype; the result has its size and dtype.
+        value: Any number.
+    """
+    # A fake tensor must not be answered with a real one, nor be remembered.
+    if type(tensor) is not Tensor:
+        return torch.full_like(tensor, value)
+    return _made(value, tensor.shape[0], tensor.dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _made(value: float, size: int, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.full((size,), value, dtype=dtype, device="cpu")

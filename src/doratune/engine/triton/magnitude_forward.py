@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from doratune.engine.triton.quotient import over_norm
+from doratune.engine.triton.device_functions import over_norm
 from doratune.engine.triton.select import launching
 from doratune.engine.triton.sizes import block_of, blocks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from doratune.engine.columns import scale_columns, scaled_and_dots
+from doratune.engine.channelwise import scale_columns, scaled_and_dots
 
 SHAPES = [(0, 8), (1, 8), (8, 1), (64, 48), (0, 5, 3), (2, 5, 0), (2, 5, 1), (3, 5, 7)]
 ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-10, torch.float32: 1e-6, torch.float64: 1e-6}

@@ -14,8 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from doratune.engine.blocks import buffered_rows
-from doratune.engine.constants import constant_like
+from doratune.engine.buffers import buffered_rows, constant_like
 from doratune.engine.triton.select import taken
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -52,9 +51,9 @@ def scale_columns(z: Tensor, g: Tensor, out: Tensor, bias: Tensor | None = None)
         )
         return out
     if z.ndim == 2 and z.is_contiguous() and out.is_contiguous() and taken(z, g):
-        from doratune.engine.triton import output
+        from doratune.engine.triton import magnitude_forward
 
-        return output.scale(z, g, None, out, bias)
+        return magnitude_forward.scale(z, g, None, out, bias)
     torch.mul(z, _across(g, z), out=out)
     return out if bias is None else out.add_(_across(bias.to(g.dtype), z))
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from doratune.engine.autocast import autocast_off
+from doratune.engine.lowrank import add_thin_, down_gradient, scaled_mm, up_gradient
 from doratune.engine.products import mm
-from doratune.engine.thin import add_thin_, down_gradient, scaled_mm, up_gradient
 
 
 def add_update(z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
