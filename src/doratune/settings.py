@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
 from doratune.errors import InputError, nearest
 
 Positive = Annotated[int, Field(gt=0)]
 LaxPath = Annotated[Path, Strict(False)]
+
+
+def _as_written(value: Any) -> Any:
+    return ("off", "on")[value] if isinstance(value, bool) else value
+
+
+OnOff = Annotated[Literal["on", "off"], BeforeValidator(_as_written)]
+"""YAML reads on and off as booleans."""
 
 
 class Settings(BaseModel):

@@ -26,7 +26,7 @@ def test_layers_are_computed_by_the_fastest_products(
     monkeypatch.setattr(widened, "_lacks_products", lambda _dtype: lacks)
     monkeypatch.setattr(products, "_is_faster_here", lambda: faster)
     monkeypatch.setattr(products, "_has_amx", lambda: False)
-    model = load_target(EvalConfig(target=str(tiny_model), task=[], dtype=dtype)).model  # pyright: ignore[reportArgumentType]
+    model = loaded(EvalConfig(target=str(tiny_model), task=[], dtype=dtype)).model  # pyright: ignore[reportArgumentType]
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     assert linear and all(("forward" in vars(module)) == otherwise for module in linear)
     logits = model(torch.arange(12)[None]).logits

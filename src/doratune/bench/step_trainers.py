@@ -87,4 +87,4 @@ def doratune_trainer(trainee: Trainee, method: Method, folder: Path) -> SFTTrain
     )
     base = load_base(trainee.model, case.dtype)
     rows = draw_rows(case, base.model.config.get_text_config().vocab_size)
-    return build_trainer(config, base, rows, MetricsCallback(folder), InterruptCallback())
+    return build_trainer(config, base, rows, MetricsCallback(folder), InterruptCallback())[0]

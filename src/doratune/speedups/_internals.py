@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 # PyTorch's fused attention, as a function that an attention layer calls.
@@ -18,6 +19,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 # Which mask a model makes for an attention implementation, and the one that sdpa takes.
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+# What a model's outputs are made of; only this module exports it by name.
+from transformers.utils.generic import ModelOutput
 
 # The gradient of a softmax.
 softmax_backward = torch.ops.aten._softmax_backward_data
@@ -30,6 +34,7 @@ __all__ = [
     "EAGER_ATTENTION",
     "ROTARY",
     "AttentionMaskInterface",
+    "ModelOutput",
     "attention_implementation",
     "batch_norm_out",
     "eager_attention",
@@ -39,6 +44,7 @@ __all__ = [
     "softmax_backward",
     "takes_attention",
     "weight_norm_backward",
+    "with_parameters",
 ]
 
 # Under which names a model's file has its rotary embedding and its attention.
@@ -48,7 +54,7 @@ EAGER_ATTENTION = "eager_attention_forward"
 
 def attention_implementation(model: PreTrainedModel) -> str:
     """The name of a model's attention implementation; no public attribute tells it."""
-    return model.config._attn_implementation
+    return str(model.config._attn_implementation)
 
 
 def takes_attention(model: PreTrainedModel) -> bool:
@@ -64,3 +70,10 @@ def eager_attention(module: nn.Module) -> Any:
 def has_fused_head(model: PreTrainedModel) -> bool:
     """Whether TRL has given a model the forward pass that scores tokens, with its argument of this name."""
     return "fused_lm_head" in inspect.signature(model.forward, follow_wrapped=False).parameters
+
+
+def with_parameters(module: nn.Module, **parameters: Tensor) -> Any:
+    """A copy of a module with other parameters, which torch keeps in an attribute; it shares all else."""
+    twin = copy.copy(module)
+    twin.__dict__ = {**vars(module), "_parameters": {**module._parameters, **parameters}}
+    return twin

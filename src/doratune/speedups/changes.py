@@ -48,7 +48,12 @@ class Changes:
         module.forward = method
 
     def decide(
-        self, part: str, module: nn.Module, forward: Callable[..., Any], key: Hashable, check: Callable[[], Any]
+        self,
+        part: str,
+        module: nn.Module,
+        forward: Callable[..., Any],
+        key: Hashable,
+        check: Callable[[], Any],
     ) -> None:
         """Replace a module's forward pass if a check has nothing against it, or leave the module alone.
 

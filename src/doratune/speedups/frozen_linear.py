@@ -11,8 +11,9 @@ from torch.nn.functional import linear
 from doratune.engine.frozen import frozen_linear
 from doratune.engine.products import made_otherwise
 from doratune.peft import adapted_modules
+from doratune.speedups._internals import with_parameters
 from doratune.speedups.changes import Changes
-from doratune.speedups.same import difference, random, with_parameters
+from doratune.speedups.same import difference, random
 
 PART = "frozen_linear"
 

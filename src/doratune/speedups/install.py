@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from doratune.speedups.changes import Changes, SpeedupReport
 from doratune.speedups.frozen_linear import speed_up_frozen
 from doratune.speedups.rms_norm import speed_up_norms
 from doratune.speedups.rotary import speed_up_rotary
 from doratune.speedups.settings import SpeedupSettings
-from doratune.speedups.supervised_forward import SupervisedForward
+from doratune.speedups.supervised_forward import spare_forward
 
 logger = logging.getLogger(__name__)
 
 
-def speed_up(
-    model: nn.Module, *, training: bool, settings: SpeedupSettings | None = None
-) -> SpeedupReport:
+def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | None = None) -> SpeedupReport:
     """Replace what we compute faster in a model, in place; what it computes stays the same to rounding.
 
     Everything is tried on small random inputs first, and left alone where the model's own code gives other
@@ -36,16 +34,13 @@ def speed_up(
         back.
     """
     changes = Changes()
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    unwrap: Any = getattr(model, "get_base_model", None)
+    inner: Any = model if unwrap is None else unwrap()
+    speed_up_frozen(inner, changes)
     if training:
-        assert isinstance(inner, PreTrainedModel)
-        forward = SupervisedForward(inner, settings or SpeedupSettings())
         speed_up_norms(inner, changes)
         speed_up_rotary(inner, changes)
-        speed_up_frozen(inner, changes)
-        forward.install(changes)
-    else:
-        speed_up_frozen(model, changes)
+        spare_forward(inner, settings or SpeedupSettings(), changes)
     report = changes.report()
     logger.info("speed-ups: %s", report)
     return report

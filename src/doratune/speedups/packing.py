@@ -75,7 +75,9 @@ class PackedBatch:
         return self.layouts[heads, key_heads, dtype]
 
 
-def pack(lengths: Tensor, width: int, shared: int, *, attention: Attention, dtype: torch.dtype) -> PackedBatch:
+def pack(
+    lengths: Tensor, width: int, shared: int, *, attention: Attention, dtype: torch.dtype
+) -> PackedBatch:
     """Lay out a batch.
 
     Args:
@@ -185,7 +187,9 @@ class AttentionCall:
         def packed(attention: Attention) -> Callable[..., Any]:
             def attend_packed(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
                 batch = pack(lengths, 5, 2, attention=attention, dtype=query.dtype)
-                return packed_attention(self.layer, query, key, value, batch.mask, packed=batch, **arguments)[0]
+                return packed_attention(self.layer, query, key, value, batch.mask, packed=batch, **arguments)[
+                    0
+                ]
 
             return attend_packed
 

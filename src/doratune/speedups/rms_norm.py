@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from doratune.engine.buffers import constant_like
-from doratune.speedups._internals import batch_norm_out, weight_norm_backward
+from doratune.speedups._internals import batch_norm_out, weight_norm_backward, with_parameters
 from doratune.speedups.changes import Changes
-from doratune.speedups.same import configuration, difference, random, with_parameters
+from doratune.speedups.same import configuration, difference, random
 
 PART = "rms_norm"
 DTYPES = (torch.bfloat16, torch.float32)
@@ -52,9 +52,10 @@ def speed_up_norms(model: nn.Module, changes: Changes) -> None:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Whether a module is made as a norm is: a vector of weights, and nothing else to compute with."""
-    weight: Any = getattr(module, "weight", None)
-    return list(map(id, module.parameters())) == [id(weight)] and weight.ndim == 1
+    """Whether a module has what an RMSNorm has: a vector of weights, an ε and nothing else."""
+    has_epsilon = not {"variance_epsilon", "eps"}.isdisjoint(vars(module))
+    weight: Any = getattr(module, "weight", None) if has_epsilon else None
+    return has_epsilon and list(map(id, module.parameters())) == [id(weight)] and weight.ndim == 1
 
 
 def _obstacle(norm: Any) -> str | None:
@@ -72,7 +73,7 @@ def _difference(norm: Any) -> str | None:
     """How the module's own code differs from ours; rows of ε's size tell where ε goes."""
     epsilon, weight = getattr(norm, "variance_epsilon", None), random(len(norm.weight))
     if epsilon is None:
-        return "it has no variance_epsilon"
+        return "its ε has another name"
 
     def own(x: Tensor) -> Tensor:
         return type(norm).forward(with_parameters(norm, weight=weight.to(x.dtype)), x)
@@ -93,7 +94,7 @@ def _forward(norm: Any, x: Tensor) -> Tensor:
 
 
 def _rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """y (..., d) of x (..., d) and a constant weight (d,) of its dtype."""
+    """Y (..., d) of x (..., d) and a constant weight (d,) of its dtype."""
     y: Any = _RMSNorm.apply(x.reshape(-1, x.shape[-1]).contiguous(), weight, epsilon)
     return y.view(x.shape)
 

@@ -44,7 +44,7 @@ def speed_up_rotary(model: nn.Module, changes: Changes) -> None:
         forward = type(module).forward
         if not isinstance(forward, types.FunctionType) or ROTARY not in forward.__code__.co_names:
             continue
-        own = forward.__globals__.get(ROTARY)
+        own: Any = forward.__globals__.get(ROTARY)
         if (reason := _obstacle(module, own)) is not None:
             changes.leave(PART, reason)
             continue
@@ -52,7 +52,11 @@ def speed_up_rotary(model: nn.Module, changes: Changes) -> None:
             forwards[forward] = _with_rotation(forward, _rotation(own))
         dtype = next(module.parameters()).dtype
         changes.decide(
-            PART, module, forwards[forward], (own, dtype), lambda own=own, dtype=dtype: _difference(own, dtype)
+            PART,
+            module,
+            forwards[forward],
+            (own, dtype),
+            lambda own=own, dtype=dtype: _difference(own, dtype),
         )
 
 
@@ -96,7 +100,7 @@ def _rotation(own: Callable[..., Any]) -> Callable[..., tuple[Tensor, Tensor]]:
     def rotate(
         q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """q and k (..., d); cos and sin of such shapes without heads."""
+        """Q and k (..., d); cos and sin of such shapes without heads."""
         if q.device.type != "cpu" or not q.dtype == k.dtype == cos.dtype or q.shape[-1] != cos.shape[-1]:
             return own(q, k, cos, sin, unsqueeze_dim)
         cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)

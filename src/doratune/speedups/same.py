@@ -7,7 +7,6 @@ model has, where it may also be one of dtypes and shapes.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -89,13 +88,8 @@ def _outcome(function: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Ten
 
 def configuration(module: nn.Module) -> Hashable:
     """Class, plain attributes and parameters' shapes and dtypes: modules that share them compute alike."""
-    plain = {name: value for name, value in vars(module).items() if isinstance(value, int | float | str | None)}
+    plain = {
+        name: value for name, value in vars(module).items() if isinstance(value, int | float | str | None)
+    }
     parameters = [(name, one.shape, one.dtype) for name, one in module.named_parameters()]
     return (type(module), tuple(plain.items()), tuple(parameters))
-
-
-def with_parameters(module: nn.Module, **parameters: Tensor) -> Any:
-    """A copy of a module that has other parameters and no hooks, and shares all else."""
-    twin = copy.copy(module)
-    twin.__dict__ = {**vars(module), "_parameters": {**module._parameters, **parameters}}
-    return twin

@@ -22,17 +22,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
 
 from doratune.data.encode import IGNORED
 from doratune.engine.output_recovery import keep_outputs
 from doratune.peft import hold_norms
-from doratune.speedups._internals import attention_implementation, has_fused_head, takes_attention
+from doratune.speedups._internals import (
+    ModelOutput,
+    attention_implementation,
+    has_fused_head,
+    takes_attention,
+)
 from doratune.speedups.changes import Changes
 from doratune.speedups.last_mlp import layer_with_last_mlp, run_at
 from doratune.speedups.packing import PACKED, Attention, PackedBatch, pack
@@ -70,23 +74,21 @@ class SupervisedOutput(ModelOutput):
 
 
 @dataclass(frozen=True)
-class Pass:
+class Plan:
     """What a forward pass leaves out, by what the model allows.
 
     Attributes:
-        head: Makes logits of hidden states.
         packs: Whether padding and what all rows begin with.
         own_attention: Whether short rows attend as ``attention.py`` has it.
-        last: The layer whose MLP runs where there is a loss only.
+        last_mlp: Whether the last layer's MLP where there is no loss.
         drops: Whether anything is dropped in training, which tells rows apart.
         attention: The model's attention implementation, as it was.
         settings: When it pays.
     """
 
-    head: nn.Linear
     packs: bool
     own_attention: bool
-    last: nn.Module | None
+    last_mlp: bool
     drops: bool
     attention: str
     settings: SpeedupSettings
@@ -99,98 +101,82 @@ class Pass:
         return "eager" if chosen or width <= self.settings.eager_tokens else "sdpa"
 
 
-class SupervisedForward:
-    """What is known of a model before its forward pass is replaced.
+def spare_forward(model: PreTrainedModel, settings: SpeedupSettings, changes: Changes) -> None:
+    """Replace the forward pass that SFTTrainer gave a model, in place, as far as this one gives the same.
 
     Args:
-        model: The base model, adapted or trained itself, as SFTTrainer has prepared it; nothing in it is
-            replaced yet.
+        model: The base model, adapted or trained itself, as SFTTrainer has prepared it.
         settings: When leaving something out pays.
+        changes: Counts what is taken and left.
     """
-
-    def __init__(self, model: PreTrainedModel, settings: SpeedupSettings) -> None:
-        self._model, self._settings, self._trial = model, settings, None
-        self._reason = _obstacle(model)
-        if self._reason is None:
-            try:
-                self._trial = Trial(model)
-            except Exception as error:  # a model's code raises anything
-                self._reason = f"its own forward pass raises {type(error).__name__} on a few rows"
-
-    def install(self, changes: Changes) -> None:
-        """Replace the model's forward pass in place, as far as it gives the same for less.
-
-        Args:
-            changes: Counts what is taken and left.
-        """
-        model, own = self._model, self._model.forward
-        if self._trial is None or (plan := self._plan(self._trial, changes)) is None:
-            changes.leave(PART, self._reason or "")
-            changes.replace("kept_outputs", model, _keeping_outputs(own))
-            return
-        before = plan.attention
-        changes.replace(PART, model, _supervised(own, plan))
-        changes.on_undo(lambda: _set_attention(model, before))
-
-    def _plan(self, trial: Trial, changes: Changes) -> Pass | None:
-        """Everything that leaves loss and gradient as they are; None if nothing does."""
-        model = self._model
-        head: Any = model.get_output_embeddings()
-        plan = Pass(
-            head=head,
-            packs=False,
-            own_attention=False,
-            last=None,
-            drops=_has_dropout(model),
-            attention=attention_implementation(model),
-            settings=self._settings,
-        )
-        self._reason = self._difference(trial, plan)
-        if self._reason is not None:
-            return None
-        reason = _packing_obstacle(model)
-        if reason is None:
-            # Attention for short rows and for long ones.
-            long_rows = replace(self._settings, own_tokens=0, eager_tokens=0)
-            ways = (replace(plan, packs=True, settings=one) for one in (self._settings, long_rows))
-            reason = next(filter(None, (self._difference(trial, way) for way in ways)), None)
-        if reason is None:
-            plan = replace(plan, packs=True)
-            changes.take("packing")
-            plan = replace(plan, own_attention=self._takes_own_attention(trial, changes))
+    attention, reason = attention_implementation(model), _obstacle(model)
+    if reason is None:
+        try:
+            trial = Trial(model)
+        except Exception as error:  # a model's code raises anything
+            reason = f"its own forward pass raises {type(error).__name__} on a few rows"
         else:
-            changes.leave("packing", reason)
-        last = layer_with_last_mlp(model)
-        reason = "its MLP is not to be found" if last is None else None
-        reason = reason or self._difference(trial, replace(plan, last=last))
-        if reason is not None:
-            changes.leave("last_mlp", reason)
-            return plan
-        changes.take("last_mlp")
-        return replace(plan, last=last)
-
-    def _takes_own_attention(self, trial: Trial, changes: Changes) -> bool:
-        """Whether all attention layers compute what ``attention.py`` does."""
-        calls = {configuration(call.layer): call for call in trial.attention_calls()}
-        kinds = tuple({type(call.layer) for call in calls.values()})
-        layers = sum(isinstance(module, kinds) for module in self._model.modules())
-        reason = next(filter(None, (call.difference(self._model.dtype) for call in calls.values())), None)
-        if not calls:
-            reason = "its attention takes no arguments"
-        if reason is None:
-            changes.take("attention", layers)
-        else:
-            changes.leave("attention", reason, layers)
-        return reason is None
-
-    def _difference(self, trial: Trial, plan: Pass) -> str | None:
-        """How a pass differs from the model's own if it leaves out all it can."""
-        plan = replace(plan, settings=replace(plan.settings, spared_tokens=1))
-        return trial.difference(_supervised(self._model.forward, plan).__get__(self._model))
+            plan = Plan(
+                packs=False,
+                own_attention=False,
+                last_mlp=False,
+                drops=_has_dropout(model),
+                attention=attention,
+                settings=settings,
+            )
+            reason = _difference(trial, plan)
+            if reason is None:
+                plan = _with_last_mlp(_with_packing(plan, trial, model, changes), trial, changes)
+                changes.replace(PART, model, _supervised(model, plan))
+                changes.on_undo(lambda: _set_attention(model, attention))
+                return
+    changes.leave(PART, reason)
+    changes.replace("kept_outputs", model, _keeping_outputs(model.forward))
 
 
-def _supervised(fused_forward: Callable[..., Any], plan: Pass) -> Callable[..., Any]:
+def _difference(trial: Trial, plan: Plan) -> str | None:
+    """How a pass differs from the model's own if it leaves out all it can."""
+    eager = replace(plan, settings=replace(plan.settings, spared_tokens=1))
+    return trial.difference(_supervised(trial.model, eager))
+
+
+def _with_packing(plan: Plan, trial: Trial, model: PreTrainedModel, changes: Changes) -> Plan:
+    """The plan with packing, and with the attention of ``attention.py``, where both give the same."""
+    packs = replace(plan, packs=True)
+    long_rows = replace(packs, settings=replace(plan.settings, own_tokens=0, eager_tokens=0))
+    reason = _packing_obstacle(model) or _difference(trial, packs) or _difference(trial, long_rows)
+    if reason is not None:
+        changes.leave("packing", reason)
+        return plan
+    changes.take("packing")
+    calls = {configuration(call.layer): call for call in trial.attention_calls()}
+    kinds = tuple({type(call.layer) for call in calls.values()})
+    layers = sum(isinstance(module, kinds) for module in model.modules())
+    reasons = [call.difference(model.dtype) for call in calls.values()] or ["it takes no arguments"]
+    reason = next(filter(None, reasons), None)
+    if reason is not None:
+        changes.leave("attention", reason, layers)
+        return packs
+    changes.take("attention", layers)
+    return replace(packs, own_attention=True)
+
+
+def _with_last_mlp(plan: Plan, trial: Trial, changes: Changes) -> Plan:
+    """The plan with the last MLP run where there is a loss, where that gives the same."""
+    spares = replace(plan, last_mlp=True)
+    found = layer_with_last_mlp(trial.model) is not None
+    reason = _difference(trial, spares) if found else "no dense mlp of its own in the last layer"
+    if reason is not None:
+        changes.leave("last_mlp", reason)
+        return plan
+    changes.take("last_mlp")
+    return spares
+
+
+def _supervised(model: PreTrainedModel, plan: Plan) -> Callable[..., Any]:
     """A forward pass, as a method, that takes the place of the one TRL gave a model."""
+    fused_forward, head = model.forward, cast(nn.Linear, model.get_output_embeddings())
+    last = layer_with_last_mlp(model) if plan.last_mlp else None
 
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         labels, ids = kwargs.get("labels"), kwargs.get("input_ids")
@@ -216,16 +202,14 @@ def _supervised(fused_forward: Callable[..., Any], plan: Pass) -> Callable[..., 
         scored = places[:, :-1][mask]
         # A run trains adapters or everything, so no base weight of an adapter changes from step to step.
         norms = hold_norms(self, base_unchanged=True)
-        with keep_outputs(), norms, _last_mlp_at(plan, scored.unique(), shape):
+        with keep_outputs(), norms, _last_mlp_at(last, plan, scored.unique(), shape):
             if packed:
                 hidden = _run_packed(self.base_model, ids, packed)
             else:
                 hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state
         hidden = hidden.flatten(0, 1)[scored]
-        weight, bias = plan.head.weight, plan.head.bias
-        log_probs, entropy, is_top1 = token_scores(
-            hidden, labels[:, 1:][mask], weight, bias, plan.settings
-        )
+        weight, bias = head.weight, head.bias
+        log_probs, entropy, is_top1 = token_scores(hidden, labels[:, 1:][mask], weight, bias, plan.settings)
         return SupervisedOutput(log_probs=log_probs, entropy=entropy, is_top1=is_top1, label_mask=mask)
 
     return forward
@@ -310,9 +294,8 @@ def _pack(
     return pack(lengths, width, shared if saved else 0, attention=how, dtype=dtype)
 
 
-def _last_mlp_at(plan: Pass, places: Tensor, shape: torch.Size) -> AbstractContextManager[None]:
+def _last_mlp_at(last: Any, plan: Plan, places: Tensor, shape: torch.Size) -> AbstractContextManager[None]:
     """The last layer's MLP at some places of a (rows, width) batch only, where that spares enough."""
-    last: Any = plan.last
     # A layer that is computed again in the backward pass would find the hooks gone.
     computed_again = getattr(last, "gradient_checkpointing", False)
     if last is None or computed_again or shape.numel() - len(places) < plan.settings.spared_tokens:

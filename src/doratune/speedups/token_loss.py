@@ -86,7 +86,13 @@ class _TokenScores(torch.autograd.Function):
         if ctx.trains_head:
             return *_gradients(ctx.needs_input_grad, ctx.settings, d_log_probs, *ctx.saved_tensors), None
         (slope,) = ctx.saved_tensors
-        return None if slope is None else (d_log_probs[:, None] * slope).to(slope.dtype), None, None, None, None
+        return (
+            None if slope is None else (d_log_probs[:, None] * slope).to(slope.dtype),
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 def _gradients(

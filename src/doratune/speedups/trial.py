@@ -1,128 +1,96 @@
 """A tiny batch through a few of a model's layers: whether another forward pass gives the same loss.
 
 The rows are padded on the right, begin alike and have tokens without a loss, so that everything that a
-cheaper forward pass leaves out is there to be left out. The first layer of each class and the last one run,
-in evaluation mode; what is compared are the log-probabilities of the supervised tokens and the gradient of
-the embedded ones, which comes through every layer.
+cheaper forward pass leaves out is there to be left out. They run through a copy of the model in float32 and
+in evaluation mode, which has the last layer of each class and few words. What is compared are the
+log-probabilities of the supervised tokens and the gradient of the embedded ones, which comes through every
+layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+import copy
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from doratune.data.encode import IGNORED
-from doratune.speedups._internals import attention_implementation
 from doratune.speedups.packing import RECORDING, AttentionCall
 from doratune.speedups.same import random, unequal
 
 LENGTHS, SHARED = (7, 4, 6), 2
-TOKENS = 32
-"""How many different ids there are at most."""
+WORDS = 32
 
 
 class Trial:
-    """A model's own outcome on the tiny batch, for others to be compared with.
+    """A small copy of a model, and its own outcome on the tiny batch, for others to be compared with.
 
     Args:
-        model: A causal language model with TRL's fused head, on a CPU.
+        model: A causal language model with TRL's fused head and one list of layers, on a CPU.
+
+    Attributes:
+        model: The copy.
 
     Raises:
         Exception: Whatever the model raises.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
-        self._inputs = _batch(model.config.get_text_config().vocab_size)
-        self._wanted = self._outcome(model.forward)
+        self.model = _small_copy(model)
+        self._own = self.model.forward
+        self._inputs = _batch(self.model.get_input_embeddings().weight.shape[0])
+        self._wanted = self._outcome(self._own)
 
     def difference(self, forward: Callable[..., Any]) -> str | None:
-        """How another forward pass differs from the model's own.
+        """How another forward pass of the copy differs from its own.
 
         Args:
-            forward: Takes what the model's own takes.
+            forward: A function whose first argument is the copy.
 
         Returns:
             The difference in words, or None where they are equal to rounding.
         """
         try:
-            return unequal(self._outcome(forward), self._wanted)
+            return unequal(self._outcome(forward.__get__(self.model)), self._wanted)
         except Exception as error:  # a model's code raises anything
             return f"ours raises {type(error).__name__} in its place"
 
     def attention_calls(self) -> list[AttentionCall]:
         """What the layers hand to their attention; none if they do not let arguments through."""
         calls: list[AttentionCall] = []
-        with _few_layers(self._model), torch.no_grad():
-            self._model.set_attn_implementation(RECORDING)
-            try:
-                self._model.base_model(input_ids=self._inputs["input_ids"], use_cache=False, calls=calls)
-            except TypeError:
-                calls.clear()
+        self.model.set_attn_implementation(RECORDING)
+        try:
+            with torch.no_grad():
+                self.model.base_model(input_ids=self._inputs["input_ids"], use_cache=False, calls=calls)
+        except TypeError:
+            return []
         return calls
 
     def _outcome(self, forward: Callable[..., Any]) -> list[Tensor]:
-        """Log-probabilities, their entropies, and the gradient of the embedded tokens, summed by token."""
+        """Log-probabilities, and the gradient of the embedded tokens, summed by token."""
         leaves: list[tuple[Tensor, Tensor]] = []
 
         def cut(_embedding: nn.Module, args: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
             leaves.append((args[0], embedded.detach().requires_grad_()))
             return leaves[-1][1]
 
-        embedding: Any = self._model.get_input_embeddings()
-        handle = embedding.register_forward_hook(cut)
+        handle = self.model.get_input_embeddings().register_forward_hook(cut)
         try:
-            with _few_layers(self._model), torch.enable_grad():
+            with torch.enable_grad(), torch.random.fork_rng(devices=[]):
                 outputs = forward(**self._inputs, use_cache=False, fused_lm_head=True)
-                log_probs = outputs.log_probs
-                if log_probs.ndim == 2:  # TRL's, of every token
-                    log_probs = log_probs[outputs.label_mask]
-                slopes = random(len(log_probs)).to(log_probs.dtype)
-                (ids, leaf), *_ = leaves
-                (gradient,) = torch.autograd.grad(log_probs, leaf, slopes)
         finally:
             handle.remove()
-        by_token = gradient.new_zeros(TOKENS, gradient.shape[-1])
-        by_token.index_add_(0, ids.flatten(), gradient.flatten(0, 1))
-        return [log_probs.detach().to(leaf.dtype), by_token]
-
-
-def _batch(vocabulary: int) -> dict[str, Tensor]:
-    width, columns = max(LENGTHS), torch.arange(max(LENGTHS))
-    drawn = torch.randint(1, min(TOKENS, vocabulary), (len(LENGTHS), width), generator=torch.Generator().manual_seed(0))
-    drawn[:, :SHARED] = drawn[0, :SHARED]
-    mask = columns < torch.tensor(LENGTHS)[:, None]
-    labels = drawn.masked_fill(~mask | (columns < SHARED + 1), IGNORED)
-    labels[1, 1:] = drawn[1, 1:].masked_fill(~mask[1, 1:], IGNORED)  # a loss on a token that others share
-    return {"input_ids": drawn * mask, "attention_mask": mask.long(), "labels": labels}
-
-
-@contextmanager
-def _few_layers(model: PreTrainedModel) -> Iterator[None]:
-    """The model with the first layer of each class and the last, in evaluation mode; all is given back."""
-    backbone: Any = model.base_model
-    name = layers_name(model)
-    layers = getattr(backbone, name)
-    chosen = {id(layer): layer for layer in {type(layer): layer for layer in reversed(layers)}.values()}
-    chosen[id(layers[-1])] = layers[-1]
-    training = [module for module in model.modules() if module.training]
-    attention = attention_implementation(model)
-    setattr(backbone, name, nn.ModuleList(layer for layer in layers if id(layer) in chosen))
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        setattr(backbone, name, layers)
-        for module in training:
-            module.training = True
-        if attention_implementation(model) != attention:
-            model.set_attn_implementation(attention)
+        log_probs = outputs.log_probs
+        if log_probs.ndim == 2:  # TRL's, of every token
+            log_probs = log_probs[outputs.label_mask]
+        (ids, leaf), *_ = leaves
+        (gradient,) = torch.autograd.grad(log_probs, leaf, random(len(log_probs)))
+        by_word = gradient.new_zeros(WORDS, gradient.shape[-1])
+        by_word.index_add_(0, ids.flatten(), gradient.flatten(0, 1))
+        return [log_probs.detach(), by_word]
 
 
 def layers_name(model: PreTrainedModel) -> str | None:
@@ -134,3 +102,28 @@ def layers_name(model: PreTrainedModel) -> str | None:
         if isinstance(child, nn.ModuleList) and len(child) == count
     ]
     return names[0] if len(names) == 1 else None
+
+
+def _small_copy(model: PreTrainedModel) -> Any:
+    """A copy in float32 with a few of the layers and words; weights that are left out are not copied."""
+    embedding, head = model.get_input_embeddings(), cast(nn.Module, model.get_output_embeddings())
+    words = {id(one): one for module in (embedding, head) for one in module.parameters()}
+    layers: Any = getattr(model.base_model, layers_name(model) or "")
+    kept = {type(layer): number for number, layer in enumerate(layers)}.values()
+    memo: dict[int, Any] = {
+        key: nn.Parameter(one.detach()[:WORDS].clone(), requires_grad=False) for key, one in words.items()
+    }
+    memo[id(layers)] = nn.ModuleList(copy.deepcopy(layers[number], memo) for number in sorted(kept))
+    small: Any = copy.deepcopy(model, memo).float().eval()
+    small.get_input_embeddings().padding_idx = None
+    return small
+
+
+def _batch(words: int) -> dict[str, Tensor]:
+    width, columns = max(LENGTHS), torch.arange(max(LENGTHS))
+    drawn = torch.randint(1, words, (len(LENGTHS), width), generator=torch.Generator().manual_seed(0))
+    drawn[:, :SHARED] = drawn[0, :SHARED]
+    mask = columns < torch.tensor(LENGTHS)[:, None]
+    labels = drawn.masked_fill(~mask | (columns < SHARED + 1), IGNORED)
+    labels[1, 1:] = drawn[1, 1:].masked_fill(~mask[1, 1:], IGNORED)  # a loss on a token that others share
+    return {"input_ids": drawn * mask, "attention_mask": mask.long(), "labels": labels}

@@ -46,6 +46,7 @@ class CompareConfig(TrainingSettings):
             output=self.output / method,
             dtype=self.dtype,
             load_in_4bit=self.load_in_4bit,
+            speedups=self.speedups,
             device_map=self.device_map,
             trust_remote_code=self.trust_remote_code,
         )

@@ -160,7 +160,7 @@ class Group:
         return Wanted(config, test.record.sha256, min(limit, test.record.rows))
 
 
-_LOADING = ("dtype", "load_in_4bit", "device_map", "trust_remote_code")
+_LOADING = ("dtype", "load_in_4bit", "device_map", "speedups", "trust_remote_code")
 
 
 def groups_of(plan: Plan, materials: list[Material], folder: Path) -> list[Group]:
