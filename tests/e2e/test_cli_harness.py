@@ -19,7 +19,7 @@ from doratune.data.source import load_split
 from doratune.data.tasks import get_task
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.likelihood import CandidateScores, score_candidates
-from doratune.evaluation.target import load_target
+from doratune.evaluation.target import find_trained, load_target
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'doratune[lm-eval]'")
 
@@ -112,7 +112,8 @@ def log_likelihoods(sample: dict[str, Any]) -> list[float]:
 
 
 def our_scores(target: object, examples: list[Example], dtype: Any = "float32") -> list[CandidateScores]:
-    loaded = load_target(EvalConfig(target=str(target), task=[], dtype=dtype))
+    config = EvalConfig(target=str(target), task=[], dtype=dtype)
+    loaded = load_target(config, find_trained(config.target))
     return score_candidates(loaded.model, loaded.tokenizer, examples, batch_size=8)
 
 

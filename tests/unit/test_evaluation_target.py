@@ -7,7 +7,7 @@ import torch
 
 from doratune.engine import products, widened
 from doratune.evaluation.config import EvalConfig
-from doratune.evaluation.target import load_target
+from doratune.evaluation.target import find_trained, load_target
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
@@ -26,7 +26,8 @@ def test_layers_are_computed_by_the_fastest_products(
     monkeypatch.setattr(widened, "_lacks_products", lambda _dtype: lacks)
     monkeypatch.setattr(products, "_is_faster_here", lambda: faster)
     monkeypatch.setattr(products, "_has_amx", lambda: False)
-    model = loaded(EvalConfig(target=str(tiny_model), task=[], dtype=dtype)).model  # pyright: ignore[reportArgumentType]
+    config = EvalConfig(target=str(tiny_model), task=[], dtype=dtype)  # pyright: ignore[reportArgumentType]
+    model = load_target(config, find_trained(config.target)).model
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     assert linear and all(("forward" in vars(module)) == otherwise for module in linear)
     logits = model(torch.arange(12)[None]).logits

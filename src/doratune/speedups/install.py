@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import Any
 
 from torch import nn
 
+from doratune.errors import InputError
 from doratune.speedups.changes import Changes, SpeedupReport
 from doratune.speedups.frozen_linear import speed_up_frozen
 from doratune.speedups.rms_norm import speed_up_norms
@@ -15,6 +17,8 @@ from doratune.speedups.settings import SpeedupSettings
 from doratune.speedups.supervised_forward import spare_forward
 
 logger = logging.getLogger(__name__)
+
+_sped_up: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | None = None) -> SpeedupReport:
@@ -32,10 +36,17 @@ def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | No
     Returns:
         How many modules were taken and why others were left alone, also logged; its ``undo`` gives everything
         back.
+
+    Raises:
+        InputError: The model is sped up already.
     """
-    changes = Changes()
     unwrap: Any = getattr(model, "get_base_model", None)
     inner: Any = model if unwrap is None else unwrap()
+    if inner in _sped_up:
+        raise InputError("the model is sped up already", where="speed_up", fix="undo that first")
+    changes = Changes()
+    _sped_up.add(inner)
+    changes.on_undo(lambda: _sped_up.discard(inner))
     speed_up_frozen(inner, changes)
     if training:
         speed_up_norms(inner, changes)

@@ -126,7 +126,7 @@ def spare_forward(model: PreTrainedModel, settings: SpeedupSettings, changes: Ch
             )
             reason = _difference(trial, plan)
             if reason is None:
-                plan = _with_last_mlp(_with_packing(plan, trial, model, changes), trial, changes)
+                plan = _with_last_mlp(_with_packing(plan, trial, model, changes), trial, model, changes)
                 changes.replace(PART, model, _supervised(model, plan))
                 changes.on_undo(lambda: _set_attention(model, attention))
                 return
@@ -161,10 +161,10 @@ def _with_packing(plan: Plan, trial: Trial, model: PreTrainedModel, changes: Cha
     return replace(packs, own_attention=True)
 
 
-def _with_last_mlp(plan: Plan, trial: Trial, changes: Changes) -> Plan:
+def _with_last_mlp(plan: Plan, trial: Trial, model: PreTrainedModel, changes: Changes) -> Plan:
     """The plan with the last MLP run where there is a loss, where that gives the same."""
     spares = replace(plan, last_mlp=True)
-    found = layer_with_last_mlp(trial.model) is not None
+    found = layer_with_last_mlp(model) is not None  # the copy has few layers, which may share one
     reason = _difference(trial, spares) if found else "no dense mlp of its own in the last layer"
     if reason is not None:
         changes.leave("last_mlp", reason)
