@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,42 @@ def fresh_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DORATUNE_CACHE", str(home))
         yield
+
+
+@pytest.fixture
+def processor() -> Iterator[Callable[[str], None]]:
+    """Has the engine decide as on another processor, by its name."""
+    import torch
+
+    from doratune.engine.cpu_traits import CpuTraits, assume_cpu
+
+    half = frozenset({torch.bfloat16, torch.float16})
+    processors = {
+        # name: AVX-512, its BF16, AMX, what oneDNN takes
+        "AMD Zen 3": (False, False, False, frozenset[torch.dtype]()),
+        "AMD Zen 5": (True, True, False, frozenset({torch.bfloat16})),
+        "Intel Ice Lake": (True, False, False, frozenset({torch.bfloat16})),
+        "Intel Cooper Lake": (True, True, False, frozenset({torch.bfloat16})),
+        "Intel Sapphire Rapids": (True, True, True, half),
+        "Apple M1": (False, False, False, frozenset[torch.dtype]()),
+    }
+    with ExitStack() as stack:
+
+        def assume(name: str) -> None:
+            avx512, avx512_bf16, amx_bf16, takes = processors[name]
+            vendor = name.partition(" ")[0]
+            traits = CpuTraits(
+                x86=vendor != "Apple",
+                vendor=vendor,
+                avx512=avx512,
+                avx512_bf16=avx512_bf16,
+                amx_bf16=amx_bf16,
+                onednn=torch.backends.mkldnn.is_available(),
+                onednn_takes=takes,
+            )
+            stack.enter_context(assume_cpu(traits))
+
+        yield assume
 
 
 @pytest.fixture(scope="session")

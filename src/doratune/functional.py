@@ -8,18 +8,20 @@ Shapes: x (..., d_in), W (d_out, d_in), A (r, d_in), B (d_out, r), m (d_out,), b
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from doratune.engine import linear as _engine
 from doratune.engine import weight_norm as _norm
-from doratune.engine.frozen import frozen_linear
+from doratune.engine.matmul import frozen_linear
+from doratune.engine.norm_cache import NormCache, dense_norm
 from doratune.engine.weight_norm import row_norm_squared
 from doratune.errors import InputError
 
-__all__ = ["DropoutForm", "dora_linear", "dora_row_norm", "lora_linear", "row_norm_squared"]
+__all__ = ["DropoutForm", "NormCache", "dora_linear", "dora_row_norm", "lora_linear", "row_norm_squared"]
 
 DropoutForm = Literal["peft", "adapter"]
 """What sees the dropped input: see ``dora_linear``."""
@@ -106,6 +108,7 @@ def dora_linear(
     bias: Tensor | None = None,
     *,
     norm: Tensor | None = None,
+    norm_cache: NormCache | None = None,
     x_dropped: Tensor | None = None,
     dropout: DropoutForm = "peft",
     detach_norm: bool = True,
@@ -125,7 +128,9 @@ def dora_linear(
         scaling: LoRA's s: alpha/r, or alpha/√r for rsLoRA.
         bias: (d_out,) or None; never scaled.
         norm: ``dora_row_norm(W, A, B, scaling)`` of these very weights, (d_out,), for a caller that keeps it
-            from one call to the next; computed on every call if absent.
+            from one call to the next.
+        norm_cache: One for this layer, which computes the norm only if the content of W, A or B has changed.
+            Without it and without ``norm`` the norm is computed on every call.
         x_dropped: x after dropout, of x's shape; without it, dropout is off.
         dropout: ``"peft"``: all but the frozen layer sees the dropped input, as in PEFT::
 
@@ -149,13 +154,18 @@ def dora_linear(
     _expect("m", m, (W.shape[0],), "(d_out,)", W)
     check_dropout_form(dropout, where="dora_linear")
     x, x_dropped = _inputs(x, W, x_dropped)
-    if norm is None:
-        norm = dora_row_norm(W, A, B, scaling, detach=detach_norm)
-    else:
+    if norm is not None:
         _expect("norm", norm, (W.shape[0],), "(d_out,)", W)
+        find_norm: Any = norm
+    elif not detach_norm:
+        find_norm = dora_row_norm(W, A, B, scaling, detach=False)
+    elif norm_cache is not None:
+        find_norm = partial(dense_norm, norm_cache, "", W, A, B, scaling)
+    else:
+        find_norm = partial(dora_row_norm, W, A, B, scaling)
     if x_dropped is None or dropout == "adapter":
-        return _engine.adapted_linear(x, W, A, B, scaling, bias, m=m, norm=norm, x_adapter=x_dropped)
-    scaled = _engine.adapted_linear(x_dropped, W, A, B, scaling, None, m=m, norm=norm)
+        return _engine.adapted_linear(x, W, A, B, scaling, bias, m=m, norm=find_norm, x_adapter=x_dropped)
+    scaled = _engine.adapted_linear(x_dropped, W, A, B, scaling, None, m=m, norm=find_norm)
     return frozen_linear(x - x_dropped, W, bias) + scaled
 
 

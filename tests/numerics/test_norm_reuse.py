@@ -295,28 +295,18 @@ def test_adapters_may_be_switched_and_scaled_where_norms_are_held():
         assert layer_of(model).norms.held
 
 
-def test_obstacles_are_looked_for_once_where_norms_are_held_and_at_every_call_elsewhere(monkeypatch):
-    model = peft_linear(bias=False)
+def test_a_hook_is_seen_where_norms_are_held_too():
+    model, x, called = peft_linear(bias=False), torch.randn(7, 48), []
     doratune.enable(model)
-    kind, x, looked = type(layer_of(model)), torch.randn(7, 48), []
-    find = kind.adapter_obstacle
-    monkeypatch.setattr(
-        kind,
-        "adapter_obstacle",
-        staticmethod(lambda layer, name: looked.append(name) or find(layer, name)),
-    )
     with hold_norms(model):
         model(x)
-        model(x)
-    assert len(looked) == 1
-    hook = layer_of(model).lora_A["default"].register_forward_hook(lambda *_: looked.append("hook"))
-    assert_close("output", torch.float32, model(x), truth(model, x))
-    assert looked.count("default") == 2 and "hook" in looked, "a hooked module is PEFT's to call"
-    del looked[:]
-    with hold_norms(model):
-        model(x)
-    assert looked.count("default") == 1 and "hook" in looked
-    hook.remove()
+        hook = layer_of(model).lora_A["default"].register_forward_hook(lambda *_: called.append(1))
+        assert_close("output", torch.float32, model(x), truth(model, x))
+        assert called, "a hooked module is PEFT's to call"
+        del called[:]
+        hook.remove()
+        assert_close("output", torch.float32, model(x), truth(model, x))
+        assert not called
 
 
 def test_what_is_not_on_the_engine_is_left_alone():

@@ -9,8 +9,10 @@ import torch
 from layers import peft_linear, randomize_adapters
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import Linear
+from peft.tuners.lora.variants import DoraLinearVariant
 from tolerances import TOLERANCES, assert_close
 from torch import nn
+from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
 import doratune.peft
@@ -235,7 +237,89 @@ STATES = {
     "weight written in place": (lambda model: nn.init.eye_(layer_of(model).base_layer.weight), 1),
     "state loaded": (lambda model: load_other_state(model, assign=False), 1),
     "state assigned": (lambda model: load_other_state(model, assign=True), 1),
+    "hooked A": (lambda model: part(model, "lora_A").register_forward_hook(doubled), 0),
+    "hooked B, before": (lambda model: part(model, "lora_B").register_forward_pre_hook(unchanged), 0),
+    "hooked magnitude": (
+        lambda model: part(model, "lora_magnitude_vector").register_forward_hook(doubled),
+        0,
+    ),
+    "hooked A, backward": (lambda model: part(model, "lora_A").register_full_backward_hook(unchanged), 0),
+    "hook gone again": (lambda model: part(model, "lora_A").register_forward_hook(doubled).remove(), 1),
+    "forward of the base replaced": (
+        lambda model: setattr(layer_of(model).base_layer, "forward", lambda x: x[:, :40] * 2),
+        0,
+    ),
+    "A replaced by another module": (
+        lambda model: layer_of(model).lora_A.update({"default": Halved(part(model, "lora_A"))}),
+        0,
+    ),
+    "A replaced by its like": (lambda model: layer_of(model).lora_A.update({"default": like_A()}), 1),
+    "A parametrized": (
+        lambda model: parametrize.register_parametrization(part(model, "lora_A"), "weight", nn.Tanh()),
+        0,
+    ),
+    "base layer replaced by its like": (
+        lambda model: setattr(layer_of(model), "base_layer", nn.Linear(48, 40).requires_grad_(False)),
+        1,
+    ),
+    "base layer replaced by another": (
+        lambda model: setattr(layer_of(model), "base_layer", Halved(layer_of(model).base_layer)),
+        0,
+    ),
+    "data of A assigned": (lambda model: assign_data(part(model, "lora_A")), 1),
+    "data of B assigned": (lambda model: assign_data(part(model, "lora_B")), 1),
+    "data of the base assigned": (lambda model: assign_data(layer_of(model).base_layer), 1),
+    "weight of A assigned": (
+        lambda model: setattr(part(model, "lora_A"), "weight", like_A().weight),
+        1,
+    ),
+    "base trained and frozen again": (
+        lambda model: layer_of(model).base_layer.weight.requires_grad_().requires_grad_(False),
+        1,
+    ),
+    "second adapter added and deleted": (
+        lambda model: (second_adapter(model), model.delete_adapter("second")),
+        1,
+    ),
+    "variant": (lambda model: layer_of(model).lora_variant.update(default=OtherVariant()), 0),
+    "evaluated": (lambda model: model.eval(), 1),
+    "evaluated and trained": (lambda model: (model.eval(), model.train()), 1),
 }
+
+
+def part(model, name):
+    return getattr(layer_of(model), name)["default"]
+
+
+def like_A():
+    return nn.Linear(48, 4, bias=False)
+
+
+def doubled(module, args, output):
+    return 2 * output
+
+
+def unchanged(*_):
+    return None
+
+
+def assign_data(module):
+    module.weight.data = torch.randn_like(module.weight.data)
+
+
+class Halved(nn.Module):
+    """A layer inside another, as sharding and offloading wrap them."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.weight, self.bias = inner, inner.weight, inner.bias
+
+    def forward(self, x):
+        return self.inner(x) / 2
+
+
+class OtherVariant(DoraLinearVariant):
+    """Another kind of adapter than DoRA."""
 
 
 def pissa(model, name):
@@ -277,6 +361,52 @@ def test_every_state_gives_peft_s_result(engine_calls, state):
     assert isinstance(layer_of(engine), EngineLinear)
     assert_close(what, torch.float32, engine(x), stock(x))
     assert len(engine_calls) == calls
+
+
+DROPOUT_STATES = {
+    "evaluated": lambda model: model.eval(),
+    "the dropout alone evaluated": lambda model: part(model, "lora_dropout").eval(),
+    "all but the dropout evaluated": lambda model: (model.eval(), part(model, "lora_dropout").train()),
+    "another probability": lambda model: setattr(part(model, "lora_dropout"), "p", 0.9),
+    "another dropout": lambda model: layer_of(model).lora_dropout.update({"default": nn.AlphaDropout(0.3)}),
+    "none": lambda model: layer_of(model).lora_dropout.update({"default": nn.Identity()}),
+}
+
+
+@pytest.mark.parametrize("use_dora", [True, False])
+@pytest.mark.parametrize("state", DROPOUT_STATES)
+def test_every_state_of_dropout_is_peft_s(engine_calls, state, use_dora):
+    stock = peft_linear(lora_dropout=0.4, use_dora=use_dora)
+    engine, x = on_engine(stock), torch.randn(7, 48)
+    engine(x)
+    for model in (stock, engine):
+        DROPOUT_STATES[state](model)
+    assert_same(torch.float32, parity.run(engine, x), parity.run(stock, x))
+    assert len(engine_calls) == 2
+
+
+def test_another_dtype_is_seen(engine_calls):
+    stock = peft_linear()
+    engine = on_engine(stock)
+    engine(torch.randn(7, 48))
+    for dtype in (torch.float64, torch.bfloat16, torch.float32):
+        for model in (stock, engine):
+            model.to(dtype)
+        x = torch.randn(7, 48, dtype=dtype)
+        assert_same(
+            dtype if dtype == torch.bfloat16 else torch.float32, parity.run(engine, x), parity.run(stock, x)
+        )
+    assert len(engine_calls) == 4
+
+
+def test_adapters_disabled_in_a_context(engine_calls):
+    stock = peft_linear()
+    engine, x = on_engine(stock), torch.randn(7, 48)
+    engine(x)
+    with engine.disable_adapter():
+        assert torch.equal(engine(x), layer_of(stock).base_layer(x))
+    assert_close("peft", torch.float32, engine(x), stock(x))
+    assert len(engine_calls) == 2
 
 
 def test_mixed_batches_stay_with_peft(engine_calls):

@@ -1,6 +1,7 @@
 """DoRA and LoRA over quantised bases: against PEFT, and the norm against the dequantised weight."""
 
 import copy
+import sys
 import warnings
 
 import parity
@@ -13,6 +14,7 @@ from tolerances import assert_close, assert_elementwise
 from torch import nn
 
 import doratune
+import doratune.peft.quantised as quantised_layers
 from doratune import reference
 from doratune.engine.weight_norm import norm_of_product
 from doratune.peft.quantised import QuantisedWeight
@@ -130,6 +132,55 @@ def test_the_norm_through_the_base_s_own_forward(base):
         exact = reference.row_norm(W, A, B, s)
     kind = torch.float32 if base == "bnb-8bit" else torch.bfloat16
     assert_elementwise("quantised norm", kind, norm, exact)
+
+
+def test_a_packed_layout_is_known_by_its_values():
+    """As after a release of bitsandbytes that renames the attribute by which it knows the layout."""
+    layer = layer_of(quantised("bnb-4bit")).base_layer.eval()
+    W = dequantize_module_weight(layer)
+    state = layer.weight.quant_state
+
+    class Hidden(type(state)):
+        def __getattribute__(self, name):
+            reader = sys._getframe(1).f_globals["__name__"]
+            if name == "packing_format_for_cpu" and reader.startswith("doratune"):
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    state.__class__ = Hidden
+    with torch.no_grad():
+        layer(torch.randn(9, 128, dtype=torch.bfloat16))
+    if not getattr(state, "packing_format_for_cpu", False):
+        pytest.skip("bitsandbytes packs weights on CPUs with AVX-512 BF16 only")
+    squared = QuantisedWeight(layer).row_norm_squared()
+    torch.testing.assert_close(squared.sqrt(), W.float().norm(dim=1), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_wrong_dequantisation_is_not_believed(base, monkeypatch):
+    layer = layer_of(quantised(base)).base_layer
+    expected = QuantisedWeight(layer).row_norm_squared()
+
+    def of_other_rows(module):
+        W = dequantize_module_weight(module)
+        return (W.dequantize() if hasattr(W, "dequantize") else W).roll(1, 0)
+
+    monkeypatch.setattr(quantised_layers, "dequantize_module_weight", of_other_rows)
+    squared = QuantisedWeight(layer).row_norm_squared()
+    torch.testing.assert_close(squared, expected, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_norm_first_needed_after_the_layer_was_called(base):
+    """PEFT's own dequantisation leaves an 8-bit layer on a CPU without its scales then."""
+    model = quantised(base)
+    layer, x = layer_of(model), torch.randn(9, 128, dtype=torch.bfloat16)
+    layer.base_layer(x)
+    doratune.enable(model)
+    before = model(x)
+    layer.lora_B["default"].weight.data.zero_()
+    layer.base_layer(x)
+    assert model(x).isfinite().all() and not torch.equal(model(x), before)
 
 
 @pytest.mark.parametrize("base", BASES)

@@ -14,13 +14,13 @@ from tolerances import assert_close
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from doratune.engine import widened
-from doratune.engine.frozen import frozen_linear
+from doratune.engine import matmul as engine
 from doratune.engine.lora_update import add_update
-from doratune.engine.products import linear, made_otherwise
-from doratune.engine.widened import is_widened, widened_mm
+from doratune.engine.matmul import differs_from_pytorch, frozen_linear, is_widened, linear, matmul
 from doratune.functional import dora_linear, lora_linear
 from doratune.speedups.attention import attend, lay_out
+from doratune.speedups.settings import SpeedupSettings
+from doratune.speedups.token_loss import token_scores
 
 HALF_UNITS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 """Of the last place, relatively: the most that one rounding changes."""
@@ -30,17 +30,17 @@ SUMS = 2e-6
 dtypes = pytest.mark.parametrize("dtype", list(HALF_UNITS))
 
 
-@pytest.fixture(autouse=True)
-def _lacking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU for which PyTorch has no fast products of either type."""
-    monkeypatch.setattr(widened, "_lacks_products", lambda dtype: dtype in HALF_UNITS)
+@pytest.fixture(autouse=True, params=["AMD Zen 3", "Intel Ice Lake"])
+def _slow_at_half(request: pytest.FixtureRequest, processor: Callable[[str], None]) -> None:
+    """Processors without fast products of either type: oneDNN lacks them, or emulates bfloat16."""
+    processor(request.param)
 
 
 @pytest.fixture(params=["whole", "in blocks"])
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "in blocks":
-        monkeypatch.setattr(widened, "BLOCK_ELEMENTS", 300)
-        monkeypatch.setattr(widened, "ROWS_ELEMENTS", 700)
+        monkeypatch.setattr(engine, "BLOCK_ELEMENTS", 300)
+        monkeypatch.setattr(engine, "ROWS_ELEMENTS", 700)
 
 
 class HalfProducts(TorchDispatchMode):
@@ -76,11 +76,11 @@ def test_product(n: int, k: int, p: int, scaling: float, dtype: torch.dtype) -> 
     a, before = torch.randn(n, k).to(dtype), torch.randn(n, p).to(dtype)
     for b in (torch.randn(k, p).to(dtype), torch.randn(p, k).to(dtype).T):
         exact = scaling * (a.double() @ b.double())
-        product = widened_mm(a, b, scaling)
+        product = matmul(a, b, alpha=scaling)
         assert product.dtype == dtype and product.is_contiguous()
         assert_rounded_once(product, exact)
         total = before.clone()
-        assert widened_mm(a, b, scaling, onto=total) is total
+        assert matmul(a, b, alpha=scaling, onto=total) is total
         assert_rounded_once(total, before.double() + exact)
 
 
@@ -96,11 +96,11 @@ def test_strides() -> None:
         torch.randn(()).bfloat16().expand(100, 64),
     ):
         exact = a.double() @ b.double()
-        assert_rounded_once(widened_mm(a, b), exact)
-        assert_rounded_once(widened_mm(b.T, a.T), exact.T)
+        assert_rounded_once(matmul(a, b), exact)
+        assert_rounded_once(matmul(b.T, a.T), exact.T)
         whole = torch.randn(32, 100).bfloat16()
         expected = whole.T.double() + exact
-        widened_mm(a, b, onto=whole.T)
+        matmul(a, b, onto=whole.T)
         assert_rounded_once(whole.T, expected)
 
 
@@ -108,7 +108,7 @@ def test_autocast_does_not_round_it() -> None:
     torch.manual_seed(0)
     a, b = torch.randn(70, 96).bfloat16(), torch.randn(96, 80).bfloat16()
     with torch.autocast("cpu", torch.bfloat16), HalfProducts() as products:
-        product = widened_mm(a, b)
+        product = matmul(a, b)
     assert products.made == []
     assert_rounded_once(product, a.double() @ b.double())
 
@@ -116,27 +116,18 @@ def test_autocast_does_not_round_it() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     a = torch.randn(3, 4).bfloat16()
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        widened_mm(a, torch.randn(5, 2).bfloat16())
+        matmul(a, torch.randn(5, 2).bfloat16())
     with pytest.raises(RuntimeError):
-        widened_mm(a, torch.randn(4, 2).bfloat16(), onto=torch.randn(3, 3).bfloat16())
+        matmul(a, torch.randn(4, 2).bfloat16(), onto=torch.randn(3, 3).bfloat16())
 
 
-def test_what_is_widened(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_widened() -> None:
     for dtype in (torch.float32, torch.float64, torch.int8):
         assert not is_widened(torch.zeros(2, 2, dtype=dtype))
     for dtype in HALF_UNITS:
         assert is_widened(torch.zeros(2, 2, dtype=dtype))
         assert not is_widened(torch.zeros(2, 2, dtype=dtype, device="meta"))
-        assert made_otherwise(torch.zeros(2, 2, dtype=dtype))
-    monkeypatch.undo()
-    widened._lacks_products.cache_clear()
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64"})
-    assert not is_widened(torch.zeros(2, 2, dtype=torch.bfloat16))
-    widened._lacks_products.cache_clear()
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64"})
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert is_widened(torch.zeros(2, 2, dtype=torch.bfloat16))
-    widened._lacks_products.cache_clear()
+        assert differs_from_pytorch(torch.zeros(2, 2, dtype=dtype))
 
 
 def test_bias() -> None:
@@ -239,4 +230,26 @@ def test_attention(dtype: torch.dtype) -> None:
         found.append([out, *grads])
     for one, exact in zip(*found, strict=True):
         assert one.dtype == dtype
+        assert_close("gradient", dtype, one, exact)
+
+
+@dtypes
+@pytest.mark.parametrize("trained", [False, True])
+def test_head(trained: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    values = [torch.randn(12, 16).to(dtype), torch.randn(30, 16).to(dtype)]
+    targets, found = torch.randint(0, 30, (12,)), []
+    for kind in (dtype, torch.float64):
+        hidden, weight = (value.to(kind).requires_grad_() for value in values)
+        with HalfProducts() as products:
+            if kind is torch.float64:
+                log_probs = (hidden @ weight.T).log_softmax(dim=1)[torch.arange(12), targets]
+            else:
+                log_probs, *_ = token_scores(
+                    hidden, targets, weight if trained else weight.detach(), None, SpeedupSettings()
+                )
+            grads = torch.autograd.grad(log_probs.sum(), [hidden, weight] if trained else [hidden])
+        assert products.made == []
+        found.append([log_probs, *grads])
+    for one, exact in zip(*found, strict=True):
         assert_close("gradient", dtype, one, exact)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ from doratune.bench.cases import CaseEntry, CaseFile
 from doratune.bench.machine import describe_machine
 from doratune.bench.providers import PROVIDERS, Provider
 from doratune.bench.table import bench_renderable
-from doratune.engine import widened
 from doratune.errors import InputError
 from doratune.records.bench import BenchRecord, PeakMemory
 
@@ -107,13 +107,17 @@ def test_cases_in_one_dtype_are_measured_once(small: None, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(("dtype", "warnings"), [("bfloat16", 1), ("float32", 0)])
 def test_slow_products_are_announced(
-    dtype: str, warnings: int, small: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    dtype: str,
+    warnings: int,
+    small: None,
+    processor: Callable[[str], None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(widened, "_lacks_products", lambda _dtype: True)
+    processor("Intel Ice Lake")
     bench(dtype=dtype, memory=False)
     assert caplog.text.count("no fast products of bfloat16") == warnings
     caplog.clear()
-    monkeypatch.setattr(widened, "_lacks_products", lambda _dtype: False)
+    processor("Intel Sapphire Rapids")
     bench(dtype=dtype, memory=False)
     assert "no fast products" not in caplog.text
 

@@ -13,7 +13,7 @@ from doratune.bench.providers import Provider, Subject
 from doratune.bench.ratios import divide, judge
 from doratune.bench.timing import WARMUP_ROUNDS, summarise, time_ratios, time_rounds
 from doratune.bench.weights import LayerData
-from doratune.engine.output_recovery import WeakOutput
+from doratune.engine.output_recovery import OutputRecovery
 from doratune.records.bench import ProviderResult, Target
 
 
@@ -137,14 +137,14 @@ def test_a_call_gives_gradients_and_preparing_clears_them() -> None:
 
 def test_an_output_that_is_let_go_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bool] = []
-    take = WeakOutput.take
+    take = OutputRecovery.take
 
-    def noted(output: WeakOutput) -> torch.Tensor | None:
-        tensor = take(output)
+    def noted(output: OutputRecovery, saved: torch.Tensor | None) -> torch.Tensor | None:
+        tensor = take(output, saved)
         taken.append(tensor is not None)
         return tensor
 
-    monkeypatch.setattr(WeakOutput, "take", noted)
+    monkeypatch.setattr(OutputRecovery, "take", noted)
     gradients = []
     for name in ("doratune-dora", "doratune-dora-let-go"):
         subject, data = subject_of(name)

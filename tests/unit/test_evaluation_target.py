@@ -1,31 +1,32 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from doratune.engine import products, widened
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.target import find_trained, load_target
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
 @pytest.mark.parametrize(
-    ("dtype", "lacks", "faster", "otherwise"),
+    ("dtype", "name", "otherwise"),
     [
-        ("bfloat16", True, False, True),
-        ("bfloat16", False, True, False),
-        ("float32", True, False, False),
-        ("float32", False, True, True),
+        ("bfloat16", "AMD Zen 3", True),
+        ("bfloat16", "AMD Zen 5", False),
+        ("bfloat16", "Intel Ice Lake", True),
+        ("bfloat16", "Intel Cooper Lake", False),
+        ("float32", "AMD Zen 3", False),
+        ("float32", "AMD Zen 5", True),
+        ("float32", "Intel Ice Lake", False),
     ],
 )
 def test_layers_are_computed_by_the_fastest_products(
-    dtype: str, lacks: bool, faster: bool, otherwise: bool, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: str, name: str, otherwise: bool, tiny_model: Path, processor: Callable[[str], None]
 ) -> None:
-    monkeypatch.setattr(widened, "_lacks_products", lambda _dtype: lacks)
-    monkeypatch.setattr(products, "_is_faster_here", lambda: faster)
-    monkeypatch.setattr(products, "_has_amx", lambda: False)
+    processor(name)
     config = EvalConfig(target=str(tiny_model), task=[], dtype=dtype)  # pyright: ignore[reportArgumentType]
     model = load_target(config, find_trained(config.target)).model
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]

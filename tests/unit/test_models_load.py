@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,20 @@ from doratune.models.load import load_model
 from doratune.models.precision import resolve_dtype
 
 
-def test_auto_dtype_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
-    for capabilities, expected in (
-        ({"amx_bf16": True}, torch.bfloat16),
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"avx2": True}, torch.float32),
-    ):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
-        assert resolve_dtype("auto", "cpu") is expected
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Intel Sapphire Rapids", torch.bfloat16),
+        ("AMD Zen 5", torch.bfloat16),
+        ("Intel Ice Lake", torch.float32),
+        ("AMD Zen 3", torch.float32),
+    ],
+)
+def test_auto_dtype_follows_the_hardware(
+    name: str, expected: torch.dtype, processor: Callable[[str], None]
+) -> None:
+    processor(name)
+    assert resolve_dtype("auto", "cpu") is expected
     assert resolve_dtype("bfloat16", "cpu") is torch.bfloat16
 
 

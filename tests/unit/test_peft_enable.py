@@ -46,7 +46,7 @@ def test_report_counts_what_was_taken_and_says_why_the_rest_was_not(caplog):
     with pytest.warns(UserWarning, match="fan_in_fan_out"):
         model = adapted(["embed", "conv", "transposed", *LINEAR])
     model.base_model.model.second.base_layer.weight.requires_grad_()
-    with caplog.at_level(logging.INFO, logger="doratune.peft.switch"):
+    with caplog.at_level(logging.INFO, logger="doratune.peft.enable"):
         report = enable(model)
     assert report.taken == {"Embedding": 1, "Conv1d": 1, "Linear": 2}
     assert report.left == {("Linear", "base weight is being trained"): 1}

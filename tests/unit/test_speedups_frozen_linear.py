@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from doratune.engine import frozen, products, widened
+from doratune.engine import matmul as engine
 from doratune.peft import enable
 from doratune.speedups.changes import Changes
 from doratune.speedups.frozen_linear import speed_up_frozen as speed_up_in_model
@@ -18,21 +19,20 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 
 
 @pytest.fixture(autouse=True)
-def _onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_is_faster_here", lambda: True)
-    monkeypatch.setattr(products, "_has_amx", lambda: False)
-    monkeypatch.setattr(widened, "_lacks_products", lambda _dtype: False)
+def _onednn(processor: Callable[[str], None]) -> None:
+    processor("AMD Zen 5")
 
 
 @pytest.fixture
 def products_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
+    product = engine.matmul
 
     def counted(a: Tensor, b: Tensor) -> Tensor:
         made.append(1)
-        return products.mm(a, b)
+        return product(a, b)
 
-    monkeypatch.setattr(frozen, "mm", counted)
+    monkeypatch.setattr(engine, "matmul", counted)
     return made
 
 
@@ -108,10 +108,10 @@ def test_what_is_trained_or_of_another_dtype_is_left_alone(products_made: list[i
 
 
 def test_bfloat16_layers_where_oneDNN_leaves_a_thread_idle(
-    products_made: list[int], monkeypatch: pytest.MonkeyPatch
+    products_made: list[int], processor: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products, "_has_amx", lambda: True)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: products.THREADS)
+    processor("Intel Sapphire Rapids")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: engine.THREADS)
     plain, quick = layer(bias=True, dtype=torch.bfloat16), layer(bias=True, dtype=torch.bfloat16)
     speed_up_frozen(nn.Sequential(quick))
     products_made.clear()  # of the check

@@ -128,13 +128,16 @@ def test_training_is_the_same_with_and_without(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_scores_are_the_same_with_and_without(name: str) -> None:
+def test_scores_are_the_same_with_and_without(name: str, processor: Callable[[str], None]) -> None:
+    """Log-probabilities to 1e-5, in float32, on a processor where frozen layers are computed differently."""
+    processor("AMD Zen 5")
     model = make(name, adapted=False).requires_grad_(False).eval()
     ids = torch.randint(1, 50, (3, 9), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         wanted = model(ids).logits.log_softmax(-1)
         report = speed_up(model, training=False)
-        assert set(report.taken) <= {"frozen_linear"}
+        linear = sum(isinstance(module, torch.nn.Linear) for module in model.modules())
+        assert report.taken == {"frozen_linear": linear}
         torch.testing.assert_close(model(ids).logits.log_softmax(-1), wanted, rtol=0, atol=1e-5)
 
 

@@ -11,7 +11,8 @@ from pathlib import PurePath
 import torch
 from torch.utils.benchmark import Timer
 
-from doratune.engine.widened import is_widened
+from doratune.engine.cpu_traits import cpu_features
+from doratune.engine.matmul import is_widened
 from doratune.environment import describe_environment
 from doratune.records.bench import DType, Machine
 
@@ -20,29 +21,14 @@ logger = logging.getLogger(__name__)
 MATMUL_SIDE = 8192
 MATMULS = 11
 
-CPU_FEATURES = (
-    "avx2",
-    "avx512_f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_tile",
-    "amx_bf16",
-    "amx_fp16",
-    "bf16",
-    "i8mm",
-    "sve",
-)
-
 
 def describe_machine(device: torch.device) -> Machine:
     """Stamp the present machine and process."""
-    found = torch.cpu.get_capabilities()
     return Machine(
         environment=describe_environment(),
         device=device.type,
         threads=torch.get_num_threads(),
-        cpu_features={name: bool(found[name]) for name in CPU_FEATURES if name in found},
+        cpu_features=cpu_features(),
         allocator=_allocator(),
     )
 

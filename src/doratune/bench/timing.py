@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,28 +20,44 @@ WARMUP_ROUNDS = 2
 def time_rounds(subjects: Sequence[Subject], data: LayerData, rounds: int) -> dict[str, list[float]]:
     """Time forward and backward of each layer, interleaved.
 
-    Each round calls every layer once, in an order of its own that is the same in every run. In a fixed order
-    one layer would always pay for what another leaves behind: caches full of its tensors, and memory given
-    back to the kernel.
-
     Args:
         subjects: The layers.
         data: Their input.
+        rounds: As in ``interleaved``.
+
+    Returns:
+        Milliseconds of each round by provider.
+    """
+    by_name = {subject.provider.name: subject for subject in subjects}
+    return interleaved(list(by_name), lambda name: _time_call(by_name[name], data), rounds)
+
+
+def interleaved(
+    names: Sequence[str], time_one: Callable[[str], float], rounds: int
+) -> dict[str, list[float]]:
+    """Time each of several providers once in every round.
+
+    A round has an order of its own, the same in every run. In a fixed order one provider would always pay for
+    what another leaves behind: caches full of its tensors, and memory given back to the kernel.
+
+    Args:
+        names: The providers.
+        time_one: Runs one of them, returns the milliseconds.
         rounds: Rounds that count, after ``WARMUP_ROUNDS`` that do not.
 
     Returns:
         Milliseconds of each round by provider.
     """
-    times: dict[str, list[float]] = {subject.provider.name: [] for subject in subjects}
+    times: dict[str, list[float]] = {name: [] for name in names}
     collects = gc.isenabled()
     gc.collect()
     gc.disable()  # a collection would be charged to whoever is running
     try:
         for number in range(WARMUP_ROUNDS + rounds):
-            for subject in random.Random(number).sample(subjects, len(subjects)):
-                milliseconds = _time_call(subject, data)
+            for name in random.Random(number).sample(names, len(names)):
+                milliseconds = time_one(name)
                 if number >= WARMUP_ROUNDS:
-                    times[subject.provider.name].append(milliseconds)
+                    times[name].append(milliseconds)
     finally:
         if collects:
             gc.enable()

@@ -18,10 +18,14 @@ and where n has a gradient after all, dn = -m/n · dm. The adapter may read anot
 One product with W forward and one backward, as for a frozen layer. The products run in x's dtype: the small A
 and B are cast to it, x never is. g stays in the norm's dtype, so the magnitude is not rounded to bfloat16.
 What is kept for the backward pass is what LoRA keeps, x and h; for z see ``output_recovery.py``.
+
+On a CPU and on a GPU the same equations have a body each, since other orders and other fusions are fast.
+Small layers leave them to PyTorch: see ``composite.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,10 +34,15 @@ from torch.autograd.function import once_differentiable
 
 from doratune.engine.autocast import autocast_off
 from doratune.engine.channelwise import column_sums, scale_columns
-from doratune.engine.lowrank import add_thin_, down_gradient, scaled_mm, up_gradient, with_thin
-from doratune.engine.output_recovery import WeakOutput, hold_pending_outputs, under_checkpoint
-from doratune.engine.products import mm
-from doratune.engine.scaling import scaling_gradients
+from doratune.engine.composite import Norm, composite, is_small, small_linear
+from doratune.engine.lowrank import down_gradient, up_gradient
+from doratune.engine.magnitude import magnitude_gradients, magnitude_gradients_by_kernel
+from doratune.engine.matmul import matmul
+from doratune.engine.output_recovery import (
+    OutputRecovery,
+    divisibility,
+    hold_pending_outputs,
+)
 from doratune.engine.triton.select import taken
 from doratune.engine.weight_norm import over_norm
 
@@ -47,7 +56,7 @@ def adapted_linear(
     bias: Tensor | None,
     *,
     m: Tensor | None = None,
-    norm: Tensor | None = None,
+    norm: Norm | None = None,
     x_adapter: Tensor | None = None,
 ) -> Tensor:
     """``g ⊙ (x Wᵀ + s·(x_adapter Aᵀ)Bᵀ) + b`` with ``g = m / norm``, computed in x's dtype.
@@ -60,7 +69,8 @@ def adapted_linear(
         scaling: LoRA's s.
         bias: (d_out,) or None.
         m: Magnitude, (d_out,), any floating dtype; None for LoRA.
-        norm: ‖W + s·B·A‖ per row, (d_out,); given with m. Detached, unless its gradient is wanted.
+        norm: ‖W + s·B·A‖ per row, (d_out,), or a function that gives it, which a small layer does not call;
+            given with m. Detached, unless its gradient is wanted.
         x_adapter: What the adapter reads instead of x, of x's shape and dtype.
 
     Returns:
@@ -69,37 +79,23 @@ def adapted_linear(
     Raises:
         RuntimeError: From PyTorch, if the shapes do not fit.
     """
-    rows = x.reshape(-1, x.shape[-1])
-    adapter_rows = None if x_adapter is None else x_adapter.reshape(rows.shape)
     if torch.compiler.is_compiling():
-        y = _composite(rows, adapter_rows, W, A, B, m, norm, scaling, bias)
-    else:
-        y: Any = _AdaptedLinear.apply(rows, adapter_rows, W, A, B, m, norm, scaling, bias)
-    return y.view(*x.shape[:-1], W.shape[0])
+        rows = x.reshape(-1, x.shape[-1])
+        adapter_rows = None if x_adapter is None else x_adapter.reshape(rows.shape)
+        y = composite(rows, adapter_rows, W, A, B, m, _found(norm), scaling, bias)
+        return y.view(*x.shape[:-1], W.shape[0])
+    if x_adapter is None and is_small(x, W, A, B, m):
+        return small_linear(x, W, A, B, m, norm, scaling, bias)
+    result: Any = _AdaptedLinear.apply(x, x_adapter, W, A, B, m, _found(norm), scaling, bias)
+    return result
 
 
-def _composite(
-    x: Tensor,
-    x_adapter: Tensor | None,
-    W: Tensor,
-    A: Tensor,
-    B: Tensor,
-    m: Tensor | None,
-    norm: Tensor | None,
-    scaling: float,
-    bias: Tensor | None,
-) -> Tensor:
-    """The same out of PyTorch's own operations, for a compiler to fuse and to decide what is kept."""
-    with autocast_off(x.device):
-        h = (x if x_adapter is None else x_adapter) @ A.to(x.dtype).T
-        z = x @ W.to(x.dtype).T + scaling * (h @ B.to(x.dtype).T)
-        if m is not None and norm is not None:
-            z = (z * over_norm(m, norm)).to(x.dtype)
-        return z if bias is None else z + bias.to(x.dtype)
+def _found(norm: Norm | None) -> Tensor | None:
+    return norm if norm is None or isinstance(norm, Tensor) else norm()
 
 
 class _AdaptedLinear(torch.autograd.Function):
-    """x is (N, d_in) here; see the module for the equations."""
+    """See the module for the equations. x is (..., d_in), and (N, d_in) inside."""
 
     @staticmethod
     def forward(
@@ -115,26 +111,37 @@ class _AdaptedLinear(torch.autograd.Function):
         bias: Tensor | None,
     ) -> Tensor:
         needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
-        needs_dots = needs_m or needs_norm
+        needs_dm = needs_m or needs_norm
+        shape, x = x.shape, _rows(x)
+        x_adapter = None if x_adapter is None else _rows(x_adapter)
+        g: Any = None
         with autocast_off(x.device):
-            h = scaled_mm(x if x_adapter is None else x_adapter, A.to(x.dtype).T, scaling)
-            y = _output(x, h, W, B, m, norm, bias)
-        ctx.scaling, ctx.adapter_apart = scaling, x_adapter is not None
-        ctx.dtypes = A.dtype, B.dtype
-        # z is (y - b) / g, if y outlives the forward pass.
-        keeps = needs_dots and under_checkpoint()
-        ctx.output = WeakOutput(y) if needs_dots and not keeps else None
+            h = matmul(x if x_adapter is None else x_adapter, _cast(A, x.dtype).T, alpha=scaling)
+            if x.is_cuda:
+                y = _output_on_gpu(x, h, W, B, m, norm, bias)
+            else:
+                g = None if m is None or norm is None else over_norm(m, norm)
+                y = _output_on_cpu(x, h, W, B, g, bias)
+        if len(shape) != 2:
+            # Not a view for autograd, which would forbid that the output is changed in place.
+            y = torch.ops.aten._unsafe_view.default(y, (*shape[:-1], W.shape[0]))
+        ctx.scaling, ctx.shape, ctx.adapter_apart = scaling, shape, x_adapter is not None
+        ctx.recovery = None
+        if needs_dm and m is not None and norm is not None:
+            divisible = _divisible(x, g, m, norm, bias)
+            ctx.recovery = OutputRecovery(y, divisible)
         ctx.save_for_backward(
-            x if needs_dots or (needs_A and x_adapter is None) else None,
+            x if needs_dm or (needs_A and x_adapter is None) else None,
             x_adapter if needs_A else None,
-            W if needs_x or needs_dots else None,
-            A if needs_x or needs_adapter else None,
-            B if needs_x or needs_adapter or needs_A or needs_dots else None,
-            h if needs_B or needs_dots else None,
-            m,  # with the norm, for g: the parameter is there anyway
+            W if needs_x or needs_dm else None,
+            A if needs_x or needs_adapter or needs_A else None,
+            B if needs_x or needs_adapter or needs_A or needs_B or needs_dm else None,
+            h if needs_B or needs_dm else None,
+            m,
             norm,
+            g,
             bias,
-            y if keeps else None,
+            y if ctx.recovery is not None and ctx.recovery.saves else None,
         )
         return y
 
@@ -144,76 +151,201 @@ class _AdaptedLinear(torch.autograd.Function):
         ctx: Any, dY: Tensor
     ) -> tuple[Tensor | None, ...]:
         hold_pending_outputs()
-        x, x_adapter, W, A, B, h, m, norm, bias, y = ctx.saved_tensors
-        needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
-        dtype_A, dtype_B = ctx.dtypes
-        dx: Any = None
-        dx_adapter = dA = dB = dm = dn = db = None
         with autocast_off(dY.device):  # a backward pass may run inside an autocast that the forward did not
-            g = _scale(m, norm)
-            if needs_m or needs_norm:
-                y = y if y is not None or ctx.output is None else ctx.output.take()
-                dZ, dm = scaling_gradients(
-                    dY, y, m, norm, bias, lambda: _product(x, h, W, B), source=(x, W, h, B), g=g
-                )
-                del y  # perhaps nobody else holds it any more
-                if needs_norm:
-                    dn = -over_norm(m * dm, norm)
-            else:
-                dZ = dY if m is None else _scaled(dY, over_norm(m, norm) if g is None else g)
-            T: Any = None
-            if needs_x or needs_adapter or needs_A:
-                T = scaled_mm(dZ, B.to(dY.dtype), ctx.scaling)
-            on_gpu, has_both = dZ.is_cuda, needs_x and not ctx.adapter_apart
-            if has_both and on_gpu:
-                dx = with_thin(dZ, W.to(dY.dtype), T, A.to(dY.dtype))
-            elif needs_x:
-                dx = mm(dZ, W.to(dY.dtype))
-            if needs_B and on_gpu:
-                dB = up_gradient(dZ, h, dtype_B)
-            del dZ  # as large as the output: its memory serves for what follows
-            if needs_B and not on_gpu:  # of dY, which spares dZ's memory for a pass over a thin matrix
-                dB = up_gradient(dY, h, dtype_B)
-                dB = dB if g is None else dB.mul_(g[:, None])
-            if has_both and not on_gpu:  # only now, when dZ is gone
-                add_thin_(dx, T, A.to(dY.dtype))
-            if needs_adapter:
-                dx_adapter = mm(T, A.to(dY.dtype))
-            if needs_A:
-                dA = down_gradient(T, x_adapter if ctx.adapter_apart else x, dtype_A)
-            if ctx.needs_input_grad[8]:
-                db = column_sums(dY, bias.dtype)
-        return dx, dx_adapter, None, dA, dB, dm if needs_m else None, dn, None, db
+            body = _gradients_on_gpu if dY.is_cuda else _gradients_on_cpu
+            dx, dx_adapter, dA, dB, dm, db = body(ctx, _rows(dY), *ctx.saved_tensors)
+            dn = None
+            if ctx.needs_input_grad[6]:
+                m, norm = ctx.saved_tensors[6:8]
+                dn = -over_norm(m * dm, norm)
+        return (
+            None if dx is None else dx.view(ctx.shape),
+            None if dx_adapter is None else dx_adapter.view(ctx.shape),
+            None,
+            dA,
+            dB,
+            dm if ctx.needs_input_grad[5] else None,
+            dn,
+            None,
+            db,
+        )
 
 
-def _output(
-    x: Tensor, h: Tensor, W: Tensor, B: Tensor, m: Tensor | None, norm: Tensor | None, bias: Tensor | None
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+"""dx, dx of the adapter, dA, dB, dm and db, each None where it is not needed."""
+
+
+def _output_on_cpu(
+    x: Tensor, h: Tensor, W: Tensor, B: Tensor, g: Tensor | None, bias: Tensor | None
 ) -> Tensor:
-    """``g ⊙ (x Wᵀ + h Bᵀ) + bias``."""
-    if m is None or norm is None:
-        y = _product(x, h, W, B)
-        return y if bias is None else y.add_(bias)
-    if taken(x, m, norm):
-        from doratune.engine.triton import magnitude_forward
-
-        if h.shape[1] <= magnitude_forward.RANKS:
-            return magnitude_forward.add_and_scale_(mm(x, W.to(x.dtype).T), h, B.contiguous(), m, norm, bias)
-        y = _product(x, h, W, B)
-        return magnitude_forward.scale(y, m, norm, y, bias)
+    """``g ⊙ (x Wᵀ + h Bᵀ) + bias``; LoRA has no g."""
     y = _product(x, h, W, B)
-    return scale_columns(y, over_norm(m, norm), out=y, bias=bias)
+    if g is not None:
+        return scale_columns(y, g, out=y, bias=bias)
+    return y if bias is None else y.add_(bias)
 
 
-def _scale(m: Tensor | None, norm: Tensor | None) -> Tensor | None:
-    """g, but on a GPU, where kernels divide by themselves."""
-    return None if m is None or norm is None or norm.is_cuda else over_norm(m, norm)
-
-
-def _scaled(dY: Tensor, g: Tensor) -> Tensor:
-    """``g ⊙ dY``."""
-    return scale_columns(dY, g, out=torch.empty_like(dY))
+def _gradients_on_cpu(
+    ctx: Any,
+    dY: Tensor,
+    x: Any,
+    x_adapter: Any,
+    W: Any,
+    A: Any,
+    B: Any,
+    h: Any,
+    m: Any,
+    norm: Any,
+    g: Any,
+    bias: Any,
+    saved: Tensor | None,
+) -> Gradients:
+    """See the module for the equations; g is None for LoRA."""
+    needs_x, needs_adapter, _, needs_A, needs_B, _, _, _, needs_bias = ctx.needs_input_grad
+    dx: Any = None
+    dx_adapter = dA = dB = dm = db = None
+    if ctx.recovery is not None:
+        y = ctx.recovery.take(saved)
+        y = None if y is None else _rows(y)
+        dZ, dm = magnitude_gradients(dY, y, lambda: _product(x, h, W, B), g, m, norm, bias)
+        del y  # perhaps nothing else holds it any more
+    else:
+        dZ = dY if g is None else scale_columns(dY, g, out=torch.empty_like(dY))
+    T: Any = None
+    if needs_x or needs_adapter or needs_A:
+        T = matmul(dZ, _cast(B, dY.dtype), alpha=ctx.scaling)
+    if needs_x:
+        dx = matmul(dZ, _cast(W, dY.dtype))
+    del dZ  # as large as the output: its memory serves for what follows
+    if needs_B:
+        dB = up_gradient(dY, h, B.dtype)
+        if g is not None:
+            dB.mul_(g[:, None])
+    if needs_x and not ctx.adapter_apart:
+        matmul(T, _cast(A, dY.dtype), onto=dx)
+    if needs_adapter:
+        dx_adapter = matmul(T, _cast(A, dY.dtype))
+    if needs_A:
+        dA = down_gradient(T, x_adapter if ctx.adapter_apart else x, A.dtype)
+    if needs_bias:
+        db = column_sums(dY, bias.dtype)
+    return dx, dx_adapter, dA, dB, dm, db
 
 
 def _product(x: Tensor, h: Tensor, W: Tensor, B: Tensor) -> Tensor:
-    """``x Wᵀ + h Bᵀ``."""
-    return with_thin(x, W.to(x.dtype).T, h, B.to(x.dtype).T)
+    """``x Wᵀ + h Bᵀ`` on a CPU."""
+    return matmul(h, _cast(B, x.dtype).T, onto=matmul(x, _cast(W, x.dtype).T))
+
+
+def _output_on_gpu(
+    x: Tensor, h: Tensor, W: Tensor, B: Tensor, m: Tensor | None, norm: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """``(m / norm) ⊙ (x Wᵀ + h Bᵀ) + bias``; LoRA has neither m nor norm. The kernels divide themselves."""
+    if m is None or norm is None:
+        y = _product_on_gpu(x, h, W, B)
+        return y if bias is None else y.add_(bias)
+    if not taken(x, m, norm):
+        y = _product_on_gpu(x, h, W, B)
+        return scale_columns(y, over_norm(m, norm), out=y, bias=bias)
+    from doratune.engine.triton import magnitude_forward
+
+    if h.shape[1] <= magnitude_forward.RANKS:
+        z = matmul(x, _cast(W, x.dtype).T)
+        return magnitude_forward.add_and_scale_(z, h, B.contiguous(), m, norm, bias)
+    y = _product_on_gpu(x, h, W, B)
+    return magnitude_forward.scale(y, m, norm, y, bias)
+
+
+def _gradients_on_gpu(
+    ctx: Any,
+    dY: Tensor,
+    x: Any,
+    x_adapter: Any,
+    W: Any,
+    A: Any,
+    B: Any,
+    h: Any,
+    m: Any,
+    norm: Any,
+    _g: None,
+    bias: Any,
+    saved: Tensor | None,
+) -> Gradients:
+    """See the module for the equations; m is None for LoRA."""
+    needs_x, needs_adapter, _, needs_A, needs_B, _, _, _, needs_bias = ctx.needs_input_grad
+    dx = dx_adapter = dA = dB = dm = db = None
+    if ctx.recovery is not None:
+        y = ctx.recovery.take(saved)
+        y = None if y is None else _rows(y)
+        dZ, dm = _magnitude_gradients_on_gpu(dY, y, x, h, W, B, m, norm, bias)
+        del y  # perhaps nothing else holds it any more
+    else:
+        dZ = dY if m is None else scale_columns(dY, over_norm(m, norm), out=torch.empty_like(dY))
+    T: Any = None
+    if needs_x or needs_adapter or needs_A:
+        T = matmul(dZ, _cast(B, dY.dtype), alpha=ctx.scaling)
+    if needs_x and ctx.adapter_apart:
+        dx = matmul(dZ, _cast(W, dY.dtype))
+    elif needs_x:
+        # A GPU's product reads what it is added to while it multiplies, so the large one comes second.
+        dx = matmul(dZ, _cast(W, dY.dtype), onto=matmul(T, _cast(A, dY.dtype)))
+    if needs_B:
+        dB = up_gradient(dZ, h, B.dtype)
+    del dZ  # as large as the output: its memory serves for what follows
+    if needs_adapter:
+        dx_adapter = matmul(T, _cast(A, dY.dtype))
+    if needs_A:
+        dA = down_gradient(T, x_adapter if ctx.adapter_apart else x, A.dtype)
+    if needs_bias:
+        db = column_sums(dY, bias.dtype)
+    return dx, dx_adapter, dA, dB, dm, db
+
+
+def _magnitude_gradients_on_gpu(
+    dY: Tensor,
+    y: Tensor | None,
+    x: Tensor,
+    h: Tensor,
+    W: Tensor,
+    B: Tensor,
+    m: Tensor,
+    norm: Tensor,
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """DZ and dm."""
+
+    def recompute() -> Tensor:
+        return _product_on_gpu(x, h, W, B)
+
+    if not taken(dY, m, norm):
+        return magnitude_gradients(dY, y, recompute, over_norm(m, norm), m, norm, bias)
+    from doratune.engine.triton.magnitude_backward import Source
+
+    def source() -> Source:
+        return Source(x.contiguous(), W, h.contiguous(), B.contiguous())
+
+    return magnitude_gradients_by_kernel(dY, y, recompute, m, norm, bias, source)
+
+
+def _product_on_gpu(x: Tensor, h: Tensor, W: Tensor, B: Tensor) -> Tensor:
+    """``x Wᵀ + h Bᵀ``, the large product last."""
+    return matmul(x, _cast(W, x.dtype).T, onto=matmul(h, _cast(B, x.dtype).T))
+
+
+def _divisible(
+    x: Tensor, g: Tensor | None, m: Tensor, norm: Tensor, bias: Tensor | None
+) -> Callable[[], bool]:
+    """Whether z can be had from y; where kernels compute single columns of z again, it always can."""
+    if taken(x, m, norm):
+        return lambda: True
+    return divisibility(over_norm(m, norm) if g is None else g, norm, with_bias=bias is not None)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """(..., d) as (N, d)."""
+    return tensor if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1])
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor`` in ``dtype``; a ``to`` that changes nothing costs as much as a small product."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from doratune.engine.autocast import autocast_off
-from doratune.engine.lowrank import add_thin_, down_gradient, scaled_mm, up_gradient
-from doratune.engine.products import mm
+from doratune.engine.lowrank import down_gradient, up_gradient
+from doratune.engine.matmul import matmul
 
 
 def add_update(z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
@@ -51,9 +51,10 @@ class _Update(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
         ctx.scaling = scaling
         with autocast_off(z.device):
-            h = scaled_mm(x, A.to(z.dtype).T, scaling)
+            h = matmul(x, A.to(z.dtype).T, alpha=scaling)
             ctx.save_for_backward(x, A, B, h)
-            return add_thin_(z.clone(memory_format=torch.contiguous_format), h, B.to(z.dtype).T)
+            y = z.clone(memory_format=torch.contiguous_format)
+            return matmul(h, B.to(z.dtype).T, onto=y)
 
     @staticmethod
     @once_differentiable
@@ -65,8 +66,8 @@ class _Update(torch.autograd.Function):
         dx = dA = dB = None
         with autocast_off(dY.device):
             if needs_x or needs_A:
-                T = scaled_mm(dY, B.to(dY.dtype), ctx.scaling)
-                dx = mm(T, A.to(dY.dtype)) if needs_x else None
+                T = matmul(dY, B.to(dY.dtype), alpha=ctx.scaling)
+                dx = matmul(T, A.to(dY.dtype)) if needs_x else None
                 dA = down_gradient(T, x, A.dtype) if needs_A else None
             if needs_B:
                 dB = up_gradient(dY, h, B.dtype)

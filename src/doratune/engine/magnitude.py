@@ -1,24 +1,95 @@
-"""DoRA's scaling as an operation of its own, for layers whose base is not a plain matrix product.
+"""DoRA's scaling by the magnitude, and its gradients; also as an operation for bases that are not a matrix.
 
     y = g ⊙ z + b        g = m / n        dz = g ⊙ dY        dm = Σ(dY ⊙ z) / n        db = Σ dY
 
-where z is the output of the base layer (without its bias) plus s times the adapter's. As in ``linear.py``, z
-is not kept: it is (y - b) / g where somebody keeps y, and is computed again where nobody does.
+where n is constant, and z is the output of the base layer (without its bias) plus s times the adapter's. z is
+not kept: see ``output_recovery.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from doratune.engine.channelwise import column_sums, scale_columns
-from doratune.engine.output_recovery import ReadLater, WeakOutput, hold_pending_outputs, under_checkpoint
-from doratune.engine.scaling import scaling_gradients
+from doratune.engine.channelwise import column_sums, scale_columns, scaled_and_dots
+from doratune.engine.output_recovery import (
+    OutputRecovery,
+    divisibility,
+    hold_pending_outputs,
+    needed_scale,
+)
+from doratune.engine.triton.select import taken
 from doratune.engine.weight_norm import over_norm
+
+if TYPE_CHECKING:
+    from doratune.engine.triton.magnitude_backward import Source
+
+
+def magnitude_gradients(
+    dY: Tensor,
+    y: Tensor | None,
+    recompute: Callable[[], Tensor],
+    g: Tensor,
+    m: Tensor,
+    norm: Tensor,
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of z and m by PyTorch, with z / n = (y - b) / m where y is there.
+
+    Args:
+        dY: (N, d) or (N, d, L), floating.
+        y: Of dY's shape and dtype, if z can be had from it; else None.
+        recompute: Gives z, of dY's shape and dtype; called without a y.
+        g: m / norm, (d,).
+        m: Magnitude, (d,).
+        norm: (d,); where it is 0, so is g, and the magnitude gets no gradient.
+        bias: (d,) or None.
+
+    Returns:
+        dz in dY's shape and dtype, and dm, (d,), in float32 (float64 where the norm is).
+    """
+    if y is None:
+        dz, dots = scaled_and_dots(dY, recompute(), g)
+        return dz, over_norm(dots, norm)
+    dz, dots = scaled_and_dots(dY, y, g, bias)
+    return dz, torch.where(norm > 0, dots / m, 0)
+
+
+def magnitude_gradients_by_kernel(
+    dY: Tensor,
+    y: Tensor | None,
+    recompute: Callable[[], Tensor],
+    m: Tensor,
+    norm: Tensor,
+    bias: Tensor | None,
+    source: Callable[[], Source] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The same on a GPU by a kernel, which divides m by norm itself.
+
+    Args:
+        dY: (N, d); the others as above.
+        y: As above.
+        recompute: As above.
+        m: As above.
+        norm: As above, float32.
+        bias: As above.
+        source: Gives what z is a product of. Then the kernel computes single columns of z again where g is
+            too small, and y may be given whatever g is.
+
+    Returns:
+        As above.
+    """
+    from doratune.engine.triton.magnitude_backward import gradients
+
+    if y is None:
+        return gradients(dY.contiguous(), recompute().contiguous(), m, norm)
+    needed = needed_scale(with_bias=bias is not None)
+    made_of = None if source is None else source()
+    return gradients(dY.contiguous(), y.contiguous(), m, norm, bias, made_of, needed)
 
 
 def scale_by_magnitude(
@@ -74,12 +145,12 @@ class _Scale(torch.autograd.Function):
         y = torch.empty_like(z)  # in z's layout: a consumer may view it as it would view z
         scale_columns(_columns(z, channel_dim), g, _columns(y, channel_dim), bias)
         needs_m = ctx.needs_input_grad[1]
-        keeps = needs_m and under_checkpoint()
-        ctx.output = WeakOutput(y) if needs_m and not keeps else None
-        ctx.smallest = ReadLater(g.abs().amin()) if needs_m and g.is_cuda else None
+        divisible = divisibility(g, norm, with_bias=bias is not None)
+        ctx.recovery = OutputRecovery(y, divisible) if needs_m else None
         ctx.channel_dim, ctx.remake = channel_dim, remake
         # m, a parameter, is kept anyway; g is not.
-        ctx.save_for_backward(m, norm, bias, y if keeps else None, *(kept if needs_m else ()))
+        saved = y if ctx.recovery is not None and ctx.recovery.saves else None
+        ctx.save_for_backward(m, norm, bias, saved, *(kept if needs_m else ()))
         return y
 
     @staticmethod
@@ -88,19 +159,22 @@ class _Scale(torch.autograd.Function):
         ctx: Any, dY: Tensor
     ) -> tuple[Tensor | None, ...]:
         hold_pending_outputs()
-        m, norm, bias, y, *kept = ctx.saved_tensors
+        m, norm, bias, saved, *kept = ctx.saved_tensors
         dY = _dense(dY, ctx.channel_dim)
         columns = _columns(dY, ctx.channel_dim)
         dm = db = None
         if ctx.needs_input_grad[1]:
-            y = y if y is not None else ctx.output.take()
+            y = ctx.recovery.take(saved)
 
-            def remake() -> Tensor:
+            def recompute() -> Tensor:
                 with torch.no_grad():
                     return _columns(ctx.remake(*kept), ctx.channel_dim, like=dY)
 
             y = None if y is None else _columns(y, ctx.channel_dim, like=dY)
-            dZ, dm = scaling_gradients(columns, y, m, norm, bias, remake, smallest=ctx.smallest)
+            if columns.ndim == 2 and taken(columns, m, norm):
+                dZ, dm = magnitude_gradients_by_kernel(columns, y, recompute, m, norm, bias)
+            else:
+                dZ, dm = magnitude_gradients(columns, y, recompute, over_norm(m, norm), m, norm, bias)
         else:
             dZ = scale_columns(columns, over_norm(m, norm), torch.empty_like(columns))
         if bias is not None and ctx.needs_input_grad[3]:

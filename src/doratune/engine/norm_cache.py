@@ -4,8 +4,9 @@ A norm changes when A, B, W or the scaling do: once per optimizer step, not once
 PyTorch keeps tells every change of a tensor: ``_version`` does not see writes through ``.data``, nor those of
 kernels that were handed a pointer. So on a CPU the key is the content itself, hashed with XXH3 at the speed
 of memory. On a GPU reading a hash back would stall it, so there a kernel compares hashes, and others go by
-what it finds (``triton/content_hash.py``), for norms that take longer than that. Elsewhere, and on a GPU
-inside compiled or recorded graphs, the norm is computed at every call.
+what it finds (``triton/content_hash.py``), for norms that take longer than that. Elsewhere, on a GPU inside
+compiled or recorded graphs, and for weights so small that a hash takes longer than the norm, the norm is
+computed at every call.
 
 Where nothing can change for a while, in one forward pass of a trainer or in a whole evaluation,
 ``peft/hold_norms.py`` has the norms computed once and taken as they are.
@@ -16,14 +17,14 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 import xxhash
 from torch import Tensor
 
+from doratune.engine import composite
 from doratune.engine.autocast import autocast_off
 from doratune.engine.triton.norm_cache import NormMemory
 from doratune.engine.weight_norm import (
@@ -33,8 +34,6 @@ from doratune.engine.weight_norm import (
     row_norm_squared,
     weighted_rows,
 )
-
-Found = TypeVar("Found")
 
 
 class BaseWeight(Protocol):
@@ -52,6 +51,10 @@ class BaseWeight(Protocol):
     def product(self, A: Tensor) -> Tensor:
         """W Aᵀ, (d_out, r), float32 or float64, for A (r, d_in)."""
         ...
+
+    def small_dense(self) -> Tensor | None:
+        """W as a matrix, if it is there and so small that a hash of it would take longer than the norm."""
+        return None
 
     def norm(self, A: Tensor, B: Tensor, scaling: float, memory: NormMemory | None) -> Tensor:
         """‖W + s·B·A‖ per row, (d_out,), float32 or float64, of A (r, d_in) and B (d_out, r).
@@ -84,32 +87,38 @@ class DenseWeight(BaseWeight):
         """W Aᵀ, (d_out, r), float32 (float64 if W or A is)."""
         return weighted_rows(self._W, A.to(norm_dtype(self._W, A)))
 
+    def small_dense(self) -> Tensor | None:
+        """W, if it is small."""
+        return self._W if self._W.numel() <= composite.SMALL_ELEMENTS else None
+
     def norm(self, A: Tensor, B: Tensor, scaling: float, memory: NormMemory | None = None) -> Tensor:
         """‖W + s·B·A‖ per row, (d_out,), float32 (float64 if one is)."""
         return current_row_norm(self._W, A, B, scaling, memory)
 
 
-class LayerNorms:
-    """The norms of one layer's DoRA adapters. A copy or an unpickled one starts empty."""
+class NormCache:
+    """The norms of one layer's DoRA adapters, each computed once for as long as its weights are the same.
+
+    Give one to every call of a layer: ``dora_linear(x, W, A, B, m, s, norm_cache=cache)``. The content of W,
+    A and B is looked at in every call, so that no change of theirs is missed. A copy or an unpickled cache
+    starts empty.
+    """
 
     def __init__(self) -> None:
         self.handle = next(_handles)
         """Stands for this object inside compiled graphs."""
         _by_handle[self.handle] = self
-        self._weight_key: object = None
-        self._weight_norm_sq: Tensor | None = None
-        self._checked: dict[str, tuple[object, Tensor]] = {}
-        self._on_gpu: defaultdict[str, NormMemory] = defaultdict(NormMemory)
-        self._held: dict[object, Any] | None = None
+        self._on_cpu, self._on_gpu = _HashedNorms(), _KernelNorms()
+        self._held: dict[object, Tensor] | None = None
         self._base_unchanged = False
 
     @property
     def held(self) -> bool:
-        """Whether what was found out about the weights is taken as it is, without another look at them."""
+        """Whether norms are taken as they are, without another look at the weights."""
         return self._held is not None
 
     def hold(self, *, base_unchanged: bool) -> None:
-        """From here to ``let_go`` look at each adapter once, whatever happens to its weights.
+        """From here to ``let_go`` find each adapter's norm once, whatever happens to its weights.
 
         Args:
             base_unchanged: Do not even look at a base weight that has been looked at before.
@@ -120,83 +129,103 @@ class LayerNorms:
         """Look again at every call."""
         self._held, self._base_unchanged = None, False
 
-    def once(self, what: object, look: Callable[[], Found]) -> Found:
-        """What ``look`` finds now, or while held what it found at first under the same key."""
-        if self._held is None:
-            return look()
-        if what not in self._held:
-            self._held[what] = look()
-        return self._held[what]
-
     def get(
         self,
-        adapter: str,
         base: BaseWeight,
         A: Tensor,
         B: Tensor,
         scaling: float,
         *,
+        adapter: str = "",
         remember: bool = True,
     ) -> Tensor:
         """The norm of each row of W + s·B·A.
 
         Args:
-            adapter: The adapter's name.
             base: W (d_out, d_in).
             A: Down projection, (r, d_in), any floating dtype.
             B: Up projection, (d_out, r), any floating dtype.
             scaling: LoRA's s.
+            adapter: The adapter's name, if the layer has several.
             remember: Keep the norm on a GPU for the next call. Not inside a compiled graph, which may use all
                 memory that is given out inside it again.
 
         Returns:
             (d_out,), float32 (float64 where an input is), detached; not to be changed in place.
         """
-        return self.once(
-            (adapter, scaling),
-            lambda: self._true(adapter, base, A, B, scaling, remember=remember),
-        )
-
-    def _true(
-        self, adapter: str, base: BaseWeight, A: Tensor, B: Tensor, scaling: float, *, remember: bool
-    ) -> Tensor:
-        """The norm of the weights as they are now."""
+        if self._held is not None and (adapter, scaling) in self._held:
+            return self._held[adapter, scaling]
         # A tensor made in inference mode could not be used in training later.
         training = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
         with training, torch.no_grad(), autocast_off(A.device):
-            if any(tensor.device.type != "cpu" for tensor in (*base.tensors, A, B)):
-                return base.norm(A, B, scaling, self._on_gpu[adapter] if remember else None)
-            known = self._base_unchanged and self._weight_norm_sq is not None
-            weight_key = self._weight_key if known else tuple(map(_digest, base.tensors))
-            if self._weight_norm_sq is None or self._weight_key != weight_key:
-                self._weight_norm_sq, self._weight_key = base.row_norm_squared(), weight_key
-                self._checked.clear()
-            key = (_digest(A), _digest(B), scaling)
-            if adapter not in self._checked or self._checked[adapter][0] != key:
-                norm = norm_of_product(base.product(A), A, B, scaling, self._weight_norm_sq)
-                self._checked[adapter] = key, norm
-            return self._checked[adapter][1]
+            if all(tensor.is_cpu for tensor in (*base.tensors, A, B)):
+                norm = self._on_cpu.get(adapter, base, A, B, scaling, base_unchanged=self._base_unchanged)
+            else:
+                norm = self._on_gpu.get(adapter, base, A, B, scaling, remember=remember)
+        if self._held is not None:
+            self._held[adapter, scaling] = norm
+        return norm
 
-    def __reduce__(self) -> tuple[type[LayerNorms], tuple[()]]:
-        return LayerNorms, ()
+    def __reduce__(self) -> tuple[type[NormCache], tuple[()]]:
+        return NormCache, ()
 
 
-def dense_norm(norms: LayerNorms, adapter: str, W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
-    """``norms.get`` for a dense weight; inside a compiled graph too, where it is one opaque operation."""
+class _HashedNorms:
+    """Norms on a CPU, by the hash of what they were computed from."""
+
+    def __init__(self) -> None:
+        self._weight_key: object = None
+        self._weight_norm_sq: Tensor | None = None
+        self._checked: dict[str, tuple[object, Tensor]] = {}
+
+    def get(
+        self, adapter: str, base: BaseWeight, A: Tensor, B: Tensor, scaling: float, *, base_unchanged: bool
+    ) -> Tensor:
+        dense = base.small_dense()
+        if dense is not None:
+            dtype = norm_dtype(dense, A, B)
+            V = torch.addmm(dense.to(dtype), B.to(dtype), A.to(dtype), alpha=scaling)
+            return torch.linalg.vector_norm(V, dim=1)
+        known = base_unchanged and self._weight_norm_sq is not None
+        weight_key = self._weight_key if known else tuple(map(_digest, base.tensors))
+        if self._weight_norm_sq is None or self._weight_key != weight_key:
+            self._weight_norm_sq, self._weight_key = base.row_norm_squared(), weight_key
+            self._checked.clear()
+        key = (_digest(A), _digest(B), scaling)
+        if adapter not in self._checked or self._checked[adapter][0] != key:
+            norm = norm_of_product(base.product(A), A, B, scaling, self._weight_norm_sq)
+            self._checked[adapter] = key, norm
+        return self._checked[adapter][1]
+
+
+class _KernelNorms:
+    """Norms on a GPU, by kernels that compare hashes there; on other devices nothing is reused."""
+
+    def __init__(self) -> None:
+        self._memories: defaultdict[str, NormMemory] = defaultdict(NormMemory)
+
+    def get(
+        self, adapter: str, base: BaseWeight, A: Tensor, B: Tensor, scaling: float, *, remember: bool
+    ) -> Tensor:
+        return base.norm(A, B, scaling, self._memories[adapter] if remember else None)
+
+
+def dense_norm(cache: NormCache, adapter: str, W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+    """``cache.get`` for a dense weight; inside a compiled graph too, where it is one opaque operation."""
     if torch.compiler.is_compiling():
-        return _dense_norm(W.detach(), A.detach(), B.detach(), scaling, adapter, norms.handle)
-    return norms.get(adapter, DenseWeight(W), A, B, scaling)
+        return _dense_norm(W.detach(), A.detach(), B.detach(), scaling, adapter, cache.handle)
+    return cache.get(DenseWeight(W), A, B, scaling, adapter=adapter)
 
 
 _handles = itertools.count()
-_by_handle: weakref.WeakValueDictionary[int, LayerNorms] = weakref.WeakValueDictionary()
+_by_handle: weakref.WeakValueDictionary[int, NormCache] = weakref.WeakValueDictionary()
 
 
 @torch.library.custom_op("doratune::dense_norm", mutates_args=())
 def _dense_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float, adapter: str, handle: int) -> Tensor:
     # A copy: the compiler may reuse the memory of an operation's result.
-    norms = _by_handle[handle]
-    return norms.get(adapter, DenseWeight(W), A, B, scaling, remember=False).clone()
+    cache = _by_handle[handle]
+    return cache.get(DenseWeight(W), A, B, scaling, adapter=adapter, remember=False).clone()
 
 
 @_dense_norm.register_fake

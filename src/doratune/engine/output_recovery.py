@@ -1,25 +1,25 @@
-"""A layer's output, found again in the backward pass without being kept.
+"""z of a layer's output y = g ⊙ z + b, found again in the backward pass without being kept.
 
 The magnitude's gradient needs z, the output before scaling. Keeping it would cost a (tokens, d_out) tensor
-that LoRA does not keep. But the next operation often keeps y for its own gradient, and z = y / g; so the
-layer holds y weakly. Where nobody keeps y, or it was changed in place, z is computed again.
+that LoRA does not keep. But the next operation often keeps y for its own gradient, and z = (y - b) / g. So
+the layer refers to y weakly, and z is computed again where y is gone, was changed in place, or where some g
+is too small to divide by.
 
 An operation lets go of what it kept as soon as its own backward step is done, which is just before the step
-of the layer whose output it was. So the first layer to be reached by a backward pass takes hold of the
-outputs of all others that are still there; each is let go in its layer's own step. Only the first layer
-itself is too late.
+of the layer whose output it was. So the first layer that a backward pass reaches takes hold of the outputs
+of all others that are still there; each is let go in its layer's own step. Only the first layer itself is
+too late.
 
-Where memory is no matter, ``keep_outputs`` keeps every y: one product with the base weight less for each
-layer whose output nobody else keeps.
-
-Non-reentrant checkpointing (``torch.utils.checkpoint``) is the exception: a node's own saved tensors are the
-only ones that it gives back, and they cost memory in one block at a time only, so y is saved under it.
+Where memory does not matter, ``keep_outputs`` keeps every y: one product with the base weight less for each
+layer whose output no other operation keeps. Non-reentrant checkpointing (``torch.utils.checkpoint``) is an
+exception: it gives a node its own saved tensors back and no others, and they cost memory in one block at a
+time only. Under it the layer saves y.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -31,13 +31,13 @@ from torch.utils.weak import TensorWeakRef
 SMALLEST_SCALE = 2.0**-6
 """Below this |g|, y may have lost digits of z to the bottom of float16's range; at 0, all of them."""
 
-SMALLEST_SCALE_BESIDE_BIAS = 2.0**-2
-"""Below this |g|, z may be lost in the rounding of y = g ⊙ z + b more than PEFT loses it in that of z + b."""
+SMALLEST_SCALE_WITH_BIAS = 2.0**-2
+"""Below this |g|, the rounding of y = g ⊙ z + b may cost z more digits than PEFT's rounding of z + b does."""
 
 _keeping: ContextVar[bool] = ContextVar("doratune_keep_outputs", default=False)
 
-_pending: weakref.WeakSet[WeakOutput] = weakref.WeakSet()
-"""Outputs whose layers no backward pass has come near yet."""
+_pending: weakref.WeakSet[OutputRecovery] = weakref.WeakSet()
+"""Of layers that no backward pass has come near yet."""
 
 
 @contextmanager
@@ -50,33 +50,48 @@ def keep_outputs() -> Iterator[None]:
         _keeping.reset(token)
 
 
-class WeakOutput:
-    """A tensor as it is now, for as long as the graph of somebody else keeps it, or ``keep_outputs`` does.
+class OutputRecovery:
+    """The output y of a layer as it is now, for as long as something else keeps it.
 
     Args:
-        tensor: The output that a consumer may keep.
+        y: The output that a consumer may keep.
+        divisible: Says in the backward pass whether z can be had from y by division; see ``divisibility``.
     """
 
-    def __init__(self, tensor: Tensor) -> None:
-        self._reference = TensorWeakRef(tensor)
+    def __init__(self, y: Tensor, divisible: Callable[[], bool]) -> None:
+        self._divisible = divisible
+        self._reference: TensorWeakRef | None = None
+        self._held: Tensor | None = None
+        self.saves = _under_checkpoint()
+        """Whether the layer is to save y itself, and give it to ``take``."""
+        if self.saves:
+            return
         # Without a version, in inference mode, there is no backward pass either.
-        self._version = None if tensor.is_inference() else tensor._version
-        # Detached, since the graph of the tensor owns this object.
-        self._held: Tensor | None = tensor.detach() if _keeping.get() else None
-        if self._held is None:
+        self._version = None if y.is_inference() else y._version
+        if _keeping.get():
+            self._held = y.detach()  # the graph of y owns this object
+        else:
+            self._reference = TensorWeakRef(y)
             _pending.add(self)
 
-    def take(self) -> Tensor | None:
-        """The tensor, detached, or None if it is gone or was changed in place since."""
-        if self._held is None:
+    def take(self, saved: Tensor | None) -> Tensor | None:
+        """y, detached, or None if z has to be computed again.
+
+        Args:
+            saved: y if the layer has saved it.
+        """
+        if self._reference is not None and self._held is None:
             self.hold()
-        tensor, self._held = self._held, None
-        return tensor if tensor is not None and tensor._version == self._version else None
+        y, self._held = self._held, None
+        if y is not None and y._version != self._version:
+            y = None
+        y = saved if self.saves else y
+        return y if y is not None and self._divisible() else None
 
     def hold(self) -> None:
-        """Keep the tensor, if it is still there, until ``take``."""
-        tensor = self._reference()
-        self._held = None if tensor is None else tensor.detach()
+        """Keep y, if it is still there, until ``take``."""
+        y = None if self._reference is None else self._reference()
+        self._held = None if y is None else y.detach()
 
 
 def hold_pending_outputs() -> None:
@@ -85,46 +100,42 @@ def hold_pending_outputs() -> None:
         _pending.pop().hold()
 
 
-def under_checkpoint() -> bool:
-    """Whether tensors saved now go to non-reentrant checkpointing, which computes them again when needed."""
-    hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)  # pyright: ignore[reportAttributeAccessIssue]
-    return hooks is not None and getattr(hooks[0], "__module__", None) == "torch.utils.checkpoint"
-
-
-class ReadLater:
-    """A number on its way from a GPU. To ask for it at once would stall the GPU until it has computed it.
-
-    Args:
-        value: One element, on a GPU.
-    """
-
-    def __init__(self, value: Tensor) -> None:
-        self._host = value.detach().to("cpu", non_blocking=True)
-        self._arrived = torch.cuda.Event()
-        self._arrived.record(torch.cuda.current_stream(value.device))
-
-    def get(self) -> float:
-        """The number."""
-        self._arrived.synchronize()
-        return self._host.item()
-
-
-def needed_scale(*, beside_bias: bool) -> float:
+def needed_scale(*, with_bias: bool) -> float:
     """The smallest |g| by which y = g ⊙ z + b may be divided for z, with a b or without."""
-    return SMALLEST_SCALE_BESIDE_BIAS if beside_bias else SMALLEST_SCALE
+    return SMALLEST_SCALE_WITH_BIAS if with_bias else SMALLEST_SCALE
 
 
-def can_be_divided(g: Tensor, norm: Tensor, smallest: ReadLater | None, *, beside_bias: bool) -> bool:
-    """Whether z can be had from y = g ⊙ z + b: no g is too small, but on a CPU for rows whose norm is zero.
+def divisibility(g: Tensor, norm: Tensor, *, with_bias: bool) -> Callable[[], bool]:
+    """A test whether z can be had from y = g ⊙ z + b: no |g| is too small but in rows whose norm is zero.
+
+    On a GPU the answer is computed now and is on its way to the host until the backward pass asks. To ask for
+    it at once would stall the GPU.
 
     Args:
         g: (d_out,).
         norm: (d_out,); where it is 0, g is 0 and the magnitude gets no gradient.
-        smallest: On a GPU, the smallest |g|.
-        beside_bias: Whether there is a b.
+        with_bias: Whether there is a b.
     """
-    needed = needed_scale(beside_bias=beside_bias)
-    if smallest is not None:
-        return smallest.get() >= needed
-    # Nearly always the first look tells.
-    return bool(g.amin() >= needed) or not bool(((g.abs() < needed) & (norm > 0)).any())
+    needed = needed_scale(with_bias=with_bias)
+
+    def no_small() -> Tensor:
+        return ((g.abs() >= needed) | (norm == 0)).all()
+
+    if not g.is_cuda:
+        # Nearly always the first look tells.
+        return lambda: g.amin().item() >= needed or bool(no_small())
+    answer = no_small().to("cpu", non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record(torch.cuda.current_stream(g.device))
+
+    def read() -> bool:
+        arrived.synchronize()
+        return bool(answer)
+
+    return read
+
+
+def _under_checkpoint() -> bool:
+    """Whether tensors saved now go to non-reentrant checkpointing, which computes them again when needed."""
+    hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)  # pyright: ignore[reportAttributeAccessIssue]
+    return hooks is not None and getattr(hooks[0], "__module__", None) == "torch.utils.checkpoint"

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from doratune.engine.buffers import buffered_rows
-from doratune.engine.products import mm
+from doratune.engine.matmul import matmul
 from doratune.engine.triton.norm_cache import NormMemory
 from doratune.engine.triton.select import taken
 
@@ -161,7 +161,7 @@ def weighted_rows(W: Tensor, A: Tensor) -> Tensor:
         return torch.mm(W, both.T, out_dtype=A.dtype).view(W.shape[0], 2, A.shape[0]).sum(dim=1)
     U = A.new_empty(W.shape[0], A.shape[0])
     for rows, wide in _wide_rows(W, A.dtype):
-        U[rows] = mm(wide, A.T)
+        U[rows] = matmul(wide, A.T)
     return U
 
 

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import torch
 
+from doratune.engine.cpu_traits import cpu_traits
 from doratune.errors import InputError
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -49,6 +50,5 @@ def _has_fast_bfloat16(device_type: str) -> bool:
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device_type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+        return cpu_traits().has_bfloat16
     return False

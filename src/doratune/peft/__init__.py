@@ -7,9 +7,8 @@ model as it is built.
 
 from doratune.peft.adapted import adapted_modules, adapter_parameters, uses_dora
 from doratune.peft.automatic import disable_automatically, enable_automatically
+from doratune.peft.enable import EnableReport, disable, enable
 from doratune.peft.hold_norms import hold_norms
-from doratune.peft.report import EnableReport
-from doratune.peft.switch import disable, enable
 
 __all__ = [
     "EnableReport",

@@ -11,9 +11,8 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
+from doratune.peft.enable import EnableReport, enable
 from doratune.peft.layer import EngineLayer, EngineOptions
-from doratune.peft.report import EnableReport
-from doratune.peft.switch import enable
 
 _peft_inject_adapter: Callable[..., None] | None = None
 """PEFT's own method while ours stands in its place."""

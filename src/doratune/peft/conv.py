@@ -22,7 +22,7 @@ from doratune.engine.magnitude import scale_by_magnitude
 from doratune.engine.norm_cache import dense_norm
 from doratune.engine.weight_norm import norm_dtype
 from doratune.peft.layer import EngineLayer
-from doratune.peft.support import adapter_weights, module_obstacle, variant_obstacle, weight_obstacle
+from doratune.peft.obstacles import adapter_weights, module_obstacle, variant_obstacle, weight_obstacle
 
 _PARTS = {
     3: (nn.Conv1d, DoraConv1dLayer, DoraConv1dVariant),

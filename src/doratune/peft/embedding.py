@@ -27,11 +27,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding
 
 from doratune.engine.autocast import autocast_off
-from doratune.engine.lowrank import add_thin_, scaled_mm, up_gradient
+from doratune.engine.lowrank import up_gradient
 from doratune.engine.magnitude import scale_by_magnitude
+from doratune.engine.matmul import matmul
 from doratune.engine.norm_cache import dense_norm
 from doratune.peft.layer import EngineLayer
-from doratune.peft.support import hook_obstacle, variant_obstacle, weight_obstacle
+from doratune.peft.obstacles import hook_obstacle, variant_obstacle, weight_obstacle
 
 
 class EngineEmbedding(EngineLayer, Embedding):
@@ -99,7 +100,7 @@ def _composite(
     z = base(ids)
     with autocast_off(z.device):
         h = _looked_up(ids, A, embed_scale, z.dtype)
-        add_thin_(z.view(-1, z.shape[-1]), h, B.to(z.dtype).T, scaling)
+        matmul(h, B.to(z.dtype).T, alpha=scaling, onto=z.view(-1, z.shape[-1]))
     return z
 
 
@@ -140,7 +141,7 @@ class _AdaptedLookup(torch.autograd.Function):
         dA = dB = None
         with autocast_off(dZ.device):
             if ctx.needs_input_grad[1]:
-                T = scaled_mm(dZ, B.to(dZ.dtype), ctx.scaling).to(A.dtype)
+                T = matmul(dZ, B.to(dZ.dtype), alpha=ctx.scaling).to(A.dtype)
                 dA = torch.ops.aten.embedding_dense_backward(
                     _scaled(T, ctx.embed_scale),
                     ids.reshape(-1),

@@ -20,7 +20,7 @@ from doratune.peft.layer import EngineLayer
 def hold_norms(model: nn.Module, *, base_unchanged: bool = False) -> Iterator[None]:
     """Compute the norms of the active DoRA adapters now, and take them as they are inside.
 
-    Weights must not change inside, nor the modules that hold them or their hooks. Switching, scaling, merging
+    Weights must not change inside, nor the modules that hold them. Switching, scaling, merging
     and disabling adapters is safe: an adapter that becomes active inside is looked at, and has its norm
     computed, at its first call. Inside another ``hold_norms`` it does nothing.
 

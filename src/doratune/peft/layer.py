@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from doratune.engine.norm_cache import LayerNorms
+from doratune.engine.norm_cache import NormCache
 from doratune.functional import DropoutForm
 
 
@@ -37,7 +37,7 @@ class EngineLayer(nn.Module, LoraLayer):
     supports_attached_norm: ClassVar[bool] = False
     """Whether the norm can be part of the backward pass."""
     engine_options: EngineOptions
-    norms: LayerNorms
+    norms: NormCache
 
     @staticmethod
     def adapter_obstacle(layer: Any, name: str) -> str | None:
@@ -55,25 +55,26 @@ class EngineLayer(nn.Module, LoraLayer):
 
     def adapter_on_engine(self) -> str | None:
         """The one active adapter, if the engine computes what PEFT would."""
-        if self.disable_adapters or self.merged:
+        if self.disable_adapters or self.merged_adapters:
             return None
         active = [name for name in self.active_adapters if name in self.scaling]
         if len(active) != 1:
             return None
-        name = active[0]
-        obstacle = self.norms.once(name, lambda: self.adapter_obstacle(self, name))
-        return name if obstacle is None else None
+        return active[0] if self.adapter_obstacle(self, active[0]) is None else None
 
     def dropped(self, x: Tensor, adapter: str) -> Tensor | None:
         """The input after the adapter's dropout, or None where nothing is dropped."""
-        dropout = self.lora_dropout[adapter]
-        return None if isinstance(dropout, nn.Identity) or not self.training else dropout(x)
+        dropout: Any = self._modules["lora_dropout"]._modules[adapter]  # pyright: ignore[reportOptionalMemberAccess]
+        if type(dropout) is nn.Identity or (type(dropout) is nn.Dropout and not dropout.training):
+            return None
+        # PEFT's DoRA asks the layer whether it is trained, its LoRA only the dropout.
+        return None if self.use_dora.get(adapter, False) and not self.training else dropout(x)
 
 
 def adopt(layer: Any, engine_class: type[EngineLayer], options: EngineOptions) -> None:
     """Put a layer of PEFT's on the engine, in place."""
     layer.__class__ = engine_class
-    layer.norms = LayerNorms()
+    layer.norms = NormCache()
     layer.engine_options = options
 
 

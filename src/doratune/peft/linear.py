@@ -12,7 +12,13 @@ from transformers.pytorch_utils import Conv1D
 from doratune.engine.norm_cache import dense_norm
 from doratune.functional import dora_linear, lora_linear
 from doratune.peft.layer import EngineLayer
-from doratune.peft.support import adapter_weights, matrix_adapter_obstacle, weight_obstacle
+from doratune.peft.obstacles import (
+    adapter_weights,
+    base_of,
+    matrix_adapter_obstacle,
+    weight_obstacle,
+    weight_of,
+)
 
 
 class EngineLinear(EngineLayer, Linear):
@@ -27,41 +33,40 @@ class EngineLinear(EngineLayer, Linear):
     @staticmethod
     def adapter_obstacle(layer: Any, name: str) -> str | None:
         """See ``EngineLayer``."""
-        base = layer.base_layer
+        base = base_of(layer)
         if type(base) not in (nn.Linear, Conv1D):
             return f"base layer {type(base).__name__} not supported"
         if layer.fan_in_fan_out != (type(base) is Conv1D):
             return "fan_in_fan_out is not as the base layer stores its weight"
         return matrix_adapter_obstacle(layer, name) or weight_obstacle(
-            base.weight, adapter_weights(layer, name)
+            weight_of(base), adapter_weights(layer, name)
         )
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's output, (..., d_out), for x (..., d_in): PEFT's result in PEFT's dtype."""
         adapter = None if args or kwargs else self.adapter_on_engine()
-        # What PEFT's type hints leave open, the obstacle has checked.
-        base: Any = self.base_layer
-        if adapter is None or not _same_dtype(x, base.weight):
+        base = base_of(self)
+        W = weight_of(base)
+        # If the base layer does not take x's dtype, PEFT's path raises PyTorch's own error.
+        if adapter is None or not (x.dtype == W.dtype or torch.is_autocast_enabled(x.device.type)):
             return super().forward(x, *args, **kwargs)
-        W = self._weight()
-        A: Any = self.lora_A[adapter].weight
-        B: Any = self.lora_B[adapter].weight
+        W = W.T if self.fan_in_fan_out else W
+        bias = base._parameters["bias"]
+        A, B, *m = adapter_weights(self, adapter)
         scaling = self.scaling[adapter]
         x_dropped = self.dropped(x, adapter)
-        if not self.use_dora.get(adapter, False):
-            return lora_linear(x, W, A, B, scaling, base.bias, x_dropped=x_dropped)
-        m: Any = self.lora_magnitude_vector[adapter].weight
+        if not m:
+            return lora_linear(x, W, A, B, scaling, bias, x_dropped=x_dropped)
         options = self.engine_options
-        norm = self.adapter_norm(adapter) if options.detach_norm else None
         return dora_linear(
             x,
             W,
             A,
             B,
-            m,
+            m[0],
             scaling,
-            base.bias,
-            norm=norm,
+            bias,
+            norm=dense_norm(self.norms, adapter, W, A, B, scaling) if options.detach_norm else None,
             x_dropped=x_dropped,
             dropout=options.dropout,
             detach_norm=options.detach_norm,
@@ -69,16 +74,6 @@ class EngineLinear(EngineLayer, Linear):
 
     def adapter_norm(self, adapter: str) -> Tensor:
         """See ``EngineLayer``."""
-        A: Any = self.lora_A[adapter].weight
-        B: Any = self.lora_B[adapter].weight
-        return dense_norm(self.norms, adapter, self._weight(), A, B, self.scaling[adapter])
-
-    def _weight(self) -> Tensor:
-        """W, (d_out, d_in)."""
-        base: Any = self.base_layer
-        return base.weight.T if self.fan_in_fan_out else base.weight
-
-
-def _same_dtype(x: Tensor, weight: Tensor) -> bool:
-    """Whether the base layer takes x; if it does not, PEFT's path raises PyTorch's own error."""
-    return x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)
+        W = weight_of(base_of(self))
+        A, B, *_ = adapter_weights(self, adapter)
+        return dense_norm(self.norms, adapter, W.T if self.fan_in_fan_out else W, A, B, self.scaling[adapter])

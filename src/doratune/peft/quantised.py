@@ -20,10 +20,14 @@ from doratune.engine.magnitude import scale_by_magnitude
 from doratune.engine.norm_cache import BaseWeight
 from doratune.engine.weight_norm import row_norm_squared
 from doratune.peft.layer import EngineLayer
-from doratune.peft.support import FLOATING, adapter_weights, device_obstacle, matrix_adapter_obstacle
+from doratune.peft.obstacles import FLOATING, adapter_weights, device_obstacle, matrix_adapter_obstacle
 
 COLUMNS = 512
 """Columns of W taken at a time, where it can only be had by columns."""
+CHECKED = 8
+"""Columns of a dequantised weight that are compared with the layer's outputs."""
+AGREEMENT = 0.05
+"""How far they may differ, relative to the largest element: the layer computes in bfloat16 or with 8 bits."""
 
 
 class QuantisedWeight(BaseWeight):
@@ -44,20 +48,28 @@ class QuantisedWeight(BaseWeight):
     def row_norm_squared(self) -> Tensor:
         """‖W‖² per row, (d_out,), float32, from a dequantised copy that is let go again.
 
-        bitsandbytes packs a 4-bit weight anew when it is first evaluated on a CPU with AVX-512 BF16, and its
-        dequantisation knows nothing of that. Then W's columns are the layer's outputs for unit vectors.
+        A dequantised copy may be of other values than the layer computes with: bitsandbytes packs a 4-bit
+        weight anew when it is first evaluated on a CPU with AVX-512 BF16, and its dequantisation knows
+        nothing of that. So some columns are compared with the layer's outputs for unit vectors; where they
+        differ, all columns are taken from such outputs.
         """
-        if not getattr(getattr(self._base.weight, "quant_state", None), "packing_format_for_cpu", False):
-            weight: Any = dequantize_module_weight(self._base)
-            is_plain = type(weight) in (Tensor, nn.Parameter)
-            return row_norm_squared(weight if is_plain else weight.dequantize())
-        d_in = self._base.in_features
-        squared = torch.zeros(self._base.out_features)
-        for start in range(0, d_in, COLUMNS):
-            units = torch.zeros(min(COLUMNS, d_in - start), d_in, dtype=_compute_dtype(self._base))
-            units[:, start : start + COLUMNS].fill_diagonal_(1)
-            squared += self.apply(units).float().square().sum(dim=0)
+        W = dequantised(self._base)
+        count = W.shape[1]
+        some = torch.linspace(0, count - 1, min(CHECKED, count), device=W.device).long()
+        expected = W[:, some].float()
+        error = (self._columns(some) - expected).abs().amax()
+        if error <= AGREEMENT * expected.abs().amax():
+            return row_norm_squared(W)
+        squared = torch.zeros(W.shape[0], device=W.device)
+        for columns in torch.arange(count, device=W.device).split(COLUMNS):
+            squared += self._columns(columns).square().sum(dim=1)
         return squared
+
+    def _columns(self, columns: Tensor) -> Tensor:
+        """Columns of W as the layer computes them, (d_out, n) for (n,), float32."""
+        units = torch.zeros(len(columns), self._base.in_features, device=columns.device)
+        units.scatter_(1, columns[:, None], 1)
+        return self.apply(units.to(_compute_dtype(self._base))).T.float()
 
     def product(self, A: Tensor) -> Tensor:
         """W Aᵀ, (d_out, r), float32, as precise as the layer is."""
@@ -67,6 +79,14 @@ class QuantisedWeight(BaseWeight):
         """The layer's output without its bias, (..., d_out), in x's dtype."""
         bias = self._base.bias
         return self._base(x) if bias is None else self._base(x) - bias.to(x.dtype)
+
+
+def dequantised(base: Any) -> Tensor:
+    """W, (d_out, d_in), by the library that quantised it."""
+    packed = base.weight
+    weight: Any = dequantize_module_weight(base)
+    base.weight = packed  # on a CPU PEFT puts a copy there, which for 8 bits lacks the scales
+    return weight if type(weight) in (Tensor, nn.Parameter) else weight.dequantize()
 
 
 class EngineQuantisedLinear(EngineLayer):
@@ -121,7 +141,7 @@ class EngineQuantisedLinear(EngineLayer):
         """See ``EngineLayer``."""
         A: Any = self.lora_A[adapter].weight
         B: Any = self.lora_B[adapter].weight
-        return self.norms.get(adapter, QuantisedWeight(self.base_layer), A, B, self.scaling[adapter])
+        return self.norms.get(QuantisedWeight(self.base_layer), A, B, self.scaling[adapter], adapter=adapter)
 
 
 def _compute_dtype(base: Any) -> torch.dtype:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from doratune.engine.autocast import autocast_off
-from doratune.engine.widened import is_widened
+from doratune.engine.matmul import is_widened
 from doratune.speedups._internals import softmax_backward
 
 

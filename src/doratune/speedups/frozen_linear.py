@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from doratune.engine.frozen import frozen_linear
-from doratune.engine.products import made_otherwise
+from doratune.engine.matmul import differs_from_pytorch, frozen_linear
 from doratune.peft import adapted_modules
 from doratune.speedups._internals import with_parameters
 from doratune.speedups.changes import Changes
@@ -46,7 +45,7 @@ def _obstacle(layer: nn.Linear) -> str | None:
         return "other code has replaced its forward pass"
     if layer.weight.requires_grad:
         return "trained"
-    return None if made_otherwise(layer.weight) else "PyTorch's product is the fastest here"
+    return None if differs_from_pytorch(layer.weight) else "PyTorch's product is the fastest here"
 
 
 def _difference(layer: nn.Linear) -> str | None:

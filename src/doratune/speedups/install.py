@@ -6,6 +6,7 @@ import logging
 import weakref
 from typing import Any
 
+import torch
 from torch import nn
 
 from doratune.errors import InputError
@@ -47,11 +48,13 @@ def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | No
     changes = Changes()
     _sped_up.add(inner)
     changes.on_undo(lambda: _sped_up.discard(inner))
-    speed_up_frozen(inner, changes)
-    if training:
-        speed_up_norms(inner, changes)
-        speed_up_rotary(inner, changes)
-        spare_forward(inner, settings or SpeedupSettings(), changes)
+    # The checks take gradients, whatever the caller is about to do.
+    with torch.inference_mode(False), torch.enable_grad():
+        speed_up_frozen(inner, changes)
+        if training:
+            speed_up_norms(inner, changes)
+            speed_up_rotary(inner, changes)
+            spare_forward(inner, settings or SpeedupSettings(), changes)
     report = changes.report()
     logger.info("speed-ups: %s", report)
     return report

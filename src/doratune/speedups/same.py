@@ -78,7 +78,7 @@ def unequal(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> str | None:
 def _outcome(function: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
     """Outputs, and the gradient of each input for random gradients of the outputs."""
     leaves = [one.detach().clone().requires_grad_() for one in inputs]
-    with torch.enable_grad(), autocast_off(torch.device("cpu")):
+    with autocast_off(torch.device("cpu")):
         outputs = function(*leaves)
         outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
         slopes = [random(*one.shape).to(one.dtype) for one in outputs]

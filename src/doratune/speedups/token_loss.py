@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import log_softmax
 
-from doratune.engine.products import linear, mm
+from doratune.engine.matmul import linear, matmul
 from doratune.speedups.settings import SpeedupSettings
 
 
@@ -73,7 +73,7 @@ class _TokenScores(torch.autograd.Function):
                 if slope is not None:
                     logits[rows] = _logit_slope(p, target)
             if slope is not None:
-                slope[part] = mm(logits, weight)
+                slope[part] = matmul(logits, weight)
         ctx.mark_non_differentiable(entropy, is_top1)
         ctx.save_for_backward(*((hidden, targets, weight, bias) if ctx.trains_head else (slope,)))
         return log_probs, entropy, is_top1
@@ -116,9 +116,9 @@ def _gradients(
                 d_bias += slope.sum(dim=0)
             d_logits[rows] = slope
         if d_hidden is not None:
-            d_hidden[part] = mm(d_logits, weight)
+            d_hidden[part] = matmul(d_logits, weight)
         if d_weight is not None:
-            d_weight += mm(d_logits.T, hidden[part])
+            d_weight += matmul(d_logits.T, hidden[part])
     return (
         d_hidden,
         None,

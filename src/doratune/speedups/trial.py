@@ -79,7 +79,7 @@ class Trial:
 
         handle = self.model.get_input_embeddings().register_forward_hook(cut)
         try:
-            with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]):
                 outputs = forward(**self._inputs, use_cache=False, fused_lm_head=True)
         finally:
             handle.remove()

@@ -1,4 +1,9 @@
-"""Which of PEFT's layers and adapters the engine can compute, and why not the others."""
+"""Which of PEFT's layers and adapters the engine can compute, and why not the others.
+
+PEFT, PyTorch and the user can change a layer in too many ways to be told of each, so every call of a layer
+asks again. For a linear layer that takes a few microseconds, since modules and weights are read from the
+dictionaries that hold them: ``nn.Module.__getattr__`` takes ten times as long.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,6 @@ from peft.tuners.lora.variants import DoraLinearVariant
 from torch import Tensor, nn
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def matrix_adapter_obstacle(layer: Any, name: str) -> str | None:
@@ -37,19 +41,23 @@ def variant_obstacle(layer: Any, name: str, dora: type) -> str | None:
 
 def module_obstacle(layer: Any, name: str, adapter: type[nn.Module], magnitude: type) -> str | None:
     """Whether the base or one of the adapter's modules is not what PEFT makes, or is hooked."""
-    modules = [(layer.lora_A[name], adapter), (layer.lora_B[name], adapter)]
-    if layer.use_dora.get(name, False):
-        modules.append((layer.lora_magnitude_vector[name], magnitude))
-    if any(type(module) is not wanted for module, wanted in modules):
+    modules = adapter_modules(layer, name)
+    if list(map(type, modules)) != [adapter, adapter, magnitude][: len(modules)]:
         return "adapter weights wrapped by another module"
-    return hook_obstacle([layer.base_layer, *(module for module, _ in modules)])
+    return hook_obstacle([base_of(layer), *modules])
 
 
 def hook_obstacle(modules: Iterable[nn.Module]) -> str | None:
     """Whether a module must be called for something to happen."""
     for module in modules:
-        own = module.__dict__  # looked at in every call: a module's own getattr takes five times as long
-        if "forward" in own or any(own[hooks] for hooks in _HOOKS):
+        own = module.__dict__
+        if (
+            "forward" in own
+            or own["_forward_hooks"]
+            or own["_forward_pre_hooks"]
+            or own["_backward_hooks"]
+            or own["_backward_pre_hooks"]
+        ):
             return "hooks on the layer's parts (offloading or sharding)"
     return None
 
@@ -68,14 +76,33 @@ def device_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
 
     PEFT makes empty adapters (``low_cpu_mem_usage``) on the meta device and fills them before the first call.
     """
-    if any(tensor.device != weight.device and not tensor.is_meta for tensor in adapter):
-        return "adapter and base weight on different devices"
+    device = weight.device
+    for tensor in adapter:
+        if tensor.device != device and not tensor.is_meta:
+            return "adapter and base weight on different devices"
     return None
 
 
-def adapter_weights(layer: Any, name: str) -> list[Tensor]:
-    """A, B and, for DoRA, m of an adapter whose modules hold a ``weight``."""
-    modules = [layer.lora_A[name], layer.lora_B[name]]
+def base_of(layer: Any) -> Any:
+    """``layer.base_layer``."""
+    return layer._modules["base_layer"]
+
+
+def adapter_modules(layer: Any, name: str) -> list[Any]:
+    """The modules that hold A, B and, for DoRA, m."""
+    children = layer._modules
+    modules = [children["lora_A"]._modules[name], children["lora_B"]._modules[name]]
     if layer.use_dora.get(name, False):
-        modules.append(layer.lora_magnitude_vector[name])
-    return [module.weight for module in modules]
+        modules.append(children["lora_magnitude_vector"]._modules[name])
+    return modules
+
+
+def adapter_weights(layer: Any, name: str) -> list[Any]:
+    """A, B and, for DoRA, m of an adapter whose modules hold a ``weight``."""
+    return list(map(weight_of, adapter_modules(layer, name)))
+
+
+def weight_of(module: Any) -> Any:
+    """``module.weight``."""
+    weight = module._parameters.get("weight")
+    return module.weight if weight is None else weight  # sharding replaces a parameter by a plain tensor

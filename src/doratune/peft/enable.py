@@ -4,18 +4,50 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import Conv1d, Conv2d, Conv3d, Embedding, Linear
 from torch import nn
 
 from doratune.errors import InputError
 from doratune.functional import DropoutForm, check_dropout_form
-from doratune.peft.kinds import KINDS
+from doratune.peft.conv import EngineConv1d, EngineConv2d, EngineConv3d
+from doratune.peft.embedding import EngineEmbedding
 from doratune.peft.layer import EngineLayer, EngineOptions, adopt, release
-from doratune.peft.report import EnableReport
+from doratune.peft.linear import EngineLinear
+from doratune.peft.quantised import QUANTISED
 
 _log = logging.getLogger(__name__)
+
+KINDS: dict[type[LoraLayer], type[EngineLayer]] = {
+    Linear: EngineLinear,
+    Embedding: EngineEmbedding,
+    Conv1d: EngineConv1d,
+    Conv2d: EngineConv2d,
+    Conv3d: EngineConv3d,
+    **QUANTISED,
+}
+"""PEFT's class, by its exact type, and the one that takes its place."""
+
+
+@dataclass(frozen=True)
+class EnableReport:
+    """How many LoRA layers are on the engine, how many are not, and why.
+
+    Args:
+        taken: Layers on the engine, by the name of PEFT's layer class.
+        left: Layers on PEFT's own path, by the name of PEFT's layer class and the reason.
+    """
+
+    taken: Mapping[str, int]
+    left: Mapping[tuple[str, str], int]
+
+    def __str__(self) -> str:
+        lines = [f"{_layers(count, kind)} on the engine" for kind, count in self.taken.items()]
+        lines += [f"{_layers(count, kind)} on PEFT's path: {why}" for (kind, why), count in self.left.items()]
+        return "\n".join(lines)
 
 
 def enable(model: nn.Module, *, dropout: DropoutForm = "peft", detach_norm: bool = True) -> EnableReport:
@@ -125,3 +157,7 @@ def _obstacle(layer: LoraLayer) -> str | None:
     if not reasons:
         return "no adapter"
     return None if None in reasons else reasons[0]
+
+
+def _layers(count: int, kind: str) -> str:
+    return f"{count} {kind} {'layer' if count == 1 else 'layers'}"

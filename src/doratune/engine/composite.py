@@ -1,0 +1,86 @@
+"""The layer out of PyTorch's own operations: for a compiler, and for layers so small that calls dominate.
+
+A call of an operation takes a few microseconds however small its tensors are, and a call of Python code from
+the backward pass takes tens. So a small layer leaves the backward pass to PyTorch, and a small DoRA layer
+forms V = W + s·B·A, whose norms it needs anyway::
+
+    y = g ⊙ (x Vᵀ) + b        g = m / n        n = ‖V‖ per row
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from doratune.engine.autocast import autocast_off
+from doratune.engine.matmul import is_widened
+from doratune.engine.weight_norm import over_norm
+
+SMALL_ELEMENTS = 1 << 15
+"""Most elements of x, of the output and, for DoRA, of W in a small layer."""
+
+Norm = Tensor | Callable[[], Tensor]
+"""‖W + s·B·A‖ per row, (d_out,), or what gives it."""
+
+
+def is_small(x: Tensor, W: Tensor, A: Tensor, B: Tensor, m: Tensor | None) -> bool:
+    """Whether the layer is computed by ``small_linear``: all in one dtype, which for DoRA has no rounding."""
+    dtype, elements = x.dtype, x.numel()
+    if elements > SMALL_ELEMENTS or W.dtype != dtype or A.dtype != dtype or B.dtype != dtype:
+        return False
+    d_out, d_in = W.shape
+    if elements * d_out > SMALL_ELEMENTS * d_in or torch.is_autocast_enabled(x.device.type):
+        return False
+    if m is None:
+        return not is_widened(x)
+    return d_out * d_in <= SMALL_ELEMENTS and m.dtype == dtype and dtype in (torch.float32, torch.float64)
+
+
+def small_linear(
+    x: Tensor,
+    W: Tensor,
+    A: Tensor,
+    B: Tensor,
+    m: Tensor | None,
+    norm: Norm | None,
+    scaling: float,
+    bias: Tensor | None,
+) -> Tensor:
+    """``adapted_linear`` for a small layer, (..., d_in) -> (..., d_out); a function for the norm is not called."""
+    if m is None:
+        rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+        y = torch.addmm(linear(rows, W, bias), linear(rows, A) * scaling, B.T)
+        return y if x.ndim == 2 else y.view(*x.shape[:-1], y.shape[1])
+    V = torch.addmm(W, B, A, alpha=scaling)
+    if isinstance(norm, Tensor):
+        g = over_norm(m, norm)
+    else:
+        with torch.no_grad():
+            n = torch.linalg.vector_norm(V, dim=1)
+            n.masked_fill_(n == 0, torch.inf)
+        g = m / n
+    z = linear(x, V)
+    return z * g if bias is None else torch.addcmul(bias, z, g)
+
+
+def composite(
+    x: Tensor,
+    x_adapter: Tensor | None,
+    W: Tensor,
+    A: Tensor,
+    B: Tensor,
+    m: Tensor | None,
+    norm: Tensor | None,
+    scaling: float,
+    bias: Tensor | None,
+) -> Tensor:
+    """``adapted_linear`` for a compiler to fuse and to decide what is kept; x is (N, d_in)."""
+    with autocast_off(x.device):
+        h = (x if x_adapter is None else x_adapter) @ A.to(x.dtype).T
+        z = x @ W.to(x.dtype).T + scaling * (h @ B.to(x.dtype).T)
+        if m is not None and norm is not None:
+            z = (z * over_norm(m, norm)).to(x.dtype)
+        return z if bias is None else z + bias.to(x.dtype)

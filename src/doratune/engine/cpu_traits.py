@@ -1,0 +1,112 @@
+"""What kind of processor this is, as far as it decides how matrices are multiplied."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+FEATURES = (
+    "avx2",
+    "avx512_f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_bf16",
+    "amx_fp16",
+    "bf16",
+    "i8mm",
+    "sve",
+)
+"""Instruction sets that bear on the speed of matrix products."""
+
+
+@dataclass(frozen=True, eq=False)
+class CpuTraits:
+    """The processor and what its oneDNN does.
+
+    Traits are compared by identity: what is decided from them is cached by the object.
+
+    Attributes:
+        x86: Whether it is an x86-64 processor. Nothing is known of others.
+        vendor: ``"AMD"``, ``"Intel"``, or the first word of any other name.
+        avx512: Whether it has AVX-512.
+        avx512_bf16: Whether that includes products of bfloat16.
+        amx_bf16: Whether it has matrix units for bfloat16.
+        onednn: Whether PyTorch comes with oneDNN, and with the operation that reaches its linear layer.
+        onednn_takes: Which of bfloat16 and float16 oneDNN multiplies, be it by emulation.
+    """
+
+    x86: bool
+    vendor: str
+    avx512: bool
+    avx512_bf16: bool
+    amx_bf16: bool
+    onednn: bool
+    onednn_takes: frozenset[torch.dtype]
+
+    @property
+    def has_bfloat16(self) -> bool:
+        """Whether bfloat16 matrices are multiplied by instructions made for them."""
+        return self.avx512_bf16 or self.amx_bf16
+
+    def is_fast_at(self, dtype: torch.dtype) -> bool:
+        """Whether oneDNN multiplies matrices of a dtype no slower than float32 ones.
+
+        With AVX-512 but without its BF16 (Skylake to Ice Lake), oneDNN takes bfloat16 and emulates it, which
+        takes some six times as long as float32.
+
+        Args:
+            dtype: ``torch.bfloat16`` or ``torch.float16``.
+        """
+        emulated = dtype == torch.bfloat16 and self.avx512 and not self.has_bfloat16
+        return dtype in self.onednn_takes and not emulated
+
+
+def cpu_traits() -> CpuTraits:
+    """The traits of this machine's processor, or those that are assumed."""
+    return _assumed or _detected()
+
+
+def cpu_features() -> dict[str, bool]:
+    """Which of ``FEATURES`` PyTorch reports, and whether the processor has them."""
+    found = torch.cpu.get_capabilities()
+    return {name: bool(found[name]) for name in FEATURES if name in found}
+
+
+@contextmanager
+def assume_cpu(traits: CpuTraits) -> Iterator[None]:
+    """Decide as on another processor, in every thread, for tests of such decisions."""
+    global _assumed
+    before, _assumed = _assumed, traits
+    try:
+        yield
+    finally:
+        _assumed = before
+
+
+_assumed: CpuTraits | None = None
+
+
+@functools.cache
+def _detected() -> CpuTraits:
+    found = torch.cpu.get_capabilities()
+    onednn = torch.backends.mkldnn.is_available()
+    # By kind and not by a trial: every run on a machine has to decide the same.
+    takes = {
+        torch.bfloat16: onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        torch.float16: onednn and torch.ops.mkldnn._is_mkldnn_fp16_supported(),
+    }
+    return CpuTraits(
+        x86=found.get("architecture") == "x86_64",
+        vendor=str(found.get("cpu_name", "")).partition(" ")[0],
+        avx512=bool(found.get("avx512_f", False)),
+        avx512_bf16=bool(found.get("avx512_bf16", False)),
+        amx_bf16=bool(found.get("amx_bf16", False)),
+        onednn=onednn and hasattr(torch.ops.mkldnn, "_linear_pointwise"),
+        onednn_takes=frozenset(dtype for dtype, is_taken in takes.items() if is_taken),
+    )

@@ -1,0 +1,247 @@
+"""Matrix products, each by the way that is fastest on this processor.
+
+The way is decided once for each dtype, from ``CpuTraits``:
+
+- float32 on AMD's processors with AVX-512: by oneDNN, more than twice as fast on a Zen 5 as MKL, PyTorch's
+  choice. It is reached by the operation that PyTorch's compiler uses for linear layers.
+- bfloat16 with AMX: by oneDNN, as PyTorch does, but in parts of rows where oneDNN would leave one of two
+  threads idle. That happens with 512 to 768 columns, at least 576 terms, and between once and twice as many
+  rows as columns: SmolLM2's width and a thousand tokens. In parts such a product takes 0.7 of the time.
+- bfloat16 and float16 where oneDNN lacks them or only emulates them: widened, which is in float32, rounded
+  once at the end. PyTorch's own loops take 8 to 500 times as long as float32, oneDNN's emulation 6 times.
+- Everything else, and everything on a GPU or inside a compiled graph: as PyTorch does it.
+
+With ``torch.backends.mkldnn.enabled = False`` oneDNN is left to PyTorch too.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from doratune.engine.autocast import autocast_off
+from doratune.engine.cpu_traits import CpuTraits, cpu_traits
+
+THREADS = 2
+"""The number of threads for which it is known where one is idle."""
+COLUMNS, TERMS, ROWS = (512, 768), 576, 1152
+"""Where one is: the fewest and most columns of a product, the fewest terms of a sum, and the most rows."""
+BLOCK_ELEMENTS = 1 << 21
+"""Most elements of b, and of the product, in float32 at a time: 8 MiB each."""
+ROWS_ELEMENTS = 1 << 23
+"""Most elements of a in float32 at a time, for each of which all of b is widened anew: 32 MiB."""
+
+
+class Way(Enum):
+    """How a product on a CPU is computed."""
+
+    PYTORCH = "PyTorch's choice"
+    ONEDNN = "oneDNN"
+    PARTS = "oneDNN, in parts of rows"
+    WIDENED = "widened to float32"
+
+
+@functools.cache
+def way_of(dtype: torch.dtype, cpu: CpuTraits) -> Way:
+    """The way of products of a dtype on a processor."""
+    if dtype == torch.float32 and cpu.onednn and cpu.avx512 and cpu.vendor == "AMD":
+        return Way.ONEDNN
+    if dtype in (torch.bfloat16, torch.float16) and cpu.x86 and not cpu.is_fast_at(dtype):
+        return Way.WIDENED
+    return Way.PARTS if dtype == torch.bfloat16 and cpu.amx_bf16 else Way.PYTORCH
+
+
+def matmul(a: Tensor, b: Tensor, *, alpha: float = 1.0, onto: Tensor | None = None) -> Tensor:
+    """``alpha · a b``, added to what ``onto`` holds if it is given.
+
+    Without gradients, and with autocast off: for use inside autograd functions.
+
+    Args:
+        a: (n, k), floating, of any strides like the others.
+        b: (k, p), a's dtype.
+        alpha: Applied in the accumulator where the library can, so without a rounding of its own.
+        onto: (n, p), a's dtype; overwritten by the result.
+
+    Returns:
+        (n, p) in a's dtype: ``onto`` if it is given.
+
+    Raises:
+        RuntimeError: From PyTorch, if the shapes do not fit.
+    """
+    way = _way(a)
+    if way is Way.WIDENED:
+        return _widened(a, b, alpha, onto)
+    if onto is not None:
+        return onto.addmm_(a, b, alpha=alpha)
+    if way is Way.ONEDNN and _onednn_takes(a):
+        product = _by_onednn(a, b.T, None)
+        return product if alpha == 1.0 else product.mul_(alpha)
+    if alpha != 1.0:
+        # With beta = 0 the first argument is not read.
+        return torch.addmm(_unread(a), a, b, beta=0, alpha=alpha)
+    if way is Way.PARTS and _leaves_thread_idle(a.shape[0], a.shape[1], b.shape[1]) and _parts_apply():
+        return _in_parts(a, b)
+    return torch.mm(a, b)
+
+
+def linear(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
+    """``x Wᵀ + bias`` likewise, but never in parts.
+
+    Args:
+        x: (n, d_in), floating.
+        W: (d_out, d_in), x's dtype.
+        bias: (d_out,), x's dtype, or None.
+
+    Returns:
+        (n, d_out) in x's dtype.
+
+    Raises:
+        RuntimeError: From PyTorch, if the shapes do not fit.
+    """
+    way = _way(x)
+    if way is Way.WIDENED:
+        y = _widened(x, W.T, 1.0, None)
+        return y if bias is None else y.add_(bias)
+    if way is Way.ONEDNN and _onednn_takes(x):
+        return _by_onednn(x, W, bias)
+    return functional.linear(x, W, bias)
+
+
+def frozen_linear(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
+    """``x Wᵀ + bias`` with a gradient to x and the bias, for a weight that is not trained.
+
+    Args:
+        x: (..., d_in), floating, already in autocast's dtype where autocast is on.
+        W: Frozen, (d_out, d_in), any floating dtype under autocast, else x's.
+        bias: (d_out,), likewise, or None.
+
+    Returns:
+        (..., d_out) in x's dtype.
+
+    Raises:
+        RuntimeError: From PyTorch, if the shapes do not fit.
+    """
+    if not differs_from_pytorch(x):
+        return functional.linear(x, W, bias)
+    y: Any = _FrozenProduct.apply(x.reshape(-1, x.shape[-1]), W)
+    y = y.view(*x.shape[:-1], W.shape[0])
+    return y if bias is None else y + bias.to(y.dtype)
+
+
+def is_widened(tensor: Tensor) -> bool:
+    """Whether products of ``tensor`` are computed in float32."""
+    return _way(tensor) is Way.WIDENED
+
+
+def differs_from_pytorch(tensor: Tensor) -> bool:
+    """Whether some products of ``tensor`` are computed in another way than PyTorch's."""
+    way = _way(tensor)
+    if way is Way.ONEDNN:
+        return bool(torch.backends.mkldnn.enabled)
+    return way is Way.WIDENED or (way is Way.PARTS and _parts_apply())
+
+
+def explain_way(dtype: torch.dtype) -> str:
+    """How products of a dtype are computed on this processor, and why."""
+    cpu, name = cpu_traits(), str(dtype).removeprefix("torch.")
+    way = way_of(dtype, cpu)
+    if way is Way.WIDENED:
+        why = "only emulates" if dtype in cpu.onednn_takes else "lacks"
+        return f"widened to float32, since oneDNN {why} {name} on this processor"
+    if not torch.backends.mkldnn.enabled:
+        return "PyTorch's own loops or BLAS, since torch.backends.mkldnn.enabled is False"
+    if way is Way.ONEDNN:
+        return "oneDNN, faster than MKL on AMD's processors with AVX-512"
+    if way is Way.PARTS:
+        parts = "in parts" if _parts_apply() else f"not in parts, which takes {THREADS} threads"
+        return f"oneDNN with AMX; {parts} where it would leave a thread idle"
+    if dtype in cpu.onednn_takes:
+        return f"oneDNN, which multiplies {name} by instructions made for it"
+    library = "MKL" if torch.backends.mkl.is_available() else "its BLAS"
+    return f"PyTorch's choice ({library if dtype == torch.float32 else 'not known for this processor'})"
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """x Wᵀ for x (N, d_in) and a constant W (d_out, d_in)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, W: Tensor) -> Tensor:
+        ctx.save_for_backward(W)
+        with autocast_off(x.device):
+            return matmul(x, W.to(x.dtype).T)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, dy: Tensor
+    ) -> tuple[Tensor | None, None]:
+        (W,) = ctx.saved_tensors
+        if not ctx.needs_input_grad[0]:
+            return None, None
+        with autocast_off(dy.device):
+            return matmul(dy, W.to(dy.dtype)), None
+
+
+def _way(tensor: Tensor) -> Way:
+    if not tensor.is_cpu or torch.compiler.is_compiling():  # a compiler chooses its own products
+        return Way.PYTORCH
+    return way_of(tensor.dtype, cpu_traits())
+
+
+def _unread(like: Tensor) -> Tensor:
+    """A tensor for ``addmm`` that it does not read."""
+    return like.new_empty(())
+
+
+def _onednn_takes(a: Tensor) -> bool:
+    """Whether a product of sums with any terms may go to oneDNN now."""
+    return a.shape[1] > 0 and bool(torch.backends.mkldnn.enabled)
+
+
+def _by_onednn(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, W, bias, "none", [], "")
+
+
+def _leaves_thread_idle(rows: int, terms: int, columns: int) -> bool:
+    """Whether oneDNN leaves one of two threads idle in a product of such a shape."""
+    known = COLUMNS[0] <= columns <= COLUMNS[1] and TERMS <= terms <= 2.7 * columns
+    return known and columns <= rows <= min(ROWS, 1.8 * columns)
+
+
+def _parts_apply() -> bool:
+    return torch.get_num_threads() == THREADS and bool(torch.backends.mkldnn.enabled)
+
+
+def _in_parts(a: Tensor, b: Tensor) -> Tensor:
+    (rows, _), columns = a.shape, b.shape[1]
+    # oneDNN is fastest with multiples of 64 rows, and slow again with nearly as many rows as columns.
+    count = 2 if rows % 128 == 0 else math.ceil(rows / (0.8 * columns))
+    size = math.ceil(rows / count / 64) * 64
+    product = a.new_empty(rows, columns)
+    for start in range(0, rows, size):
+        part = slice(start, start + size)
+        torch.mm(a[part], b, out=product[part])
+    return product
+
+
+def _widened(a: Tensor, b: Tensor, alpha: float, onto: Tensor | None) -> Tensor:
+    """``matmul``, block by block in float32 and rounded once."""
+    (n, k), p = a.shape, b.shape[1]
+    total = a.new_empty(n, p) if onto is None else onto
+    height = max(1, ROWS_ELEMENTS // max(1, k))
+    with autocast_off(a.device):
+        for a_rows, total_rows in zip(a.split(height), total.split(height), strict=True):
+            wide = a_rows.float()
+            width = max(1, BLOCK_ELEMENTS // max(1, k, len(wide)))
+            for b_columns, part in zip(b.split(width, dim=1), total_rows.split(width, dim=1), strict=True):
+                before = _unread(wide) if onto is None else part.float()
+                beta = 0 if onto is None else 1
+                part.copy_(torch.addmm(before, wide, b_columns.float(), beta=beta, alpha=alpha))
+    return total
