@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peft import LoraConfig
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from doratune.errors import InputError
 
+WEIGHTS = "adapter_model.safetensors"  # as PEFT writes it
 KEY = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<part>A|B|magnitude_vector)(\.weight)?")
 
 
@@ -52,7 +52,7 @@ def read_adapter(folder: Path) -> dict[str, LayerAdapter]:
     Raises:
         InputError: If the folder holds none, or one of another kind.
     """
-    path = folder / SAFETENSORS_WEIGHTS_NAME
+    path = folder / WEIGHTS
     try:
         config = LoraConfig.from_pretrained(str(folder))
         tensors = load_file(path)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+
+from doratune.peft._internals import BaseTunerLayer
 
 
 def adapted_modules(model: nn.Module) -> set[nn.Module]:

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
+from doratune.peft._internals import BaseTuner, LoraLayer
 from doratune.peft.enable import EnableReport, enable
 from doratune.peft.layer import EngineLayer, EngineOptions
 

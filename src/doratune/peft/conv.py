@@ -12,17 +12,27 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from peft.tuners.lora.dora import DoraConv1dLayer, DoraConv2dLayer, DoraConv3dLayer
-from peft.tuners.lora.layer import Conv1d, Conv2d, Conv3d
-from peft.tuners.lora.variants import DoraConv1dVariant, DoraConv2dVariant, DoraConv3dVariant
 from torch import Tensor, nn
 
 from doratune.engine.autocast import autocast_off
 from doratune.engine.magnitude import scale_by_magnitude
 from doratune.engine.norm_cache import dense_norm
 from doratune.engine.weight_norm import norm_dtype
+from doratune.peft._internals import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    DoraConv1dLayer,
+    DoraConv1dVariant,
+    DoraConv2dLayer,
+    DoraConv2dVariant,
+    DoraConv3dLayer,
+    DoraConv3dVariant,
+    adapter_weights,
+    convolve,
+)
 from doratune.peft.layer import EngineLayer
-from doratune.peft.obstacles import adapter_weights, module_obstacle, variant_obstacle, weight_obstacle
+from doratune.peft.obstacles import module_obstacle, variant_obstacle, weight_obstacle
 
 _PARTS = {
     3: (nn.Conv1d, DoraConv1dLayer, DoraConv1dVariant),
@@ -69,14 +79,14 @@ class EngineConv(EngineLayer):
         base: Any = self.base_layer
         A, B, scaling = self.lora_A[adapter], self.lora_B[adapter], self.scaling[adapter]
         if not self.use_dora.get(adapter, False):
-            return _add_update(_convolve(base, x, base.bias), source, A, B, scaling)
+            return _add_update(convolve(base, x, base.bias), source, A, B, scaling)
         inner = x if self.engine_options.dropout == "adapter" else source
 
         def remake(inner: Tensor, source: Tensor) -> Tensor:
             with autocast_off(inner.device):
-                return _add_update(_convolve(base, inner), source, A, B, scaling)
+                return _add_update(convolve(base, inner), source, A, B, scaling)
 
-        inner_base = _convolve(base, inner)
+        inner_base = convolve(base, inner)
         m: Any = self.lora_magnitude_vector[adapter].weight
         y = scale_by_magnitude(
             _add_update(inner_base, source, A, B, scaling),
@@ -90,7 +100,7 @@ class EngineConv(EngineLayer):
         if inner is x:
             return y
         # The frozen layer's own term sees x, all others the dropped one.
-        return y + (_convolve(base, x, base.bias) - inner_base)
+        return y + (convolve(base, x, base.bias) - inner_base)
 
     def adapter_norm(self, adapter: str) -> Tensor:
         """See ``EngineLayer``; PEFT's norm for each output channel."""
@@ -130,14 +140,9 @@ def _padding_obstacle(layer: Any, name: str) -> str | None:
     return None
 
 
-def _convolve(conv: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The convolution that ``conv`` is, in x's dtype and with the given bias instead of its own."""
-    return conv._conv_forward(x, conv.weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-
-
 def _add_update(z: Tensor, x: Tensor, A: nn.Module, B: nn.Module, scaling: float) -> Tensor:
     """``z + s·conv(conv(x, A), B)``, all in one dtype."""
-    return torch.add(z, _convolve(B, _convolve(A, x)), alpha=scaling)
+    return torch.add(z, convolve(B, convolve(A, x)), alpha=scaling)
 
 
 @torch.no_grad()

@@ -19,9 +19,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft.tuners.lora.dora import DoraEmbeddingLayer
-from peft.tuners.lora.layer import Embedding
-from peft.tuners.lora.variants import DoraEmbeddingVariant
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding
@@ -31,6 +28,7 @@ from doratune.engine.lowrank import up_gradient
 from doratune.engine.magnitude import scale_by_magnitude
 from doratune.engine.matmul import matmul
 from doratune.engine.norm_cache import dense_norm
+from doratune.peft._internals import DoraEmbeddingLayer, DoraEmbeddingVariant, Embedding
 from doratune.peft.layer import EngineLayer
 from doratune.peft.obstacles import hook_obstacle, variant_obstacle, weight_obstacle
 

@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.layer import Conv1d, Conv2d, Conv3d, Embedding, Linear
 from torch import nn
 
 from doratune.errors import InputError
 from doratune.functional import DropoutForm, check_dropout_form
+from doratune.peft._internals import Conv1d, Conv2d, Conv3d, Embedding, Linear, LoraLayer
 from doratune.peft.conv import EngineConv1d, EngineConv2d, EngineConv3d
 from doratune.peft.embedding import EngineEmbedding
 from doratune.peft.layer import EngineLayer, EngineOptions, adopt, release

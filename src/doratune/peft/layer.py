@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from doratune.engine.norm_cache import NormCache
 from doratune.functional import DropoutForm
+from doratune.peft._internals import LoraLayer, dropout_of
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class EngineLayer(nn.Module, LoraLayer):
 
     def dropped(self, x: Tensor, adapter: str) -> Tensor | None:
         """The input after the adapter's dropout, or None where nothing is dropped."""
-        dropout: Any = self._modules["lora_dropout"]._modules[adapter]  # pyright: ignore[reportOptionalMemberAccess]
+        dropout = dropout_of(self, adapter)
         if type(dropout) is nn.Identity or (type(dropout) is nn.Dropout and not dropout.training):
             return None
         # PEFT's DoRA asks the layer whether it is trained, its LoRA only the dropout.

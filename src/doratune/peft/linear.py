@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
+from doratune.engine.linear import adapted_linear
 from doratune.engine.norm_cache import dense_norm
 from doratune.functional import dora_linear, lora_linear
+from doratune.peft._internals import Conv1D, Linear, adapter_weights, base_of, weight_of
 from doratune.peft.layer import EngineLayer
-from doratune.peft.obstacles import (
-    adapter_weights,
-    base_of,
-    matrix_adapter_obstacle,
-    weight_obstacle,
-    weight_of,
-)
+from doratune.peft.obstacles import matrix_adapter_obstacle, shape_obstacle, weight_obstacle
 
 
 class EngineLinear(EngineLayer, Linear):
@@ -38,35 +33,48 @@ class EngineLinear(EngineLayer, Linear):
             return f"base layer {type(base).__name__} not supported"
         if layer.fan_in_fan_out != (type(base) is Conv1D):
             return "fan_in_fan_out is not as the base layer stores its weight"
-        return matrix_adapter_obstacle(layer, name) or weight_obstacle(
-            weight_of(base), adapter_weights(layer, name)
-        )
+        obstacle = matrix_adapter_obstacle(layer, name)
+        if obstacle is not None:
+            return obstacle
+        weights, W = adapter_weights(layer, name), weight_of(base)
+        shape = W.shape[::-1] if layer.fan_in_fan_out else W.shape
+        return weight_obstacle(W, weights) or shape_obstacle(shape, weights)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's output, (..., d_out), for x (..., d_in): PEFT's result in PEFT's dtype."""
         adapter = None if args or kwargs else self.adapter_on_engine()
         base = base_of(self)
         W = weight_of(base)
+        device = x.device.type
+        autocast = torch.is_autocast_enabled(device)
         # If the base layer does not take x's dtype, PEFT's path raises PyTorch's own error.
-        if adapter is None or not (x.dtype == W.dtype or torch.is_autocast_enabled(x.device.type)):
+        if adapter is None or not (autocast or x.dtype == W.dtype):
             return super().forward(x, *args, **kwargs)
         W = W.T if self.fan_in_fan_out else W
         bias = base._parameters["bias"]
-        A, B, *m = adapter_weights(self, adapter)
-        scaling = self.scaling[adapter]
+        A, B, *rest = adapter_weights(self, adapter)
+        scaling, options = self.scaling[adapter], self.engine_options
+        m = norm = None
+        if rest:
+            m = rest[0]
+            if options.detach_norm:  # looked for where it is needed, which is not in a small layer
+                norm = partial(dense_norm, self.norms, adapter, W, A, B, scaling)
         x_dropped = self.dropped(x, adapter)
-        if not m:
+        if x_dropped is None and (norm is not None or m is None):
+            if autocast and x.dtype != torch.float64:
+                x = x.to(torch.get_autocast_dtype(device))
+            return adapted_linear(x, W, A, B, scaling, bias, m=m, norm=norm)
+        if m is None:
             return lora_linear(x, W, A, B, scaling, bias, x_dropped=x_dropped)
-        options = self.engine_options
         return dora_linear(
             x,
             W,
             A,
             B,
-            m[0],
+            m,
             scaling,
             bias,
-            norm=dense_norm(self.norms, adapter, W, A, B, scaling) if options.detach_norm else None,
+            norm=None if norm is None else norm(),
             x_dropped=x_dropped,
             dropout=options.dropout,
             detach_norm=options.detach_norm,

@@ -7,13 +7,19 @@ dictionaries that hold them: ``nn.Module.__getattr__`` takes ten times as long.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from peft.tuners.lora.dora import DoraLinearLayer
-from peft.tuners.lora.variants import DoraLinearVariant
 from torch import Tensor, nn
+
+from doratune.peft._internals import (
+    DoraLinearLayer,
+    DoraLinearVariant,
+    adapter_modules,
+    base_of,
+    must_be_called,
+)
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -50,14 +56,7 @@ def module_obstacle(layer: Any, name: str, adapter: type[nn.Module], magnitude: 
 def hook_obstacle(modules: Iterable[nn.Module]) -> str | None:
     """Whether a module must be called for something to happen."""
     for module in modules:
-        own = module.__dict__
-        if (
-            "forward" in own
-            or own["_forward_hooks"]
-            or own["_forward_pre_hooks"]
-            or own["_backward_hooks"]
-            or own["_backward_pre_hooks"]
-        ):
+        if must_be_called(module):
             return "hooks on the layer's parts (offloading or sharding)"
     return None
 
@@ -83,26 +82,10 @@ def device_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
     return None
 
 
-def base_of(layer: Any) -> Any:
-    """``layer.base_layer``."""
-    return layer._modules["base_layer"]
-
-
-def adapter_modules(layer: Any, name: str) -> list[Any]:
-    """The modules that hold A, B and, for DoRA, m."""
-    children = layer._modules
-    modules = [children["lora_A"]._modules[name], children["lora_B"]._modules[name]]
-    if layer.use_dora.get(name, False):
-        modules.append(children["lora_magnitude_vector"]._modules[name])
-    return modules
-
-
-def adapter_weights(layer: Any, name: str) -> list[Any]:
-    """A, B and, for DoRA, m of an adapter whose modules hold a ``weight``."""
-    return list(map(weight_of, adapter_modules(layer, name)))
-
-
-def weight_of(module: Any) -> Any:
-    """``module.weight``."""
-    weight = module._parameters.get("weight")
-    return module.weight if weight is None else weight  # sharding replaces a parameter by a plain tensor
+def shape_obstacle(shape: tuple[int, ...], adapter: Sequence[Tensor]) -> str | None:
+    """Whether A, B and m do not fit a weight of a shape (d_out, d_in); a kernel would read beyond them."""
+    A, B, *m = adapter
+    (rank, d_in), fits = A.shape, not m or m[0].shape == shape[:1]
+    if fits and d_in == shape[1] and B.shape == (shape[0], rank):
+        return None
+    return "shapes of adapter and base weight do not fit"

@@ -10,17 +10,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from peft.import_utils import is_bnb_4bit_available, is_bnb_available, is_torchao_available
-from peft.tuners.lora import LoraLayer
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from doratune.engine.lora_update import add_update
 from doratune.engine.magnitude import scale_by_magnitude
 from doratune.engine.norm_cache import BaseWeight
 from doratune.engine.weight_norm import row_norm_squared
+from doratune.peft._internals import (
+    LoraLayer,
+    adapter_weights,
+    dequantize_module_weight,
+    is_bnb_4bit_available,
+    is_bnb_available,
+    is_torchao_available,
+)
 from doratune.peft.layer import EngineLayer
-from doratune.peft.obstacles import FLOATING, adapter_weights, device_obstacle, matrix_adapter_obstacle
+from doratune.peft.obstacles import FLOATING, device_obstacle, matrix_adapter_obstacle
 
 COLUMNS = 512
 """Columns of W taken at a time, where it can only be had by columns."""
@@ -166,7 +171,7 @@ def _tensors(weight: Tensor) -> Iterator[Tensor]:
 QUANTISED: dict[type[LoraLayer], type[EngineQuantisedLinear]] = {}
 
 if is_bnb_available():
-    from peft.tuners.lora.bnb import Linear8bitLt
+    from doratune.peft._internals import Linear8bitLt
 
     class EngineLinear8bitLt(EngineQuantisedLinear, Linear8bitLt):
         """Over bitsandbytes' 8-bit layer, which rounds the activations too."""
@@ -176,7 +181,7 @@ if is_bnb_available():
     QUANTISED[Linear8bitLt] = EngineLinear8bitLt
 
 if is_bnb_4bit_available():
-    from peft.tuners.lora.bnb import Linear4bit
+    from doratune.peft._internals import Linear4bit
 
     class EngineLinear4bit(EngineQuantisedLinear, Linear4bit):
         """Over bitsandbytes' 4-bit layer."""
@@ -186,7 +191,7 @@ if is_bnb_4bit_available():
     QUANTISED[Linear4bit] = EngineLinear4bit
 
 if is_torchao_available():
-    from peft.tuners.lora.torchao import TorchaoLoraLinear
+    from doratune.peft._internals import TorchaoLoraLinear
 
     class EngineTorchaoLinear(EngineQuantisedLinear, TorchaoLoraLinear):
         """Over torchao's int8 weights."""

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
-from peft.tuners.lora import LoraLayer
-from peft.utils.integrations import dequantize_module_weight, gather_params_ctx
 from transformers import PreTrainedModel
 
 from doratune.errors import InputError, nearest
 from doratune.peft import enable
+from doratune.peft._internals import LoraLayer, gather_params_ctx
+from doratune.peft.quantised import dequantised
 from doratune.training.config import TrainConfig
 
 
@@ -63,7 +63,7 @@ def _set_exact_magnitudes(model: PeftModel) -> None:
         if not any(layer.use_dora.values()) or not isinstance(base, torch.nn.Linear) or base.weight.is_meta:
             continue
         with gather_params_ctx(base.parameters()):
-            norm = torch.linalg.vector_norm(dequantize_module_weight(base), dim=1, dtype=torch.float32)
+            norm = torch.linalg.vector_norm(dequantised(base), dim=1, dtype=torch.float32)
         for magnitude in layer.lora_magnitude_vector.values():
             magnitude.weight.copy_(norm)
 

@@ -13,8 +13,6 @@ from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PrinterCallback, set_seed
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
 
 from doratune.environment import describe_environment
 from doratune.errors import DoratuneError, InputError
@@ -26,7 +24,7 @@ from doratune.records.files import RECORD_NAME, write_json_atomic
 from doratune.records.run import ModelRecord, ParameterCount, RunRecord, TrainingRecord
 from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory
-from doratune.training._internals import TRAINING_ARGS_NAME
+from doratune.training._internals import TRAINING_ARGS_NAME, SFTConfig, SFTTrainer
 from doratune.training.adapter import add_adapter
 from doratune.training.callbacks import InterruptCallback, MetricsCallback, ProgressCallback
 from doratune.training.config import TrainConfig, check_method

@@ -1,0 +1,186 @@
+"""What this package and ``training/adapter.py`` use of the insides of PEFT, of PyTorch and of the rest.
+
+An upgrade may move any of these names without a word in its changelog. They are imported here and nowhere
+else, and attributes are listed in ``ATTRIBUTES``, each with what it is for. A test reads this file and says
+by name which of them is gone (``tests/unit/test_peft_internals.py``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Whether PEFT defines its layers over weights that bitsandbytes or torchao has quantised.
+from peft.import_utils import is_bnb_4bit_available, is_bnb_available, is_torchao_available
+
+# What every LoRA and DoRA layer is, whatever its base.
+from peft.tuners.lora import LoraLayer
+
+# The modules that hold the magnitudes; the exact type says that the engine may read them without a call.
+from peft.tuners.lora.dora import (
+    DoraConv1dLayer,
+    DoraConv2dLayer,
+    DoraConv3dLayer,
+    DoraEmbeddingLayer,
+    DoraLinearLayer,
+)
+
+# The layer classes that the engine takes over, by their exact type.
+from peft.tuners.lora.layer import Conv1d, Conv2d, Conv3d, Embedding, Linear
+
+# The strategies that mark an adapter as plain DoRA; any other is left to PEFT.
+from peft.tuners.lora.variants import (
+    DoraConv1dVariant,
+    DoraConv2dVariant,
+    DoraConv3dVariant,
+    DoraEmbeddingVariant,
+    DoraLinearVariant,
+)
+
+# ``BaseTuner.inject_adapter`` is where every PEFT model gets its layers; ``enable_automatically`` wraps it.
+# ``BaseTunerLayer`` is every layer with an adapter of any of PEFT's methods.
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+
+# W of a layer whose weight is quantised, and a weight that DeepSpeed has sharded.
+from peft.utils.integrations import dequantize_module_weight, gather_params_ctx
+
+# GPT-2's linear layer, whose weight is stored transposed.
+from transformers.pytorch_utils import Conv1D
+
+if is_bnb_available():
+    # The layer over bitsandbytes' 8-bit base.
+    from peft.tuners.lora.bnb import Linear8bitLt
+if is_bnb_4bit_available():
+    # The layer over bitsandbytes' 4-bit base.
+    from peft.tuners.lora.bnb import Linear4bit
+if is_torchao_available():
+    # The layer over torchao's int8 base.
+    from peft.tuners.lora.torchao import TorchaoLoraLinear
+
+__all__ = [
+    "BaseTuner",
+    "BaseTunerLayer",
+    "Conv1D",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "DoraConv1dLayer",
+    "DoraConv1dVariant",
+    "DoraConv2dLayer",
+    "DoraConv2dVariant",
+    "DoraConv3dLayer",
+    "DoraConv3dVariant",
+    "DoraEmbeddingLayer",
+    "DoraEmbeddingVariant",
+    "DoraLinearLayer",
+    "DoraLinearVariant",
+    "Embedding",
+    "Linear",
+    "Linear4bit",
+    "Linear8bitLt",
+    "LoraLayer",
+    "TorchaoLoraLinear",
+    "dequantize_module_weight",
+    "gather_params_ctx",
+    "is_bnb_4bit_available",
+    "is_bnb_available",
+    "is_torchao_available",
+]
+
+ATTRIBUTES: dict[str, dict[str, str]] = {
+    "LoRA layer": {
+        "active_adapters": "names of the adapters that are switched on",
+        "base_layer": "the frozen layer",
+        "disable_adapters": "whether the adapters are switched off",
+        "fan_in_fan_out": "whether the weight is stored transposed",
+        "get_base_layer": "the frozen layer below adapters over adapters",
+        "lora_A": "the modules with A",
+        "lora_B": "the modules with B",
+        "lora_bias": "which adapters have a bias of their own, which the engine leaves to PEFT",
+        "lora_dropout": "the dropout in front of A",
+        "lora_magnitude_vector": "the modules with m",
+        "lora_variant": "the strategy of an adapter that is not plain LoRA",
+        "merged_adapters": "adapters whose change is in the base weight now",
+        "scaling": "s of every adapter of the layer",
+        "use_dora": "which adapters are DoRA",
+    },
+    "LoRA embedding": {
+        "_get_embed_scale": "the number that the base multiplies its rows by, if it does",
+        "lora_embedding_A": "A",
+        "lora_embedding_B": "B",
+        "tp_layer": "set where the embedding is split over processes",
+    },
+    "LoRA convolution": {
+        "_kernel_dim": "dimensions of the kernel, which say which convolution it is",
+    },
+    "tuner": {
+        "inject_adapter": "puts adapters on a model",
+    },
+    "module": {
+        "_backward_hooks": "if not empty, the module must be called",
+        "_backward_pre_hooks": "if not empty, the module must be called",
+        "_forward_hooks": "if not empty, the module must be called",
+        "_forward_pre_hooks": "if not empty, the module must be called",
+        "_modules": "read at every call, where the module's own getattr takes ten times as long",
+        "_parameters": "read at every call, where the module's own getattr takes ten times as long",
+    },
+    "convolution": {
+        "_conv_forward": "the convolution with a weight and a bias that are given",
+    },
+    "4-bit layer": {
+        "compute_dtype": "what the layer multiplies in",
+    },
+    "4-bit weight": {
+        "quant_state": "the scales of its blocks, a part of the weight's content",
+    },
+    "4-bit scales": {
+        "absmax": "marks a state inside another, where the scales are quantised too",
+    },
+}
+"""Attributes by what has them, and what for."""
+
+
+def base_of(layer: Any) -> Any:
+    """``layer.base_layer``."""
+    return layer._modules["base_layer"]
+
+
+def adapter_modules(layer: Any, name: str) -> list[Any]:
+    """The modules that hold A, B and, for DoRA, m."""
+    children = layer._modules
+    modules = [children["lora_A"]._modules[name], children["lora_B"]._modules[name]]
+    if layer.use_dora.get(name, False):
+        modules.append(children["lora_magnitude_vector"]._modules[name])
+    return modules
+
+
+def adapter_weights(layer: Any, name: str) -> list[Any]:
+    """A, B and, for DoRA, m of an adapter whose modules hold a ``weight``."""
+    return list(map(weight_of, adapter_modules(layer, name)))
+
+
+def dropout_of(layer: Any, name: str) -> Any:
+    """The dropout in front of an adapter's A."""
+    return layer._modules["lora_dropout"]._modules[name]
+
+
+def weight_of(module: Any) -> Any:
+    """``module.weight``."""
+    weight = module._parameters.get("weight")
+    return module.weight if weight is None else weight  # sharding replaces a parameter by a plain tensor
+
+
+def must_be_called(module: Any) -> bool:
+    """Whether something happens when a module is called that reading its weight would miss."""
+    own = module.__dict__
+    return bool(
+        "forward" in own
+        or own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+    )
+
+
+def convolve(conv: Any, x: Any, bias: Any = None) -> Any:
+    """The convolution that ``conv`` is, in x's dtype and with the given bias instead of its own."""
+    return conv._conv_forward(x, conv.weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
