@@ -282,3 +282,29 @@ def test_without_lm_eval(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("doratune.evaluation.harness.find_spec", lambda name: None)
     outcome = cli("eval", run, "--harness", "lm-eval", "--task", "arc_easy")
     assert outcome.code == 2 and "pip install 'doratune[lm-eval]'" in outcome.err
+
+
+def test_an_adapter_s_norms_are_held_from_request_to_request(
+    cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16 the adapter is not merged, and lm-eval calls the model once a batch."""
+    from lm_eval.models.huggingface import HFLM
+
+    from doratune.peft.layer import EngineLayer
+
+    held: list[list[bool]] = []
+    call = HFLM._model_call
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        layers = [module for module in self.model.modules() if isinstance(module, EngineLayer)]
+        held.append([layer.norms.held for layer in layers])
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(HFLM, "_model_call", watched)
+    task = write_task("sample-boolq", cut_as_lm_eval_does(examples_of("sample-boolq")))
+    outcome = cli(
+        "eval", run, "--harness", "lm-eval", "--dtype", "bfloat16", "--batch-size", 8, "--task", task
+    )
+    assert outcome.code == 0, outcome.err
+    assert len(held) > 1 and all(layers and all(layers) for layers in held)
+    assert isinstance(results_of(run, "sample-boolq")["doratune"]["speedups"], list)
