@@ -244,6 +244,9 @@ def test_4_bit_base_trains_and_evaluates_in_4_bits(cli: Cli, flags: list[object]
     outcome = cli("train", *flags, "--load-in-4bit", "--output", "run")
     assert outcome.code == 0, outcome.err
     assert "10 Linear4bit layers on the engine" in outcome.err
+    speedups = json.loads(Path("run", "record.json").read_text())["training"]["speedups"]
+    taken = {one["name"] for one in speedups if one["taken"]}
+    assert {"supervised_forward", "packing", "attention", "last_mlp", "rms_norm", "rotary"} <= taken
     evaluated = cli("eval", "run", "--task", "sample-boolq", "--limit", 4)
     assert evaluated.code == 0 and "kept beside the base" in evaluated.err
 

@@ -50,7 +50,8 @@ def speed_up_rotary(model: nn.Module, changes: Changes) -> None:
             continue
         if forward not in forwards:
             forwards[forward] = _with_rotation(forward, _rotation(own))
-        dtype = next(module.parameters()).dtype
+        floating = (one.dtype for one in module.parameters() if one.is_floating_point())
+        dtype = next(floating, torch.float32)  # a quantised weight has none
         changes.decide(
             PART,
             module,

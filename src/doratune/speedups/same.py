@@ -49,17 +49,18 @@ def difference(
             found = _outcome(ours, cast)
         except Exception as error:
             return f"ours raises {type(error).__name__} in its place"
-        if (reason := unequal(found, wanted)) is not None:
+        if (reason := unequal(found, wanted, kind)) is not None:
             return reason
     return None
 
 
-def unequal(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> str | None:
+def unequal(found: Sequence[Tensor], wanted: Sequence[Tensor], dtype: torch.dtype) -> str | None:
     """How tensors differ by more than rounding.
 
     Args:
         found: Ours.
         wanted: What they should be.
+        dtype: In which both were computed.
 
     Returns:
         The difference in words, or None.
@@ -70,7 +71,7 @@ def unequal(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> str | None:
     for one, other in zip(found, wanted, strict=True):
         largest = float(other.abs().max())
         error = float((one.double() - other.double()).abs().max())
-        if not error <= TOLERANCES[other.dtype] * largest:  # also where it is not a number
+        if not error <= TOLERANCES[dtype] * largest:  # also where it is not a number
             worst = max(worst, error / largest if largest else float("inf"))
     return None if worst == 0.0 else f"it computes something else (off by {100 * worst:.2g} %)"
 

@@ -41,6 +41,9 @@ class Trial:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = _small_copy(model)
         self._own = self.model.forward
+        # Quantised layers may compute in bfloat16, whatever they are given.
+        quantised = any(not one.is_floating_point() for one in model.parameters())
+        self._rounds_to = torch.bfloat16 if quantised else torch.float32
         self._inputs = _batch(self.model.get_input_embeddings().weight.shape[0])
         self._wanted = self._outcome(self._own)
 
@@ -54,7 +57,7 @@ class Trial:
             The difference in words, or None where they are equal to rounding.
         """
         try:
-            return unequal(self._outcome(forward.__get__(self.model)), self._wanted)
+            return unequal(self._outcome(forward.__get__(self.model)), self._wanted, self._rounds_to)
         except Exception as error:  # a model's code raises anything
             return f"ours raises {type(error).__name__} in its place"
 
@@ -114,7 +117,8 @@ def _small_copy(model: PreTrainedModel) -> Any:
         key: nn.Parameter(one.detach()[:WORDS].clone(), requires_grad=False) for key, one in words.items()
     }
     memo[id(layers)] = nn.ModuleList(copy.deepcopy(layers[number], memo) for number in sorted(kept))
-    small: Any = copy.deepcopy(model, memo).float().eval()
+    # transformers' own ``float`` refuses quantised models, whose packed weights it would leave as they are.
+    small: Any = nn.Module.float(copy.deepcopy(model, memo)).eval()
     small.get_input_embeddings().padding_idx = None
     return small
 
