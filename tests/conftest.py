@@ -63,6 +63,14 @@ def processor() -> Iterator[Callable[[str], None]]:
         yield assume
 
 
+@pytest.fixture
+def large_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the engine compute the tests' small layers as it does large ones."""
+    from doratune.engine import composite
+
+    monkeypatch.setattr(composite, "SMALL_ELEMENTS", 0)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random two-layer LlamaForCausalLM and a small byte-level BPE tokenizer."""

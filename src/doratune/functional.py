@@ -9,13 +9,15 @@ Shapes: x (..., d_in), W (d_out, d_in), A (r, d_in), B (d_out, r), m (d_out,), b
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from doratune.engine import linear as _engine
 from doratune.engine import weight_norm as _norm
+from doratune.engine.composite import Norm
+from doratune.engine.dropout import DropoutForm, dora_with_dropout
 from doratune.engine.matmul import frozen_linear
 from doratune.engine.norm_cache import NormCache, dense_norm
 from doratune.engine.weight_norm import row_norm_squared
@@ -23,8 +25,7 @@ from doratune.errors import InputError
 
 __all__ = ["DropoutForm", "NormCache", "dora_linear", "dora_row_norm", "lora_linear", "row_norm_squared"]
 
-DropoutForm = Literal["peft", "adapter"]
-"""What sees the dropped input: see ``dora_linear``."""
+_FLOATING = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 
 
 def dora_row_norm(
@@ -107,7 +108,7 @@ def dora_linear(
     scaling: float,
     bias: Tensor | None = None,
     *,
-    norm: Tensor | None = None,
+    norm: Norm | None = None,
     norm_cache: NormCache | None = None,
     x_dropped: Tensor | None = None,
     dropout: DropoutForm = "peft",
@@ -128,7 +129,7 @@ def dora_linear(
         scaling: LoRA's s: alpha/r, or alpha/√r for rsLoRA.
         bias: (d_out,) or None; never scaled.
         norm: ``dora_row_norm(W, A, B, scaling)`` of these very weights, (d_out,), for a caller that keeps it
-            from one call to the next.
+            from one call to the next; or a function that returns it, which is called if it is needed.
         norm_cache: One for this layer, which computes the norm only if the content of W, A or B has changed.
             Without it and without ``norm`` the norm is computed on every call.
         x_dropped: x after dropout, of x's shape; without it, dropout is off.
@@ -154,19 +155,24 @@ def dora_linear(
     _expect("m", m, (W.shape[0],), "(d_out,)", W)
     check_dropout_form(dropout, where="dora_linear")
     x, x_dropped = _inputs(x, W, x_dropped)
-    if norm is not None:
+    if isinstance(norm, Tensor):
         _expect("norm", norm, (W.shape[0],), "(d_out,)", W)
-        find_norm: Any = norm
     elif not detach_norm:
-        find_norm = dora_row_norm(W, A, B, scaling, detach=False)
+        norm = dora_row_norm(W, A, B, scaling, detach=False)
     elif norm_cache is not None:
-        find_norm = partial(dense_norm, norm_cache, "", W, A, B, scaling)
-    else:
-        find_norm = partial(dora_row_norm, W, A, B, scaling)
-    if x_dropped is None or dropout == "adapter":
-        return _engine.adapted_linear(x, W, A, B, scaling, bias, m=m, norm=find_norm, x_adapter=x_dropped)
-    scaled = _engine.adapted_linear(x_dropped, W, A, B, scaling, None, m=m, norm=find_norm)
-    return frozen_linear(x - x_dropped, W, bias) + scaled
+        norm = partial(dense_norm, norm_cache, "", W, A, B, scaling)
+    elif norm is None:
+        norm = partial(dora_row_norm, W, A, B, scaling)
+
+    def scaled(x: Tensor, x_adapter: Tensor, with_bias: bool) -> Tensor:
+        apart = None if x_adapter is x else x_adapter
+        added = bias if with_bias else None
+        return _engine.adapted_linear(x, W, A, B, scaling, added, m=m, norm=norm, x_adapter=apart)
+
+    def difference(x: Tensor, x_dropped: Tensor) -> Tensor:
+        return frozen_linear(x - x_dropped, W, bias)
+
+    return dora_with_dropout(x, x_dropped, dropout, scaled=scaled, difference=difference)
 
 
 def check_dropout_form(dropout: str, *, where: str) -> None:
@@ -215,9 +221,10 @@ def _check_weights(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> None:
             expected="a float",
         )
     d_out, d_in = W.shape
+    rank = A.shape[0] if A.ndim else 0
     _expect("W", W, (d_out, d_in), "(d_out, d_in)", W)
-    _expect("A", A, (A.shape[0] if A.ndim else 0, d_in), "(r, d_in)", W)
-    _expect("B", B, (d_out, A.shape[0]), "(d_out, r)", W)
+    _expect("A", A, (rank, d_in), "(r, d_in)", W)
+    _expect("B", B, (d_out, rank), "(d_out, r)", W)
 
 
 def _check_layer(x: Tensor, W: Tensor, bias: Tensor | None) -> None:
@@ -235,7 +242,9 @@ def _check_layer(x: Tensor, W: Tensor, bias: Tensor | None) -> None:
 
 def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], spelled: str, W: Tensor) -> None:
     """Raise InputError unless ``tensor`` is floating, has ``shape`` and is where W is."""
-    if tuple(tensor.shape) != shape:
+    if tensor.shape == shape and tensor.dtype in _FLOATING and tensor.device == W.device:
+        return
+    if tensor.shape != shape:
         raise InputError(
             f"{name} has the wrong shape",
             where="functional",

@@ -25,6 +25,17 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 SHAPES = [(48, 40, 4), (37, 53, 1), (6, 5, 9), (1, 1, 1)]
 
 
+only_large = pytest.mark.parametrize("_sizes", ["large"], indirect=True)
+"""For what PyTorch's own backward pass does in another way."""
+
+
+@pytest.fixture(autouse=True, params=["small", "large"])
+def _sizes(request):
+    """Every test with the layers as small ones, and as large ones are computed."""
+    if request.param == "large":
+        request.getfixturevalue("large_layers")
+
+
 def gradients(layer, output, dY):
     tensors = layer.tensors()
     grads = torch.autograd.grad(output, tuple(tensors.values()), dY.to(output.dtype))
@@ -121,6 +132,7 @@ def test_autocast(where_backward):
         assert_close("gradient", torch.bfloat16, actual[name], expected, name)
 
 
+@only_large
 def test_a_float32_backward_under_autocast_stays_float32():
     layer = random_layer()
     output = layer.run()
@@ -179,6 +191,7 @@ class CountProducts(TorchDispatchMode):
         return result
 
 
+@only_large
 @pytest.mark.parametrize(
     ("needed", "backward_products"),
     [
@@ -236,6 +249,7 @@ CONSUMERS = {
 }
 
 
+@only_large
 @pytest.mark.parametrize("keeping", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("consumer", CONSUMERS)
@@ -263,6 +277,7 @@ def test_the_magnitude_s_gradient_whatever_becomes_of_the_output(consumer, bias,
     assert products.flops.count(7 * 48 * 40) == 1 + again
 
 
+@only_large
 @pytest.mark.parametrize("keeping", [False, True])
 def test_a_graph_that_is_dropped_keeps_no_output(keeping):
     layer, other = random_layer(bias=False), random_layer(40, 30, bias=False)
@@ -286,6 +301,7 @@ def test_a_magnitude_of_nothing_still_gets_its_gradient(m):
     assert grad[5] != 0
 
 
+@only_large
 @pytest.mark.parametrize("bias", [False, True])
 def test_non_reentrant_checkpointing_computes_no_product_twice_in_the_backward_pass(bias):
     """The layer's recomputed forward pass is one base product, its backward pass one more."""
@@ -302,6 +318,7 @@ def layer_with(layer, x):
     return replace(layer, x=x)
 
 
+@only_large
 @pytest.mark.parametrize("keeps", [True, False])
 def test_keeps_what_lora_keeps(keeps):
     """Bytes that autograd keeps, parameters apart: x and h, and nothing of the output's size."""
@@ -359,6 +376,7 @@ def test_finite_differences_with_the_norm_attached():
     assert torch.autograd.gradcheck(attached, tuple(layer.tensors().values()))
 
 
+@only_large
 @pytest.mark.parametrize("method", ["lora", "dora"])
 def test_dropout_of_the_adapter_only(method):
     layer = random_layer()
@@ -388,6 +406,7 @@ def test_dropout_of_the_adapter_only(method):
         assert_close("gradient", torch.float32, grad, truth[name], name)
 
 
+@only_large
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 300])
 def test_blocks_of_rows_change_nothing(monkeypatch, dtype, rows):

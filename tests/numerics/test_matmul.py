@@ -92,7 +92,11 @@ def test_traits_without_onednn() -> None:
     [
         ("AMD Zen 3", torch.bfloat16, "widened to float32, since oneDNN lacks bfloat16"),
         ("Intel Ice Lake", torch.bfloat16, "widened to float32, since oneDNN only emulates bfloat16"),
-        ("Intel Sapphire Rapids", torch.bfloat16, "oneDNN with AMX; not in parts, which takes 2 threads"),
+        (
+            "Intel Sapphire Rapids",
+            torch.bfloat16,
+            "oneDNN with AMX, whole; in parts of rows only with 2 threads",
+        ),
         (
             "Intel Cooper Lake",
             torch.bfloat16,

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from layers import peft_linear, randomize_adapters
+from layers import peft_linear, random_layer, randomize_adapters
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from tolerances import assert_close
 from torch.utils.checkpoint import checkpoint
@@ -13,11 +13,20 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import doratune
 from doratune import reference
 from doratune.engine import norm_cache as norms
+from doratune.engine.norm_cache import DenseWeight
+from doratune.functional import NormCache, dora_row_norm
 from doratune.peft import hold_norms
 
 
+@pytest.fixture(params=["small", "large"])
+def sizes(request):
+    """Every test with the layers as small ones, and as large ones are computed."""
+    if request.param == "large":
+        request.getfixturevalue("large_layers")
+
+
 @pytest.fixture
-def computed(monkeypatch):
+def computed(monkeypatch, large_layers):
     """A list that grows by one with every norm that is computed."""
     calls = []
     norm_of_product = norms.norm_of_product
@@ -144,6 +153,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.usefixtures("sizes")
 @pytest.mark.parametrize("change", CHANGES)
 def test_never_stale(change):
     model = peft_linear(bias=False)
@@ -159,6 +169,7 @@ def test_never_stale(change):
         assert not torch.allclose(before, after), "the change did nothing"
 
 
+@pytest.mark.usefixtures("large_layers")
 def test_a_copy_has_its_own_norms():
     model = peft_linear(bias=False)
     doratune.enable(model)
@@ -218,18 +229,20 @@ def test_checkpointing_of_a_function_that_owns_the_layer(computed):
     assert len(computed) == 1
 
 
-def looks(monkeypatch):
+@pytest.fixture
+def looks(monkeypatch, large_layers):
     """A list that grows by one with every tensor whose content is looked at."""
     seen, digest = [], norms._digest
     monkeypatch.setattr(norms, "_digest", lambda tensor: seen.append(tensor.shape) or digest(tensor))
     return seen
 
 
-def test_held_norms_are_computed_before_and_never_looked_at(monkeypatch, computed):
+def test_held_norms_are_computed_before_and_never_looked_at(looks, computed):
     model = tiny_llama().eval()
     ids = torch.randint(0, 32, (2, 5))
     outside = model(input_ids=ids).logits
-    seen = looks(monkeypatch)
+    seen = looks
+    del seen[:]
     with hold_norms(model):
         at_entry = len(seen)
         assert at_entry == 2 * 4 * 3
@@ -240,10 +253,10 @@ def test_held_norms_are_computed_before_and_never_looked_at(monkeypatch, compute
     torch.testing.assert_close(inside, outside, rtol=0, atol=0)
 
 
-def test_a_base_weight_said_not_to_change_is_looked_at_once(monkeypatch):
+def test_a_base_weight_said_not_to_change_is_looked_at_once(looks):
     model, x = peft_linear(bias=False), torch.randn(7, 48)
     doratune.enable(model)
-    layer, seen = layer_of(model), looks(monkeypatch)
+    layer, seen = layer_of(model), looks
     for looked_at in (3, 2, 2):
         del seen[:]
         with hold_norms(model, base_unchanged=True):
@@ -258,6 +271,7 @@ def test_a_base_weight_said_not_to_change_is_looked_at_once(monkeypatch):
         assert_close("output", torch.float32, model(x), truth(model, x))
 
 
+@pytest.mark.usefixtures("sizes")
 @pytest.mark.parametrize("ended", ["in order", "by an error"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_never_stale_after_norms_were_held(change, ended):
@@ -277,6 +291,7 @@ def test_never_stale_after_norms_were_held(change, ended):
     assert_close(what, torch.float32, model(x), truth(model, x))
 
 
+@pytest.mark.usefixtures("sizes")
 def test_adapters_may_be_switched_and_scaled_where_norms_are_held():
     model = peft_linear(bias=False)
     doratune.enable(model)
@@ -314,3 +329,35 @@ def test_what_is_not_on_the_engine_is_left_alone():
     with hold_norms(model):
         weights_of(model)[1].data.mul_(2)  # PEFT computes its norm at every call
         assert_close("output", torch.float32, model(x), truth(model, x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cache_for_users_of_the_functions(computed, dtype):
+    layer, cache = random_layer(dtype=dtype), NormCache()
+    for _ in range(3):
+        assert_close("output", dtype, layer.run(norm_cache=cache), layer.truth())
+    assert len(computed) == 1
+    layer.B.data.mul_(2)
+    assert_close("output", dtype, layer.run(norm_cache=cache), layer.truth())
+    layer.W.data.neg_()
+    assert_close("output", dtype, layer.run(norm_cache=cache), layer.truth())
+    layer.scaling = 5.0
+    assert_close("output", dtype, layer.run(norm_cache=cache), layer.truth())
+    assert len(computed) == 4
+
+
+@pytest.mark.usefixtures("sizes")
+def test_a_norm_may_come_from_a_function():
+    layer = random_layer()
+    output = layer.run(norm=lambda: dora_row_norm(layer.W, layer.A, layer.B, layer.scaling))
+    assert_close("output", torch.float32, output, layer.truth())
+
+
+@pytest.mark.parametrize("change", [lambda layer: layer.A.data.mul_(3), lambda layer: layer.W.data.mul_(3)])
+def test_the_norm_of_a_small_weight_is_never_stale(change):
+    layer, cache = random_layer(dtype=torch.bfloat16), NormCache()
+    for _ in range(2):
+        found = cache.get(DenseWeight(layer.W), layer.A, layer.B, 2.0)
+        assert found.dtype == torch.float32 and not found.requires_grad
+        assert_close("norm", torch.float32, found, reference.row_norm(layer.W, layer.A, layer.B, 2.0))
+        change(layer)

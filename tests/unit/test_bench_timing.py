@@ -135,6 +135,7 @@ def test_a_call_gives_gradients_and_preparing_clears_them() -> None:
     assert all(tensor.grad is None for tensor in tensors)
 
 
+@pytest.mark.usefixtures("large_layers")
 def test_an_output_that_is_let_go_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bool] = []
     take = OutputRecovery.take

@@ -126,7 +126,7 @@ def test_the_head_scores_new_tokens_only():
     assert seen and all(shape[1] == 1 and contiguous for shape, contiguous in seen)
 
 
-def test_an_adapters_norms_are_computed_once_however_many_tokens_are_written(monkeypatch):
+def test_an_adapters_norms_are_computed_once_however_many_tokens_are_written(monkeypatch, large_layers):
     looks, digest = [], norms._digest
     config = LoraConfig(r=2, use_dora=True, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
     model = get_peft_model(spoken_llama(), config).double()

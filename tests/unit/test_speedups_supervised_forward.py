@@ -245,6 +245,7 @@ def test_under_autocast_float32_weights_get_gradients_close_to_the_exact_ones(at
         assert 1e-5 < error < 0.05, f"{name}: {error}, computed in bfloat16, which has 8 bits"
 
 
+@pytest.mark.usefixtures("large_layers")
 def test_norms_are_held_within_a_pass_and_follow_the_weights_to_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -278,6 +279,7 @@ def test_scaled_logits_are_left_to_trl() -> None:
     assert spare(scaled).left["supervised_forward"] == {"its logits are scaled or capped": 1}
 
 
+@pytest.mark.usefixtures("large_layers")
 def test_where_trl_keeps_its_own_pass_the_outputs_of_dora_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU; what it computes is the same."""
     made: list[object] = []

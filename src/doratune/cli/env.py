@@ -9,7 +9,7 @@ import tyro
 from doratune.cli.parse import parse
 from doratune.settings import Settings
 
-ABOUT = """Show what is installed and which kernels are usable here.
+ABOUT = """Show what is installed, and how the engine would compute here and why.
 
 Examples:
   doratune env
@@ -32,16 +32,23 @@ def main(argv: list[str]) -> int:
 
     from doratune.cache import cache_home
     from doratune.cli.output import print_json
+    from doratune.engine.matmul import explain_way
+    from doratune.engine.triton.select import kernel_obstacle
     from doratune.environment import describe_environment
     from doratune.models.builtin import BUILTIN
     from doratune.models.precision import resolve_dtype
 
     environment = describe_environment()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    obstacle = kernel_obstacle(device)
     usable = {
-        "engine": "torch autograd (float32, bfloat16, float16)",
         "device": environment.gpu or environment.cpu,
-        "dtype auto": str(resolve_dtype("auto", device)).removeprefix("torch."),
+        "dtype auto": str(resolve_dtype("auto", device.type)).removeprefix("torch."),
+        **{
+            f"{dtype} on CPU": explain_way(getattr(torch, dtype))
+            for dtype in ("float32", "bfloat16", "float16")
+        },
+        "Triton kernels": "used on this GPU" if obstacle is None else f"not used: {obstacle}",
         "4-bit base": "bitsandbytes"
         if "bitsandbytes" in environment.packages
         else "no (pip install 'doratune[bnb]')",

@@ -49,7 +49,7 @@ def small_linear(
     scaling: float,
     bias: Tensor | None,
 ) -> Tensor:
-    """``adapted_linear`` for a small layer, (..., d_in) -> (..., d_out); a function for the norm is not called."""
+    """``adapted_linear`` for a small layer; a function that gives the norm is not called."""
     if m is None:
         rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
         y = torch.addmm(linear(rows, W, bias), linear(rows, A) * scaling, B.T)

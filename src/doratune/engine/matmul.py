@@ -160,8 +160,10 @@ def explain_way(dtype: torch.dtype) -> str:
     if way is Way.ONEDNN:
         return "oneDNN, faster than MKL on AMD's processors with AVX-512"
     if way is Way.PARTS:
-        parts = "in parts" if _parts_apply() else f"not in parts, which takes {THREADS} threads"
-        return f"oneDNN with AMX; {parts} where it would leave a thread idle"
+        parts = (
+            "in parts of rows" if _parts_apply() else f"whole; in parts of rows only with {THREADS} threads,"
+        )
+        return f"oneDNN with AMX, {parts} where it would leave a thread idle"
     if dtype in cpu.onednn_takes:
         return f"oneDNN, which multiplies {name} by instructions made for it"
     library = "MKL" if torch.backends.mkl.is_available() else "its BLAS"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from doratune.engine.autocast import autocast_off
+from doratune.engine.dropout import dora_with_dropout
 from doratune.engine.magnitude import scale_by_magnitude
 from doratune.engine.norm_cache import dense_norm
 from doratune.engine.weight_norm import norm_dtype
@@ -72,35 +73,37 @@ class EngineConv(EngineLayer):
         if autocast:
             x = x.to(torch.get_autocast_dtype(x.device.type))
         with autocast_off(x.device):
-            return self._adapted(x, x if x_dropped is None else x_dropped.to(x.dtype), adapter)
+            return self._adapted(x, None if x_dropped is None else x_dropped.to(x.dtype), adapter)
 
-    def _adapted(self, x: Tensor, source: Tensor, adapter: str) -> Tensor:
-        """The layer's output where the adapter reads ``source``, x after its dropout."""
+    def _adapted(self, x: Tensor, x_dropped: Tensor | None, adapter: str) -> Tensor:
+        """The layer's output."""
         base: Any = self.base_layer
         A, B, scaling = self.lora_A[adapter], self.lora_B[adapter], self.scaling[adapter]
         if not self.use_dora.get(adapter, False):
+            source = x if x_dropped is None else x_dropped
             return _add_update(convolve(base, x, base.bias), source, A, B, scaling)
-        inner = x if self.engine_options.dropout == "adapter" else source
-
-        def remake(inner: Tensor, source: Tensor) -> Tensor:
-            with autocast_off(inner.device):
-                return _add_update(convolve(base, inner), source, A, B, scaling)
-
-        inner_base = convolve(base, inner)
         m: Any = self.lora_magnitude_vector[adapter].weight
-        y = scale_by_magnitude(
-            _add_update(inner_base, source, A, B, scaling),
-            m.flatten(),
-            self.adapter_norm(adapter),
-            base.bias if inner is x else None,
-            channel_dim=1,
-            remake=remake,
-            kept=(inner, source),
-        )
-        if inner is x:
-            return y
-        # The frozen layer's own term sees x, all others the dropped one.
-        return y + (convolve(base, x, base.bias) - inner_base)
+
+        def recompute(x: Tensor, source: Tensor) -> Tensor:
+            with autocast_off(x.device):
+                return _add_update(convolve(base, x), source, A, B, scaling)
+
+        def scaled(x: Tensor, source: Tensor, with_bias: bool) -> Tensor:
+            return scale_by_magnitude(
+                _add_update(convolve(base, x), source, A, B, scaling),
+                m.flatten(),
+                self.adapter_norm(adapter),
+                base.bias if with_bias else None,
+                channel_dim=1,
+                remake=recompute,
+                kept=(x, source),
+            )
+
+        def difference(x: Tensor, x_dropped: Tensor) -> Tensor:
+            return convolve(base, x - x_dropped, base.bias)
+
+        form = self.engine_options.dropout
+        return dora_with_dropout(x, x_dropped, form, scaled=scaled, difference=difference)
 
     def adapter_norm(self, adapter: str) -> Tensor:
         """See ``EngineLayer``; PEFT's norm for each output channel."""

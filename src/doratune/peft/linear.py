@@ -74,7 +74,7 @@ class EngineLinear(EngineLayer, Linear):
             m,
             scaling,
             bias,
-            norm=None if norm is None else norm(),
+            norm=norm,
             x_dropped=x_dropped,
             dropout=options.dropout,
             detach_norm=options.detach_norm,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from doratune.engine.dropout import dora_with_dropout
 from doratune.engine.lora_update import add_update
 from doratune.engine.magnitude import scale_by_magnitude
 from doratune.engine.norm_cache import BaseWeight
@@ -115,32 +116,30 @@ class EngineQuantisedLinear(EngineLayer):
         A: Any = self.lora_A[adapter].weight
         B: Any = self.lora_B[adapter].weight
         s, x_dropped = self.scaling[adapter], self.dropped(x, adapter)
-        source = x if x_dropped is None else x_dropped
         if not self.use_dora.get(adapter, False):
-            return add_update(self.base_layer(x), source, A, B, s)
+            return add_update(self.base_layer(x), x if x_dropped is None else x_dropped, A, B, s)
         base = QuantisedWeight(self.base_layer)
         m: Any = self.lora_magnitude_vector[adapter].weight
         norm = self.adapter_norm(adapter)
         bias: Any = self.base_layer.bias
-        apart = x_dropped is not None and self.engine_options.dropout == "adapter"
-        inner = x if apart or x_dropped is None else x_dropped
+        inner_base: Any = None
 
-        def remake(inner: Tensor, source: Tensor) -> Tensor:
-            return add_update(base.apply(inner), source, A, B, s)
+        def recompute(x: Tensor, source: Tensor) -> Tensor:
+            return add_update(base.apply(x), source, A, B, s)
 
-        inner_base = base.apply(inner)
-        y = scale_by_magnitude(
-            add_update(inner_base, source, A, B, s),
-            m,
-            norm,
-            bias if inner is x else None,
-            remake=remake,
-            kept=(inner, source),
-        )
-        if inner is x:
-            return y
-        # The frozen layer's own term sees x, all others the dropped one.
-        return y + (self.base_layer(x) - inner_base)
+        def scaled(x: Tensor, source: Tensor, with_bias: bool) -> Tensor:
+            nonlocal inner_base
+            inner_base = base.apply(x)
+            z = add_update(inner_base, source, A, B, s)
+            added = bias if with_bias else None
+            return scale_by_magnitude(z, m, norm, added, remake=recompute, kept=(x, source))
+
+        def difference(x: Tensor, _x_dropped: Tensor) -> Tensor:
+            # Not of the inputs' difference, as an 8-bit layer rounds its inputs.
+            return self.base_layer(x) - inner_base
+
+        form = self.engine_options.dropout
+        return dora_with_dropout(x, x_dropped, form, scaled=scaled, difference=difference)
 
     def adapter_norm(self, adapter: str) -> Tensor:
         """See ``EngineLayer``."""

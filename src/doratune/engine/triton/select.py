@@ -33,8 +33,20 @@ def shared_memory(device: torch.device) -> int:
     return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
 
 
+def kernel_obstacle(device: torch.device) -> str | None:
+    """Why the kernels are not used on a device; None if they are."""
+    if device.type != "cuda":
+        return "no NVIDIA GPU"
+    if torch.version.hip is not None:
+        return "not tried on AMD's GPUs"
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST:
+        return f"compute capability {capability[0]}.{capability[1]}, and they need {OLDEST[0]}.{OLDEST[1]}"
+    return None
+
+
 @functools.cache
 def _runs_on(device: torch.device) -> bool:
-    if torch.version.hip is not None or find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= OLDEST
+    return kernel_obstacle(device) is None

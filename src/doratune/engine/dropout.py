@@ -1,0 +1,43 @@
+"""What sees the dropped input x' of a DoRA layer, for every kind of base layer.
+
+With h(x') = s·B·A x' for the adapter's term, and f for the frozen layer without its bias b::
+
+    "peft":     y = f(x) + b + (g - 1) ⊙ f(x') + g ⊙ h(x') = g ⊙ (f(x') + h(x')) + (f(x) - f(x') + b)
+    "adapter":  y = g ⊙ (f(x) + h(x')) + b
+
+The first is PEFT's form, in which the frozen layer's own term alone sees x. It takes a second pass through f.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor
+
+DropoutForm = Literal["peft", "adapter"]
+"""Which of the two."""
+
+
+def dora_with_dropout(
+    x: Tensor,
+    x_dropped: Tensor | None,
+    form: DropoutForm,
+    *,
+    scaled: Callable[[Tensor, Tensor, bool], Tensor],
+    difference: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """The layer's output in one of the two forms.
+
+    Args:
+        x: The layer's input.
+        x_dropped: x after dropout, of x's shape; None without dropout.
+        form: Which form.
+        scaled: From u, u' and whether to add b: ``g ⊙ (f(u) + h(u'))``, with b or without. Called first.
+        difference: From x and x': ``f(x) - f(x') + b``.
+    """
+    if x_dropped is None:
+        return scaled(x, x, True)
+    if form == "adapter":
+        return scaled(x, x_dropped, True)
+    return scaled(x_dropped, x_dropped, False) + difference(x, x_dropped)
