@@ -26,7 +26,7 @@ def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | No
     """Replace what we compute faster in a model, in place; what it computes stays the same to rounding.
 
     Everything is tried on small random inputs first, and left alone where the model's own code gives other
-    values or gradients. An evaluation takes frozen layers only: rounding there is a matter of the records.
+    values or gradients. In an evaluation only frozen layers are replaced, so that scores keep their rounding.
 
     Args:
         model: A causal language model of transformers, with or without adapters, and not sped up already. For
