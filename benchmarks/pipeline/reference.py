@@ -42,7 +42,7 @@ from doratune.models.load import LoadedModel, load_model
 from doratune.records.layout import write_jsonl_atomic
 from doratune.training.config import LLAMA_TARGETS, TrainingSettings
 from doratune.training.data import load_training_examples
-from doratune.training.encoded import encode_examples
+from doratune.training.tokenise import encode_examples
 
 
 def train(options: argparse.Namespace) -> None:

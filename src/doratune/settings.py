@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
 from doratune.errors import InputError, nearest
 
@@ -14,6 +14,14 @@ Positive = Annotated[int, Field(gt=0)]
 LaxPath = Annotated[Path, Strict(False)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 """What ``--dtype`` takes; ``models.precision`` has the meaning of auto."""
+
+
+def _as_written(value: Any) -> Any:
+    return ("off", "on")[value] if isinstance(value, bool) else value
+
+
+OnOff = Annotated[Literal["on", "off"], BeforeValidator(_as_written)]
+"""YAML reads on and off as booleans."""
 
 
 class Settings(BaseModel):

@@ -48,12 +48,12 @@ def test_merged_is_unmerged(run: Path) -> None:
     from doratune.data.tasks import get_task
     from doratune.evaluation.config import EvalConfig
     from doratune.evaluation.likelihood import score_candidates
-    from doratune.evaluation.target import load_target
+    from doratune.evaluation.target import find_trained, load_target
 
     task = get_task("sample-boolq")
     data = load_split(task, "test")
     examples = build_examples(data.rows[:12], source=data.source, fmt="instruct", task=task)
-    target = load_target(EvalConfig(target=str(run), task=["sample-boolq"]))
+    target = load_target(EvalConfig(target=str(run), task=["sample-boolq"]), find_trained(str(run)))
     unmerged = AutoPeftModelForCausalLM.from_pretrained(run / "adapter")
     ours, theirs = (
         score_candidates(model, target.tokenizer, examples, batch_size=4)

@@ -19,7 +19,7 @@ from doratune.data.source import load_split
 from doratune.data.tasks import get_task
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.likelihood import CandidateScores, score_candidates
-from doratune.evaluation.target import load_target
+from doratune.evaluation.target import find_trained, load_target
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'doratune[lm-eval]'")
 pytestmark = pytest.mark.slow  # half a minute together, a good part of it in imports
@@ -113,7 +113,8 @@ def log_likelihoods(sample: dict[str, Any]) -> list[float]:
 
 
 def our_scores(target: object, examples: list[Example], dtype: Any = "float32") -> list[CandidateScores]:
-    loaded = load_target(EvalConfig(target=str(target), task=[], dtype=dtype))
+    config = EvalConfig(target=str(target), task=[], dtype=dtype)
+    loaded = load_target(config, find_trained(config.target))
     return score_candidates(loaded.model, loaded.tokenizer, examples, batch_size=8)
 
 
@@ -287,3 +288,29 @@ def test_without_lm_eval(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("doratune.evaluation.harness.find_spec", lambda name: None)
     outcome = cli("eval", run, "--harness", "lm-eval", "--task", "arc_easy")
     assert outcome.code == 2 and "pip install 'doratune[lm-eval]'" in outcome.err
+
+
+def test_an_adapter_s_norms_are_held_from_request_to_request(
+    cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16 the adapter is not merged, and lm-eval calls the model once a batch."""
+    from lm_eval.models.huggingface import HFLM
+
+    from doratune.peft.layer import EngineLayer
+
+    held: list[list[bool]] = []
+    call = HFLM._model_call
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        layers = [module for module in self.model.modules() if isinstance(module, EngineLayer)]
+        held.append([layer.norms.held for layer in layers])
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(HFLM, "_model_call", watched)
+    task = write_task("sample-boolq", cut_as_lm_eval_does(examples_of("sample-boolq")))
+    outcome = cli(
+        "eval", run, "--harness", "lm-eval", "--dtype", "bfloat16", "--batch-size", 8, "--task", task
+    )
+    assert outcome.code == 0, outcome.err
+    assert len(held) > 1 and all(layers and all(layers) for layers in held)
+    assert isinstance(results_of(run, "sample-boolq")["doratune"]["speedups"], list)

@@ -106,6 +106,38 @@ def test_engine_and_stock_peft_train_alike(cli: Cli, flags: list[object], method
     assert losses(Path("doratune")) == pytest.approx(losses(Path("peft")), abs=2e-5)
 
 
+def test_speedups_change_nothing_but_what_the_record_says_of_them(cli: Cli, flags: list[object]) -> None:
+    for switch in ("on", "off"):
+        # Dropout would draw other numbers where padding is left out.
+        assert cli("train", *flags, "--dropout", 0, "--speedups", switch, "--output", switch).code == 0
+    assert losses(Path("on")) == pytest.approx(losses(Path("off")), abs=2e-5)
+    on, off = (
+        json.loads(Path(switch, "record.json").read_text())["training"]["speedups"]
+        for switch in ("on", "off")
+    )
+    taken = {one["name"]: one["taken"] for one in on}
+    assert off == [] and taken["supervised_forward"] == 1 and taken["rms_norm"] == 5
+    scores = []
+    for switch in ("on", "off"):
+        flags = ["--task", "sample-boolq", "--limit", 8, "--speedups", switch, "--overwrite"]
+        assert cli("eval", "on", *flags).code == 0
+        rows = lines(Path("on", "predictions", "sample-boolq.jsonl"))
+        scores.append([score for row in rows for score in row["scores"]])
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    (evaluation,) = json.loads(Path("on", "record.json").read_text())["evaluations"]
+    assert evaluation["speedups"] == []
+
+
+def test_a_run_without_speedups_is_evaluated_without(cli: Cli, flags: list[object]) -> None:
+    """Also where a file says it: YAML reads off as a boolean."""
+    Path("plain.yaml").write_text("speedups: off\n")
+    assert cli("train", *flags, "--preset", "plain.yaml", "--output", "run").code == 0
+    assert "speedups: 'off'" in Path("run", "config.yaml").read_text()
+    assert cli("eval", "run", "--task", "sample-boolq", "--limit", 4).code == 0
+    record = json.loads(Path("run", "record.json").read_text())
+    assert record["training"]["speedups"] == record["evaluations"][0]["speedups"] == []
+
+
 def test_batch_of_8_is_two_of_4(cli: Cli, flags: list[object]) -> None:
     for micro in (8, 4):
         outcome = cli(
@@ -212,6 +244,9 @@ def test_4_bit_base_trains_and_evaluates_in_4_bits(cli: Cli, flags: list[object]
     outcome = cli("train", *flags, "--load-in-4bit", "--output", "run")
     assert outcome.code == 0, outcome.err
     assert "10 Linear4bit layers on the engine" in outcome.err
+    speedups = json.loads(Path("run", "record.json").read_text())["training"]["speedups"]
+    taken = {one["name"] for one in speedups if one["taken"]}
+    assert {"supervised_forward", "packing", "attention", "last_mlp", "rms_norm", "rotary"} <= taken
     evaluated = cli("eval", "run", "--task", "sample-boolq", "--limit", 4)
     assert evaluated.code == 0 and "kept beside the base" in evaluated.err
 
@@ -219,14 +254,14 @@ def test_4_bit_base_trains_and_evaluates_in_4_bits(cli: Cli, flags: list[object]
 def test_rows_are_tokenised_once(
     cli: Cli, flags: list[object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from doratune.training import encoded
+    from doratune.training import tokenise
 
     monkeypatch.setenv("DORATUNE_CACHE", str(tmp_path / "cache"))
     every = [*flags, "--validation-share", 0.25]
     assert cli("train", *every, "--output", "first").code == 0
     (entry,) = (tmp_path / "cache" / "tokens").iterdir()
     written = {path.name for path in entry.iterdir()}
-    monkeypatch.setattr(encoded, "_encode", None)
+    monkeypatch.setattr(tokenise, "_encode", None)
     assert cli("train", *every, "--output", "second").code == 0
     assert losses(Path("second")) == losses(Path("first"))
     assert {path.name for path in entry.iterdir()} == written, "training leaves no files of its own in there"

@@ -18,8 +18,9 @@ from doratune.engine import matmul as engine
 from doratune.engine.lora_update import add_update
 from doratune.engine.matmul import differs_from_pytorch, frozen_linear, is_widened, linear, matmul
 from doratune.functional import dora_linear, lora_linear
-from doratune.training.attention import attend, lay_out
-from doratune.training.head import token_scores
+from doratune.speedups.attention import attend, lay_out
+from doratune.speedups.settings import SpeedupSettings
+from doratune.speedups.token_loss import token_scores
 
 HALF_UNITS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 """Of the last place, relatively: the most that one rounding changes."""
@@ -244,7 +245,9 @@ def test_head(trained: bool, dtype: torch.dtype) -> None:
             if kind is torch.float64:
                 log_probs = (hidden @ weight.T).log_softmax(dim=1)[torch.arange(12), targets]
             else:
-                log_probs, *_ = token_scores(hidden, targets, weight if trained else weight.detach(), None)
+                log_probs, *_ = token_scores(
+                    hidden, targets, weight if trained else weight.detach(), None, SpeedupSettings()
+                )
             grads = torch.autograd.grad(log_probs.sum(), [hidden, weight] if trained else [hidden])
         assert products.made == []
         found.append([log_probs, *grads])

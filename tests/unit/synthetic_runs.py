@@ -60,6 +60,7 @@ def evaluation(task: str, flags: list[bool], **changes: Any) -> dict[str, Any]:
             "parts": None,
         },
         "limit": None,
+        "speedups": [],
     }
     return entry | changes
 
@@ -75,6 +76,7 @@ def record(method: str, evaluations: list[dict[str, Any]], **changes: Any) -> di
         "tokens_per_second": 138_666 / SECONDS.get(method, 1.0),
         "peak_memory_bytes": 2_213_000_000,
         "final_loss": 0.412,
+        "speedups": [{"name": "packing", "taken": 1, "left": {}}],
     }
     data = {"task": "sample-boolq", "source": "built-in", "split": "train", "sha256": "cd" * 32, "rows": 2000}
     whole = {

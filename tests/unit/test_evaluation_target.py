@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from doratune.evaluation.config import EvalConfig
-from doratune.evaluation.target import load_target
+from doratune.evaluation.target import find_trained, load_target
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
@@ -27,7 +27,8 @@ def test_layers_are_computed_by_the_fastest_products(
     dtype: str, name: str, otherwise: bool, tiny_model: Path, processor: Callable[[str], None]
 ) -> None:
     processor(name)
-    model = load_target(EvalConfig(target=str(tiny_model), task=[], dtype=dtype)).model  # pyright: ignore[reportArgumentType]
+    config = EvalConfig(target=str(tiny_model), task=[], dtype=dtype)  # pyright: ignore[reportArgumentType]
+    model = load_target(config, find_trained(config.target)).model
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     assert linear and all(("forward" in vars(module)) == otherwise for module in linear)
     logits = model(torch.arange(12)[None]).logits

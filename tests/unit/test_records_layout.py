@@ -34,6 +34,14 @@ def test_record_round_trip_keeps_the_keys_of_the_file(tmp_path: Path) -> None:
     assert read_record(tmp_path) == parsed
 
 
+def test_records_from_before_speedups_were_recorded_are_read() -> None:
+    whole = record("dora", [evaluation("sample-boolq", [True, False])])
+    del whole["training"]["speedups"], whole["evaluations"][0]["speedups"]
+    old = RunRecord.model_validate(whole)
+    assert old.training is not None
+    assert old.training.speedups is None and old.evaluations[0].speedups is None
+
+
 def test_study_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "study.json"
     made = synthetic_study.study()

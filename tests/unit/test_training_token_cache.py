@@ -22,8 +22,8 @@ from doratune.data.examples import Example, build_examples
 from doratune.data.samples import generate
 from doratune.data.tasks import get_task
 from doratune.errors import InputError
-from doratune.training import encoded, token_cache, token_key
-from doratune.training.encoded import encode_examples
+from doratune.training import token_cache, tokenise
+from doratune.training.tokenise import encode_examples
 
 ALL = {"cutoff": 10_000, "drop_long_rows": False, "loss_on_prompt": False}
 
@@ -43,13 +43,13 @@ def tokenizer(tiny_model: Path) -> PreTrainedTokenizerFast:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many examples were tokenised, call by call."""
     counted: list[int] = []
-    original = encoded._encode
+    original = tokenise._encode
 
     def counting(examples, *rest):
         counted.append(len(examples))
         return original(examples, *rest)
 
-    monkeypatch.setattr(encoded, "_encode", counting)
+    monkeypatch.setattr(tokenise, "_encode", counting)
     return counted
 
 
@@ -81,7 +81,7 @@ def entry(home: Path) -> Path:
 @pytest.mark.parametrize("chunk", [1000, 7])
 def test_lists_of_texts_have_the_ids_of_one_text_after_the_other(home, tokenizer, monkeypatch, chunk):
     monkeypatch.setattr(encode, "CHUNK", chunk)
-    monkeypatch.setattr(encoded, "CHUNK", 2 * chunk)
+    monkeypatch.setattr(tokenise, "CHUNK", 2 * chunk)
     tokenizer.padding_side = "left"  # what a shared tokenizer was last used with changes nothing
     tokenizer(["a b", "c"], padding=True, truncation=True, max_length=4)
     rows = encode_examples(made(), tokenizer, **ALL)
@@ -188,7 +188,7 @@ def test_loss_on_the_prompt_misses(home, tokenizer, calls):
 @pytest.mark.parametrize("version", ["doratune", "format"])
 def test_another_version_misses(home, tokenizer, calls, monkeypatch, version):
     encode_examples(made(), tokenizer, **ALL)
-    monkeypatch.setattr(token_key, "__version__" if version == "doratune" else "FORMAT", "another")
+    monkeypatch.setattr(token_cache, "__version__" if version == "doratune" else "FORMAT", "another")
     encode_examples(made(), tokenizer, **ALL)
     assert calls == [30, 30]
 

@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from doratune.errors import DoratuneError
 
+IGNORED = -100
+"""Label of a token that carries no loss, as PyTorch and transformers have it."""
 CHUNK = 1000
 """Texts in one call of the tokenizer, whose own notes on them take many times their ids' memory."""
 

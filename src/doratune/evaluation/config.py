@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional
 
 from doratune.records.run import Format, Protocol
-from doratune.settings import Dtype, LaxPath, Positive, Settings
+from doratune.settings import Dtype, LaxPath, OnOff, Positive, Settings
 
 
 class EvalConfig(Settings):
@@ -37,6 +37,8 @@ class EvalConfig(Settings):
     """Type of the weights; auto: that of the run, else what the hardware is fast at."""
     load_in_4bit: bool = False
     """Load a base model in 4 bits; a run that was trained so is loaded so anyway."""
+    speedups: OnOff | None = None
+    """on, or off: transformers' own code only; None: as the run was trained, else on."""
     device_map: str | None = None
     """transformers' device_map, such as auto; None: this process's device."""
     trust_remote_code: bool = False

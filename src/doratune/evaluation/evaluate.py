@@ -64,8 +64,8 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
         InputError: If the target, a task or its data cannot be used.
     """
     refuse_missing_folder(config.target, "run, adapter or model", where="doratune eval")
-    run = find_trained(config.target).run
-    fmt: Format = config.format or (read_record(run).config.get("format") if run else None) or "instruct"
+    found = find_trained(config.target)
+    fmt: Format = config.format or (found.record.config.get("format") if found.record else None) or "instruct"
     if config.protocol == "generate" and fmt != "instruct":
         raise InputError(
             "generated text can only be matched against answer labels",
@@ -74,11 +74,11 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
             expected="--format instruct",
         )
     tasks = _load_tasks(config, fmt)
-    held = _held(config.output or run)
+    held = _held(config.output or found.run)
     if not overwrite:
         for rows in tasks:
             _refuse_repeated(held, rows.task.name, fmt, config)
-    target = load_target(config)
+    target = load_target(config, found)
     record = held or target.record
     for rows in tasks:
         evaluation, predictions = _evaluate_task(target, rows, config, fmt)
@@ -159,6 +159,7 @@ def _evaluate_task(
             rows=len(rows.loaded.rows),
         ),
         limit=config.limit,
+        speedups=list(target.speedups),
     )
     logger.info(
         "%s: %d of %d rows right (%.1f %%)", rows.task.name, correct, len(predictions), 100 * accuracy.value

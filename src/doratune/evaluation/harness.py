@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from doratune import __version__
 from doratune.errors import DoratuneError, InputError, nearest
+from doratune.evaluation._internals import is_multimodal, name_of, runs_programs, serialised, table
+from doratune.evaluation.batching import evaluation_mode
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.target import Target, find_trained, load_target, output_folder
 from doratune.records.layout import write_text_atomic
@@ -64,7 +66,8 @@ def evaluate_with_lm_eval(config: EvalConfig, *, overwrite: bool = False) -> dic
     _require_lm_eval()
     if not config.task:
         raise InputError("no task to evaluate", where="--task", fix="name one or more of lm-eval's tasks")
-    folder = output_folder(config, find_trained(config.target)) / FOLDER
+    found = find_trained(config.target)
+    folder = output_folder(config, found) / FOLDER
     requested = {one.name: one for one in map(_load_task, dict.fromkeys(config.task))}
     if len(requested) != len(set(config.task)):
         raise InputError("two files define a task of one name", where="--task", got=" ".join(config.task))
@@ -75,7 +78,7 @@ def evaluate_with_lm_eval(config: EvalConfig, *, overwrite: bool = False) -> dic
                 where=str(folder / name / RESULTS_NAME),
                 fix="add --overwrite to replace them, or --output to write elsewhere",
             )
-    target = load_target(config)
+    target = load_target(config, found)
     results = {}
     for name, one in requested.items():
         results[name] = _evaluate_task(target, one, config, folder / name)
@@ -85,12 +88,8 @@ def evaluate_with_lm_eval(config: EvalConfig, *, overwrite: bool = False) -> dic
 
 def results_table(results: Mapping[str, Any]) -> str:
     """lm-eval's own table of the results of one task or group, in Markdown."""
-    from lm_eval.utils import make_table
-
-    tables = [make_table(results)]
-    if results.get("groups"):
-        tables.append(make_table(results, "groups"))
-    return "\n".join(tables)
+    parts = ["results", *(["groups"] if results.get("groups") else [])]
+    return "\n".join(table(results, part) for part in parts)
 
 
 def _require_lm_eval() -> None:
@@ -146,52 +145,49 @@ def _load_task(name: str) -> _Requested:
     inner = {child for children in loaded.get("group_map", {}).values() for child in children}
     outer: list[Task | Group] = [group for group in groups.values() if group.name not in inner]
     items = outer or list(loaded["tasks"].values())
-    return _Requested(_name_of(items[0]) if is_file else name, items)
-
-
-def _name_of(item: Task | Group) -> str:
-    return str(getattr(item, "task_name", None) or item.name)  # pyright: ignore[reportAttributeAccessIssue]
+    return _Requested(name_of(items[0]) if is_file else name, items)
 
 
 def _refuse_unsuitable(task: Task) -> None:
-    if getattr(task, "UNSAFE_CODE", False):
+    if runs_programs(task):
         raise InputError(
             "the task runs programs that the model writes, which doratune does not do",
             where="--task",
-            got=_name_of(task),
+            got=name_of(task),
             fix="run lm-eval itself in a sandbox: the adapter is a plain PEFT adapter",
         )
-    if getattr(task, "MULTIMODAL", False):
-        raise InputError("the task is not about text alone", where="--task", got=_name_of(task))
+    if is_multimodal(task):
+        raise InputError("the task is not about text alone", where="--task", got=name_of(task))
 
 
 def _evaluate_task(target: Target, requested: _Requested, config: EvalConfig, folder: Path) -> dict[str, Any]:
     import lm_eval
     from lm_eval.models import huggingface
-    from lm_eval.utils import handle_non_serializable
 
     # Their decorators hide both signatures from the type checker.
     wrap, simple_evaluate = cast(Any, huggingface.HFLM), cast(Any, lm_eval.simple_evaluate)
-    found = simple_evaluate(
-        model=wrap(
-            pretrained=target.model,
-            tokenizer=target.tokenizer,
-            batch_size=config.batch_size,
-            # The default takes probabilities in the weights' type: in bfloat16 many answers would tie.
-            softmax_dtype="float32",
-        ),
-        tasks=requested.items,
-        task_manager=_manager(),
+    wrapped = wrap(
+        pretrained=target.model,
+        tokenizer=target.tokenizer,
         batch_size=config.batch_size,
-        limit=config.limit,
+        # The default takes probabilities in the weights' type: in bfloat16 many answers would tie.
+        softmax_dtype="float32",
     )
+    with evaluation_mode(target.model):
+        found = simple_evaluate(
+            model=wrapped,
+            tasks=requested.items,
+            task_manager=_manager(),
+            batch_size=config.batch_size,
+            limit=config.limit,
+        )
     samples = found.pop("samples")
     results = {"doratune": _provenance(target, config), **found}
     for name, rows in samples.items():
-        lines = [json.dumps(row, ensure_ascii=False, default=handle_non_serializable) for row in rows]
+        lines = [json.dumps(row, ensure_ascii=False, default=serialised) for row in rows]
         write_text_atomic(folder / f"samples_{name}.jsonl", "".join(f"{line}\n" for line in lines))
     # NaN and infinities are written as lm-eval writes them: they are no reason to lose hours of its work.
-    text = json.dumps(results, indent=2, ensure_ascii=False, default=handle_non_serializable)
+    text = json.dumps(results, indent=2, ensure_ascii=False, default=serialised)
     write_text_atomic(folder / RESULTS_NAME, text + "\n")
     return json.loads(text)
 
@@ -203,4 +199,5 @@ def _provenance(target: Target, config: EvalConfig) -> dict[str, Any]:
         "target": config.target,
         "method": target.record.method,
         "model": target.record.model.to_dict(),
+        "speedups": [one.to_dict() for one in target.speedups],
     }

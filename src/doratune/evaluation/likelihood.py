@@ -22,6 +22,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from doratune.data.encode import encode_completions
 from doratune.data.examples import Example
 from doratune.errors import DoratuneError, InputError
+from doratune.evaluation._internals import attention_implementation
 from doratune.evaluation.batching import (
     Progress,
     base_model,
@@ -146,7 +147,7 @@ def _score_batch(
         depths = [length + depth for depth in tree.depths]
         positions[row, first:] = torch.tensor([*range(prefix_length, length), *depths])
     mask = _tree_mask(prefix_length, width, [len(rest) for rest in rests], [tree.parents for tree in trees])
-    if model.config._attn_implementation == "eager":
+    if attention_implementation(model) == "eager":
         # Eager attention adds the mask to its scores; sdpa takes booleans, whatever the model's dtype.
         mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
     logits = model(
@@ -193,7 +194,7 @@ def _path_scores(logits: torch.Tensor, tree: CandidateTree) -> list[float]:
 
 
 def _check_attention(model: PreTrainedModel) -> None:
-    implementation = model.config._attn_implementation
+    implementation = attention_implementation(model)
     if implementation not in ("sdpa", "eager"):
         raise InputError(
             "the attention implementation takes no 4D mask, which protocol likelihood needs",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model
-from doratune.peft import enable
-from doratune.peft.frozen import speed_up_frozen
+from doratune.peft import adapter_parameters, enable, uses_dora
 from doratune.records.base_model import compare_base_models
 from doratune.records.layout import (
     ADAPTER_CONFIG,
@@ -31,7 +30,8 @@ from doratune.records.layout import (
     read_record,
     trained_weights,
 )
-from doratune.records.run import Method, ModelRecord, ParameterCount, RunRecord
+from doratune.records.run import Method, ModelRecord, ParameterCount, RunRecord, SpeedupRecord
+from doratune.speedups import speed_up
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +45,14 @@ class Target:
         tokenizer: Its tokenizer.
         record: The record that evaluations are added to.
         output: The folder of that record.
+        speedups: What was sped up in the model.
     """
 
     model: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerBase
     record: RunRecord
     output: Path
+    speedups: tuple[SpeedupRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,13 @@ class Found:
 
     Attributes:
         run: A run directory; None for a base model or a plain PEFT adapter.
+        record: The run's, if there is a run.
         adapter: An adapter's folder; None for a base model and for a fully fine-tuned one.
         model: A fully fine-tuned model's folder.
     """
 
     run: Path | None = None
+    record: RunRecord | None = None
     adapter: Path | None = None
     model: Path | None = None
 
@@ -82,15 +86,16 @@ def find_trained(target: str) -> Found:
     """
     folder = Path(target).expanduser()
     if (folder / ADAPTER_CONFIG).is_file():
-        run = folder.parent
-        return Found(run if is_recorded(run) else None, adapter=folder)
+        return replace(_found(folder.parent), adapter=folder)
     if folder.name == MODEL_NAME and is_started(folder.parent):
         folder = folder.parent
+    found = _found(folder)
     if not is_started(folder):
-        return Found(folder if is_recorded(folder) else None)
-    weights = trained_weights(folder) if is_recorded(folder) else None
+        return found
+    weights = trained_weights(folder) if found.run else None
     if weights is not None:
-        return Found(folder, weights, None) if weights.name == ADAPTER_NAME else Found(folder, None, weights)
+        kind = "adapter" if weights.name == ADAPTER_NAME else "model"
+        return replace(found, **{kind: weights})
     raise InputError(
         "the run is not finished",
         where=target,
@@ -99,37 +104,43 @@ def find_trained(target: str) -> Found:
     )
 
 
+def _found(folder: Path) -> Found:
+    return Found(folder, read_record(folder)) if is_recorded(folder) else Found()
+
+
 def output_folder(config: EvalConfig, found: Found) -> Path:
     """Where the results go."""
     name = found.adapter.name if found.adapter else Path(config.target).name
     return config.output or found.run or Path("runs") / f"eval-{name}"
 
 
-def load_target(config: EvalConfig) -> Target:
+def load_target(config: EvalConfig, found: Found) -> Target:
     """Load what ``config.target`` names.
 
     An adapter is merged into a float32 base, which is exact to rounding and makes evaluation as fast as
     the base; a base in lower precision or 4 bits would lose small changes in the merge, so there the adapter
-    stays beside it. Layers without an adapter take the engine's products where PyTorch's own are slower.
+    is kept apart.
 
     Args:
         config: The evaluation's settings.
+        found: What ``find_trained`` gives for it.
 
     Returns:
-        The model, its record so far and where that is written.
+        The model, sped up unless it should not be, its record so far and where that is written.
 
     Raises:
         InputError: If nothing is found, or the adapter was trained for another base.
     """
-    target = _load_target(config)
-    speed_up_frozen(target.model.requires_grad_(False))
-    return target
+    target = _load_target(config, found)
+    target.model.requires_grad_(False)
+    trained_with = found.record.config.get("speedups") if found.record else None
+    if (config.speedups or trained_with or "on") == "off":
+        return target
+    return replace(target, speedups=tuple(speed_up(target.model, training=False).record()))
 
 
-def _load_target(config: EvalConfig) -> Target:
-    found = find_trained(config.target)
-    run, adapter = found.run, found.adapter
-    record = read_record(run) if run else None
+def _load_target(config: EvalConfig, found: Found) -> Target:
+    run, record, adapter = found.run, found.record, found.adapter
     base = _load(config, record, found)
     if found.model is not None and run is not None and record is not None:
         return Target(base.model, base.tokenizer, record, output_folder(config, found))
@@ -141,10 +152,9 @@ def _load_target(config: EvalConfig) -> Target:
         record = record or _new_record(config, base_record, "base", adapter=0)
         return Target(base.model, base.tokenizer, record, output)
     peft_model = _add_adapter(base, adapter)
-    uses_dora = any(c.use_dora for c in peft_model.peft_config.values())  # pyright: ignore[reportAttributeAccessIssue]
     if record is None:
-        trained = sum(one.numel() for name, one in peft_model.named_parameters() if "lora_" in name)
-        record = _new_record(config, base_record, "dora" if uses_dora else "lora", adapter=trained)
+        method: Method = "dora" if uses_dora(peft_model) else "lora"
+        record = _new_record(config, base_record, method, adapter=adapter_parameters(peft_model))
     if record.config.get("engine", "doratune") == "doratune":
         enable(peft_model)
     exact = base.dtype == torch.float32 and not getattr(base.model, "is_loaded_in_4bit", False)

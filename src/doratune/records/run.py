@@ -62,6 +62,14 @@ def mixed(parts: Sequence[DataRecord]) -> DataRecord:
     )
 
 
+class SpeedupRecord(Record):
+    """One way in which a model's own forward pass was made cheaper."""
+
+    name: str  #: such as "packing"
+    taken: Count  #: modules that it took
+    left: dict[str, Count]  #: modules left as they were, by the reason
+
+
 class TrainingRecord(Record):
     """What training took."""
 
@@ -72,6 +80,7 @@ class TrainingRecord(Record):
     tokens_per_second: Annotated[float, Field(ge=0)]  #: tokens / seconds
     peak_memory_bytes: Count  #: highest memory in use: of the GPU if there is one, else of the process
     final_loss: FiniteOrNone  #: last training loss that was logged, None when it was not finite
+    speedups: list[SpeedupRecord] | None = None  #: what was sped up; None in records of older versions
 
 
 class Evaluation(Record):
@@ -95,6 +104,7 @@ class Evaluation(Record):
     predictions: str  #: path of the predictions, relative to the run directory
     data: DataRecord  #: the rows it was evaluated on
     limit: int | None = None  #: only the first so many rows, or None for all
+    speedups: list[SpeedupRecord] | None = None  #: what was sped up; None in records of older versions
 
 
 class Environment(Record):

@@ -187,7 +187,7 @@ def _short(tasks: list[str]) -> str:
     return tasks[0] if len(tasks) == 1 else f"{len(tasks)}-tasks"
 
 
-_LOADING = ("dtype", "load_in_4bit", "device_map", "trust_remote_code")
+_LOADING = ("dtype", "load_in_4bit", "device_map", "speedups", "trust_remote_code")
 
 
 def groups_of(

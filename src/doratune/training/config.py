@@ -12,7 +12,7 @@ from pydantic import Field
 
 from doratune.errors import InputError
 from doratune.records.run import Format
-from doratune.settings import Dtype, LaxPath, Positive, Settings
+from doratune.settings import Dtype, LaxPath, OnOff, Positive, Settings
 
 LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 
@@ -47,6 +47,8 @@ class TrainingSettings(Settings):
     """Names of the linear layers to adapt."""
     engine: Literal["doratune", "peft"] = "doratune"
     """What computes the adapted layers, LoRA's and DoRA's; peft: stock PEFT."""
+    speedups: OnOff = "on"
+    """Faster code in place of the model's own, where both compute the same; off: transformers' and TRL's."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Peak learning rate of AdamW."""

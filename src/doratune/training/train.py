@@ -13,9 +13,6 @@ from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PrinterCallback, set_seed
-from transformers.trainer import TRAINING_ARGS_NAME
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
 
 from doratune.environment import describe_environment
 from doratune.errors import DoratuneError, InputError
@@ -23,18 +20,16 @@ from doratune.memory import peak_memory_bytes
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model
 from doratune.models.precision import resolve_dtype
-from doratune.peft.frozen import speed_up_frozen
 from doratune.records.layout import CHECKPOINTS_NAME, weights_path, write_record
 from doratune.records.run import ParameterCount, RunRecord, TrainingRecord
+from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory
+from doratune.training._internals import TRAINING_ARGS_NAME, SFTConfig, SFTTrainer
 from doratune.training.adapter import add_adapter
 from doratune.training.callbacks import InterruptCallback, MetricsCallback, ProgressCallback
 from doratune.training.config import TrainConfig, check_method
 from doratune.training.data import load_training_examples
-from doratune.training.encoded import encode_examples
-from doratune.training.forward import spare_forward
-from doratune.training.rms_norm import speed_up_norms
-from doratune.training.rotary import speed_up_rotary
+from doratune.training.tokenise import encode_examples
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +71,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     ).shuffle(seed=config.seed, keep_in_memory=True)
     base_record = model_record(base)
     metrics, interrupt = MetricsCallback(config.output), InterruptCallback()
-    trainer = build_trainer(config, base, rows, metrics, interrupt)
+    trainer, speedups = build_trainer(config, base, rows, metrics, interrupt)
     parameters = _parameter_count(trainer.model)
     if checkpoint is None:
         run_directory.start(config)
@@ -97,7 +92,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         parameters=parameters,
         data=data,
         seed=config.seed,
-        training=_training_record(trainer, metrics),
+        training=_training_record(trainer, metrics, speedups),
         evaluations=[],
         environment=describe_environment(),
         started=started,
@@ -132,7 +127,7 @@ def build_trainer(
     rows: Dataset,
     metrics: MetricsCallback,
     interrupt: InterruptCallback,
-) -> SFTTrainer:
+) -> tuple[SFTTrainer, SpeedupReport | None]:
     """Adapt ``base`` if the method does, and make the trainer of a run; nothing is written before it trains.
 
     Args:
@@ -141,6 +136,9 @@ def build_trainer(
         rows: ``input_ids`` and ``labels``, as ``encode_examples`` gives them.
         metrics: Writes the run's metrics.jsonl.
         interrupt: Ends the run in order on Ctrl-C.
+
+    Returns:
+        The trainer, and what was sped up in its model, None with ``speedups`` off.
 
     Raises:
         InputError: The configuration does not fit the model or the number of rows.
@@ -164,11 +162,7 @@ def build_trainer(
         callbacks=[metrics, ProgressCallback(metrics, config.method), interrupt],
     )
     trainer.remove_callback(PrinterCallback)
-    spare_forward(base.model)
-    speed_up_frozen(base.model)
-    speed_up_norms(base.model)
-    speed_up_rotary(base.model)
-    return trainer
+    return trainer, speed_up(base.model, training=True) if config.speedups == "on" else None
 
 
 def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates: bool) -> SFTConfig:
@@ -246,7 +240,9 @@ def _save_weights(trainer: SFTTrainer, folder: Path) -> None:
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
 
-def _training_record(trainer: SFTTrainer, metrics: MetricsCallback) -> TrainingRecord:
+def _training_record(
+    trainer: SFTTrainer, metrics: MetricsCallback, speedups: SpeedupReport | None
+) -> TrainingRecord:
     return TrainingRecord(
         seconds=metrics.seconds,
         steps=trainer.state.global_step,
@@ -255,4 +251,5 @@ def _training_record(trainer: SFTTrainer, metrics: MetricsCallback) -> TrainingR
         tokens_per_second=metrics.tokens / metrics.seconds if metrics.seconds else 0.0,
         peak_memory_bytes=peak_memory_bytes(),
         final_loss=metrics.loss,
+        speedups=speedups.record() if speedups else [],
     )

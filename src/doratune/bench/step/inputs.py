@@ -9,10 +9,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from doratune.data.encode import IGNORED
 from doratune.models.load import LoadedModel, load_model
 from doratune.models.precision import resolve_dtype
 from doratune.records.bench import StepCase
-from doratune.training.encoded import IGNORED
 
 RANDOM_LLAMA = "random-llama-7b"
 """For speed the weights do not matter, so no one has to have 13 GB of them."""

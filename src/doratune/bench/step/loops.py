@@ -27,12 +27,12 @@ from trl.trainer.sft_trainer import SFTTrainer
 from doratune.bench.step.inputs import draw_rows, load_base
 from doratune.bench.step.providers import Frozen, Method, StepReport, Stock, Trainee
 from doratune.bench.step.turns import Turn, TurnsOverError
+from doratune.data.encode import IGNORED
 from doratune.memory import held_memory_bytes, peak_memory_bytes
 from doratune.peft import enable
 from doratune.records.bench import StepCase
 from doratune.training.callbacks import InterruptCallback, MetricsCallback
 from doratune.training.config import LLAMA_TARGETS, TrainConfig
-from doratune.training.encoded import IGNORED
 from doratune.training.train import build_trainer
 
 LEARNING_RATE = 2e-4
@@ -206,4 +206,4 @@ def doratune_trainer(trainee: Trainee, method: Method, folder: Path) -> SFTTrain
     )
     base = load_base(trainee.model, case.dtype)
     rows = draw_rows(case, base.model.config.get_text_config().vocab_size)
-    return build_trainer(config, base, rows, MetricsCallback(folder), InterruptCallback())
+    return build_trainer(config, base, rows, MetricsCallback(folder), InterruptCallback())[0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from doratune.training.attention import attend, lay_out
+from doratune.speedups.attention import attend, lay_out
 
 LENGTHS = (9, 4, 7)
 

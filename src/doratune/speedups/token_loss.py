@@ -18,15 +18,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import log_softmax
 
 from doratune.engine.matmul import linear, matmul
-
-CHUNK_ELEMENTS = 1 << 23
-"""Most logits at a time, 16 MiB in bfloat16: each chunk reads the whole head."""
-BLOCK_ELEMENTS = 1 << 19
-"""Most log-probabilities at a time, in float32: they stay in the caches for all that is made of them."""
+from doratune.speedups.settings import SpeedupSettings
 
 
 def token_scores(
-    hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None
+    hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, settings: SpeedupSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """How likely each target is after its hidden state.
 
@@ -35,6 +31,7 @@ def token_scores(
         targets: Token ids, (n,), int64.
         weight: The head's, (V, d), frozen or trained.
         bias: The head's, (V,), frozen or trained, or None.
+        settings: How many logits there are at a time.
 
     Returns:
         Three tensors (n,): log p in float32, with a gradient to ``hidden`` and to what is trained of the
@@ -48,22 +45,27 @@ def token_scores(
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    scores: Any = _TokenScores.apply(hidden, targets, weight, bias)
+    scores: Any = _TokenScores.apply(hidden, targets, weight, bias, settings)
     return scores
 
 
 class _TokenScores(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None
+        ctx: Any,
+        hidden: Tensor,
+        targets: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        settings: SpeedupSettings,
     ) -> tuple[Tensor, Tensor, Tensor]:
         log_probs = torch.empty(len(hidden), device=hidden.device)
         entropy, is_top1 = torch.empty_like(log_probs), torch.empty_like(targets, dtype=torch.bool)
-        ctx.trains_head = any(ctx.needs_input_grad[2:])
+        ctx.trains_head, ctx.settings = any(ctx.needs_input_grad[2:]), settings
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not ctx.trains_head else None
-        for part in _parts(len(hidden), len(weight), CHUNK_ELEMENTS):
+        for part in _parts(len(hidden), len(weight), settings.chunk_elements):
             logits = linear(hidden[part], weight, bias)
-            for rows, scores, target in _log_probs(logits, targets[part]):
+            for rows, scores, target in _log_probs(logits, targets[part], settings):
                 log_probs[part][rows] = scores.gather(1, target)[:, 0]
                 is_top1[part][rows] = scores.max(dim=1).indices == target[:, 0]  # argmax takes twice as long
                 p = scores.exp()
@@ -82,13 +84,20 @@ class _TokenScores(torch.autograd.Function):
         ctx: Any, d_log_probs: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, ...]:
         if ctx.trains_head:
-            return _gradients(ctx.needs_input_grad, d_log_probs, *ctx.saved_tensors)
+            return *_gradients(ctx.needs_input_grad, ctx.settings, d_log_probs, *ctx.saved_tensors), None
         (slope,) = ctx.saved_tensors
-        return None if slope is None else (d_log_probs[:, None] * slope).to(slope.dtype), None, None, None
+        return (
+            None if slope is None else (d_log_probs[:, None] * slope).to(slope.dtype),
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 def _gradients(
     needs: tuple[bool, ...],
+    settings: SpeedupSettings,
     d_log_probs: Tensor,
     hidden: Tensor,
     targets: Tensor,
@@ -99,9 +108,9 @@ def _gradients(
     d_hidden = torch.empty_like(hidden) if needs[0] else None
     d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs[2] else None
     d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs[3] else None
-    for part in _parts(len(hidden), len(weight), CHUNK_ELEMENTS):
+    for part in _parts(len(hidden), len(weight), settings.chunk_elements):
         d_logits = linear(hidden[part], weight, bias)
-        for rows, scores, target in _log_probs(d_logits, targets[part]):
+        for rows, scores, target in _log_probs(d_logits, targets[part], settings):
             slope = _logit_slope(scores.exp_(), target).mul_(d_log_probs[part][rows, None])
             if d_bias is not None:
                 d_bias += slope.sum(dim=0)
@@ -118,12 +127,14 @@ def _gradients(
     )
 
 
-def _log_probs(logits: Tensor, targets: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+def _log_probs(
+    logits: Tensor, targets: Tensor, settings: SpeedupSettings
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """A few rows of logits (n, V) at a time: which, their log-softmax in float32, and targets (rows, 1).
 
     The logits of rows that have been given may be overwritten.
     """
-    for rows in _parts(logits.shape[0], logits.shape[1], BLOCK_ELEMENTS):
+    for rows in _parts(logits.shape[0], logits.shape[1], settings.block_elements):
         yield rows, log_softmax(logits[rows], dim=-1, dtype=torch.float32), targets[rows, None]
 
 

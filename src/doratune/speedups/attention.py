@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from doratune.engine.autocast import autocast_off
 from doratune.engine.matmul import is_widened
+from doratune.speedups._internals import softmax_backward
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class _Attention(torch.autograd.Function):
         dO = dO.view(len(Q), -1, d_out.shape[-1])
         with autocast_off(d_out.device):
             dV = torch.bmm(P.mT, dO)
-            dS = torch.ops.aten._softmax_backward_data(torch.bmm(dO, V.mT), P, -1, P.dtype).mul_(ctx.scaling)
+            dS = softmax_backward(torch.bmm(dO, V.mT), P, -1, P.dtype).mul_(ctx.scaling)
             dQ, dK = torch.bmm(dS, K), torch.bmm(dS.mT, Q)
         return _queries_back(dQ, layout), _keys_back(dK, layout), _keys_back(dV, layout), None, None
 

@@ -11,10 +11,17 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from doratune.training.rms_norm import speed_up_norms
+from doratune.speedups.changes import Changes
+from doratune.speedups.rms_norm import speed_up_norms as speed_up_in_model
 
 ERRORS = {torch.float32: 2e-6, torch.bfloat16: 1.6e-2}
 """Of a few roundings to 24 and 8 bits, as a share of the largest value."""
+
+
+def speed_up_norms(model: nn.Module) -> Changes:
+    changes = Changes()
+    speed_up_in_model(model, changes)
+    return changes
 
 
 def norm(size: int, dtype: torch.dtype, kind: Any = LlamaRMSNorm, epsilon: float = 1e-5) -> Any:
@@ -76,15 +83,65 @@ def test_any_strides() -> None:
             assert_exact(found, expected)
 
 
-def test_norms_that_are_spelled_alike_are_replaced_and_no_others() -> None:
+def test_norms_that_compute_the_same_are_replaced_and_no_others() -> None:
     model = nn.Sequential(
         *(norm(8, torch.float32, kind) for kind in (LlamaRMSNorm, Qwen3RMSNorm)),
         GemmaRMSNorm(8),
-        nn.RMSNorm(8),
+        nn.LayerNorm(8, bias=False),
         nn.LayerNorm(8),
-    )
-    speed_up_norms(model)
+    ).requires_grad_(False)
+    changes = speed_up_norms(model)
     assert ["forward" in vars(module) for module in model] == [True, True, False, False, False]
+    assert changes.taken == {"rms_norm": 2} and sum(changes.left["rms_norm"].values()) == 2
+
+
+def _in_weight_s_dtype(self: Any, x: Tensor) -> Tensor:
+    return self.weight * (x / (x.square().mean(-1, keepdim=True) + self.variance_epsilon).sqrt()) * 1.01
+
+
+def _with_offset(self: Any, x: Tensor) -> Tensor:
+    return _llama_forward(self, x) + x * self.weight
+
+
+def _epsilon_outside(self: Any, x: Tensor) -> Tensor:
+    return self.weight * (x / (x.square().mean(-1, keepdim=True).sqrt() + self.variance_epsilon))
+
+
+def _another_gradient(self: Any, x: Tensor) -> Tensor:
+    return _llama_forward(self, x.detach()) + 0.0 * x
+
+
+_llama_forward = LlamaRMSNorm.forward
+
+
+@pytest.mark.parametrize("dtype", ERRORS)
+@pytest.mark.parametrize("formula", [_in_weight_s_dtype, _with_offset, _epsilon_outside, _another_gradient])
+def test_another_formula_in_transformers_is_left_to_it(
+    formula: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a release may bring one: what counts is what the module computes, not what it is called."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(LlamaRMSNorm, "forward", formula)
+    model, x = nn.Sequential(norm(24, dtype)), torch.randn(3, 24).to(dtype)
+    wanted = model(x)
+    changes = speed_up_norms(model)
+    assert torch.equal(model(x), wanted) and "forward" not in vars(model[0])
+    ((reason, count),) = changes.left["rms_norm"].items()
+    assert count == 1 and "something else" in reason
+
+
+def test_norms_of_one_class_that_are_configured_differently_are_each_looked_at() -> None:
+    class Scaled(LlamaRMSNorm):
+        def __init__(self, size: int, scale: float) -> None:
+            super().__init__(size)
+            self.scale = scale
+
+        def forward(self, hidden_states: Tensor) -> Tensor:
+            return self.scale * super().forward(hidden_states)
+
+    model = nn.Sequential(Scaled(8, 1.0), Scaled(8, 2.0), Scaled(8, 1.0)).requires_grad_(False)
+    assert speed_up_norms(model).taken == {"rms_norm": 2}
+    assert "forward" not in vars(model[1])
 
 
 def test_what_is_trained_or_of_another_dtype_is_computed_as_before() -> None:

@@ -2,8 +2,8 @@
 
 All that a model does token by token (projections, MLPs, norms, adapters) then runs over real tokens only, in
 one call a layer. Attention alone needs rows: it unpacks queries, keys and values into a padded batch, attends
-there and packs the outcome again. Short rows attend as ``attention.py`` has it where a model attends as LLaMA
-does, elsewhere by the model's own eager attention, and long rows by PyTorch's fused one.
+there and packs the outcome again. Short rows attend as ``attention.py`` has it where that is what the model
+computes, elsewhere by the model's own eager attention, and long rows by PyTorch's fused one.
 
 transformers hands an attention implementation what the model was called with; ours is called ``PACKED`` there
 and, for a call without a packed batch, is transformers' sdpa.
@@ -11,21 +11,28 @@ and, for a call without a packed batch, is transformers' sdpa.
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-from transformers.models.llama.modeling_llama import eager_attention_forward as eager_attention_of_llama
 
-from doratune.training.attention import RowLayout, additive_mask, attend, lay_out
-from doratune.training.spelling import spelled_alike
+from doratune.speedups._internals import (
+    AttentionMaskInterface,
+    eager_attention,
+    sdpa_attention_forward,
+    sdpa_mask,
+)
+from doratune.speedups.attention import RowLayout, additive_mask, attend, lay_out
+from doratune.speedups.same import difference, random
 
 PACKED = "doratune_packed"
+RECORDING = "doratune_recording"
+"""sdpa, with a note of each call."""
+Attention = Literal["own", "eager", "sdpa"]
+"""How rows attend: as ``attention.py`` has it, by the model's own eager attention, or by PyTorch's."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class PackedBatch:
         place: Where each token of the batch went, (rows, width), int64; meaningless for padding.
         mask: Additive for eager attention, boolean for sdpa: (1, 1, longest, shared + longest).
         shared_mask: Likewise for the shared tokens among themselves, (1, 1, shared, shared).
-        eager: Whether rows attend otherwise than by sdpa.
+        attention: How rows attend.
         layouts: Filled as it is needed, by heads of queries and of keys and by dtype.
     """
 
@@ -56,7 +63,7 @@ class PackedBatch:
     place: Tensor
     mask: Tensor
     shared_mask: Tensor
-    eager: bool
+    attention: Attention
     layouts: dict[tuple[int, int, torch.dtype], RowLayout] = field(default_factory=dict)
 
     def layout(self, heads: int, key_heads: int, dtype: torch.dtype) -> RowLayout:
@@ -68,14 +75,16 @@ class PackedBatch:
         return self.layouts[heads, key_heads, dtype]
 
 
-def pack(lengths: Tensor, width: int, shared: int, *, eager: bool, dtype: torch.dtype) -> PackedBatch:
+def pack(
+    lengths: Tensor, width: int, shared: int, *, attention: Attention, dtype: torch.dtype
+) -> PackedBatch:
     """Lay out a batch.
 
     Args:
         lengths: Tokens of each row, (rows,), int64.
         width: Tokens and padding of every row.
         shared: How many tokens all rows begin with, fewer than the shortest row has.
-        eager: Whether rows attend otherwise than by sdpa.
+        attention: How rows attend.
         dtype: Of an additive mask.
     """
     rows, columns = len(lengths), torch.arange(width)
@@ -89,7 +98,7 @@ def pack(lengths: Tensor, width: int, shared: int, *, eager: bool, dtype: torch.
     # The padding of a row is behind its tokens, where causal attention looks at it from nowhere.
     mask = torch.ones(longest, shared + longest, dtype=torch.bool).tril(shared)
     shared_mask = torch.ones(shared, shared, dtype=torch.bool).tril()
-    if eager:
+    if attention != "sdpa":
         mask, shared_mask = additive_mask(mask, dtype), additive_mask(shared_mask, dtype)
     return PackedBatch(
         rows=rows,
@@ -101,17 +110,8 @@ def pack(lengths: Tensor, width: int, shared: int, *, eager: bool, dtype: torch.
         place=place,
         mask=mask[None, None],
         shared_mask=shared_mask[None, None],
-        eager=eager,
+        attention=attention,
     )
-
-
-def attends_like_llama(module: nn.Module) -> bool:
-    """Whether a model's eager attention is spelled as LLaMA's, as in half of transformers' models.
-
-    Args:
-        module: The model or one of its layers.
-    """
-    return spelled_alike(_eager_attention(module), eager_attention_of_llama)
 
 
 def packed_attention(
@@ -126,14 +126,14 @@ def packed_attention(
     """Causal attention of each row to itself and to what it shares: (1, heads, T, d) -> (1, T, heads, d)."""
     if packed is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    attention = _eager_attention(module) if packed.eager else sdpa_attention_forward
-    if packed.eager and attends_like_llama(module) and not kwargs.get("dropout"):
+    if packed.attention == "own" and not kwargs.get("dropout"):
         if torch.is_autocast_enabled(query.device.type):
             dtype = torch.get_autocast_dtype(query.device.type)
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
         layout = packed.layout(query.shape[1], key.shape[1], query.dtype)
         return attend(query, key, value, layout, kwargs["scaling"])[None], None
+    attention = sdpa_attention_forward if packed.attention == "sdpa" else eager_attention(module)
     shared = packed.shared
     keys, values = (
         torch.cat(
@@ -157,10 +157,67 @@ def _rows(states: Tensor, packed: PackedBatch) -> Tensor:
     return padded.index_copy(0, packed.own, tokens).unflatten(0, (packed.rows, -1)).transpose(1, 2)
 
 
-def _eager_attention(module: nn.Module) -> Any:
-    """The model's own, as it is spelled in its file, which heads with sinks or soft caps depend on."""
-    return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+@dataclass(frozen=True)
+class AttentionCall:
+    """What a layer handed to its attention implementation.
+
+    Attributes:
+        layer: The attention layer.
+        heads: Of queries, keys and values, and the elements of one of each: (H, h, d, d_v).
+        arguments: Beside the states and the mask.
+    """
+
+    layer: nn.Module
+    heads: tuple[int, int, int, int]
+    arguments: dict[str, Any]
+
+    def difference(self, dtype: torch.dtype) -> str | None:
+        """How the layer's own eager attention differs from that of ``attention.py``, with these arguments.
+
+        Args:
+            dtype: Of the model.
+
+        Returns:
+            The difference in words, or None where they are equal to rounding.
+        """
+        heads, key_heads, size, value_size = self.heads
+        lengths = torch.tensor([5, 4])
+        arguments = {**self.arguments, "dropout": 0.0}
+
+        def packed(attention: Attention) -> Callable[..., Any]:
+            def attend_packed(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+                batch = pack(lengths, 5, 2, attention=attention, dtype=query.dtype)
+                return packed_attention(self.layer, query, key, value, batch.mask, packed=batch, **arguments)[
+                    0
+                ]
+
+            return attend_packed
+
+        tokens = int(lengths.sum()) - 2
+        # Scores of some tens show a cap that small ones hide.
+        states = (
+            4.0 * random(1, heads, tokens, size),
+            4.0 * random(1, key_heads, tokens, size).flip(-1),
+            random(1, key_heads, tokens, value_size),
+        )
+        return difference(packed("eager"), packed("own"), states, dtype)
 
 
-AttentionInterface.register(PACKED, packed_attention)
-AttentionMaskInterface.register(PACKED, sdpa_mask)
+def recorded_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    calls: list[AttentionCall],
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """sdpa, with a note of the call for a model that was called with a list of ``calls``."""
+    heads = (query.shape[1], key.shape[1], query.shape[-1], value.shape[-1])
+    calls.append(AttentionCall(module, heads, kwargs))
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+for _name, _attention in ((PACKED, packed_attention), (RECORDING, recorded_attention)):
+    AttentionInterface.register(_name, _attention)
+    AttentionMaskInterface.register(_name, sdpa_mask)

@@ -4,20 +4,19 @@ import pytest
 import torch
 from torch.nn.functional import linear, log_softmax
 
-from doratune.training import head
-from doratune.training.head import token_scores
+from doratune.speedups.settings import SpeedupSettings
+from doratune.speedups.token_loss import token_scores
 
 
 @pytest.mark.parametrize("trained", ["nothing", "hidden", "head", "all"])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize(("chunk", "block"), [(1, 1), (3, 2), (100, 3), (100, 100)])
 def test_scores_and_gradients_are_those_of_the_dense_logits(
-    chunk: int, block: int, with_bias: bool, trained: str, monkeypatch: pytest.MonkeyPatch
+    chunk: int, block: int, with_bias: bool, trained: str
 ) -> None:
     torch.manual_seed(0)
     n, d, vocabulary = 7, 5, 11
-    monkeypatch.setattr(head, "CHUNK_ELEMENTS", chunk * vocabulary)
-    monkeypatch.setattr(head, "BLOCK_ELEMENTS", block * vocabulary)
+    settings = SpeedupSettings(chunk_elements=chunk * vocabulary, block_elements=block * vocabulary)
     hidden, weight = torch.randn(n, d), torch.randn(vocabulary, d)
     bias, targets = torch.randn(vocabulary) if with_bias else None, torch.randint(vocabulary, (n,))
     d_log_probs = torch.randn(n)
@@ -25,7 +24,7 @@ def test_scores_and_gradients_are_those_of_the_dense_logits(
     for part in (weight, *([] if bias is None else [bias])):
         part.requires_grad_(trained in ("head", "all"))
 
-    log_probs, entropy, is_top1 = token_scores(hidden, targets, weight, bias)
+    log_probs, entropy, is_top1 = token_scores(hidden, targets, weight, bias, settings)
     if trained != "nothing":
         log_probs.backward(d_log_probs)
 
@@ -46,7 +45,9 @@ def test_scores_and_gradients_are_those_of_the_dense_logits(
 
 def test_no_token_gives_no_score_and_still_a_gradient() -> None:
     hidden = torch.randn(0, 4, requires_grad=True)
-    log_probs, _, _ = token_scores(hidden, torch.empty(0, dtype=torch.long), torch.randn(6, 4), None)
+    log_probs, _, _ = token_scores(
+        hidden, torch.empty(0, dtype=torch.long), torch.randn(6, 4), None, SpeedupSettings()
+    )
     log_probs.sum().backward()
     assert log_probs.shape == (0,)
     assert hidden.grad is not None and hidden.grad.shape == (0, 4)
@@ -55,7 +56,7 @@ def test_no_token_gives_no_score_and_still_a_gradient() -> None:
 def test_a_head_shared_with_its_input_gathers_both_gradients() -> None:
     torch.manual_seed(0)
     shared, ids = torch.randn(9, 4, dtype=torch.float32, requires_grad=True), torch.tensor([1, 4, 4, 0])
-    log_probs, _, _ = token_scores(shared[ids], ids.flip(0), shared, None)
+    log_probs, _, _ = token_scores(shared[ids], ids.flip(0), shared, None, SpeedupSettings())
     log_probs.sum().backward()
     exact = shared.detach().double().requires_grad_()
     log_softmax(exact[ids] @ exact.T, dim=-1).gather(1, ids.flip(0)[:, None]).sum().backward()
@@ -67,11 +68,11 @@ def test_autocast_gives_float32_gradients_close_to_the_exact_ones() -> None:
     torch.manual_seed(0)
     hidden, weight = torch.randn(6, 32, requires_grad=True), torch.randn(40, 32, requires_grad=True)
     targets = torch.randint(40, (6,))
-    token_scores(hidden, targets, weight, None)[0].sum().backward()
+    token_scores(hidden, targets, weight, None, SpeedupSettings())[0].sum().backward()
     exact = [hidden.grad, weight.grad]
     hidden.grad = weight.grad = None
     with torch.autocast("cpu", torch.bfloat16):
-        log_probs, _, _ = token_scores(hidden, targets, weight, None)
+        log_probs, _, _ = token_scores(hidden, targets, weight, None, SpeedupSettings())
     log_probs.sum().backward()
     assert log_probs.dtype == torch.float32
     for got, wanted in zip((hidden.grad, weight.grad), exact, strict=True):

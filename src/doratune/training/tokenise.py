@@ -9,15 +9,13 @@ import pyarrow.compute
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from doratune.data.encode import encode_completions, encode_prompts
+from doratune.data.encode import IGNORED, encode_completions, encode_prompts
 from doratune.data.examples import Example
 from doratune.errors import InputError
-from doratune.training.token_cache import load_rows, store_rows
-from doratune.training.token_key import token_key
+from doratune.training.token_cache import load_rows, store_rows, token_key
 
 logger = logging.getLogger(__name__)
 
-IGNORED = -100
 FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
 CHUNK = 1000
 """Examples that are held as lists at a time; Python's integers take ten times the memory of Arrow's."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from doratune.engine import matmul as engine
 from doratune.peft import enable
-from doratune.peft.frozen import speed_up_frozen
+from doratune.speedups.changes import Changes
+from doratune.speedups.frozen_linear import speed_up_frozen as speed_up_in_model
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
 
@@ -35,6 +36,12 @@ def products_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
+def speed_up_frozen(model: nn.Module) -> Changes:
+    changes = Changes()
+    speed_up_in_model(model, changes)
+    return changes
+
+
 def layer(*, bias: bool, trained: bool = False, dtype: torch.dtype = torch.float32) -> nn.Linear:
     torch.manual_seed(0)
     return nn.Linear(24, 16, bias=bias, dtype=dtype).requires_grad_(trained)
@@ -51,6 +58,7 @@ def run(module: nn.Linear, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
 def test_outputs_and_gradients_are_those_of_the_layer(bias: bool, products_made: list[int]) -> None:
     plain, quick = layer(bias=bias), layer(bias=bias)
     speed_up_frozen(nn.Sequential(quick))
+    products_made.clear()  # of the check
     x, dy = torch.randn(3, 7, 24), torch.randn(3, 7, 16)
     for one, other in zip(run(quick, x, dy), run(plain, x, dy), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
@@ -64,6 +72,7 @@ def test_adapted_layers_stay_the_engine_s(products_made: list[int]) -> None:
     model = get_peft_model(model, LoraConfig(target_modules=["0"], use_dora=True))
     enable(model)
     speed_up_frozen(model)
+    products_made.clear()  # of the check
     adapted, plain = model.base_model.model
     model(torch.randn(2, 24)).sum().backward()
     assert len(products_made) == 2  # of the plain layer, there and back
@@ -89,6 +98,7 @@ def test_what_is_trained_or_of_another_dtype_is_left_alone(products_made: list[i
     assert all("forward" not in vars(module) for module in left)
     later = layer(bias=True)
     speed_up_frozen(later)
+    products_made.clear()  # of the check
     later.requires_grad_(True)
     later(torch.randn(2, 24)).sum().backward()
     assert later.weight.grad is not None
@@ -104,6 +114,7 @@ def test_bfloat16_layers_where_oneDNN_leaves_a_thread_idle(
     monkeypatch.setattr(torch, "get_num_threads", lambda: engine.THREADS)
     plain, quick = layer(bias=True, dtype=torch.bfloat16), layer(bias=True, dtype=torch.bfloat16)
     speed_up_frozen(nn.Sequential(quick))
+    products_made.clear()  # of the check
     x, dy = torch.randn(3, 7, 24), torch.randn(3, 7, 16).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         for one, other in zip(run(quick, x, dy), run(plain, x, dy), strict=True):

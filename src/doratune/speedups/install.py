@@ -1,0 +1,60 @@
+"""The one place where a model's own code is replaced by faster code of ours."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import Any
+
+import torch
+from torch import nn
+
+from doratune.errors import InputError
+from doratune.speedups.changes import Changes, SpeedupReport
+from doratune.speedups.frozen_linear import speed_up_frozen
+from doratune.speedups.rms_norm import speed_up_norms
+from doratune.speedups.rotary import speed_up_rotary
+from doratune.speedups.settings import SpeedupSettings
+from doratune.speedups.supervised_forward import spare_forward
+
+logger = logging.getLogger(__name__)
+
+_sped_up: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | None = None) -> SpeedupReport:
+    """Replace what we compute faster in a model, in place; what it computes stays the same to rounding.
+
+    Everything is tried on small random inputs first, and left alone where the model's own code gives other
+    values or gradients. In an evaluation only frozen layers are replaced, so that scores keep their rounding.
+
+    Args:
+        model: A causal language model of transformers, with or without adapters, and not sped up already. For
+            training, as SFTTrainer has prepared it.
+        training: Whether it is trained or evaluated.
+        settings: Thresholds, for measurements.
+
+    Returns:
+        How many modules were taken and why others were left alone, also logged; its ``undo`` gives everything
+        back.
+
+    Raises:
+        InputError: The model is sped up already.
+    """
+    unwrap: Any = getattr(model, "get_base_model", None)
+    inner: Any = model if unwrap is None else unwrap()
+    if inner in _sped_up:
+        raise InputError("the model is sped up already", where="speed_up", fix="undo that first")
+    changes = Changes()
+    _sped_up.add(inner)
+    changes.on_undo(lambda: _sped_up.discard(inner))
+    # The checks take gradients, whatever the caller is about to do.
+    with torch.inference_mode(False), torch.enable_grad():
+        speed_up_frozen(inner, changes)
+        if training:
+            speed_up_norms(inner, changes)
+            speed_up_rotary(inner, changes)
+            spare_forward(inner, settings or SpeedupSettings(), changes)
+    report = changes.report()
+    logger.info("speed-ups: %s", report)
+    return report

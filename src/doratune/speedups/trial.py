@@ -1,0 +1,133 @@
+"""A tiny batch through a few of a model's layers: whether another forward pass gives the same loss.
+
+The rows are padded on the right, begin alike and have tokens without a loss, so that everything that a
+cheaper forward pass leaves out is there to be left out. They run through a copy of the model in float32 and
+in evaluation mode, which has the last layer of each class and few words. What is compared are the
+log-probabilities of the supervised tokens and the gradient of the embedded ones, which comes through every
+layer.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from doratune.data.encode import IGNORED
+from doratune.speedups.packing import RECORDING, AttentionCall
+from doratune.speedups.same import random, unequal
+
+LENGTHS, SHARED = (7, 4, 6), 2
+WORDS = 32
+
+
+class Trial:
+    """A small copy of a model, and its own outcome on the tiny batch, for others to be compared with.
+
+    Args:
+        model: A causal language model with TRL's fused head and one list of layers, on a CPU.
+
+    Attributes:
+        model: The copy.
+
+    Raises:
+        Exception: Whatever the model raises.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = _small_copy(model)
+        self._own = self.model.forward
+        # Quantised layers may compute in bfloat16, whatever they are given.
+        quantised = any(not one.is_floating_point() for one in model.parameters())
+        self._rounds_to = torch.bfloat16 if quantised else torch.float32
+        self._inputs = _batch(self.model.get_input_embeddings().weight.shape[0])
+        self._wanted = self._outcome(self._own)
+
+    def difference(self, forward: Callable[..., Any]) -> str | None:
+        """How another forward pass of the copy differs from its own.
+
+        Args:
+            forward: A function whose first argument is the copy.
+
+        Returns:
+            The difference in words, or None where they are equal to rounding.
+        """
+        try:
+            return unequal(self._outcome(forward.__get__(self.model)), self._wanted, self._rounds_to)
+        except Exception as error:  # a model's code raises anything
+            return f"ours raises {type(error).__name__} in its place"
+
+    def attention_calls(self) -> list[AttentionCall]:
+        """What the layers hand to their attention; none if they do not let arguments through."""
+        calls: list[AttentionCall] = []
+        self.model.set_attn_implementation(RECORDING)
+        try:
+            with torch.no_grad():
+                self.model.base_model(input_ids=self._inputs["input_ids"], use_cache=False, calls=calls)
+        except TypeError:
+            return []
+        return calls
+
+    def _outcome(self, forward: Callable[..., Any]) -> list[Tensor]:
+        """Log-probabilities, and the gradient of the embedded tokens, summed by token."""
+        leaves: list[tuple[Tensor, Tensor]] = []
+
+        def cut(_embedding: nn.Module, args: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
+            leaves.append((args[0], embedded.detach().requires_grad_()))
+            return leaves[-1][1]
+
+        handle = self.model.get_input_embeddings().register_forward_hook(cut)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                outputs = forward(**self._inputs, use_cache=False, fused_lm_head=True)
+        finally:
+            handle.remove()
+        log_probs = outputs.log_probs
+        if log_probs.ndim == 2:  # TRL's, of every token
+            log_probs = log_probs[outputs.label_mask]
+        (ids, leaf), *_ = leaves
+        (gradient,) = torch.autograd.grad(log_probs, leaf, random(len(log_probs)))
+        by_word = gradient.new_zeros(WORDS, gradient.shape[-1])
+        by_word.index_add_(0, ids.flatten(), gradient.flatten(0, 1))
+        return [log_probs.detach(), by_word]
+
+
+def layers_name(model: PreTrainedModel) -> str | None:
+    """The name of the list of a model's layers in its backbone, or None if there is not one such list."""
+    count = model.config.get_text_config().num_hidden_layers
+    names = [
+        name
+        for name, child in model.base_model.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == count
+    ]
+    return names[0] if len(names) == 1 else None
+
+
+def _small_copy(model: PreTrainedModel) -> Any:
+    """A copy in float32 with a few of the layers and words; weights that are left out are not copied."""
+    embedding, head = model.get_input_embeddings(), cast(nn.Module, model.get_output_embeddings())
+    words = {id(one): one for module in (embedding, head) for one in module.parameters()}
+    layers: Any = getattr(model.base_model, layers_name(model) or "")
+    kept = {type(layer): number for number, layer in enumerate(layers)}.values()
+    memo: dict[int, Any] = {
+        key: nn.Parameter(one.detach()[:WORDS].clone(), requires_grad=False) for key, one in words.items()
+    }
+    memo[id(layers)] = nn.ModuleList(copy.deepcopy(layers[number], memo) for number in sorted(kept))
+    # transformers' own ``float`` refuses quantised models, whose packed weights it would leave as they are.
+    small: Any = nn.Module.float(copy.deepcopy(model, memo)).eval()
+    small.get_input_embeddings().padding_idx = None
+    return small
+
+
+def _batch(words: int) -> dict[str, Tensor]:
+    width, columns = max(LENGTHS), torch.arange(max(LENGTHS))
+    drawn = torch.randint(1, words, (len(LENGTHS), width), generator=torch.Generator().manual_seed(0))
+    drawn[:, :SHARED] = drawn[0, :SHARED]
+    mask = columns < torch.tensor(LENGTHS)[:, None]
+    labels = drawn.masked_fill(~mask | (columns < SHARED + 1), IGNORED)
+    labels[1, 1:] = drawn[1, 1:].masked_fill(~mask[1, 1:], IGNORED)  # a loss on a token that others share
+    return {"input_ids": drawn * mask, "attention_mask": mask.long(), "labels": labels}

@@ -1,0 +1,15 @@
+"""The undocumented names of transformers and TRL that training touches, all of them.
+
+``tests/unit/test_internals.py`` fails by name when an upgrade moves one.
+"""
+
+from __future__ import annotations
+
+# The file of pickled arguments in a saved model.
+from transformers.trainer import TRAINING_ARGS_NAME
+
+# The trainer and its arguments; type checkers find them in these modules only.
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+__all__ = ["TRAINING_ARGS_NAME", "SFTConfig", "SFTTrainer"]

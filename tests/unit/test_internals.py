@@ -1,0 +1,218 @@
+"""What speedups/, training/ and evaluation/ use of others' insides is there, and stands in one file each.
+
+The names come from the files themselves, so a name that is added there is looked for from then on.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama import modeling_llama
+from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
+
+import doratune
+from doratune.evaluation import _internals as of_evaluation
+from doratune.speedups import _internals as of_speedups
+from doratune.speedups.supervised_forward import SupervisedOutput
+
+SOURCE = Path(doratune.__file__).parent
+PACKAGES = ("speedups", "training", "evaluation")
+OTHERS = ("torch", "transformers", "trl", "accelerate", "lm_eval")
+DOCUMENTED = (
+    "torch.autograd.function",
+    "torch.nn.functional",
+    "lm_eval.api",
+    "lm_eval.models",
+    "lm_eval.tasks",
+)
+"""Modules inside these libraries whose names are documented."""
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(path: Path) -> Iterator[tuple[str, str]]:
+    """Module and name of everything that a file imports from other projects, also inside functions."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in OTHERS:
+            yield from ((node.module or "", one.name) for one in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((one.name, "") for one in node.names if one.name.split(".")[0] in OTHERS)
+
+
+def chains(path: Path) -> Iterator[str]:
+    """The names behind assignments such as ``x = torch.ops.aten._y``."""
+    for node in tree(path).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute):
+            yield ast.unparse(node.value)
+
+
+def functions(path: Path) -> Iterator[str]:
+    """The functions of an _internals.py, each of which knows something that cannot be imported."""
+    yield from (node.name for node in tree(path).body if isinstance(node, ast.FunctionDef))
+
+
+def listed() -> list[str]:
+    """All names, as ``module:name`` or ``a.b.c``."""
+    files = [SOURCE / package / "_internals.py" for package in PACKAGES]
+    return [
+        *(f"{module}:{name}" for file in files for module, name in imports(file) if name),
+        *(chain for file in files for chain in chains(file)),
+    ]
+
+
+@pytest.mark.parametrize("name", listed())
+def test_the_name_is_where_it_was(name: str) -> None:
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        module, _, attribute = name.partition(".")
+    found: Any = importlib.import_module(module) if module != "lm_eval" else pytest.importorskip("lm_eval")
+    for part in attribute.split("."):
+        found = getattr(found, part)
+
+
+@cache
+def model() -> Any:
+    sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    return LlamaForCausalLM(LlamaConfig(vocab_size=9, **sizes))
+
+
+def _fused_head() -> bool:
+    plain = model()
+    before = of_speedups.has_fused_head(plain)
+    add_fused_lm_head(plain)
+    fields = {name for name in SupervisedOutput.__dataclass_fields__}
+    return (
+        not before
+        and of_speedups.has_fused_head(plain)
+        and fields <= FusedCausalLMOutput.__dataclass_fields__.keys()
+    )
+
+
+def _with_parameters() -> bool:
+    layer, weight = nn.Linear(3, 2, bias=False), torch.ones(2, 3)
+    twin, x = of_speedups.with_parameters(layer, weight=weight), torch.ones(3)
+    return torch.equal(twin(x), weight @ x) and not torch.equal(layer(x), weight @ x)
+
+
+def _asks_tasks_for(name: str) -> bool:
+    pytest.importorskip("lm_eval")
+    return f'getattr(task, "{name}"' in inspect.getsource(importlib.import_module("lm_eval.evaluator"))
+
+
+def _lm_eval_table() -> bool:
+    pytest.importorskip("lm_eval")
+    return "Tasks" in of_evaluation.table({"results": {}, "versions": {}}, "results")
+
+
+CANARIES = {
+    "attention_implementation": lambda: of_speedups.attention_implementation(model()) == "sdpa",
+    "takes_attention": lambda: of_speedups.takes_attention(model()),
+    "eager_attention": lambda: of_speedups.eager_attention(model().model.layers[0].self_attn) is not None,
+    "has_fused_head": _fused_head,
+    "with_parameters": _with_parameters,
+    "ROTARY": lambda: hasattr(modeling_llama, of_speedups.ROTARY),
+    "EAGER_ATTENTION": lambda: hasattr(modeling_llama, of_speedups.EAGER_ATTENTION),
+    "table": _lm_eval_table,
+    "serialised": lambda: of_evaluation.serialised({1}) is not None,
+    "runs_programs": lambda: _asks_tasks_for("UNSAFE_CODE"),
+    "is_multimodal": lambda: _asks_tasks_for("MULTIMODAL"),
+    "name_of": lambda: (
+        hasattr(pytest.importorskip("lm_eval.api.task").ConfigurableTask, "task_name")
+        or "task_name" in inspect.getsource(importlib.import_module("lm_eval.api.task"))
+    ),
+}
+"""What cannot be imported: attributes and conventions, by the function or constant that knows them."""
+
+
+@pytest.mark.parametrize("name", CANARIES)
+def test_what_cannot_be_imported_still_holds(name: str) -> None:
+    assert CANARIES[name]()
+
+
+def test_every_function_and_convention_has_a_canary() -> None:
+    files = [SOURCE / package / "_internals.py" for package in PACKAGES]
+    constants = {
+        target.id
+        for file in files
+        for node in tree(file).body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    assert CANARIES.keys() == {name for file in files for name in functions(file)} | constants
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_name_has_a_line_that_says_what_it_is_for(package: str) -> None:
+    file = SOURCE / package / "_internals.py"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for node in tree(file).body:
+        if (
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").split(".")[0] in OTHERS
+            and "." in str(node.module)
+        ):
+            above = lines[node.lineno - 2]
+            assert above.startswith(("#", "from trl")), ast.unparse(node)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute):
+            assert lines[node.lineno - 2].startswith("#"), ast.unparse(node)
+        if isinstance(node, ast.FunctionDef):
+            assert ast.get_docstring(node), node.name
+
+
+def private(file: Path) -> Iterator[str]:
+    """What a file takes from others' insides: undocumented modules, and names with an underscore."""
+    for module, name in imports(file):
+        inside = "." in module and not module.startswith(DOCUMENTED)
+        if inside or any(part.startswith("_") for part in (*module.split("."), name)):
+            yield f"{module}:{name}"
+    own = {node.attr for node in ast.walk(tree(file)) if isinstance(node, ast.Attribute) and _of_self(node)}
+    own |= {one.name for one in ast.walk(tree(file)) if isinstance(one, ast.FunctionDef)}
+    for node in ast.walk(tree(file)):
+        is_private = (
+            isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+        )
+        if is_private and not _of_self(node) and node.attr not in own:
+            yield ast.unparse(node)
+
+
+def _of_self(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+
+
+FILES = [
+    file
+    for package in PACKAGES
+    for file in sorted((SOURCE / package).glob("*.py"))
+    # PEFT's inside is listed in peft/_internals.py.
+    if file.name != "_internals.py" and (package, file.name) != ("training", "adapter.py")
+]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_no_other_file_takes_from_others_insides(file: Path) -> None:
+    assert list(private(file)) == []
+
+
+def test_a_file_that_does_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "one.py"
+    file.write_text(
+        "from transformers.masking_utils import sdpa_mask\nimport torch\ntorch.ops.aten._softmax(model._x)\n"
+    )
+    assert list(private(file)) == [
+        "transformers.masking_utils:sdpa_mask",
+        "torch.ops.aten._softmax",
+        "model._x",
+    ]
