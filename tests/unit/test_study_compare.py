@@ -240,6 +240,30 @@ def test_a_folder_that_holds_a_comparison_is_not_written_to(tmp_path: Path) -> N
     assert len(runner.jobs) == 3
 
 
+def test_only_the_comparison_is_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(tmp_path)
+    others = [out / "data/mine.json", out / "runs/by-hand/record.json", out / "runs/notes.txt"]
+    for other in others:
+        other.parent.mkdir(exist_ok=True)
+        other.write_text("mine")
+    compare.remove_comparison(out)
+    assert [other.read_text() for other in others] == ["mine"] * 3
+    assert not (out / "study.json").exists()
+    assert {path.name for path in (out / "runs").iterdir()} == {"by-hand", "notes.txt"}
+
+
+def test_a_comparison_is_not_both_resumed_and_replaced(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not both"):
+        compare.check_output(tmp_path, resume=True, overwrite=True)
+
+
+def test_a_model_folder_that_is_missing_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such model folder"):
+        run(tmp_path, model=str(tmp_path / "gone"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_comparison_of_an_older_version_is_not_resumed(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/comparison.json").write_text("{}")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from synthetic_runs import evaluation, flags, three_runs, write_run
 
+from doratune.cli.main import main
 from doratune.errors import InputError
 from doratune.records.study import StudyCell, StudyRecord
 from doratune.stats.paired import mcnemar_p
@@ -208,6 +209,14 @@ def test_another_base_model_is_refused(tmp_path: Path) -> None:
         build(*pair(tmp_path, model=model))
 
 
+def test_one_base_model_under_two_names_is_no_difference(tmp_path: Path) -> None:
+    lora, dora = pair(tmp_path)
+    record = json.loads((dora / "record.json").read_text())
+    change_record(dora, model=record["model"] | {"name": "./elsewhere", "fingerprint": "v2:00:00"})
+    change_record(lora, model=record["model"] | {"fingerprint": "v2:00:00"})
+    assert not any(note.startswith("The runs differ") for note in build(lora, dora).notes)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -266,3 +275,19 @@ def test_what_differs_is_said(tmp_path: Path) -> None:
         "The runs were made with different versions of doratune.",
     ]
     assert "learning_rate" not in found.settings
+
+
+def test_a_report_is_not_written_over_runs_or_over_a_study_with_its_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    runs = [str(run) for run in pair(out / "runs")]
+    assert main(["report", *runs, "--output", runs[0]]) == 2
+    assert "the output folder holds a run" in capsys.readouterr().err
+    (out / "study.json").write_text("kept")
+    assert main(["report", *runs, "--output", str(out)]) == 2
+    assert "holds a study or comparison with its runs" in capsys.readouterr().err
+    assert (out / "study.json").read_text() == "kept"
+    assert not (out / "report.html").exists()
+    assert main(["report", *runs, "--output", str(tmp_path / "report")]) == 0
+    assert main(["report", *runs, "--output", str(tmp_path / "report")]) == 0

@@ -14,7 +14,15 @@ from doratune.cli.parse import parse
 from doratune.cli.rendering import print_paths, publish
 from doratune.errors import InputError
 from doratune.records.archive import check_against_archive, has_archive, write_archive
-from doratune.records.layout import COMPARISON_NAME, RECORD_NAME, STUDY_NAME, read_study
+from doratune.records.layout import (
+    COMPARISON_NAME,
+    RECORD_NAME,
+    RUNS_NAME,
+    STUDY_NAME,
+    is_recorded,
+    is_started,
+    read_study,
+)
 from doratune.settings import LaxPath, Settings
 
 ABOUT = """Put runs that exist side by side, or show the folder of a study or comparison again, finished or
@@ -47,6 +55,7 @@ def main(argv: list[str]) -> int:
     """Run the verb."""
     command = parse(ReportCommand, argv, verb="report", about=ABOUT)
     runs = [Path(run) for run in command.runs]
+    _refuse_other_results(command.output, runs)
     studies = [run for run in runs if (run / STUDY_NAME).is_file()]
     if studies:
         _report_study(command, runs, studies[0])
@@ -74,6 +83,24 @@ def main(argv: list[str]) -> int:
     )
     publish(record, command.output, as_json=command.as_json)
     return 0
+
+
+def _refuse_other_results(output: Path, shown: list[Path]) -> None:
+    """Refuse to write over the record of a study whose runs are there, or into a run's folder.
+
+    Either could not be resumed, or not be reported, any more.
+    """
+    if output.resolve() in [folder.resolve() for folder in shown] and not is_recorded(output):
+        return
+    if is_started(output) or is_recorded(output):
+        held = "a run"
+    elif (output / STUDY_NAME).is_file() and (output / RUNS_NAME).is_dir():
+        held = "a study or comparison with its runs"
+    else:
+        return
+    raise InputError(
+        f"the output folder holds {held}", where="--output", got=output, fix="choose another folder"
+    )
 
 
 def _is_old_comparison(folder: Path) -> bool:

@@ -24,11 +24,11 @@ from doratune.evaluation.extract import extract_answer
 from doratune.evaluation.generate import generate_answers
 from doratune.evaluation.likelihood import score_candidates
 from doratune.evaluation.target import Target, find_trained, load_target
-from doratune.models.load import refuse_missing_folder
 from doratune.records.layout import (
     is_recorded,
     predictions_name,
     read_record,
+    refuse_missing_folder,
     write_jsonl_atomic,
     write_record,
 )

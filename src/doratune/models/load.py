@@ -20,7 +20,7 @@ from doratune.errors import InputError, did_you_mean
 from doratune.models.builtin import BUILTIN, resolve_builtin
 from doratune.models.gguf import first_line, read_gguf, unreadable
 from doratune.models.precision import resolve_dtype
-from doratune.records.layout import ADAPTER_CONFIG, ADAPTER_NAME, MODEL_CONFIG
+from doratune.records.layout import ADAPTER_CONFIG, ADAPTER_NAME, MODEL_CONFIG, refuse_missing_folder
 
 logger = logging.getLogger(__name__)
 
@@ -103,23 +103,6 @@ def load_model(
     _ensure_pad_token(model, tokenizer, name)
     model.eval()
     return LoadedModel(model=model, tokenizer=tokenizer, name=name, source=source, dtype=torch_dtype)
-
-
-def refuse_missing_folder(name: str, what: str, *, where: str) -> None:
-    """Refuse what can only be a folder's path, and is none.
-
-    Args:
-        name: What the user named.
-        what: What the folder should hold, for the message.
-        where: Where the user named it, for the message.
-
-    Raises:
-        InputError: If it looks like a path and there is no such folder.
-    """
-    path = Path(name).expanduser()
-    looks_like_one = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_like_one and path.suffix != ".gguf" and not path.is_dir():
-        raise InputError(f"there is no such {what} folder", where=where, got=name, fix="check the path")
 
 
 def _from_folder(folder: Path, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

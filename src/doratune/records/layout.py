@@ -170,6 +170,23 @@ def write_record(run: Path, record: RunRecord) -> None:
     write_json_atomic(run / RECORD_NAME, record.to_dict())
 
 
+def refuse_missing_folder(name: str, what: str, *, where: str) -> None:
+    """Refuse what can only be a folder's path, and is none.
+
+    Args:
+        name: What the user named.
+        what: What the folder should hold, for the message.
+        where: Where the user named it, for the message.
+
+    Raises:
+        InputError: If it looks like a path and there is no such folder.
+    """
+    path = Path(name).expanduser()
+    looks_like_one = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_like_one and path.suffix != ".gguf" and not path.is_dir():
+        raise InputError(f"there is no such {what} folder", where=where, got=name, fix="check the path")
+
+
 def read_record(run: Path) -> RunRecord:
     """Read ``run``/record.json.
 

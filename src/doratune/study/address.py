@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from doratune.models.builtin import BUILTIN
+from doratune.records.layout import refuse_missing_folder
 from doratune.training.config import TrainConfig
 
 RUN_SCHEMA = 1
 """Goes up when the same settings mean another run, as when a default of ``TrainConfig`` changes."""
+
+ADDRESS_DIGITS = 10
 
 WITHOUT_EFFECT = frozenset(
     {"output", "model", "data", "save_steps", "keep_checkpoints", "report_to", "device_map"}
@@ -38,9 +41,9 @@ def run_address(config: TrainConfig, *, model: str, data: str) -> str:
 
 
 def address(values: Mapping[str, Any]) -> str:
-    """Ten hex digits that stand for ``values``."""
+    """``ADDRESS_DIGITS`` hex digits that stand for ``values``."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:10]
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:ADDRESS_DIGITS]
 
 
 MODEL_FILES = ("config.json", "tokenizer*.json", "tokenizer.model", "*.safetensors", "*.bin")
@@ -48,7 +51,12 @@ MODEL_FILES = ("config.json", "tokenizer*.json", "tokenizer.model", "*.safetenso
 
 
 def model_identity(name: str) -> str:
-    """What tells a base model apart without loading it: its files' SHA-256, else its name."""
+    """What tells a base model apart without loading it: its files' SHA-256, else its name.
+
+    Raises:
+        InputError: The name can only be a folder's path, and there is no such folder.
+    """
+    refuse_missing_folder(name, "model", where="--model")
     if name in BUILTIN:
         return f"{name}:{BUILTIN[name].sha256}"
     path = Path(name).expanduser()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ from doratune.records.archive import PREDICTIONS_FILE, RUNS_FILE
 from doratune.records.layout import COMPARISON_NAME, RUNS_NAME, STUDY_NAME, read_study
 from doratune.records.study import StudyMethod, StudyRecord
 from doratune.settings import validate
-from doratune.study.address import WITHOUT_EFFECT
+from doratune.study.address import ADDRESS_DIGITS, WITHOUT_EFFECT
 from doratune.study.config import COMPARED, CompareConfig
-from doratune.study.material import DATA_NAME
 from doratune.study.plan import CROSSED, Plan, check_plan
 from doratune.study.study import Study
 from doratune.training.config import TrainingSettings
@@ -82,8 +82,15 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse an output folder that holds a comparison, unless it is to be resumed or replaced.
 
     Raises:
-        InputError: It holds one, or there is one of an older version to resume.
+        InputError: It holds one, it is to be both resumed and replaced, or there is one of an older version
+            to resume.
     """
+    if resume and overwrite:
+        raise InputError(
+            "a comparison is resumed or replaced, not both",
+            where="--resume, --overwrite",
+            fix="give one of the two",
+        )
     names = (STUDY_NAME, RUNS_NAME, COMPARISON_NAME)
     held = [str(output / name) for name in names if (output / name).exists()]
     if held and not (resume or overwrite):
@@ -102,9 +109,15 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def remove_comparison(output: Path) -> None:
-    """Delete the runs, rows and record of a comparison; other files are left alone."""
-    for folder in (RUNS_NAME, DATA_NAME):
-        shutil.rmtree(output / folder, ignore_errors=True)
+    """Delete the runs and the record of a comparison; other files are left alone.
+
+    Its runs are told by the address in their names: the folder may be one where other runs and rows are kept.
+    The files with its rows are written again where they differ.
+    """
+    for run in (output / RUNS_NAME).glob(f"*-{'[0-9a-f]' * ADDRESS_DIGITS}"):
+        shutil.rmtree(run, ignore_errors=True)
+    with suppress(OSError):  # it is not there, or not empty
+        (output / RUNS_NAME).rmdir()
     for file in (STUDY_NAME, COMPARISON_NAME, RUNS_FILE, PREDICTIONS_FILE):
         (output / file).unlink(missing_ok=True)
 
