@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from doratune.engine._internals import batch_norm_backward, batch_norm_out
 from doratune.engine.buffers import buffered_rows, constant_like
 from doratune.engine.triton.select import taken
 
@@ -38,7 +39,7 @@ def scale_columns(z: Tensor, g: Tensor, out: Tensor, bias: Tensor | None = None)
     """
     if z.dtype != g.dtype and _kernel_takes(z, g):
         zeros, ones, empty = constant_like(g, 0), constant_like(g, 1), g.new_empty(0)
-        torch.native_batch_norm(
+        batch_norm_out(
             _as_image(z.contiguous()),
             g,
             None if bias is None else bias.to(g.dtype),
@@ -72,7 +73,7 @@ def scaled_and_dots(dY: Tensor, y: Tensor, g: Tensor, bias: Tensor | None = None
     """
     if _kernel_takes(dY, g):
         mean = constant_like(g, 0) if bias is None else bias.to(g.dtype)
-        scaled, sums, _ = torch.ops.aten.native_batch_norm_backward(
+        scaled, sums, _ = batch_norm_backward(
             _as_image(dY.contiguous()),
             _as_image(y.contiguous()),
             g,

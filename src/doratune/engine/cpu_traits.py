@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from doratune.engine._internals import onednn_linear, onednn_takes
+
 FEATURES = (
     "avx2",
     "avx512_f",
@@ -95,18 +97,13 @@ _assumed: CpuTraits | None = None
 @functools.cache
 def _detected() -> CpuTraits:
     found = torch.cpu.get_capabilities()
-    onednn = torch.backends.mkldnn.is_available()
     # By kind and not by a trial: every run on a machine has to decide the same.
-    takes = {
-        torch.bfloat16: onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported(),
-        torch.float16: onednn and torch.ops.mkldnn._is_mkldnn_fp16_supported(),
-    }
     return CpuTraits(
         x86=found.get("architecture") == "x86_64",
         vendor=str(found.get("cpu_name", "")).partition(" ")[0],
         avx512=bool(found.get("avx512_f", False)),
         avx512_bf16=bool(found.get("avx512_bf16", False)),
         amx_bf16=bool(found.get("amx_bf16", False)),
-        onednn=onednn and hasattr(torch.ops.mkldnn, "_linear_pointwise"),
-        onednn_takes=frozenset(dtype for dtype, is_taken in takes.items() if is_taken),
+        onednn=torch.backends.mkldnn.is_available() and onednn_linear is not None,
+        onednn_takes=onednn_takes(),
     )

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from doratune.engine._internals import unsafe_view
 from doratune.engine.autocast import autocast_off
 from doratune.engine.channelwise import column_sums, scale_columns
 from doratune.engine.composite import Norm, composite, is_small, small_linear
@@ -124,7 +125,7 @@ class _AdaptedLinear(torch.autograd.Function):
                 y = _output_on_cpu(x, h, W, B, g, bias)
         if len(shape) != 2:
             # Not a view for autograd, which would forbid that the output is changed in place.
-            y = torch.ops.aten._unsafe_view.default(y, (*shape[:-1], W.shape[0]))
+            y = unsafe_view(y, (*shape[:-1], W.shape[0]))
         ctx.scaling, ctx.shape, ctx.adapter_apart = scaling, shape, x_adapter is not None
         ctx.recovery = None
         if needs_dm and m is not None and norm is not None:

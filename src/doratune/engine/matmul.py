@@ -24,8 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
+from torch.nn.functional import linear as pytorch_linear
 
+from doratune.engine._internals import onednn_linear
 from doratune.engine.autocast import autocast_off
 from doratune.engine.cpu_traits import CpuTraits, cpu_traits
 
@@ -111,7 +112,7 @@ def linear(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
         return y if bias is None else y.add_(bias)
     if way is Way.ONEDNN and _onednn_takes(x):
         return _by_onednn(x, W, bias)
-    return functional.linear(x, W, bias)
+    return pytorch_linear(x, W, bias)
 
 
 def frozen_linear(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
@@ -129,7 +130,7 @@ def frozen_linear(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
         RuntimeError: From PyTorch, if the shapes do not fit.
     """
     if not differs_from_pytorch(x):
-        return functional.linear(x, W, bias)
+        return pytorch_linear(x, W, bias)
     y: Any = _FrozenProduct.apply(x.reshape(-1, x.shape[-1]), W)
     y = y.view(*x.shape[:-1], W.shape[0])
     return y if bias is None else y + bias.to(y.dtype)
@@ -208,7 +209,8 @@ def _onednn_takes(a: Tensor) -> bool:
 
 
 def _by_onednn(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, W, bias, "none", [], "")
+    assert onednn_linear is not None  # as ``CpuTraits.onednn`` says
+    return onednn_linear(x, W, bias, "none", [], "")
 
 
 def _leaves_thread_idle(rows: int, terms: int, columns: int) -> bool:

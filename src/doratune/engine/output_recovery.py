@@ -22,11 +22,11 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import TensorWeakRef
+
+from doratune.engine._internals import TensorWeakRef, saves_for_checkpoint, version
 
 SMALLEST_SCALE = 2.0**-6
 """Below this |g|, y may have lost digits of z to the bottom of float16's range; at 0, all of them."""
@@ -62,12 +62,12 @@ class OutputRecovery:
         self._divisible = divisible
         self._reference: TensorWeakRef | None = None
         self._held: Tensor | None = None
-        self.saves = _under_checkpoint()
+        self.saves = saves_for_checkpoint()
         """Whether the layer is to save y itself, and give it to ``take``."""
         if self.saves:
             return
         # Without a version, in inference mode, there is no backward pass either.
-        self._version = None if y.is_inference() else y._version
+        self._version = None if y.is_inference() else version(y)
         if _keeping.get():
             self._held = y.detach()  # the graph of y owns this object
         else:
@@ -83,7 +83,7 @@ class OutputRecovery:
         if self._reference is not None and self._held is None:
             self.hold()
         y, self._held = self._held, None
-        if y is not None and y._version != self._version:
+        if y is not None and version(y) != self._version:
             y = None
         y = saved if self.saves else y
         return y if y is not None and self._divisible() else None
@@ -133,9 +133,3 @@ def divisibility(g: Tensor, norm: Tensor, *, with_bias: bool) -> Callable[[], bo
         return bool(answer)
 
     return read
-
-
-def _under_checkpoint() -> bool:
-    """Whether tensors saved now go to non-reentrant checkpointing, which computes them again when needed."""
-    hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)  # pyright: ignore[reportAttributeAccessIssue]
-    return hooks is not None and getattr(hooks[0], "__module__", None) == "torch.utils.checkpoint"

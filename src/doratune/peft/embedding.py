@@ -28,7 +28,12 @@ from doratune.engine.lowrank import up_gradient
 from doratune.engine.magnitude import scale_by_magnitude
 from doratune.engine.matmul import matmul
 from doratune.engine.norm_cache import dense_norm
-from doratune.peft._internals import DoraEmbeddingLayer, DoraEmbeddingVariant, Embedding
+from doratune.peft._internals import (
+    DoraEmbeddingLayer,
+    DoraEmbeddingVariant,
+    Embedding,
+    embedding_backward,
+)
 from doratune.peft.layer import EngineLayer
 from doratune.peft.obstacles import hook_obstacle, variant_obstacle, weight_obstacle
 
@@ -140,7 +145,7 @@ class _AdaptedLookup(torch.autograd.Function):
         with autocast_off(dZ.device):
             if ctx.needs_input_grad[1]:
                 T = matmul(dZ, B.to(dZ.dtype), alpha=ctx.scaling).to(A.dtype)
-                dA = torch.ops.aten.embedding_dense_backward(
+                dA = embedding_backward(
                     _scaled(T, ctx.embed_scale),
                     ids.reshape(-1),
                     A.shape[1],

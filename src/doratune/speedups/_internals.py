@@ -27,8 +27,6 @@ from transformers.utils.generic import ModelOutput
 softmax_backward = torch.ops.aten._softmax_backward_data
 # The gradient of g v/‖v‖, which is that of an RMSNorm in other words.
 weight_norm_backward = torch.ops.aten._weight_norm_interface_backward
-# Batch norm into tensors that are there already; ``out`` is undocumented.
-batch_norm_out = torch.native_batch_norm
 
 __all__ = [
     "EAGER_ATTENTION",
@@ -36,7 +34,6 @@ __all__ = [
     "AttentionMaskInterface",
     "ModelOutput",
     "attention_implementation",
-    "batch_norm_out",
     "eager_attention",
     "has_fused_head",
     "sdpa_attention_forward",

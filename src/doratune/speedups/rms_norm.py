@@ -6,9 +6,8 @@ of d elements::
     r = (‖x‖²/d + ε)^-½      y = w ⊙ (r x)
     u = w ⊙ dy               dx = r u - r³/d · (u·x) x
 
-x r is one pass of PyTorch's batch norm, whose channels are the rows here, rounded to x's dtype before w comes
-in, as transformers rounds it. dx is the gradient of PyTorch's weight normalisation, g v/‖v‖, at g = √d and
-with √d/r in the place of ‖v‖.
+x r is one pass, rounded to x's dtype before w comes in, as transformers rounds it. dx is the gradient of
+PyTorch's weight normalisation, g v/‖v‖, at g = √d and with √d/r in the place of ‖v‖.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from doratune.engine.buffers import constant_like
-from doratune.speedups._internals import batch_norm_out, weight_norm_backward, with_parameters
+from doratune.engine.channelwise import scale_columns
+from doratune.speedups._internals import weight_norm_backward, with_parameters
 from doratune.speedups.changes import Changes
 from doratune.speedups.same import configuration, difference, random
 
@@ -107,8 +106,8 @@ class _RMSNorm(torch.autograd.Function):
         norm = torch.linalg.vector_norm(x, dim=1, dtype=torch.float32)
         r = norm.square_().div_(x.shape[1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, r)
-        y, zeros, ones, empty = torch.empty_like(x), constant_like(r, 0), constant_like(r, 1), r.new_empty(0)
-        batch_norm_out(x[None], r, None, zeros, ones, False, 0.0, 0.0, out=(y[None], empty, empty))
+        y = torch.empty_like(x)
+        scale_columns(x[None], r, out=y[None])  # the rows are the columns of a (1, N, d) tensor
         return y.mul_(weight)
 
     @staticmethod
