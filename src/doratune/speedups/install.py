@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,11 +52,23 @@ def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | No
     changes.on_undo(lambda: _sped_up.discard(inner))
     # The checks take gradients, whatever the caller is about to do.
     with torch.inference_mode(False), torch.enable_grad():
-        speed_up_frozen(inner, changes)
+        speed_up_frozen(inner, changes)  # asks how many threads there will be
         if training:
-            speed_up_norms(inner, changes)
-            speed_up_rotary(inner, changes)
-            spare_forward(inner, settings or SpeedupSettings(), changes)
+            with _one_thread():
+                speed_up_norms(inner, changes)
+                speed_up_rotary(inner, changes)
+                spare_forward(inner, settings or SpeedupSettings(), changes)
     report = changes.report()
     logger.info("speed-ups: %s", report)
     return report
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The checks are too small for several threads, which wait for each other wherever cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -42,7 +42,7 @@ class Trial:
         self.model = _small_copy(model)
         self._own = self.model.forward
         # Quantised layers may compute in bfloat16, whatever they are given.
-        quantised = any(not one.is_floating_point() for one in model.parameters())
+        quantised = any(not one.is_floating_point() for one in self.model.parameters())
         self._rounds_to = torch.bfloat16 if quantised else torch.float32
         self._inputs = _batch(self.model.get_input_embeddings().weight.shape[0])
         self._wanted = self._outcome(self._own)
