@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
-# A weak reference to a tensor that survives as long as the tensor's memory does, whatever wraps it.
+# A weak reference to a tensor that stays valid while autograd keeps the tensor but no Python object does.
 from torch.utils.weak import TensorWeakRef
 
 # Batch norm into tensors that are there already; ``out`` is undocumented.
 batch_norm_out = torch.native_batch_norm
-# Its gradients, which are dY ⊙ g and sums of products over rows.
+# Its gradient, which is dY ⊙ g and a sum over rows.
 batch_norm_backward = torch.ops.aten.native_batch_norm_backward
-# Another shape for an output that autograd is not to take for a view.
+# Reshapes an output without making it a view for autograd.
 unsafe_view = torch.ops.aten._unsafe_view.default
 # How often a tensor was changed in place.
 version = torch.Tensor._version.__get__  # pyright: ignore[reportAttributeAccessIssue]
-# The hooks that what is saved for the backward pass goes through now.
+# The hooks that pack tensors which are saved now for the backward pass.
 saved_tensors_hooks = torch._C._autograd._top_saved_tensors_default_hooks  # pyright: ignore[reportAttributeAccessIssue]
 # oneDNN's linear layer, by which PyTorch's compiler multiplies; None where PyTorch comes without it.
 onednn_linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)

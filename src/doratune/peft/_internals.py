@@ -101,7 +101,7 @@ ATTRIBUTES: dict[str, dict[str, str]] = {
         "get_base_layer": "the frozen layer below adapters over adapters",
         "lora_A": "the modules with A",
         "lora_B": "the modules with B",
-        "lora_bias": "which adapters have a bias of their own, which the engine leaves to PEFT",
+        "lora_bias": "which adapters have a bias, which the engine leaves to PEFT",
         "lora_dropout": "the dropout in front of A",
         "lora_magnitude_vector": "the modules with m",
         "lora_variant": "the strategy of an adapter that is not plain LoRA",

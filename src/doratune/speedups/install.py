@@ -25,7 +25,7 @@ _sped_up: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | None = None) -> SpeedupReport:
-    """Replace what we compute faster in a model, in place; what it computes stays the same to rounding.
+    """Replace the parts of a model that we compute faster, in place; results stay the same to rounding.
 
     Everything is tried on small random inputs first, and left alone where the model's own code gives other
     values or gradients. In an evaluation only frozen layers are replaced, so that scores keep their rounding.
@@ -33,7 +33,7 @@ def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | No
     Args:
         model: A causal language model of transformers, with or without adapters, and not sped up already. For
             training, as SFTTrainer has prepared it.
-        training: Whether it is trained or evaluated.
+        training: Whether the model is trained; otherwise it is evaluated.
         settings: Thresholds, for measurements.
 
     Returns:

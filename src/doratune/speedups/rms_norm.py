@@ -26,7 +26,7 @@ from doratune.speedups.same import configuration, difference, random
 
 PART = "rms_norm"
 DTYPES = (torch.bfloat16, torch.float32)
-"""That PyTorch's kernels are tested for here."""
+"""The dtypes for which this is tested."""
 
 
 def speed_up_norms(model: nn.Module, changes: Changes) -> None:
@@ -34,7 +34,7 @@ def speed_up_norms(model: nn.Module, changes: Changes) -> None:
 
     A module is one if its only parameter is a vector and its own code computes, on small random inputs, what
     this file does, to rounding. A norm that later gets another dtype than its own, or whose weight is trained
-    after all, computes as before.
+    later, computes as before.
 
     Args:
         model: Any model.
@@ -51,14 +51,14 @@ def speed_up_norms(model: nn.Module, changes: Changes) -> None:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Whether a module has what an RMSNorm has: a vector of weights, an ε and nothing else."""
+    """Whether a module has exactly what an RMSNorm has: a vector of weights and an ε."""
     has_epsilon = not {"variance_epsilon", "eps"}.isdisjoint(vars(module))
     weight: Any = getattr(module, "weight", None) if has_epsilon else None
     return has_epsilon and list(map(id, module.parameters())) == [id(weight)] and weight.ndim == 1
 
 
 def _obstacle(norm: Any) -> str | None:
-    """Why a norm is left alone without a look at what it computes."""
+    """Why a norm is left alone without a check of what it computes."""
     if "forward" in vars(norm):
         return "other code has replaced its forward pass"
     if norm.weight.device.type != "cpu":
