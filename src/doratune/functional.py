@@ -16,6 +16,7 @@ from torch import Tensor
 
 from doratune.engine import linear as _engine
 from doratune.engine import weight_norm as _norm
+from doratune.engine.autocast import autocast_off
 from doratune.engine.composite import Norm
 from doratune.engine.dropout import DropoutForm, dora_with_dropout
 from doratune.engine.matmul import frozen_linear
@@ -25,7 +26,7 @@ from doratune.errors import InputError
 
 __all__ = ["DropoutForm", "NormCache", "dora_linear", "dora_row_norm", "lora_linear", "row_norm_squared"]
 
-_FLOATING = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
+FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def dora_row_norm(
@@ -59,7 +60,7 @@ def dora_row_norm(
     _check_weights(W, A, B, scaling)
     if weight_norm_sq is not None:
         _expect("weight_norm_sq", weight_norm_sq, (W.shape[0],), "(d_out,)", W)
-    with _engine.autocast_off(W.device):
+    with autocast_off(W.device):
         if weight_norm_sq is None and detach:
             return _norm.current_row_norm(W, A, B, scaling)
         squared = row_norm_squared(W) if weight_norm_sq is None else weight_norm_sq
@@ -116,8 +117,8 @@ def dora_linear(
 ) -> Tensor:
     """A DoRA linear layer: equation 5 of arXiv 2402.09353.
 
-    The products run in x's dtype, or in autocast's where it is on; A, B and m may be float32 masters beside a
-    bfloat16 x and W, and get gradients in their own dtype. A row whose norm is zero gives the bias and zero
+    The products run in x's dtype, or in autocast's where it is on; A, B and m may be float32 while x and W
+    are bfloat16, and get gradients in their own dtype. A row whose norm is zero gives the bias and zero
     gradients. Only first derivatives are available.
 
     Args:
@@ -176,14 +177,14 @@ def dora_linear(
 
 
 def check_dropout_form(dropout: str, *, where: str) -> None:
-    """Refuse what is no ``DropoutForm``.
+    """Raise unless ``dropout`` is a ``DropoutForm``.
 
     Args:
         dropout: The form asked for.
-        where: Who was asked, for the message.
+        where: The caller, for the message.
 
     Raises:
-        InputError: It names no form.
+        InputError: It is neither of the two forms.
     """
     if dropout not in get_args(DropoutForm):
         raise InputError(
@@ -242,7 +243,7 @@ def _check_layer(x: Tensor, W: Tensor, bias: Tensor | None) -> None:
 
 def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], spelled: str, W: Tensor) -> None:
     """Raise InputError unless ``tensor`` is floating, has ``shape`` and is where W is."""
-    if tensor.shape == shape and tensor.dtype in _FLOATING and tensor.device == W.device:
+    if tensor.shape == shape and tensor.dtype in FLOATING and tensor.device == W.device:
         return
     if tensor.shape != shape:
         raise InputError(
@@ -251,17 +252,16 @@ def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], spelled: str, W: 
             got=tuple(tensor.shape),
             expected=f"{spelled} = {shape}, with W {tuple(W.shape)}",
         )
-    if not tensor.is_floating_point():
+    if tensor.dtype not in FLOATING:
         raise InputError(
-            f"{name} is not floating",
+            f"{name} is not floating, or of fewer than 16 bits",
             where="functional",
             got=tensor.dtype,
-            expected="a floating dtype",
+            expected="float16, bfloat16, float32 or float64",
         )
-    if tensor.device != W.device:
-        raise InputError(
-            f"{name} is on another device than W",
-            where="functional",
-            got=tensor.device,
-            expected=str(W.device),
-        )
+    raise InputError(
+        f"{name} is on another device than W",
+        where="functional",
+        got=tensor.device,
+        expected=str(W.device),
+    )

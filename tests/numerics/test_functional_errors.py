@@ -11,6 +11,7 @@ CHANGES = [
     ("x", torch.ones(7, 47), r"x has the wrong shape\n.*\n  got: \(7, 47\)"),
     ("x", torch.ones(()), "x has the wrong shape"),
     ("x", torch.ones(7, 48, dtype=torch.int64), "x is not floating"),
+    ("bias", torch.ones(40).to(torch.float8_e4m3fn), r"bias is not floating.*\n.*\n  got: torch.float8"),
     ("x", torch.ones(7, 48, dtype=torch.bfloat16), "x and W differ in dtype"),
     ("x", torch.ones(7, 48, device="meta"), "x is on another device"),
     ("W", torch.ones(40, 48, 1), "W is not a matrix"),

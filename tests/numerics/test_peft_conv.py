@@ -376,7 +376,7 @@ def test_keeps_what_peft_s_lora_keeps(dtype, bias, consumer, dropout):
 
 
 LEFT = {
-    "dropout beside padding_mode='reflect'": lambda: make("reflected", lora_dropout=0.1),
+    "dropout with padding_mode='reflect'": lambda: make("reflected", lora_dropout=0.1),
     "lora_bias": lambda: make("2d", use_dora=False, lora_bias=True),
     "base layer Other": lambda: (adapted(other_convolution()), torch.randn(3, 6, 7, 5)),
 }

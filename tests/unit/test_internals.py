@@ -1,4 +1,4 @@
-"""What speedups/, training/ and evaluation/ use of others' insides is there, and stands in one file each.
+"""What each package uses of others' insides is there, and stands in one file of that package.
 
 The names come from the files themselves, so a name that is added there is looked for from then on.
 """
@@ -16,17 +16,19 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 import doratune
+from doratune.engine import _internals as of_engine
 from doratune.evaluation import _internals as of_evaluation
 from doratune.speedups import _internals as of_speedups
 from doratune.speedups.supervised_forward import SupervisedOutput
 
 SOURCE = Path(doratune.__file__).parent
-PACKAGES = ("speedups", "training", "evaluation")
+PACKAGES = ("engine", "speedups", "training", "evaluation")
 OTHERS = ("torch", "transformers", "trl", "accelerate", "lm_eval")
 DOCUMENTED = (
     "torch.autograd.function",
@@ -52,10 +54,13 @@ def imports(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def chains(path: Path) -> Iterator[str]:
-    """The names behind assignments such as ``x = torch.ops.aten._y``."""
+    """The names behind assignments such as ``x = torch.ops.aten._y`` and ``x = getattr(torch, "_y")``."""
     for node in tree(path).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute):
             yield ast.unparse(node.value)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            owner, name, *_ = node.value.args
+            yield f"{ast.unparse(owner)}.{ast.literal_eval(name)}"
 
 
 def functions(path: Path) -> Iterator[str]:
@@ -68,7 +73,8 @@ def listed() -> list[str]:
     files = [SOURCE / package / "_internals.py" for package in PACKAGES]
     return [
         *(f"{module}:{name}" for file in files for module, name in imports(file) if name),
-        *(chain for file in files for chain in chains(file)),
+        # What peft/ imports, test_peft_internals.py looks for.
+        *(chain for file in [*files, SOURCE / "peft" / "_internals.py"] for chain in chains(file)),
     ]
 
 
@@ -116,7 +122,28 @@ def _lm_eval_table() -> bool:
     return "Tasks" in of_evaluation.table({"results": {}, "versions": {}}, "results")
 
 
+def _saves_for_checkpoint() -> bool:
+    seen: list[bool] = []
+
+    def look(x: torch.Tensor) -> torch.Tensor:
+        seen.append(of_engine.saves_for_checkpoint())
+        return x * x
+
+    checkpoint(look, torch.ones(1, requires_grad=True), use_reentrant=False)
+    return seen == [True] and not of_engine.saves_for_checkpoint()
+
+
+def _shared_memory_of() -> bool:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU, whose properties it reads")
+    return of_engine.shared_memory_of(torch.cuda.get_device_properties(0)) > 0
+
+
 CANARIES = {
+    "CHECKPOINT": lambda: importlib.import_module(of_engine.CHECKPOINT).checkpoint is checkpoint,
+    "saves_for_checkpoint": _saves_for_checkpoint,
+    "onednn_takes": lambda: of_engine.onednn_takes() <= {torch.bfloat16, torch.float16},
+    "shared_memory_of": _shared_memory_of,
     "attention_implementation": lambda: of_speedups.attention_implementation(model()) == "sdpa",
     "takes_attention": lambda: of_speedups.takes_attention(model()),
     "eager_attention": lambda: of_speedups.eager_attention(model().model.layers[0].self_attn) is not None,
@@ -166,7 +193,7 @@ def test_each_name_has_a_line_that_says_what_it_is_for(package: str) -> None:
         ):
             above = lines[node.lineno - 2]
             assert above.startswith(("#", "from trl")), ast.unparse(node)
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute | ast.Call):
             assert lines[node.lineno - 2].startswith("#"), ast.unparse(node)
         if isinstance(node, ast.FunctionDef):
             assert ast.get_docstring(node), node.name
@@ -184,6 +211,8 @@ def private(file: Path) -> Iterator[str]:
         is_private = (
             isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
         )
+        if ast.unparse(node) == "torch.ops":
+            yield ast.unparse(node)
         if is_private and not _of_self(node) and node.attr not in own:
             yield ast.unparse(node)
 
@@ -195,7 +224,7 @@ def _of_self(node: ast.Attribute) -> bool:
 FILES = [
     file
     for package in PACKAGES
-    for file in sorted((SOURCE / package).glob("*.py"))
+    for file in sorted((SOURCE / package).rglob("*.py"))
     # PEFT's inside is listed in peft/_internals.py.
     if file.name != "_internals.py" and (package, file.name) != ("training", "adapter.py")
 ]
@@ -215,4 +244,5 @@ def test_a_file_that_does_is_noticed(tmp_path: Path) -> None:
         "transformers.masking_utils:sdpa_mask",
         "torch.ops.aten._softmax",
         "model._x",
+        "torch.ops",
     ]

@@ -167,11 +167,13 @@ def test_undo_gives_back_exactly_what_was_there(name: str) -> None:
     assert all(torch.equal(gradients[key], wanted_gradients[key]) for key in wanted_gradients)
 
 
-def test_installing_changes_neither_random_numbers_nor_gradients_nor_modes() -> None:
+def test_installing_changes_neither_random_numbers_nor_gradients_nor_modes_nor_threads() -> None:
     model = make("llama")
     model.get_base_model().lm_head.eval()
     modes, random = [module.training for module in model.modules()], torch.get_rng_state()
+    threads = torch.get_num_threads()
     speed_up(model, training=True)
+    assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), random)
     assert [module.training for module in model.modules()] == modes
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""Autocast out of the way of operations that choose their dtypes themselves."""
+"""Switching autocast off around operations that choose their dtypes themselves."""
 
 from __future__ import annotations
 

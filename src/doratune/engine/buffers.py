@@ -1,4 +1,4 @@
-"""Memory that is used again: blocks of rows in one buffer, and constant vectors made once."""
+"""Reused memory: blocks of rows in one buffer, and constant vectors that are made once."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 def buffered_rows(tensor: Tensor, dtype: torch.dtype, elements: int) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of a tensor's rows, each with memory of their shape for the caller to fill.
+    """Slices of a tensor's rows, each with a buffer of their shape for the caller to fill.
 
     Args:
         tensor: (N, ...), any dtype.
-        dtype: Of the memory.
-        elements: Most elements of it, but for one row.
+        dtype: Of the buffer.
+        elements: Its largest size in elements; it always holds one row.
 
     Yields:
-        Rows, and a tensor of their shape that the next rows will take.
+        A slice, and a tensor of its shape, whose memory the next slice reuses.
     """
     count = max(1, min(tensor.shape[0], elements // max(1, tensor.shape[1:].numel())))
     buffer = torch.empty(count, *tensor.shape[1:], dtype=dtype, device=tensor.device)
@@ -28,7 +28,7 @@ def buffered_rows(tensor: Tensor, dtype: torch.dtype, elements: int) -> Iterator
 
 
 def constant_like(tensor: Tensor, value: float) -> Tensor:
-    """``value`` in each element, not to be written to.
+    """A vector of one value; do not write to it.
 
     Args:
         tensor: On a CPU, (n,), any dtype; the result has its size and dtype.

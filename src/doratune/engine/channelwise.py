@@ -1,12 +1,12 @@
-"""Scaling columns and summing products over rows, on a CPU each in one pass and with one rounding.
+"""Scaling columns and summing products over rows; on a CPU each takes one pass and one rounding.
 
-A bfloat16 tensor meets a float32 ``g`` here. PyTorch's general CPU kernels are slow where dtypes mix, and a
-wide copy of an activation goes out to memory and back. Its batch norm in evaluation mode mixes just these
-dtypes in one vectorised pass: with mean b and variance 1, and g for the weight, its backward step gives
-``dY ⊙ g`` and Σ(dY ⊙ (y - b)) with dY and y being read once. So on a CPU that kernel does the work; on a
-GPU one of our own does, which is twice as fast as PyTorch's for mixed dtypes (``triton/``).
+Here a bfloat16 tensor is combined with a float32 ``g``. PyTorch's general CPU kernels are slow for mixed
+dtypes, and a float32 copy of an activation goes out to memory and back. PyTorch's batch norm in evaluation
+mode takes just these dtypes in one vectorised pass: with mean b, variance 1 and weight g, its backward step
+gives ``dY ⊙ g`` and Σ(dY ⊙ (y - b)) and reads dY and y once. So the CPU uses that kernel. A GPU uses the
+project's own, which is twice as fast as PyTorch's for mixed dtypes (``triton/``).
 
-A tensor is (N, d), or (N, d, L) where other dimensions follow the columns', as in an image.
+A tensor is (N, d), or (N, d, L) where more dimensions follow the columns, as in an image.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from doratune.engine._internals import batch_norm_backward, batch_norm_out
 from doratune.engine.buffers import buffered_rows, constant_like
 from doratune.engine.triton.select import taken
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-"""Dtypes that the CPU's batch norm takes beside a float32 g."""
+"""Dtypes that the CPU's batch norm accepts together with a float32 g."""
 
 BUFFER_ELEMENTS = 1 << 22
 """Elements of the wide buffer where that kernel is not used: 16 MiB in float32."""
@@ -38,7 +39,7 @@ def scale_columns(z: Tensor, g: Tensor, out: Tensor, bias: Tensor | None = None)
     """
     if z.dtype != g.dtype and _kernel_takes(z, g):
         zeros, ones, empty = constant_like(g, 0), constant_like(g, 1), g.new_empty(0)
-        torch.native_batch_norm(
+        batch_norm_out(
             _as_image(z.contiguous()),
             g,
             None if bias is None else bias.to(g.dtype),
@@ -72,7 +73,7 @@ def scaled_and_dots(dY: Tensor, y: Tensor, g: Tensor, bias: Tensor | None = None
     """
     if _kernel_takes(dY, g):
         mean = constant_like(g, 0) if bias is None else bias.to(g.dtype)
-        scaled, sums, _ = torch.ops.aten.native_batch_norm_backward(
+        scaled, sums, _ = batch_norm_backward(
             _as_image(dY.contiguous()),
             _as_image(y.contiguous()),
             g,
@@ -103,13 +104,13 @@ def column_sums(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _kernel_takes(tensor: Tensor, g: Tensor) -> bool:
-    """Whether batch norm does; of a tensor without rows it would divide by their number."""
+    """Whether batch norm accepts them; it would divide by the number of rows, so not an empty tensor."""
     fits = tensor.device.type == "cpu" and g.dtype == torch.float32 and tensor.dtype in KERNEL_DTYPES
     return fits and tensor.numel() > 0
 
 
 def _as_image(tensor: Tensor) -> Tensor:
-    """(N, d) as an image with d channels that lie side by side in memory; (N, d, L) as it is."""
+    """(N, d) as an image with d channels, innermost in memory; (N, d, L) unchanged."""
     if tensor.ndim == 3:
         return tensor
     return tensor.view(1, tensor.shape[0], 1, tensor.shape[1]).permute(0, 3, 1, 2)

@@ -1,8 +1,8 @@
-"""The layer out of PyTorch's own operations: for a compiler, and for layers so small that calls dominate.
+"""The layer in PyTorch's own operations: for a compiler, and for layers so small that overhead dominates.
 
-A call of an operation takes a few microseconds however small its tensors are, and a call of Python code from
-the backward pass takes tens. So a small layer leaves the backward pass to PyTorch, and a small DoRA layer
-forms V = W + s·B·A, whose norms it needs anyway::
+Calling an operation takes a few microseconds however small its tensors are, and calling Python code from the
+backward pass takes tens. So a small layer leaves the backward pass to PyTorch, and a small DoRA layer forms
+V = W + s·B·A, whose norms it needs anyway::
 
     y = g ⊙ (x Vᵀ) + b        g = m / n        n = ‖V‖ per row
 """
@@ -20,14 +20,14 @@ from doratune.engine.matmul import is_widened
 from doratune.engine.weight_norm import over_norm
 
 SMALL_ELEMENTS = 1 << 15
-"""Most elements of x, of the output and, for DoRA, of W in a small layer."""
+"""A layer is small if x, the output and, for DoRA, W have at most this many elements each."""
 
 Norm = Tensor | Callable[[], Tensor]
-"""‖W + s·B·A‖ per row, (d_out,), or what gives it."""
+"""‖W + s·B·A‖ per row, (d_out,), or a function that returns it."""
 
 
 def is_small(x: Tensor, W: Tensor, A: Tensor, B: Tensor, m: Tensor | None) -> bool:
-    """Whether the layer is computed by ``small_linear``: all in one dtype, which for DoRA has no rounding."""
+    """Whether ``small_linear`` computes the layer: all in one dtype, which for DoRA is at least float32."""
     dtype, elements = x.dtype, x.numel()
     if elements > SMALL_ELEMENTS or W.dtype != dtype or A.dtype != dtype or B.dtype != dtype:
         return False
@@ -49,7 +49,7 @@ def small_linear(
     scaling: float,
     bias: Tensor | None,
 ) -> Tensor:
-    """``adapted_linear`` for a small layer; a function that gives the norm is not called."""
+    """``adapted_linear`` for a small layer; a norm given as a function is not called."""
     if m is None:
         rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
         y = torch.addmm(linear(rows, W, bias), linear(rows, A) * scaling, B.T)
@@ -77,7 +77,7 @@ def composite(
     scaling: float,
     bias: Tensor | None,
 ) -> Tensor:
-    """``adapted_linear`` for a compiler to fuse and to decide what is kept; x is (N, d_in)."""
+    """``adapted_linear`` for a compiler, which fuses it and decides what to keep; x is (N, d_in)."""
     with autocast_off(x.device):
         h = (x if x_adapter is None else x_adapter) @ A.to(x.dtype).T
         z = x @ W.to(x.dtype).T + scaling * (h @ B.to(x.dtype).T)

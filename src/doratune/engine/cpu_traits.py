@@ -1,4 +1,4 @@
-"""What kind of processor this is, as far as it decides how matrices are multiplied."""
+"""The properties of the processor that decide how matrices are multiplied."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+
+from doratune.engine._internals import onednn_linear, onednn_takes
 
 FEATURES = (
     "avx2",
@@ -22,23 +24,23 @@ FEATURES = (
     "i8mm",
     "sve",
 )
-"""Instruction sets that bear on the speed of matrix products."""
+"""Instruction sets that matter for the speed of matrix products."""
 
 
 @dataclass(frozen=True, eq=False)
 class CpuTraits:
-    """The processor and what its oneDNN does.
+    """The processor, and what oneDNN does on it.
 
-    Traits are compared by identity: what is decided from them is cached by the object.
+    Compared by identity, since decisions are cached by the object.
 
     Attributes:
-        x86: Whether it is an x86-64 processor. Nothing is known of others.
+        x86: Whether it is an x86-64 processor. Others were not measured.
         vendor: ``"AMD"``, ``"Intel"``, or the first word of any other name.
         avx512: Whether it has AVX-512.
-        avx512_bf16: Whether that includes products of bfloat16.
+        avx512_bf16: Whether that includes bfloat16 products.
         amx_bf16: Whether it has matrix units for bfloat16.
-        onednn: Whether PyTorch comes with oneDNN, and with the operation that reaches its linear layer.
-        onednn_takes: Which of bfloat16 and float16 oneDNN multiplies, be it by emulation.
+        onednn: Whether PyTorch comes with oneDNN and with the operation that calls its linear layer.
+        onednn_takes: Which of bfloat16 and float16 oneDNN multiplies, emulation included.
     """
 
     x86: bool
@@ -51,14 +53,14 @@ class CpuTraits:
 
     @property
     def has_bfloat16(self) -> bool:
-        """Whether bfloat16 matrices are multiplied by instructions made for them."""
+        """Whether the processor has instructions for bfloat16 products."""
         return self.avx512_bf16 or self.amx_bf16
 
     def is_fast_at(self, dtype: torch.dtype) -> bool:
-        """Whether oneDNN multiplies matrices of a dtype no slower than float32 ones.
+        """Whether oneDNN multiplies a dtype no slower than float32.
 
-        With AVX-512 but without its BF16 (Skylake to Ice Lake), oneDNN takes bfloat16 and emulates it, which
-        takes some six times as long as float32.
+        With AVX-512 but without its BF16 (Skylake to Ice Lake), oneDNN emulates bfloat16, which takes about
+        six times as long as float32.
 
         Args:
             dtype: ``torch.bfloat16`` or ``torch.float16``.
@@ -68,7 +70,7 @@ class CpuTraits:
 
 
 def cpu_traits() -> CpuTraits:
-    """The traits of this machine's processor, or those that are assumed."""
+    """The traits of this machine's processor, or those of ``assume_cpu``."""
     return _assumed or _detected()
 
 
@@ -80,7 +82,7 @@ def cpu_features() -> dict[str, bool]:
 
 @contextmanager
 def assume_cpu(traits: CpuTraits) -> Iterator[None]:
-    """Decide as on another processor, in every thread, for tests of such decisions."""
+    """Decide as on another processor, in every thread; for tests."""
     global _assumed
     before, _assumed = _assumed, traits
     try:
@@ -95,18 +97,13 @@ _assumed: CpuTraits | None = None
 @functools.cache
 def _detected() -> CpuTraits:
     found = torch.cpu.get_capabilities()
-    onednn = torch.backends.mkldnn.is_available()
-    # By kind and not by a trial: every run on a machine has to decide the same.
-    takes = {
-        torch.bfloat16: onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported(),
-        torch.float16: onednn and torch.ops.mkldnn._is_mkldnn_fp16_supported(),
-    }
+    # From what it is, not from a timing: every run on a machine must decide the same.
     return CpuTraits(
         x86=found.get("architecture") == "x86_64",
         vendor=str(found.get("cpu_name", "")).partition(" ")[0],
         avx512=bool(found.get("avx512_f", False)),
         avx512_bf16=bool(found.get("avx512_bf16", False)),
         amx_bf16=bool(found.get("amx_bf16", False)),
-        onednn=onednn and hasattr(torch.ops.mkldnn, "_linear_pointwise"),
-        onednn_takes=frozenset(dtype for dtype, is_taken in takes.items() if is_taken),
+        onednn=torch.backends.mkldnn.is_available() and onednn_linear is not None,
+        onednn_takes=onednn_takes(),
     )

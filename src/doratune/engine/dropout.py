@@ -1,11 +1,11 @@
-"""What sees the dropped input x' of a DoRA layer, for every kind of base layer.
+"""The two forms of dropout in a DoRA layer, for every kind of base layer.
 
-With h(x') = s·B·A x' for the adapter's term, and f for the frozen layer without its bias b::
+x' is x after dropout, h(x') = s·B·A x' the adapter's term, and f the frozen layer without its bias b::
 
     "peft":     y = f(x) + b + (g - 1) ⊙ f(x') + g ⊙ h(x') = g ⊙ (f(x') + h(x')) + (f(x) - f(x') + b)
     "adapter":  y = g ⊙ (f(x) + h(x')) + b
 
-The first is PEFT's form, in which the frozen layer's own term alone sees x. It takes a second pass through f.
+The first is PEFT's, in which only the frozen layer's unscaled term sees x. It takes a second pass through f.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 from torch import Tensor
 
 DropoutForm = Literal["peft", "adapter"]
-"""Which of the two."""
+"""PEFT's form, or dropout on the adapter only."""
 
 
 def dora_with_dropout(

@@ -12,15 +12,15 @@ Backward, with n constant (arXiv 2402.09353, section 4.3)::
     T  = s·dZ B           dA = Tᵀ x                 dB = dZᵀ h = g ⊙ (dYᵀ h)
     dx = dZ W + T A
 
-and where n has a gradient after all, dn = -m/n · dm. The adapter may read another x than the base weight does
-(dropout); each then gets its own term of dx.
+If n is not detached, dn = -m/n · dm. With dropout the adapter reads another x than the base weight, and each
+input gets its own term of dx.
 
-One product with W forward and one backward, as for a frozen layer. The products run in x's dtype: the small A
-and B are cast to it, x never is. g stays in the norm's dtype, so the magnitude is not rounded to bfloat16.
-What is kept for the backward pass is what LoRA keeps, x and h; for z see ``output_recovery.py``.
+Each pass takes one product with W, as for a frozen layer. The products run in x's dtype: the small A and B
+are cast to it, x never is. g stays in the norm's dtype, so the magnitude is not rounded to bfloat16. What is
+kept for the backward pass is what LoRA keeps, x and h; for z see ``output_recovery.py``.
 
-On a CPU and on a GPU the same equations have a body each, since other orders and other fusions are fast.
-Small layers leave them to PyTorch: see ``composite.py``.
+The CPU and the GPU have a body each for these equations, since each is fast with another order of operations.
+Small layers leave the backward pass to PyTorch: see ``composite.py``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from doratune.engine._internals import unsafe_view
 from doratune.engine.autocast import autocast_off
 from doratune.engine.channelwise import column_sums, scale_columns
 from doratune.engine.composite import Norm, composite, is_small, small_linear
@@ -124,7 +125,7 @@ class _AdaptedLinear(torch.autograd.Function):
                 y = _output_on_cpu(x, h, W, B, g, bias)
         if len(shape) != 2:
             # Not a view for autograd, which would forbid that the output is changed in place.
-            y = torch.ops.aten._unsafe_view.default(y, (*shape[:-1], W.shape[0]))
+            y = unsafe_view(y, (*shape[:-1], W.shape[0]))
         ctx.scaling, ctx.shape, ctx.adapter_apart = scaling, shape, x_adapter is not None
         ctx.recovery = None
         if needs_dm and m is not None and norm is not None:
@@ -208,7 +209,7 @@ def _gradients_on_cpu(
         y = ctx.recovery.take(saved)
         y = None if y is None else _rows(y)
         dZ, dm = magnitude_gradients(dY, y, lambda: _product(x, h, W, B), g, m, norm, bias)
-        del y  # perhaps nothing else holds it any more
+        del y  # often the last reference
     else:
         dZ = dY if g is None else scale_columns(dY, g, out=torch.empty_like(dY))
     T: Any = None
@@ -216,7 +217,7 @@ def _gradients_on_cpu(
         T = matmul(dZ, _cast(B, dY.dtype), alpha=ctx.scaling)
     if needs_x:
         dx = matmul(dZ, _cast(W, dY.dtype))
-    del dZ  # as large as the output: its memory serves for what follows
+    del dZ  # as large as the output: frees its memory for what follows
     if needs_B:
         dB = up_gradient(dY, h, B.dtype)
         if g is not None:
@@ -278,7 +279,7 @@ def _gradients_on_gpu(
         y = ctx.recovery.take(saved)
         y = None if y is None else _rows(y)
         dZ, dm = _magnitude_gradients_on_gpu(dY, y, x, h, W, B, m, norm, bias)
-        del y  # perhaps nothing else holds it any more
+        del y  # often the last reference
     else:
         dZ = dY if m is None else scale_columns(dY, over_norm(m, norm), out=torch.empty_like(dY))
     T: Any = None
@@ -287,11 +288,11 @@ def _gradients_on_gpu(
     if needs_x and ctx.adapter_apart:
         dx = matmul(dZ, _cast(W, dY.dtype))
     elif needs_x:
-        # A GPU's product reads what it is added to while it multiplies, so the large one comes second.
+        # A GPU reads the addend while it multiplies, so the large product comes second.
         dx = matmul(dZ, _cast(W, dY.dtype), onto=matmul(T, _cast(A, dY.dtype)))
     if needs_B:
         dB = up_gradient(dZ, h, B.dtype)
-    del dZ  # as large as the output: its memory serves for what follows
+    del dZ  # as large as the output: frees its memory for what follows
     if needs_adapter:
         dx_adapter = matmul(T, _cast(A, dY.dtype))
     if needs_A:
@@ -335,7 +336,7 @@ def _product_on_gpu(x: Tensor, h: Tensor, W: Tensor, B: Tensor) -> Tensor:
 def _divisible(
     x: Tensor, g: Tensor | None, m: Tensor, norm: Tensor, bias: Tensor | None
 ) -> Callable[[], bool]:
-    """Whether z can be had from y; where kernels compute single columns of z again, it always can."""
+    """Whether z can be recovered from y; kernels recompute single columns of z, so there it always can."""
     if taken(x, m, norm):
         return lambda: True
     return divisibility(over_norm(m, norm) if g is None else g, norm, with_bias=bias is not None)
@@ -347,5 +348,5 @@ def _rows(tensor: Tensor) -> Tensor:
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """``tensor`` in ``dtype``; a ``to`` that changes nothing costs as much as a small product."""
+    """``tensor`` in ``dtype``; even a ``to`` that changes nothing costs as much as a small product."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)

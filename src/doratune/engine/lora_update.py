@@ -1,9 +1,9 @@
-"""The adapter's term on top of any base output, for bases that are multiplied with by calling them.
+"""The adapter's term added to any base output, for base layers that can only be called.
 
     h = s·x Aᵀ      y = z + h Bᵀ      dz = dY      T = s·dY B
     dx = T A        dA = Tᵀ x         dB = dYᵀ h
 
-A and B are cast to z's dtype in both passes, so that no copy of them is kept in between.
+A and B are cast to z's dtype in each pass, so that no copy of them is kept between the two.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gradients of an adapter's factors, in the forms that libraries are fastest at."""
+"""Gradients of an adapter's factors, in the forms that are fastest on each device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def down_gradient(T: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if T.is_cuda:
         return _unrounded(T.T, x, dtype)
-    # oneDNN takes up to twice as long over a thin matrix read by columns; a copy is small.
+    # oneDNN takes up to twice as long to read a thin matrix by columns; the copy is small.
     return matmul(T.T.contiguous(), x).to(dtype)
 
 
@@ -43,7 +43,7 @@ def up_gradient(dZ: Tensor, h: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _unrounded(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """``a b`` on a GPU, to float32 without a rounding to the dtype of a and b in between."""
+    """``a b`` on a GPU; a float32 result is not rounded to the dtype of a and b first."""
     if dtype == torch.float32 and a.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(a, b, out_dtype=dtype)
     return (a @ b).to(dtype)

@@ -1,4 +1,4 @@
-"""DoRA's scaling by the magnitude, and its gradients; also as an operation for bases that are not a matrix.
+"""DoRA's scaling by the magnitude and its gradients; also as an operation for base layers without a matrix.
 
     y = g ⊙ z + b        g = m / n        dz = g ⊙ dY        dm = Σ(dY ⊙ z) / n        db = Σ dY
 
@@ -38,12 +38,12 @@ def magnitude_gradients(
     norm: Tensor,
     bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of z and m by PyTorch, with z / n = (y - b) / m where y is there.
+    """The gradients of z and m by PyTorch, with z / n = (y - b) / m where y is given.
 
     Args:
         dY: (N, d) or (N, d, L), floating.
-        y: Of dY's shape and dtype, if z can be had from it; else None.
-        recompute: Gives z, of dY's shape and dtype; called without a y.
+        y: Of dY's shape and dtype; None if z cannot be recovered from it.
+        recompute: Returns z, of dY's shape and dtype; called if y is None.
         g: m / norm, (d,).
         m: Magnitude, (d,).
         norm: (d,); where it is 0, so is g, and the magnitude gets no gradient.
@@ -68,20 +68,10 @@ def magnitude_gradients_by_kernel(
     bias: Tensor | None,
     source: Callable[[], Source] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The same on a GPU by a kernel, which divides m by norm itself.
+    """``magnitude_gradients`` of a dY (N, d) and a float32 norm on a GPU, by a kernel that computes g itself.
 
-    Args:
-        dY: (N, d); the others as above.
-        y: As above.
-        recompute: As above.
-        m: As above.
-        norm: As above, float32.
-        bias: As above.
-        source: Gives what z is a product of. Then the kernel computes single columns of z again where g is
-            too small, and y may be given whatever g is.
-
-    Returns:
-        As above.
+    ``source`` returns what z is a product of. With it, y may be given whatever g is: the kernel recomputes
+    the columns of z whose g is too small.
     """
     from doratune.engine.triton.magnitude_backward import gradients
 
@@ -110,8 +100,8 @@ def scale_by_magnitude(
         norm: (d,), float32 or float64, detached.
         bias: (d,), any floating dtype, or None.
         channel_dim: 1 or -1.
-        remake: Gives z again, without gradients, from ``kept``.
-        kept: What ``remake`` needs beside parameters: the layer's inputs, which the adapter keeps anyway.
+        remake: Recomputes z, without gradients, from ``kept``.
+        kept: The layer's inputs, from which ``remake`` starts; the adapter keeps them anyway.
 
     Returns:
         Of z's shape and dtype.
@@ -142,13 +132,13 @@ class _Scale(torch.autograd.Function):
     ) -> Tensor:
         g = over_norm(m, norm)
         z = _dense(z, channel_dim)
-        y = torch.empty_like(z)  # in z's layout: a consumer may view it as it would view z
+        y = torch.empty_like(z)  # in z's layout, so that a consumer can view it as it would view z
         scale_columns(_columns(z, channel_dim), g, _columns(y, channel_dim), bias)
         needs_m = ctx.needs_input_grad[1]
         divisible = divisibility(g, norm, with_bias=bias is not None)
         ctx.recovery = OutputRecovery(y, divisible) if needs_m else None
         ctx.channel_dim, ctx.remake = channel_dim, remake
-        # m, a parameter, is kept anyway; g is not.
+        # m, a parameter, is in memory anyway; g would not be.
         saved = y if ctx.recovery is not None and ctx.recovery.saves else None
         ctx.save_for_backward(m, norm, bias, saved, *(kept if needs_m else ()))
         return y

@@ -1,13 +1,13 @@
-"""Matrix products, each by the way that is fastest on this processor.
+"""Matrix products, each computed the way that is fastest on this processor.
 
 The way is decided once for each dtype, from ``CpuTraits``:
 
-- float32 on AMD's processors with AVX-512: by oneDNN, more than twice as fast on a Zen 5 as MKL, PyTorch's
-  choice. It is reached by the operation that PyTorch's compiler uses for linear layers.
-- bfloat16 with AMX: by oneDNN, as PyTorch does, but in parts of rows where oneDNN would leave one of two
+- float32 on AMD's processors with AVX-512: by oneDNN, which on a Zen 5 is more than twice as fast as MKL,
+  PyTorch's choice. The operation that PyTorch's compiler uses for linear layers calls it.
+- bfloat16 with AMX: by oneDNN, as PyTorch does, but in blocks of rows where oneDNN would leave one of two
   threads idle. That happens with 512 to 768 columns, at least 576 terms, and between once and twice as many
-  rows as columns: SmolLM2's width and a thousand tokens. In parts such a product takes 0.7 of the time.
-- bfloat16 and float16 where oneDNN lacks them or only emulates them: widened, which is in float32, rounded
+  rows as columns: SmolLM2's width and a thousand tokens. In blocks such a product takes 0.7 of the time.
+- bfloat16 and float16 where oneDNN lacks them or only emulates them: widened to float32 and rounded
   once at the end. PyTorch's own loops take 8 to 500 times as long as float32, oneDNN's emulation 6 times.
 - Everything else, and everything on a GPU or inside a compiled graph: as PyTorch does it.
 
@@ -24,19 +24,20 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
+from torch.nn.functional import linear as pytorch_linear
 
+from doratune.engine._internals import onednn_linear
 from doratune.engine.autocast import autocast_off
 from doratune.engine.cpu_traits import CpuTraits, cpu_traits
 
 THREADS = 2
-"""The number of threads for which it is known where one is idle."""
+"""The number of threads for which these shapes were measured."""
 COLUMNS, TERMS, ROWS = (512, 768), 576, 1152
-"""Where one is: the fewest and most columns of a product, the fewest terms of a sum, and the most rows."""
+"""Shapes where oneDNN leaves a thread idle: 512 to 768 columns, at least 576 terms and at most 1152 rows."""
 BLOCK_ELEMENTS = 1 << 21
-"""Most elements of b, and of the product, in float32 at a time: 8 MiB each."""
+"""Most elements of b, and of the product, that are float32 at a time: 8 MiB each."""
 ROWS_ELEMENTS = 1 << 23
-"""Most elements of a in float32 at a time, for each of which all of b is widened anew: 32 MiB."""
+"""Most elements of a that are float32 at a time: 32 MiB. For each such block all of b is widened again."""
 
 
 class Way(Enum):
@@ -61,12 +62,12 @@ def way_of(dtype: torch.dtype, cpu: CpuTraits) -> Way:
 def matmul(a: Tensor, b: Tensor, *, alpha: float = 1.0, onto: Tensor | None = None) -> Tensor:
     """``alpha · a b``, added to what ``onto`` holds if it is given.
 
-    Without gradients, and with autocast off: for use inside autograd functions.
+    Computes no gradients and expects autocast to be off: for use inside autograd functions.
 
     Args:
-        a: (n, k), floating, of any strides like the others.
+        a: (n, k), floating; all arguments may have any strides.
         b: (k, p), a's dtype.
-        alpha: Applied in the accumulator where the library can, so without a rounding of its own.
+        alpha: Applied in the accumulator where the library can, so without another rounding.
         onto: (n, p), a's dtype; overwritten by the result.
 
     Returns:
@@ -92,7 +93,7 @@ def matmul(a: Tensor, b: Tensor, *, alpha: float = 1.0, onto: Tensor | None = No
 
 
 def linear(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
-    """``x Wᵀ + bias`` likewise, but never in parts.
+    """``x Wᵀ + bias``, computed likewise, but never in blocks of rows.
 
     Args:
         x: (n, d_in), floating.
@@ -111,7 +112,7 @@ def linear(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
         return y if bias is None else y.add_(bias)
     if way is Way.ONEDNN and _onednn_takes(x):
         return _by_onednn(x, W, bias)
-    return functional.linear(x, W, bias)
+    return pytorch_linear(x, W, bias)
 
 
 def frozen_linear(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
@@ -129,7 +130,7 @@ def frozen_linear(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
         RuntimeError: From PyTorch, if the shapes do not fit.
     """
     if not differs_from_pytorch(x):
-        return functional.linear(x, W, bias)
+        return pytorch_linear(x, W, bias)
     y: Any = _FrozenProduct.apply(x.reshape(-1, x.shape[-1]), W)
     y = y.view(*x.shape[:-1], W.shape[0])
     return y if bias is None else y + bias.to(y.dtype)
@@ -141,7 +142,7 @@ def is_widened(tensor: Tensor) -> bool:
 
 
 def differs_from_pytorch(tensor: Tensor) -> bool:
-    """Whether some products of ``tensor`` are computed in another way than PyTorch's."""
+    """Whether some products of ``tensor`` are not computed PyTorch's way."""
     way = _way(tensor)
     if way is Way.ONEDNN:
         return bool(torch.backends.mkldnn.enabled)
@@ -203,12 +204,13 @@ def _unread(like: Tensor) -> Tensor:
 
 
 def _onednn_takes(a: Tensor) -> bool:
-    """Whether a product of sums with any terms may go to oneDNN now."""
+    """Whether oneDNN may multiply ``a`` now; it does not accept sums without terms."""
     return a.shape[1] > 0 and bool(torch.backends.mkldnn.enabled)
 
 
 def _by_onednn(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, W, bias, "none", [], "")
+    assert onednn_linear is not None  # as ``CpuTraits.onednn`` says
+    return onednn_linear(x, W, bias, "none", [], "")
 
 
 def _leaves_thread_idle(rows: int, terms: int, columns: int) -> bool:

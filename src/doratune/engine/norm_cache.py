@@ -1,15 +1,15 @@
-"""Norms that are reused for as long as they are true.
+"""Norms that are reused for as long as the weights are unchanged.
 
-A norm changes when A, B, W or the scaling do: once per optimizer step, not once per micro-batch. Nothing that
-PyTorch keeps tells every change of a tensor: ``_version`` does not see writes through ``.data``, nor those of
-kernels that were handed a pointer. So on a CPU the key is the content itself, hashed with XXH3 at the speed
-of memory. On a GPU reading a hash back would stall it, so there a kernel compares hashes, and others go by
-what it finds (``triton/content_hash.py``), for norms that take longer than that. Elsewhere, on a GPU inside
-compiled or recorded graphs, and for weights so small that a hash takes longer than the norm, the norm is
-computed at every call.
+A norm changes when A, B, W or the scaling do: once per optimizer step, not once per micro-batch. Nothing in
+PyTorch records every change of a tensor: ``_version`` misses writes through ``.data`` and those of kernels
+that were handed a pointer. So on a CPU the key is the content itself, hashed with XXH3 at the speed of
+memory. On a GPU, reading a hash back would stall, so a kernel compares the hashes and the next one acts on
+the result (``triton/content_hash.py``), for norms that take longer than that. In all other cases the norm is
+computed at every call: on a GPU inside compiled or recorded graphs, and for weights so small that a hash
+takes longer than the norm.
 
-Where nothing can change for a while, in one forward pass of a trainer or in a whole evaluation,
-``peft/hold_norms.py`` has the norms computed once and taken as they are.
+Where nothing can change for a while, as in one forward pass of a trainer or a whole evaluation,
+``peft/hold_norms.py`` computes the norms once and reuses them without looking.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class BaseWeight(Protocol):
         ...
 
     def small_dense(self) -> Tensor | None:
-        """W as a matrix, if it is there and so small that a hash of it would take longer than the norm."""
+        """W as a matrix, if it is so small that hashing it would take longer than the norm; else None."""
         return None
 
     def norm(self, A: Tensor, B: Tensor, scaling: float, memory: NormMemory | None) -> Tensor:
@@ -65,7 +65,7 @@ class BaseWeight(Protocol):
 
 
 class DenseWeight(BaseWeight):
-    """A weight that is there as a matrix.
+    """A weight that is stored as a matrix.
 
     Args:
         W: (d_out, d_in), any floating dtype and strides.
@@ -99,14 +99,14 @@ class DenseWeight(BaseWeight):
 class NormCache:
     """The norms of one layer's DoRA adapters, each computed once for as long as its weights are the same.
 
-    Give one to every call of a layer: ``dora_linear(x, W, A, B, m, s, norm_cache=cache)``. The content of W,
-    A and B is looked at in every call, so that no change of theirs is missed. A copy or an unpickled cache
+    Give one to every call of a layer: ``dora_linear(x, W, A, B, m, s, norm_cache=cache)``. Every
+    call checks the content of W, A and B, so that no change is missed. A copy or an unpickled cache
     starts empty.
     """
 
     def __init__(self) -> None:
         self.handle = next(_handles)
-        """Stands for this object inside compiled graphs."""
+        """Identifies this object inside compiled graphs."""
         _by_handle[self.handle] = self
         self._on_cpu, self._on_gpu = _HashedNorms(), _KernelNorms()
         self._held: dict[object, Tensor] | None = None
@@ -114,19 +114,19 @@ class NormCache:
 
     @property
     def held(self) -> bool:
-        """Whether norms are taken as they are, without another look at the weights."""
+        """Whether norms are reused without checking the weights."""
         return self._held is not None
 
     def hold(self, *, base_unchanged: bool) -> None:
-        """From here to ``let_go`` find each adapter's norm once, whatever happens to its weights.
+        """From here to ``let_go`` compute each adapter's norm once, whatever happens to its weights.
 
         Args:
-            base_unchanged: Do not even look at a base weight that has been looked at before.
+            base_unchanged: Skip the check of a base weight that has been checked before.
         """
         self._held, self._base_unchanged = {}, base_unchanged
 
     def let_go(self) -> None:
-        """Look again at every call."""
+        """Check the weights again at every call."""
         self._held, self._base_unchanged = None, False
 
     def get(
@@ -147,8 +147,8 @@ class NormCache:
             B: Up projection, (d_out, r), any floating dtype.
             scaling: LoRA's s.
             adapter: The adapter's name, if the layer has several.
-            remember: Keep the norm on a GPU for the next call. Not inside a compiled graph, which may use all
-                memory that is given out inside it again.
+            remember: Keep the norm on a GPU for the next call. Not inside a compiled graph, which may reuse
+                any memory that is allocated inside it.
 
         Returns:
             (d_out,), float32 (float64 where an input is), detached; not to be changed in place.

@@ -1,19 +1,19 @@
-"""z of a layer's output y = g ⊙ z + b, found again in the backward pass without being kept.
+"""Recovers z of a layer's output y = g ⊙ z + b in the backward pass, without having kept it.
 
 The magnitude's gradient needs z, the output before scaling. Keeping it would cost a (tokens, d_out) tensor
 that LoRA does not keep. But the next operation often keeps y for its own gradient, and z = (y - b) / g. So
-the layer refers to y weakly, and z is computed again where y is gone, was changed in place, or where some g
-is too small to divide by.
+the layer holds a weak reference to y, and recomputes z if y is gone or was changed in place, or if some g is
+too small to divide by.
 
-An operation lets go of what it kept as soon as its own backward step is done, which is just before the step
-of the layer whose output it was. So the first layer that a backward pass reaches takes hold of the outputs
-of all others that are still there; each is let go in its layer's own step. Only the first layer itself is
-too late.
+An operation releases what it kept as soon as its own backward step is done, which is just before the step of
+the layer whose output it was. So the first layer that a backward pass reaches takes references to the outputs
+of all other layers that still exist; each is released in its layer's own step. Only for the first layer
+itself it is too late.
 
-Where memory does not matter, ``keep_outputs`` keeps every y: one product with the base weight less for each
-layer whose output no other operation keeps. Non-reentrant checkpointing (``torch.utils.checkpoint``) is an
-exception: it gives a node its own saved tensors back and no others, and they cost memory in one block at a
-time only. Under it the layer saves y.
+Where memory does not matter, ``keep_outputs`` keeps every y. That saves a product with the base weight for
+each layer whose output no other operation keeps. Under non-reentrant checkpointing
+(``torch.utils.checkpoint``) the layer saves y itself: checkpointing restores a node's own saved tensors and
+no others, and they take memory in only one block at a time.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import TensorWeakRef
+
+from doratune.engine._internals import TensorWeakRef, saves_for_checkpoint, version
 
 SMALLEST_SCALE = 2.0**-6
 """Below this |g|, y may have lost digits of z to the bottom of float16's range; at 0, all of them."""
@@ -37,7 +37,7 @@ SMALLEST_SCALE_WITH_BIAS = 2.0**-2
 _keeping: ContextVar[bool] = ContextVar("doratune_keep_outputs", default=False)
 
 _pending: weakref.WeakSet[OutputRecovery] = weakref.WeakSet()
-"""Of layers that no backward pass has come near yet."""
+"""Outputs that no backward pass has reached yet."""
 
 
 @contextmanager
@@ -51,23 +51,23 @@ def keep_outputs() -> Iterator[None]:
 
 
 class OutputRecovery:
-    """The output y of a layer as it is now, for as long as something else keeps it.
+    """The output y of a layer, for as long as something else keeps it unchanged.
 
     Args:
         y: The output that a consumer may keep.
-        divisible: Says in the backward pass whether z can be had from y by division; see ``divisibility``.
+        divisible: Tells in the backward pass whether z can be recovered from y; see ``divisibility``.
     """
 
     def __init__(self, y: Tensor, divisible: Callable[[], bool]) -> None:
         self._divisible = divisible
         self._reference: TensorWeakRef | None = None
         self._held: Tensor | None = None
-        self.saves = _under_checkpoint()
+        self.saves = saves_for_checkpoint()
         """Whether the layer is to save y itself, and give it to ``take``."""
         if self.saves:
             return
-        # Without a version, in inference mode, there is no backward pass either.
-        self._version = None if y.is_inference() else y._version
+        # In inference mode y has no version, and there is no backward pass.
+        self._version = None if y.is_inference() else version(y)
         if _keeping.get():
             self._held = y.detach()  # the graph of y owns this object
         else:
@@ -75,7 +75,7 @@ class OutputRecovery:
             _pending.add(self)
 
     def take(self, saved: Tensor | None) -> Tensor | None:
-        """y, detached, or None if z has to be computed again.
+        """y, detached, or None if z has to be recomputed.
 
         Args:
             saved: y if the layer has saved it.
@@ -83,19 +83,19 @@ class OutputRecovery:
         if self._reference is not None and self._held is None:
             self.hold()
         y, self._held = self._held, None
-        if y is not None and y._version != self._version:
+        if y is not None and version(y) != self._version:
             y = None
         y = saved if self.saves else y
         return y if y is not None and self._divisible() else None
 
     def hold(self) -> None:
-        """Keep y, if it is still there, until ``take``."""
+        """Keep y, if it still exists, until ``take``."""
         y = None if self._reference is None else self._reference()
         self._held = None if y is None else y.detach()
 
 
 def hold_pending_outputs() -> None:
-    """Keep the outputs that others still keep; every backward step of a layer begins with it."""
+    """Keep the outputs that still exist; every backward step of a layer begins with this."""
     while _pending:
         _pending.pop().hold()
 
@@ -106,10 +106,10 @@ def needed_scale(*, with_bias: bool) -> float:
 
 
 def divisibility(g: Tensor, norm: Tensor, *, with_bias: bool) -> Callable[[], bool]:
-    """A test whether z can be had from y = g ⊙ z + b: no |g| is too small but in rows whose norm is zero.
+    """Tests whether z can be recovered from y = g ⊙ z + b: |g| is large enough wherever the norm is not zero.
 
-    On a GPU the answer is computed now and is on its way to the host until the backward pass asks. To ask for
-    it at once would stall the GPU.
+    On a GPU the answer is computed now and copied to the host while the forward pass goes on; waiting for it
+    here would stall the GPU.
 
     Args:
         g: (d_out,).
@@ -122,7 +122,7 @@ def divisibility(g: Tensor, norm: Tensor, *, with_bias: bool) -> Callable[[], bo
         return ((g.abs() >= needed) | (norm == 0)).all()
 
     if not g.is_cuda:
-        # Nearly always the first look tells.
+        # The first test nearly always decides.
         return lambda: g.amin().item() >= needed or bool(no_small())
     answer = no_small().to("cpu", non_blocking=True)
     arrived = torch.cuda.Event()
@@ -133,9 +133,3 @@ def divisibility(g: Tensor, norm: Tensor, *, with_bias: bool) -> Callable[[], bo
         return bool(answer)
 
     return read
-
-
-def _under_checkpoint() -> bool:
-    """Whether tensors saved now go to non-reentrant checkpointing, which computes them again when needed."""
-    hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)  # pyright: ignore[reportAttributeAccessIssue]
-    return hooks is not None and getattr(hooks[0], "__module__", None) == "torch.utils.checkpoint"

@@ -4,8 +4,8 @@ With U = W Aᵀ (d_out, r) and G = A Aᵀ (r, r)::
 
     n² = ‖W‖² + 2s·Σ(B ⊙ U) + s²·Σ((B G) ⊙ B)        sums over r
 
-so the largest temporary is U, and ‖W‖² of a frozen W is computed once and passed in. The norm is a
-constant of the backward pass (arXiv 2402.09353, section 4.3), so it is detached unless that is asked for.
+so the largest temporary is U, and ‖W‖² of a frozen W is computed once and passed in. The norm is a constant
+of the backward pass (arXiv 2402.09353, section 4.3), so it is detached unless a gradient is asked for.
 
 Precision: float32, or float64 where an input is float64. Where s·B·A cancels W the three terms are
 large and n² is small: with rounding unit ε the relative error of n² is about ε·(‖W‖ + ‖s·B·A‖)²/n². It
@@ -90,15 +90,15 @@ def dora_row_norm(
 def current_row_norm(
     W: Tensor, A: Tensor, B: Tensor, scaling: float, memory: NormMemory | None = None
 ) -> Tensor:
-    """``dora_row_norm``, detached, where nothing is known of W from before.
+    """``dora_row_norm``, detached, where ‖W‖² is not known.
 
     Args:
         W: Base weight, (d_out, d_in), floating.
         A: Down projection, (r, d_in), floating.
         B: Up projection, (d_out, r), floating.
         scaling: LoRA's s.
-        memory: Of earlier calls for this layer and adapter, on a GPU: where to look a norm up costs less than
-            to compute it, one of the same content is taken from there.
+        memory: The last norm of this layer and adapter on a GPU, reused for the same content where a check
+            costs less than the norm.
 
     Returns:
         (d_out,), float32 (float64 if W, A or B is), never negative.
@@ -120,7 +120,7 @@ def _fit_a_kernel(W: Tensor, A: Tensor, B: Tensor) -> bool:
 def _norm_by_kernel(W: Tensor, A: Tensor, B: Tensor, scaling: float, memory: NormMemory | None) -> Tensor:
     from doratune.engine.triton import norm, tiled_norm
 
-    if A.shape[0] <= norm.RANKS:  # as fast as a look at W
+    if A.shape[0] <= norm.RANKS:  # as fast as hashing W
         return norm.dora_row_norm(W, A, B, scaling)
     return tiled_norm.dora_row_norm(W, A, B, scaling, memory)
 
@@ -152,7 +152,7 @@ def norm_of_product(U: Tensor, A: Tensor, B: Tensor, scaling: float, weight_norm
 def weighted_rows(W: Tensor, A: Tensor) -> Tensor:
     """W Aᵀ, (d_out, r), in A's dtype, with W (d_out, d_in) widened by blocks of rows.
 
-    On a GPU a float32 A beside a bfloat16 W is taken as the sum of two bfloat16 matrices, 16 bits of each
+    On a GPU, with a bfloat16 W, a float32 A is split into the sum of two bfloat16 matrices, 16 bits of each
     element, whose products with W are exact and summed in float32.
     """
     if W.is_cuda and W.dtype == torch.bfloat16 and A.dtype == torch.float32:
@@ -203,7 +203,7 @@ class _RowNorm(torch.autograd.Function):
 
 
 def _wide_rows(W: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of W's rows, each with those rows in ``dtype``; the next slice may take their memory."""
+    """Slices of W's rows, each with those rows in ``dtype``; the next slice may reuse their memory."""
     if W.dtype == dtype:
         yield slice(0, W.shape[0]), W
         return

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 # Whether PEFT defines its layers over weights that bitsandbytes or torchao has quantised.
 from peft.import_utils import is_bnb_4bit_available, is_bnb_available, is_torchao_available
 
@@ -56,6 +58,9 @@ if is_torchao_available():
     # The layer over torchao's int8 base.
     from peft.tuners.lora.torchao import TorchaoLoraLinear
 
+# The gradient of a lookup.
+embedding_backward = torch.ops.aten.embedding_dense_backward
+
 __all__ = [
     "BaseTuner",
     "BaseTunerLayer",
@@ -80,6 +85,7 @@ __all__ = [
     "LoraLayer",
     "TorchaoLoraLinear",
     "dequantize_module_weight",
+    "embedding_backward",
     "gather_params_ctx",
     "is_bnb_4bit_available",
     "is_bnb_available",
@@ -95,7 +101,7 @@ ATTRIBUTES: dict[str, dict[str, str]] = {
         "get_base_layer": "the frozen layer below adapters over adapters",
         "lora_A": "the modules with A",
         "lora_B": "the modules with B",
-        "lora_bias": "which adapters have a bias of their own, which the engine leaves to PEFT",
+        "lora_bias": "which adapters have a bias, which the engine leaves to PEFT",
         "lora_dropout": "the dropout in front of A",
         "lora_magnitude_vector": "the modules with m",
         "lora_variant": "the strategy of an adapter that is not plain LoRA",

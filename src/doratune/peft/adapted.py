@@ -1,4 +1,4 @@
-"""What adapters a model has, for those who need not know how PEFT puts them there."""
+"""Which adapters a model has, for callers that do not know PEFT's inside."""
 
 from __future__ import annotations
 

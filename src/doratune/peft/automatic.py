@@ -1,4 +1,4 @@
-"""The engine for PEFT models as they are built, with no line of the code that builds them changed."""
+"""Puts PEFT models on the engine as they are built, without a change to the code that builds them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from doratune.peft.enable import EnableReport, enable
 from doratune.peft.layer import EngineLayer, EngineOptions
 
 _peft_inject_adapter: Callable[..., None] | None = None
-"""PEFT's own method while ours stands in its place."""
+"""PEFT's own method while it is replaced."""
 
 
 def enable_automatically(tell: Callable[[EnableReport], object] | None = None) -> None:
     """Put every PEFT model on the engine from now on, whenever an adapter is injected into it.
 
-    Each way to a model with LoRA or DoRA layers ends in ``BaseTuner.inject_adapter``: ``get_peft_model``,
-    ``PeftModel.from_pretrained``, ``add_adapter``, ``load_adapter``, ``add_weighted_adapter``,
-    ``inject_adapter_in_model``, mixed models, and the methods that transformers' models have for adapters. So
-    that one method is wrapped, and names that other modules have already imported need no patch of their own.
+    Every way to build a model with LoRA or DoRA layers ends in ``BaseTuner.inject_adapter``:
+    ``get_peft_model``, ``PeftModel.from_pretrained``, ``add_adapter``, ``load_adapter``,
+    ``add_weighted_adapter``, ``inject_adapter_in_model``, mixed models, and the methods that transformers'
+    models have for adapters. So that one method is wrapped, and names that other modules have already
+    imported need no patch.
 
     Models without LoRA layers, and models that exist already, are left alone. Calling it again changes
     nothing.
@@ -42,7 +43,7 @@ def enable_automatically(tell: Callable[[EnableReport], object] | None = None) -
         inject_adapter(self, model, *args, **kwargs)
         if not any(isinstance(module, LoraLayer) for module in model.modules()):
             return  # another of PEFT's methods
-        # What the script has asked for of a model holds for its later adapters too.
+        # Options that the script has set for a model hold for its later adapters too.
         chosen = (module.engine_options for module in model.modules() if isinstance(module, EngineLayer))
         options = next(chosen, EngineOptions())
         report = enable(model, dropout=options.dropout, detach_norm=options.detach_norm)

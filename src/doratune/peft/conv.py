@@ -2,8 +2,8 @@
 
     z = conv(x, W) + s·conv(conv(x, A), B)        y = g ⊙ z + b, g along the channels
 
-by PyTorch's own convolutions, as stride, padding, dilation and groups are set on the base layer and on PEFT's
-A and B; these have no dilation, no groups in A and a kernel of one in B. The norm is a linear layer's: of W,
+by PyTorch's own convolutions, with the stride, padding, dilation and groups of the base layer and of PEFT's A
+and B; these have no dilation, no groups in A and a kernel of one in B. The norm is a linear layer's: of W,
 A and B as matrices with a row for each output channel.
 """
 
@@ -66,7 +66,7 @@ class EngineConv(EngineLayer):
         adapter = None if args or kwargs else self.adapter_on_engine()
         weight: Any = self.base_layer.weight
         autocast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
-        # PEFT takes an x without the batch dimension, for LoRA at least, and says what is wrong with others.
+        # PEFT accepts an x without the batch dimension, at least for LoRA, and raises for other shapes.
         if adapter is None or x.ndim != weight.ndim or not (autocast or x.dtype == weight.dtype):
             return super().forward(x, *args, **kwargs)
         x_dropped = self.dropped(x, adapter)
@@ -135,11 +135,11 @@ class EngineConv3d(EngineConv, Conv3d):
 
 
 def _padding_obstacle(layer: Any, name: str) -> str | None:
-    """Whether PEFT's second base convolution, for dropout, pads otherwise than the first."""
+    """Whether PEFT's second base convolution, for dropout, pads differently from the first."""
     mode = layer.base_layer.padding_mode
     dropout = not isinstance(layer.lora_dropout[name], nn.Identity)
     if layer.use_dora.get(name, False) and dropout and mode != "zeros":
-        return f"dropout beside padding_mode={mode!r}, which PEFT ignores for the dropped input"
+        return f"dropout with padding_mode={mode!r}, which PEFT ignores for the dropped input"
     return None
 
 
@@ -154,7 +154,8 @@ def _grouped_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
 
     A (r, d_in, ...) reads all input channels and B (d_out, r/groups, ...) a part of A's output, so that no
     product of theirs has W's shape (d_out, d_in/groups, ...). PEFT reads B's memory as (d_out/groups, r) and
-    the product's as W's. W, divided by the groups, is small beside the layer's input, so this is dense.
+    the product's as W's. W, divided by the groups, is small compared with the layer's input, so this is
+    dense.
 
     Returns:
         (d_out,), float32 (float64 if W, A or B is).

@@ -6,10 +6,10 @@ Shapes: ids (...) of N elements, W (vocab, d) frozen, A (r, vocab), B (d, r), m 
     z = W[ids] + s·h Bᵀ                (..., d)
     y = g ⊙ z                          g = m / n, n the norm of each row of Wᵀ + s·B·A
 
-A base layer that multiplies what it looks up (``embed_scale``, as Gemma's do) has h multiplied likewise, as
-in PEFT; the norm knows nothing of it. PEFT applies no dropout here, to LoRA neither.
+Where the base layer multiplies what it looks up (``embed_scale``, as Gemma's does), h is multiplied too, as
+in PEFT; the norm ignores it. PEFT applies no dropout here, not even for LoRA.
 
-Nothing of the output's size is kept for the backward pass, and of what LoRA keeps only the ids: h is looked
+Nothing of the output's size is kept for the backward pass. Of what LoRA keeps, only the ids are: h is looked
 up again.
 """
 
@@ -28,7 +28,12 @@ from doratune.engine.lowrank import up_gradient
 from doratune.engine.magnitude import scale_by_magnitude
 from doratune.engine.matmul import matmul
 from doratune.engine.norm_cache import dense_norm
-from doratune.peft._internals import DoraEmbeddingLayer, DoraEmbeddingVariant, Embedding
+from doratune.peft._internals import (
+    DoraEmbeddingLayer,
+    DoraEmbeddingVariant,
+    Embedding,
+    embedding_backward,
+)
 from doratune.peft.layer import EngineLayer
 from doratune.peft.obstacles import hook_obstacle, variant_obstacle, weight_obstacle
 
@@ -80,7 +85,7 @@ class EngineEmbedding(EngineLayer, Embedding):
 
 
 def _base_obstacle(base: Any) -> str | None:
-    """Why a base layer is not the plain lookup, times a number perhaps, that the engine takes it for."""
+    """Why a base layer is not a plain lookup, perhaps times a number; None if it is."""
     multiplies = hasattr(base, "embed_scale")
     if not isinstance(base, nn.Embedding) or (
         type(base).forward is not nn.Embedding.forward and not multiplies
@@ -140,7 +145,7 @@ class _AdaptedLookup(torch.autograd.Function):
         with autocast_off(dZ.device):
             if ctx.needs_input_grad[1]:
                 T = matmul(dZ, B.to(dZ.dtype), alpha=ctx.scaling).to(A.dtype)
-                dA = torch.ops.aten.embedding_dense_backward(
+                dA = embedding_backward(
                     _scaled(T, ctx.embed_scale),
                     ids.reshape(-1),
                     A.shape[1],

@@ -70,7 +70,7 @@ def enable(model: nn.Module, *, dropout: DropoutForm = "peft", detach_norm: bool
 
     Raises:
         InputError: The model has no LoRA layer, ``dropout`` names no form, or a DoRA layer cannot be computed
-            with options that are not PEFT's way; nothing is changed then.
+            with options that differ from PEFT's; nothing is changed then.
     """
     check_dropout_form(dropout, where="doratune.enable")
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
@@ -121,7 +121,7 @@ def disable(model: nn.Module) -> int:
 
 
 def _require_options(layers: Sequence[LoraLayer], options: EngineOptions) -> None:
-    """Refuse what PEFT's path would silently do in its own way."""
+    """Raise for options that PEFT's path would silently ignore."""
     if options == EngineOptions():
         return
     for layer in layers:
@@ -135,7 +135,7 @@ def _require_options(layers: Sequence[LoraLayer], options: EngineOptions) -> Non
                 "a DoRA layer cannot be computed as asked",
                 where="doratune.enable",
                 got=f"{peft_class.__name__} layer: {obstacle}",
-                expected="layers that the engine takes, where dropout or detach_norm is not PEFT's",
+                expected="layers that the engine takes, where dropout or detach_norm differs from PEFT's",
                 fix="leave that layer out of target_modules, or leave the option at its default",
             )
 

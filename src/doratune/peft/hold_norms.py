@@ -1,9 +1,9 @@
-"""Norms computed once for as long as nobody changes a weight.
+"""Norms computed once for as long as no weight changes.
 
-A layer that is called by itself has to look at its weights' content to know that its norm is still true, and
-every look and every new norm comes between two large products, when nothing that it needs is in the caches.
-Where one piece of code owns the whole forward pass, all norms are computed before it, one after the other, in
-about half the time, and none is looked at again; an evaluation computes them once, not once per token.
+A layer that is called by itself has to check its weights' content to know that its norm is still right. Each
+check and each new norm then falls between two large products, when nothing that it needs is in the caches.
+Code that owns the whole forward pass computes all norms before it, one after the other, in about half the
+time, and checks none again. An evaluation computes them once rather than once per token.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from doratune.peft.layer import EngineLayer
 
 @contextmanager
 def hold_norms(model: nn.Module, *, base_unchanged: bool = False) -> Iterator[None]:
-    """Compute the norms of the active DoRA adapters now, and take them as they are inside.
+    """Compute the norms of the active DoRA adapters now, and reuse them inside without a check.
 
-    Weights must not change inside, nor the modules that hold them. Switching, scaling, merging
-    and disabling adapters is safe: an adapter that becomes active inside is looked at, and has its norm
-    computed, at its first call. Inside another ``hold_norms`` it does nothing.
+    Neither the weights nor the modules that hold them may change inside. Switching, scaling, merging and
+    disabling adapters is safe: the norm of an adapter that becomes active inside is computed at its first
+    call. Inside another ``hold_norms`` it does nothing.
 
     Args:
         model: Any model; layers that are not on the engine are left alone.
-        base_unchanged: Promises that no base weight has changed since an earlier ``hold_norms`` of this model
-            or call of its layers, if there was one.
+        base_unchanged: Promise that no base weight has changed since its layer was first called or held.
     """
     layers = [
         module for module in model.modules() if isinstance(module, EngineLayer) and not module.norms.held

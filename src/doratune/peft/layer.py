@@ -14,7 +14,7 @@ from doratune.peft._internals import LoraLayer, dropout_of
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How DoRA is meant.
+    """Which form of DoRA is computed.
 
     Args:
         dropout: Which term sees the dropped input; see ``doratune.functional.dora_linear``.
@@ -67,7 +67,7 @@ class EngineLayer(nn.Module, LoraLayer):
         dropout = dropout_of(self, adapter)
         if type(dropout) is nn.Identity or (type(dropout) is nn.Dropout and not dropout.training):
             return None
-        # PEFT's DoRA asks the layer whether it is trained, its LoRA only the dropout.
+        # PEFT's DoRA goes by the layer's training mode, its LoRA by the dropout's alone.
         return None if self.use_dora.get(adapter, False) and not self.training else dropout(x)
 
 

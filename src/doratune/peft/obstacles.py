@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from doratune.functional import FLOATING
 from doratune.peft._internals import (
     DoraLinearLayer,
     DoraLinearVariant,
@@ -20,8 +20,6 @@ from doratune.peft._internals import (
     base_of,
     must_be_called,
 )
-
-FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def matrix_adapter_obstacle(layer: Any, name: str) -> str | None:

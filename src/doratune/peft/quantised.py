@@ -1,7 +1,7 @@
 """PEFT's LoRA layers over quantised linear layers, computed through the base layer's own forward.
 
-Nothing of W is dequantised from one optimizer step to the next: the norm's U = W Aᵀ is base(A) - b, in the
-base's own precision, and ‖W‖² is computed once. What that costs in accuracy is measured in docs/engine.md.
+No optimizer step dequantises W: the norm's U = W Aᵀ is base(A) - b, in the base layer's own precision, and
+‖W‖² is computed once. docs/engine.md says what that costs in accuracy.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from doratune.engine.lora_update import add_update
 from doratune.engine.magnitude import scale_by_magnitude
 from doratune.engine.norm_cache import BaseWeight
 from doratune.engine.weight_norm import row_norm_squared
+from doratune.functional import FLOATING
 from doratune.peft._internals import (
     LoraLayer,
     adapter_weights,
@@ -26,10 +27,10 @@ from doratune.peft._internals import (
     is_torchao_available,
 )
 from doratune.peft.layer import EngineLayer
-from doratune.peft.obstacles import FLOATING, device_obstacle, matrix_adapter_obstacle
+from doratune.peft.obstacles import device_obstacle, matrix_adapter_obstacle
 
 COLUMNS = 512
-"""Columns of W taken at a time, where it can only be had by columns."""
+"""Columns of W at a time, where only the layer itself can tell them."""
 CHECKED = 8
 """Columns of a dequantised weight that are compared with the layer's outputs."""
 AGREEMENT = 0.05
@@ -37,7 +38,7 @@ AGREEMENT = 0.05
 
 
 class QuantisedWeight(BaseWeight):
-    """A weight that can be multiplied with by calling its layer.
+    """A weight that can only be multiplied with by calling its layer.
 
     Args:
         base: The quantised layer, (..., d_in) -> (..., d_out).
@@ -52,12 +53,12 @@ class QuantisedWeight(BaseWeight):
         return tuple(_tensors(self._base.weight))
 
     def row_norm_squared(self) -> Tensor:
-        """‖W‖² per row, (d_out,), float32, from a dequantised copy that is let go again.
+        """‖W‖² per row, (d_out,), float32, from a temporary dequantised copy.
 
-        A dequantised copy may be of other values than the layer computes with: bitsandbytes packs a 4-bit
-        weight anew when it is first evaluated on a CPU with AVX-512 BF16, and its dequantisation knows
-        nothing of that. So some columns are compared with the layer's outputs for unit vectors; where they
-        differ, all columns are taken from such outputs.
+        The dequantised copy may differ from what the layer computes with: bitsandbytes repacks a 4-bit weight
+        when it is first evaluated on a CPU with AVX-512 BF16, and its dequantisation ignores that. So some
+        columns are compared with the layer's outputs for unit vectors. If they differ, all columns are taken
+        from such outputs.
         """
         W = dequantised(self._base)
         count = W.shape[1]

@@ -20,15 +20,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 # Which mask a model makes for an attention implementation, and the one that sdpa takes.
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-# What a model's outputs are made of; only this module exports it by name.
+# The base class of a model's outputs; only this module exports it by name.
 from transformers.utils.generic import ModelOutput
 
 # The gradient of a softmax.
 softmax_backward = torch.ops.aten._softmax_backward_data
-# The gradient of g v/‖v‖, which is that of an RMSNorm in other words.
+# The gradient of g v/‖v‖, from which that of an RMSNorm follows.
 weight_norm_backward = torch.ops.aten._weight_norm_interface_backward
-# Batch norm into tensors that are there already; ``out`` is undocumented.
-batch_norm_out = torch.native_batch_norm
 
 __all__ = [
     "EAGER_ATTENTION",
@@ -36,7 +34,6 @@ __all__ = [
     "AttentionMaskInterface",
     "ModelOutput",
     "attention_implementation",
-    "batch_norm_out",
     "eager_attention",
     "has_fused_head",
     "sdpa_attention_forward",
@@ -63,7 +60,7 @@ def takes_attention(model: PreTrainedModel) -> bool:
 
 
 def eager_attention(module: nn.Module) -> Any:
-    """The attention of a layer as its model's file spells it out, or None."""
+    """The eager attention function in the file of a layer's model, or None."""
     return getattr(sys.modules[type(module).__module__], EAGER_ATTENTION, None)
 
 

@@ -1,15 +1,15 @@
 """Causal softmax attention of a packed batch on a CPU, with a gradient written out.
 
 transformers' eager attention repeats keys and values for every query head of a group, adds scale and mask in
-passes of their own and keeps probabilities in float32; PyTorch's fused one is slow in its backward pass. Here
-a group's queries are rows of one product, scale and mask are part of it, and only what the gradient needs is
-kept, in the model's dtype (in float32 where products of the model's dtype are made in it)::
+separate passes and keeps probabilities in float32; PyTorch's fused one is slow in its backward pass. Here a
+group's queries are rows of one product, scale and mask are part of it, and only what the gradient needs is
+kept, in the model's dtype (in float32 where the engine widens products of that dtype)::
 
     P = softmax(s·Q Kᵀ + mask)      O = P V
     dV = Pᵀ dO      dS = P ⊙ (dO Vᵀ - Σ(P ⊙ dO Vᵀ))      dQ = s·dS K      dK = s·dSᵀ Q
 
 Rows are gathered from the packed tokens head by head: the shared tokens are in front of each row's own, and a
-last row holds the shared tokens themselves. What fills a row up is seen by no token and gets no gradient.
+last row holds the shared tokens themselves. No token sees the padding of a row, which gets no gradient.
 """
 
 from __future__ import annotations

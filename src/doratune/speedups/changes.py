@@ -1,4 +1,4 @@
-"""What was replaced in a model, how to give it back, and what is said about it."""
+"""What was replaced in a model, how to undo it, and the report about it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Changes:
         key: Hashable,
         check: Callable[[], Any],
     ) -> None:
-        """Replace a module's forward pass if a check has nothing against it, or leave the module alone.
+        """Replace a module's forward pass if a check passes; otherwise leave the module alone.
 
         Args:
             part: The speed-up.
@@ -73,7 +73,7 @@ class Changes:
             self.leave(part, reason)
 
     def report(self) -> SpeedupReport:
-        """What there is to say."""
+        """The report about all of it."""
         names = dict.fromkeys((*self.taken, *self.left))
         left = {name: dict(self.left[name]) for name in names}
         return SpeedupReport({name: self.taken[name] for name in names}, left, self)
@@ -83,7 +83,7 @@ class Changes:
         self._on_undo.append(restore)
 
     def undo(self) -> None:
-        """Give everything back.
+        """Restore everything.
 
         Raises:
             DoratuneError: Other code has replaced one of the forward passes since; nothing is given back.

@@ -21,16 +21,16 @@ def speed_up_frozen(model: nn.Module, changes: Changes) -> None:
     """Replace the forward pass of frozen linear layers without an adapter, where that is faster.
 
     It is done in place, for ``nn.Linear`` itself. What the layers compute stays the same to rounding; a layer
-    whose weight is trained after all, or would be cast by autocast, computes as before.
+    whose weight is trained later, or that autocast would cast, computes as before.
 
     Args:
         model: Any model.
         changes: Counts what is taken and left.
     """
-    # The engine takes another forward pass of an adapted layer's parts for a reason to leave it to PEFT.
+    # A replaced forward pass inside an adapted layer would make the engine leave that layer to PEFT.
     adapted = adapted_modules(model)
     for module in model.modules():
-        # A quantised weight is of a type of its own.
+        # A quantised weight has another type.
         if type(module) is not nn.Linear or type(module.weight) is not nn.Parameter or module in adapted:
             continue
         if (reason := _obstacle(module)) is not None:

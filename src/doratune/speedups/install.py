@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ _sped_up: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | None = None) -> SpeedupReport:
-    """Replace what we compute faster in a model, in place; what it computes stays the same to rounding.
+    """Replace the parts of a model that we compute faster, in place; results stay the same to rounding.
 
     Everything is tried on small random inputs first, and left alone where the model's own code gives other
     values or gradients. In an evaluation only frozen layers are replaced, so that scores keep their rounding.
@@ -31,7 +33,7 @@ def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | No
     Args:
         model: A causal language model of transformers, with or without adapters, and not sped up already. For
             training, as SFTTrainer has prepared it.
-        training: Whether it is trained or evaluated.
+        training: Whether the model is trained; otherwise it is evaluated.
         settings: Thresholds, for measurements.
 
     Returns:
@@ -50,11 +52,23 @@ def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | No
     changes.on_undo(lambda: _sped_up.discard(inner))
     # The checks take gradients, whatever the caller is about to do.
     with torch.inference_mode(False), torch.enable_grad():
-        speed_up_frozen(inner, changes)
+        speed_up_frozen(inner, changes)  # asks how many threads there will be
         if training:
-            speed_up_norms(inner, changes)
-            speed_up_rotary(inner, changes)
-            spare_forward(inner, settings or SpeedupSettings(), changes)
+            with _one_thread():
+                speed_up_norms(inner, changes)
+                speed_up_rotary(inner, changes)
+                spare_forward(inner, settings or SpeedupSettings(), changes)
     report = changes.report()
     logger.info("speed-ups: %s", report)
     return report
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The checks are too small for several threads, which wait for each other wherever cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,7 +1,7 @@
-"""The last layer's MLP where there is a loss.
+"""Running the last layer's MLP only at tokens that have a loss.
 
-Behind the last attention no token reads another any more, so nobody looks at what the last MLP makes of
-tokens that the head does not score. It is left out there: the layer adds zeros.
+After the last attention no token reads another, so the last MLP's output matters only for tokens that the
+head scores. Everywhere else the MLP is skipped and the layer adds zeros.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A batch as one sequence: what its rows begin with once, then the rest of each row, and no padding.
+"""A batch as one sequence without padding: first what all rows begin with, once, then the rest of each row.
 
 All that a model does token by token (projections, MLPs, norms, adapters) then runs over real tokens only, in
 one call a layer. Attention alone needs rows: it unpacks queries, keys and values into a padded batch, attends
-there and packs the outcome again. Short rows attend as ``attention.py`` has it where that is what the model
-computes, elsewhere by the model's own eager attention, and long rows by PyTorch's fused one.
+there and packs the result again. Short rows attend by ``attention.py`` where the model computes the same, and
+otherwise by the model's own eager attention. Long rows attend by PyTorch's fused one.
 
 transformers hands an attention implementation what the model was called with; ours is called ``PACKED`` there
 and, for a call without a packed batch, is transformers' sdpa.
@@ -32,7 +32,7 @@ PACKED = "doratune_packed"
 RECORDING = "doratune_recording"
 """sdpa, with a note of each call."""
 Attention = Literal["own", "eager", "sdpa"]
-"""How rows attend: as ``attention.py`` has it, by the model's own eager attention, or by PyTorch's."""
+"""How rows attend: by ``attention.py``, by the model's own eager attention, or by PyTorch's fused one."""
 
 
 @dataclass(frozen=True)

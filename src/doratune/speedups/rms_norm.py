@@ -6,9 +6,8 @@ of d elements::
     r = (‖x‖²/d + ε)^-½      y = w ⊙ (r x)
     u = w ⊙ dy               dx = r u - r³/d · (u·x) x
 
-x r is one pass of PyTorch's batch norm, whose channels are the rows here, rounded to x's dtype before w comes
-in, as transformers rounds it. dx is the gradient of PyTorch's weight normalisation, g v/‖v‖, at g = √d and
-with √d/r in the place of ‖v‖.
+x r is one pass, rounded to x's dtype before w comes in, as transformers rounds it. dx is the gradient of
+PyTorch's weight normalisation, g v/‖v‖, at g = √d and with √d/r in the place of ‖v‖.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from doratune.engine.buffers import constant_like
-from doratune.speedups._internals import batch_norm_out, weight_norm_backward, with_parameters
+from doratune.engine.channelwise import scale_columns
+from doratune.speedups._internals import weight_norm_backward, with_parameters
 from doratune.speedups.changes import Changes
 from doratune.speedups.same import configuration, difference, random
 
 PART = "rms_norm"
 DTYPES = (torch.bfloat16, torch.float32)
-"""That PyTorch's kernels are tested for here."""
+"""The dtypes for which this is tested."""
 
 
 def speed_up_norms(model: nn.Module, changes: Changes) -> None:
@@ -35,7 +34,7 @@ def speed_up_norms(model: nn.Module, changes: Changes) -> None:
 
     A module is one if its only parameter is a vector and its own code computes, on small random inputs, what
     this file does, to rounding. A norm that later gets another dtype than its own, or whose weight is trained
-    after all, computes as before.
+    later, computes as before.
 
     Args:
         model: Any model.
@@ -52,14 +51,14 @@ def speed_up_norms(model: nn.Module, changes: Changes) -> None:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Whether a module has what an RMSNorm has: a vector of weights, an ε and nothing else."""
+    """Whether a module has exactly what an RMSNorm has: a vector of weights and an ε."""
     has_epsilon = not {"variance_epsilon", "eps"}.isdisjoint(vars(module))
     weight: Any = getattr(module, "weight", None) if has_epsilon else None
     return has_epsilon and list(map(id, module.parameters())) == [id(weight)] and weight.ndim == 1
 
 
 def _obstacle(norm: Any) -> str | None:
-    """Why a norm is left alone without a look at what it computes."""
+    """Why a norm is left alone without a check of what it computes."""
     if "forward" in vars(norm):
         return "other code has replaced its forward pass"
     if norm.weight.device.type != "cpu":
@@ -107,8 +106,8 @@ class _RMSNorm(torch.autograd.Function):
         norm = torch.linalg.vector_norm(x, dim=1, dtype=torch.float32)
         r = norm.square_().div_(x.shape[1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, r)
-        y, zeros, ones, empty = torch.empty_like(x), constant_like(r, 0), constant_like(r, 1), r.new_empty(0)
-        batch_norm_out(x[None], r, None, zeros, ones, False, 0.0, 0.0, out=(y[None], empty, empty))
+        y = torch.empty_like(x)
+        scale_columns(x[None], r, out=y[None])  # the rows are the columns of a (1, N, d) tensor
         return y.mul_(weight)
 
     @staticmethod

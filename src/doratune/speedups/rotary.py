@@ -7,7 +7,7 @@ again. Here, with a head's halves x₁ and x₂::
     y₂ = x₂ cos₂ + x₁ sin₂         dx₂ = dy₂ cos₂ - dy₁ sin₁
 
 in a product and two sums, with one rounding fewer. The attention layers of transformers call the embedding as
-a function of their file; they are given another one under its name.
+a function of their file; a layer that is taken finds this one under that name.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def speed_up_rotary(model: nn.Module, changes: Changes) -> None:
 
 
 def _obstacle(layer: nn.Module, own: Any) -> str | None:
-    """Why a layer is left alone without a look at what its function computes."""
+    """Why a layer is left alone without a check of what its function computes."""
     if "forward" in vars(layer):
         return "other code has replaced its forward pass"
     if type(layer).forward.__closure__ or not callable(own):

@@ -1,8 +1,8 @@
 """Whether two functions compute the same, by value: outputs and gradients on small random inputs.
 
-A speed-up takes the place of code that is not ours and may change with any release of it, so that code is
-asked what it computes. Both run in float32, where a difference is one of the formula, and in the dtype the
-model has, where it may also be one of dtypes and shapes.
+A speed-up replaces other projects' code, which may change with any release, so the two are compared. Both run
+in float32, where only a different formula shows, and in the model's dtype, where differences of dtype and
+shape show too.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def difference(
         cast = [one.to(kind) for one in inputs]
         try:
             wanted = _outcome(own, cast)
-        except Exception as error:  # code that is not ours raises anything
+        except Exception as error:  # other projects' code may raise anything
             return f"its own code raises {type(error).__name__}"
         try:
             found = _outcome(ours, cast)

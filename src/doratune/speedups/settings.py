@@ -1,4 +1,4 @@
-"""When a cheaper way pays: the thresholds of the speed-ups, measured on CPUs."""
+"""The sizes from which each speed-up pays, measured on CPUs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SpeedupSettings:
-    """Thresholds; what is computed does not depend on them.
+    """Thresholds; results do not depend on them.
 
     Attributes:
-        spared_tokens: Fewest tokens for which leaving them out pays: it takes a few copies of the others.
+        spared_tokens: Fewest tokens that are worth leaving out, since that takes a few copies of the others.
         own_tokens: Longest rows for the attention of ``attention.py``. Relative to sdpa, a step of
             SmolLM2-135M takes 0.8 of the time at 128 tokens and 0.9 at 256, with 1.04 and 1.07 of the memory;
             at 512 it would take 1.2 of the time.

@@ -3,18 +3,18 @@
 - The head scores positions that are followed by a supervised token. TRL's SFTTrainer never forms the logits
   of a whole batch either, but on devices without Triton it scores every position, tile by tile: more than
   half of a step of SmolLM2-135M (docs/performance.md).
-- Nor does the last layer's MLP run where there is no loss: see ``last_mlp.py``.
-- Padding is left out, and what all rows of a batch begin with, a template's preamble, runs once as long as
-  no dropout tells the rows apart: see ``packing.py``.
-- Right padding needs no attention mask: under causal attention no token sees what is behind it.
-- DoRA layers keep their outputs, so that none is computed again for its magnitude's gradient: less than a
-  tenth of a step for a thirtieth of its memory.
-- DoRA's norms are computed before the first layer, all in a row, rather than between large products.
+- The last layer's MLP runs only where there is a loss: see ``last_mlp.py``.
+- Padding is left out. What all rows of a batch begin with, such as a template's preamble, runs once, unless
+  dropout makes the rows differ: see ``packing.py``.
+- Right padding needs no attention mask: under causal attention no token sees a later one.
+- DoRA layers keep their outputs, so that none is recomputed for its magnitude's gradient. That saves up to a
+  tenth of a step's time and adds a thirtieth to its memory.
+- DoRA's norms are all computed before the first layer rather than between large products.
 - Short rows attend without PyTorch's fused attention, whose backward pass is slow: see ``attention.py``.
 
 Each of these is tried on a tiny batch first and left out where the model's own forward pass gives another
-loss or gradient: see ``trial.py``. On other devices, and where a model does more than this, TRL's own forward
-pass is left as it is, but for DoRA's outputs.
+loss or gradient: see ``trial.py``. On other devices, and where a model computes more than this, TRL's own
+forward pass stays, and only DoRA's outputs are kept.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ class SupervisedOutput(ModelOutput):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a forward pass leaves out, by what the model allows.
+    """What a forward pass leaves out.
 
     Attributes:
-        packs: Whether padding and what all rows begin with.
-        own_attention: Whether short rows attend as ``attention.py`` has it.
-        last_mlp: Whether the last layer's MLP where there is no loss.
-        drops: Whether anything is dropped in training, which tells rows apart.
+        packs: Whether it leaves out padding, and repetitions of what all rows begin with.
+        own_attention: Whether short rows attend by ``attention.py``.
+        last_mlp: Whether it leaves out the last layer's MLP where there is no loss.
+        drops: Whether the model has dropout, which makes equal rows differ in training.
         attention: The model's attention implementation, as it was.
         settings: When it pays.
     """
@@ -231,7 +231,7 @@ def _keeping_outputs(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _obstacle(model: PreTrainedModel) -> str | None:
-    """Why TRL's forward pass is left as it is, without a look at what the model computes."""
+    """Why TRL's forward pass is left as it is, without a check of what the model computes."""
     config, head = model.config.get_text_config(), model.get_output_embeddings()
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         return "not on a CPU"

@@ -3,8 +3,8 @@
     z = h Wᵀ + b        log p(t) = z_t - log Σ exp z        ∂ log p(t) / ∂z = 1_t - softmax(z)
 
 Under a frozen head the gradient of a token's log-probability is known as soon as its logits are, so it is
-computed then: what is kept is of the hidden states' size, and no logits are computed twice. A head that is
-trained needs the gradient that comes from above first; its logits are computed again in the backward pass.
+computed then: what is kept has the hidden states' size, and no logits are computed twice. The gradient of a
+head that is trained depends on the incoming one, so its logits are recomputed in the backward pass.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""A tiny batch through a few of a model's layers: whether another forward pass gives the same loss.
+"""A tiny batch through a few of a model's layers, to test whether another forward pass gives the same loss.
 
-The rows are padded on the right, begin alike and have tokens without a loss, so that everything that a
-cheaper forward pass leaves out is there to be left out. They run through a copy of the model in float32 and
-in evaluation mode, which has the last layer of each class and few words. What is compared are the
-log-probabilities of the supervised tokens and the gradient of the embedded ones, which comes through every
-layer.
+The rows are padded on the right, begin alike and have tokens without a loss, so that the batch contains
+everything that a cheaper forward pass leaves out. They run through a copy of the model in float32 and in
+evaluation mode, which has the last layer of each class and a small vocabulary. The log-probabilities of the
+supervised tokens are compared, and the gradient of the embedded tokens, which comes through every layer.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Trial:
         self.model = _small_copy(model)
         self._own = self.model.forward
         # Quantised layers may compute in bfloat16, whatever they are given.
-        quantised = any(not one.is_floating_point() for one in model.parameters())
+        quantised = any(not one.is_floating_point() for one in self.model.parameters())
         self._rounds_to = torch.bfloat16 if quantised else torch.float32
         self._inputs = _batch(self.model.get_input_embeddings().weight.shape[0])
         self._wanted = self._outcome(self._own)
@@ -58,7 +57,7 @@ class Trial:
         """
         try:
             return unequal(self._outcome(forward.__get__(self.model)), self._wanted, self._rounds_to)
-        except Exception as error:  # a model's code raises anything
+        except Exception as error:  # a model's code may raise anything
             return f"ours raises {type(error).__name__} in its place"
 
     def attention_calls(self) -> list[AttentionCall]:

@@ -1,5 +1,5 @@
-"""Kernels for GPUs, each for passes over large tensors that PyTorch's own operations make one by one.
+"""Kernels for GPUs, each of which fuses several passes that PyTorch's operations make over large tensors.
 
-Nothing here is needed: where Triton is missing, or does not take a dtype, PyTorch's operations do the same
-(``select.py``). The modules with kernels import Triton, so they are imported where they are called.
+All of them are optional: without Triton, or for a dtype that they do not take, PyTorch's operations compute
+the same (``select.py``). The modules with kernels import Triton, so they are imported where they are called.
 """

@@ -18,7 +18,7 @@ ROWS, COLUMNS = 64, 128
 STEPS = 4
 """Times that many rows, in one program, for which it reads its part of B once."""
 RANKS = 64
-"""The highest rank: of a larger one, a product of its own is faster."""
+"""The highest rank: above it, a separate product is faster."""
 
 
 def add_and_scale_(z: Tensor, h: Tensor, B: Tensor, m: Tensor, norm: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
-"""What is known of a norm on a GPU from the last time: its value, and a hash of what it was computed from.
+"""The last norm of a matrix on a GPU: its value, and a hash of what it was computed from.
 
 Both stay on the GPU, where one kernel compares the hashes and the next one computes or copies
-(``content_hash.py``, ``tiled_norm.py``). So nothing waits for the GPU, and a norm is computed anew whenever a
+(``content_hash.py``, ``tiled_norm.py``). So nothing waits for the GPU, and a norm is recomputed whenever a
 bit has changed.
 """
 
@@ -49,8 +49,8 @@ class NormMemory:
     """Each stream's last norm, since streams do not wait for one another.
 
     Attributes:
-        lock: To be held from a look to the launch of the kernel that goes by it: between two threads' kernels
-            on one stream, what is known would be true of neither.
+        lock: Held from the check to the launch of the kernel that relies on it, as two threads that share a
+            stream could interleave their kernels.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class NormMemory:
     def of(self, W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Known | None:
         """What is known on the current stream; None while a CUDA graph is recorded.
 
-        A graph would go on writing to this memory when nothing else knows of it any more.
+        A graph would write to this memory even after it has been freed.
 
         Args:
             W: (d_out, d_in), on a GPU.

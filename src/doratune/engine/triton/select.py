@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from doratune.engine._internals import shared_memory_of
+
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 OLDEST = (8, 0)
 """The first compute capability with bfloat16, Ampere's. The kernels were not tried on AMD's GPUs."""
@@ -30,7 +32,7 @@ def launching(device: torch.device) -> AbstractContextManager[Any]:
 @functools.cache
 def shared_memory(device: torch.device) -> int:
     """Bytes of shared memory that one program may take on a GPU; 0 if PyTorch does not say."""
-    return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
+    return shared_memory_of(torch.cuda.get_device_properties(device))
 
 
 def kernel_obstacle(device: torch.device) -> str | None:
