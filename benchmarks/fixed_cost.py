@@ -10,9 +10,9 @@ turn against the frozen model.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,11 @@ def summary(times: dict[str, list[float]], name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    output = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("output", type=Path, help="JSON file for the record")
+    output = parser.parse_args().output
     torch.set_num_threads(1)
     results = measure()
     for name, found in results.items():

@@ -171,6 +171,17 @@ def test_dropout_is_peft_s(engine_calls, bias):
     assert not torch.equal(trained[0], evaluated[0])
 
 
+@pytest.mark.parametrize("use_dora", [True, False])
+def test_a_hook_on_the_adapters_dropout_is_called_as_peft_calls_it(use_dora):
+    """Without dropout that module is an Identity, which PEFT's LoRA calls and its DoRA does not."""
+    stock = peft_linear(use_dora=use_dora)
+    engine = on_engine(stock)
+    for model in (stock, engine):
+        layer_of(model).lora_dropout["default"].register_forward_hook(lambda module, args, y: 2 * y)
+    x = torch.randn(7, 48)
+    assert_same(torch.float32, parity.run(engine, x), parity.run(stock, x))
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_autocast(engine_calls, dropout):
     stock = peft_linear(lora_dropout=dropout)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from doratune.engine.norm_cache import NormCache
 from doratune.functional import DropoutForm
-from doratune.peft._internals import LoraLayer, dropout_of
+from doratune.peft._internals import LoraLayer, dropout_of, must_be_called
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,11 @@ class EngineLayer(nn.Module, LoraLayer):
     def dropped(self, x: Tensor, adapter: str) -> Tensor | None:
         """The input after the adapter's dropout, or None where nothing is dropped."""
         dropout = dropout_of(self, adapter)
-        if type(dropout) is nn.Identity or (type(dropout) is nn.Dropout and not dropout.training):
-            return None
-        # PEFT's DoRA goes by the layer's training mode, its LoRA by the dropout's alone.
-        return None if self.use_dora.get(adapter, False) and not self.training else dropout(x)
+        idle = type(dropout) is nn.Identity or (type(dropout) is nn.Dropout and not dropout.training)
+        # PEFT's DoRA does not call an Identity, and asks the layer whether it is trained; its LoRA calls all.
+        if self.use_dora.get(adapter, False):
+            return None if idle or not self.training else dropout(x)
+        return None if idle and not must_be_called(dropout) else dropout(x)
 
 
 def adopt(layer: Any, engine_class: type[EngineLayer], options: EngineOptions) -> None:
