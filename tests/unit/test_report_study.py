@@ -345,5 +345,8 @@ def test_doratune_report_takes_a_study_with_the_analyses_in_its_folder(
     assert main(["report", str(folder), "--output", str(folder)]) == 0
     assert "written: " in capsys.readouterr().out
     assert (folder / "report.html").read_text() == page
+    assert main(["report", str(folder), "--output", str(tmp_path / "elsewhere")]) == 0
+    assert (tmp_path / "elsewhere/report.html").read_text() == page
+    capsys.readouterr()
     assert main(["report", str(folder), "--output", str(folder), "--title", "Mine"]) == 2
     assert "is reported alone" in capsys.readouterr().err

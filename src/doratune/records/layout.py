@@ -7,8 +7,10 @@ fine-tuning. Evaluations add ``PREDICTIONS_NAME``. A file is either whole or not
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -129,13 +131,15 @@ def write_json_atomic(path: Path, data: Mapping[str, Any], *, indent: int | None
 
 
 def write_jsonl_atomic(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object per line.
+    """Write one JSON object per line, compressed if the name ends with ".gz".
 
     Raises:
         ValueError: A number is not finite.
     """
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    write_text_atomic(path, "".join(lines))
+    content = "".join(lines).encode("utf-8")
+    # Without a time the same rows always give the same bytes.
+    write_bytes_atomic(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -237,8 +241,9 @@ def _read_schema(
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
     except FileNotFoundError:
         raise InputError("the file is missing", where=str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError("the file cannot be read", where=str(path), got=str(error)) from None
