@@ -19,8 +19,7 @@ from doratune.records.layout import ANALYSIS_NAME, STUDY_NAME, write_json_atomic
 from doratune.records.study import StudyRecord
 from doratune.report import numbers, paper
 from doratune.report.figures import MARKERS
-from doratune.report.html import to_html
-from doratune.report.markdown import to_markdown
+from doratune.report.markup import to_html, to_markdown
 from doratune.report.page import page_of
 from doratune.report.plots import loss_plot
 from doratune.report.terminal import print_summary

@@ -9,7 +9,7 @@ from synthetic_runs import evaluation, flags, three_runs, write_run
 
 from doratune.errors import InputError
 from doratune.records.study import StudyCell, StudyRecord
-from doratune.stats.paired import mcnemar_p
+from doratune.stats.seeds import mcnemar_p
 from doratune.study.existing import record_of_runs
 
 

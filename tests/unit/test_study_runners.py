@@ -11,8 +11,7 @@ from study_support import MadeUpRunner, Silent, opened
 
 from doratune.cli.estimate import estimate
 from doratune.study.cost import START_SECONDS
-from doratune.study.local import LocalRunner
-from doratune.study.process import run_alone
+from doratune.study.local import LocalRunner, run_alone
 from doratune.study.study import run_study
 
 

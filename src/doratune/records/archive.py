@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doratune.errors import InputError
-from doratune.records.answers import correct_rows
 from doratune.records.layout import (
     METRICS_NAME,
     RUNS_NAME,
+    correct_rows,
     is_recorded,
     is_started,
     predictions_name,

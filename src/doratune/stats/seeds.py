@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest
 
 from doratune.errors import InputError
 from doratune.records.study import Outcome, SeedDifference, StudyDifference, arm_name
 from doratune.stats.accuracy import accuracy_with_interval
 from doratune.stats.needed import needed
-from doratune.stats.paired import SIGNIFICANCE, mcnemar_p
 from doratune.stats.resampling import (
     Block,
     components,
@@ -25,6 +25,7 @@ from doratune.stats.resampling import (
 ARM_ROWS = (1.0, 1.0, 0.0, 0.0)  # two that are right, two that are wrong
 PAIRED_ROWS = (1.0, -1.0)  # one that only the first has right, one that only the second has
 ONE_SEED = "one seed only"
+SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,23 @@ def difference(
         ),
         one_seed=len(by_seed) == 1,
     )
+
+
+def mcnemar_p(only_from: int, only_to: int) -> float:
+    """Two-sided p-value of McNemar's exact test.
+
+    Only the rows on which two arms disagree say which is better. Without a difference such a row is as likely
+    to favour one as the other: their split is binomial(n, 1/2).
+
+    Args:
+        only_from: Rows that only the first arm had right.
+        only_to: Rows that only the second arm had right.
+
+    Returns:
+        The p-value; 1.0 when the arms never disagree.
+    """
+    discordant = only_from + only_to
+    return float(binomtest(only_from, discordant).pvalue) if discordant else 1.0
 
 
 def pooled(from_arm: str, to_arm: str, cells: Sequence[PairedCell]) -> StudyDifference:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from doratune.errors import DoratuneError, InputError
 from doratune.records.archive import has_archive, restore_runs
 from doratune.records.layout import STUDY_NAME, read_study, write_text_atomic
-from doratune.study.execute import Outcome
+from doratune.study.execute import Outcome, locked
 from doratune.study.grid import Group
 from doratune.study.job import Job, drop_weights
-from doratune.study.lock import locked
-from doratune.study.process import waiting_through_interrupts
 from doratune.study.schedule import Progress, Schedule
 
 IGNORED = """# Rows and runs are not for a repository; `doratune report FOLDER --archive` packs the runs.
@@ -137,7 +136,7 @@ class _Conductor:
 
     def run(self, again: str) -> None:
         running: dict[Future[Outcome], Job] = {}
-        with waiting_through_interrupts(self._notice_interrupt):
+        with _waiting_through_interrupts(self._notice_interrupt):
             while True:
                 self._report_finished()
                 self._fill(running)
@@ -184,6 +183,16 @@ class _Conductor:
                 if not progress.group.plan.keep_weights:
                     _drop_weights(progress)
                 self.on_finished(progress)
+
+
+@contextmanager
+def _waiting_through_interrupts(noticed: Callable[[], None]) -> Iterator[None]:
+    """Leave Ctrl-C to the runs' processes, which save a checkpoint; here ``noticed`` is called."""
+    previous = signal.signal(signal.SIGINT, lambda *_: noticed())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _drop_weights(progress: Progress) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -17,11 +18,11 @@ from doratune.errors import DoratuneError
 from doratune.evaluation.config import EvalConfig
 from doratune.records.layout import VALIDATION_NAME, is_started, write_config
 from doratune.study.job import Job, Wanted
-from doratune.study.lock import locked
 
 logger = logging.getLogger(__name__)
 
 LOG_NAME = "log.txt"
+LOCK_NAME = ".lock"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,27 @@ def carry_out(job: Job) -> Outcome:
             traceback.print_exc()
             error = f"{type(raised).__name__}: {raised}\n  where: {job.folder / LOG_NAME}"
     return Outcome(time.perf_counter() - started, None if interrupted else error, interrupted)
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a folder's lock, which the system lifts when the process ends, however it does.
+
+    Args:
+        folder: Made if need be.
+        wait: Wait for the process that holds it now; else ``False`` is given where there is one.
+
+    Yields:
+        Whether the lock is held.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_NAME).open("w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def _train(job: Job) -> None:
