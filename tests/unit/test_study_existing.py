@@ -131,6 +131,14 @@ def test_runs_that_differ_in_their_seed_only_are_one_arm(tmp_path: Path) -> None
     assert record.notes == []
 
 
+def test_what_has_no_effect_on_a_result_makes_no_other_arm(tmp_path: Path) -> None:
+    first, second = seeds(tmp_path, "lora", 0, 2)
+    config = json.loads((second / "record.json").read_text())["config"]
+    change_record(second, config=config | {"keep_checkpoints": 9, "save_steps": 7})
+    (arm,) = build(first, second).cells[0].arms
+    assert [run.seed for run in arm.runs] == [0, 1]
+
+
 def test_a_difference_is_over_the_seeds_that_both_have(tmp_path: Path) -> None:
     record = build(*seeds(tmp_path, "lora", 0, 3), *seeds(tmp_path, "dora", 1, 3))
     assert [one.seed for one in record.cells[0].differences[0].seeds] == [1, 2]

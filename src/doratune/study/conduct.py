@@ -40,7 +40,7 @@ class Runner(AbstractContextManager["Runner"], Protocol):
 
 
 class Watcher(Protocol):
-    """What is told how a study goes."""
+    """What is told of the progress of a study."""
 
     def started(self, job: Job) -> None:
         """A job was handed to the runner."""
@@ -82,7 +82,7 @@ def conduct(
         groups: The study's groups.
         folder: The study's folder.
         runner: What carries out the jobs.
-        watcher: What is told how it goes.
+        watcher: What is told of the progress.
         on_finished: Called with each group that is finished, also those that were before.
         again: How the user resumes it, for messages.
 
@@ -105,7 +105,7 @@ def conduct(
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds something else than this version's studies.
+    """Refuse a folder that this version cannot carry out a study in.
 
     Raises:
         InputError: It is a file, or its study.json is of another schema or version.
@@ -152,7 +152,7 @@ class _Conductor:
                 self.watcher.tick()
         if self.interrupted:
             raise StudyInterruptedError(
-                "interrupted; the runs that are finished are kept", fix=f"{again} to go on"
+                "interrupted; the runs that are finished are kept", fix=f"{again} to continue"
             )
         if self.failures:
             raise _failed(self.failures, again)
@@ -207,5 +207,5 @@ def _failed(failures: list[tuple[Job, str]], again: str) -> DoratuneError:
         f"{len(failures)} run(s) failed; the finished ones are kept",
         where=f"{job.folder} ({job.label})" + (f"; also {others}" if others else ""),
         got=error,
-        fix=f"mend the cause and {again}; only what is not finished is done again",
+        fix=f"remove the cause and {again}; finished runs are not repeated",
     )

@@ -1,4 +1,4 @@
-"""Carrying out a job in the process that is given to it, from wherever an earlier process left it."""
+"""Carrying out a job in this process, from wherever an earlier process left it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def locked(folder: Path, *, wait: bool) -> Iterator[bool]:
 
 
 def _train(job: Job) -> None:
-    """Train the run, or go on with its training; again from the start where only the weights are missing."""
+    """Train the run or resume its training; train it again if it is finished and its weights are gone."""
     from doratune.training.train import train
 
     if job.config is None:
@@ -97,7 +97,7 @@ def _train(job: Job) -> None:
             train(job.config, overwrite=True)
         return
     resume = is_started(job.folder)
-    if resume:  # the address says that it is the same run; only its paths may be others by now
+    if resume:  # the address says that it is the same run; only its paths may have changed
         write_config(job.folder, job.config.model_dump(mode="json"))
     train(job.config, resume=resume)
 

@@ -60,9 +60,9 @@ class LocalRunner:
         except BrokenProcessPool:
             return Outcome(
                 0.0,
-                "the run's process was ended from outside, or for want of memory\n"
+                "the run's process was killed, perhaps because memory ran out\n"
                 f"  where: {job.folder / LOG_NAME}\n"
-                "  to do: start it again; it goes on from the last checkpoint",
+                "  to do: start it again; it resumes from the last checkpoint",
             )
 
 
