@@ -134,7 +134,7 @@ def test_ctrl_c_then_resume_comes_out_the_same(cli: Cli, tiny_model: Path) -> No
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "run the same command with --resume to go on" in err and "Traceback" not in err
+    assert "run the same command with --resume to continue" in err and "Traceback" not in err
     assert cli("compare", *flags, "--output", "stopped", "--resume").code == 0
     assert cli("compare", *flags, "--output", "whole").code == 0
     stopped, whole = (json.loads(Path(name, "study.json").read_text()) for name in ("stopped", "whole"))

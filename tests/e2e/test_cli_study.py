@@ -150,7 +150,7 @@ def test_interrupted_and_killed_three_times_it_comes_out_the_same(
     wait_for(process, lambda: any(runs.glob("*/checkpoints/checkpoint-2")), log)
     os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
     assert process.wait(timeout=60) == 130
-    assert "run the same command to go on" in log.read_text() and "Traceback" not in log.read_text()
+    assert "run the same command to continue" in log.read_text() and "Traceback" not in log.read_text()
     moments: list[Callable[[], bool]] = [
         lambda: any(runs.glob("*/checkpoints/checkpoint-6")),  # in the middle of training
         lambda: any(runs.glob("*/validation/record.json")),  # a trial is finished

@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from doratune.analysis.change import Change, Rows, measure
-from doratune.analysis.correlation import correlations
+from doratune.analysis.change import Change, Rows, correlations, measure
 from doratune.records.analysis import WeightChange
 
 

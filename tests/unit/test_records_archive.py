@@ -92,6 +92,11 @@ def test_everything_is_restored(study: Path, tmp_path: Path, caplog: pytest.LogC
             assert before[name] == after[name], name
 
 
+def test_the_same_runs_give_the_same_bytes(study: Path, tmp_path: Path) -> None:
+    first, again = write_archive(study, tmp_path / "first"), write_archive(study, tmp_path / "again")
+    assert [one.read_bytes() for one in first] == [one.read_bytes() for one in again]
+
+
 def test_runs_that_are_there_are_left_alone(study: Path) -> None:
     write_archive(study, study)
     shutil.rmtree(study / RUNS_NAME / "lora")
@@ -113,14 +118,21 @@ def test_scores_that_cannot_be_kept_are_refused(study: Path, tmp_path: Path) -> 
 
 def test_an_archive_writes_nowhere_else(study: Path, tmp_path: Path) -> None:
     runs, _ = write_archive(study, tmp_path / "archive")
-    runs.write_text(runs.read_text().replace('"run": "runs/base"', '"run": "runs/../../elsewhere"'))
+    lines = read_jsonl(runs)
+    lines[0]["run"] = "runs/../../elsewhere"
+    write_jsonl_atomic(runs, lines)
     with pytest.raises(InputError, match="outside"):
         restore_runs(tmp_path / "archive", tmp_path / "restored")
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_what_is_no_archive_is_refused(study: Path, tmp_path: Path) -> None:
-    _, predictions = write_archive(study, tmp_path / "archive")
+    runs, predictions = write_archive(study, tmp_path / "archive")
+    whole = runs.read_bytes()
+    for damaged in (whole[:-20], whole[:40] + whole[60:], b"not compressed"):
+        runs.write_bytes(damaged)
+        with pytest.raises(InputError, match="cannot be read"):
+            restore_runs(tmp_path / "archive", tmp_path / "restored")
     predictions.write_bytes(b"PAR1")
     with pytest.raises(InputError, match="cannot be read"):
         restore_runs(tmp_path / "archive", tmp_path / "restored")
@@ -178,7 +190,7 @@ def test_report_writes_and_checks_the_archive(tmp_path: Path, capsys: pytest.Cap
     run_study(opened(tmp_path), MadeUpRunner(), Silent(), reproduce="x")
     study, output = str(tmp_path / "study"), tmp_path / "results"
     assert main(["report", study, "--output", str(output), "--archive"]) == 0
-    assert has_archive(output) and "runs.jsonl" in capsys.readouterr().out
+    assert has_archive(output) and "runs.jsonl.gz" in capsys.readouterr().out
     assert main(["report", str(output), "--output", str(output)]) == 0
     record = json.loads((output / "study.json").read_text())
     record["cells"][0]["arms"][0]["runs"][0]["result"]["correct"] += 1

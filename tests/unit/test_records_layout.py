@@ -76,6 +76,9 @@ def test_the_study_in_the_docs_is_read() -> None:
     found = read_study(DOCS / "study.json").to_dict()
     assert found["schema_version"] == 2
     assert found["pooled"] == written["pooled"]
+    trained = [run["training"] for cell in written["cells"] for arm in cell["arms"] for run in arm["runs"]]
+    for training in trained:
+        training.setdefault("speedups", None)  # was not recorded then
     for cell, before in zip(found["cells"], written["cells"], strict=True):
         assert cell["differences"] == before["differences"]
         assert [arm["runs"] for arm in cell["arms"]] == [arm["runs"] for arm in before["arms"]]

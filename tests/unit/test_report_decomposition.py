@@ -130,6 +130,12 @@ def test_the_file_is_whole_by_itself(four: AnalysisRecord, tmp_path: Path) -> No
     assert whole_plot(four) == source, "the same every time"
 
 
+def test_a_measurement_is_kept_to_the_digits_of_its_weights() -> None:
+    change = WeightChange(step=1, layer="q_proj", kind="q_proj", magnitude=2 / 3, direction=1e-20 / 3)
+    assert change.magnitude == pytest.approx(2 / 3, rel=1e-7) and len(str(change.magnitude)) == 9
+    assert change.direction == pytest.approx(1e-20 / 3, rel=1e-6)
+
+
 def test_names_cannot_break_the_plot() -> None:
     hostile = run('<b>"&', "lora", 0.5)
     changed = [one.model_copy(update={"kind": "<i>&"}) for one in hostile.changes]

@@ -17,8 +17,7 @@ from doratune.records.layout import read_study
 from doratune.records.run import RunRecord
 from doratune.records.study import StudyRecord
 from doratune.report.files import write_report
-from doratune.report.html import to_html
-from doratune.report.markdown import to_markdown
+from doratune.report.markup import to_html, to_markdown
 from doratune.report.page import page_of
 from doratune.report.terminal import print_evaluations, print_summary
 

@@ -19,8 +19,7 @@ from doratune.records.layout import ANALYSIS_NAME, STUDY_NAME, write_json_atomic
 from doratune.records.study import StudyRecord
 from doratune.report import numbers, paper
 from doratune.report.figures import MARKERS
-from doratune.report.html import to_html
-from doratune.report.markdown import to_markdown
+from doratune.report.markup import to_html, to_markdown
 from doratune.report.page import page_of
 from doratune.report.plots import loss_plot
 from doratune.report.terminal import print_summary
@@ -345,5 +344,8 @@ def test_doratune_report_takes_a_study_with_the_analyses_in_its_folder(
     assert main(["report", str(folder), "--output", str(folder)]) == 0
     assert "written: " in capsys.readouterr().out
     assert (folder / "report.html").read_text() == page
+    assert main(["report", str(folder), "--output", str(tmp_path / "elsewhere")]) == 0
+    assert (tmp_path / "elsewhere/report.html").read_text() == page
+    capsys.readouterr()
     assert main(["report", str(folder), "--output", str(folder), "--title", "Mine"]) == 2
     assert "is reported alone" in capsys.readouterr().err

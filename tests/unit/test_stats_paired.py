@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from doratune.errors import InputError
-from doratune.stats.paired import check_same_rows, mcnemar_p
-from doratune.stats.seeds import difference
+from doratune.stats.seeds import difference, mcnemar_p
+from doratune.study.cell import check_same_rows
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from doratune.data.samples import generate
 from doratune.errors import InputError
 from doratune.records.study import StudyRecord
 from doratune.study import compare
-from doratune.study.config import CompareConfig
+from doratune.study.compare import CompareConfig
 from doratune.study.execute import together
 from doratune.study.plan import Plan
 from doratune.study.study import open_study, run_study

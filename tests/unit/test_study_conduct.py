@@ -13,8 +13,8 @@ from study_support import MadeUpRunner, Silent, opened, share
 from doratune.errors import DoratuneError, InputError
 from doratune.records.layout import read_study
 from doratune.records.study import StudyRecord
+from doratune.study.execute import locked
 from doratune.study.job import Job
-from doratune.study.lock import locked
 from doratune.study.schedule import Tried, choose_rate
 from doratune.study.study import run_study
 

@@ -10,7 +10,7 @@ from synthetic_runs import evaluation, flags, three_runs, write_run
 from doratune.cli.main import main
 from doratune.errors import InputError
 from doratune.records.study import StudyCell, StudyRecord
-from doratune.stats.paired import mcnemar_p
+from doratune.stats.seeds import mcnemar_p
 from doratune.study.existing import record_of_runs
 
 
@@ -130,6 +130,14 @@ def test_runs_that_differ_in_their_seed_only_are_one_arm(tmp_path: Path) -> None
     assert [one.seed for one in cell.differences[0].seeds] == [0, 1, 2]
     assert "one seed" not in cell.differences[0].verdict
     assert record.notes == []
+
+
+def test_what_has_no_effect_on_a_result_makes_no_other_arm(tmp_path: Path) -> None:
+    first, second = seeds(tmp_path, "lora", 0, 2)
+    config = json.loads((second / "record.json").read_text())["config"]
+    change_record(second, config=config | {"keep_checkpoints": 9, "save_steps": 7})
+    (arm,) = build(first, second).cells[0].arms
+    assert [run.seed for run in arm.runs] == [0, 1]
 
 
 def test_a_difference_is_over_the_seeds_that_both_have(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from study_support import MadeUpRunner, Silent, opened
 
 from doratune.cli.estimate import estimate
 from doratune.study.cost import START_SECONDS
-from doratune.study.local import LocalRunner
-from doratune.study.process import run_alone
+from doratune.study.local import LocalRunner, run_alone
 from doratune.study.study import run_study
 
 
@@ -25,7 +24,7 @@ def test_a_process_that_is_ended_from_outside_is_a_failed_run(tmp_path: Path) ->
     study = opened(tmp_path)
     with LocalRunner(1, None, partial(os._exit, 1)) as runner:
         outcome = runner.submit(study.groups[0].trial("dora", 1e-3)).result()
-    assert outcome.error is not None and "ended from outside" in outcome.error
+    assert outcome.error is not None and "was killed" in outcome.error
     assert not outcome.interrupted
 
 

@@ -9,7 +9,7 @@ import pytest
 from doratune.errors import InputError
 from doratune.named_yaml import shipped_names
 from doratune.settings import validate
-from doratune.study.config import CompareConfig
+from doratune.study.compare import CompareConfig
 from doratune.training.config import TrainConfig
 from doratune.training.presets import load_preset
 

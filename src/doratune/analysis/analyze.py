@@ -11,8 +11,7 @@ from torch import Tensor
 
 from doratune.analysis.adapter import LayerAdapter, read_adapter
 from doratune.analysis.base import Base
-from doratune.analysis.change import Change, Rows, measure
-from doratune.analysis.correlation import correlations
+from doratune.analysis.change import Change, Rows, correlations, measure
 from doratune.analysis.runs import AnalysedRun, load_runs
 from doratune.errors import InputError
 from doratune.models.weights import WeightFiles

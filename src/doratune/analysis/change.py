@@ -1,12 +1,16 @@
-"""One weight before and after: how far its rows moved in magnitude and in direction."""
+"""How far the rows of a weight moved in magnitude and in direction, and whether the two move together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from scipy.stats import linregress, pearsonr
 from torch import Tensor
+
+from doratune.records.analysis import KindCorrelation, WeightChange
 
 
 @dataclass(frozen=True)
@@ -78,4 +82,32 @@ def measure(parts: Iterable[Rows]) -> Change:
         direction=change.direction,
         gain_mean=gain.mean().item(),
         gain_deviation=(gain - 1).square().mean().sqrt().item(),
+    )
+
+
+def correlations(changes: Sequence[WeightChange]) -> list[KindCorrelation]:
+    """Over all weights and checkpoints first, then for each kind of layer.
+
+    Args:
+        changes: Every adapted weight at every checkpoint of one run.
+    """
+    kinds = dict.fromkeys(change.kind for change in changes)
+    return [
+        _correlate("all", changes),
+        *(_correlate(kind, [change for change in changes if change.kind == kind]) for kind in kinds),
+    ]
+
+
+def _correlate(kind: str, changes: Sequence[WeightChange]) -> KindCorrelation:
+    directions = [change.direction for change in changes]
+    magnitudes = [change.magnitude for change in changes]
+    if len(set(directions)) < 2 or len(set(magnitudes)) < 2:
+        return KindCorrelation(kind=kind, correlation=None, slope=None, points=len(changes))
+    together: Any = pearsonr(directions, magnitudes)
+    line: Any = linregress(directions, magnitudes)
+    return KindCorrelation(
+        kind=kind,
+        correlation=float(together.statistic),
+        slope=float(line.slope),
+        points=len(changes),
     )

@@ -1,4 +1,4 @@
-"""Which runs are analysed, and refusing those that cannot be."""
+"""The runs to analyse; those that cannot be are refused."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ import tyro
 from doratune.cli.parse import PresetName, parse, peek
 from doratune.records.study import StudyMethod
 from doratune.settings import validate
-from doratune.study.config import COMPARED, CompareConfig
+from doratune.study import compare
+from doratune.study.compare import COMPARED, CompareConfig
 from doratune.training.presets import Preset, load_preset
 
 ABOUT = """Evaluate a base model, train it with LoRA and with DoRA on the same rows, order, seeds and budget,
@@ -42,9 +43,9 @@ def main(argv: list[str]) -> int:
     known = peek(argv, "preset")
     preset = load_preset(known["preset"]) if known["preset"] else Preset()
     shared = {**preset.settings, **preset.compare}
-    command, config = _parse(argv, shared, preset.source)
+    command = _parse(argv, shared, preset.source)
     own: dict[StudyMethod, CompareConfig] = {
-        method: _parse(argv, {**shared, **preset.methods[method]}, f"{preset.source}, methods.{method}")[1]
+        method: _parse(argv, {**shared, **preset.methods[method]}, f"{preset.source}, methods.{method}")
         for method in COMPARED
         if method in preset.methods
     }
@@ -52,19 +53,18 @@ def main(argv: list[str]) -> int:
     from doratune.cli.output import configure_logging, show_messages
     from doratune.cli.progress import StudyProgress
     from doratune.cli.rendering import publish
-    from doratune.study import compare
     from doratune.study.local import LocalRunner
     from doratune.study.study import open_study, run_study
 
     show_messages()
-    plan = compare.comparison_plan(config, own)
-    compare.check_output(config.output, resume=command.resume, overwrite=command.overwrite)
-    earlier = compare.read_earlier(config.output) if command.resume else None
-    study = open_study(compare.resumed(plan, earlier) if earlier else plan, config.output)
+    plan = compare.comparison_plan(command, own)
+    compare.check_output(command.output, resume=command.resume, overwrite=command.overwrite)
+    earlier = compare.read_earlier(command.output) if command.resume else None
+    study = open_study(compare.resumed(plan, earlier) if earlier else plan, command.output)
     if earlier is not None:
         compare.check_same(study, earlier)
     if command.overwrite:
-        compare.remove_comparison(config.output)
+        compare.remove_comparison(command.output)
     words = (word for word in argv if word not in ("--json", "--resume", "--overwrite"))
     with StudyProgress(study, jobs=1) as progress:
         record = run_study(
@@ -74,11 +74,10 @@ def main(argv: list[str]) -> int:
             reproduce=shlex.join(["doratune", "compare", *words]),
             again="run the same command with --resume",
         )
-    publish(record, config.output, as_json=command.as_json)
+    publish(record, command.output, as_json=command.as_json)
     return 0
 
 
-def _parse(argv: list[str], defaults: dict[str, object], source: str) -> tuple[CompareCommand, CompareConfig]:
+def _parse(argv: list[str], defaults: dict[str, object], source: str) -> CompareCommand:
     validate(CompareConfig, {"output": "-", **defaults}, where=source)
-    command = parse(CompareCommand, argv, verb="compare", about=ABOUT, defaults=defaults)
-    return command, CompareConfig(**command.model_dump(include=set(CompareConfig.model_fields)))
+    return parse(CompareCommand, argv, verb="compare", about=ABOUT, defaults=defaults)

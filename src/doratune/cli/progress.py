@@ -1,4 +1,4 @@
-"""How a study goes: a bar with the time left, or without a terminal a line for each job that has ended."""
+"""The progress of a study: a bar with the time left, or without a terminal a line for each ended job."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class StudyProgress:
         self._busy += outcome.seconds
         if outcome.error is None and not outcome.interrupted:
             self._speeds.add(job)
-        # Taken stock of again: a choice of learning rates gives the jobs that follow their names.
+        # Counted again: only once the learning rates are chosen is it known which jobs follow.
         self._left = {one.key: (one, work) for _, one, work in work_left(self._study.groups)}
         self._ended += 1
         end = "interrupted" if outcome.interrupted else "failed" if outcome.error else "done"

@@ -14,7 +14,7 @@ from doratune.report.files import write_report
 from doratune.report.terminal import print_summary
 
 
-def publish(record: StudyRecord, output: Path, *, as_json: bool) -> None:
+def publish(record: StudyRecord, output: Path, *, as_json: bool, study: Path | None = None) -> None:
     """Write a study's files and show it.
 
     Args:
@@ -22,12 +22,14 @@ def publish(record: StudyRecord, output: Path, *, as_json: bool) -> None:
         output: Folder for study.json, report.md and report.html. What ``doratune analyze`` wrote into folders
             in it whose names begin with "analysis" becomes part of the report.
         as_json: Print JSON instead of the tables.
+        study: The folder that the record was read from, where analyses are looked for too.
 
     Raises:
         InputError: An analysis.json there cannot be read.
     """
-    analyses = [read_analysis(path) for path in sorted(output.glob(f"analysis*/{ANALYSIS_NAME}"))]
-    paths = write_report(record, output, analyses)
+    folders = {folder.resolve() for folder in (output, study or output)}
+    found = sorted(path for folder in folders for path in folder.glob(f"analysis*/{ANALYSIS_NAME}"))
+    paths = write_report(record, output, [read_analysis(path) for path in found])
     if as_json:
         print_json(record.to_dict())
         return

@@ -46,7 +46,7 @@ class ReportCommand(Settings):
     title: str | None = None
     """Heading of the report of runs; a study or comparison has its own."""
     archive: bool = False
-    """Also write a study's records, metrics and predictions, as runs.jsonl and predictions.parquet."""
+    """Also write a study's records, metrics and predictions, as runs.jsonl.gz and predictions.parquet."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print the record as JSON."""
 
@@ -125,6 +125,6 @@ def _report_study(command: ReportCommand, runs: list[Path], study: Path) -> None
     archived = write_archive(study, command.output) if command.archive else []
     if not archived and has_archive(study):
         check_against_archive(record, study)
-    publish(record, command.output, as_json=command.as_json)
+    publish(record, command.output, as_json=command.as_json, study=study)
     if archived and not command.as_json:
         print_paths(archived, Console())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
+from tyro.conf import Positional
 
 from doratune.cli.parse import parse
-from doratune.study.config import StudyConfig
+from doratune.settings import LaxPath, Positive, Settings
 
 ABOUT = """Carry out a plan: models x methods x tasks x ranks x seeds. The learning rate of every method is
 chosen on rows taken out of the training set; the test rows are answered once by each run that counts.
@@ -22,9 +23,21 @@ Examples:
 """
 
 
-class StudyCommand(StudyConfig):
-    """The flags of ``doratune study``."""
+class StudyCommand(Settings):
+    """The flags of ``doratune study``; apart from the plan and its data none changes a result."""
 
+    plan: Annotated[str, Positional]
+    """Name of a shipped plan, or a YAML file."""
+    output: LaxPath
+    """Folder of the study; one that holds runs of the plan is resumed."""
+    data: LaxPath | None = None
+    """Folder with <task>/train.json and <task>/test.json, instead of the hub; overrides the plan's."""
+    runner: Literal["local", "ray"] = "local"
+    """local: this machine; ray: a Ray cluster whose machines share the output folder."""
+    jobs: Positive = 1
+    """Runs at a time on this machine."""
+    threads: Positive | None = None
+    """Threads of each run; None: the cores divided among the jobs."""
     dry_run: bool = False
     """Say what the study will take, and write nothing."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -34,19 +47,18 @@ class StudyCommand(StudyConfig):
 def main(argv: list[str]) -> int:
     """Run the verb."""
     command = parse(StudyCommand, argv, verb="study", about=ABOUT)
-    config = StudyConfig(**command.model_dump(include=set(StudyConfig.model_fields)))
 
     from doratune.cli.output import configure_logging, show_messages
     from doratune.study.plan import load_plan
     from doratune.study.study import open_study
 
     show_messages()
-    plan = load_plan(config.plan, data=config.data)
-    study = open_study(plan, config.output, only_to_estimate=command.dry_run)
+    plan = load_plan(command.plan, data=command.data)
+    study = open_study(plan, command.output, only_to_estimate=command.dry_run)
     if command.dry_run:
         from doratune.cli.estimate import show_estimate
 
-        show_estimate(study, jobs=config.jobs, as_json=command.as_json)
+        show_estimate(study, jobs=command.jobs, as_json=command.as_json)
         return 0
 
     from doratune.cli.progress import StudyProgress
@@ -54,8 +66,14 @@ def main(argv: list[str]) -> int:
     from doratune.study.study import make_runner, run_study
 
     reproduce = shlex.join(["doratune", "study", *(word for word in argv if word != "--json")])
-    runner = make_runner(plan.resources, config, configure_logging)
-    with StudyProgress(study, jobs=config.jobs) as progress:
+    runner = make_runner(
+        plan.resources,
+        configure_logging,
+        kind=command.runner,
+        jobs=command.jobs,
+        threads=command.threads,
+    )
+    with StudyProgress(study, jobs=command.jobs) as progress:
         record = run_study(study, runner, progress, reproduce=reproduce)
-    publish(record, config.output, as_json=command.as_json)
+    publish(record, command.output, as_json=command.as_json)
     return 0

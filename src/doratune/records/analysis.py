@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from doratune.records.base import Record
 from doratune.records.run import Count
 from doratune.records.study import StudyMethod
 
-NonNegative = Annotated[float, Field(ge=0)]
+
+def _measured(value: float) -> float:
+    return float(f"{value:.7g}")
+
+
+Measured = Annotated[float, AfterValidator(_measured)]
+"""Kept to the seven digits that float32 weights have: there are thousands of them."""
+Size = Annotated[Measured, Field(ge=0)]
 Correlation = Annotated[float, Field(ge=-1, le=1)]
 
 
@@ -24,8 +31,8 @@ class WeightChange(Record):
     step: Count  #: optimizer steps so far
     layer: str  #: module name in the base model, such as "model.layers.0.self_attn.q_proj"
     kind: str  #: its last part, such as "q_proj"
-    magnitude: NonNegative  #: ΔM
-    direction: NonNegative  #: ΔD
+    magnitude: Size  #: ΔM
+    direction: Size  #: ΔD
 
 
 class GainDrift(Record):
@@ -34,8 +41,8 @@ class GainDrift(Record):
     step: Count  #: optimizer steps so far
     layer: str  #: module name in the base model
     kind: str  #: its last part
-    mean: float  #: mean of g over the outputs
-    deviation: NonNegative  #: root mean square of g − 1
+    mean: Measured  #: mean of g over the outputs
+    deviation: Size  #: root mean square of g − 1
 
 
 class KindCorrelation(Record):

@@ -1,8 +1,8 @@
 """A study's runs as two files that fit a repository: their records and metrics, and all their predictions.
 
-``RUNS_FILE`` has a line of JSON for each run directory, ``PREDICTIONS_FILE`` a row of Parquet for each row
-that a run answered. Scores are kept exactly, so candidates that tied still do; scores per byte are kept as
-the number of bytes. Training rows, weights, checkpoints and logs are left out.
+``RUNS_FILE`` has a compressed line of JSON for each run directory, ``PREDICTIONS_FILE`` a row of Parquet for
+each row that a run answered. Scores are kept exactly, so candidates that tied still do; scores per byte are
+kept as the number of bytes. Training rows, weights, checkpoints and logs are left out.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doratune.errors import InputError
-from doratune.records.answers import correct_rows
 from doratune.records.layout import (
     METRICS_NAME,
     RUNS_NAME,
+    correct_rows,
     is_recorded,
     is_started,
     predictions_name,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RUNS_FILE = "runs.jsonl"
+RUNS_FILE = "runs.jsonl.gz"
 PREDICTIONS_FILE = "predictions.parquet"
 _REPEATING = ["run", "predictions", "row", "answer", "prediction", "correct", "bytes.list.element"]
 _ZSTD_LEVEL = 19

@@ -7,8 +7,10 @@ fine-tuning. Evaluations add ``PREDICTIONS_NAME``. A file is either whole or not
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +20,7 @@ from pydantic import ValidationError
 
 from doratune.errors import InputError
 from doratune.records.analysis import AnalysisRecord
-from doratune.records.run import Format, Method, Protocol, RunRecord
+from doratune.records.run import Evaluation, Format, Method, Protocol, RunRecord
 from doratune.records.study import StudyRecord, from_version_1
 
 CONFIG_NAME = "config.yaml"
@@ -129,13 +131,15 @@ def write_json_atomic(path: Path, data: Mapping[str, Any], *, indent: int | None
 
 
 def write_jsonl_atomic(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object per line.
+    """Write one JSON object per line, compressed if the name ends with ".gz".
 
     Raises:
         ValueError: A number is not finite.
     """
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    write_text_atomic(path, "".join(lines))
+    content = "".join(lines).encode("utf-8")
+    # Without a time the same rows always give the same bytes.
+    write_bytes_atomic(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -205,6 +209,44 @@ def read_record(run: Path) -> RunRecord:
     return _read_schema(run / RECORD_NAME, RunRecord)
 
 
+def correct_rows(run: Path, entry: Evaluation) -> dict[int, bool]:
+    """For each row, whether the run had it right.
+
+    Raises:
+        InputError: The predictions cannot be read, or do not match the counts in the record.
+    """
+    path = run / entry.predictions
+    correct = {}
+    for row in read_jsonl(path):
+        if not isinstance(row.get("row"), int) or not isinstance(row.get("correct"), bool):
+            raise InputError("a prediction has no row number or no correct flag", where=str(path), got=row)
+        correct[row["row"]] = row["correct"]
+    found = (len(correct), sum(correct.values()))
+    if found != (entry.rows, entry.correct):
+        raise InputError(
+            "the predictions do not match the record of their run",
+            where=str(path),
+            got=f"{found[0]} rows, {found[1]} correct",
+            expected=f"{entry.rows} rows, {entry.correct} correct",
+            fix=f"evaluate {entry.task} again",
+        )
+    return correct
+
+
+def training_curve(run: Path) -> list[tuple[int, float | None]]:
+    """The training loss by step, None where it was not finite.
+
+    Raises:
+        InputError: The metrics cannot be read.
+    """
+    path = run / METRICS_NAME
+    points = [row for row in read_jsonl(path) if "loss" in row]
+    for row in points:
+        if not isinstance(row.get("step"), int) or not isinstance(row["loss"], int | float | None):
+            raise InputError("a line has no step or no loss that is a number", where=str(path), got=row)
+    return [(row["step"], row["loss"]) for row in points]
+
+
 def read_study(path: Path) -> StudyRecord:
     """Read a study.json.
 
@@ -254,8 +296,9 @@ def _read_schema(
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
     except FileNotFoundError:
         raise InputError("the file is missing", where=str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError("the file cannot be read", where=str(path), got=str(error)) from None

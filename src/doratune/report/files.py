@@ -9,8 +9,7 @@ from doratune.records.analysis import AnalysisRecord
 from doratune.records.layout import ANALYSIS_NAME, STUDY_NAME, write_json_atomic, write_text_atomic
 from doratune.records.study import StudyRecord
 from doratune.report.decomposition_plots import whole_plot
-from doratune.report.html import to_html
-from doratune.report.markdown import to_markdown
+from doratune.report.markup import to_html, to_markdown
 from doratune.report.page import page_of
 
 MARKDOWN_NAME = "report.md"

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import yaml
+
 from doratune.records.analysis import AnalysisRecord, RunAnalysis
+from doratune.records.base import Setting
 from doratune.records.study import METHOD_NAMES, StudyRecord
-from doratune.report import decomposition, decomposition_plots, details, paper, plots, tables, verdicts
+from doratune.report import decomposition, decomposition_plots, numbers, paper, plots, tables, verdicts
 from doratune.report.blocks import (
     Block,
     Bullets,
@@ -65,7 +68,7 @@ def page_of(record: StudyRecord, analyses: Sequence[AnalysisRecord] = ()) -> Pag
 
 def outcome_blocks(view: View) -> list[Block]:
     """What can be told, in words, and what must be known about it."""
-    unfinished = details.unfinished(view.record)
+    unfinished = _unfinished(view.record)
     blocks: list[Block] = [Text(unfinished, "note")] if unfinished else []
     blocks += [Text(line, "headline") for line in verdicts.headlines(view)]
     cards = verdicts.cards(view)
@@ -153,8 +156,8 @@ def _weights(analyses: Sequence[AnalysisRecord]) -> list[Block]:
 
 
 def _settings(view: View) -> list[Block]:
-    blocks: list[Block] = [Facts(details.setting_facts(view.record))]
-    plan = details.plan_text(view.record)
+    blocks: list[Block] = [Facts(_setting_facts(view.record))]
+    plan = _plan_text(view.record)
     if plan and not view.simple:
         blocks += [Heading("The plan"), Code(plan)]
     if view.cells:
@@ -165,8 +168,8 @@ def _settings(view: View) -> list[Block]:
 
 
 def _environment(record: StudyRecord) -> list[Block]:
-    note = details.environment_note(record)
-    return [*([Text(note, "note")] if note else []), Facts(details.environment_facts(record))]
+    note = environment_note(record)
+    return [*([Text(note, "note")] if note else []), Facts(_environment_facts(record))]
 
 
 def _per_training(
@@ -191,3 +194,64 @@ def _per_run(analysis: AnalysisRecord, name: str, draw: Callable[[RunAnalysis, s
         ]
 
     return Figures(drawn)
+
+
+def _setting_facts(record: StudyRecord) -> list[tuple[str, str]]:
+    """What all runs share, with names in words; settings without a value are left out."""
+    return [
+        (name.replace("_", " "), _value(value))
+        for name, value in record.settings.items()
+        if value is not None
+    ]
+
+
+def _value(value: Setting) -> str:
+    if isinstance(value, list):
+        return ", ".join(_value(item) for item in value) if value else "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _environment_facts(record: StudyRecord) -> list[tuple[str, str]]:
+    """The machine and the software, unknowns left out."""
+    one = record.environment
+    facts = [
+        ("doratune", one.doratune),
+        ("commit", one.git_commit),
+        ("processor", f"{one.cpu}, {numbers.counted(one.cores, 'core')}"),
+        ("GPU", one.gpu or "none"),
+        ("system", one.platform),
+        ("Python", one.python),
+        ("packages", ", ".join(f"{name} {version}" for name, version in one.packages.items())),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _plan_text(record: StudyRecord) -> str | None:
+    """The whole plan as YAML, or None where no plan led to the runs."""
+    if record.plan is None:
+        return None
+    return yaml.safe_dump(record.plan, sort_keys=False, allow_unicode=True, width=100).rstrip()
+
+
+def _unfinished(record: StudyRecord) -> str | None:
+    """That cells are missing, or None when all are there."""
+    if not record.pending:
+        return None
+    done, left = len(record.cells), len(record.pending)
+    verb = "is" if left == 1 else "are"
+    return (
+        f"This study is not finished: {left} of {done + left} cells {verb} still to be run; what follows is "
+        "about the others only."
+    )
+
+
+def environment_note(record: StudyRecord) -> str | None:
+    """That the runs saw more than one environment, or None."""
+    if record.environments == 1:
+        return None
+    return (
+        f"The runs took place in {record.environments} different environments, of which this is the last: "
+        "their times and memory cannot be compared."
+    )

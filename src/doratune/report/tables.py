@@ -9,7 +9,6 @@ from doratune.records.run import DataRecord, Evaluation, RunRecord, TrainingReco
 from doratune.records.study import METHOD_NAMES, ArmResult, StudyArm
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table
-from doratune.report.verdicts import corrected_p
 from doratune.report.view import NamedCell, Training, View, arm_title, capitalised
 
 NOT_EVALUATED = "not evaluated"
@@ -257,7 +256,7 @@ def _simple_difference(named: NamedCell, view: View) -> list[Entry]:
         return []
     for one in view.pairs[0].single:
         if one.cell is named.cell:
-            return [Entry(numbers.points(one.difference.points), corrected_p(one.difference))]
+            return [Entry(numbers.points(one.difference.points), numbers.p_value(one.difference.p_adjusted))]
     return [Entry(NONE)]
 
 

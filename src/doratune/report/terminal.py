@@ -15,9 +15,9 @@ from rich.text import Text as RichText
 from doratune.records.analysis import AnalysisRecord
 from doratune.records.run import RunRecord
 from doratune.records.study import StudyRecord
-from doratune.report import decomposition, details, tables
+from doratune.report import decomposition, tables
 from doratune.report.blocks import SAMPLE, Block, Entry, Table, Text, Verdicts
-from doratune.report.page import outcome_blocks
+from doratune.report.page import environment_note, outcome_blocks
 from doratune.report.view import view_of
 
 STYLES = {"plain": "", "headline": "bold", "note": "yellow", "aside": "dim"}
@@ -41,7 +41,7 @@ def print_summary(record: StudyRecord, console: Console) -> None:
             _print([cost], console)
         console.print()
     _print(outcome_blocks(view), console)
-    environment = details.environment_note(record)
+    environment = environment_note(record)
     _print([Text(environment, "note")] if environment else [], console)
     _print([Text(f"Still to be run: {name}", "note") for name in record.pending], console)
 

@@ -137,11 +137,6 @@ def needed_table(view: View) -> Table | None:
     return Table("Test rows or seeds needed", columns, rows) if rows else None
 
 
-def corrected_p(one: StudyDifference) -> str:
-    """The p that the verdict follows."""
-    return numbers.p_value(one.p_adjusted)
-
-
 def _row_name(pair: Pair, one: NamedDifference) -> Entry:
     rows = f"{one.cell.rows:,} rows, " if one.cell else ""
     seeds = numbers.counted(len(one.difference.seeds), "seed")

@@ -4,15 +4,15 @@ A value of seed s on row r is taken as mean + seed[s] + row[r] + rest[s, r], the
 seed. The mean over S seeds and R rows then has the variance σ²(seed)/S + σ²(row)/R + σ²(rest)/(S·R).
 
 The plain hierarchical bootstrap gets this wrong for the few seeds that a study can pay for. Resampling three
-seeds gives two thirds of their variance and, with ten different outcomes, no tail; rows drawn anew within
-each seed forget that the seeds share them; rows drawn once for all seeds count the rest thrice. On simulated
+seeds gives two thirds of their variance and, with ten different outcomes, no tail; rows redrawn within each
+seed forget that the seeds share them; rows drawn once for all seeds count the rest three times. On simulated
 studies of three seeds its 95 % intervals held the truth in 69 to 100 % of cases. So here:
 
 - Rows are resampled from their means over the seeds; as these take few values, one multinomial draw does it.
   The deviation is scaled to the rows' own part of its variance: the rest is in the seeds' means already.
 - For the seeds, a t variate of S − 1 degrees of freedom times the standard error of their means is drawn. The
   sum is the solution of Behrens and Fisher for two unknown variances, known to err on the safe side.
-- A spread is never less than that of the rows alone, which is right when seeds have no effect of their own:
+- A spread is never less than that of the rows alone, which is right when seeds have no effect:
   two or three of them may agree by chance.
 - Made-up rows that each side wins (Agresti & Coull 1998; Bonett & Price 2012) keep a spread above zero where
   hardly any row differs.

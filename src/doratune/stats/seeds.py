@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest
 
 from doratune.errors import InputError
-from doratune.records.study import Outcome, SeedDifference, StudyDifference, arm_name
+from doratune.records.study import Needed, Outcome, SeedDifference, StudyDifference, arm_name
 from doratune.stats.accuracy import accuracy_with_interval
 from doratune.stats.needed import needed
-from doratune.stats.paired import SIGNIFICANCE, mcnemar_p
 from doratune.stats.resampling import (
     Block,
     components,
@@ -25,6 +25,7 @@ from doratune.stats.resampling import (
 ARM_ROWS = (1.0, 1.0, 0.0, 0.0)  # two that are right, two that are wrong
 PAIRED_ROWS = (1.0, -1.0)  # one that only the first has right, one that only the second has
 ONE_SEED = "one seed only"
+SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -87,21 +88,34 @@ def difference(
         _seed_difference(seed, before, after)
         for seed, before, after in zip(seeds, from_correct, to_correct, strict=True)
     ]
-    return _settled(
-        StudyDifference(
-            from_arm=from_arm,
-            to_arm=to_arm,
-            points=_gain(from_correct, to_correct),
-            interval=_points(interval(draws)),
-            p_value=by_seed[0].p_value if len(by_seed) == 1 else two_sided_p(draws),
-            p_adjusted=1.0,
-            outcome="undecided",
-            verdict="",
-            seeds=by_seed,
-            needed=needed(components(values), *from_correct.shape),
-        ),
-        one_seed=len(by_seed) == 1,
+    one_seed = len(by_seed) == 1
+    return _told(
+        from_arm,
+        to_arm,
+        _gain(from_correct, to_correct),
+        draws,
+        p_value=by_seed[0].p_value if one_seed else two_sided_p(draws),
+        one_seed=one_seed,
+        seeds=by_seed,
+        needed=needed(components(values), *from_correct.shape),
     )
+
+
+def mcnemar_p(only_from: int, only_to: int) -> float:
+    """Two-sided p-value of McNemar's exact test.
+
+    Only the rows on which two arms disagree say which is better. Without a difference such a row is as likely
+    to favour one as the other: their split is binomial(n, 1/2).
+
+    Args:
+        only_from: Rows that only the first arm had right.
+        only_to: Rows that only the second arm had right.
+
+    Returns:
+        The p-value; 1.0 when the arms never disagree.
+    """
+    discordant = only_from + only_to
+    return float(binomtest(only_from, discordant).pvalue) if discordant else 1.0
 
 
 def pooled(from_arm: str, to_arm: str, cells: Sequence[PairedCell]) -> StudyDifference:
@@ -131,21 +145,8 @@ def pooled(from_arm: str, to_arm: str, cells: Sequence[PairedCell]) -> StudyDiff
         for group in groups.values()
     ]
     draws = resampled_means(blocks)
-    return _settled(
-        StudyDifference(
-            from_arm=from_arm,
-            to_arm=to_arm,
-            points=float(np.mean([_gain(cell.from_correct, cell.to_correct) for cell in cells])),
-            interval=_points(interval(draws)),
-            p_value=two_sided_p(draws),
-            p_adjusted=1.0,
-            outcome="undecided",
-            verdict="",
-            seeds=[],
-            needed=[],
-        ),
-        one_seed=counts == {1},
-    )
+    points = float(np.mean([_gain(cell.from_correct, cell.to_correct) for cell in cells]))
+    return _told(from_arm, to_arm, points, draws, p_value=two_sided_p(draws), one_seed=counts == {1})
 
 
 def adjusted(family: Sequence[StudyDifference]) -> list[StudyDifference]:
@@ -167,9 +168,37 @@ def adjusted(family: Sequence[StudyDifference]) -> list[StudyDifference]:
     ]
 
 
-def _settled(found: StudyDifference, p_adjusted: float | None = None, *, one_seed: bool) -> StudyDifference:
+def _told(
+    from_arm: str,
+    to_arm: str,
+    points: float,
+    draws: np.ndarray,
+    *,
+    p_value: float,
+    one_seed: bool,
+    seeds: Sequence[SeedDifference] = (),
+    needed: Sequence[Needed] = (),
+) -> StudyDifference:
+    """A difference whose p is not corrected yet."""
+    low, high = interval(draws)
+    found = StudyDifference(
+        from_arm=from_arm,
+        to_arm=to_arm,
+        points=points,
+        interval=(100 * low, 100 * high),
+        p_value=p_value,
+        p_adjusted=1.0,
+        outcome="undecided",
+        verdict="",
+        seeds=list(seeds),
+        needed=list(needed),
+    )
+    return _settled(found, p_value, one_seed=one_seed)
+
+
+def _settled(found: StudyDifference, p_adjusted: float, *, one_seed: bool) -> StudyDifference:
     """``found`` with the outcome and the words that its corrected p gives."""
-    p = found.p_value if p_adjusted is None else min(1.0, p_adjusted)
+    p = min(1.0, p_adjusted)
     outcome: Outcome = "undecided"
     if p < SIGNIFICANCE and found.points:
         outcome = "better" if found.points > 0 else "worse"
@@ -202,12 +231,8 @@ def _gain(before: np.ndarray, after: np.ndarray) -> float:
     return 100 * (int(after.sum()) - int(before.sum())) / before.size
 
 
-def _points(bounds: tuple[float, float]) -> tuple[float, float]:
-    return 100 * bounds[0], 100 * bounds[1]
-
-
 def _check(*answers: np.ndarray) -> None:
-    """Refuse what is no table of answers, and tables that differ in shape."""
+    """Refuse anything but tables of answers of one shape."""
     for one in answers:
         if one.ndim != 2 or not one.size or one.dtype != np.bool_:
             raise InputError(

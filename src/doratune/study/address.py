@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from doratune.models.builtin import BUILTIN
+from doratune.records import differences
 from doratune.records.layout import refuse_missing_folder
 from doratune.training.config import TrainConfig
 
 RUN_SCHEMA = 1
-"""Goes up when the same settings mean another run, as when a default of ``TrainConfig`` changes."""
+"""Raised when the same settings mean another run, as when a default of ``TrainConfig`` changes."""
 
 ADDRESS_DIGITS = 10
 
-WITHOUT_EFFECT = frozenset(
-    {"output", "model", "data", "save_steps", "keep_checkpoints", "report_to", "device_map"}
-)
-"""Settings that say nothing about the result, or that are told by a hash of what they point to."""
+WITHOUT_EFFECT = differences.WITHOUT_EFFECT | {"output", "model", "data", "device_map"}
+"""Settings without effect on the result, and those that enter the address as a hash of what they point to."""
 
 
 def run_address(config: TrainConfig, *, model: str, data: str) -> str:
@@ -47,7 +46,7 @@ def address(values: Mapping[str, Any]) -> str:
 
 
 MODEL_FILES = ("config.json", "tokenizer*.json", "tokenizer.model", "*.safetensors", "*.bin")
-"""What of a model's folder decides its results."""
+"""The files in a model's folder that decide its results."""
 
 
 def model_identity(name: str) -> str:

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from doratune.records.answers import correct_rows, training_curve
+from doratune.errors import InputError
+from doratune.records.layout import correct_rows, training_curve
 from doratune.records.run import Evaluation, RunRecord
 from doratune.records.study import ArmResult, SeedRun, StudyArm, StudyCell, StudyMethod, Trial
-from doratune.stats.paired import check_same_rows
 from doratune.stats.seeds import PairedCell, arm_summary, difference
 
 Pair = tuple[str, str]
@@ -154,6 +154,24 @@ def _tables(arms: Sequence[Arm]) -> dict[str, np.ndarray]:
         arm.name: np.array([[answers[run.place][row] for row in rows] for run, _ in arm.runs], dtype=bool)
         for arm in arms
     }
+
+
+def check_same_rows(
+    first: str, first_correct: Mapping[int, bool], second: str, second_correct: Mapping[int, bool]
+) -> None:
+    """Refuse two arms whose predictions are of different rows.
+
+    Raises:
+        InputError: A row of one arm is missing in the other.
+    """
+    unpaired = first_correct.keys() ^ second_correct.keys()
+    if unpaired:
+        raise InputError(
+            "the arms did not answer the same rows, so they cannot be compared",
+            where=f"{first}, {second}",
+            got=f"{len(unpaired)} rows that only one of them answered, such as row {min(unpaired)}",
+            fix="evaluate both on the same data with the same --limit",
+        )
 
 
 def _arm(arm: Arm, correct: np.ndarray) -> StudyArm:

@@ -6,22 +6,48 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from doratune.errors import InputError
 from doratune.records.archive import PREDICTIONS_FILE, RUNS_FILE
 from doratune.records.layout import COMPARISON_NAME, RUNS_NAME, STUDY_NAME, read_study
+from doratune.records.run import Protocol
 from doratune.records.study import StudyMethod, StudyRecord
-from doratune.settings import validate
+from doratune.settings import LaxPath, Positive, validate
 from doratune.study.address import ADDRESS_DIGITS, WITHOUT_EFFECT
-from doratune.study.config import COMPARED, CompareConfig
-from doratune.study.plan import CROSSED, Plan, check_plan
-from doratune.study.study import Study
+from doratune.study.plan import CROSSED, Plan, Rate, Seed, check_plan
 from doratune.training.config import TrainingSettings
 
+if TYPE_CHECKING:
+    from doratune.study.study import Study
+
+COMPARED: tuple[StudyMethod, ...] = ("lora", "dora")
+"""What a comparison trains."""
 QUESTION = "Is DoRA more accurate than LoRA on the same rows in the same order, with the same budget?"
 HELD_EQUAL = CROSSED - {"rank", "alpha", "learning_rate"}
 """Settings that one method of a comparison cannot have for itself."""
+
+
+class CompareConfig(TrainingSettings):
+    """Base, LoRA and DoRA on the same rows, order, seeds and budget."""
+
+    output: LaxPath
+    """Folder for the runs, the table and the report."""
+    test_data: LaxPath | None = None
+    """JSON or JSONL file with the test rows, for a comparison on --data."""
+    protocol: Protocol = "likelihood"
+    """likelihood: rank the candidate answers; generate: beam search and answer pattern."""
+    limit: Positive | None = None
+    """Only the first so many test rows of each task."""
+    eval_batch_size: Positive = 32
+    """Rows per forward pass in evaluation."""
+
+    seeds: list[Seed] | None = None
+    """Runs with each of these seeds, instead of --seed."""
+    learning_rates: list[Rate] | None = None
+    """Peak learning rates, instead of --learning-rate; of several the best one on held-out rows is tested."""
+    validation_rows: Positive = 500
+    """Training rows held out to choose among several learning rates; with one rate none are."""
 
 
 def comparison_plan(config: CompareConfig, own: Mapping[StudyMethod, CompareConfig]) -> Plan:
@@ -98,7 +124,7 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
             "the output folder already holds a comparison",
             where="--output",
             got=", ".join(held),
-            fix="choose another folder, or add --resume to go on or --overwrite to start again",
+            fix="choose another folder, or add --resume to continue it or --overwrite to start again",
         )
     if resume and held == [str(output / COMPARISON_NAME)]:
         raise InputError(
@@ -187,7 +213,7 @@ def _own_settings(config: CompareConfig, method: StudyMethod, one: CompareConfig
 
 
 def _changed_inputs(study: Study, before: Plan, inputs: Mapping[str, str]) -> list[str]:
-    """The model and rows that are others than they were, whatever their names are."""
+    """The model and rows whose content has changed, whatever they are called."""
     shown = {"model": (f"{before.models[0]}, ", f"{study.plan.models[0]}, ")}
     changed = []
     for what, old in inputs.items():

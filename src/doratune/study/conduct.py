@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from doratune.errors import DoratuneError, InputError
 from doratune.records.archive import has_archive, restore_runs
 from doratune.records.layout import STUDY_NAME, read_study, write_text_atomic
-from doratune.study.execute import Outcome
+from doratune.study.execute import Outcome, locked
 from doratune.study.grid import Group
 from doratune.study.job import Job, drop_weights
-from doratune.study.lock import locked
-from doratune.study.process import waiting_through_interrupts
 from doratune.study.schedule import Progress, Schedule
 
 IGNORED = """# Rows and runs are not for a repository; `doratune report FOLDER --archive` packs the runs.
@@ -41,7 +40,7 @@ class Runner(AbstractContextManager["Runner"], Protocol):
 
 
 class Watcher(Protocol):
-    """What is told how a study goes."""
+    """What is told of the progress of a study."""
 
     def started(self, job: Job) -> None:
         """A job was handed to the runner."""
@@ -83,7 +82,7 @@ def conduct(
         groups: The study's groups.
         folder: The study's folder.
         runner: What carries out the jobs.
-        watcher: What is told how it goes.
+        watcher: What is told of the progress.
         on_finished: Called with each group that is finished, also those that were before.
         again: How the user resumes it, for messages.
 
@@ -106,7 +105,7 @@ def conduct(
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds something else than this version's studies.
+    """Refuse a folder that this version cannot carry out a study in.
 
     Raises:
         InputError: It is a file, or its study.json is of another schema or version.
@@ -137,7 +136,7 @@ class _Conductor:
 
     def run(self, again: str) -> None:
         running: dict[Future[Outcome], Job] = {}
-        with waiting_through_interrupts(self._notice_interrupt):
+        with _waiting_through_interrupts(self._notice_interrupt):
             while True:
                 self._report_finished()
                 self._fill(running)
@@ -153,7 +152,7 @@ class _Conductor:
                 self.watcher.tick()
         if self.interrupted:
             raise StudyInterruptedError(
-                "interrupted; the runs that are finished are kept", fix=f"{again} to go on"
+                "interrupted; the runs that are finished are kept", fix=f"{again} to continue"
             )
         if self.failures:
             raise _failed(self.failures, again)
@@ -186,6 +185,16 @@ class _Conductor:
                 self.on_finished(progress)
 
 
+@contextmanager
+def _waiting_through_interrupts(noticed: Callable[[], None]) -> Iterator[None]:
+    """Leave Ctrl-C to the runs' processes, which save a checkpoint; here ``noticed`` is called."""
+    previous = signal.signal(signal.SIGINT, lambda *_: noticed())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 def _drop_weights(progress: Progress) -> None:
     for job in (*progress.group.trials(), *progress.jobs):
         drop_weights(job.folder)
@@ -198,5 +207,5 @@ def _failed(failures: list[tuple[Job, str]], again: str) -> DoratuneError:
         f"{len(failures)} run(s) failed; the finished ones are kept",
         where=f"{job.folder} ({job.label})" + (f"; also {others}" if others else ""),
         got=error,
-        fix=f"mend the cause and {again}; only what is not finished is done again",
+        fix=f"remove the cause and {again}; finished runs are not repeated",
     )

@@ -40,7 +40,7 @@ class Speeds:
     """How fast runs are.
 
     Attributes:
-        basis: What that is known from; None where nothing is known.
+        basis: Where the figures come from; None without any.
         tokens: (tokens, seconds) of training by method.
         rows: (rows, seconds) of evaluation.
     """
@@ -60,7 +60,7 @@ class Speeds:
             self.rows = (self.rows[0] + one.rows, self.rows[1] + one.seconds)
 
     def seconds(self, method: str, work: Work) -> float | None:
-        """Wall time of some work of a method, None where it cannot be told."""
+        """Wall time of some work of a method; None if no speed is known."""
         tokens, token_seconds = self.tokens.get(method) or _sum(self.tokens.values())
         rows, row_seconds = self.rows
         if (work.tokens and not tokens) or (work.rows and not rows):

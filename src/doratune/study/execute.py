@@ -1,7 +1,8 @@
-"""Carrying out a job in the process that is given to it, from wherever an earlier process left it."""
+"""Carrying out a job in this process, from wherever an earlier process left it."""
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -17,11 +18,11 @@ from doratune.errors import DoratuneError
 from doratune.evaluation.config import EvalConfig
 from doratune.records.layout import VALIDATION_NAME, is_started, write_config
 from doratune.study.job import Job, Wanted
-from doratune.study.lock import locked
 
 logger = logging.getLogger(__name__)
 
 LOG_NAME = "log.txt"
+LOCK_NAME = ".lock"
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,29 @@ def carry_out(job: Job) -> Outcome:
     return Outcome(time.perf_counter() - started, None if interrupted else error, interrupted)
 
 
+@contextmanager
+def locked(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a folder's lock, which the system lifts when the process ends, however it does.
+
+    Args:
+        folder: Made if need be.
+        wait: Wait for the process that holds it now; else ``False`` is given where there is one.
+
+    Yields:
+        Whether the lock is held.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_NAME).open("w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
 def _train(job: Job) -> None:
-    """Train the run, or go on with its training; again from the start where only the weights are missing."""
+    """Train the run or resume its training; train it again if it is finished and its weights are gone."""
     from doratune.training.train import train
 
     if job.config is None:
@@ -75,7 +97,7 @@ def _train(job: Job) -> None:
             train(job.config, overwrite=True)
         return
     resume = is_started(job.folder)
-    if resume:  # the address says that it is the same run; only its paths may be others by now
+    if resume:  # the address says that it is the same run; only its paths may have changed
         write_config(job.folder, job.config.model_dump(mode="json"))
     train(job.config, resume=resume)
 

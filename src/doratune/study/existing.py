@@ -12,7 +12,7 @@ from typing import Any
 
 from doratune.errors import InputError
 from doratune.records.base_model import check_one_base_model
-from doratune.records.differences import flat_config, notes_on_differences, shared_settings
+from doratune.records.differences import WITHOUT_EFFECT, flat_config, notes_on_differences, shared_settings
 from doratune.records.layout import read_record
 from doratune.records.run import DataRecord, Evaluation, RunRecord, mixed
 from doratune.records.study import StudyMethod, StudyRecord, method_of
@@ -22,7 +22,7 @@ from doratune.study.cell import Answered, Arm, Run, cell_of
 TaskKey = tuple[str, str, str]
 """A task, its format and its protocol: what must agree for two accuracies to mean the same."""
 
-BY_SEED = frozenset({"seed", "name", "output", "data", "resume", "overwrite", "report_to", "save_steps"})
+BY_SEED = WITHOUT_EFFECT | {"seed", "name", "output", "data", "resume", "overwrite"}
 """Configuration in which the runs of one arm may differ; rows are told by their hash."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,10 +95,8 @@ class Group:
             }
         )
         folder = self.folder / RUNS_NAME / f"base-{_short(list(rows))}-{key}"
-        wanted = tuple(
-            self._wanted(test, self._evaluation(test, self.model, folder).model_copy(update=shared))
-            for test in tests
-        )
+        wanted = [self._answers(test, self.model, folder) for test in tests]
+        wanted = tuple(replace(one, config=one.config.model_copy(update=shared)) for one in wanted)
         return Job(stage="base", folder=folder, config=None, wanted=wanted, method="base")
 
     def _job(self, method: StudyMethod, rate: float, seed: int, stage: Literal["trial", "test"]) -> Job:
@@ -108,10 +106,7 @@ class Group:
         folder = self.folder / RUNS_NAME / f"{method}-{name}-{key}"
         wanted = self._validations(folder) if seed == self.plan.seeds[0] else []
         if stage == "test":
-            wanted += [
-                self._wanted(test, self._evaluation(test, str(folder), folder))
-                for test in self.material.tests
-            ]
+            wanted += [self._answers(test, str(folder), folder) for test in self.material.tests]
         return Job(
             stage=stage,
             folder=folder,
@@ -147,16 +142,8 @@ class Group:
     def _validations(self, folder: Path) -> list[Wanted]:
         return [
             Wanted(
-                EvalConfig(
-                    target=str(folder),
-                    task=[part.task or ""],
-                    data=part.path,
-                    split="validation",
-                    format=self.format,
-                    protocol=self.plan.protocol,
-                    batch_size=self.plan.eval_batch_size,
-                    output=folder / VALIDATION_NAME,
-                    trust_remote_code=self.plan.settings.get("trust_remote_code", False),
+                self._evaluation(
+                    str(folder), part.task or "", part.path, "validation", folder / VALIDATION_NAME
                 ),
                 part.record.sha256,
                 part.record.rows,
@@ -164,20 +151,25 @@ class Group:
             for part in self.material.validation
         ]
 
-    def _evaluation(self, test: Test, target: str, output: Path) -> EvalConfig:
+    def _evaluation(
+        self, target: str, task: str, data: Path | None, split: Literal["validation", "test"], output: Path
+    ) -> EvalConfig:
         return EvalConfig(
             target=target,
-            task=[test.task.name],
-            data=test.data,
+            task=[task],
+            data=data,
+            split=split,
             format=self.format,
             protocol=self.plan.protocol,
-            limit=self.material.entry.limit,
+            limit=self.material.entry.limit if split == "test" else None,
             batch_size=self.plan.eval_batch_size,
             output=output,
             trust_remote_code=self.plan.settings.get("trust_remote_code", False),
         )
 
-    def _wanted(self, test: Test, config: EvalConfig) -> Wanted:
+    def _answers(self, test: Test, target: str, folder: Path) -> Wanted:
+        """The answers to the test rows of a task."""
+        config = self._evaluation(target, test.task.name, test.data, "test", folder)
         limit = self.material.entry.limit or test.record.rows
         return Wanted(config, test.record.sha256, min(limit, test.record.rows))
 

@@ -1,18 +1,24 @@
-"""The runner of one machine: every run in its own process, one after the other or several at a time."""
+"""The runner of one machine: every run in a new process, one after the other or several at a time.
+
+A new process measures its own peak memory and starts as fresh as any other.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from types import TracebackType
+from typing import TypeVar
 
 from doratune.study.execute import LOG_NAME, Outcome, carry_out
 from doratune.study.job import Job
-from doratune.study.process import run_alone
+
+Result = TypeVar("Result")
 
 
 class LocalRunner:
@@ -50,20 +56,46 @@ class LocalRunner:
 
     def _run(self, job: Job) -> Outcome:
         try:
-            return run_alone(
-                carry_out, job, initializer=partial(_prepare, self._initializer), threads=self._threads
-            )
+            return run_alone(carry_out, job, initializer=self._initializer, threads=self._threads)
         except BrokenProcessPool:
             return Outcome(
                 0.0,
-                "the run's process was ended from outside, or for want of memory\n"
+                "the run's process was killed, perhaps because memory ran out\n"
                 f"  where: {job.folder / LOG_NAME}\n"
-                "  to do: start it again; it goes on from the last checkpoint",
+                "  to do: start it again; it resumes from the last checkpoint",
             )
 
 
-def _prepare(initializer: Callable[[], None] | None) -> None:
-    """End without a word on Ctrl-C while there is nothing to save; training has its own way of ending."""
+def run_alone(
+    function: Callable[..., Result],
+    *arguments: object,
+    initializer: Callable[[], None] | None = None,
+    threads: int | None = None,
+) -> Result:
+    """Call a function in a new process and wait for what it returns or raises.
+
+    Args:
+        function: What is called; like its arguments it must be picklable.
+        *arguments: Its arguments.
+        initializer: Called first in the process.
+        threads: How many threads its libraries compute with; None: as many as they choose.
+
+    Raises:
+        BrokenProcessPool: The process ended before the function did.
+    """
+    with ProcessPoolExecutor(
+        max_workers=1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=partial(_prepare, initializer, threads),
+    ) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _prepare(initializer: Callable[[], None] | None, threads: int | None) -> None:
+    """The process's first steps; OpenMP reads its variable when torch is imported, so it comes first."""
+    # There is nothing to save yet, so Ctrl-C ends the process at once; training handles it later.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
     if initializer is not None:
         initializer()

@@ -155,7 +155,7 @@ class Plan(Settings):
     eval_batch_size: Positive = 32
     """Rows per forward pass in evaluation."""
     keep_weights: bool = True
-    """Whether the weights of a run are kept when nothing more is asked of them."""
+    """Whether the weights of a run are kept once the results that need them are in."""
     resources: Resources = Resources()
     """What one run needs of a Ray cluster."""
     assume: Assumed | None = None

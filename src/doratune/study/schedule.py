@@ -46,7 +46,7 @@ class Progress:
         self.jobs = group.trials()
 
     def choose(self) -> None:
-        """Choose the learning rates, and go on to the tests; all trials must be done."""
+        """Choose the learning rates and begin the tests; all trials must be done."""
         group, plan = self.group, self.group.plan
         chosen: dict[StudyMethod, float] = {}
         for method in plan.methods:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from doratune.errors import DoratuneError, InputError
 from doratune.records.layout import STUDY_NAME, write_json_atomic
@@ -14,7 +15,6 @@ from doratune.study.address import model_identity
 from doratune.study.assemble import answered_cells, study_record
 from doratune.study.cell import Answered
 from doratune.study.conduct import Runner, Watcher, check_folder, conduct
-from doratune.study.config import StudyConfig
 from doratune.study.grid import Group, groups_of
 from doratune.study.local import LocalRunner
 from doratune.study.material import Material, assumed_material, load_material
@@ -32,7 +32,7 @@ class Study:
         folder: The study's folder.
         groups: Its groups, in order.
         inputs: What identifies its models and rows, by what they are.
-        assumed: Why rows could not be loaded, by training set; their sizes are the plan's word then.
+        assumed: Why rows could not be loaded, by training set; the sizes in the plan are used instead.
     """
 
     plan: Plan
@@ -48,7 +48,7 @@ def open_study(plan: Plan, folder: Path, *, only_to_estimate: bool = False) -> S
     Args:
         plan: The plan.
         folder: The study's folder.
-        only_to_estimate: Where the hub cannot be reached, go on with the sizes that the plan gives.
+        only_to_estimate: If the hub cannot be reached, use the sizes that the plan gives.
 
     Raises:
         InputError: The rows cannot be used, or the folder holds something else.
@@ -79,12 +79,12 @@ def open_study(plan: Plan, folder: Path, *, only_to_estimate: bool = False) -> S
 def run_study(
     study: Study, runner: Runner, watcher: Watcher, *, reproduce: str, again: str = "run the same command"
 ) -> StudyRecord:
-    """Do what is left of a study; study.json is written anew whenever a group of its cells is finished.
+    """Do what is left of a study; study.json is rewritten whenever a group of its cells is finished.
 
     Args:
         study: What ``open_study`` gave.
         runner: What carries out its runs.
-        watcher: What is told how it goes.
+        watcher: What is told of the progress.
         reproduce: The command that gives this study.
         again: How the user resumes it, for messages.
 
@@ -114,31 +114,37 @@ def run_study(
 
 
 def make_runner(
-    resources: Resources, config: StudyConfig, initializer: Callable[[], None] | None = None
+    resources: Resources,
+    initializer: Callable[[], None],
+    *,
+    kind: Literal["local", "ray"],
+    jobs: int,
+    threads: int | None,
 ) -> Runner:
     """What a study is to be carried out with.
 
     Args:
         resources: What a run needs of a cluster.
-        config: Names the runner.
         initializer: Called first in each run's process.
+        kind: This machine or a Ray cluster.
+        jobs: Runs at a time on this machine.
+        threads: Threads of each run; None: the cores divided among the jobs.
 
     Raises:
         InputError: What it needs is not installed, or a setting means nothing to it.
     """
-    if config.runner == "ray":
-        if config.jobs > 1 or config.threads is not None:
+    if kind == "ray":
+        if jobs > 1 or threads is not None:
             raise InputError(
-                "a Ray cluster decides itself how many runs go at a time",
+                "a Ray cluster itself decides how many runs take place at a time",
                 where="--jobs, --threads",
                 expected="resources in the plan: what one run needs",
             )
         return RayRunner(resources, initializer)
-    threads = config.threads
-    if threads is None and config.jobs > 1:
+    if threads is None and jobs > 1:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = max(cores // config.jobs, 1)
-    return LocalRunner(config.jobs, threads, initializer)
+        threads = max(cores // jobs, 1)
+    return LocalRunner(jobs, threads, initializer)
 
 
 def _qualified(what: str, name: str, names: Sequence[str]) -> str:

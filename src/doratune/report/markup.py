@@ -1,8 +1,14 @@
-"""A report as a Markdown file with GitHub's tables. It leaves the plots to the page."""
+"""A report as one HTML file, and as Markdown without its plots.
+
+The HTML needs nothing else: no script, no request, style and plots inside. The Markdown has GitHub's tables.
+"""
 
 from __future__ import annotations
 
 import re
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from doratune.report.blocks import (
     SAMPLE,
@@ -18,6 +24,24 @@ from doratune.report.blocks import (
     Text,
     Verdicts,
 )
+
+
+def to_html(page: Page) -> str:
+    """The whole file. All text is escaped; only plots are taken as they are."""
+    return _template().render(page=page)
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("doratune.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["SAMPLE"] = SAMPLE
+    return environment.get_template("report.html.j2")
 
 
 def to_markdown(page: Page) -> str:
