@@ -9,7 +9,7 @@ import tyro
 
 from doratune.bench.config import OpBenchConfig, StepBenchConfig
 from doratune.cli.parse import parse
-from doratune.errors import InputError, nearest
+from doratune.errors import InputError, did_you_mean
 from doratune.records.base import Record
 from doratune.settings import LaxPath, Settings
 
@@ -78,12 +78,11 @@ def main(argv: list[str]) -> int:
         print(ABOUT, end="")
         return 0
     if argv[0] not in KINDS:
-        close = nearest(argv[0], list(KINDS))
         raise InputError(
             "unknown bench",
             got=argv[0],
             expected=f"one of {', '.join(KINDS)}",
-            fix=f"did you mean doratune bench {close}?" if close else "see doratune bench --help",
+            fix=did_you_mean(argv[0], KINDS, form="doratune bench {}") or "see doratune bench --help",
         )
     return KINDS[argv[0]](argv[1:])
 

@@ -11,7 +11,7 @@ import sys
 
 from doratune import __version__
 from doratune.cli.output import quieten_imports
-from doratune.errors import DoratuneError, InputError, nearest
+from doratune.errors import DoratuneError, InputError, did_you_mean
 
 VERBS = {
     "train": "fine-tune a causal LM with LoRA or DoRA, or all of its weights",
@@ -62,12 +62,11 @@ def main(argv: list[str] | None = None) -> int:
     verb, rest = arguments[0], arguments[1:]
     try:
         if verb not in VERBS:
-            close = nearest(verb, list(VERBS))
             raise InputError(
                 "unknown verb",
                 got=verb,
                 expected=f"one of {', '.join(VERBS)}",
-                fix=f"did you mean doratune {close}?" if close else "see doratune --help",
+                fix=did_you_mean(verb, VERBS, form="doratune {}") or "see doratune --help",
             )
         if verb != "run":  # a script has its own views
             quieten_imports()

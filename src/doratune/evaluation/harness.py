@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from doratune import __version__
-from doratune.errors import DoratuneError, InputError, nearest
+from doratune.errors import DoratuneError, InputError, did_you_mean
 from doratune.evaluation._internals import is_multimodal, name_of, runs_programs, serialised, table
 from doratune.evaluation.batching import evaluation_mode
 from doratune.evaluation.config import EvalConfig
@@ -119,13 +119,12 @@ def _load_task(name: str) -> _Requested:
     manager = _manager()
     is_file = name not in manager.task_index and Path(name).is_file()
     if name not in manager.task_index and not is_file:
-        close = nearest(name, manager.all_tasks)
         raise InputError(
             "lm-eval knows no such task",
             where="--task",
             got=name,
             expected="a task, group or tag of lm-eval, or a YAML file that defines a task",
-            fix=f"did you mean {close}?" if close else None,
+            fix=did_you_mean(name, manager.all_tasks),
         )
     try:
         loaded = manager.load([name])

@@ -44,7 +44,7 @@ def generate(task_name: str, split: str) -> list[Row]:
             "unknown sample task",
             got=task_name,
             expected=", ".join(SAMPLE_TASKS),
-            fix=did_you_mean(task_name, list(SAMPLE_TASKS)),
+            fix=did_you_mean(task_name, SAMPLE_TASKS),
         )
     if split not in ROWS:
         raise InputError(
