@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from doratune.analysis.adapter import LayerAdapter, read_adapter
+from doratune.peft.adapter_file import LayerAdapter, read_adapter
 from doratune.analysis.base import Base
 from doratune.analysis.change import Change, Rows, measure
 from doratune.analysis.correlation import correlations
