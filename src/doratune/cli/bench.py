@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
-
-import tyro
+from typing import Any, TypeVar
 
 from doratune.bench.config import OpBenchConfig, StepBenchConfig
-from doratune.cli.parse import parse
+from doratune.cli.parse import AsJson, parse, part
 from doratune.errors import InputError, did_you_mean
 from doratune.records.base import Record
 from doratune.settings import LaxPath, Settings
@@ -60,7 +58,7 @@ class Output(Settings):
     """JSON file for the record; None: none is written."""
     overwrite: bool = False
     """Replace the output file."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    as_json: AsJson = False
     """Print the record as JSON."""
 
 
@@ -89,7 +87,7 @@ def main(argv: list[str]) -> int:
 
 def _op(argv: list[str]) -> int:
     command = parse(OpCommand, argv, verb="bench op", about=ABOUT_OP)
-    config = OpBenchConfig(**command.model_dump(include=set(OpBenchConfig.model_fields)))
+    config = part(OpBenchConfig, command)
 
     from doratune.bench.op.bench import bench_op
     from doratune.bench.table import bench_renderable
@@ -103,7 +101,7 @@ def _op(argv: list[str]) -> int:
 
 def _step(argv: list[str]) -> int:
     command = parse(StepCommand, argv, verb="bench step", about=ABOUT_STEP)
-    config = StepBenchConfig(**command.model_dump(include=set(StepBenchConfig.model_fields)))
+    config = part(StepBenchConfig, command)
 
     from doratune.bench.step.bench import bench_step
     from doratune.bench.table import step_renderable

@@ -6,11 +6,10 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
-from doratune.cli.parse import parse
+from doratune.cli.parse import AsJson, command_line, parse
 from doratune.cli.rendering import print_paths, publish
 from doratune.errors import InputError
 from doratune.records.archive import check_against_archive, has_archive, write_archive
@@ -39,7 +38,7 @@ class ReportCommand(Settings):
     """Heading of the report of runs; a study or comparison has its own."""
     archive: bool = False
     """Also write a study's records, metrics and predictions, as runs.jsonl and predictions.parquet."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    as_json: AsJson = False
     """Print the record as JSON."""
 
 
@@ -70,7 +69,7 @@ def main(argv: list[str]) -> int:
     record = record_of_runs(
         runs,
         title=command.title or "LoRA and DoRA compared",
-        reproduce=shlex.join(["doratune", "report", *(word for word in argv if word != "--json")]),
+        reproduce=command_line("report", argv),
     )
     publish(record, command.output, as_json=command.as_json)
     return 0

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-from typing import Annotated
-
-import tyro
-
-from doratune.cli.parse import parse
+from doratune.cli.parse import AsJson, command_line, parse, part
 from doratune.study.config import StudyConfig
 
 ABOUT = """Carry out a plan: models x methods x tasks x ranks x seeds. The learning rate of every method is
@@ -27,14 +22,14 @@ class StudyCommand(StudyConfig):
 
     dry_run: bool = False
     """Say what the study will take, and write nothing."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    as_json: AsJson = False
     """Print the record, or with --dry-run the estimate, as JSON."""
 
 
 def main(argv: list[str]) -> int:
     """Run the verb."""
     command = parse(StudyCommand, argv, verb="study", about=ABOUT)
-    config = StudyConfig(**command.model_dump(include=set(StudyConfig.model_fields)))
+    config = part(StudyConfig, command)
 
     from doratune.cli.output import configure_logging, show_messages
     from doratune.study.plan import load_plan
@@ -53,9 +48,8 @@ def main(argv: list[str]) -> int:
     from doratune.cli.rendering import publish
     from doratune.study.study import make_runner, run_study
 
-    reproduce = shlex.join(["doratune", "study", *(word for word in argv if word != "--json")])
     runner = make_runner(plan.resources, config, configure_logging)
     with StudyProgress(study, jobs=config.jobs) as progress:
-        record = run_study(study, runner, progress, reproduce=reproduce)
+        record = run_study(study, runner, progress, reproduce=command_line("study", argv))
     publish(record, config.output, as_json=command.as_json)
     return 0
