@@ -37,7 +37,7 @@ from doratune.data.examples import build_examples
 from doratune.data.source import load_split
 from doratune.data.tasks import get_task
 from doratune.errors import DoratuneError
-from doratune.evaluation.extract import extract_answer
+from doratune.evaluation.generate import extract_answer
 from doratune.models.load import LoadedModel, load_model
 from doratune.records.layout import write_jsonl_atomic
 from doratune.training.config import LLAMA_TARGETS, TrainingSettings

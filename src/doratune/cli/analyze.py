@@ -37,8 +37,7 @@ def main(argv: list[str]) -> int:
     command = parse(AnalyzeCommand, argv, verb="analyze", about=ABOUT)
 
     from doratune.analysis.analyze import analyze
-    from doratune.cli.output import configure_logging, print_json
-    from doratune.cli.rendering import print_paths
+    from doratune.cli.output import configure_logging, print_json, print_paths
     from doratune.report.files import write_analysis
     from doratune.report.terminal import print_analysis
 

@@ -15,7 +15,7 @@ Shown = TypeVar("Shown", bound=Record)
 
 ABOUT = """usage: doratune bench WHAT [options]      (doratune bench WHAT --help shows its options)
 
-Measure what DoRA and LoRA cost beside PEFT's own, after checking that all compute the same.
+Measure what DoRA and LoRA cost compared with PEFT's, after checking that all compute the same.
 
 what:
   op    single layers: the time of forward and backward, what is saved for backward, peak memory
@@ -28,8 +28,8 @@ Examples:
 """
 
 ABOUT_OP = """Check every provider against the float64 reference, then time all of them in turn: the frozen
-layer, PEFT's LoRA and DoRA, doratune's LoRA, and its DoRA: with the norm kept, with the norm computed
-anew, and where nobody keeps the output.
+layer, PEFT's LoRA and DoRA, doratune's LoRA, and its DoRA: with the norm cached, with the norm computed
+again, and where no later operation saves the output.
 
 Examples:
   doratune bench op
@@ -39,7 +39,7 @@ Examples:
 """
 
 ABOUT_STEP = """Train a model on one batch with every provider: the frozen model alone, stock TRL with PEFT's
-LoRA and DoRA, and doratune's LoRA and DoRA. Each runs its own loop in a process of its own; they take turns
+LoRA and DoRA, and doratune's LoRA and DoRA. Each runs its loop in a separate process. They take turns
 step by step, and those that train the same must have the same losses.
 
 Examples:
@@ -52,7 +52,7 @@ Examples:
 
 
 class Output(Settings):
-    """The flags of every bench that concern what becomes of its record."""
+    """The flags that every bench has for its record."""
 
     output: LaxPath | None = None
     """JSON file for the record; None: none is written."""
@@ -95,7 +95,7 @@ def _op(argv: list[str]) -> int:
 
     configure_logging()
     record = bench_op(config, overwrite=command.overwrite)
-    _show(command, record, bench_renderable)
+    show(command, record, bench_renderable)
     return 0
 
 
@@ -109,14 +109,15 @@ def _step(argv: list[str]) -> int:
 
     configure_logging()
     record = bench_step(config, overwrite=command.overwrite)
-    _show(command, record, step_renderable)
+    show(command, record, step_renderable)
     return 0
 
 
-def _show(command: Output, record: Shown, renderable: Callable[[Shown], Any]) -> None:
+def show(command: Output, record: Shown, renderable: Callable[[Shown], Any]) -> None:
+    """Print a bench's record, as JSON or as a table."""
     from rich.console import Console
 
-    from doratune.cli.output import print_json
+    from doratune.cli.output import print_json, print_paths
 
     if command.as_json:
         print_json(record.to_dict())
@@ -124,7 +125,7 @@ def _show(command: Output, record: Shown, renderable: Callable[[Shown], Any]) ->
     console = Console()
     console.print(renderable(record))
     if command.output is not None:
-        console.print(f"written: {command.output}", highlight=False, soft_wrap=True)
+        print_paths([command.output], console)
 
 
 KINDS: dict[str, Callable[[list[str]], int]] = {"op": _op, "step": _step}

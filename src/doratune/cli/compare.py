@@ -27,7 +27,7 @@ class CompareCommand(CompareConfig):
     resume: bool = False
     """Continue the comparison in the output folder; seeds, learning rates and tasks may be added."""
     overwrite: bool = False
-    """Start the comparison in the output folder again."""
+    """Replace the comparison in the output folder."""
     as_json: AsJson = False
     """Print the record as JSON."""
 

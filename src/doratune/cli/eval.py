@@ -61,7 +61,7 @@ def _run_harness(config: EvalConfig, argv: list[str], *, overwrite: bool, as_jso
     ]
     if ours:
         raise InputError(
-            "lm-eval's tasks have rows, prompts and scores of their own",
+            "lm-eval's tasks bring their own rows, prompts and scores",
             where=f"--harness lm-eval {' '.join(ours)}",
             fix=f"leave out {' and '.join(ours)}, or --harness",
         )

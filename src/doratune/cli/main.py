@@ -20,9 +20,9 @@ VERBS = {
     "study": "a whole plan: tasks, methods, learning rates and seeds, with statistics",
     "report": "the same table and report from runs that exist",
     "analyze": "how training moved the magnitude and the direction of the weights",
-    "run": "a script of your own, with the PEFT models it builds on the engine",
-    "bench": "time and memory of DoRA and LoRA beside PEFT's own, by layer or by training step",
-    "env": "what is installed and which kernels are usable",
+    "run": "your own script, with the PEFT models it builds on the engine",
+    "bench": "time and memory of DoRA and LoRA compared with PEFT's, by layer or by training step",
+    "env": "what is installed, and how the engine computes here",
 }
 
 HELP = """usage: doratune VERB [options]      (doratune VERB --help shows a verb's options)
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
                 expected=f"one of {', '.join(VERBS)}",
                 fix=did_you_mean(verb, VERBS, form="doratune {}") or "see doratune --help",
             )
-        if verb != "run":  # a script has its own views
+        if verb != "run":  # a script decides by itself
             quieten_imports()
         done = importlib.import_module(f"doratune.cli.{verb}").main(rest)
     except DoratuneError as error:

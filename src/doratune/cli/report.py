@@ -9,15 +9,16 @@ from typing import Annotated
 from rich.console import Console
 from tyro.conf import Positional
 
+from doratune.cli.output import print_paths
 from doratune.cli.parse import AsJson, command_line, parse
-from doratune.cli.rendering import print_paths, publish
+from doratune.cli.rendering import publish
 from doratune.errors import InputError
 from doratune.records.archive import check_against_archive, has_archive, write_archive
 from doratune.records.layout import COMPARISON_NAME, RECORD_NAME, STUDY_NAME, read_study
 from doratune.settings import LaxPath, Settings
 
-ABOUT = """Put runs that exist side by side, or show the folder of a study or comparison again, finished or
-not: the tables, study.json, report.md and report.html. Runs that differ in their seed only become one arm.
+ABOUT = """Compare runs that exist, or show the folder of a study or comparison again, finished or not:
+the tables, study.json, report.md and report.html. Runs that differ only in their seed become one arm.
 
 Examples:
   doratune report runs/lora runs/dora --output runs/report
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
     old = [run for run in runs if _is_old_comparison(run)]
     if old:
         raise InputError(
-            f"{COMPARISON_NAME} is of an older version of doratune and is not read any more",
+            f"{COMPARISON_NAME} was written by an older version of doratune and can no longer be read",
             where=str(old[0] / COMPARISON_NAME),
             fix=f"doratune report {_run_folders(old[0])} --output {command.output}",
         )

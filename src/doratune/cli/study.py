@@ -21,7 +21,7 @@ class StudyCommand(StudyConfig):
     """The flags of ``doratune study``."""
 
     dry_run: bool = False
-    """Say what the study will take, and write nothing."""
+    """Estimate what the study will take, and write nothing."""
     as_json: AsJson = False
     """Print the record, or with --dry-run the estimate, as JSON."""
 

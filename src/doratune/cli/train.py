@@ -25,7 +25,7 @@ class TrainCommand(TrainConfig):
 
     preset: PresetName = None
     resume: bool = False
-    """Go on from the last checkpoint of an interrupted run."""
+    """Continue from the last checkpoint of an interrupted run."""
     overwrite: bool = False
     """Replace the run in the output folder."""
     as_json: AsJson = False
