@@ -194,7 +194,7 @@ def test_definitions_are_read_from_the_package():
 
 
 def test_importing_the_data_modules_imports_nothing_heavy():
-    modules = "convert, definitions, examples, layouts, originals, reader, rows, source, tasks"
+    modules = "convert, examples, layouts, originals, reader, rows, source, tasks"
     code = f"""
 import sys
 from doratune.data import {modules}
