@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class DoratuneError(Exception):
-    """Something doratune cannot go on from.
+    """An error that stops doratune.
 
     Args:
         what: What is wrong, as one short sentence without a full stop.

@@ -1,8 +1,8 @@
 """lm-evaluation-harness on a run, an adapter or a base model.
 
-Rows, prompts, scores, metrics and the files' contents are lm-eval's own; from us come the model, as
-``doratune eval`` loads it, and the place where the results go. They are no :class:`Evaluation` of a record:
-lm-eval's metrics are other ones, and a task of it may be a whole group.
+Rows, prompts, scores, metrics and the files' contents are lm-eval's. doratune loads the model as
+``doratune eval`` does and decides where the results go. They are not an :class:`Evaluation` in a record:
+lm-eval has other metrics, and one of its tasks may be a whole group.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def evaluate_with_lm_eval(config: EvalConfig, *, overwrite: bool = False) -> dic
 
     Args:
         config: What and how; ``task`` holds lm-eval's names of tasks, groups and tags, or its YAML files.
-            ``data``, ``format`` and ``protocol`` are not looked at.
+            ``data``, ``format`` and ``protocol`` are not used.
         overwrite: Replace results that are already there.
 
     Returns:

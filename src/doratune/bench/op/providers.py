@@ -1,4 +1,4 @@
-"""Who is measured: ways to compute one layer, from the frozen layer alone to DoRA on the engine."""
+"""What is measured: ways to compute one layer, from the frozen layer alone to DoRA on the engine."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Provider:
 
     Attributes:
         name: Its name in tables and records.
-        adapter: What stands beside the frozen weight.
+        adapter: The kind of adapter on the frozen weight.
         engine: Whether ``doratune.enable`` is called on the PEFT model.
         base_dtype: Whether A and B have the base's dtype; PEFT makes them float32.
         new_norm: Whether the adapter changes before each call, as after an optimiser step, so that nothing
             computed from it for an earlier call can be used again.
-        lets_go: Whether nobody keeps the output for the backward pass, as where a sum follows the layer.
-            Otherwise it is kept, as where a product follows.
+        lets_go: Whether no later operation saves the output for the backward pass, as when a sum follows the
+            layer. Otherwise it is saved, as when a product follows.
     """
 
     name: str
