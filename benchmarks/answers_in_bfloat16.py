@@ -31,8 +31,7 @@ from doratune.data.source import LoadedData, load_split
 from doratune.data.tasks import get_task
 from doratune.environment import describe_environment
 from doratune.evaluation.config import EvalConfig
-from doratune.evaluation.extract import extract_answer
-from doratune.evaluation.generate import generate_answers
+from doratune.evaluation.generate import extract_answer, generate_answers
 from doratune.models.load import load_model
 from doratune.peft import enable
 from doratune.records.layout import ADAPTER_NAME, read_record, write_json_atomic

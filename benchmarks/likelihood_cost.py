@@ -1,4 +1,4 @@
-"""What ranking candidate answers costs beside one forward pass over the same prompts.
+"""What ranking candidate answers costs compared with one forward pass over the same prompts.
 
     python benchmarks/likelihood_cost.py hellaswag path/to/hellaswag/test.json likelihood.json
 

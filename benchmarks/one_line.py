@@ -1,9 +1,9 @@
-"""What `doratune.enable(model)` does to the optimizer steps of a script of one's own.
+"""What `doratune.enable(model)` does to the optimizer steps of a user's script.
 
     python benchmarks/one_line.py float32 one-line.json
 
 Stock TRL with PEFT's LoRA and DoRA, and the same two scripts with that one line, as `doratune bench step`
-runs them: each in a process of its own, in turn, step by step, and each with the losses of its twin. TRL's
+runs them: each in a separate process, in turn, step by step, and each with the losses of its twin. TRL's
 default is to checkpoint activations; both ways are measured.
 """
 

@@ -15,13 +15,12 @@ from typing import Any
 import bitsandbytes
 import torch
 import torchao.quantization as torchao
-from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
 from doratune import reference
 from doratune.engine.weight_norm import norm_of_product
 from doratune.environment import describe_environment
-from doratune.peft.quantised import QuantisedWeight
+from doratune.peft.quantised import QuantisedWeight, dequantised
 from doratune.records.layout import write_json_atomic
 
 SIZE, RANK, SCALING = 1024, 32, 2.0
@@ -49,8 +48,7 @@ def torchao_int8(linear: nn.Linear) -> nn.Module:
 
 @torch.no_grad()
 def measure(base: nn.Module, spread: float) -> dict[str, float]:
-    weight, dense = QuantisedWeight(base), dequantize_module_weight(base)
-    dense = dense if type(dense) in (torch.Tensor, nn.Parameter) else dense.dequantize()
+    weight, dense = QuantisedWeight(base), dequantised(base)
     A = (torch.rand(RANK, SIZE) * 2 - 1) / SIZE**0.5  # as PEFT draws it
     B = torch.randn(SIZE, RANK) * spread
     exact = reference.row_norm(dense, A, B, SCALING)

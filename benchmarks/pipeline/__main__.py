@@ -14,46 +14,34 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 sys.path[0] = str(Path(__file__).parents[1])  # this package's folder, where Python puts the package itself
 
-from doratune.cli.output import print_json, show_messages
+from doratune.cli.bench import Output, show
+from doratune.cli.output import show_messages
+from doratune.cli.parse import part
 from doratune.errors import DoratuneError
 from pipeline.bench import bench_pipeline
 from pipeline.commands import PipelineBenchConfig
 from pipeline.table import pipeline_renderable
 
 
-class Command(PipelineBenchConfig):
+class Command(Output, PipelineBenchConfig):
     """The flags."""
-
-    overwrite: bool = False
-    """Replace the output file."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print the record as JSON."""
 
 
 def main(argv: list[str]) -> int:
     """Measure, and show the record; bad input ends in exit code 2, as in doratune."""
     command = tyro.cli(Command, args=argv, prog="python benchmarks/pipeline", description=__doc__)
-    config = PipelineBenchConfig(**command.model_dump(include=set(PipelineBenchConfig.model_fields)))
     show_messages()
     try:
-        record = bench_pipeline(config, overwrite=command.overwrite)
+        record = bench_pipeline(part(PipelineBenchConfig, command), overwrite=command.overwrite)
     except DoratuneError as error:
         print(f"pipeline: {error.message}", file=sys.stderr)
         return error.exit_code
-    if command.as_json:
-        print_json(record.to_dict())
-        return 0
-    console = Console()
-    console.print(pipeline_renderable(record))
-    if command.output is not None:
-        console.print(f"written: {command.output}", highlight=False, soft_wrap=True)
+    show(command, record, pipeline_renderable)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""One command in a process of its own: wall time, peak memory, and what went wrong."""
+"""One command in a separate process: wall time, peak memory, and what went wrong."""
 
 from __future__ import annotations
 

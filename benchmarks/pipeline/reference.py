@@ -4,14 +4,14 @@
     python benchmarks/pipeline/reference.py eval --adapter runs/reference --task boolq \
         --data boolq/test.json --limit 300 --output runs/reference/predictions.jsonl
 
-Written anew from the study's description (arXiv 2402.09353 and its scripts' settings): stock PEFT with
+Written from the study's description (arXiv 2402.09353 and its scripts' settings): stock PEFT with
 ``use_dora``, transformers' ``Trainer`` with the model's own loss on the logits of every token, rows padded to
 the longest of their batch; then the adapter merged into its base, and ``generate`` with four beams for one
 row at a time. The way of computing is what is compared, so the rest is doratune's own: how a model is found,
 which rows are drawn, their prompts and token ids, and how an answer is read out of a text.
 
-The Trainer draws the order of the rows by itself, so it is another than doratune's for the same seed. Other
-than in the study, evaluation passes an attention mask, nothing is held out for validation, and the last
+The Trainer draws the order of the rows itself, so it differs from doratune's for the same seed. Unlike
+the study, evaluation passes an attention mask, nothing is held out for validation, and the last
 adapter is kept. Loss on the prompt too is the default, as there; ``benchmarks/pipeline`` trains both
 sides on answers only.
 """
@@ -37,7 +37,7 @@ from doratune.data.examples import build_examples
 from doratune.data.source import load_split
 from doratune.data.tasks import get_task
 from doratune.errors import DoratuneError
-from doratune.evaluation.extract import extract_answer
+from doratune.evaluation.generate import extract_answer
 from doratune.models.load import LoadedModel, load_model
 from doratune.records.layout import write_jsonl_atomic
 from doratune.training.config import LLAMA_TARGETS, TrainingSettings

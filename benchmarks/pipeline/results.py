@@ -85,7 +85,7 @@ def compare_answers(ours: Mapping[int, str | None], theirs: Mapping[int, str | N
 
 
 def judge(rounds: Sequence[PipelineRound]) -> list[PipelineVerdict]:
-    """Each target beside what was measured."""
+    """Compare each target with what was measured."""
     measured: dict[Figure, float] = {
         "generate": median(one.ratios["generate"] for one in rounds),
         "likelihood": median(one.ratios["likelihood"] for one in rounds),

@@ -1,4 +1,4 @@
-"""Where doratune keeps what it makes once. Everything in it is made again when it is missing."""
+"""The folder of cached files. Anything missing from it is created again."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 def describe_environment() -> Environment:
-    """Stamp the present environment: package versions, processor, GPU and git commit."""
+    """Describe the present environment: package versions, processor, GPU and git commit."""
     return Environment(
         doratune=__version__,
         python=platform.python_version(),

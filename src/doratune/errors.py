@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class DoratuneError(Exception):
-    """Something doratune cannot go on from.
+    """An error that stops doratune.
 
     Args:
         what: What is wrong, as one short sentence without a full stop.
@@ -50,15 +52,18 @@ class InputError(DoratuneError):
     exit_code = 2
 
 
-def nearest(name: str, known: list[str]) -> str | None:
-    """The entry of ``known`` closest to ``name``, or None when nothing is close."""
+def did_you_mean(name: str, known: Iterable[str], *, form: str = "{}") -> str | None:
+    """What to suggest for an unknown name.
+
+    Args:
+        name: What the user gave.
+        known: The names there are.
+        form: How the suggestion is written, with braces for the name.
+
+    Returns:
+        "did you mean ...?" with the closest known name, or None if none is close.
+    """
     import difflib
 
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return matches[0] if matches else None
-
-
-def did_you_mean(name: str, known: list[str]) -> str | None:
-    """What to do about an unknown name: the question for the closest known one, if there is one."""
-    close = nearest(name, known)
-    return f"did you mean {close}?" if close else None
+    return f"did you mean {form.format(matches[0])}?" if matches else None

@@ -13,7 +13,7 @@ import torch
 def peak_memory_bytes() -> int:
     """Bytes at the highest point since the process began: GPU memory if there is a GPU, else resident.
 
-    A process that does several runs measures the largest of them, so a comparison gives every run its own.
+    A process that does several runs measures the largest of them, so a comparison gives every run a process.
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
@@ -24,7 +24,7 @@ def peak_memory_bytes() -> int:
 
 
 def held_memory_bytes() -> int | None:
-    """Bytes that this process holds now, as ``peak_memory_bytes`` counts them; None where no one can tell."""
+    """Bytes that this process holds now, as ``peak_memory_bytes`` counts them; None where it is not known."""
     if torch.cuda.is_available():
         return torch.cuda.memory_allocated()
     return resident_bytes("VmRSS") if sys.platform == "linux" else None

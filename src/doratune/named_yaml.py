@@ -1,4 +1,4 @@
-"""YAML files that ship with doratune under a name, or that the user gives by path: presets and plans."""
+"""YAML files that ship with doratune, or that the user gives by path."""
 
 from __future__ import annotations
 
@@ -6,20 +6,28 @@ import re
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import BaseModel
 
 from doratune.errors import InputError, did_you_mean
 
+Model = TypeVar("Model", bound=BaseModel)
+
 
 class _Loader(yaml.SafeLoader):
-    """Takes 1e-4 for a number, as YAML 1.2 does; PyYAML would want 1.0e-4."""
+    """Reads 1e-4 as a number, as YAML 1.2 does; PyYAML requires 1.0e-4."""
 
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
+
+
+def read_shipped(package: str, path: str) -> Any:
+    """What a YAML file inside ``package`` holds."""
+    return yaml.load((resources.files(package) / path).read_text(encoding="utf-8"), Loader=_Loader)
 
 
 def shipped_names(package: str, folder: str) -> list[str]:
@@ -28,6 +36,26 @@ def shipped_names(package: str, folder: str) -> list[str]:
     return sorted(
         path.name.removesuffix(".yaml") for path in shipped.iterdir() if path.name.endswith(".yaml")
     )
+
+
+def read_definitions(package: str, folder: str, model: type[Model]) -> dict[str, Model]:
+    """Read every YAML file of a folder of ``package``.
+
+    Args:
+        package: The package.
+        folder: The folder in it, such as "tasks".
+        model: What each file holds.
+
+    Returns:
+        The definitions by file name without its extension, in alphabetical order.
+
+    Raises:
+        pydantic.ValidationError: A file is not a valid definition, which is a fault of the installation.
+    """
+    return {
+        name: model.model_validate(read_shipped(package, f"{folder}/{name}.yaml"))
+        for name in shipped_names(package, folder)
+    }
 
 
 def read_named(name: str, *, kind: str, where: str, package: str, folder: str) -> tuple[dict[str, Any], str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
-from doratune.errors import InputError, nearest
+from doratune.errors import InputError, did_you_mean
 
 Positive = Annotated[int, Field(gt=0)]
 LaxPath = Annotated[Path, Strict(False)]
@@ -55,8 +55,8 @@ def validate(kind: type[Kind], values: Mapping[str, Any], *, where: str) -> Kind
         for fault in faults:
             key = ".".join(str(part) for part in fault["loc"])
             if fault["type"] == "extra_forbidden":
-                close = nearest(key, list(kind.model_fields))
-                lines.append(f"unknown key {key!r}" + (f" (did you mean {close!r}?)" if close else ""))
+                question = did_you_mean(key, kind.model_fields, form="{!r}")
+                lines.append(f"unknown key {key!r}" + (f" ({question})" if question else ""))
             else:
                 lines.append(f"{key}: {fault['msg']}, got {fault['input']!r}")
         raise InputError("the configuration is not valid", where=where, got="; ".join(lines)) from None

@@ -196,7 +196,7 @@ def test_an_adapter_that_stays_beside_its_base(cli: Cli, run: Path) -> None:
     examples = cut_as_lm_eval_does(examples_of("sample-winogrande", 8))
     flags = ["--harness", "lm-eval", "--dtype", "bfloat16", "--task", write_task("options", examples)]
     outcome = cli("eval", run, *flags)
-    assert outcome.code == 0 and "kept beside the base" in outcome.err
+    assert outcome.code == 0 and "kept apart from the base" in outcome.err
     model = json.loads((run / "record.json").read_text())["model"]["name"]
     found = [log_likelihoods(sample) for sample in samples_of(run, "options")]
 

@@ -236,7 +236,7 @@ def test_bfloat16_on_a_cpu(cli: Cli, flags: list[object]) -> None:
         losses(Path("exact")), abs=0.03
     )  # bfloat16: 8 bits, losses near 6.4
     evaluated = cli("eval", "run", "--task", "sample-boolq", "--limit", 4)
-    assert evaluated.code == 0 and "kept beside the base" in evaluated.err
+    assert evaluated.code == 0 and "kept apart from the base" in evaluated.err
 
 
 def test_4_bit_base_trains_and_evaluates_in_4_bits(cli: Cli, flags: list[object]) -> None:
@@ -248,7 +248,7 @@ def test_4_bit_base_trains_and_evaluates_in_4_bits(cli: Cli, flags: list[object]
     taken = {one["name"] for one in speedups if one["taken"]}
     assert {"supervised_forward", "packing", "attention", "last_mlp", "rms_norm", "rotary"} <= taken
     evaluated = cli("eval", "run", "--task", "sample-boolq", "--limit", 4)
-    assert evaluated.code == 0 and "kept beside the base" in evaluated.err
+    assert evaluated.code == 0 and "kept apart from the base" in evaluated.err
 
 
 def test_rows_are_tokenised_once(

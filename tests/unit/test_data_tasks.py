@@ -6,10 +6,10 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from doratune.data.definitions import read_definitions
 from doratune.data.layouts import Layout, Question, layouts, recognise
 from doratune.data.tasks import Task, get_task, task_names
 from doratune.errors import InputError
+from doratune.named_yaml import read_definitions
 
 # The wording of the original study's data files.
 WORDINGS = {
@@ -190,11 +190,11 @@ def test_a_wrong_definition_is_refused(change):
 
 
 def test_definitions_are_read_from_the_package():
-    assert read_definitions("layouts", Layout).keys() == layouts().keys()
+    assert read_definitions("doratune.data", "layouts", Layout).keys() == layouts().keys()
 
 
 def test_importing_the_data_modules_imports_nothing_heavy():
-    modules = "convert, definitions, examples, layouts, originals, reader, rows, source, tasks"
+    modules = "convert, examples, layouts, originals, reader, rows, source, tasks"
     code = f"""
 import sys
 from doratune.data import {modules}

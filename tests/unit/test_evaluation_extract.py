@@ -1,6 +1,6 @@
 import pytest
 
-from doratune.evaluation.extract import extract_answer
+from doratune.evaluation.generate import extract_answer
 
 BOOL = ("true", "false")
 THREE = ("answer1", "answer2", "answer3")

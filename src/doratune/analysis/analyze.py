@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from doratune.analysis.adapter import LayerAdapter, read_adapter
 from doratune.analysis.base import Base
 from doratune.analysis.change import Change, Rows, correlations, measure
 from doratune.analysis.runs import AnalysedRun, load_runs
 from doratune.errors import InputError
 from doratune.models.weights import WeightFiles
+from doratune.peft.adapter_file import LayerAdapter, read_adapter
 from doratune.records.analysis import AnalysisRecord, GainDrift, RunAnalysis, WeightChange
 
 logger = logging.getLogger(__name__)

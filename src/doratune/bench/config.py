@@ -37,7 +37,7 @@ class StepBenchConfig(Settings):
     """Built-in name, local folder, .gguf file or hub id; random-llama-7b: LLaMA-7B with random weights."""
     step_set: Annotated[StepSet | None, tyro.conf.arg(name="set")] = None
     """headline: the cases that have targets; growth: more tokens, rows or rank; gpu: 16 x 512 tokens, each
-    provider by itself, for a large model; None: headline."""
+    provider alone, for a large model; None: headline."""
     case: list[str] = Field(default=[])
     """Only these cases, of the set if one is named."""
     dtype: DType | None = None

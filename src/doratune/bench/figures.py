@@ -52,7 +52,7 @@ def divide(figures: Mapping[str, int], provider: str, baselines: Sequence[str]) 
 
 
 def judge(targets: Sequence[Target], results: Sequence[ProviderResult | StepProviderResult]) -> list[Verdict]:
-    """Each target beside what was measured."""
+    """Compare each target with what was measured."""
     ratios = {result.provider: result.ratios for result in results}
     verdicts = []
     for target in targets:

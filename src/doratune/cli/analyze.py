@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from tyro.conf import Positional
 
-from doratune.cli.parse import parse
+from doratune.cli.parse import AsJson, command_line, parse
 from doratune.settings import LaxPath, Settings
 
 ABOUT = """Measure how training moved the magnitude and the direction of the weights, as section 3.2 of the
@@ -30,7 +28,7 @@ class AnalyzeCommand(Settings):
     """Run directories of one base model, with their checkpoints."""
     output: LaxPath
     """Folder for analysis.json and analysis.svg."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    as_json: AsJson = False
     """Print the analysis as JSON."""
 
 
@@ -39,15 +37,12 @@ def main(argv: list[str]) -> int:
     command = parse(AnalyzeCommand, argv, verb="analyze", about=ABOUT)
 
     from doratune.analysis.analyze import analyze
-    from doratune.cli.output import configure_logging, print_json
-    from doratune.cli.rendering import print_paths
+    from doratune.cli.output import configure_logging, print_json, print_paths
     from doratune.report.files import write_analysis
     from doratune.report.terminal import print_analysis
 
     configure_logging()
-    analysis = analyze(
-        [Path(run) for run in command.runs], reproduce=shlex.join(["doratune", "analyze", *argv])
-    )
+    analysis = analyze([Path(run) for run in command.runs], reproduce=command_line("analyze", argv))
     paths = write_analysis(analysis, command.output)
     if command.as_json:
         print_json(analysis.to_dict())

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
-
-import tyro
+from typing import Any, TypeVar
 
 from doratune.bench.config import OpBenchConfig, StepBenchConfig
-from doratune.cli.parse import parse
-from doratune.errors import InputError, nearest
+from doratune.cli.parse import AsJson, parse, part
+from doratune.errors import InputError, did_you_mean
 from doratune.records.base import Record
 from doratune.settings import LaxPath, Settings
 
@@ -17,7 +15,7 @@ Shown = TypeVar("Shown", bound=Record)
 
 ABOUT = """usage: doratune bench WHAT [options]      (doratune bench WHAT --help shows its options)
 
-Measure what DoRA and LoRA cost beside PEFT's own, after checking that all compute the same.
+Measure what DoRA and LoRA cost compared with PEFT's, after checking that all compute the same.
 
 what:
   op    single layers: the time of forward and backward, what is saved for backward, peak memory
@@ -30,8 +28,8 @@ Examples:
 """
 
 ABOUT_OP = """Check every provider against the float64 reference, then time all of them in turn: the frozen
-layer, PEFT's LoRA and DoRA, doratune's LoRA, and its DoRA: with the norm kept, with the norm computed
-anew, and where nobody keeps the output.
+layer, PEFT's LoRA and DoRA, doratune's LoRA, and its DoRA: with the norm cached, with the norm computed
+again, and where no later operation saves the output.
 
 Examples:
   doratune bench op
@@ -41,7 +39,7 @@ Examples:
 """
 
 ABOUT_STEP = """Train a model on one batch with every provider: the frozen model alone, stock TRL with PEFT's
-LoRA and DoRA, and doratune's LoRA and DoRA. Each runs its own loop in a process of its own; they take turns
+LoRA and DoRA, and doratune's LoRA and DoRA. Each runs its loop in a separate process. They take turns
 step by step, and those that train the same must have the same losses.
 
 Examples:
@@ -54,13 +52,13 @@ Examples:
 
 
 class Output(Settings):
-    """The flags of every bench that concern what becomes of its record."""
+    """The flags that every bench has for its record."""
 
     output: LaxPath | None = None
     """JSON file for the record; None: none is written."""
     overwrite: bool = False
     """Replace the output file."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    as_json: AsJson = False
     """Print the record as JSON."""
 
 
@@ -78,19 +76,18 @@ def main(argv: list[str]) -> int:
         print(ABOUT, end="")
         return 0
     if argv[0] not in KINDS:
-        close = nearest(argv[0], list(KINDS))
         raise InputError(
             "unknown bench",
             got=argv[0],
             expected=f"one of {', '.join(KINDS)}",
-            fix=f"did you mean doratune bench {close}?" if close else "see doratune bench --help",
+            fix=did_you_mean(argv[0], KINDS, form="doratune bench {}") or "see doratune bench --help",
         )
     return KINDS[argv[0]](argv[1:])
 
 
 def _op(argv: list[str]) -> int:
     command = parse(OpCommand, argv, verb="bench op", about=ABOUT_OP)
-    config = OpBenchConfig(**command.model_dump(include=set(OpBenchConfig.model_fields)))
+    config = part(OpBenchConfig, command)
 
     from doratune.bench.op.bench import bench_op
     from doratune.bench.table import bench_renderable
@@ -98,13 +95,13 @@ def _op(argv: list[str]) -> int:
 
     configure_logging()
     record = bench_op(config, overwrite=command.overwrite)
-    _show(command, record, bench_renderable)
+    show(command, record, bench_renderable)
     return 0
 
 
 def _step(argv: list[str]) -> int:
     command = parse(StepCommand, argv, verb="bench step", about=ABOUT_STEP)
-    config = StepBenchConfig(**command.model_dump(include=set(StepBenchConfig.model_fields)))
+    config = part(StepBenchConfig, command)
 
     from doratune.bench.step.bench import bench_step
     from doratune.bench.table import step_renderable
@@ -112,14 +109,15 @@ def _step(argv: list[str]) -> int:
 
     configure_logging()
     record = bench_step(config, overwrite=command.overwrite)
-    _show(command, record, step_renderable)
+    show(command, record, step_renderable)
     return 0
 
 
-def _show(command: Output, record: Shown, renderable: Callable[[Shown], Any]) -> None:
+def show(command: Output, record: Shown, renderable: Callable[[Shown], Any]) -> None:
+    """Print a bench's record, as JSON or as a table."""
     from rich.console import Console
 
-    from doratune.cli.output import print_json
+    from doratune.cli.output import print_json, print_paths
 
     if command.as_json:
         print_json(record.to_dict())
@@ -127,7 +125,7 @@ def _show(command: Output, record: Shown, renderable: Callable[[Shown], Any]) ->
     console = Console()
     console.print(renderable(record))
     if command.output is not None:
-        console.print(f"written: {command.output}", highlight=False, soft_wrap=True)
+        print_paths([command.output], console)
 
 
 KINDS: dict[str, Callable[[list[str]], int]] = {"op": _op, "step": _step}

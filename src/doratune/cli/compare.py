@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-from typing import Annotated
-
-import tyro
-
-from doratune.cli.parse import PresetName, parse, peek
+from doratune.cli.parse import AsJson, PresetName, command_line, parse, peek
 from doratune.records.study import StudyMethod
 from doratune.settings import validate
 from doratune.study import compare
@@ -33,8 +28,8 @@ class CompareCommand(CompareConfig):
     resume: bool = False
     """Continue the comparison in the output folder; seeds, learning rates and tasks may be added."""
     overwrite: bool = False
-    """Start the comparison in the output folder again."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Replace the comparison in the output folder."""
+    as_json: AsJson = False
     """Print the record as JSON."""
 
 
@@ -65,13 +60,12 @@ def main(argv: list[str]) -> int:
         compare.check_same(study, earlier)
     if command.overwrite:
         compare.remove_comparison(command.output)
-    words = (word for word in argv if word not in ("--json", "--resume", "--overwrite"))
     with StudyProgress(study, jobs=1) as progress:
         record = run_study(
             study,
             LocalRunner(1, None, configure_logging),
             progress,
-            reproduce=shlex.join(["doratune", "compare", *words]),
+            reproduce=command_line("compare", argv, without=("--json", "--resume", "--overwrite")),
             again="run the same command with --resume",
         )
     publish(record, command.output, as_json=command.as_json)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import tyro
-
-from doratune.cli.parse import parse
+from doratune.cli.parse import AsJson, parse
 from doratune.settings import Settings
 
 ABOUT = """Show what is installed, and how the engine would compute here and why.
@@ -20,7 +16,7 @@ Examples:
 class EnvCommand(Settings):
     """The flags of ``doratune env``."""
 
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    as_json: AsJson = False
     """Print JSON."""
 
 

@@ -1,4 +1,4 @@
-"""What a study will take, in the terminal or as JSON."""
+"""How long a study will take, in the terminal or as JSON."""
 
 from __future__ import annotations
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from doratune.cli.imports import lasting_imports
-from doratune.cli.parse import parse, peek
+from doratune.cli.parse import AsJson, parse, part, peek
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 
@@ -29,14 +27,14 @@ class EvalCommand(EvalConfig):
     """lm-eval: let lm-evaluation-harness run its tasks of these names, or YAML files; None: our own tasks."""
     overwrite: bool = False
     """Replace evaluations that are already there."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    as_json: AsJson = False
     """Print the record as JSON."""
 
 
 def main(argv: list[str]) -> int:
     """Run the verb."""
     command = parse(EvalCommand, argv, verb="eval", about=ABOUT)
-    config = EvalConfig(**command.model_dump(include=set(EvalConfig.model_fields)))
+    config = part(EvalConfig, command)
 
     if command.harness is not None:
         return _run_harness(config, argv, overwrite=command.overwrite, as_json=command.as_json)
@@ -63,7 +61,7 @@ def _run_harness(config: EvalConfig, argv: list[str], *, overwrite: bool, as_jso
     ]
     if ours:
         raise InputError(
-            "lm-eval's tasks have rows, prompts and scores of their own",
+            "lm-eval's tasks bring their own rows, prompts and scores",
             where=f"--harness lm-eval {' '.join(ours)}",
             fix=f"leave out {' and '.join(ours)}, or --harness",
         )

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def lasting_imports() -> Iterator[None]:
-    """Import inside what stays until the process ends.
+    """Import here what stays until the process ends.
 
-    torch, transformers and PEFT make a million objects, none of which becomes garbage. Python would look
-    through them several times while they are made, again in a long run, and once more at its end: two of the
-    seven seconds that it takes to import them and to leave again.
+    torch, transformers and PEFT create a million objects, none of which becomes garbage. The collector would
+    traverse them several times during the imports, again in a long run, and once more at exit: two of the
+    seven seconds that importing them and exiting take.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -29,9 +29,6 @@ def lasting_imports() -> Iterator[None]:
 
 @atexit.register
 def _thaw() -> None:
-    """Let Python take apart what was frozen, where someone would otherwise complain of it at the end.
-
-    Triton's bindings, which are there beside most GPUs, print a page about every object that is left.
-    """
+    """Let Python free what was frozen: at exit Triton's bindings print a page about objects left over."""
     if "triton" in sys.modules:
         gc.unfreeze()

@@ -11,7 +11,7 @@ import sys
 
 from doratune import __version__
 from doratune.cli.output import quieten_imports
-from doratune.errors import DoratuneError, InputError, nearest
+from doratune.errors import DoratuneError, InputError, did_you_mean
 
 VERBS = {
     "train": "fine-tune a causal LM with LoRA or DoRA, or all of its weights",
@@ -20,9 +20,9 @@ VERBS = {
     "study": "a whole plan: tasks, methods, learning rates and seeds, with statistics",
     "report": "the same table and report from runs that exist",
     "analyze": "how training moved the magnitude and the direction of the weights",
-    "run": "a script of your own, with the PEFT models it builds on the engine",
-    "bench": "time and memory of DoRA and LoRA beside PEFT's own, by layer or by training step",
-    "env": "what is installed and which kernels are usable",
+    "run": "your own script, with the PEFT models it builds on the engine",
+    "bench": "time and memory of DoRA and LoRA compared with PEFT's, by layer or by training step",
+    "env": "what is installed, and how the engine computes here",
 }
 
 HELP = """usage: doratune VERB [options]      (doratune VERB --help shows a verb's options)
@@ -62,14 +62,13 @@ def main(argv: list[str] | None = None) -> int:
     verb, rest = arguments[0], arguments[1:]
     try:
         if verb not in VERBS:
-            close = nearest(verb, list(VERBS))
             raise InputError(
                 "unknown verb",
                 got=verb,
                 expected=f"one of {', '.join(VERBS)}",
-                fix=f"did you mean doratune {close}?" if close else "see doratune --help",
+                fix=did_you_mean(verb, VERBS, form="doratune {}") or "see doratune --help",
             )
-        if verb != "run":  # a script has its own views
+        if verb != "run":  # a script decides by itself
             quieten_imports()
         done = importlib.import_module(f"doratune.cli.{verb}").main(rest)
     except DoratuneError as error:

@@ -1,4 +1,4 @@
-"""What the verbs share in talking to the terminal."""
+"""What the verbs print, and what they keep libraries from printing."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import json
 import logging
 import sys
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def quieten_imports() -> None:
-    """Keep out what libraries warn of on import: kernels for other hardware, deprecations of their own.
-
-    To be called before they are.
-    """
+    """Silence what libraries log when they are imported; to be called before that."""
     for library in ("torchao", "bitsandbytes", "torch.utils._pytree"):
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def show_messages() -> None:
-    """Show doratune's own messages, plainly and on stderr."""
+    """Show doratune's messages on stderr, without level or time."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("doratune")
@@ -29,7 +31,7 @@ def show_messages() -> None:
 
 
 def configure_logging() -> None:
-    """Show doratune's own messages, and keep the libraries' chatter and bars out."""
+    """Show doratune's messages, and silence the libraries' messages and progress bars."""
     quieten_imports()
     show_messages()
 
@@ -43,6 +45,11 @@ def configure_logging() -> None:
     warnings.filterwarnings("ignore", module=r"(transformers|trl|peft|accelerate|torch|lm_eval)\b")
 
 
+def print_paths(paths: Sequence[Path], console: Console) -> None:
+    """Print which files were written."""
+    console.print("written: " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
+
+
 def print_json(data: Any) -> None:
-    """Print ``data`` for a machine to read."""
+    """Print ``data`` as JSON."""
     print(json.dumps(data, indent=2, ensure_ascii=False))

@@ -1,10 +1,11 @@
-"""Arguments of a verb: tyro reads the flags, a preset lies under them, pydantic checks the result."""
+"""Arguments of a verb: tyro reads the flags, which override a preset, and pydantic checks the result."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 # pydantic reads this when it is imported; its links are no help at a terminal.
@@ -18,6 +19,8 @@ from doratune.training.presets import preset_names
 PresetName = Annotated[
     str | None, tyro.conf.arg(help=f"{', '.join(preset_names())}, or a YAML file; flags override it.")
 ]
+AsJson = Annotated[bool, tyro.conf.arg(name="json")]
+"""The flag ``--json``."""
 Kind = TypeVar("Kind", bound=Settings)
 
 
@@ -31,7 +34,7 @@ def parse(
         argv: The arguments after the verb.
         verb: Its name.
         about: What ``--help`` shows above the options: what it does, and examples.
-        defaults: Values of a preset, already checked; flags go before them.
+        defaults: Values of a preset, already checked; flags override them.
 
     Returns:
         The settings. Wrong flags end the process with exit code 2 and one message.
@@ -39,6 +42,16 @@ def parse(
     required = {name: tyro.MISSING for name, field in kind.model_fields.items() if field.is_required()}
     default = kind.model_construct(**{**required, **(defaults or {})})
     return tyro.cli(kind, args=argv, default=default, prog=f"doratune {verb}", description=about)
+
+
+def part(kind: type[Kind], command: Settings) -> Kind:
+    """The fields of ``kind`` out of the settings of a verb, which add flags to them."""
+    return kind(**command.model_dump(include=set(kind.model_fields)))
+
+
+def command_line(verb: str, argv: list[str], *, without: Sequence[str] = ("--json",)) -> str:
+    """The command as a shell reads it, for "reproduce" in a record, without some flags."""
+    return shlex.join(["doratune", verb, *(word for word in argv if word not in without)])
 
 
 def peek(argv: list[str], *flags: str) -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""The progress of a study: a bar with the time left, or without a terminal a line for each ended job."""
+"""Progress of a study: a line for each job that has ended and, in a terminal, a bar with the time left."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class StudyProgress:
         self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._total, self._ended = len(self._left), 0
         self._began = self._noted = time.monotonic()
-        self._busy = 0.0  # seconds that the ended jobs took, one after the other
+        self._busy = 0.0  # total seconds of the jobs that have ended
         self._task = self._bar.add_task("runs", total=self._total, status="")
 
     def __enter__(self) -> StudyProgress:
@@ -65,7 +65,7 @@ class StudyProgress:
         self._busy += outcome.seconds
         if outcome.error is None and not outcome.interrupted:
             self._speeds.add(job)
-        # Counted again: only once the learning rates are chosen is it known which jobs follow.
+        # Listed again: once a learning rate is chosen, the jobs that wait for it are known.
         self._left = {one.key: (one, work) for _, one, work in work_left(self._study.groups)}
         self._ended += 1
         end = "interrupted" if outcome.interrupted else "failed" if outcome.error else "done"
@@ -92,13 +92,13 @@ class StudyProgress:
         if len(known) < len(times):
             return ""
         now = time.monotonic()
-        # How many a cluster runs at a time shows in what the ended ones took together.
+        # How many runs a cluster does at a time is seen from the total time of those that have ended.
         at_a_time = max(self._jobs, self._busy / (self._noted - self._began)) if self._busy else self._jobs
         return f", about {duration(max(sum(known) / at_a_time - (now - self._noted), 0.0))} left"
 
 
 def _step(job: Job) -> str:
-    """A job and the step it is at."""
+    """The name of a job and the step it has reached."""
     metrics = job.folder / METRICS_NAME
     if job.config is None or job.trained() or not metrics.is_file():
         return job.folder.name

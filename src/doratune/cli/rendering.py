@@ -1,13 +1,12 @@
-"""Shows a study: files in a folder, a summary in the terminal or JSON."""
+"""Show a study: files in a folder, and a summary in the terminal or JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from doratune.cli.output import print_json
+from doratune.cli.output import print_json, print_paths
 from doratune.records.layout import ANALYSIS_NAME, read_analysis
 from doratune.records.study import StudyRecord
 from doratune.report.files import write_report
@@ -36,8 +35,3 @@ def publish(record: StudyRecord, output: Path, *, as_json: bool, study: Path | N
     console = Console()
     print_summary(record, console)
     print_paths(paths, console)
-
-
-def print_paths(paths: Sequence[Path], console: Console) -> None:
-    """Print which files were written."""
-    console.print("written: " + ", ".join(str(path) for path in paths), highlight=False, soft_wrap=True)

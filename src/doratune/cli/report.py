@@ -6,12 +6,12 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
-from doratune.cli.parse import parse
-from doratune.cli.rendering import print_paths, publish
+from doratune.cli.output import print_paths
+from doratune.cli.parse import AsJson, command_line, parse
+from doratune.cli.rendering import publish
 from doratune.errors import InputError
 from doratune.records.archive import check_against_archive, has_archive, write_archive
 from doratune.records.layout import (
@@ -25,8 +25,8 @@ from doratune.records.layout import (
 )
 from doratune.settings import LaxPath, Settings
 
-ABOUT = """Put runs that exist side by side, or show the folder of a study or comparison again, finished or
-not: the tables, study.json, report.md and report.html. Runs that differ in their seed only become one arm.
+ABOUT = """Compare runs that exist, or show the folder of a study or comparison again, finished or not:
+the tables, study.json, report.md and report.html. Runs that differ only in their seed become one arm.
 
 Examples:
   doratune report runs/lora runs/dora --output runs/report
@@ -47,7 +47,7 @@ class ReportCommand(Settings):
     """Heading of the report of runs; a study or comparison has its own."""
     archive: bool = False
     """Also write a study's records, metrics and predictions, as runs.jsonl.gz and predictions.parquet."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    as_json: AsJson = False
     """Print the record as JSON."""
 
 
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
     old = [run for run in runs if _is_old_comparison(run)]
     if old:
         raise InputError(
-            f"{COMPARISON_NAME} is of an older version of doratune and is not read any more",
+            f"{COMPARISON_NAME} was written by an older version of doratune and can no longer be read",
             where=str(old[0] / COMPARISON_NAME),
             fix=f"doratune report {_run_folders(old[0])} --output {command.output}",
         )
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
     record = record_of_runs(
         runs,
         title=command.title or "LoRA and DoRA compared",
-        reproduce=shlex.join(["doratune", "report", *(word for word in argv if word != "--json")]),
+        reproduce=command_line("report", argv),
     )
     publish(record, command.output, as_json=command.as_json)
     return 0

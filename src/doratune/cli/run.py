@@ -1,7 +1,7 @@
 """``doratune run``.
 
 Nothing but the standard library is imported until the script itself imports PEFT: scripts set environment
-variables before they import torch or huggingface_hub, and have views on what is imported first.
+variables before they import torch or huggingface_hub, and may rely on what is imported first.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def main(argv: list[str]) -> int | Callable[[], int]:
 def _run(source: bytes, argv: list[str]) -> int:
     """Execute ``source`` as the main module, the way the interpreter does.
 
-    Unlike ``runpy.run_path`` this leaves the script in ``sys.modules["__main__"]`` when its last line is
-    done, where its threads, exit handlers and pickled classes look for it.
+    Unlike ``runpy.run_path`` this leaves the script in ``sys.modules["__main__"]`` after its last line:
+    its threads, exit handlers and pickled classes look for it there.
     """
     models: list[str] = []
     _after_import("peft", functools.partial(_enable_automatically, models))

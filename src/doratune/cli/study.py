@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated, Literal
 
-import tyro
 from tyro.conf import Positional
 
-from doratune.cli.parse import parse
+from doratune.cli.parse import AsJson, command_line, parse
 from doratune.settings import LaxPath, Positive, Settings
 
 ABOUT = """Carry out a plan: models x methods x tasks x ranks x seeds. The learning rate of every method is
@@ -39,8 +37,8 @@ class StudyCommand(Settings):
     threads: Positive | None = None
     """Threads of each run; None: the cores divided among the jobs."""
     dry_run: bool = False
-    """Say what the study will take, and write nothing."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Estimate what the study will take, and write nothing."""
+    as_json: AsJson = False
     """Print the record, or with --dry-run the estimate, as JSON."""
 
 
@@ -65,7 +63,6 @@ def main(argv: list[str]) -> int:
     from doratune.cli.rendering import publish
     from doratune.study.study import make_runner, run_study
 
-    reproduce = shlex.join(["doratune", "study", *(word for word in argv if word != "--json")])
     runner = make_runner(
         plan.resources,
         configure_logging,
@@ -74,6 +71,6 @@ def main(argv: list[str]) -> int:
         threads=command.threads,
     )
     with StudyProgress(study, jobs=command.jobs) as progress:
-        record = run_study(study, runner, progress, reproduce=reproduce)
+        record = run_study(study, runner, progress, reproduce=command_line("study", argv))
     publish(record, command.output, as_json=command.as_json)
     return 0

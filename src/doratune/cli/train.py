@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import tyro
-
 from doratune.cli.imports import lasting_imports
-from doratune.cli.parse import PresetName, parse, peek
+from doratune.cli.parse import AsJson, PresetName, parse, part, peek
 from doratune.settings import validate
 from doratune.training.config import TrainConfig
 from doratune.training.presets import Preset, load_preset
@@ -29,10 +25,10 @@ class TrainCommand(TrainConfig):
 
     preset: PresetName = None
     resume: bool = False
-    """Go on from the last checkpoint of an interrupted run."""
+    """Continue from the last checkpoint of an interrupted run."""
     overwrite: bool = False
     """Replace the run in the output folder."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    as_json: AsJson = False
     """Print the record as JSON."""
 
 
@@ -43,7 +39,7 @@ def main(argv: list[str]) -> int:
     settings = preset.for_method(known["method"] or preset.settings.get("method") or "dora")
     validate(TrainConfig, {"output": "-", **settings}, where=preset.source)
     command = parse(TrainCommand, argv, verb="train", about=ABOUT, defaults=settings)
-    config = TrainConfig(**command.model_dump(include=set(TrainConfig.model_fields)))
+    config = part(TrainConfig, command)
 
     with lasting_imports():
         from doratune.cli.output import configure_logging, print_json

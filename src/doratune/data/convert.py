@@ -7,7 +7,7 @@ from string import Formatter
 from typing import Any
 
 from doratune.data.layouts import Question
-from doratune.data.rows import Row, answer_text
+from doratune.data.rows import Row, make_row
 from doratune.data.tasks import RowSchema, Task
 from doratune.errors import InputError
 
@@ -58,12 +58,7 @@ def convert_row(task: Task, original: Mapping[str, Any], *, where: str) -> Row:
             expected=", ".join(keys),
         )
     label = task.labels[keys.index(answer)]
-    return {
-        "instruction": task.layout.render(Question(stem, tuple(options))),
-        "input": "",
-        "output": answer_text(label),
-        "answer": label,
-    }
+    return make_row(task.layout.render(Question(stem, tuple(options))), label)
 
 
 def _options(task: Task, schema: RowSchema, original: Mapping[str, Any], where: str) -> list[str]:

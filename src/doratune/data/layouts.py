@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from doratune.data.definitions import read_definitions
+from doratune.named_yaml import read_definitions
 from doratune.records.run import Metric
 from doratune.settings import Settings
 
@@ -132,7 +132,7 @@ class Layout(Settings):
 @cache
 def layouts() -> dict[str, Layout]:
     """Every wording by name."""
-    return read_definitions("layouts", Layout)
+    return read_definitions("doratune.data", "layouts", Layout)
 
 
 def recognise(instruction: str, among: Iterable[Layout]) -> tuple[Layout, Question] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -43,12 +42,6 @@ def read_rows(path: Path) -> list[Row]:
             "the data file holds no rows", where=str(path), got="an empty array", expected=_LAYOUT
         )
     return [_checked(value, f"{path}, row {number}") for number, value in enumerate(values, start=1)]
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""A row in the LLM-Adapters layout, the form in which all data goes about, and how it becomes a prompt.
+"""A row in the LLM-Adapters layout, the form of all data here, and how it becomes a prompt.
 
 The prompt is the Alpaca template as the original study used it, without its stray spaces. Wording:
 github.com/tatsu-lab/stanford_alpaca, by way of AGI-Edgerunners/LLM-Adapters (both Apache-2.0).
@@ -49,3 +49,8 @@ def render_prompt(instruction: str, context: str = "") -> str:
 def answer_text(label: str) -> str:
     """What a model is to write for an answer in the instruct format; the ``output`` of a row."""
     return f"the correct answer is {label}"
+
+
+def make_row(instruction: str, label: str) -> Row:
+    """A row without ``input`` whose answer is ``label``."""
+    return {"instruction": instruction, "input": "", "output": answer_text(label), "answer": label}

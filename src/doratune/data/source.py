@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from doratune.data.originals import hub_name, load_hub_rows
-from doratune.data.reader import file_sha256, read_rows
+from doratune.data.reader import read_rows
 from doratune.data.rows import Row
 from doratune.data.tasks import Split, Task
+from doratune.records.layout import file_sha256
 
 
 @dataclass(frozen=True)

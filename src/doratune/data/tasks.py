@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
 
-from doratune.data.definitions import read_definitions
 from doratune.data.layouts import Layout, layouts
 from doratune.errors import InputError, did_you_mean
+from doratune.named_yaml import read_definitions
 from doratune.settings import Settings
 
 Split = Literal["train", "test"]
@@ -89,7 +89,7 @@ class Task(Settings):
 
 @cache
 def _tasks() -> dict[str, Task]:
-    return read_definitions("tasks", Task)
+    return read_definitions("doratune.data", "tasks", Task)
 
 
 def task_names() -> list[str]:

@@ -30,7 +30,7 @@ def base_model(model: torch.nn.Module) -> PreTrainedModel:
 
 @contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """No gradients, no dropout and DoRA's norms as they are now; training mode is given back afterwards."""
+    """No gradients, no dropout and DoRA's norms as they are now; training mode is restored afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -95,7 +95,7 @@ def repeated(cache: DynamicCache, rows: int) -> DynamicCache:
 
 
 def check_lengths(model: PreTrainedModel, longest: int) -> None:
-    """Refuse sequences which the model cannot look at as a whole.
+    """Refuse sequences longer than the model's context.
 
     Args:
         model: The model.

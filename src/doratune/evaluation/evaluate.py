@@ -20,8 +20,7 @@ from doratune.data.source import LoadedData, load_split
 from doratune.data.tasks import Task, get_task
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
-from doratune.evaluation.extract import extract_answer
-from doratune.evaluation.generate import generate_answers
+from doratune.evaluation.generate import extract_answer, generate_answers
 from doratune.evaluation.likelihood import score_candidates
 from doratune.evaluation.target import Target, find_trained, load_target
 from doratune.records.layout import (

@@ -1,8 +1,8 @@
 """lm-evaluation-harness on a run, an adapter or a base model.
 
-Rows, prompts, scores, metrics and the files' contents are lm-eval's own; from us come the model, as
-``doratune eval`` loads it, and the place where the results go. They are no :class:`Evaluation` of a record:
-lm-eval's metrics are other ones, and a task of it may be a whole group.
+Rows, prompts, scores, metrics and the files' contents are lm-eval's. doratune loads the model as
+``doratune eval`` does and decides where the results go. They are not an :class:`Evaluation` in a record:
+lm-eval has other metrics, and one of its tasks may be a whole group.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from doratune import __version__
-from doratune.errors import DoratuneError, InputError, nearest
+from doratune.errors import DoratuneError, InputError, did_you_mean
 from doratune.evaluation._internals import is_multimodal, name_of, runs_programs, serialised, table
 from doratune.evaluation.batching import evaluation_mode
 from doratune.evaluation.config import EvalConfig
@@ -53,7 +53,7 @@ def evaluate_with_lm_eval(config: EvalConfig, *, overwrite: bool = False) -> dic
 
     Args:
         config: What and how; ``task`` holds lm-eval's names of tasks, groups and tags, or its YAML files.
-            ``data``, ``format`` and ``protocol`` are not looked at.
+            ``data``, ``format`` and ``protocol`` are not used.
         overwrite: Replace results that are already there.
 
     Returns:
@@ -119,13 +119,12 @@ def _load_task(name: str) -> _Requested:
     manager = _manager()
     is_file = name not in manager.task_index and Path(name).is_file()
     if name not in manager.task_index and not is_file:
-        close = nearest(name, manager.all_tasks)
         raise InputError(
             "lm-eval knows no such task",
             where="--task",
             got=name,
             expected="a task, group or tag of lm-eval, or a YAML file that defines a task",
-            fix=f"did you mean {close}?" if close else None,
+            fix=did_you_mean(name, manager.all_tasks),
         )
     try:
         loaded = manager.load([name])

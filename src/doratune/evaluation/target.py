@@ -159,7 +159,7 @@ def _load_target(config: EvalConfig, found: Found) -> Target:
         enable(peft_model)
     exact = base.dtype == torch.float32 and not getattr(base.model, "is_loaded_in_4bit", False)
     model: Any = peft_model.merge_and_unload() if exact else peft_model
-    logger.info("the adapter is %s", "merged into the base" if exact else "kept beside the base")
+    logger.info("the adapter is %s", "merged into the base" if exact else "kept apart from the base")
     return Target(model, base.tokenizer, record, output)
 
 

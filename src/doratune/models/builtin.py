@@ -17,7 +17,8 @@ from pathlib import Path
 
 from doratune.cache import cache_home
 from doratune.errors import DoratuneError, InputError
-from doratune.models.gguf import sha256_of, write_safetensors
+from doratune.models.gguf import write_safetensors
+from doratune.records.layout import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def _find_gguf(model: WheelModel, scratch: Path) -> tuple[Path, str]:
 
 
 def _check_digest(gguf: Path, model: WheelModel) -> None:
-    digest = sha256_of(gguf)
+    digest = file_sha256(gguf)
     if digest != model.sha256:
         raise InputError(
             "the built-in model's file is not the one expected",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 import tempfile
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from doratune.cache import cache_home
 from doratune.errors import InputError
+from doratune.records.layout import file_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -58,7 +58,7 @@ def convert_once(gguf: Path) -> Path:
         InputError: If there is no such file, or it cannot be read.
     """
     _require_file(gguf)
-    folder = cache_home() / "models" / f"{gguf.stem}-{sha256_of(gguf)[:12]}"
+    folder = cache_home() / "models" / f"{gguf.stem}-{file_sha256(gguf)[:12]}"
     if not (folder / "config.json").is_file():
         write_safetensors(gguf, folder)
     return folder
@@ -84,12 +84,6 @@ def write_safetensors(gguf: Path, folder: Path) -> None:
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def sha256_of(gguf: Path) -> str:
-    """A file's SHA-256 as hex digits."""
-    with gguf.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unreadable(path: Path, error: Exception) -> InputError:

@@ -93,7 +93,7 @@ def load_model(
             raise InputError("a GGUF file cannot be loaded in 4 bits", where="--load-in-4bit", got=name)
         source = f"GGUF file {path}"
         model, tokenizer = read_gguf(path, **kwargs)
-    elif "/" not in name and (fix := did_you_mean(name, list(BUILTIN))):
+    elif "/" not in name and (fix := did_you_mean(name, BUILTIN)):
         raise _no_such_model(name, fix)
     else:
         source = f"hub {name}"

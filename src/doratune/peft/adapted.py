@@ -7,13 +7,18 @@ from typing import Any
 from peft import PeftModel
 from torch import nn
 
-from doratune.peft._internals import BaseTunerLayer
+from doratune.peft._internals import BaseTunerLayer, adapter_weights
 
 
 def adapted_modules(model: nn.Module) -> set[nn.Module]:
     """The layers of a model that have an adapter of any kind, and all modules in them."""
     layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
     return {part for layer in layers for part in layer.modules()}
+
+
+def adapter_of(layer: nn.Module, name: str = "default") -> dict[str, nn.Parameter]:
+    """The parameters of a linear layer's adapter by their names in the equations: A, B and, for DoRA, m."""
+    return dict(zip("ABm", adapter_weights(layer, name), strict=False))
 
 
 def uses_dora(model: PeftModel) -> bool:

@@ -8,6 +8,7 @@ fine-tuning. Evaluations add ``PREDICTIONS_NAME``. A file is either whole or not
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import zlib
@@ -100,6 +101,12 @@ def predictions_name(task: str, form: Format, protocol: Protocol) -> str:
     if protocol != "likelihood":
         parts.append(protocol)
     return f"{PREDICTIONS_NAME}/{'.'.join(parts)}.jsonl"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text_atomic(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from doratune.models.builtin import BUILTIN
 from doratune.records import differences
-from doratune.records.layout import refuse_missing_folder
+from doratune.records.layout import file_sha256, refuse_missing_folder
 from doratune.training.config import TrainConfig
 
 RUN_SCHEMA = 1
@@ -61,10 +61,5 @@ def model_identity(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         files = sorted(file for pattern in MODEL_FILES for file in path.glob(pattern))
-        return "files:" + address({file.name: _digest(file) for file in files})
-    return f"files:{_digest(path)}" if path.is_file() else f"hub:{name}"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return "files:" + address({file.name: file_sha256(file) for file in files})
+    return f"files:{file_sha256(path)}" if path.is_file() else f"hub:{name}"

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 
 from doratune.data.mix import without_mix
 from doratune.data.tasks import get_task
-from doratune.errors import InputError, nearest
+from doratune.errors import InputError, did_you_mean
 from doratune.named_yaml import read_named
 from doratune.records.run import Format, Protocol
 from doratune.records.study import StudyMethod
@@ -219,13 +219,12 @@ def _check_methods(values: dict[str, Any], source: str) -> None:
     methods = values.get("methods")
     for method in methods if isinstance(methods, list) else []:
         if method not in METHODS:
-            close = nearest(str(method), list(METHODS))
             raise InputError(
                 "unknown method",
                 where=f"{source}, methods",
                 got=method,
                 expected=f"one of {', '.join(METHODS)}",
-                fix=f"did you mean {close}?" if close else None,
+                fix=did_you_mean(str(method), METHODS),
             )
 
 

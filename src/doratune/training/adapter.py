@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
 from transformers import PreTrainedModel
 
-from doratune.errors import InputError, nearest
+from doratune.errors import InputError, did_you_mean
 from doratune.peft import enable
 from doratune.peft._internals import LoraLayer, gather_params_ctx
 from doratune.peft.quantised import dequantised
@@ -76,11 +76,10 @@ def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
     }
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules()):
-            close = nearest(target, sorted(linear))
             raise InputError(
                 "a target matches no layer of the model",
                 where="--targets",
                 got=target,
                 expected=f"names among {', '.join(sorted(linear))}",
-                fix=f"did you mean {close}?" if close else None,
+                fix=did_you_mean(target, sorted(linear)),
             )

@@ -1,4 +1,4 @@
-"""What happens beside the optimisation: metrics, progress, and stopping in order on Ctrl-C."""
+"""Metrics, progress, and an orderly stop on Ctrl-C during training."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LOGGED = ("loss", "learning_rate", "grad_norm", "epoch", "eval_loss")
 
 
 class MetricsCallback(TrainerCallback):
-    """Appends a line per log to metrics.jsonl, and goes on counting where a resumed run stopped.
+    """Appends a line per log to metrics.jsonl, and continues the counts of a resumed run.
 
     Attributes:
-        seconds: Wall time of the training loop so far, over all sittings.
+        seconds: Wall time of the training loop so far, over all processes.
         tokens: Tokens trained on so far, padding not counted.
         loss: The last training loss.
     """
@@ -38,7 +38,7 @@ class MetricsCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Drop what a killed sitting logged after the checkpoint that is resumed from."""
+        """Drop what a killed process logged after the checkpoint that is resumed from."""
         kept = (
             [line for line in read_jsonl(self.path) if line["step"] <= state.global_step]
             if self._resumes(state)

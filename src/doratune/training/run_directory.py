@@ -1,4 +1,4 @@
-"""A run directory: who may write to it, and what is in it.
+"""A run directory: whether a run may write to it, and what is in it.
 
 config.yaml is written first and record.json last, so a directory with the first and without the second holds
 an unfinished run.
@@ -27,7 +27,7 @@ from doratune.training.config import TrainConfig
 
 
 def checkpoint_to_resume(config: TrainConfig) -> Path | None:
-    """Where an unfinished run in ``config.output`` goes on from.
+    """Where an unfinished run in ``config.output`` is resumed.
 
     Args:
         config: The configuration asked for now; it must be the one the run was started with.

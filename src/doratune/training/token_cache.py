@@ -1,8 +1,8 @@
 """Tokenised rows on disk: written once, then memory-mapped by every run that trains on them.
 
 An entry is a folder ``tokens/<key>`` in the cache, as ``datasets`` saves it (Arrow and JSON), with a
-checksum. It appears complete or not at all, an entry that is not what was written is made again, and one that
-no run has used for a month goes. Any of them may be deleted at any time.
+checksum. It appears complete or not at all, a damaged entry is written again, and one that
+no run has used for a month is deleted. Any of them may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from doratune.data.examples import Example
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Of the rows below a key. To be raised when the same examples are to become other rows."""
+"""Of the rows below a key. Raised when the same examples become different rows."""
 CHECKSUM_NAME = "checksum"
 UNUSED_SECONDS = 30 * 24 * 3600
 

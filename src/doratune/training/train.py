@@ -45,7 +45,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
 
     Args:
         config: The resolved configuration.
-        resume: Go on from the last checkpoint in ``config.output``.
+        resume: Continue from the last checkpoint in ``config.output``.
         overwrite: Replace the run in ``config.output``.
 
     Returns:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from importlib import resources
-
-import yaml
 
 from doratune.bench.cases import unknown_case
+from doratune.named_yaml import read_shipped
 from doratune.records.bench import Case, CaseSet, Quantity, Ratio, Target
 from doratune.settings import Settings
 
@@ -61,8 +59,7 @@ def read_cases() -> CaseFile:
     Raises:
         pydantic.ValidationError: The file is not valid, which is a fault of the installation.
     """
-    text = resources.files("doratune.bench.op").joinpath("cases.yaml").read_text(encoding="utf-8")
-    return CaseFile.model_validate(yaml.safe_load(text), strict=True)
+    return CaseFile.model_validate(read_shipped("doratune.bench.op", "cases.yaml"), strict=True)
 
 
 def select_cases(file: CaseFile, case_set: CaseSet, names: Sequence[str]) -> list[Case]:

@@ -26,7 +26,7 @@ def truth(adapter: Adapter, data: LayerData, base_weight: Tensor) -> dict[str, T
     LoRA is the reference with the norm as its magnitude, a frozen layer the same with B = 0.
 
     Args:
-        adapter: What stands beside the weight.
+        adapter: The kind of adapter.
         data: Input and adapter.
         base_weight: The frozen weight, (d_out, d_in), dequantised.
 
@@ -50,7 +50,7 @@ def check(
 ) -> dict[str, float]:
     """Compare one call of a layer with the reference.
 
-    The layer is called with another adapter first, so that a norm which outlives its adapter shows.
+    The layer is called with another adapter first, so that a norm cached for another adapter is noticed.
 
     Args:
         subject: The layer.

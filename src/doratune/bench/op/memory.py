@@ -4,7 +4,7 @@ On a CPU the peak is resident memory, and each provider is measured in a fresh p
 left of an earlier one. glibc is told to take every larger block from the kernel and to give it back at once:
 what is resident is then what is in use, to a few kilobytes from run to run, where free blocks that the
 allocator keeps would make it vary by a tenth. The high-water mark is the kernel's, set back before the first
-call; ``getrusage`` will not do, for it cannot be set back and a process inherits it from its parent.
+call. ``getrusage`` does not help: it cannot be set back, and a process inherits it from its parent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from doratune.memory import resident_bytes
 from doratune.records.bench import Case, PeakMemory
 
 CALLS = 3
-"""Calls that the peak is taken over: gradients are allocated anew in each."""
+"""Calls that the peak is taken over: each allocates new gradients."""
 
 _M_MMAP_THRESHOLD = -3  # from malloc.h
 _KERNEL_BLOCK_BYTES = 1 << 16
@@ -59,7 +59,7 @@ def saved_bytes(layer: nn.Module, x: Tensor) -> int:
 
 
 def cpu_peak(provider: Provider, case: Case, threads: int) -> PeakMemory | None:
-    """Peak of resident memory in a process of its own; None where the kernel cannot tell (not Linux)."""
+    """Peak of resident memory in a fresh process; None where the kernel cannot tell (not Linux)."""
     if sys.platform != "linux":
         return None
     context = multiprocessing.get_context("spawn")

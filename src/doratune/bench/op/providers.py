@@ -1,9 +1,9 @@
-"""Who is measured: ways to compute one layer, from the frozen layer alone to DoRA on the engine."""
+"""What is measured: ways to compute one layer, from the frozen layer alone to DoRA on the engine."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,12 +15,11 @@ from torch.autograd.graph import get_gradient_edge
 
 from doratune.bench.op.layer_data import DTYPES, SCALING, LayerData
 from doratune.errors import DoratuneError, InputError
-from doratune.peft import enable
+from doratune.peft import adapter_of, enable
+from doratune.peft.quantised import dequantised
 from doratune.records.bench import Case, DType
 
 Adapter = Literal["none", "lora", "dora"]
-
-ADAPTER = "default"  # PEFT's name for the first adapter
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,13 @@ class Provider:
 
     Attributes:
         name: Its name in tables and records.
-        adapter: What stands beside the frozen weight.
+        adapter: The kind of adapter on the frozen weight.
         engine: Whether ``doratune.enable`` is called on the PEFT model.
         base_dtype: Whether A and B have the base's dtype; PEFT makes them float32.
         new_norm: Whether the adapter changes before each call, as after an optimiser step, so that nothing
             computed from it for an earlier call can be used again.
-        lets_go: Whether nobody keeps the output for the backward pass, as where a sum follows the layer.
-            Otherwise it is kept, as where a product follows.
+        lets_go: Whether no later operation saves the output for the backward pass, as when a sum follows the
+            layer. Otherwise it is saved, as when a product follows.
     """
 
     name: str
@@ -72,7 +71,7 @@ class Subject:
     """
 
     def __init__(
-        self, provider: Provider, layer: nn.Module, base: nn.Module, adapter: dict[str, Tensor]
+        self, provider: Provider, layer: nn.Module, base: nn.Module, adapter: dict[str, nn.Parameter]
     ) -> None:
         self.provider = provider
         self.layer = layer
@@ -90,12 +89,7 @@ class Subject:
     @property
     def base_weight(self) -> Tensor:
         """The frozen weight that the layer computes with, (d_out, d_in), dequantised."""
-        weight: Any = self.base.weight
-        if type(self.base) is nn.Linear:
-            return weight
-        from bitsandbytes.functional import dequantize_4bit
-
-        return dequantize_4bit(weight.data, weight.quant_state)
+        return dequantised(self.base)
 
     def prepare(self, data: LayerData) -> None:
         """Make ready for a call, outside of the measured time: no gradients, perhaps a changed adapter."""
@@ -128,20 +122,18 @@ def build(provider: Provider, case: Case, data: LayerData) -> Subject:
         base.requires_grad_(False)
         return Subject(provider, base, base, {})
     model = _peft_model(base, case, dora=provider.adapter == "dora")
-    layer: Any = model.get_submodule("base_model.model.linear")
+    layer = model.get_submodule("base_model.model.linear")
+    adapter = adapter_of(layer)
     if provider.base_dtype:
-        layer.lora_A.to(DTYPES[case.dtype])
-        layer.lora_B.to(DTYPES[case.dtype])
-    adapter = {"A": layer.lora_A[ADAPTER].weight, "B": layer.lora_B[ADAPTER].weight}
-    if provider.adapter == "dora":
-        adapter["m"] = layer.lora_magnitude_vector[ADAPTER].weight
+        for parameter in adapter.values():
+            parameter.data = parameter.data.to(DTYPES[case.dtype])
     set_adapter(adapter, data)
     if provider.engine:
         _enable(model)
     return Subject(provider, layer, base, adapter)
 
 
-def set_adapter(adapter: dict[str, Tensor], data: LayerData) -> None:
+def set_adapter(adapter: Mapping[str, Tensor], data: LayerData) -> None:
     """Write the adapter of ``data`` into a layer's parameters, in place."""
     with torch.no_grad():
         for name, parameter in adapter.items():

@@ -1,4 +1,4 @@
-"""``doratune bench step``: whole optimizer steps, all providers in turn, each in a process of its own."""
+"""``doratune bench step``: whole optimizer steps, all providers in turn, each in a separate process."""
 
 from __future__ import annotations
 

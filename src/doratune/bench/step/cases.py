@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from importlib import resources
-
-import yaml
 
 from doratune.bench.cases import unknown_case
+from doratune.named_yaml import read_shipped
 from doratune.records.bench import Quantity, Ratio, StepCase, StepSet, Target
 from doratune.settings import Settings
 
@@ -70,5 +68,4 @@ def read_steps() -> StepFile:
     Raises:
         pydantic.ValidationError: The file is not valid, which is a fault of the installation.
     """
-    text = resources.files("doratune.bench.step").joinpath("cases.yaml").read_text(encoding="utf-8")
-    return StepFile.model_validate(yaml.safe_load(text), strict=True)
+    return StepFile.model_validate(read_shipped("doratune.bench.step", "cases.yaml"), strict=True)

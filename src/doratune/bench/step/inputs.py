@@ -15,7 +15,7 @@ from doratune.models.precision import resolve_dtype
 from doratune.records.bench import StepCase
 
 RANDOM_LLAMA = "random-llama-7b"
-"""For speed the weights do not matter, so no one has to have 13 GB of them."""
+"""Speed does not depend on the weights, so 13 GB of them need not be downloaded."""
 
 
 def load_base(name: str, dtype: str) -> LoadedModel:

@@ -21,8 +21,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
 
 from doratune.bench.step.inputs import draw_rows, load_base
 from doratune.bench.step.providers import Frozen, Method, StepReport, Stock, Trainee
@@ -31,6 +29,8 @@ from doratune.data.encode import IGNORED
 from doratune.memory import held_memory_bytes, peak_memory_bytes
 from doratune.peft import enable
 from doratune.records.bench import StepCase
+from doratune.speedups._internals import attention_implementation
+from doratune.training._internals import SFTConfig, SFTTrainer
 from doratune.training.callbacks import InterruptCallback, MetricsCallback
 from doratune.training.config import LLAMA_TARGETS, TrainConfig
 from doratune.training.train import build_trainer
@@ -60,7 +60,7 @@ def run(trainee: Trainee, turn: Turn) -> StepReport:
         with suppress(TurnsOverError):
             loop()
     return StepReport(
-        attention=str(model.config._attn_implementation),
+        attention=attention_implementation(model),
         trainable=sum(one.numel() for one in model.parameters() if one.requires_grad),
         before_bytes=before,
         peak_bytes=peak_memory_bytes(),

@@ -1,4 +1,4 @@
-"""Whose training step is measured, and what its process is told and reports. No torch: see ``turns.Work``."""
+"""Which steps are measured, and what their processes are told and report. No torch: see ``turns.Work``."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ ONE_LINE = (
     Stock("enabled-lora", "lora", enabled=True),
     Stock("enabled-dora", "dora", enabled=True),
 )
-"""Those of ``benchmarks/one_line.py``: what ``doratune.enable`` does to a script of one's own."""
+"""Those of ``benchmarks/one_line.py``: what ``doratune.enable`` does to a user's script."""
 ALIKE = {
     "doratune-lora": "peft-lora",
     "doratune-dora": "peft-dora",

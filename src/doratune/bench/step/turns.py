@@ -1,6 +1,6 @@
 """Processes that take turns: one of them computes, the others sleep. No torch here.
 
-Each process runs a loop of its own and calls ``Turn.wait`` once in every pass; the parent hands the turn from
+Each process runs its own loop and calls ``Turn.wait`` once in every pass; the parent hands the turn from
 one to the next. A pass ends where the process waits again, so it is timed as a whole, on the parent's clock,
 and a slow stretch of the machine meets all of them alike.
 """

@@ -7,8 +7,8 @@ YAML files beside this module and are the same on every machine.
 
 from __future__ import annotations
 
+from doratune.data.rows import Row
 from doratune.data.samples import boolq, hellaswag, winogrande
-from doratune.data.samples.facts import Row
 from doratune.errors import InputError, did_you_mean
 
 ROWS = {"train": 2000, "test": 400}
@@ -44,7 +44,7 @@ def generate(task_name: str, split: str) -> list[Row]:
             "unknown sample task",
             got=task_name,
             expected=", ".join(SAMPLE_TASKS),
-            fix=did_you_mean(task_name, list(SAMPLE_TASKS)),
+            fix=did_you_mean(task_name, SAMPLE_TASKS),
         )
     if split not in ROWS:
         raise InputError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from itertools import product
 
-from doratune.data.samples.facts import Row, balanced_order, load, make_row, people, rng_for
+from doratune.data.rows import Row, make_row
+from doratune.data.samples.facts import balanced_order, load, people, rng_for
 
 _INSTRUCTION = (
     "Please answer the following question with true or false, question: {question}?\n\n"
@@ -15,8 +16,8 @@ _INSTRUCTION = (
 def build(split: str, count: int) -> list[Row]:
     """Build ``count`` rows of ``split``.
 
-    A question says that somebody owns a thing, or that he or she does not, and asks whether the thing is
-    theirs. Each row has a twin with the same person, thing and wording, said instead of denied.
+    A question says that a person owns a thing or does not, and asks whether the thing is theirs. Each row has
+    a twin with the same person, thing and wording, said instead of denied.
     """
     rng = rng_for("sample-boolq", split)
     facts = load("boolq")

@@ -1,21 +1,19 @@
-"""What the sample tasks share: facts from YAML, people, seeded randomness, rows and their balanced order."""
+"""What the sample tasks share: facts from YAML, people, seeded randomness, and the balanced order of rows."""
 
 from __future__ import annotations
 
 import random
-from importlib.resources import files
 from typing import Any
 
-import yaml
-
-Row = dict[str, str]
+from doratune.data.rows import Row
+from doratune.named_yaml import read_shipped
 
 _SEED = 2402
 
 
 def load(name: str) -> dict[str, Any]:
     """Read the facts file ``name`` (without its extension) that lies beside this module."""
-    return yaml.safe_load(files("doratune.data.samples").joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+    return read_shipped("doratune.data.samples", f"{name}.yaml")
 
 
 def people(split: str) -> list[tuple[str, str]]:
@@ -24,18 +22,8 @@ def people(split: str) -> list[tuple[str, str]]:
 
 
 def rng_for(task: str, split: str) -> random.Random:
-    """A random generator of its own for a task and a split; the same on every platform."""
+    """The random generator of a task and a split; the same on every platform."""
     return random.Random(f"{_SEED} {task} {split}")  # a string is hashed with SHA-512, never with hash()
-
-
-def make_row(instruction: str, answer: str) -> Row:
-    """A row in the LLM-Adapters layout."""
-    return {
-        "instruction": instruction,
-        "input": "",
-        "output": f"the correct answer is {answer}",
-        "answer": answer,
-    }
 
 
 def balanced_order(rows: list[Row], rng: random.Random) -> list[Row]:

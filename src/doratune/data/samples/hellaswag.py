@@ -1,10 +1,11 @@
-"""sample-hellaswag: somebody takes one of two things; what happens next?"""
+"""sample-hellaswag: a person takes one of two things; what happens next?"""
 
 from __future__ import annotations
 
 import random
 
-from doratune.data.samples.facts import Row, balanced_order, load, make_row, people, rng_for
+from doratune.data.rows import Row, make_row
+from doratune.data.samples.facts import balanced_order, load, people, rng_for
 from doratune.data.samples.objects import Thing, things
 
 _CHOICES = 4

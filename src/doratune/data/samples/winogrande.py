@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from itertools import permutations
 
-from doratune.data.samples.facts import Row, balanced_order, load, make_row, people, rng_for
+from doratune.data.rows import Row, make_row
+from doratune.data.samples.facts import balanced_order, load, people, rng_for
 from doratune.data.samples.objects import tools
 
 
