@@ -39,7 +39,7 @@ def test_run_directory(dora_run: Path) -> None:
 
 
 def test_the_mix_from_local_files(cli: Cli, tiny_model: Path) -> None:
-    """Schemas of the data sets' own; ``tests/unit/test_data_mix.py`` holds the rows themselves."""
+    """Schemas of the data sets' own; ``tests/unit/data/test_data_mix.py`` holds the rows themselves."""
     Path("originals").mkdir()
     choices = {"text": ["a", "b", "c", "d"], "label": ["A", "B", "C", "D"]}
     asked = {"question": "Why?", "choices": choices, "answerKey": "D"}

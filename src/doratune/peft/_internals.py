@@ -2,7 +2,7 @@
 
 An upgrade may move any of these names without a word in its changelog. They are imported here and nowhere
 else, and attributes are listed in ``ATTRIBUTES``, each with what it is for. A test reads this file and says
-by name which of them is gone (``tests/unit/test_peft_internals.py``).
+by name which of them is gone (``tests/unit/peft/test_peft_internals.py``).
 """
 
 from __future__ import annotations

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from doratune.errors import InputError
 from doratune.records.archive import PREDICTIONS_FILE, RUNS_FILE
-from doratune.records.layout import COMPARISON_NAME, RUNS_NAME, STUDY_NAME, read_study
+from doratune.records.layout import (
+    COMPARISON_NAME,
+    RUNS_NAME,
+    STUDY_NAME,
+    is_recorded,
+    is_started,
+    read_study,
+)
 from doratune.records.run import Protocol
 from doratune.records.study import StudyMethod, StudyRecord
 from doratune.settings import LaxPath, Positive, validate
@@ -108,14 +115,22 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse an output folder that holds a comparison, unless it is to be resumed or replaced.
 
     Raises:
-        InputError: It holds one, it is to be both resumed and replaced, or there is one of an older version
-            to resume.
+        InputError: It holds one, it is to be both resumed and replaced, it is a run directory, or there is
+            one of an older version to resume.
     """
     if resume and overwrite:
         raise InputError(
             "a comparison is resumed or replaced, not both",
             where="--resume, --overwrite",
             fix="give one of the two",
+        )
+    if is_started(output) or is_recorded(output):
+        raise InputError(
+            "the output folder is a run directory",
+            where="--output",
+            got=output,
+            expected="a folder for a comparison, which holds its runs",
+            fix="choose another folder",
         )
     names = (STUDY_NAME, RUNS_NAME, COMPARISON_NAME)
     held = [str(output / name) for name in names if (output / name).exists()]

@@ -20,7 +20,7 @@ from doratune.records.layout import (
 )
 from doratune.records.run import RunRecord
 
-DOCS = Path(__file__).parents[2] / "docs/results/smollm2"
+DOCS = Path(__file__).parents[3] / "docs/results/smollm2"
 
 
 def test_record_round_trip_keeps_the_keys_of_the_file(tmp_path: Path) -> None:

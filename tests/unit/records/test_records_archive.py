@@ -29,7 +29,7 @@ from doratune.study.cell import Answered, Arm, Run, cell_of
 from doratune.study.compare import remove_comparison
 from doratune.study.study import run_study
 
-DOCS = Path(__file__).parents[2] / "docs/results/smollm2"
+DOCS = Path(__file__).parents[3] / "docs/results/smollm2"
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ from doratune.data.source import load_file
 from doratune.data.tasks import get_task
 
 FOLDER = Path(
-    os.environ.get("DORATUNE_DATA") or Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    os.environ.get("DORATUNE_DATA") or Path(__file__).resolve().parents[3].parent / "shared" / "data"
 )
 FILES = {
     "ARC-Easy/train": 2251,

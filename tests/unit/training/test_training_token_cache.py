@@ -17,7 +17,8 @@ from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import PreTokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from doratune.data import encode, prompt
+from doratune.data import encode
+from doratune.data import rows as row_texts
 from doratune.data.examples import Example, build_examples
 from doratune.data.samples import generate
 from doratune.data.tasks import get_task
@@ -140,7 +141,7 @@ def test_other_examples_miss(home, tokenizer, calls, change):
 
 def test_another_prompt_template_misses(home, tokenizer, calls, monkeypatch):
     encode_examples(made(), tokenizer, **ALL)
-    monkeypatch.setattr(prompt, "_PLAIN", prompt._PLAIN.replace("Below", "Above"))
+    monkeypatch.setattr(row_texts, "_PLAIN", row_texts._PLAIN.replace("Below", "Above"))
     rows = encode_examples(made(), tokenizer, **ALL)
     assert calls == [30, 30] and rows.to_list() == one_by_one(made(), tokenizer, [])
 

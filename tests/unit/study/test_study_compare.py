@@ -258,6 +258,13 @@ def test_a_comparison_is_not_both_resumed_and_replaced(tmp_path: Path) -> None:
         compare.check_output(tmp_path, resume=True, overwrite=True)
 
 
+@pytest.mark.parametrize("flags", [(False, False), (True, False), (False, True)])
+def test_a_run_directory_is_not_made_a_comparison(tmp_path: Path, flags: tuple[bool, bool]) -> None:
+    (tmp_path / "config.yaml").write_text("method: lora\n", encoding="utf-8")
+    with pytest.raises(InputError, match="run directory"):
+        compare.check_output(tmp_path, resume=flags[0], overwrite=flags[1])
+
+
 def test_a_model_folder_that_is_missing_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such model folder"):
         run(tmp_path, model=str(tmp_path / "gone"))
