@@ -246,7 +246,8 @@ def _digest(identity: str) -> str:
 def _changed_settings(now: Plan, before: Plan) -> list[str]:
     """Everything else, as "name: old value -> new value"."""
     old, new = _fixed(before), _fixed(now)
-    if before.tasks[0].validation_rows is None:  # rates were added, so rows are held out from now on
+    # One rate holds no rows out. Going to or from one is a change of the rates, which are compared below.
+    if None in (before.tasks[0].validation_rows, now.tasks[0].validation_rows):
         del old["validation_rows"]
     changed = [f"{name}: {old[name]} -> {new.get(name)}" for name in old if old[name] != new.get(name)]
     growing = _growing(now)

@@ -13,7 +13,7 @@ from doratune.records.layout import RUNS_NAME, VALIDATION_NAME
 from doratune.records.run import Format
 from doratune.records.study import StudyMethod
 from doratune.settings import validate
-from doratune.study.address import address, run_address
+from doratune.study.address import WITHOUT_EFFECT, address, run_address
 from doratune.study.job import Job, Wanted
 from doratune.study.material import Material, Test
 from doratune.study.plan import Plan
@@ -87,7 +87,7 @@ class Group:
         key = address(
             {
                 "model": self.identity,
-                "settings": shared,
+                "settings": {key: value for key, value in shared.items() if key not in WITHOUT_EFFECT},
                 "format": self.format,
                 "protocol": self.plan.protocol,
                 "limit": self.material.entry.limit,

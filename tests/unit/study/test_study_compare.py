@@ -168,6 +168,14 @@ def test_another_comparison_is_not_resumed_and_every_difference_is_named(tmp_pat
     assert runner.jobs == [] and content(tmp_path) == before
 
 
+def test_fewer_rates_are_refused_in_words_of_what_was_asked(tmp_path: Path) -> None:
+    run(tmp_path, learning_rates=[1e-4, 1e-3])
+    with pytest.raises(InputError) as raised:
+        run(tmp_path, resume=True, learning_rates=[1e-3])
+    assert "learning_rate of dora: 0.0001, 0.001 -> 0.001" in raised.value.message
+    assert "validation_rows" not in raised.value.message, "rows are held out for several rates only"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -194,7 +202,7 @@ def test_whatever_differs_is_refused(tmp_path: Path, changes: dict[str, Any], me
 def test_what_says_nothing_about_the_result_may_change(tmp_path: Path) -> None:
     run(tmp_path)
     runner = MadeUpRunner()
-    run(tmp_path, runner, resume=True, save_steps=7, keep_checkpoints=1)
+    run(tmp_path, runner, resume=True, save_steps=7, keep_checkpoints=1, device_map="auto")
     assert runner.jobs == []
 
 
