@@ -10,11 +10,12 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/doratune compare --preset demo --output runs/demo --overwrite
 
+# In the order of collection, the commands' tests first: they are few and long, and would be left to one worker.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 quick: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
