@@ -188,5 +188,5 @@ def must_be_called(module: Any) -> bool:
 
 
 def convolve(conv: Any, x: Any, bias: Any = None) -> Any:
-    """The convolution that ``conv`` is, in x's dtype and with the given bias instead of its own."""
+    """The convolution that ``conv`` is, in x's dtype and with the given bias instead of the module's."""
     return conv._conv_forward(x, conv.weight.to(x.dtype), None if bias is None else bias.to(x.dtype))

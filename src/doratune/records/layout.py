@@ -44,7 +44,7 @@ MODEL_CONFIG = "config.json"
 RUNS_NAME = "runs"
 """Folder in a study's folder with its run directories."""
 VALIDATION_NAME = "validation"
-"""Folder in a run directory of a study with the answers to the validation rows, a record of its own."""
+"""Folder in a run directory of a study with the answers to the validation rows and their record."""
 
 COMPARISON_NAME = "comparison.json"
 """What ``compare`` wrote before its record was that of a study."""

@@ -165,7 +165,7 @@ def _with_last_mlp(plan: Plan, trial: Trial, model: PreTrainedModel, changes: Ch
     """The plan with the last MLP run where there is a loss, where that gives the same."""
     spares = replace(plan, last_mlp=True)
     found = layer_with_last_mlp(model) is not None  # the copy has few layers, which may share one
-    reason = _difference(trial, spares) if found else "no dense mlp of its own in the last layer"
+    reason = _difference(trial, spares) if found else "the last layer has no separate dense mlp"
     if reason is not None:
         changes.leave("last_mlp", reason)
         return plan

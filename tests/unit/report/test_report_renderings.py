@@ -155,7 +155,7 @@ def test_html_is_accessible(page: str) -> None:
 def test_plots_take_the_colours_of_the_page(page: str) -> None:
     svg = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
     assert all(f"var(--s{index})" in svg for index in (0, 1, 2))
-    assert not re.search(r"#[0-9a-f]{6}\b", svg), "a colour of its own would not follow dark mode"
+    assert not re.search(r"#[0-9a-f]{6}\b", svg), "a fixed colour would not follow dark mode"
     assert "<text" in svg
 
 

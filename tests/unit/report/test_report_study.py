@@ -153,7 +153,7 @@ def test_methods_differ_in_colour_and_in_shape(page: str) -> None:
     looks = [(METHOD_SERIES[method], MARKERS[METHOD_SERIES[method]]) for method in METHOD_SERIES]
     assert all(len(set(one)) == len(METHOD_SERIES) for one in zip(*looks, strict=True))
     svg = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
-    assert not re.search(r"#[0-9a-f]{6}\b", svg), "a colour of its own would not follow dark mode"
+    assert not re.search(r"#[0-9a-f]{6}\b", svg), "a fixed colour would not follow dark mode"
     assert all(f"var(--s{index})" in svg for index in METHOD_SERIES.values())
 
 
