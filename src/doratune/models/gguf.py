@@ -87,7 +87,7 @@ def write_safetensors(gguf: Path, folder: Path) -> None:
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
-    """The error for a model that transformers could not read, with the first line of transformers' message."""
+    """The error for a model that transformers could not read, with the first line of its message."""
     return InputError("the model cannot be read", where="--model", got=f"{path}: {first_line(error)}")
 
 
