@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from doratune.errors import InputError
 from doratune.models.fingerprint import fingerprint_of
 from doratune.models.weights import WeightFiles, weights_folder
+from doratune.models.whole import only_finite
 from doratune.records.base_model import compare_base_models
 from doratune.records.run import ModelRecord
 
@@ -37,7 +38,7 @@ class Base:
         skeleton = _skeleton(folder)
         self.linear = [name for name, module in skeleton.named_modules() if isinstance(module, nn.Linear)]
         names = [name for name, _ in skeleton.named_parameters()]
-        fingerprint = fingerprint_of(names, self._files.rows)
+        fingerprint = fingerprint_of(names, only_finite(self._files.rows, record.name))
         found = compare_base_models(record, record.model_copy(update={"fingerprint": fingerprint}))
         if not found.same:
             raise InputError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doratune.cache import cache_home
-from doratune.errors import InputError
+from doratune.errors import DoratuneError, InputError
 from doratune.records.layout import file_sha256
 
 if TYPE_CHECKING:
@@ -31,19 +31,23 @@ def read_gguf(path: Path, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedTok
     Raises:
         InputError: If there is no such file, or transformers cannot read it.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoTokenizer, GgufConfig
+
+    from doratune.models.whole import load_whole
 
     _require_file(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent,
+        model = load_whole(
+            str(path.parent),
             gguf_file=path.name,
             # Dense floats: packed GGUF blocks can be neither trained through nor saved.
             quantization_config=GgufConfig(dequantize=True),
             **kwargs,
         )
-    except (OSError, ValueError, NotImplementedError, KeyError) as error:
+    except (DoratuneError, MemoryError):
+        raise
+    except Exception as error:  # the reader follows what the file says, to whatever error that ends in
         raise unreadable(path, error) from error
     return model, tokenizer
 
@@ -92,8 +96,9 @@ def unreadable(path: Path, error: Exception) -> InputError:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, without what follows its first line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What an exception says: its first line, with the next one where that only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def _require_file(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from doratune.models.builtin import BUILTIN, resolve_builtin
 from doratune.models.gguf import convert_once
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.bin")
 
 
 def weights_folder(name: str) -> Path:
@@ -95,8 +97,48 @@ class WeightFiles:
 
 def _files(folder: Path) -> list[Path]:
     if (folder / INDEX).is_file():
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return [folder / name for name in sorted(set(index["weight_map"].values()))]
+        return _shards(folder)
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
-    raise InputError("the folder holds no weights", where=str(folder), expected=f"{SINGLE} or {INDEX}")
+    pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
+    if pickled:
+        raise InputError(
+            "the model's weights are pickled, and unpickling runs whatever code is in the file",
+            where=str(folder / pickled[0]),
+            expected=f"{SINGLE} or {INDEX}",
+            fix=f"if you trust its origin, convert it once and name the new folder: {_conversion(folder)}",
+        )
+    raise InputError("the model folder holds no weights", where=str(folder), expected=f"{SINGLE} or {INDEX}")
+
+
+def _shards(folder: Path) -> list[Path]:
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        files = sorted({folder / name for name in index["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            "the index of the weights cannot be read",
+            where=str(folder / INDEX),
+            got=f"{type(error).__name__}: {error}",
+            expected='{"weight_map": {parameter: file}}',
+        ) from error
+    absent = [file.name for file in files if not file.is_file()]
+    if absent or not files:
+        raise InputError(
+            "files of the weights are missing",
+            where=str(folder / INDEX),
+            got=f"{len(absent)} of {len(files)} files absent: {', '.join(absent[:3])}",
+            fix="copy or download the model folder again",
+        )
+    return files
+
+
+def _conversion(folder: Path) -> str:
+    """A line for the shell that writes a pickled model as safetensors beside it."""
+    new = f"{folder}-safetensors"
+    code = (
+        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+        f"M.from_pretrained({str(folder)!r}).save_pretrained({new!r}); "
+        f"T.from_pretrained({str(folder)!r}).save_pretrained({new!r})"
+    )
+    return f"python -c {shlex.quote(code)}"
