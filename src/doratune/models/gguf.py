@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
@@ -49,7 +50,24 @@ def read_gguf(path: Path, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedTok
         raise
     except Exception as error:  # the reader follows what the file says, to whatever error that ends in
         raise unreadable(path, error) from error
-    return model, tokenizer
+    return model, _without_added_ids(tokenizer, model.config.get_text_config().vocab_size)
+
+
+def _without_added_ids(tokenizer: PreTrainedTokenizerBase, rows: int) -> PreTrainedTokenizerBase:
+    """The file's tokenizer, without GPT-2's end of text.
+
+    transformers adds it to every byte-level vocabulary, under an id that the embedding has no row for.
+    """
+    from tokenizers import Tokenizer
+
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    within = [token for token in backend["added_tokens"] if token["id"] < rows]
+    if len(within) == len(backend["added_tokens"]):
+        return tokenizer
+    pruned = Tokenizer.from_str(json.dumps({**backend, "added_tokens": within}))
+    rebuilt = type(tokenizer)(tokenizer_object=pruned, **tokenizer.init_kwargs)
+    rebuilt.chat_template = tokenizer.chat_template
+    return rebuilt
 
 
 def convert_once(gguf: Path) -> Path:
