@@ -197,6 +197,6 @@ def _provenance(target: Target, config: EvalConfig) -> dict[str, Any]:
         "version": __version__,
         "target": config.target,
         "method": target.record.method,
-        "model": target.record.model.to_dict(),
+        "model": (target.other_base or target.record.model).to_dict(),
         "speedups": [one.to_dict() for one in target.speedups],
     }

@@ -46,6 +46,7 @@ class Target:
         record: The record that evaluations are added to.
         output: The folder of that record.
         speedups: What was sped up in the model.
+        other_base: The base model, where it is not the one of the record.
     """
 
     model: PreTrainedModel | PeftModel
@@ -53,6 +54,7 @@ class Target:
     record: RunRecord
     output: Path
     speedups: tuple[SpeedupRecord, ...] = ()
+    other_base: ModelRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -145,12 +147,11 @@ def _load_target(config: EvalConfig, found: Found) -> Target:
     if found.model is not None and run is not None and record is not None:
         return Target(base.model, base.tokenizer, record, output_folder(config, found))
     base_record = model_record(base)
-    if record is not None:
-        _check_base(config.target, record.model, base_record)
+    other_base = _other_base(config, record.model, base_record) if record is not None else None
     output = output_folder(config, found)
     if adapter is None:
         record = record or _new_record(config, base_record, "base", adapter=0)
-        return Target(base.model, base.tokenizer, record, output)
+        return Target(base.model, base.tokenizer, record, output, other_base=other_base)
     peft_model = _add_adapter(base, adapter)
     if record is None:
         method: Method = "dora" if uses_dora(peft_model) else "lora"
@@ -160,7 +161,7 @@ def _load_target(config: EvalConfig, found: Found) -> Target:
     exact = base.dtype == torch.float32 and not getattr(base.model, "is_loaded_in_4bit", False)
     model: Any = peft_model.merge_and_unload() if exact else peft_model
     logger.info("the adapter is %s", "merged into the base" if exact else "kept apart from the base")
-    return Target(model, base.tokenizer, record, output)
+    return Target(model, base.tokenizer, record, output, other_base=other_base)
 
 
 def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedModel:
@@ -206,18 +207,24 @@ def _add_adapter(base: LoadedModel, adapter: Path) -> PeftModel:
         ) from error
 
 
-def _check_base(target: str, trained_on: ModelRecord, loaded: ModelRecord) -> None:
+def _other_base(config: EvalConfig, trained_on: ModelRecord, loaded: ModelRecord) -> ModelRecord | None:
+    """What was loaded, if it is allowed and not what the record names."""
     found = compare_base_models(trained_on, loaded)
-    if not found.same:
-        raise InputError(
-            "the adapter was trained for another base model",
-            where=target,
-            got=f"base {loaded.name} ({loaded.source}): {found.difference}",
-            expected=f"base {trained_on.name} ({trained_on.source})",
-            fix="evaluate it without --model, or with the model it was trained on",
-        )
-    if found.note:
-        logger.warning(found.note)
+    if found.same:
+        if found.note:
+            logger.warning(found.note)
+        return None
+    error = InputError(
+        "the adapter was trained for another base model",
+        where=config.target,
+        got=f"base {loaded.name} ({loaded.source}): {found.difference}",
+        expected=f"base {trained_on.name} ({trained_on.source})",
+        fix="evaluate it without --model or with the model it was trained on, or add --allow-other-base",
+    )
+    if not config.allow_other_base:
+        raise error
+    logger.warning("%s; evaluated all the same, as --allow-other-base asks", error.what)
+    return loaded
 
 
 def _new_record(config: EvalConfig, base: ModelRecord, method: Method, *, adapter: int) -> RunRecord:

@@ -105,6 +105,7 @@ class Evaluation(Record):
     data: DataRecord  #: the rows it was evaluated on
     limit: int | None = None  #: only the first so many rows, or None for all
     speedups: list[SpeedupRecord] | None = None  #: what was sped up; None in records of older versions
+    other_base: ModelRecord | None = None  #: the base model, where it was not the one of the run
 
 
 class Environment(Record):

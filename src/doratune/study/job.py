@@ -9,6 +9,7 @@ from typing import Literal
 
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
+from doratune.records.base_model import check_own_base_model
 from doratune.records.layout import (
     ADAPTER_NAME,
     CHECKPOINTS_NAME,
@@ -40,13 +41,16 @@ class Wanted:
         """The evaluation on disk, or None.
 
         Raises:
-            InputError: The record cannot be read, or the evaluation there is of other rows.
+            InputError: The record cannot be read, or the evaluation there is of other rows or on another
+                base model.
         """
         folder = self.config.output
         if folder is None or not is_recorded(folder):
             return None
         ours = (self.config.task[0], self.config.format, self.config.protocol, self.config.split)
-        for one in read_record(folder).evaluations:
+        record = read_record(folder)
+        check_own_base_model(record, where=str(folder))
+        for one in record.evaluations:
             if (one.task, one.format, one.protocol, one.data.split) == ours:
                 self._check_rows(one, folder)
                 return one
