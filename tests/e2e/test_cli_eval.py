@@ -154,6 +154,20 @@ def test_another_base_is_refused_or_recorded(cli: Cli, run: Path, tiny_model: Pa
     assert outcome.code == 2 and "evaluated on another base model" in outcome.err
 
 
+def test_a_folder_holds_evaluations_of_one_thing(cli: Cli, run: Path, tiny_model: Path) -> None:
+    other_base(tiny_model, "noise")
+    shutil.copytree(run / "adapter", "plain")
+    first, second = (["--task", f"sample-{task}", "--limit", 2] for task in ("boolq", "winogrande"))
+    targets = {"base": tiny_model, "other": "other", "run": run, "plain": "plain"}
+    for name, target in targets.items():
+        assert cli("eval", target, *first, "--dtype", "float32", "--output", f"of-{name}").code == 0
+    for folder in targets:
+        for name, target in targets.items():
+            outcome = cli("eval", target, *second, "--overwrite", "--output", f"of-{folder}")
+            assert outcome.code == (0 if name == folder else 2), (folder, name, outcome.err)
+            assert name == folder or "evaluations of something else" in outcome.err
+
+
 def test_its_own_base_under_another_name_is_no_other(cli: Cli, run: Path, tiny_model: Path) -> None:
     shutil.copytree(tiny_model, "copy")
     assert cli("eval", run, "--task", "sample-boolq", "--limit", 4, "--model", "copy").code == 0

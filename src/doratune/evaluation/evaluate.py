@@ -23,6 +23,7 @@ from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.generate import extract_answer, generate_answers
 from doratune.evaluation.likelihood import score_candidates
 from doratune.evaluation.target import Target, find_trained, load_target
+from doratune.records.base_model import compare_base_models
 from doratune.records.layout import (
     is_recorded,
     predictions_name,
@@ -78,6 +79,8 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
         for rows in tasks:
             _refuse_repeated(held, rows.task.name, fmt, config)
     target = load_target(config, found)
+    if held is not None:
+        _refuse_other_target(held, target.record, where=str(target.output))
     record = held or target.record
     for rows in tasks:
         evaluation, predictions = _evaluate_task(target, rows, config, fmt)
@@ -119,6 +122,24 @@ def _refuse_repeated(held: RunRecord | None, task: str, fmt: Format, config: Eva
             where=str(config.output or config.target),
             got=f"{task} ({fmt}, {config.protocol})",
             fix="add --overwrite to replace it, or --output to write elsewhere",
+        )
+
+
+def _refuse_other_target(held: RunRecord, ours: RunRecord, *, where: str) -> None:
+    """Refuse to add an evaluation to the record of something else."""
+    one_base = compare_base_models(held.model, ours.model).same
+    if ours.training is not None or held.training is not None:
+        same = held.started == ours.started  # a copy of the run's record
+    else:
+        adapter = held.method == "base" or held.config.get("target") == ours.config.get("target")
+        same = held.method == ours.method and one_base and adapter
+    if not same:
+        raise InputError(
+            "the output folder holds evaluations of something else",
+            where=where,
+            got=f"{held.name} ({held.method}) of base {held.model.name}",
+            expected=f"{ours.name} ({ours.method}) of base {ours.model.name}",
+            fix="give another --output",
         )
 
 
