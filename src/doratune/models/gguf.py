@@ -60,7 +60,8 @@ def _without_added_ids(tokenizer: PreTrainedTokenizerBase, rows: int) -> PreTrai
     """
     from tokenizers import Tokenizer
 
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    from_file: Any = tokenizer
+    backend = json.loads(from_file.backend_tokenizer.to_str())
     within = [token for token in backend["added_tokens"] if token["id"] < rows]
     if len(within) == len(backend["added_tokens"]):
         return tokenizer

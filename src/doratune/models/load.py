@@ -11,11 +11,12 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from doratune.errors import DoratuneError, InputError, did_you_mean
+from doratune.hub import hub_or_cache
 from doratune.models.builtin import BUILTIN, resolve_builtin
 from doratune.models.gguf import first_line, read_gguf, unreadable
 from doratune.models.precision import resolve_dtype
 from doratune.models.tokenizer import ensure_pad_token, refuse_unembedded_ids
-from doratune.models.weights import WeightFiles
+from doratune.models.weights import WeightFiles, refuse_pickles
 from doratune.models.whole import load_whole, refuse_not_finite
 from doratune.records.layout import ADAPTER_CONFIG, ADAPTER_NAME, MODEL_CONFIG, refuse_missing_folder
 
@@ -124,10 +125,18 @@ def _from_folder(folder: Path, kwargs: dict[str, Any]) -> tuple[PreTrainedModel,
 
 
 def _from_hub(name: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    try:
-        return _pretrained(name, kwargs)
-    except (OSError, ValueError) as error:
-        raise _no_such_model(name, f"check the path or id ({first_line(error)})") from error
+    with hub_or_cache(name) as answer:
+        refuse_pickles(answer.files, name)
+        try:
+            loaded = _pretrained(name, kwargs)
+        except (DoratuneError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # the hub, the network, the configuration and the files raise their own
+            reason = answer.failure or first_line(error)
+            raise _no_such_model(name, f"check the path or id ({reason})") from error
+    if answer.failure:
+        logger.warning("%s; the copy in the cache is used", answer.failure)
+    return loaded
 
 
 def _no_such_model(name: str, fix: str) -> InputError:

@@ -20,6 +20,7 @@ import yaml
 from pydantic import ValidationError
 
 from doratune.errors import InputError
+from doratune.hub import looks_like_path
 from doratune.records.analysis import AnalysisRecord
 from doratune.records.run import Evaluation, Format, Method, Protocol, RunRecord
 from doratune.records.study import StudyRecord, from_version_1
@@ -182,7 +183,7 @@ def write_record(run: Path, record: RunRecord) -> None:
 
 
 def refuse_missing_folder(name: str, what: str, *, where: str) -> None:
-    """Refuse what can only be a folder's path, and is none.
+    """Refuse what can only be a folder's path, and is none; the hub is not to be asked for it.
 
     Args:
         name: What the user named.
@@ -190,11 +191,14 @@ def refuse_missing_folder(name: str, what: str, *, where: str) -> None:
         where: Where the user named it, for the message.
 
     Raises:
-        InputError: If it looks like a path and there is no such folder.
+        InputError: If it looks like a path and there is no such folder, or it is a file.
     """
     path = Path(name).expanduser()
-    looks_like_one = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_like_one and path.suffix != ".gguf" and not path.is_dir():
+    if path.suffix == ".gguf" or path.is_dir():
+        return
+    if path.is_file():
+        raise InputError(f"this is a file, not a {what} folder", where=where, got=name)
+    if looks_like_path(name):
         raise InputError(f"there is no such {what} folder", where=where, got=name, fix="check the path")
 
 
