@@ -132,8 +132,14 @@ def _from_hub(name: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, PreTr
         except (DoratuneError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # the hub, the network, the configuration and the files raise their own
-            reason = answer.failure or first_line(error)
-            raise _no_such_model(name, f"check the path or id ({reason})") from error
+            if answer.failure:
+                raise InputError(
+                    "the model could not be loaded from the hub",
+                    where="--model",
+                    got=f"{name}: {answer.failure}",
+                    fix="check the id and the connection, or name a local folder",
+                ) from error
+            raise _no_such_model(name, f"check the path or id ({first_line(error)})") from error
     if answer.failure:
         logger.warning("%s; the copy in the cache is used", answer.failure)
     return loaded
