@@ -6,12 +6,13 @@ where there is no network. So one request is made first. If it fails, only what 
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -133,19 +134,27 @@ def offline() -> Iterator[None]:
 
     Of that variable huggingface_hub and datasets keep one copy each, which they read for each request.
     """
-    import huggingface_hub.constants
+    with ExitStack() as stack:
+        stack.enter_context(_set("huggingface_hub.constants", "HF_HUB_OFFLINE"))
+        if "datasets" in sys.modules:
+            stack.enter_context(_set("datasets.config", "HF_HUB_OFFLINE"))
+        yield
 
-    modules: list[Any] = [huggingface_hub.constants]
-    if "datasets" in sys.modules:
-        modules.append(sys.modules["datasets"].config)
-    before = [module.HF_HUB_OFFLINE for module in modules]
+
+def without_telemetry() -> AbstractContextManager[None]:
+    """Nothing reports use to the hub inside the ``with`` statement, as with ``HF_HUB_DISABLE_TELEMETRY=1``."""
+    return _set("huggingface_hub.constants", "HF_HUB_DISABLE_TELEMETRY")
+
+
+@contextmanager
+def _set(module: str, switch: str) -> Iterator[None]:
+    place = importlib.import_module(module)
+    before = getattr(place, switch)
+    setattr(place, switch, True)
     try:
-        for module in modules:
-            module.HF_HUB_OFFLINE = True
         yield
     finally:
-        for module, value in zip(modules, before, strict=True):
-            module.HF_HUB_OFFLINE = value
+        setattr(place, switch, before)
 
 
 def _without_credentials(address: str) -> str:

@@ -49,7 +49,9 @@ class Blocked:
         self.folder = folder
         self._log = folder / "asked"
         (folder / "sitecustomize.py").write_text(BLOCKED)
-        kept = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
+        # Where these are set, the libraries themselves leave the network alone.
+        quiet = ("HF_HUB_OFFLINE", "CI", "HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK")
+        kept = {key: value for key, value in os.environ.items() if key not in quiet}
         path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._env = {
             **kept,

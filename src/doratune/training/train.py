@@ -16,6 +16,7 @@ from transformers import PrinterCallback, set_seed
 
 from doratune.environment import describe_environment
 from doratune.errors import DoratuneError, InputError
+from doratune.hub import without_telemetry
 from doratune.memory import peak_memory_bytes
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model
@@ -153,14 +154,15 @@ def build_trainer(
             raise InputError("no row is left to train on", where="--validation-share", got=f"{held_out} rows")
         # In the seed's order already; datasets' own split would write files into the cache's entry.
         validation, rows = rows.select(range(held_out)), rows.select(range(held_out, len(rows)))
-    trainer = SFTTrainer(
-        model=model,
-        args=_arguments(config, dtype, len(rows), validates=validation is not None),
-        train_dataset=rows,
-        eval_dataset=validation,
-        processing_class=base.tokenizer,
-        callbacks=[metrics, ProgressCallback(metrics, config.method), interrupt],
-    )
+    with without_telemetry():  # TRL tells the hub of every trainer that is made
+        trainer = SFTTrainer(
+            model=model,
+            args=_arguments(config, dtype, len(rows), validates=validation is not None),
+            train_dataset=rows,
+            eval_dataset=validation,
+            processing_class=base.tokenizer,
+            callbacks=[metrics, ProgressCallback(metrics, config.method), interrupt],
+        )
     trainer.remove_callback(PrinterCallback)
     return trainer, speed_up(base.model, training=True) if config.speedups == "on" else None
 
