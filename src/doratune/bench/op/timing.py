@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from doratune.bench._internals import keep_gpu_busy
 from doratune.bench.figures import WARMUP_ROUNDS
 from doratune.bench.op.layer_data import LayerData
 from doratune.bench.op.providers import Subject
@@ -120,7 +121,7 @@ def _queued(subject: Subject, data: LayerData) -> float | None:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     subject.prepare(data)
     torch.cuda.synchronize()
-    torch.cuda._sleep(BUSY_CYCLES)
+    keep_gpu_busy(BUSY_CYCLES)
     start.record()
     subject.call(data)
     end.record()
