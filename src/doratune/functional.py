@@ -132,7 +132,8 @@ def dora_linear(
         norm: ``dora_row_norm(W, A, B, scaling)`` of these very weights, (d_out,), for a caller that keeps it
             from one call to the next; or a function that returns it, which is called if it is needed.
         norm_cache: One for this layer, which computes the norm only if the content of W, A or B has changed.
-            Without it and without ``norm`` the norm is computed on every call.
+            Without it and without ``norm`` the norm is computed on every call. Ignored beside a ``norm``
+            tensor and with ``detach_norm=False``.
         x_dropped: x after dropout, of x's shape; without it, dropout is off.
         dropout: ``"peft"``: all but the frozen layer sees the dropped input, as in PEFT::
 

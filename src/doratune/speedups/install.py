@@ -33,7 +33,8 @@ def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | No
     Args:
         model: A causal language model of transformers, with or without adapters, and not sped up already. For
             training, as SFTTrainer has prepared it.
-        training: Whether the model is trained; otherwise it is evaluated.
+        training: Whether the model is trained; otherwise it is evaluated. On a CPU the base weights of DoRA
+            layers may not change in training, since their part of the norm is computed once.
         settings: Thresholds, for measurements.
 
     Returns:

@@ -113,7 +113,7 @@ def spare_forward(model: PreTrainedModel, settings: SpeedupSettings, changes: Ch
     if reason is None:
         try:
             trial = Trial(model)
-        except Exception as error:  # a model's code raises anything
+        except Exception as error:  # a model's code may raise anything
             reason = f"its own forward pass raises {type(error).__name__} on a few rows"
         else:
             plan = Plan(

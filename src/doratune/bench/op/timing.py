@@ -110,7 +110,7 @@ def gpu_rounds(subjects: Sequence[Subject], data: LayerData, rounds: int) -> dic
             if number < WARMUP_ROUNDS:
                 continue
             if milliseconds is None:
-                logger.info("%s is not queued before the GPU has come to it", name)
+                logger.info("%s cannot be queued before the GPU reaches it, so it has no GPU time", name)
                 del times[name]
             else:
                 times[name].append(milliseconds)
