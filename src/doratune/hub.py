@@ -142,7 +142,7 @@ def offline() -> Iterator[None]:
 
 
 def without_telemetry() -> AbstractContextManager[None]:
-    """Nothing reports use to the hub inside the ``with`` statement, as with ``HF_HUB_DISABLE_TELEMETRY=1``."""
+    """Inside the ``with`` statement the hub is told nothing, as with ``HF_HUB_DISABLE_TELEMETRY=1``."""
     return _set("huggingface_hub.constants", "HF_HUB_DISABLE_TELEMETRY")
 
 
