@@ -61,6 +61,7 @@ def evaluation(task: str, flags: list[bool], **changes: Any) -> dict[str, Any]:
         },
         "limit": None,
         "speedups": [],
+        "other_base": None,
     }
     return entry | changes
 

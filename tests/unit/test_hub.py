@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import datasets
+import datasets.config
 import huggingface_hub
 import pytest
 from hub_server import answering_hub, closed_hub, silent_hub
