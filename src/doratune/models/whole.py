@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -105,8 +104,10 @@ def _refuse(keys: Iterable[str], weight: Callable[[str], Tensor], name: str) -> 
 def _is_finite(values: Tensor) -> bool:
     if not values.is_floating_point():
         return True
+    if values.element_size() == 1:
+        values = values.float()  # PyTorch can neither add nor test floats of 8 bits
     # A sum keeps every NaN and infinity, and takes a tenth of the time; only one that overflows says nothing.
-    return bool(values.sum(dtype=torch.float32).isfinite()) or bool(values.isfinite().all())
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def _has_its_part(model: PreTrainedModel, key: str) -> bool:

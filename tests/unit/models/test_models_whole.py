@@ -186,6 +186,16 @@ def test_large_weights_are_finite(dtype: torch.dtype, model: Path) -> None:
         refuse_not_finite(loaded, "model")
 
 
+def test_floats_of_8_bits_are_looked_at(model: Path) -> None:
+    loaded = load_model(str(model), dtype="float32").model
+    weight = loaded.get_parameter(MATRIX)
+    weight.data = weight.data.to(torch.float8_e4m3fn)
+    refuse_not_finite(loaded, "model")
+    weight.data = torch.full_like(weight.data.float(), float("nan")).to(torch.float8_e4m3fn)
+    with pytest.raises(InputError, match=MATRIX):
+        refuse_not_finite(loaded, "model")
+
+
 def test_4_bits_hide_no_nan(model: Path) -> None:
     pytest.importorskip("bitsandbytes")
     from doratune.models.fingerprint import fingerprint
