@@ -52,6 +52,10 @@ class InputError(DoratuneError):
     exit_code = 2
 
 
+class DivergedError(DoratuneError):
+    """Training reached a loss, a gradient or a parameter that is not finite, and stopped there."""
+
+
 def did_you_mean(name: str, known: Iterable[str], *, form: str = "{}") -> str | None:
     """What to suggest for an unknown name.
 
