@@ -89,6 +89,7 @@ def _labels(row: Row, layout: Layout, question: Question, *, where: str) -> tupl
             where=where,
             got=repr(answer),
             expected=", ".join(labels),
+            fix=next(filter(None, (_space_difference(answer, label) for label in labels)), None),
         )
     if row["output"].strip() != answer_text(answer):
         raise InputError(
@@ -96,6 +97,7 @@ def _labels(row: Row, layout: Layout, question: Question, *, where: str) -> tupl
             where=where,
             got=repr(_short(row["output"])),
             expected=repr(answer_text(answer)),
+            fix=_space_difference(row["output"], answer_text(answer)),
         )
     return labels, labels.index(answer)
 
@@ -119,13 +121,25 @@ def _unrecognised(row: Row, where: str, task: Task | None) -> InputError:
             expected="an instruction in the wording of one of the tasks",
             fix="use --format instruct",
         )
+    trimmed = row["instruction"].strip()
     return InputError(
         f"a row is not worded as a row of {task.name}",
         where=where,
         got=got,
         expected=repr(task.layout.template),
+        fix=_space_difference(row["instruction"], trimmed) if task.layout.parse(trimmed) else None,
     )
 
 
+def _space_difference(text: str, wanted: str) -> str | None:
+    """What to do about a text that would be the wanted one but for the space in it; None for any other."""
+    if text == wanted or text.split() != wanted.split():
+        return None
+    before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
+    places = [f"{side!r} at its {place}" for side, place in ((before, "start"), (after, "end")) if side]
+    return f"remove {' and '.join(places)}" if text.strip() == wanted else "write its spaces as expected"
+
+
 def _short(text: str) -> str:
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    """Both ends, which is where a wording differs from another."""
+    return text if len(text) <= 100 else f"{text[:60]}...{text[-37:]}"

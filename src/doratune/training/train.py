@@ -17,6 +17,7 @@ from transformers import PrinterCallback, set_seed
 from doratune.environment import describe_environment
 from doratune.errors import DoratuneError, InputError
 from doratune.memory import peak_memory_bytes
+from doratune.models.context import positions
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model
 from doratune.models.precision import resolve_dtype
@@ -68,6 +69,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         cutoff=config.cutoff,
         drop_long_rows=config.drop_long_rows,
         loss_on_prompt=config.loss_on == "prompt-and-answer",
+        context=positions(base.model.config),
     ).shuffle(seed=config.seed, keep_in_memory=True)
     base_record = model_record(base)
     metrics, interrupt = MetricsCallback(config.output), InterruptCallback()

@@ -74,9 +74,7 @@ def counter() -> Iterator[CallCounter]:
 def adapted(**settings: Any) -> nn.Module:
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Linear(4, 3))
-    return get_peft_model(
-        layers, LoraConfig(r=2, target_modules=["0"], use_dora=True, init_lora_weights=False)
-    )
+    return get_peft_model(layers, LoraConfig(r=2, target_modules=["0"], init_lora_weights=False, **settings))
 
 
 def test_reasons(counter: CallCounter) -> None:

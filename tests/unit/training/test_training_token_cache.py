@@ -236,6 +236,11 @@ def test_long_rows_are_reported_on_a_hit_as_on_a_miss(home, tokenizer, calls, ca
         assert f"row {first + 1} of sample-boolq" in caught.value.message and count in caught.value.message
         with pytest.raises(InputError, match="no training row is short enough"):
             encode_examples(made(), tokenizer, **{**drop, "cutoff": 3})
+        with pytest.raises(InputError, match="longer than the model's positions") as caught:
+            encode_examples(made(), tokenizer, **ALL, context=cutoff)
+        assert f"row {first + 1} of sample-boolq" in caught.value.message
+        kept = encode_examples(made(), tokenizer, **drop, context=cutoff)
+        assert kept.to_list() == rows.to_list()
     assert calls == [30], "rows are kept whole: another cutoff needs no tokenizer"
 
 
