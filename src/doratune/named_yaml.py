@@ -17,7 +17,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as a number, as YAML 1.2 does, and refuses a key that is there twice; PyYAML does neither."""
+    """Reads 1e-4 as a number, as YAML 1.2 does, and refuses repeated keys; PyYAML does neither."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """The mapping; its own keys may override those that it merges with ``<<``, but not each other."""

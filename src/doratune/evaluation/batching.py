@@ -117,8 +117,8 @@ def check_lengths(model: PreTrainedModel, examples: Sequence[Example], lengths: 
             raise InputError(
                 f"a row is longer than the model's {name}",
                 where=row_name(examples[first]),
-                got=f"{lengths[first]} tokens with its answer; {len(too_long)} of {len(examples)} rows are too "
-                f"long, the longest has {max(lengths)}",
+                got=f"{lengths[first]} tokens with its answer; {len(too_long)} of {len(examples)} rows are "
+                f"longer, the longest has {max(lengths)}",
                 expected=f"at most {limit}",
                 fix="leave the long rows out, or take a model with a longer context",
             )

@@ -17,18 +17,21 @@ from doratune.records.layout import (
     METRICS_NAME,
     RUNS_NAME,
     correct_rows,
+    has_diverged,
     is_recorded,
     is_started,
     predictions_name,
+    read_divergence,
     read_jsonl,
     read_record,
     runs_of_study,
     write_bytes_atomic,
     write_config,
+    write_divergence,
     write_jsonl_atomic,
     write_record,
 )
-from doratune.records.run import RunRecord
+from doratune.records.run import Divergence, RunRecord
 from doratune.records.study import StudyRecord
 
 if TYPE_CHECKING:
@@ -61,7 +64,8 @@ def write_archive(study: Path, folder: Path) -> list[Path]:
         InputError: There are no finished runs, or a file of one cannot be read or does not match its record.
     """
     runs = runs_of_study(study)
-    left_out = [str(run) for run in runs if not is_recorded(run)]
+    diverged = [run for run in runs if has_diverged(run)]
+    left_out = [str(run) for run in runs if not is_recorded(run) and run not in diverged]
     if left_out:
         logger.warning("not finished, so not archived: %s", ", ".join(left_out))
     records = {run: read_record(run) for run in runs if is_recorded(run)}
@@ -74,6 +78,14 @@ def write_archive(study: Path, folder: Path) -> list[Path]:
             "metrics": read_jsonl(run / METRICS_NAME) if is_started(run) else None,
         }
         for run, record in records.items()
+    ]
+    lines += [
+        {
+            "run": run.relative_to(study).as_posix(),
+            "diverged": read_divergence(run).to_dict(),
+            "metrics": read_jsonl(run / METRICS_NAME),
+        }
+        for run in diverged
     ]
     paths = [folder / RUNS_FILE, folder / PREDICTIONS_FILE]
     predictions = _to_parquet([row for run in records for row in _predictions(study, run, records[run])])
@@ -101,6 +113,13 @@ def restore_runs(folder: Path, study: Path) -> list[Path]:
     for line in read_jsonl(folder / RUNS_FILE):
         run = _inside(study, line["run"], folder)
         if any(run.is_relative_to(one) for one in present):
+            continue
+        if "diverged" in line:
+            divergence = Divergence.model_validate(line["diverged"])
+            write_jsonl_atomic(run / METRICS_NAME, line["metrics"])
+            write_config(run, divergence.config)
+            write_divergence(run, divergence)
+            written.append(run)
             continue
         record = RunRecord.model_validate(line["record"])
         own = _rows_of(table, "run", line["run"])

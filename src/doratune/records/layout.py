@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from doratune.errors import InputError
 from doratune.records.analysis import AnalysisRecord
-from doratune.records.run import Evaluation, Format, Method, Protocol, RunRecord
+from doratune.records.run import Divergence, Evaluation, Format, Method, Protocol, RunRecord
 from doratune.records.study import StudyRecord, from_version_1
 
 CONFIG_NAME = "config.yaml"
@@ -30,9 +30,20 @@ CHECKPOINTS_NAME = "checkpoints"
 ADAPTER_NAME = "adapter"
 MODEL_NAME = "model"
 RECORD_NAME = "record.json"
+DIVERGED_NAME = "diverged.json"
+"""Beside or in place of the record of a study's run that diverged."""
 PREDICTIONS_NAME = "predictions"
 RUN_NAMES = frozenset(
-    {CONFIG_NAME, METRICS_NAME, CHECKPOINTS_NAME, ADAPTER_NAME, MODEL_NAME, RECORD_NAME, PREDICTIONS_NAME}
+    {
+        CONFIG_NAME,
+        METRICS_NAME,
+        CHECKPOINTS_NAME,
+        ADAPTER_NAME,
+        MODEL_NAME,
+        RECORD_NAME,
+        DIVERGED_NAME,
+        PREDICTIONS_NAME,
+    }
 )
 """Everything that training and evaluation write into a run directory."""
 
@@ -62,6 +73,11 @@ def is_started(run: Path) -> bool:
 def is_recorded(run: Path) -> bool:
     """Whether ``run`` has a record: it is trained to the end, or a base model was evaluated there."""
     return (run / RECORD_NAME).is_file()
+
+
+def has_diverged(run: Path) -> bool:
+    """Whether ``run`` is known to end without a result, because its training diverges."""
+    return (run / DIVERGED_NAME).is_file() and not is_recorded(run)
 
 
 def weights_path(run: Path, method: Method) -> Path:
@@ -181,6 +197,24 @@ def write_record(run: Path, record: RunRecord) -> None:
     write_json_atomic(run / RECORD_NAME, record.to_dict())
 
 
+def write_divergence(run: Path, divergence: Divergence) -> None:
+    """Write ``run``/diverged.json."""
+    write_json_atomic(run / DIVERGED_NAME, divergence.to_dict())
+
+
+def read_divergence(run: Path) -> Divergence:
+    """Read ``run``/diverged.json.
+
+    Raises:
+        InputError: The file is missing, or it is not what ``write_divergence`` wrote.
+    """
+    path = run / DIVERGED_NAME
+    try:
+        return Divergence.model_validate_json(_read_text(path), strict=True)
+    except ValidationError as error:
+        raise _invalid(path, error) from None
+
+
 def refuse_missing_folder(name: str, what: str, *, where: str) -> None:
     """Refuse what can only be a folder's path, and is none.
 
@@ -295,10 +329,14 @@ def _read_schema(
             text = json.dumps(convert(data))
         return schema.model_validate_json(text, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        place = f"{path}, {field}" if field else str(path)
-        raise InputError("the file does not keep to its schema", where=place, expected=first["msg"]) from None
+        raise _invalid(path, error) from None
+
+
+def _invalid(path: Path, error: ValidationError) -> InputError:
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    place = f"{path}, {field}" if field else str(path)
+    return InputError("the file does not keep to its schema", where=place, expected=first["msg"])
 
 
 def _read_text(path: Path) -> str:

@@ -120,6 +120,14 @@ class Environment(Record):
     git_commit: str | None = None  #: commit of the working tree, or None outside of one
 
 
+class Divergence(Record):
+    """The whole of diverged.json: a run of a study whose training reached something that is not finite."""
+
+    message: str  #: what training said
+    seconds: Seconds  #: wall time that it took
+    config: dict[str, Any]  #: the resolved configuration
+
+
 class RunRecord(Record):
     """The whole of record.json."""
 

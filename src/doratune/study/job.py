@@ -13,6 +13,7 @@ from doratune.records.layout import (
     ADAPTER_NAME,
     CHECKPOINTS_NAME,
     MODEL_NAME,
+    has_diverged,
     is_recorded,
     read_record,
     trained_weights,
@@ -93,9 +94,13 @@ class Job:
         config = self.config
         return f"{self.method}, rate {config.learning_rate:g}, seed {config.seed}" if config else "base"
 
+    def diverged(self) -> bool:
+        """Whether its training is known to diverge, so that there is nothing to evaluate."""
+        return self.config is not None and has_diverged(self.folder)
+
     def trained(self) -> bool:
         """Whether nothing is left to train."""
-        return self.config is None or is_recorded(self.folder)
+        return self.config is None or is_recorded(self.folder) or self.diverged()
 
     def left(self) -> list[Wanted]:
         """The evaluations that are not on disk.
@@ -103,7 +108,7 @@ class Job:
         Raises:
             InputError: A record cannot be read, or is of other rows.
         """
-        return [one for one in self.wanted if one.found() is None]
+        return [] if self.diverged() else [one for one in self.wanted if one.found() is None]
 
     def done(self) -> bool:
         """Whether nothing is left to do."""

@@ -109,10 +109,9 @@ def _check_context(examples: list[Example], lengths: np.ndarray, cutoff: int, co
         raise InputError(
             "a row is longer than the model's positions",
             where=_name(examples[first]),
-            got=f"{lengths[first]} tokens with its answer; {len(too_long)} of {len(examples)} rows are too long",
+            got=f"{lengths[first]} tokens with its answer; {len(too_long)} of {len(examples)} rows are longer",
             expected=f"at most {context}",
-            fix=f"leave such rows out with --cutoff {context} --drop-long-rows, or take a model with a longer "
-            "context",
+            fix=f"leave such rows out with --cutoff {context} --drop-long-rows, or take another model",
         )
 
 
