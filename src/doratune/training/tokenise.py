@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import pyarrow.compute
@@ -39,12 +40,14 @@ def encode_examples(
         loss_on_prompt: Supervise the prompt's tokens too.
 
     Returns:
-        A dataset with ``input_ids`` and ``labels`` (-100 where there is no loss), one row per example kept.
+        A dataset with one row per example kept: ``input_ids``, ``labels`` (-100 where there is no loss) and
+        ``example``, its index in ``examples``.
 
     Raises:
         InputError: If rows are longer than ``cutoff`` and may not be dropped, or if none is left.
     """
-    rows = _kept_or_encoded(examples, tokenizer, loss_on_prompt)
+    rows: Any = _kept_or_encoded(examples, tokenizer, loss_on_prompt)
+    rows = rows.add_column("example", np.arange(len(rows)))
     lengths = pyarrow.compute.call_function("list_value_length", [rows.data.column("input_ids")]).to_numpy()
     too_long = np.flatnonzero(lengths > cutoff)
     if not too_long.size:
