@@ -70,6 +70,15 @@ class SpeedupRecord(Record):
     left: dict[str, Count]  #: modules left as they were, by the reason
 
 
+class ChangeRecord(Record):
+    """How far the trained parameters of one kind moved."""
+
+    largest: Annotated[float, Field(ge=0)]  #: largest change of an element
+    rms: Annotated[float, Field(ge=0)]  #: root mean square of the changes
+    elements: Count  #: elements that were compared
+    of: Count  #: elements of that kind
+
+
 class TrainingRecord(Record):
     """What training took."""
 
@@ -81,6 +90,10 @@ class TrainingRecord(Record):
     peak_memory_bytes: Count  #: highest memory in use: of the GPU if there is one, else of the process
     final_loss: FiniteOrNone  #: last training loss that was logged, None when it was not finite
     speedups: list[SpeedupRecord] | None = None  #: what was sped up; None in records of older versions
+    skipped_steps: Count = 0  #: steps left out, as their loss or gradient was not finite
+    changes: dict[str, ChangeRecord] | None = (
+        None  #: since step 0: A, B, m, or W of full; None if not measured
+    )
 
 
 class Evaluation(Record):

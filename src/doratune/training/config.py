@@ -78,6 +78,8 @@ class TrainingSettings(Settings):
     """Optimizer steps between checkpoints, and between validation losses."""
     keep_checkpoints: Positive = 2
     """How many checkpoints are kept, the newest ones."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """Stop at a loss or gradient that is not finite; skip: leave out that optimizer step, and count it."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the rows, their order, the adapter and dropout."""
 

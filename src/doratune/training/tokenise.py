@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import pyarrow.compute
@@ -41,13 +42,15 @@ def encode_examples(
         context: For how many tokens the model has positions, None where it does not say.
 
     Returns:
-        A dataset with ``input_ids`` and ``labels`` (-100 where there is no loss), one row per example kept.
+        A dataset with one row per example kept: ``input_ids``, ``labels`` (-100 where there is no loss) and
+        ``example``, its index in ``examples``.
 
     Raises:
         InputError: If rows are longer than ``cutoff`` and may not be dropped, if none is left, or if one
             that is left is longer than the model's context.
     """
-    rows = _kept_or_encoded(examples, tokenizer, loss_on_prompt)
+    rows: Any = _kept_or_encoded(examples, tokenizer, loss_on_prompt)
+    rows = rows.add_column("example", np.arange(len(rows)))
     lengths = pyarrow.compute.call_function("list_value_length", [rows.data.column("input_ids")]).to_numpy()
     _check_context(examples, lengths, cutoff, context)
     too_long = np.flatnonzero(lengths > cutoff)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PrinterCallback, set_seed
 
+from doratune.data.examples import Example
 from doratune.environment import describe_environment
 from doratune.errors import DoratuneError, InputError
 from doratune.memory import peak_memory_bytes
@@ -25,12 +27,13 @@ from doratune.records.layout import CHECKPOINTS_NAME, weights_path, write_record
 from doratune.records.run import ParameterCount, RunRecord, TrainingRecord
 from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory
-from doratune.training._internals import TRAINING_ARGS_NAME, SFTConfig, SFTTrainer
+from doratune.training._internals import TRAINING_ARGS_NAME, SFTConfig
 from doratune.training.adapter import add_adapter
 from doratune.training.callbacks import InterruptCallback, MetricsCallback, ProgressCallback
 from doratune.training.config import TrainConfig, check_method
-from doratune.training.data import load_training_examples
+from doratune.training.data import load_training_examples, name_rows
 from doratune.training.tokenise import encode_examples
+from doratune.training.trainer import RowTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     Raises:
         InputError: If the configuration, the data or the model cannot be used; nothing is written then.
         TrainingInterruptedError: On Ctrl-C, after a checkpoint was saved.
+        DivergedError: A loss, a gradient or a parameter is not finite; no weights are saved from then on.
     """
     started = datetime.datetime.now(datetime.UTC)
     check_method(config)
@@ -73,7 +77,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     ).shuffle(seed=config.seed, keep_in_memory=True)
     base_record = model_record(base)
     metrics, interrupt = MetricsCallback(config.output), InterruptCallback()
-    trainer, speedups = build_trainer(config, base, rows, metrics, interrupt)
+    trainer, speedups = build_trainer(config, base, rows, metrics, interrupt, examples=examples)
     parameters = _parameter_count(trainer.model)
     if checkpoint is None:
         run_directory.start(config)
@@ -85,6 +89,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
             where=str(config.output),
             fix="run the same command with --resume to go on from there",
         )
+    trainer.check_final()
     _save_weights(trainer, weights_path(config.output, config.method))
     record = RunRecord(
         name=config.output.name,
@@ -129,7 +134,9 @@ def build_trainer(
     rows: Dataset,
     metrics: MetricsCallback,
     interrupt: InterruptCallback,
-) -> tuple[SFTTrainer, SpeedupReport | None]:
+    *,
+    examples: Sequence[Example] = (),
+) -> tuple[RowTrainer, SpeedupReport | None]:
     """Adapt ``base`` if the method does, and make the trainer of a run; nothing is written before it trains.
 
     Args:
@@ -138,6 +145,7 @@ def build_trainer(
         rows: ``input_ids`` and ``labels``, as ``encode_examples`` gives them.
         metrics: Writes the run's metrics.jsonl.
         interrupt: Ends the run in order on Ctrl-C.
+        examples: What the rows were made of, by which messages name them.
 
     Returns:
         The trainer, and what was sped up in its model, None with ``speedups`` off.
@@ -155,10 +163,15 @@ def build_trainer(
             raise InputError("no row is left to train on", where="--validation-share", got=f"{held_out} rows")
         # In the seed's order already; datasets' own split would write files into the cache's entry.
         validation, rows = rows.select(range(held_out)), rows.select(range(held_out, len(rows)))
-    trainer = SFTTrainer(
-        model=model,
-        args=_arguments(config, dtype, len(rows), validates=validation is not None),
-        train_dataset=rows,
+    args = _arguments(config, dtype, len(rows), validates=validation is not None)
+    trainer = RowTrainer(
+        model,
+        args,
+        rows,
+        on_nonfinite=config.on_nonfinite,
+        name_rows=lambda chosen: (
+            name_rows([examples[row] for row in rows.select(chosen)["example"]]) if examples else str(chosen)
+        ),
         eval_dataset=validation,
         processing_class=base.tokenizer,
         callbacks=[metrics, ProgressCallback(metrics, config.method), interrupt],
@@ -190,9 +203,6 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=micro,
         gradient_accumulation_steps=config.batch_size // (micro * devices),
-        # The rows of an optimizer step stay as the seed drew them; inside it, rows of like length share a
-        # micro-batch, which saves padding.
-        train_sampling_strategy="batch_rebalance",
         num_train_epochs=config.epochs,
         max_steps=config.steps or -1,
         learning_rate=config.learning_rate,
@@ -235,7 +245,7 @@ def _parameter_count(model: Any) -> ParameterCount:
     return ParameterCount(trainable=trainable, total=total, share=trainable / total)
 
 
-def _save_weights(trainer: SFTTrainer, folder: Path) -> None:
+def _save_weights(trainer: RowTrainer, folder: Path) -> None:
     """Write the adapter as PEFT does, or the model as transformers does, without pickled arguments."""
     trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
@@ -243,7 +253,7 @@ def _save_weights(trainer: SFTTrainer, folder: Path) -> None:
 
 
 def _training_record(
-    trainer: SFTTrainer, metrics: MetricsCallback, speedups: SpeedupReport | None
+    trainer: RowTrainer, metrics: MetricsCallback, speedups: SpeedupReport | None
 ) -> TrainingRecord:
     return TrainingRecord(
         seconds=metrics.seconds,
@@ -253,5 +263,6 @@ def _training_record(
         tokens_per_second=metrics.tokens / metrics.seconds if metrics.seconds else 0.0,
         peak_memory_bytes=peak_memory_bytes(),
         final_loss=metrics.loss,
+        skipped_steps=metrics.skipped,
         speedups=speedups.record() if speedups else [],
     )
