@@ -176,7 +176,7 @@ class StudyCell(Record):
     base: ArmResult | None  #: the model before training; None where it was not evaluated
     arms: list[StudyArm]  #: in the order of the plan or of the runs; those without a result are missing
     differences: list[StudyDifference]  #: dora minus lora first, then the other methods against lora
-    diverged: list[DivergedRun] = []  #: runs that ended without a result, trials and others
+    diverged: list[DivergedRun] = Field(default=[])  #: runs without a result, trials and others
 
 
 class PooledDifference(Record):

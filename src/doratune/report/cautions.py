@@ -61,8 +61,8 @@ def _diverged(named: NamedCell) -> Iterator[str]:
         if seeds:
             listed = ", ".join(map(str, seeds))
             yield (
-                f"{named.label}: training of {arm_name(arm.name)} diverged with seed {listed}. Its mean and its "
-                "differences are over the other seeds only, so they flatter it."
+                f"{named.label}: training of {arm_name(arm.name)} diverged with seed {listed}. Its mean and "
+                "its differences are over the other seeds only, so they flatter it."
             )
 
 
@@ -82,9 +82,9 @@ def _same_answers(named: NamedCell, one: StudyDifference) -> str | None:
         return None
     every = "" if len(one.seeds) == 1 else ", with every seed"
     return (
-        f"{named.label}: {arm_title(one.to_arm)} and {arm_name(one.from_arm)} gave the same answer to every row "
-        f"({named.cell.rows:,}{every}), so nothing tells them apart here; perhaps one of them was not trained, or "
-        "not loaded."
+        f"{named.label}: {arm_title(one.to_arm)} and {arm_name(one.from_arm)} gave the same answer to every "
+        f"row ({named.cell.rows:,}{every}), so nothing tells them apart here. Perhaps one of them was not "
+        "trained, or not loaded."
     )
 
 
@@ -109,7 +109,7 @@ def _unmoved(arm: StudyArm, label: str) -> Iterator[str]:
     place = f"{label}: " if label else ""
     for run in arm.runs:
         changes = (run.training.changes if run.training else None) or {}
-        still = [kind for kind, change in changes.items() if change.largest == 0]
+        still = [kind for kind, change in changes.items() if change.elements and change.largest == 0]
         if still:
             which = "no weight" if len(still) == len(changes) else f"no element of {' and '.join(still)}"
             yield f"{place}{which} of {arm_name(arm.name)} moved in training (seed {run.seed})."

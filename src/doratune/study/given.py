@@ -14,16 +14,19 @@ Given = dict[int, str | None]
 """The label that a run gave to each row, None where its text held none."""
 
 
-def given_answers(run: Path, entry: Evaluation) -> Given:
-    """The answers of an evaluation by row.
+def given_answers(run: Path, entry: Evaluation) -> Given | None:
+    """The answers of an evaluation by row; None where its predictions do not hold them.
 
     Raises:
         InputError: The predictions cannot be read.
     """
-    return {row["row"]: row.get("prediction") for row in read_jsonl(run / entry.predictions)}
+    rows = read_jsonl(run / entry.predictions)
+    return (
+        {row["row"]: row["prediction"] for row in rows} if all("prediction" in row for row in rows) else None
+    )
 
 
-def with_given_answers(cell: StudyCell, given: Mapping[str, Given]) -> StudyCell:
+def with_given_answers(cell: StudyCell, given: Mapping[str, Given | None]) -> StudyCell:
     """The cell with each run's commonest answer, and how many answers two runs have in common.
 
     Args:
@@ -33,7 +36,9 @@ def with_given_answers(cell: StudyCell, given: Mapping[str, Given]) -> StudyCell
     arms = [
         arm.model_copy(
             update={
-                "runs": [one.model_copy(update={"most_given": most_given(given[one.run])}) for one in arm.runs]
+                "runs": [
+                    one.model_copy(update={"most_given": most_given(given[one.run])}) for one in arm.runs
+                ]
             }
         )
         for arm in cell.arms
@@ -46,7 +51,7 @@ def with_given_answers(cell: StudyCell, given: Mapping[str, Given]) -> StudyCell
             pair = only[first], only[second]
         else:
             pair = runs[first, one.seed], runs[second, one.seed]
-        return one.model_copy(update={"same_answers": sum(pair[0][row] == pair[1][row] for row in pair[0])})
+        return one.model_copy(update={"same_answers": _same(*pair)})
 
     differences = [
         one.model_copy(update={"seeds": [counted(seed, one.from_arm, one.to_arm) for seed in one.seeds]})
@@ -55,7 +60,15 @@ def with_given_answers(cell: StudyCell, given: Mapping[str, Given]) -> StudyCell
     return cell.model_copy(update={"arms": arms, "differences": differences})
 
 
-def most_given(given: Given) -> MostGiven:
-    """The answer to most rows."""
+def _same(first: Given | None, second: Given | None) -> int | None:
+    if first is None or second is None:
+        return None
+    return sum(second[row] == answer for row, answer in first.items())
+
+
+def most_given(given: Given | None) -> MostGiven | None:
+    """The answer to most rows, None where it is not known."""
+    if not given:
+        return None
     ((answer, count),) = Counter(given.values()).most_common(1)
     return MostGiven(answer=answer, share=count / len(given))

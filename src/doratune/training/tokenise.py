@@ -112,7 +112,7 @@ def _check_context(examples: list[Example], lengths: np.ndarray, cutoff: int, co
         raise InputError(
             "a row is longer than the model's positions",
             where=_name(examples[first]),
-            got=f"{lengths[first]} tokens with its answer; {len(too_long)} of {len(examples)} rows are longer",
+            got=f"{lengths[first]} tokens with its answer; {len(too_long)} of {len(examples)} rows",
             expected=f"at most {context}",
             fix=f"leave such rows out with --cutoff {context} --drop-long-rows, or take another model",
         )
