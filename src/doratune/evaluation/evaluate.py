@@ -159,6 +159,7 @@ def _evaluate_task(
         ),
         limit=config.limit,
         speedups=list(target.speedups),
+        scored=target.scored,
     )
     logger.info(
         "%s: %d of %d rows right (%.1f %%)", rows.task.name, correct, len(predictions), 100 * accuracy.value

@@ -17,6 +17,7 @@ Method = Literal["base", "lora", "dora", "full"]
 Format = Literal["instruct", "continuation"]
 Protocol = Literal["likelihood", "generate"]
 Metric = Literal["accuracy", "accuracy_norm"]
+ScoredWeights = Literal["base", "adapter", "full"]
 
 
 class ModelRecord(Record):
@@ -83,6 +84,15 @@ class TrainingRecord(Record):
     speedups: list[SpeedupRecord] | None = None  #: what was sped up; None in records of older versions
 
 
+class ScoredRecord(Record):
+    """What answered in an evaluation."""
+
+    weights: ScoredWeights  #: the base model, an adapter on it, or a model that was fully fine-tuned
+    merged: bool  #: whether the adapter was merged into the base; False where there is no adapter
+    merge_difference: FiniteOrNone = None  #: largest one to the unmerged model's scores, where it was taken
+    dtype: str  #: the type that the model computed in, such as "float32"
+
+
 class Evaluation(Record):
     """One task, evaluated in one format with one protocol."""
 
@@ -105,6 +115,7 @@ class Evaluation(Record):
     data: DataRecord  #: the rows it was evaluated on
     limit: int | None = None  #: only the first so many rows, or None for all
     speedups: list[SpeedupRecord] | None = None  #: what was sped up; None in records of older versions
+    scored: ScoredRecord | None = None  #: what answered; None in records of older versions
 
 
 class Environment(Record):
