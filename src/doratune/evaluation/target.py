@@ -16,7 +16,7 @@ from doratune.environment import describe_environment
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.models.fingerprint import model_record
-from doratune.models.load import LoadedModel, load_model
+from doratune.models.load import LoadedModel, load_model, on_cpu
 from doratune.peft import adapter_parameters, enable, uses_dora
 from doratune.records.base_model import compare_base_models
 from doratune.records.layout import (
@@ -219,11 +219,20 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
         name = config.target
     return load_model(
         name,
-        dtype=record.model.dtype if record and config.dtype == "auto" else config.dtype,
+        dtype=_dtype(config, record),
         load_in_4bit=config.load_in_4bit or bool(trained.get("load_in_4bit")),
         device_map=config.device_map or trained.get("device_map"),
         trust_remote_code=config.trust_remote_code,
     )
+
+
+def _dtype(config: EvalConfig, record: RunRecord | None) -> str:
+    """The type to load a model in. On a CPU it is float32: a body in bfloat16 alone can change an answer."""
+    if config.dtype != "auto":
+        return config.dtype
+    if on_cpu():
+        return "float32"
+    return record.model.dtype if record else "auto"
 
 
 def _add_adapter(base: LoadedModel, adapter: Path) -> PeftModel:
