@@ -16,7 +16,7 @@ from doratune.environment import describe_environment
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.models.fingerprint import model_record
-from doratune.models.load import LoadedModel, load_model
+from doratune.models.load import LoadedModel, load_model, on_cpu
 from doratune.peft import adapter_parameters, enable, uses_dora
 from doratune.records.base_model import compare_base_models
 from doratune.records.layout import (
@@ -30,7 +30,15 @@ from doratune.records.layout import (
     read_record,
     trained_weights,
 )
-from doratune.records.run import Method, ModelRecord, ParameterCount, RunRecord, SpeedupRecord
+from doratune.records.run import (
+    Method,
+    ModelRecord,
+    ParameterCount,
+    RunRecord,
+    ScoredRecord,
+    ScoredWeights,
+    SpeedupRecord,
+)
 from doratune.speedups import speed_up
 
 logger = logging.getLogger(__name__)
@@ -45,6 +53,7 @@ class Target:
         tokenizer: Its tokenizer.
         record: The record that evaluations are added to.
         output: The folder of that record.
+        scored: What it is made of, for the record of each evaluation.
         speedups: What was sped up in the model.
     """
 
@@ -52,6 +61,7 @@ class Target:
     tokenizer: PreTrainedTokenizerBase
     record: RunRecord
     output: Path
+    scored: ScoredRecord
     speedups: tuple[SpeedupRecord, ...] = ()
 
 
@@ -132,6 +142,7 @@ def load_target(config: EvalConfig, found: Found) -> Target:
         InputError: If nothing is found, or the adapter was trained for another base.
     """
     target = _load_target(config, found)
+    _log_scored(target)
     target.model.requires_grad_(False)
     trained_with = found.record.config.get("speedups") if found.record else None
     if (config.speedups or trained_with or "on") == "off":
@@ -143,14 +154,15 @@ def _load_target(config: EvalConfig, found: Found) -> Target:
     run, record, adapter = found.run, found.record, found.adapter
     base = _load(config, record, found)
     if found.model is not None and run is not None and record is not None:
-        return Target(base.model, base.tokenizer, record, output_folder(config, found))
+        scored = _scored(base, "full", merged=False)
+        return Target(base.model, base.tokenizer, record, output_folder(config, found), scored)
     base_record = model_record(base)
     if record is not None:
         _check_base(config.target, record.model, base_record)
     output = output_folder(config, found)
     if adapter is None:
         record = record or _new_record(config, base_record, "base", adapter=0)
-        return Target(base.model, base.tokenizer, record, output)
+        return Target(base.model, base.tokenizer, record, output, _scored(base, "base", merged=False))
     peft_model = _add_adapter(base, adapter)
     if record is None:
         method: Method = "dora" if uses_dora(peft_model) else "lora"
@@ -159,8 +171,28 @@ def _load_target(config: EvalConfig, found: Found) -> Target:
         enable(peft_model)
     exact = base.dtype == torch.float32 and not getattr(base.model, "is_loaded_in_4bit", False)
     model: Any = peft_model.merge_and_unload() if exact else peft_model
-    logger.info("the adapter is %s", "merged into the base" if exact else "kept apart from the base")
-    return Target(model, base.tokenizer, record, output)
+    return Target(model, base.tokenizer, record, output, _scored(base, "adapter", merged=exact))
+
+
+def _log_scored(target: Target) -> None:
+    """Say what answers."""
+    base, scored = target.record.model.name, target.scored
+    if scored.weights == "base":
+        what = f"the base model {base}"
+    elif scored.weights == "full":
+        what = f"the fully fine-tuned model of base {base}"
+    elif scored.merged:
+        what = f"the adapter merged into the base {base}"
+    else:
+        what = f"the adapter kept apart from the base {base}"
+    difference = scored.merge_difference
+    merged = "" if difference is None else f"; merging moved a score by at most {difference:.2g}"
+    logger.info("scored: %s, in %s%s", what, scored.dtype, merged)
+
+
+def _scored(base: LoadedModel, weights: ScoredWeights, *, merged: bool) -> ScoredRecord:
+    """What answers, as the record has it."""
+    return ScoredRecord(weights=weights, merged=merged, dtype=str(base.dtype).removeprefix("torch."))
 
 
 def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedModel:
@@ -187,11 +219,20 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
         name = config.target
     return load_model(
         name,
-        dtype=record.model.dtype if record and config.dtype == "auto" else config.dtype,
+        dtype=_dtype(config, record),
         load_in_4bit=config.load_in_4bit or bool(trained.get("load_in_4bit")),
         device_map=config.device_map or trained.get("device_map"),
         trust_remote_code=config.trust_remote_code,
     )
+
+
+def _dtype(config: EvalConfig, record: RunRecord | None) -> str:
+    """The type to load a model in. On a CPU it is float32: a body in bfloat16 alone can change an answer."""
+    if config.dtype != "auto":
+        return config.dtype
+    if on_cpu():
+        return "float32"
+    return record.model.dtype if record else "auto"
 
 
 def _add_adapter(base: LoadedModel, adapter: Path) -> PeftModel:

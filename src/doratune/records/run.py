@@ -17,6 +17,7 @@ Method = Literal["base", "lora", "dora", "full"]
 Format = Literal["instruct", "continuation"]
 Protocol = Literal["likelihood", "generate"]
 Metric = Literal["accuracy", "accuracy_norm"]
+ScoredWeights = Literal["base", "adapter", "full"]
 
 
 class ModelRecord(Record):
@@ -96,6 +97,15 @@ class TrainingRecord(Record):
     )
 
 
+class ScoredRecord(Record):
+    """What answered in an evaluation."""
+
+    weights: ScoredWeights  #: the base model, an adapter on it, or a model that was fully fine-tuned
+    merged: bool  #: whether the adapter was merged into the base; False where there is no adapter
+    merge_difference: FiniteOrNone = None  #: largest one to the unmerged model's scores, where it was taken
+    dtype: str  #: the type that the model computed in, such as "float32"
+
+
 class Evaluation(Record):
     """One task, evaluated in one format with one protocol."""
 
@@ -105,8 +115,9 @@ class Evaluation(Record):
     protocol: Protocol  #: how the model's answer is taken
     metric: Metric  #: which of the two accuracies below is reported as ``accuracy``
     rows: Annotated[int, Field(gt=0)]  #: rows that were evaluated
-    correct: Count  #: rows that were right by ``metric``
-    accuracy: Share  #: correct / rows
+    correct: Count  #: rows that were right by ``metric``, without those on which candidates tied
+    tied: Count | None = None  #: rows whose best score several candidates share; None: generated, or older
+    accuracy: Share  #: mean over the rows; one on which k tied, the right one among them, counts 1/k
     interval: tuple[Share, Share]  #: Wilson 95 % interval of ``accuracy``
     accuracy_raw: Share | None = None  #: by the likelihood of the whole answer; None under "generate"
     accuracy_norm: Share | None = None  #: by the likelihood per byte of the answer; None under "generate"
@@ -118,6 +129,7 @@ class Evaluation(Record):
     data: DataRecord  #: the rows it was evaluated on
     limit: int | None = None  #: only the first so many rows, or None for all
     speedups: list[SpeedupRecord] | None = None  #: what was sped up; None in records of older versions
+    scored: ScoredRecord | None = None  #: what answered; None in records of older versions
 
 
 class Environment(Record):

@@ -59,10 +59,9 @@ def _diverged(named: NamedCell) -> Iterator[str]:
                 "which counts as a lost try, worse than any other."
             )
         if seeds:
-            listed = ", ".join(map(str, seeds))
             yield (
-                f"{named.label}: training of {arm_name(arm.name)} diverged with seed {listed}. Its mean and "
-                "its differences are over the other seeds only, so they flatter it."
+                f"{named.label}: training of {arm_name(arm.name)} diverged with seed {_listed(seeds)}. Its mean "
+                "and its differences are over the other seeds only, so they flatter it."
             )
 
 
@@ -78,14 +77,19 @@ def _lost_time(view: View) -> Iterator[str]:
 
 
 def _same_answers(named: NamedCell, one: StudyDifference) -> str | None:
-    if not one.seeds or any(seed.same_answers != named.cell.rows for seed in one.seeds):
+    same = [seed.seed for seed in one.seeds if seed.same_answers == named.cell.rows]
+    if not same:
         return None
-    every = "" if len(one.seeds) == 1 else ", with every seed"
+    whole = len(same) == len(one.seeds)
+    seeds = "" if len(one.seeds) == 1 else " with every seed" if whole else f" with seed {_listed(same)}"
     return (
         f"{named.label}: {arm_title(one.to_arm)} and {arm_name(one.from_arm)} gave the same answer to every "
-        f"row ({named.cell.rows:,}{every}), so nothing tells them apart here. Perhaps one of them was not "
-        "trained, or not loaded."
+        f"row{seeds}, so nothing tells them apart there. Perhaps one of them was not trained, or not loaded."
     )
+
+
+def _listed(seeds: Sequence[int | None]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def _one_answer(named: NamedCell, arm: StudyArm) -> str | None:

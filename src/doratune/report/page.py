@@ -79,7 +79,9 @@ def outcome_blocks(view: View) -> list[Block]:
         blocks.append(Verdicts(cards) if cards else Text(verdicts.NO_PAIR))
     sentence = tables.cost_sentence(view)
     blocks += [Text(sentence)] if sentence else []
-    return blocks + [Text(note, "note") for note in [*cautions(view), *view.record.notes]]
+    ties = tables.tie_note(view)
+    notes = [*cautions(view), *view.record.notes, *([ties] if ties else [])]
+    return blocks + [Text(note, "note") for note in notes]
 
 
 def _accuracy(view: View) -> list[Block]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ class Tried:
     """A learning rate and what it came to on the validation rows."""
 
     rate: float
-    correct: int
+    correct: float  #: the sum of what the rows count
     rows: int
     diverged: bool = False
 
@@ -132,10 +133,9 @@ def tried_rates(group: Group, method: StudyMethod) -> list[Tried]:
     for rate in group.plan.rates(method):
         trial = group.trial(method, rate)
         if trial.diverged():
-            tried.append(Tried(rate, 0, sum(one.rows for one in trial.wanted), diverged=True))
+            tried.append(Tried(rate, 0.0, sum(one.rows for one in trial.wanted), diverged=True))
             continue
-        evaluations = [one for one in (wanted.found() for wanted in trial.wanted) if one is not None]
-        tried.append(
-            Tried(rate, sum(one.correct for one in evaluations), sum(one.rows for one in evaluations))
-        )
+        answers = [found for one in trial.wanted if (found := one.answers()) is not None]
+        total = math.fsum(one.total for one in answers)
+        tried.append(Tried(rate, total, sum(len(one.rows) for one in answers)))
     return tried
