@@ -91,7 +91,7 @@ def read_named(name: str, *, kind: str, where: str, package: str, folder: str) -
         path = Path(name)
         if not path.is_file():
             raise InputError(f"there is no such {kind} file", where=where, got=name)
-        text, source = path.read_text(encoding="utf-8"), name
+        text, source = _read(path, kind), name
     else:
         known = shipped_names(package, folder)
         if name not in known:
@@ -107,6 +107,13 @@ def read_named(name: str, *, kind: str, where: str, package: str, folder: str) -
     return _parse(text, source, kind), source
 
 
+def _read(path: Path, kind: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the {kind} cannot be read", where=str(path), got=error) from error
+
+
 def _shipped(package: str, folder: str) -> Traversable:
     return resources.files(package) / folder
 
@@ -114,6 +121,8 @@ def _shipped(package: str, folder: str) -> Traversable:
 def _parse(text: str, source: str, kind: str) -> dict[str, Any]:
     try:
         values = yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except (ValueError, RecursionError) as error:  # such as the 40th of May, or brackets nested too deeply
+        raise InputError(f"the {kind} cannot be read", where=source, got=error) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source

@@ -45,6 +45,13 @@ def configure_logging() -> None:
     warnings.filterwarnings("ignore", module=r"(transformers|trl|peft|accelerate|torch|lm_eval)\b")
 
 
+def new_console(*, stderr: bool = False) -> Console:
+    """A console that prints names and titles as they are: ``[red]`` and ``:x:`` may be parts of them."""
+    from rich.console import Console
+
+    return Console(file=sys.stderr if stderr else None, markup=False, emoji=False)
+
+
 def print_paths(paths: Sequence[Path], console: Console) -> None:
     """Print which files were written."""
     console.print("written: " + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)

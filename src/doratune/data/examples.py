@@ -47,8 +47,8 @@ def build_examples(rows: Sequence[Row], *, source: str, fmt: Format, task: Task 
             its output as the only candidate.
 
     Raises:
-        InputError: A row is not in the layout, its answer is none of its candidates, or its output says
-            something else than its answer.
+        InputError: A row is not in the layout, its answer is none of its candidates, its output says
+            something else than its answer, or where its options begin is not clear.
     """
     known = list(layouts().values()) if task is None else [task.layout]
     return [_example(index, row, source, fmt, task, known) for index, row in enumerate(rows)]
@@ -74,7 +74,7 @@ def _example(
         instruction, candidates, labels, gold = row["instruction"], (row["output"],), (row["answer"],), 0
     else:
         labels, gold = _labels(row, *found, where=where)
-        instruction, candidates = _worded(row, *found, labels=labels, fmt=fmt)
+        instruction, candidates = _worded(row, *found, labels=labels, fmt=fmt, where=where)
     name = task.name if task else ""
     return Example(index, name, render_prompt(instruction, row["input"]), candidates, labels, gold)
 
@@ -103,11 +103,20 @@ def _labels(row: Row, layout: Layout, question: Question, *, where: str) -> tupl
 
 
 def _worded(
-    row: Row, layout: Layout, question: Question, *, labels: tuple[str, ...], fmt: Format
+    row: Row, layout: Layout, question: Question, *, labels: tuple[str, ...], fmt: Format, where: str
 ) -> tuple[str, tuple[str, ...]]:
     """Instruction and candidates of a row in a known layout."""
     if fmt == "instruct":
         return row["instruction"], tuple(answer_text(label) for label in labels)
+    twice = layout.ambiguity(row["instruction"])
+    if twice is not None:
+        raise InputError(
+            "a row's options cannot be told apart",
+            where=where,
+            got=f"{twice!r} several times",
+            expected="each once, where the option begins",
+            fix="reword the question or its options, or use --format instruct",
+        )
     return layout.continue_from(question)
 
 

@@ -133,5 +133,8 @@ def _is_unicode(text: str) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:  # read, but nested too deeply to be written
+        return "an array" if isinstance(value, list) else "an object"
     return text if len(text) <= 60 else f"{text[:57]}..."

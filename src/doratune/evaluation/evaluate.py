@@ -246,7 +246,12 @@ def _share(predictions: list[dict[str, Any]], examples: list[Example], key: str)
 @contextmanager
 def _progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"evaluating {label}", total=total)
         yield lambda rows: bar.advance(task, rows)

@@ -189,7 +189,8 @@ def _evaluate_task(target: Target, requested: _Requested, config: EvalConfig, fo
     results = {"doratune": _provenance(target, config), **found}
     for name, rows in samples.items():
         lines = [json.dumps(row, ensure_ascii=False, default=serialised) for row in rows]
-        write_text_atomic(folder / f"samples_{name}.jsonl", "".join(f"{line}\n" for line in lines))
+        file = f"samples_{name}.jsonl".replace("/", "_")  # a task of the user's own may have any name
+        write_text_atomic(folder / file, "".join(f"{line}\n" for line in lines))
     # NaN and infinities are written as lm-eval writes them: they are no reason to lose hours of its work.
     text = json.dumps(results, indent=2, ensure_ascii=False, default=serialised)
     write_text_atomic(folder / RESULTS_NAME, text + "\n")

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from doratune.errors import InputError
 from doratune.records.answers import count_rows, read_answers
 from doratune.records.layout import (
@@ -112,17 +114,16 @@ def restore_runs(folder: Path, study: Path) -> list[Path]:
     table = _read_parquet(folder)
     written = []
     for line in read_jsonl(folder / RUNS_FILE):
+        record = _checked_line(line, folder)
         run = _inside(study, line["run"], folder)
         if any(run.is_relative_to(one) for one in present):
             continue
-        if "diverged" in line:
-            divergence = Divergence.model_validate(line["diverged"])
+        if isinstance(record, Divergence):
             write_jsonl_atomic(run / METRICS_NAME, line["metrics"])
-            write_config(run, divergence.config)
-            write_divergence(run, divergence)
+            write_config(run, record.config)
+            write_divergence(run, record)
             written.append(run)
             continue
-        record = RunRecord.model_validate(line["record"])
         own = _rows_of(table, "run", line["run"])
         for entry in record.evaluations:
             path = _inside(run, entry.predictions, folder)
@@ -134,6 +135,22 @@ def restore_runs(folder: Path, study: Path) -> list[Path]:
         write_record(run, record)  # last, as it says that the run is finished
         written.append(run)
     return written
+
+
+def _checked_line(line: Mapping[str, Any], folder: Path) -> RunRecord | Divergence:
+    """What a line of the archive holds of its run."""
+    try:
+        if not isinstance(line["run"], str) or not isinstance(line["metrics"], list | None):
+            raise TypeError("run is no text, or metrics is no list")
+        if "diverged" in line:
+            return Divergence.model_validate(line["diverged"])
+        return RunRecord.model_validate(line["record"])
+    except (KeyError, TypeError, ValidationError) as error:
+        first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
+        got = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else f"{error}"
+        raise InputError(
+            "a line of the archive is not a run", where=f"{folder / RUNS_FILE}, {line.get('run')}", got=got
+        ) from None
 
 
 def check_against_archive(record: StudyRecord, folder: Path) -> None:

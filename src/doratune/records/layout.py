@@ -180,6 +180,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             place = f"{path}, line {number}, column {error.colno}"
             raise InputError("a line is not valid JSON", where=place, got=error.msg) from None
+        except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
+            raise InputError("a line cannot be read", where=f"{path}, line {number}", got=error) from None
         if not isinstance(row, dict):
             place = f"{path}, line {number}"
             raise InputError("a line is not a JSON object", where=place, got=type(row).__name__)
@@ -291,6 +293,8 @@ def _read_schema(
     except json.JSONDecodeError as error:
         place = f"{path}, line {error.lineno}, column {error.colno}"
         raise InputError("the file is not valid JSON", where=place, got=error.msg) from None
+    except (RecursionError, ValueError) as error:
+        raise InputError("the file cannot be read", where=str(path), got=error) from None
     found = (data.get("schema"), data.get("schema_version")) if isinstance(data, dict) else (None, None)
     convert = older.get(found[1]) if found[0] == schema.kind and isinstance(found[1], int) else None
     if convert is None and found != (schema.kind, schema.version):

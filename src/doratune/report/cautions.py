@@ -60,8 +60,8 @@ def _diverged(named: NamedCell) -> Iterator[str]:
             )
         if seeds:
             yield (
-                f"{named.label}: training of {arm_name(arm.name)} diverged with seed {_listed(seeds)}. Its mean "
-                "and its differences are over the other seeds only, so they flatter it."
+                f"{named.label}: training of {arm_name(arm.name)} diverged with seed {_listed(seeds)}. "
+                "Its mean and its differences are over the other seeds only, so they flatter it."
             )
 
 

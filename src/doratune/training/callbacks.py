@@ -111,7 +111,7 @@ class ProgressCallback(TrainerCallback):
         if not state.is_world_process_zero or not self.console.is_terminal:
             return
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed}/{task.total} steps  {task.fields[status]}"),
             TimeRemainingColumn(),

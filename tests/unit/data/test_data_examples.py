@@ -182,6 +182,14 @@ def test_an_output_that_disagrees_with_the_answer_is_refused(fmt, output):
     assert "disagrees" in message and "rows.json, row 1" in message and output in message
 
 
+def test_options_that_cannot_be_told_apart_are_refused_where_their_texts_are_used():
+    twice = row(ROWS["arc-challenge"]["instruction"].replace("b c", "b Answer3: c"), "answer3")
+    message = refused([twice], "continuation", "arc-challenge")
+    assert "options cannot be told apart" in message and "Answer3: ' several times" in message
+    (example,) = build_examples([twice], source="rows.json", fmt="instruct", task=get_task("arc-challenge"))
+    assert example.gold == 2
+
+
 SPACED = [
     ({"answer": "false "}, "remove ' ' at its end"),
     ({"answer": "\tfalse\n"}, "remove '\\t' at its start and '\\n' at its end"),

@@ -127,6 +127,20 @@ def test_an_archive_writes_nowhere_else(study: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.parametrize(
+    "change", [{"run": None}, {"metrics": 3}, {"record": {}}, {"record": None}, {"diverged": {"message": 1}}]
+)
+def test_a_line_that_is_no_run_is_refused(study: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    runs, _ = write_archive(study, tmp_path / "archive")
+    lines = read_jsonl(runs)
+    write_jsonl_atomic(runs, [lines[0] | change])
+    with pytest.raises(InputError, match="not a run"):
+        restore_runs(tmp_path / "archive", tmp_path / "restored")
+    write_jsonl_atomic(runs, [{"run": lines[0]["run"]}])
+    with pytest.raises(InputError, match="not a run"):
+        restore_runs(tmp_path / "archive", tmp_path / "restored")
+
+
 def test_what_is_no_archive_is_refused(study: Path, tmp_path: Path) -> None:
     runs, predictions = write_archive(study, tmp_path / "archive")
     whole = runs.read_bytes()
