@@ -60,7 +60,7 @@ def _diverged(named: NamedCell) -> Iterator[str]:
             )
         if seeds:
             yield (
-                f"{named.label}: training of {arm_name(arm.name)} diverged with seed {_listed(seeds)}. "
+                f"{named.label}: training of {arm_name(arm.name)} diverged with {_listed(seeds)}. "
                 "Its mean and its differences are over the other seeds only, so they flatter it."
             )
 
@@ -80,32 +80,36 @@ def _same_answers(named: NamedCell, one: StudyDifference) -> str | None:
     same = [seed.seed for seed in one.seeds if seed.same_answers == named.cell.rows]
     if not same:
         return None
-    whole = len(same) == len(one.seeds)
-    seeds = "" if len(one.seeds) == 1 else " with every seed" if whole else f" with seed {_listed(same)}"
+    seeds = "" if len(one.seeds) == 1 else f" with {_listed(same)}"
     return (
         f"{named.label}: {arm_title(one.to_arm)} and {arm_name(one.from_arm)} gave the same answer to every "
-        f"row{seeds}, so nothing tells them apart there. Perhaps one of them was not trained, or not loaded."
+        f"row{seeds}, so nothing tells them apart there."
     )
-
-
-def _listed(seeds: Sequence[int | None]) -> str:
-    return ", ".join(map(str, seeds))
 
 
 def _one_answer(named: NamedCell, arm: StudyArm) -> str | None:
     """That the answers of an arm hardly depend on the row, though the right ones do."""
     if named.cell.rows < FEWEST_ROWS or named.cell.majority >= ONE_ANSWER:
         return None
-    told = []
+    uniform: dict[str | None, list[tuple[int, float]]] = {}
     for run in arm.runs:
         if run.most_given is not None and run.most_given.share >= ONE_ANSWER:
-            answer = run.most_given.answer
-            words = "no readable answer" if answer is None else f"the answer {answer}"
-            seed = "" if len(arm.runs) == 1 else f" with seed {run.seed}"
-            told.append(f"{words} to {numbers.percent(run.most_given.share)} of the rows{seed}")
+            uniform.setdefault(run.most_given.answer, []).append((run.seed, run.most_given.share))
+    told = []
+    for answer, found in uniform.items():
+        words = "no readable answer" if answer is None else f"the answer {answer}"
+        shares = list(
+            dict.fromkeys(numbers.percent(share) for _, share in sorted(found, key=lambda one: one[1]))
+        )
+        seeds = "" if len(arm.runs) == 1 else f" with {_listed([seed for seed, _ in found])}"
+        told.append(f"{words} to {shares[0]} of the rows{' or more' if len(shares) > 1 else ''}{seeds}")
     if not told:
         return None
-    return f"{named.label}: {arm_title(arm.name)} gave {', '.join(told)}, so it hardly tells rows apart."
+    return f"{named.label}: {arm_title(arm.name)} gave {' and '.join(told)}, so it hardly tells rows apart."
+
+
+def _listed(seeds: Sequence[int | None]) -> str:
+    return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
 
 
 def _unmoved(arm: StudyArm, label: str) -> Iterator[str]:

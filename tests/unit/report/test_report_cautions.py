@@ -88,7 +88,7 @@ def test_sound_results_are_left_alone(record: StudyRecord) -> None:
 
 def test_arms_with_the_same_answers() -> None:
     record = study(methods=("lora", "dora"), tasks=("boolq",))
-    for seeds, words in ((range(3), "every seed"), ([0, 2], "seed 0, 2")):
+    for seeds, words in ((range(3), "seeds 0, 1, 2"), ([2], "seed 2")):
         (line,) = told(with_same(record, missing=0, seeds=seeds))
         assert f"boolq: DoRA and LoRA gave the same answer to every row with {words}, so" in line
 
@@ -99,6 +99,13 @@ def test_an_arm_with_one_answer() -> None:
     assert told(always) == [
         f"{task}: DoRA gave the answer false to 98.0 % of the rows, so it hardly tells rows apart."
         for task in ("sample-boolq", "sample-winogrande")
+    ]
+    shares = iter([0.981, 0.5, 1.0])
+    seeds = study(methods=("lora", "dora"), tasks=("boolq",))
+    mixed = with_runs(seeds, "dora", lambda _: {"most_given": MostGiven(answer="true", share=next(shares))})
+    assert told(mixed) == [
+        "boolq: DoRA gave the answer true to 98.1 % of the rows or more with seeds 0, 2, "
+        "so it hardly tells rows apart."
     ]
     none = with_runs(record, "dora", lambda _: {"most_given": MostGiven(answer=None, share=1.0)})
     assert "gave no readable answer to 100.0 % of the rows" in told(none)[0]
