@@ -179,15 +179,6 @@ def build_trainer(
 
 
 def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates: bool) -> SFTConfig:
-    devices = PartialState().num_processes
-    micro = config.micro_batch_size or max(config.batch_size // devices, 1)
-    if config.batch_size % (micro * devices):
-        raise InputError(
-            "the batch cannot be divided evenly",
-            where="--batch-size, --micro-batch-size",
-            got=f"{config.batch_size} rows over {devices} device(s) in micro-batches of {micro}",
-            expected="batch size = micro-batch size x devices x a whole number",
-        )
     steps = config.total_steps(rows)
     if config.warmup_steps >= steps:
         raise InputError(
@@ -196,11 +187,8 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
             got=f"{config.warmup_steps} warm-up steps of {steps} in all",
             fix="lower --warmup-steps, or train for more --epochs or --steps",
         )
-    return SFTConfig(
+    args = SFTConfig(
         output_dir=str(config.output / CHECKPOINTS_NAME),
-        per_device_train_batch_size=micro,
-        per_device_eval_batch_size=micro,
-        gradient_accumulation_steps=config.batch_size // (micro * devices),
         num_train_epochs=config.epochs,
         max_steps=config.steps or -1,
         learning_rate=config.learning_rate,
@@ -227,6 +215,23 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    _share_out(config, args)
+    return args
+
+
+def _share_out(config: TrainConfig, args: SFTConfig) -> None:
+    """Set the micro-batches of each process; how many there are on CPUs, only the arguments know."""
+    devices = args.world_size
+    micro = config.micro_batch_size or max(config.batch_size // devices, 1)
+    if config.batch_size % (micro * devices):
+        raise InputError(
+            "the batch cannot be divided evenly",
+            where="--batch-size, --micro-batch-size",
+            got=f"{config.batch_size} rows over {devices} device(s) in micro-batches of {micro}",
+            expected="batch size = micro-batch size x devices x a whole number",
+        )
+    args.per_device_train_batch_size = args.per_device_eval_batch_size = micro
+    args.gradient_accumulation_steps = config.batch_size // (micro * devices)
 
 
 def _keeps_float32(config: TrainConfig) -> bool:
