@@ -109,5 +109,6 @@ def _check_targets(model: PreTrainedModel, targets: list[str]) -> dict[str, str]
                 fix="leave it out, or train every weight with --method full",
             )
         kinds = [type(module).__name__ for module in found if not isinstance(module, torch.nn.Linear)]
-        others.update({target: kind for kind in kinds[:1]})
+        if kinds:
+            others[target] = kinds[0]
     return others

@@ -23,12 +23,13 @@ from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model
 from doratune.models.precision import resolve_dtype
 from doratune.records.layout import CHECKPOINTS_NAME, weights_path, write_record
-from doratune.records.run import ParameterCount, RunRecord, TrainingRecord
+from doratune.records.run import ChangeRecord, ParameterCount, RunRecord, TrainingRecord
 from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory
 from doratune.training._internals import TRAINING_ARGS_NAME, SFTConfig
 from doratune.training.adapter import add_adapter
 from doratune.training.callbacks import InterruptCallback, MetricsCallback, ProgressCallback
+from doratune.training.changes import changes_since, starting_point
 from doratune.training.config import TrainConfig, check_method
 from doratune.training.data import load_training_examples, name_rows
 from doratune.training.tokenise import encode_examples
@@ -58,6 +59,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         InputError: If the configuration, the data or the model cannot be used; nothing is written then.
         TrainingInterruptedError: On Ctrl-C, after a checkpoint was saved.
         DivergedError: A loss, a gradient or a parameter is not finite; no weights are saved from then on.
+        DoratuneError: Training moved no weight at all.
     """
     started = datetime.datetime.now(datetime.UTC)
     check_method(config)
@@ -76,7 +78,8 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     base_record = model_record(base)
     metrics, interrupt = MetricsCallback(config.output), InterruptCallback()
     trainer, speedups = build_trainer(config, base, rows, metrics, interrupt, examples=examples)
-    parameters = _parameter_count(trainer.model)
+    model: Any = trainer.model
+    parameters, start = _parameter_count(model), starting_point(model)
     if checkpoint is None:
         run_directory.start(config)
     logger.info("training %s on %d rows with %s", config.method, len(rows), base.source)
@@ -88,6 +91,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
             fix="run the same command with --resume to go on from there",
         )
     trainer.check_final()
+    changes = changes_since(start, model)
     _save_weights(trainer, weights_path(config.output, config.method))
     record = RunRecord(
         name=config.output.name,
@@ -97,7 +101,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         parameters=parameters,
         data=data,
         seed=config.seed,
-        training=_training_record(trainer, metrics, speedups),
+        training=_training_record(trainer, metrics, speedups, changes),
         evaluations=[],
         environment=describe_environment(),
         started=started,
@@ -256,7 +260,10 @@ def _save_weights(trainer: RowTrainer, folder: Path) -> None:
 
 
 def _training_record(
-    trainer: RowTrainer, metrics: MetricsCallback, speedups: SpeedupReport | None
+    trainer: RowTrainer,
+    metrics: MetricsCallback,
+    speedups: SpeedupReport | None,
+    changes: dict[str, ChangeRecord] | None,
 ) -> TrainingRecord:
     return TrainingRecord(
         seconds=metrics.seconds,
@@ -267,5 +274,6 @@ def _training_record(
         peak_memory_bytes=peak_memory_bytes(),
         final_loss=metrics.loss,
         skipped_steps=metrics.skipped,
+        changes=changes,
         speedups=speedups.record() if speedups else [],
     )
