@@ -39,6 +39,14 @@ def test_run_directory(dora_run: Path) -> None:
     kinds = {name.rsplit(".", 1)[-1] if "magnitude" in name else name.split(".")[-2] for name in weights}
     assert kinds == {"lora_A", "lora_B", "lora_magnitude_vector"}
     assert not list(dora_run.glob("adapter/*.bin"))
+    changes = record["training"]["changes"]
+    assert changes.keys() == {"A", "B", "m"} and record["training"]["skipped_steps"] == 0
+    squares = [weight.double().square() for name, weight in weights.items() if "lora_B" in name]
+    expected = (sum(one.sum() for one in squares) / sum(one.numel() for one in squares)).sqrt()
+    assert changes["B"]["rms"] == pytest.approx(float(expected), rel=1e-6), "B begins at zero"
+    assert changes["B"]["largest"] == pytest.approx(float(max(one.max() for one in squares).sqrt()), rel=1e-6)
+    for one in changes.values():
+        assert 0 < one["rms"] < one["largest"] < 1 and one["elements"] == one["of"] > 0
 
 
 def test_the_mix_from_local_files(cli: Cli, tiny_model: Path) -> None:
@@ -206,7 +214,8 @@ def test_resumed_is_uninterrupted(cli: Cli, flags: list[object], method: str) ->
     for name, weight in whole.items():
         torch.testing.assert_close(killed[name], weight, rtol=0, atol=0)
     records = [json.loads(Path(run, "record.json").read_text()) for run in ("whole", "killed")]
-    assert records[0]["training"]["tokens"] == records[1]["training"]["tokens"]
+    for figure in ("tokens", "changes"):
+        assert records[0]["training"][figure] == records[1]["training"][figure]
 
 
 def test_resume_refuses_other_settings(cli: Cli, flags: list[object], dora_run: Path) -> None:
@@ -289,6 +298,21 @@ def test_4_bit_base_trains_and_evaluates_in_4_bits(cli: Cli, flags: list[object]
     assert {"supervised_forward", "packing", "attention", "last_mlp", "rms_norm", "rotary"} <= taken
     evaluated = cli("eval", "run", "--task", "sample-boolq", "--limit", 4)
     assert evaluated.code == 0 and "kept apart from the base" in evaluated.err
+    assert {weight.dtype for weight in adapter_weights(Path("run")).values()} == {torch.float32}
+
+
+def test_small_steps_on_a_4_bit_base_are_not_rounded_away(cli: Cli, flags: list[object]) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra doratune[bnb]")
+    every = [*flags, "--load-in-4bit", "--dropout", 0, "--save-steps", 2]
+    outcome = cli("train", *every, "--learning-rate", "1e-5", "--output", "run")
+    assert outcome.code == 0, outcome.err
+    first, last = (
+        load_file(Path("run/checkpoints", f"checkpoint-{step}", "adapter_model.safetensors"))
+        for step in (4, 6)
+    )
+    for name, weight in last.items():
+        moved = (weight != first[name]).float().mean()
+        assert weight.dtype == torch.float32 and moved > 0.95, name
 
 
 def test_rows_are_tokenised_once(

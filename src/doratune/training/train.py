@@ -24,12 +24,13 @@ from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model
 from doratune.models.precision import resolve_dtype
 from doratune.records.layout import CHECKPOINTS_NAME, weights_path, write_record
-from doratune.records.run import ParameterCount, RunRecord, TrainingRecord
+from doratune.records.run import ChangeRecord, ParameterCount, RunRecord, TrainingRecord
 from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory
 from doratune.training._internals import TRAINING_ARGS_NAME, SFTConfig
 from doratune.training.adapter import add_adapter
 from doratune.training.callbacks import InterruptCallback, MetricsCallback, ProgressCallback
+from doratune.training.changes import changes_since, starting_point
 from doratune.training.config import TrainConfig, check_method
 from doratune.training.data import load_training_examples, name_rows
 from doratune.training.tokenise import encode_examples
@@ -59,6 +60,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         InputError: If the configuration, the data or the model cannot be used; nothing is written then.
         TrainingInterruptedError: On Ctrl-C, after a checkpoint was saved.
         DivergedError: A loss, a gradient or a parameter is not finite; no weights are saved from then on.
+        DoratuneError: Training moved no weight at all.
     """
     started = datetime.datetime.now(datetime.UTC)
     check_method(config)
@@ -78,7 +80,8 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     base_record = model_record(base)
     metrics, interrupt = MetricsCallback(config.output), InterruptCallback()
     trainer, speedups = build_trainer(config, base, rows, metrics, interrupt, examples=examples)
-    parameters = _parameter_count(trainer.model)
+    model: Any = trainer.model
+    parameters, start = _parameter_count(model), starting_point(model)
     if checkpoint is None:
         run_directory.start(config)
     logger.info("training %s on %d rows with %s", config.method, len(rows), base.source)
@@ -90,6 +93,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
             fix="run the same command with --resume to go on from there",
         )
     trainer.check_final()
+    changes = changes_since(start, model)
     _save_weights(trainer, weights_path(config.output, config.method))
     record = RunRecord(
         name=config.output.name,
@@ -99,7 +103,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         parameters=parameters,
         data=data,
         seed=config.seed,
-        training=_training_record(trainer, metrics, speedups),
+        training=_training_record(trainer, metrics, speedups, changes),
         evaluations=[],
         environment=describe_environment(),
         started=started,
@@ -181,15 +185,6 @@ def build_trainer(
 
 
 def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates: bool) -> SFTConfig:
-    devices = PartialState().num_processes
-    micro = config.micro_batch_size or max(config.batch_size // devices, 1)
-    if config.batch_size % (micro * devices):
-        raise InputError(
-            "the batch cannot be divided evenly",
-            where="--batch-size, --micro-batch-size",
-            got=f"{config.batch_size} rows over {devices} device(s) in micro-batches of {micro}",
-            expected="batch size = micro-batch size x devices x a whole number",
-        )
     steps = config.total_steps(rows)
     if config.warmup_steps >= steps:
         raise InputError(
@@ -198,11 +193,8 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
             got=f"{config.warmup_steps} warm-up steps of {steps} in all",
             fix="lower --warmup-steps, or train for more --epochs or --steps",
         )
-    return SFTConfig(
+    args = SFTConfig(
         output_dir=str(config.output / CHECKPOINTS_NAME),
-        per_device_train_batch_size=micro,
-        per_device_eval_batch_size=micro,
-        gradient_accumulation_steps=config.batch_size // (micro * devices),
         num_train_epochs=config.epochs,
         max_steps=config.steps or -1,
         learning_rate=config.learning_rate,
@@ -229,6 +221,23 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    _share_out(config, args)
+    return args
+
+
+def _share_out(config: TrainConfig, args: SFTConfig) -> None:
+    """Set the micro-batches of each process; how many there are on CPUs, only the arguments know."""
+    devices = args.world_size
+    micro = config.micro_batch_size or max(config.batch_size // devices, 1)
+    if config.batch_size % (micro * devices):
+        raise InputError(
+            "the batch cannot be divided evenly",
+            where="--batch-size, --micro-batch-size",
+            got=f"{config.batch_size} rows over {devices} device(s) in micro-batches of {micro}",
+            expected="batch size = micro-batch size x devices x a whole number",
+        )
+    args.per_device_train_batch_size = args.per_device_eval_batch_size = micro
+    args.gradient_accumulation_steps = config.batch_size // (micro * devices)
 
 
 def _keeps_float32(config: TrainConfig) -> bool:
@@ -253,7 +262,10 @@ def _save_weights(trainer: RowTrainer, folder: Path) -> None:
 
 
 def _training_record(
-    trainer: RowTrainer, metrics: MetricsCallback, speedups: SpeedupReport | None
+    trainer: RowTrainer,
+    metrics: MetricsCallback,
+    speedups: SpeedupReport | None,
+    changes: dict[str, ChangeRecord] | None,
 ) -> TrainingRecord:
     return TrainingRecord(
         seconds=metrics.seconds,
@@ -264,5 +276,6 @@ def _training_record(
         peak_memory_bytes=peak_memory_bytes(),
         final_loss=metrics.loss,
         skipped_steps=metrics.skipped,
+        changes=changes,
         speedups=speedups.record() if speedups else [],
     )

@@ -69,7 +69,13 @@ class RowTrainer(SFTTrainer):
         self._rows = rows
         if self.batches.has_blanks:
             rows = with_blank(rows, others["processing_class"].eos_token_id)
+        masters = {name: one.data for name, one in model.named_parameters() if one.requires_grad}
         super().__init__(model=model, args=args, train_dataset=rows, **others)  # pyright: ignore[reportArgumentType]
+        # TRL casts A and B on a quantised base to bfloat16, which rounds most small steps away.
+        trained: Any = self.model
+        for name, parameter in trained.named_parameters():
+            if name in masters and parameter.dtype != masters[name].dtype:
+                parameter.data = masters[name].to(parameter.device)
         self._skips = on_nonfinite == "skip"
         self._name_rows = name_rows
         self._in_a_row = 0
