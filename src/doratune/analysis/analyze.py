@@ -14,7 +14,7 @@ from doratune.analysis.change import Change, Rows, correlations, measure
 from doratune.analysis.runs import AnalysedRun, load_runs
 from doratune.errors import InputError
 from doratune.models.weights import WeightFiles
-from doratune.peft.adapter_file import LayerAdapter, read_adapter
+from doratune.peft.layer_adapters import LayerAdapter, read_layer_adapters
 from doratune.records.analysis import AnalysisRecord, GainDrift, RunAnalysis, WeightChange
 
 logger = logging.getLogger(__name__)
@@ -103,24 +103,22 @@ def _full(base: Base, folder: Path, dtype: torch.dtype, layers: list[str]) -> It
 
 def _adapted(base: Base, folder: Path, dtype: torch.dtype) -> Iterator[tuple[str, Change]]:
     """Every layer's change in a checkpoint of LoRA or DoRA."""
-    for layer, adapter in read_adapter(folder).items():
-        _check_fits(base, layer, adapter, folder)
+    adapters = read_layer_adapters(base.skeleton(), folder)
+    if not adapters.linear:
+        raise InputError(
+            "the adapter has no linear layer, and only those are analysed",
+            where=str(folder),
+            got=", ".join(adapters.others),
+        )
+    if adapters.others:
+        logger.info("left out, as they are not linear layers: %s", ", ".join(adapters.others))
+    for layer, adapter in adapters.linear.items():
         parts = _parts(base.shape(layer))
         yield layer, measure(_adapted_rows(base.rows(layer, part, dtype), adapter, part) for part in parts)
 
 
 def _adapted_rows(before: Tensor, adapter: LayerAdapter, part: slice) -> Rows:
     return Rows(before, before + adapter.update(part), adapter.magnitude(part))
-
-
-def _check_fits(base: Base, layer: str, adapter: LayerAdapter, folder: Path) -> None:
-    shape = (len(adapter.B), adapter.A.shape[1])
-    if layer not in base.linear or base.shape(layer) != shape:
-        raise InputError(
-            "an adapter fits no linear layer of the base model",
-            where=str(folder),
-            got=f"{layer} of {shape[0]} x {shape[1]}",
-        )
 
 
 def _parts(shape: tuple[int, ...]) -> Iterator[slice]:

@@ -5,7 +5,7 @@ saving stay PEFT's own, and ``disable(model)`` swaps the classes back. ``enable_
 model as it is built.
 """
 
-from doratune.peft.adapted import adapted_modules, adapter_of, adapter_parameters, uses_dora
+from doratune.peft.adapted import adapted_modules, adapter_of, adapter_parameters, shared_layers, uses_dora
 from doratune.peft.automatic import disable_automatically, enable_automatically
 from doratune.peft.enable import EnableReport, disable, enable
 from doratune.peft.hold_norms import hold_norms
@@ -20,5 +20,6 @@ __all__ = [
     "enable",
     "enable_automatically",
     "hold_norms",
+    "shared_layers",
     "uses_dora",
 ]
