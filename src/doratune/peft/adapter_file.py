@@ -58,6 +58,15 @@ def read_adapter_config(folder: Path) -> LoraConfig:
             got=", ".join(strange),
             fix=f"install the PEFT that saved it ({values.get('peft_version') or 'a newer version'})",
         )
+    for key, kinds in (("r", (int,)), ("lora_alpha", (int, float))):
+        value = values.get(key, 1)
+        if not isinstance(value, kinds) or isinstance(value, bool) or value <= 0:
+            raise InputError(
+                "the adapter's configuration cannot be used",
+                where=str(path),
+                got=f"{key} {value!r}",
+                expected="a positive number",
+            )
     try:
         return LoraConfig(**{key: value for key, value in values.items() if key in known - {"runtime_config"}})
     except Exception as error:  # what a wrong value raises depends on the key
