@@ -110,8 +110,6 @@ def _adapted(base: Base, folder: Path, dtype: torch.dtype) -> Iterator[tuple[str
             where=str(folder),
             got=", ".join(adapters.others),
         )
-    if adapters.others:
-        logger.info("left out, as they are not linear layers: %s", ", ".join(adapters.others))
     for layer, adapter in adapters.linear.items():
         parts = _parts(base.shape(layer))
         yield layer, measure(_adapted_rows(base.rows(layer, part, dtype), adapter, part) for part in parts)

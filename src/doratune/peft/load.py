@@ -31,7 +31,8 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
             model has a place for, or was trained on a base that was changed for it and is not at hand.
     """
     config = read_adapter_config(folder)
-    refuse_lost_base(config, folder)
+    _refuse_conditional(config, folder)
+    _refuse_lost_base(config, folder)
     tensors = read_adapter_tensors(folder)
     with fitting(folder), warnings.catch_warnings():
         # Said better below, as an error.
@@ -101,7 +102,19 @@ def fitting(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def refuse_lost_base(config: LoraConfig, folder: Path) -> None:
+def _refuse_conditional(config: LoraConfig, folder: Path) -> None:
+    """Refuse an adapter that is not always on: scored row by row it would be silently off."""
+    for key in ("alora_invocation_tokens", "arrow_config"):
+        if getattr(config, key):
+            raise InputError(
+                "the adapter is switched on by what a prompt holds or by other adapters, which doratune cannot score",
+                where=str(folder),
+                got=key,
+                expected="LoRA or DoRA that is always on",
+            )
+
+
+def _refuse_lost_base(config: LoraConfig, folder: Path) -> None:
     """Refuse an adapter whose initialisation changed the base in a way that loading cannot repeat.
 
     ``pissa`` and ``olora`` change the base too, by a decomposition that PEFT repeats when it loads.

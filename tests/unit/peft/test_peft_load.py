@@ -127,6 +127,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "a rank that is no number": (configured(r="four"), ["r 'four'"]),
     "a rank of nothing": (configured(r=0), ["r 0"]),
     "a scaling that is no number": (configured(lora_alpha=None), ["lora_alpha None"]),
+    "an adapter that a prompt switches on": (configured(alora_invocation_tokens=[5]), ["alora_invocation"]),
     "an initialisation of no name": (configured(init_lora_weights="magic"), ["magic"]),
     "a target that is no pattern": (configured(target_modules="("), ["unterminated"]),
 }
