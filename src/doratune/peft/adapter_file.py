@@ -21,7 +21,7 @@ NAMED = 3
 """Most keys in a message."""
 WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"  # as PEFT writes them
 CONVERT = (
-    "python -c \"import torch; from safetensors.torch import save_file; "
+    'python -c "import torch; from safetensors.torch import save_file; '
     f"t = torch.load('{PICKLED}', weights_only=True); "
     f"save_file({{k: v.contiguous().clone() for k, v in t.items()}}, '{WEIGHTS}')\""
 )
@@ -68,7 +68,9 @@ def read_adapter_config(folder: Path) -> LoraConfig:
                 expected="a positive number",
             )
     try:
-        return LoraConfig(**{key: value for key, value in values.items() if key in known - {"runtime_config"}})
+        return LoraConfig(
+            **{key: value for key, value in values.items() if key in known - {"runtime_config"}}
+        )
     except Exception as error:  # what a wrong value raises depends on the key
         raise InputError(
             "the adapter's configuration cannot be used",
@@ -118,7 +120,9 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError("the adapter's configuration cannot be read", where=str(path), got=str(error)) from error
+        raise InputError(
+            "the adapter's configuration cannot be read", where=str(path), got=str(error)
+        ) from error
     if not isinstance(values, dict):
         raise InputError(
             "the adapter's configuration is no JSON object", where=str(path), got=type(values).__name__

@@ -98,7 +98,9 @@ def test_the_difference_is_the_largest_of_a_log_probability(tiny_model: Path) ->
     text = "true or false?"
     ids = torch.tensor([base.tokenizer(text).input_ids])
     before = torch.log_softmax(model(ids).logits[0], dim=-1).detach()
-    after = torch.log_softmax(adapted(load_model(str(tiny_model), dtype="float32"), "q_proj").merge_and_unload()(ids).logits[0], -1)
+    after = torch.log_softmax(
+        adapted(load_model(str(tiny_model), dtype="float32"), "q_proj").merge_and_unload()(ids).logits[0], -1
+    )
     _, difference = merge(model, base.tokenizer, [text])
     assert difference == pytest.approx((before - after).abs().max().item(), abs=3e-7)
 

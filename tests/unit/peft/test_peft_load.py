@@ -53,7 +53,9 @@ def adapter(tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
-def change_keys(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Callable[[Path], None]:
+def change_keys(
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         save_file(change(load_file(folder / WEIGHTS)), folder / WEIGHTS)
 
@@ -98,7 +100,11 @@ LAYER = "model.layers.1.self_attn.q_proj"
 DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "keys without base_model": (
         change_keys(lambda tensors: {key.removeprefix("base_model."): one for key, one in tensors.items()}),
-        ["12 missing (base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", "12 unused", "and 9 more"],
+        [
+            "12 missing (base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+            "12 unused",
+            "and 9 more",
+        ],
     ),
     "one A less": (without(f"{LAYER}.lora_A"), [f"1 missing (base_model.model.{LAYER}.lora_A.weight)"]),
     "no magnitudes": (without("magnitude"), ["4 missing", f"{LAYER}.lora_magnitude_vector"]),
@@ -184,7 +190,9 @@ WHOLE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`", "ignore:Model has `tie_word_embeddings", "ignore:.*eva")
+@pytest.mark.filterwarnings(
+    "ignore:Setting `save_embedding_layers`", "ignore:Model has `tie_word_embeddings", "ignore:.*eva"
+)
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_whole_adapter_computes_as_where_it_was_trained(kind: str, tmp_path: Path) -> None:
     settings = dict(WHOLE[kind])
@@ -240,7 +248,9 @@ def test_corda_is_refused(adapter: Path) -> None:
 
 
 @LORA_GA
-@pytest.mark.filterwarnings("ignore:(PiSSA|OLoRA) changes the base weights", "ignore:Adapter .*not be used with other")
+@pytest.mark.filterwarnings(
+    "ignore:(PiSSA|OLoRA) changes the base weights", "ignore:Adapter .*not be used with other"
+)
 @pytest.mark.parametrize("kind", ["pissa_niter_4", "lora_ga", "pissa", "olora"])
 def test_what_was_saved_converted_is_loaded(kind: str, tmp_path: Path) -> None:
     model = base()
