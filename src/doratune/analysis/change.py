@@ -89,8 +89,8 @@ def correlations(changes: Sequence[WeightChange]) -> list[KindCorrelation]:
     """Over all weights and checkpoints first, then for each kind of layer.
 
     Args:
-        changes: Every adapted weight at every checkpoint of one run. Those that moved by rounding only are left
-            out: rounding has correlations too.
+        changes: Every adapted weight at every checkpoint of one run. Those that moved by rounding only
+            are left out: rounding has correlations too.
     """
     kinds = dict.fromkeys(change.kind for change in changes)
     changes = [change for change in changes if not change.rounding]

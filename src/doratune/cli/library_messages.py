@@ -75,7 +75,7 @@ HARMLESS = (
 def show_library_logs() -> None:
     """Show what libraries log as warnings and errors; to be called before they are imported, and after.
 
-    transformers and lm-eval set their loggers up at import or later, so the second call is not the first's twin.
+    Some log while they are imported, and transformers sets its own logger up then.
     """
     handler = _OneLine(logging.WARNING)
     handler.addFilter(_Fresh())

@@ -18,7 +18,7 @@ def adapted_modules(model: nn.Module) -> set[nn.Module]:
 
 
 def shared_layers(model: nn.Module) -> list[str]:
-    """Names, in the base model, of adapted layers whose weight another module uses too, as tied embeddings do."""
+    """Names, in the base, of adapted layers whose weight another module uses too, as tied embeddings do."""
     users = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     return [
         name.removeprefix("base_model.model.")

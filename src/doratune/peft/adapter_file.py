@@ -37,7 +37,7 @@ def read_adapter_config(folder: Path) -> LoraConfig:
         The configuration. A key that this PEFT does not know is left out only if it switches nothing on.
 
     Raises:
-        InputError: It is missing or broken, is of another PEFT method, or asks for what this PEFT does not know.
+        InputError: It is missing or broken, of another PEFT method, or asks for what this PEFT does not know.
     """
     path = folder / ADAPTER_CONFIG
     values = _read_object(path)
@@ -105,7 +105,7 @@ def read_adapter_tensors(folder: Path) -> dict[str, Tensor]:
             "the adapter has weights that are not finite",
             where=str(path),
             got=first_of(wrong),
-            fix="its training diverged: take an earlier checkpoint, or train again with a lower learning rate",
+            fix="its training diverged: take an earlier checkpoint, or train with a lower learning rate",
         )
     return tensors
 

@@ -90,7 +90,7 @@ def read_layer_adapters(skeleton: nn.Module, folder: Path) -> LayerAdapters:
         layer: Any = module
         name = name.removeprefix("base_model.model.")
         variant = layer.lora_variant.get("default") if isinstance(layer, Linear) else layer
-        if variant is not None and type(variant) is not DoraLinearVariant or layer.fan_in_fan_out:
+        if (variant is not None and type(variant) is not DoraLinearVariant) or layer.fan_in_fan_out:
             others.append(name)
             continue
         parts = [tensors.get(f"base_model.model.{name}.{part}") for part in PARTS]

@@ -68,7 +68,7 @@ def fill_adapter(
             got="; ".join(f"{len(keys)} {kind} ({first_of(keys)})" for kind, keys in got if keys),
             expected=f"the {len(get_peft_model_state_dict(model, save_embedding_layers=False))} tensors of "
             "adapter_config.json",
-            fix="copy the whole adapter folder again from where it was trained, and name its base with --model",
+            fix="copy the whole folder again from where it was trained, and name its base with --model",
         )
 
 
@@ -107,7 +107,7 @@ def _refuse_conditional(config: LoraConfig, folder: Path) -> None:
     for key in ("alora_invocation_tokens", "arrow_config"):
         if getattr(config, key):
             raise InputError(
-                "the adapter is switched on by what a prompt holds or by other adapters, which doratune cannot score",
+                "a prompt or another adapter switches this adapter on, which doratune cannot score",
                 where=str(folder),
                 got=key,
                 expected="LoRA or DoRA that is always on",
@@ -128,12 +128,14 @@ def _refuse_lost_base(config: LoraConfig, folder: Path) -> None:
         reason = "random numbers"
     if reason is None:
         return
-    convert = "save it converted where it was trained: save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+    convert = (
+        "save it converted where it was trained: path_initial_model_for_weight_conversion of save_pretrained"
+    )
     merge = "merge it where it was trained (merge_and_unload) and evaluate that model"
     raise InputError(
         "the adapter was trained on a base that its initialisation changed, and that base is not saved",
         where=str(folder),
-        got=f"init_lora_weights {config.init_lora_weights}: the change came from {reason}, so that it is another one here",
+        got=f"init_lora_weights {config.init_lora_weights}, whose change came from {reason}",
         # PEFT leaves the magnitudes as they are, and they do not fit the converted direction.
         fix=merge if config.use_dora else convert,
     )

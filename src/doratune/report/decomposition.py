@@ -68,8 +68,8 @@ def rounding_sentences(analysis: AnalysisRecord) -> list[str]:
         still = sum(change.rounding for change in run.changes)
         if still:
             lines.append(
-                f"{run.name}: {still:,} of {len(run.changes):,} weights (at all checkpoints together) moved by no "
-                "more than rounding and are in no correlation."
+                f"{run.name}: {still:,} of {len(run.changes):,} weights, each checkpoint's counted, moved by "
+                "no more than rounding and are in no correlation."
             )
     return lines
 

@@ -87,7 +87,7 @@ def test_a_warning_is_one_line_with_its_library(capsys: pytest.CaptureFixture[st
         "Some weights of LlamaForCausalLM were not initialized from the model checkpoint",
         "bitsandbytes::gemv_4bit: an autograd kernel was not registered to the Autograd key(s)",
         "Unexpected keyword arguments ['a'] for class LoraConfig, these are ignored.",
-        "Setting `save_embedding_layers` to `True` as the embedding layer has been resized during finetuning.",
+        "Setting `save_embedding_layers` to `True` as the embedding layer has been resized",
     ],
 )
 def test_what_tells_of_wrong_results_is_never_harmless(message: str) -> None:

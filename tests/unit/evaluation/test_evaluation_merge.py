@@ -1,4 +1,4 @@
-"""An adapter is merged where that changes rounding only, and the merged model is held against the unmerged."""
+"""An adapter is merged where that is exact to rounding; the merged model is compared with the unmerged one."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_of_untied_layers_the_merge_and_its_rounding_are_said(
 
 
 def test_the_difference_is_the_largest_of_a_log_probability(tiny_model: Path) -> None:
-    """One magnitude that the merge leaves out moves all log-probabilities; the largest one is what is said."""
+    """Of the whole vocabulary, against both models computed here."""
     base = load_model(str(tiny_model), dtype="float32")
     model = adapted(base, "q_proj")
     text = "true or false?"
@@ -129,6 +129,6 @@ def test_a_base_that_would_round_is_left_alone(tiny_model: Path) -> None:
     obstacle = merge_obstacle(base, adapted(base, "q_proj"))
     assert obstacle is not None and "bfloat16" in obstacle
     quantised = load_model(str(tiny_model), dtype="float32")
-    quantised.model.is_quantized = True  # pyright: ignore[reportAttributeAccessIssue]
+    setattr(quantised.model, "is_quantized", True)  # noqa: B010
     obstacle = merge_obstacle(quantised, adapted(quantised, "q_proj"))
     assert obstacle is not None and "quantised" in obstacle

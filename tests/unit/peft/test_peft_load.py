@@ -1,4 +1,4 @@
-"""Adapters from disk: whole and on their own base, or refused; and the same outputs as where they were trained."""
+"""Adapters from disk: whole and on their own base, or refused; with the outputs that they had in training."""
 
 from __future__ import annotations
 
@@ -76,7 +76,10 @@ def configured(**changes: Any) -> Callable[[Path], None]:
 
 
 def text(content: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / "adapter_config.json").write_text(content) and None
+    def spoil(folder: Path) -> None:
+        (folder / "adapter_config.json").write_text(content)
+
+    return spoil
 
 
 def cut(folder: Path) -> None:
@@ -212,7 +215,7 @@ def lora_ga(model: LlamaForCausalLM) -> dict[str, Any]:
     from peft.tuners.lora import LoraGAConfig, preprocess_loraga
 
     settings = {"init_lora_weights": "lora_ga", "lora_ga_config": LoraGAConfig()}
-    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], **settings)
+    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], **settings)  # pyright: ignore[reportArgumentType]
     preprocess_loraga(model, config, train_step=lambda: model(IDS, labels=IDS).loss.backward())
     return settings
 
@@ -227,7 +230,7 @@ LORA_GA = pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 def test_a_base_that_cannot_be_had_again_is_refused(kind: str, use_dora: bool, tmp_path: Path) -> None:
     """PEFT loads them without a word, onto another base than the trained one."""
     model = base()
-    settings = lora_ga(model) if kind == "lora_ga" else {"init_lora_weights": kind}
+    settings: Any = lora_ga(model) if kind == "lora_ga" else {"init_lora_weights": kind}
     adapted = trained(model, use_dora=use_dora, **settings)
     wanted = adapted(IDS).logits
     adapted.save_pretrained(tmp_path)
@@ -254,7 +257,7 @@ def test_corda_is_refused(adapter: Path) -> None:
 @pytest.mark.parametrize("kind", ["pissa_niter_4", "lora_ga", "pissa", "olora"])
 def test_what_was_saved_converted_is_loaded(kind: str, tmp_path: Path) -> None:
     model = base()
-    settings = lora_ga(model) if kind == "lora_ga" else {"init_lora_weights": kind}
+    settings: Any = lora_ga(model) if kind == "lora_ga" else {"init_lora_weights": kind}
     torch.manual_seed(3)
     config = LoraConfig(r=4, task_type="CAUSAL_LM", target_modules=["q_proj", "down_proj"], **settings)
     adapted: Any = get_peft_model(model, config).eval()
