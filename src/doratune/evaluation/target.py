@@ -217,22 +217,21 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
             )
     else:
         name = config.target
-    return load_model(
+    in_4bit = config.load_in_4bit or bool(trained.get("load_in_4bit"))
+    # On a CPU in float32, as rounding in a bfloat16 body changes answers, of the weights rounded as they
+    # were in training. Those in 4 bits depend on the type that they are quantised from, so they keep it.
+    widened = config.dtype == "auto" and not in_4bit and on_cpu()
+    dtype = record.model.dtype if record and config.dtype == "auto" else config.dtype
+    if widened and dtype != "bfloat16":
+        dtype = "float32"
+    loaded = load_model(
         name,
-        dtype=_dtype(config, record),
-        load_in_4bit=config.load_in_4bit or bool(trained.get("load_in_4bit")),
+        dtype=dtype,
+        load_in_4bit=in_4bit,
         device_map=config.device_map or trained.get("device_map"),
         trust_remote_code=config.trust_remote_code,
     )
-
-
-def _dtype(config: EvalConfig, record: RunRecord | None) -> str:
-    """The type to load a model in. On a CPU it is float32: a body in bfloat16 alone can change an answer."""
-    if config.dtype != "auto":
-        return config.dtype
-    if on_cpu():
-        return "float32"
-    return record.model.dtype if record else "auto"
+    return replace(loaded, model=loaded.model.float(), dtype=torch.float32) if widened else loaded
 
 
 def _add_adapter(base: LoadedModel, adapter: Path) -> PeftModel:
