@@ -34,7 +34,7 @@ class EvalConfig(Settings):
     model: str | None = None
     """Base model of an adapter folder, if it is not where its adapter_config.json says."""
     dtype: Dtype = "auto"
-    """Type of the weights; auto: that of the run, else what the hardware is fast at."""
+    """Type of the weights; auto: on a CPU float32, on a GPU that of the run, else what it is fast at."""
     load_in_4bit: bool = False
     """Load a base model in 4 bits; a run that was trained so is loaded so anyway."""
     speedups: OnOff | None = None

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+from transformers import PreTrainedModel
+
 from doratune import __version__
 from doratune.errors import DoratuneError, InputError, did_you_mean
 from doratune.evaluation._internals import is_multimodal, name_of, runs_programs, serialised, table
-from doratune.evaluation.batching import evaluation_mode
+from doratune.evaluation.batching import base_model, evaluation_mode, not_finite
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.target import Target, find_trained, load_target, output_folder
 from doratune.records.layout import write_text_atomic
@@ -61,7 +65,7 @@ def evaluate_with_lm_eval(config: EvalConfig, *, overwrite: bool = False) -> dic
 
     Raises:
         InputError: lm-eval is not installed, or the target or a task cannot be used.
-        DoratuneError: The rows of a task cannot be had.
+        DoratuneError: The rows of a task cannot be had, or the model's logits are not finite.
     """
     _require_lm_eval()
     if not config.task:
@@ -169,10 +173,11 @@ def _evaluate_task(target: Target, requested: _Requested, config: EvalConfig, fo
         pretrained=target.model,
         tokenizer=target.tokenizer,
         batch_size=config.batch_size,
-        # The default takes probabilities in the weights' type: in bfloat16 many answers would tie.
+        # The logits are float32 in ``evaluation_mode``; by default their softmax need not be.
         softmax_dtype="float32",
     )
-    with evaluation_mode(target.model):
+    where = f"{config.target}, {requested.name}"
+    with evaluation_mode(target.model), _refusing_not_finite(base_model(target.model), where):
         found = simple_evaluate(
             model=wrapped,
             tasks=requested.items,
@@ -191,6 +196,24 @@ def _evaluate_task(target: Target, requested: _Requested, config: EvalConfig, fo
     return json.loads(text)
 
 
+@contextmanager
+def _refusing_not_finite(model: PreTrainedModel, where: str) -> Iterator[None]:
+    """Refuse logits that are NaN or infinite: lm-eval would count what they come to."""
+
+    def look(_head: object, _inputs: object, logits: torch.Tensor) -> None:
+        # A token may rightly have the logit -inf.
+        if not torch.isfinite(logits.amax()):
+            raise not_finite(where, "logits that are NaN or infinite")
+
+    head = model.get_output_embeddings()
+    handle = None if head is None else head.register_forward_hook(look)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
 def _provenance(target: Target, config: EvalConfig) -> dict[str, Any]:
     """What lm-eval cannot know of a model that it did not load itself."""
     return {
@@ -198,5 +221,6 @@ def _provenance(target: Target, config: EvalConfig) -> dict[str, Any]:
         "target": config.target,
         "method": target.record.method,
         "model": target.record.model.to_dict(),
+        "scored": target.scored.to_dict(),
         "speedups": [one.to_dict() for one in target.speedups],
     }

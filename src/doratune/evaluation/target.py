@@ -17,7 +17,7 @@ from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.merge import merge, merge_obstacle
 from doratune.models.fingerprint import model_record
-from doratune.models.load import LoadedModel, load_model
+from doratune.models.load import LoadedModel, load_model, on_cpu
 from doratune.peft import adapter_parameters, enable, uses_dora
 from doratune.peft.adapter_file import read_adapter_config
 from doratune.peft.load import load_adapter
@@ -237,13 +237,21 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
             )
     else:
         name = config.target
-    return load_model(
+    in_4bit = config.load_in_4bit or bool(trained.get("load_in_4bit"))
+    # On a CPU in float32, as rounding in a bfloat16 body changes answers, of the weights rounded as they
+    # were in training. Those in 4 bits depend on the type that they are quantised from, so they keep it.
+    widened = config.dtype == "auto" and not in_4bit and on_cpu()
+    dtype = record.model.dtype if record and config.dtype == "auto" else config.dtype
+    if widened and dtype != "bfloat16":
+        dtype = "float32"
+    loaded = load_model(
         name,
-        dtype=record.model.dtype if record and config.dtype == "auto" else config.dtype,
-        load_in_4bit=config.load_in_4bit or bool(trained.get("load_in_4bit")),
+        dtype=dtype,
+        load_in_4bit=in_4bit,
         device_map=config.device_map or trained.get("device_map"),
         trust_remote_code=config.trust_remote_code,
     )
+    return replace(loaded, model=loaded.model.float(), dtype=torch.float32) if widened else loaded
 
 
 def _check_base(target: str, trained_on: ModelRecord, loaded: ModelRecord) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doratune.errors import InputError
+from doratune.records.answers import count_rows, read_answers
 from doratune.records.layout import (
     METRICS_NAME,
     RUNS_NAME,
-    correct_rows,
     is_recorded,
     is_started,
     predictions_name,
@@ -38,7 +38,8 @@ logger = logging.getLogger(__name__)
 
 RUNS_FILE = "runs.jsonl.gz"
 PREDICTIONS_FILE = "predictions.parquet"
-_REPEATING = ["run", "predictions", "row", "answer", "prediction", "correct", "bytes.list.element"]
+_KEPT = ("row", "answer", "prediction", "correct", "tied", "credit", "scores", "text")
+_REPEATING = ["run", "predictions", "row", "answer", "prediction", "correct", "tied", "bytes.list.element"]
 _ZSTD_LEVEL = 19
 
 
@@ -122,19 +123,26 @@ def check_against_archive(record: StudyRecord, folder: Path) -> None:
     Raises:
         InputError: A run's answers are missing, or not as many of them are right as the record says.
     """
-    by_evaluation = _read_parquet(folder).group_by(["run", "predictions"])
-    counts = by_evaluation.aggregate([("correct", "sum"), ("correct", "count")]).to_pylist()
-    found = {(one["run"], one["predictions"]): (one["correct_sum"], one["correct_count"]) for one in counts}
+    answers: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in _read_parquet(folder).to_pylist():
+        answers.setdefault((row["run"], row["predictions"]), []).append(_prediction(row))
     for cell in record.cells:
         name = predictions_name(cell.task, cell.format, cell.protocol)
         for arm in cell.arms:
             for run in arm.runs:
-                right, rows = found.get((run.run, name), (0, 0))
-                if (right, rows) != (run.result.correct, cell.rows):
+                rows = answers.get((run.run, name), [])
+                # Before ties were counted, the first of the tied candidates was the answer.
+                counts_ties = run.result.tied is not None
+                right = (
+                    count_rows(rows, cell.metric).right
+                    if counts_ties
+                    else sum(one["correct"] for one in rows)
+                )
+                if (right, len(rows)) != (run.result.correct, cell.rows):
                     raise InputError(
                         "the archived answers are not those of the study's record",
                         where=f"{folder / PREDICTIONS_FILE}, {run.run}, {name}",
-                        got=f"{right} of {rows} rows right",
+                        got=f"{right} of {len(rows)} rows right",
                         expected=f"{run.result.correct} of {cell.rows}",
                         fix=f"doratune report {folder} --output {folder} --archive",
                     )
@@ -144,9 +152,9 @@ def _predictions(study: Path, run: Path, record: RunRecord) -> Iterator[dict[str
     """What the archive keeps of each row that a run answered."""
     for entry in record.evaluations:
         path = run / entry.predictions
-        correct_rows(run, entry)  # refuses what does not match the record
+        read_answers(run, entry)  # refuses what does not match the record
         for row in read_jsonl(path):
-            kept = {key: row.get(key) for key in ("row", "answer", "prediction", "correct", "scores", "text")}
+            kept = {key: row.get(key) for key in _KEPT}
             kept |= {"run": run.relative_to(study).as_posix(), "predictions": entry.predictions}
             yield kept | {"bytes": _bytes(row, path)}
 
@@ -169,11 +177,14 @@ def _per_byte(scores: Sequence[float], sizes: Sequence[int]) -> list[float]:
 def _prediction(row: Mapping[str, Any]) -> dict[str, Any]:
     """A line of a run's predictions, as evaluation wrote it."""
     scores, sizes = row["scores"], row["bytes"]
+    # Predictions of versions before ties were recorded have neither.
+    ties = {key: row[key] for key in ("tied", "credit") if row.get("credit") is not None}
     return {
         "row": row["row"],
         "answer": row["answer"],
         "prediction": row["prediction"],
         "correct": row["correct"],
+        **ties,
         "scores": scores,
         "scores_norm": None if sizes is None else _per_byte(scores, sizes),
         "text": row["text"],
@@ -193,6 +204,8 @@ def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
             ("answer", pa.string()),
             ("prediction", pa.string()),
             ("correct", pa.bool_()),
+            ("tied", pa.int64()),
+            ("credit", pa.float64()),
             ("scores", pa.list_(pa.float64())),
             ("bytes", pa.list_(pa.int64())),
             ("text", pa.string()),

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from doratune.errors import InputError
 from doratune.records.analysis import AnalysisRecord
-from doratune.records.run import Evaluation, Format, Method, Protocol, RunRecord
+from doratune.records.run import Format, Method, Protocol, RunRecord
 from doratune.records.study import StudyRecord, from_version_1
 
 CONFIG_NAME = "config.yaml"
@@ -214,30 +214,6 @@ def read_record(run: Path) -> RunRecord:
             fix="give a directory that `doratune train` or `doratune eval` wrote, or let that run finish",
         )
     return _read_schema(run / RECORD_NAME, RunRecord)
-
-
-def correct_rows(run: Path, entry: Evaluation) -> dict[int, bool]:
-    """For each row, whether the run had it right.
-
-    Raises:
-        InputError: The predictions cannot be read, or do not match the counts in the record.
-    """
-    path = run / entry.predictions
-    correct = {}
-    for row in read_jsonl(path):
-        if not isinstance(row.get("row"), int) or not isinstance(row.get("correct"), bool):
-            raise InputError("a prediction has no row number or no correct flag", where=str(path), got=row)
-        correct[row["row"]] = row["correct"]
-    found = (len(correct), sum(correct.values()))
-    if found != (entry.rows, entry.correct):
-        raise InputError(
-            "the predictions do not match the record of their run",
-            where=str(path),
-            got=f"{found[0]} rows, {found[1]} correct",
-            expected=f"{entry.rows} rows, {entry.correct} correct",
-            fix=f"evaluate {entry.task} again",
-        )
-    return correct
 
 
 def training_curve(run: Path) -> list[tuple[int, float | None]]:

@@ -102,8 +102,9 @@ class Evaluation(Record):
     protocol: Protocol  #: how the model's answer is taken
     metric: Metric  #: which of the two accuracies below is reported as ``accuracy``
     rows: Annotated[int, Field(gt=0)]  #: rows that were evaluated
-    correct: Count  #: rows that were right by ``metric``
-    accuracy: Share  #: correct / rows
+    correct: Count  #: rows that were right by ``metric``, without those on which candidates tied
+    tied: Count | None = None  #: rows whose best score several candidates share; None: generated, or older
+    accuracy: Share  #: mean over the rows; one on which k tied, the right one among them, counts 1/k
     interval: tuple[Share, Share]  #: Wilson 95 % interval of ``accuracy``
     accuracy_raw: Share | None = None  #: by the likelihood of the whole answer; None under "generate"
     accuracy_norm: Share | None = None  #: by the likelihood per byte of the answer; None under "generate"

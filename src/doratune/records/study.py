@@ -53,9 +53,10 @@ def method_of(record: RunRecord) -> StudyMethod:
 class ArmResult(Record):
     """What one run reached on the test rows of a cell."""
 
-    accuracy: Share  #: correct / rows
+    accuracy: Share  #: mean over the rows; one on which k tied, the right one among them, counts 1/k
     interval: tuple[Share, Share]  #: Wilson 95 % interval
-    correct: Count  #: rows that were right
+    correct: Count  #: rows that were right, without those on which candidates tied
+    tied: Count | None = None  #: rows whose best score several candidates share; None: generated, or older
     unmatched: Count  #: rows without a readable answer
 
 
@@ -98,9 +99,9 @@ class SeedDifference(Record):
 
     seed: Count | None  #: the seed both share; None for two single runs of different seeds
     points: float  #: accuracy of ``to`` minus accuracy of ``from``, in percentage points
-    only_from: Count  #: rows that only the first had right
-    only_to: Count  #: rows that only the second had right
-    p_value: Share  #: McNemar's exact test, two-sided
+    only_from: Count  #: rows that only the first had right, or of which it had more where candidates tied
+    only_to: Count  #: the same of the second
+    p_value: Share  #: McNemar's exact test, two-sided; with ties the sign-flip test, of which it is a case
 
 
 class Needed(Record):
@@ -121,7 +122,7 @@ class StudyDifference(Record):
     to_arm: str = Field(validation_alias="to", serialization_alias="to")  #: name of the second arm
     points: float  #: mean difference in percentage points
     interval: tuple[float, float]  #: 95 %, paired, over seeds and rows (rows only for one seed), in points
-    p_value: Share  #: two-sided, of no difference, by the same resampling; McNemar's for one seed
+    p_value: Share  #: two-sided, of no difference, by the same resampling; that of the seed for one seed
     p_adjusted: Share  #: corrected over the tasks of the family
     outcome: Outcome  #: what p_adjusted says at 5 %
     verdict: str  #: the outcome in words

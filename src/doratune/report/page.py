@@ -78,7 +78,8 @@ def outcome_blocks(view: View) -> list[Block]:
         blocks.append(Text(verdicts.NO_PAIR))
     sentence = tables.cost_sentence(view)
     blocks += [Text(sentence)] if sentence else []
-    return blocks + [Text(note, "note") for note in view.record.notes]
+    ties = tables.tie_note(view)
+    return blocks + [Text(note, "note") for note in [*view.record.notes, *([ties] if ties else [])]]
 
 
 def _accuracy(view: View) -> list[Block]:

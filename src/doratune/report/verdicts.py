@@ -28,13 +28,24 @@ def test_note(view: View) -> str:
         return (
             "Runs are paired by seed and row. The interval (95 %) uses a bootstrap for the rows and "
             "Student's t for the seeds, because a bootstrap over a few seeds would be far too narrow. p is "
-            f"two-sided. {corrected}"
+            f"two-sided. {corrected}{_ties(view)}"
         )
     mean = "; for a mean over several it comes from a bootstrap over the rows" if pooled else ""
     return (
         f"p is McNemar's exact test, two-sided, on the rows where the two disagree{mean}. {corrected} The "
         "interval (95 %) is over the rows. One seed speaks about these rows and these trained adapters, not "
-        "about other seeds."
+        f"about other seeds.{_ties(view)}"
+    )
+
+
+def _ties(view: View) -> str:
+    """What a test of one seed is where rows count in part."""
+    results = [run.result for named in view.cells for arm in named.cell.arms for run in arm.runs]
+    if not any(one.tied for one in results):
+        return ""
+    return (
+        " Rows on which candidates tied count in part; p of a single seed is that of the exact sign-flip "
+        "test on what the rows count, which is McNemar's where none of them count in part."
     )
 
 

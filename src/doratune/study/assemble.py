@@ -124,8 +124,9 @@ def _answered(progress: Progress, test: Test) -> Answered:
     assert chosen is not None
     arms = [_arm(group, method, rate, test) for method, rate in chosen.items()]
     base = group.base()
+    base_run = Run(base.folder, _relative(group, base), read_record(base.folder))
     models = {run.place: run.record.model for arm in arms for run, _ in arm.runs}
-    models[_relative(group, base)] = read_record(base.folder).model
+    models[base_run.place] = base_run.record.model
     notes = check_one_base_model(models, fix="give another --output, or the model that the finished runs had")
     base_entry = _entry(base, test)
     material = group.material
@@ -137,7 +138,8 @@ def _answered(progress: Progress, test: Test) -> Answered:
         "test": test.record,
         "note": material.entry.note,
     }
-    return replace(cell_of(facts, base_entry, base_entry, arms), notes=notes)
+    answered = cell_of(facts, base_entry, (base_run, base_entry), arms)
+    return replace(answered, notes=[*notes, *answered.notes])
 
 
 def _arm(group: Group, method: StudyMethod, rate: float, test: Test) -> Arm:

@@ -104,9 +104,11 @@ def _train(job: Job) -> None:
 
 def _evaluate(job: Job) -> None:
     from doratune.evaluation.evaluate import evaluate
+    from doratune.models.load import on_cpu
 
     for config in together(job.left()):
-        evaluate(config)
+        # The plan's type is that of training. On a CPU the base is evaluated as its runs are, in float32.
+        evaluate(config.model_copy(update={"dtype": "auto"}) if on_cpu() else config)
 
 
 def together(left: Sequence[Wanted]) -> list[EvalConfig]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
+from doratune.records.answers import Answers, read_answers
 from doratune.records.layout import (
     ADAPTER_NAME,
     CHECKPOINTS_NAME,
@@ -51,6 +52,16 @@ class Wanted:
                 self._check_rows(one, folder)
                 return one
         return None
+
+    def answers(self) -> Answers | None:
+        """What each row counts, or None where nothing is on disk.
+
+        Raises:
+            InputError: As ``found``, or the predictions cannot be read or do not match the record.
+        """
+        found = self.found()
+        folder = self.config.output
+        return read_answers(folder, found) if found is not None and folder is not None else None
 
     def _check_rows(self, found: Evaluation, folder: Path) -> None:
         if (found.data.sha256, found.limit) != (self.sha256, self.config.limit):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ class Tried:
     """A learning rate and what it came to on the validation rows."""
 
     rate: float
-    correct: int
+    correct: float  #: the sum of what the rows count
     rows: int
 
     @property
@@ -125,9 +126,7 @@ def tried_rates(group: Group, method: StudyMethod) -> list[Tried]:
     if not group.material.validation:
         return tried
     for rate in group.plan.rates(method):
-        found = [one.found() for one in group.trial(method, rate).wanted]
-        evaluations = [one for one in found if one is not None]
-        tried.append(
-            Tried(rate, sum(one.correct for one in evaluations), sum(one.rows for one in evaluations))
-        )
+        answers = [found for one in group.trial(method, rate).wanted if (found := one.answers()) is not None]
+        total = math.fsum(one.total for one in answers)
+        tried.append(Tried(rate, total, sum(len(one.rows) for one in answers)))
     return tried

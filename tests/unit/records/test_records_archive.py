@@ -175,15 +175,15 @@ def _answered(study: Path, committed: StudyRecord, number: int) -> Answered:
     arms = [
         Arm(arm.name, arm.method, [evaluated(one.run) for one in arm.runs], arm.trials) for arm in cell.arms
     ]
-    bases = [read_record(run) for run in (study / RUNS_NAME).glob("base-*")]
-    base = next(
-        one
-        for record in bases
-        for one in record.evaluations
+    bases = [Run(run, run.name, read_record(run)) for run in (study / RUNS_NAME).glob("base-*")]
+    base, entry = next(
+        (run, one)
+        for run in bases
+        for one in run.record.evaluations
         if (one.task, one.format) == (cell.task, cell.format)
     )
     facts = {name: getattr(cell, name) for name in ("model", "rank", "train", "validation", "test", "note")}
-    return cell_of(facts, base, base, arms)
+    return cell_of(facts, entry, (base, entry), arms)
 
 
 def test_report_writes_and_checks_the_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
