@@ -1,4 +1,4 @@
-"""An adapter is merged where that is exact to rounding; the merged model is compared with the unmerged one."""
+"""An adapter is merged where that is exact to rounding; the merged model is compared with the unmerged."""
 
 from __future__ import annotations
 
