@@ -285,7 +285,15 @@ def test_bfloat16_on_a_cpu(cli: Cli, flags: list[object]) -> None:
         losses(Path("exact")), abs=0.03
     )  # bfloat16: 8 bits, losses near 6.4
     evaluated = cli("eval", "run", "--task", "sample-boolq", "--limit", 4)
-    assert evaluated.code == 0 and "kept apart from the base" in evaluated.err
+    assert evaluated.code == 0 and "adapter merged into the base" in evaluated.err
+    found = json.loads(Path("run/record.json").read_text())
+    assert found["model"]["dtype"] == "bfloat16"  # that of training
+    scored = found["evaluations"][0]["scored"]
+    assert scored == {"weights": "adapter", "merged": True, "merge_difference": None, "dtype": "float32"}
+    by_name = cli("eval", "run", "--task", "sample-boolq", "--limit", 4, "--dtype", "bfloat16", "--overwrite")
+    assert by_name.code == 0 and "kept apart from the base" in by_name.err and "in bfloat16" in by_name.err
+    (entry,) = json.loads(Path("run/record.json").read_text())["evaluations"]
+    assert entry["scored"]["dtype"] == "bfloat16" and entry["scored"]["merged"] is False
 
 
 def test_4_bit_base_trains_and_evaluates_in_4_bits(cli: Cli, flags: list[object]) -> None:

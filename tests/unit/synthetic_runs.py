@@ -42,6 +42,7 @@ def evaluation(task: str, flags: list[bool], **changes: Any) -> dict[str, Any]:
         "metric": "accuracy",
         "rows": rows,
         "correct": correct,
+        "tied": None,
         "accuracy": correct / rows,
         "interval": wilson(correct, rows),
         "accuracy_raw": correct / rows,
@@ -61,6 +62,7 @@ def evaluation(task: str, flags: list[bool], **changes: Any) -> dict[str, Any]:
         },
         "limit": None,
         "speedups": [],
+        "scored": None,
     }
     return entry | changes
 

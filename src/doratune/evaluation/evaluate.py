@@ -23,6 +23,7 @@ from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.generate import extract_answer, generate_answers
 from doratune.evaluation.likelihood import score_candidates
+from doratune.evaluation.merge import ROWS
 from doratune.evaluation.target import Target, find_trained, load_target
 from doratune.records.answers import count_rows, counted
 from doratune.records.layout import (
@@ -79,7 +80,8 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
     if not overwrite:
         for rows in tasks:
             _refuse_repeated(held, rows.task.name, fmt, config)
-    target = load_target(config, found)
+    first = [one.prompt + one.candidates[one.gold] for one in tasks[0].examples[:ROWS]]
+    target = load_target(config, found, first)
     record = held or target.record
     for rows in tasks:
         evaluation, predictions = _evaluate_task(target, rows, config, fmt)

@@ -118,7 +118,7 @@ class _FiniteLogits(LogitsProcessor):
     def __init__(self, examples: Sequence[Example], num_beams: int) -> None:
         self._examples, self._num_beams = examples, num_beams
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         # A softmax of NaN or of +inf is NaN in every place; a token may rightly have the logit -inf.
         broken = ~torch.isfinite(scores.amax(dim=-1))
         if broken.any():

@@ -11,6 +11,7 @@ from doratune.peft.adapted import (
     adapter_parameters,
     dora_norms,
     parameter_kind,
+    shared_layers,
     uses_dora,
 )
 from doratune.peft.automatic import disable_automatically, enable_automatically
@@ -29,5 +30,6 @@ __all__ = [
     "enable_automatically",
     "hold_norms",
     "parameter_kind",
+    "shared_layers",
     "uses_dora",
 ]

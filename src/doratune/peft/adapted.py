@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from peft import PeftModel
@@ -15,6 +16,17 @@ def adapted_modules(model: nn.Module) -> set[nn.Module]:
     """The layers of a model that have an adapter of any kind, and all modules in them."""
     layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
     return {part for layer in layers for part in layer.modules()}
+
+
+def shared_layers(model: nn.Module) -> list[str]:
+    """Names, in the base, of adapted layers whose weight another module uses too, as tied embeddings do."""
+    users = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    return [
+        name.removeprefix("base_model.model.")
+        for name, layer in model.named_modules()
+        if isinstance(layer, BaseTunerLayer)
+        and any(users[id(one)] > 1 for one in layer.get_base_layer().parameters(recurse=False))
+    ]
 
 
 def adapter_of(layer: nn.Module, name: str = "default") -> dict[str, nn.Parameter]:

@@ -23,6 +23,7 @@ from doratune.models.context import positions
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model
 from doratune.models.precision import resolve_dtype
+from doratune.peft.load import fill_adapter
 from doratune.records.layout import CHECKPOINTS_NAME, weights_path, write_record
 from doratune.records.run import ChangeRecord, ParameterCount, RunRecord, TrainingRecord
 from doratune.speedups import SpeedupReport, speed_up
@@ -84,6 +85,8 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     parameters, start = _parameter_count(model), starting_point(model)
     if checkpoint is None:
         run_directory.start(config)
+    elif isinstance(trainer.model, PeftModel):
+        fill_adapter(trainer.model, checkpoint)  # transformers passes over what does not match
     logger.info("training %s on %d rows with %s", config.method, len(rows), base.source)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:

@@ -25,8 +25,9 @@ def in_float64(model: PreTrainedModel) -> torch.Tensor:
     """What the model's last hidden states, rounded as they are, come to by its own head in float64."""
     with torch.no_grad():
         hidden = model.model(IDS).last_hidden_state
-        head = copy.deepcopy(model.get_output_embeddings()).double()
-        return head(hidden.double())
+        head = model.get_output_embeddings()
+        assert head is not None
+        return copy.deepcopy(head).double()(hidden.double())
 
 
 def biased(model: PreTrainedModel) -> PreTrainedModel:
@@ -46,7 +47,8 @@ PLAIN: dict[str, Callable[[], PreTrainedModel]] = {
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("kind", PLAIN)
 def test_a_plain_head(kind: str, dtype: torch.dtype) -> None:
-    model = PLAIN[kind]().to(dtype).requires_grad_(False)
+    model = PLAIN[kind]().requires_grad_(False)
+    model.to(dtype=dtype)  # pyright: ignore[reportCallIssue]
     wanted, before = in_float64(model), model(IDS).logits
     with float32_head(model):
         logits = model(IDS).logits
@@ -89,9 +91,9 @@ def test_what_a_model_does_with_its_logits_is_in_float32_too(dtype: torch.dtype)
         num_key_value_heads=2,
         head_dim=8,
         final_logit_softcapping=5.0,
-        attn_implementation="eager",
     )
-    model = Gemma2ForCausalLM(config).eval().to(dtype).requires_grad_(False)
+    model = Gemma2ForCausalLM(config).eval().requires_grad_(False)
+    model.to(dtype=dtype)  # pyright: ignore[reportCallIssue]
     wanted = 5 * torch.tanh(in_float64(model) / 5)
     with float32_head(model):
         logits = model(IDS).logits
