@@ -119,7 +119,7 @@ def first_of(keys: Sequence[str]) -> str:
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             "the adapter's configuration cannot be read", where=str(path), got=str(error)
         ) from error
