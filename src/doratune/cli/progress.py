@@ -72,7 +72,7 @@ class StudyProgress:
             if outcome.interrupted
             else "failed"
             if outcome.error
-            else "diverged, which counts as a lost try,"
+            else "diverged"
             if outcome.diverged
             else "done"
         )

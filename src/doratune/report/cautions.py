@@ -41,7 +41,9 @@ def why_lost(runs: Sequence[DivergedRun]) -> str:
     tried = ", ".join(map(numbers.learning_rate, rates))
     if any(run.trial for run in runs) and len(rates) > 1:
         return f"training diverged with every learning rate that was tried ({tried})"
-    return f"training diverged with every seed at the learning rate {tried}"
+    return (
+        f"training diverged at the learning rate {tried} with {_listed(sorted({run.seed for run in runs}))}"
+    )
 
 
 def _diverged(named: NamedCell) -> Iterator[str]:

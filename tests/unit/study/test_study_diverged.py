@@ -113,9 +113,10 @@ def test_a_cell_of_which_nothing_is_left(tmp_path: Path, rates: list[float]) -> 
     record = run(tmp_path, runner, learning_rates=rates, tasks=tasks)
     (cell,) = record.cells
     assert cell.arms == [] and cell.base is not None and record.pending == []
-    what = "learning rate that was tried (1e-4, 1e-3)" if len(rates) > 1 else "seed at the learning rate 1e-3"
+    every = "with every learning rate that was tried (1e-4, 1e-3)"
+    what = every if len(rates) > 1 else "at the learning rate 1e-3 with seeds 0, 1"
     for arm in ("LoRA", "DoRA"):
-        said(record, f"{arm} has no result, as training diverged with every {what}.")
+        said(record, f"{arm} has no result, as training diverged {what}.")
 
 
 def test_a_seed_that_diverges_is_left_out_and_said(tmp_path: Path) -> None:
