@@ -65,6 +65,25 @@ CASES = {
         lambda: ["--task", "sample-boolq", "--targets", "q_prog", "--warmup-steps", "0"],
         ["q_prog", "did you mean q_proj"],
     ),
+    **{
+        f"a target that is {what}": (
+            lambda names=names: ["--task", "sample-boolq", "--targets", *names, "--warmup-steps", "0"],
+            ["--targets", got, expected],
+        )
+        for what, names, got, expected in (
+            (
+                "a norm",
+                ["q_proj", "input_layernorm"],
+                "input_layernorm (LlamaRMSNorm)",
+                "linear layers",
+            ),
+            ("an MLP", ["mlp", "q_proj"], "got: mlp (LlamaMLP)\n", "linear layers"),
+            ("an attention block", ["self_attn"], "self_attn (LlamaAttention)", "linear layers"),
+            ("a list of layers", ["layers"], "layers (ModuleList)", "linear layers"),
+            ("the head", ["q_proj", "lm_head"], "lm_head", "the head cannot have an adapter"),
+            ("nothing", [], "no name", "there is no layer to adapt"),
+        )
+    },
     "warm-up longer than the run": (
         lambda: ["--task", "sample-boolq", "--rows", "16", "--warmup-steps", "2"],
         ["2 warm-up steps of 2"],

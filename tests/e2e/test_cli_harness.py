@@ -210,6 +210,52 @@ def test_an_adapter_that_stays_beside_its_base(cli: Cli, run: Path) -> None:
     assert any(score % 2**-7 for row in found for score in row)  # the sums themselves are not rounded to it
 
 
+def test_logits_are_float32_whatever_the_type_of_the_model(
+    cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    seen: set[str] = set()
+    call: Any = vars(HFLM)["_model_call"]
+
+    def looking(self: object, *args: object, **kwargs: object) -> Any:
+        logits = call(self, *args, **kwargs)
+        seen.add(str(logits.dtype))
+        return logits
+
+    monkeypatch.setattr(HFLM, "_model_call", looking)
+    examples = cut_as_lm_eval_does(examples_of("sample-winogrande", 4))
+    flags = ["--harness", "lm-eval", "--dtype", "bfloat16", "--task", write_task("options", examples)]
+    assert cli("eval", run, *flags).code == 0
+    assert seen == {"torch.float32"}
+    scored = results_of(run, "options")["doratune"]["scored"]
+    assert (scored["weights"], scored["merged"], scored["dtype"]) == ("adapter", False, "bfloat16")
+
+
+@pytest.mark.parametrize("way", ["likelihood", "generate", "lm-eval"])
+def test_activations_that_overflow_are_an_error_in_every_protocol(
+    cli: Cli, tiny_model: Path, tmp_path: Path, way: str
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with torch.no_grad():
+        for layer in model.model.layers:  # finite themselves
+            layer.mlp.gate_proj.weight.mul_(1e25)
+            layer.mlp.up_proj.weight.mul_(1e25)
+    shutil.copytree(tiny_model, "large")
+    model.save_pretrained("large")
+    task = write_task("endings", cut_as_lm_eval_does(examples_of("sample-hellaswag", 4)))
+    harness = ["--harness", "lm-eval", "--task", task]
+    ours = ["--task", "sample-boolq", "--limit", 4, "--protocol", way]
+    outcome = cli("eval", "large", *(harness if way == "lm-eval" else ours), "--output", "out")
+    assert outcome.code == 1
+    assert "weights or activations are not finite" in outcome.err and "mask" not in outcome.err
+    assert ("row " in outcome.err) == (way != "lm-eval")
+    assert not list(Path("out").rglob("*.json*"))
+
+
 def test_what_is_written_and_when_it_is_refused(cli: Cli, run: Path) -> None:
     task = write_task("endings", cut_as_lm_eval_does(examples_of("sample-hellaswag")))
     record = (run / "record.json").read_text()

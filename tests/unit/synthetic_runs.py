@@ -42,6 +42,7 @@ def evaluation(task: str, flags: list[bool], **changes: Any) -> dict[str, Any]:
         "metric": "accuracy",
         "rows": rows,
         "correct": correct,
+        "tied": None,
         "accuracy": correct / rows,
         "interval": wilson(correct, rows),
         "accuracy_raw": correct / rows,
@@ -62,6 +63,7 @@ def evaluation(task: str, flags: list[bool], **changes: Any) -> dict[str, Any]:
         "limit": None,
         "speedups": [],
         "other_base": None,
+        "scored": None,
     }
     return entry | changes
 

@@ -141,6 +141,24 @@ def _shared_memory_of() -> bool:
     return of_engine.shared_memory_of(torch.cuda.get_device_properties(0)) > 0
 
 
+def _wrapped_forward() -> bool:
+    """accelerate keeps a module's own forward pass where we look for it."""
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    layer = nn.Linear(2, 2)
+    plain = of_evaluation.forward_name(layer)
+    add_hook_to_module(layer, ModelHook())
+    setattr(layer, of_evaluation.forward_name(layer), lambda _: "ours")
+    return plain == "forward" and layer(torch.ones(2)) == "ours"
+
+
+def _four_bit_compute_dtype() -> bool:
+    bnb = pytest.importorskip("bitsandbytes", reason="needs the extra doratune[bnb]")
+    layer = bnb.nn.Linear4bit(64, 2, compute_dtype=torch.bfloat16)
+    of_evaluation.set_compute_dtype(layer, torch.float32)
+    return layer.compute_dtype == torch.float32 and hasattr(layer, "compute_type_is_set")
+
+
 CANARIES = {
     "CHECKPOINT": lambda: importlib.import_module(of_engine.CHECKPOINT).checkpoint is checkpoint,
     "saves_for_checkpoint": _saves_for_checkpoint,
@@ -157,6 +175,8 @@ CANARIES = {
     "serialised": lambda: of_evaluation.serialised({1}) is not None,
     "runs_programs": lambda: _asks_tasks_for("UNSAFE_CODE"),
     "is_multimodal": lambda: _asks_tasks_for("MULTIMODAL"),
+    "forward_name": _wrapped_forward,
+    "set_compute_dtype": _four_bit_compute_dtype,
     "name_of": lambda: (
         hasattr(pytest.importorskip("lm_eval.api.task").ConfigurableTask, "task_name")
         or "task_name" in inspect.getsource(importlib.import_module("lm_eval.api.task"))

@@ -33,9 +33,9 @@ class Base:
     """
 
     def __init__(self, record: ModelRecord) -> None:
-        folder = weights_folder(record.name)
-        self._files = WeightFiles(folder)
-        skeleton = _skeleton(folder)
+        self._folder = weights_folder(record.name)
+        self._files = WeightFiles(self._folder)
+        skeleton = self.skeleton()
         self.linear = [name for name, module in skeleton.named_modules() if isinstance(module, nn.Linear)]
         names = [name for name, _ in skeleton.named_parameters()]
         fingerprint = fingerprint_of(names, only_finite(self._files.rows, record.name))
@@ -51,6 +51,10 @@ class Base:
         if found.note:
             logger.warning(found.note)
 
+    def skeleton(self) -> nn.Module:
+        """The model's modules and shapes, with no memory for its weights."""
+        return _skeleton(self._folder)
+
     def of_kinds(self, kinds: list[str]) -> list[str]:
         """The linear layers whose name ends with one of ``kinds``."""
         return [name for name in self.linear if any(f".{name}".endswith(f".{kind}") for kind in kinds)]
@@ -65,7 +69,6 @@ class Base:
 
 
 def _skeleton(folder: Path) -> nn.Module:
-    """The model's modules and shapes, with no memory for its weights."""
     try:
         config = AutoConfig.from_pretrained(str(folder))
         with torch.device("meta"):

@@ -10,7 +10,7 @@ import importlib
 import sys
 
 from doratune import __version__
-from doratune.cli.output import quieten_imports
+from doratune.cli.library_messages import show_library_logs
 from doratune.errors import DoratuneError, InputError, did_you_mean
 
 VERBS = {
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
                 fix=did_you_mean(verb, VERBS, form="doratune {}") or "see doratune --help",
             )
         if verb != "run":  # a script decides by itself
-            quieten_imports()
+            show_library_logs()
         done = importlib.import_module(f"doratune.cli.{verb}").main(rest)
     except DoratuneError as error:
         print(f"doratune: {error.message}", file=sys.stderr)

@@ -115,6 +115,29 @@ def linear(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
     return pytorch_linear(x, W, bias)
 
 
+def linear_in_float32(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
+    """``x Wᵀ + bias`` in float32 of bfloat16 or float16, without a float32 copy of W.
+
+    Computes no gradients and expects autocast to be off.
+
+    Args:
+        x: (n, d_in), floating.
+        W: (d_out, d_in), floating.
+        bias: (d_out,), floating, or None.
+
+    Returns:
+        (n, d_out), float32, rounded nowhere else.
+
+    Raises:
+        RuntimeError: From PyTorch, if the shapes do not fit.
+    """
+    if x.is_cuda and x.dtype == W.dtype != torch.float32:
+        y = torch.mm(x, W.T, out_dtype=torch.float32)
+    else:
+        y = _widened(x, W.T, 1.0, None, dtype=torch.float32)
+    return y if bias is None else y.add_(bias)
+
+
 def frozen_linear(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
     """``x Wᵀ + bias`` with a gradient to x and the bias, for a weight that is not trained.
 
@@ -235,10 +258,12 @@ def _in_parts(a: Tensor, b: Tensor) -> Tensor:
     return product
 
 
-def _widened(a: Tensor, b: Tensor, alpha: float, onto: Tensor | None) -> Tensor:
-    """``matmul``, block by block in float32 and rounded once."""
+def _widened(
+    a: Tensor, b: Tensor, alpha: float, onto: Tensor | None, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    """``matmul``, block by block in float32 and rounded once, to ``dtype`` or else to that of ``a``."""
     (n, k), p = a.shape, b.shape[1]
-    total = a.new_empty(n, p) if onto is None else onto
+    total = a.new_empty(n, p, dtype=dtype) if onto is None else onto
     height = max(1, ROWS_ELEMENTS // max(1, k))
     with autocast_off(a.device):
         for a_rows, total_rows in zip(a.split(height), total.split(height), strict=True):

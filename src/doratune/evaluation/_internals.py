@@ -1,4 +1,4 @@
-"""The undocumented names of transformers and lm-eval that an evaluation touches, all of them.
+"""The undocumented names of other libraries that an evaluation touches, all of them.
 
 lm-eval is optional, so its names are imported where they are used. ``tests/unit/test_internals.py`` fails by
 name when an upgrade moves one.
@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import nn
+
 # The name of a model's attention implementation.
 from doratune.speedups._internals import attention_implementation
 
@@ -16,7 +19,16 @@ if TYPE_CHECKING:
     from lm_eval.api.group import Group
     from lm_eval.api.task import Task
 
-__all__ = ["attention_implementation", "is_multimodal", "name_of", "runs_programs", "serialised", "table"]
+__all__ = [
+    "attention_implementation",
+    "forward_name",
+    "is_multimodal",
+    "name_of",
+    "runs_programs",
+    "serialised",
+    "set_compute_dtype",
+    "table",
+]
 
 
 def table(results: Mapping[str, Any], part: str) -> str:
@@ -46,3 +58,15 @@ def is_multimodal(task: Task) -> bool:
 def name_of(item: Task | Group) -> str:
     """The name of a task or a group."""
     return str(getattr(item, "task_name", None) or item.name)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def forward_name(module: nn.Module) -> str:
+    """The attribute that holds a module's own forward pass: accelerate, which moves weights, wraps it."""
+    return "_old_forward" if hasattr(module, "_hf_hook") else "forward"
+
+
+def set_compute_dtype(module: nn.Module, dtype: torch.dtype) -> None:
+    """Set the type that a 4-bit layer of bitsandbytes computes in; leave other modules alone."""
+    if getattr(module, "compute_dtype", None) is not None:
+        module.compute_dtype = dtype
+        module.compute_type_is_set = True

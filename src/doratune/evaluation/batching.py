@@ -16,7 +16,9 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from doratune.data.encode import encode_prompts
 from doratune.data.examples import Example
-from doratune.errors import InputError
+from doratune.errors import DoratuneError, InputError
+from doratune.evaluation.float32_head import float32_head
+from doratune.models.context import attention_window, positions
 from doratune.peft import hold_norms
 
 Progress = Callable[[int], None]
@@ -30,11 +32,14 @@ def base_model(model: torch.nn.Module) -> PreTrainedModel:
 
 @contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """No gradients, no dropout and DoRA's norms as they are now; training mode is restored afterwards."""
+    """No gradients, no dropout, DoRA's norms as they are now and logits in float32.
+
+    Training mode and the model's own head are restored afterwards.
+    """
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), hold_norms(model):
+        with torch.inference_mode(), float32_head(base_model(model)), hold_norms(model):
             yield
     finally:
         model.train(was_training)
@@ -43,6 +48,17 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
 def row_name(example: Example) -> str:
     """Where an example is from, for messages; rows are counted from 1 there."""
     return f"row {example.row + 1}" + (f" of task {example.task}" if example.task else "")
+
+
+def not_finite(where: str, what: str) -> DoratuneError:
+    """The error of scores or logits that are NaN or infinite, of what ``where`` names."""
+    return DoratuneError(
+        "the model's weights or activations are not finite, so it cannot be evaluated",
+        where=where,
+        got=what,
+        expected="finite numbers",
+        fix="train it again with a lower learning rate, or evaluate with --dtype float32",
+    )
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> list[list[int]]:
@@ -94,26 +110,30 @@ def repeated(cache: DynamicCache, rows: int) -> DynamicCache:
     return cache
 
 
-def check_lengths(model: PreTrainedModel, longest: int) -> None:
+def check_lengths(model: PreTrainedModel, examples: Sequence[Example], lengths: Sequence[int]) -> None:
     """Refuse sequences longer than the model's context.
 
     Args:
         model: The model.
-        longest: Tokens of the longest prompt with its answer.
+        examples: The rows.
+        lengths: Tokens of each one's prompt with its longest answer.
 
     Raises:
         InputError: If they exceed the model's sliding attention window or its positions.
     """
-    config = model.config.get_text_config()
     limits = {
-        "sliding attention window": getattr(config, "sliding_window", None),
-        "positions": getattr(config, "max_position_embeddings", None),
+        "sliding attention window": attention_window(model.config),
+        "positions": positions(model.config),
     }
     for name, limit in limits.items():
-        if limit is not None and longest > limit:
+        too_long = [row for row, length in enumerate(lengths) if limit is not None and length > limit]
+        if too_long:
+            first = too_long[0]
             raise InputError(
                 f"a row is longer than the model's {name}",
-                got=f"{longest} tokens with its answer",
+                where=row_name(examples[first]),
+                got=f"{lengths[first]} tokens with its answer; {len(too_long)} of {len(examples)} rows are "
+                f"longer, the longest has {max(lengths)}",
                 expected=f"at most {limit}",
                 fix="leave the long rows out, or take a model with a longer context",
             )

@@ -36,7 +36,7 @@ class EvalConfig(Settings):
     allow_other_base: bool = False
     """Evaluate an adapter also on a base model with other weights than it was trained on."""
     dtype: Dtype = "auto"
-    """Type of the weights; auto: that of the run, else what the hardware is fast at."""
+    """Type of the weights; auto: on a CPU float32, on a GPU that of the run, else what it is fast at."""
     load_in_4bit: bool = False
     """Load a base model in 4 bits; a run that was trained so is loaded so anyway."""
     speedups: OnOff | None = None

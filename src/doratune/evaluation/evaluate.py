@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,9 @@ from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.generate import extract_answer, generate_answers
 from doratune.evaluation.likelihood import score_candidates
+from doratune.evaluation.merge import ROWS
 from doratune.evaluation.target import Target, find_trained, load_target
+from doratune.records.answers import count_rows, counted
 from doratune.records.base_model import compare_base_models
 from doratune.records.layout import (
     is_recorded,
@@ -78,7 +81,8 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
     if not overwrite:
         for rows in tasks:
             _refuse_repeated(held, rows.task.name, fmt, config)
-    target = load_target(config, found)
+    first = [one.prompt + one.candidates[one.gold] for one in tasks[0].examples[:ROWS]]
+    target = load_target(config, found, first)
     if held is not None:
         _refuse_other_target(held, target.record, where=str(target.output))
     record = held or target.record
@@ -152,8 +156,8 @@ def _evaluate_task(
     with _progress(rows.task.name, len(rows.examples)) as advance:
         predictions = answer(target, rows, config, metric, advance)
     seconds = time.perf_counter() - started
-    correct = sum(one["correct"] for one in predictions)
-    accuracy = accuracy_with_interval(correct, len(predictions))
+    answers = count_rows(predictions, metric)
+    accuracy = accuracy_with_interval(answers.total, len(predictions))
     evaluation = Evaluation(
         task=rows.task.name,
         sample=rows.task.sample,
@@ -161,7 +165,8 @@ def _evaluate_task(
         protocol=config.protocol,
         metric=metric,
         rows=len(predictions),
-        correct=correct,
+        correct=answers.right,
+        tied=answers.tied,
         accuracy=accuracy.value,
         interval=(accuracy.low, accuracy.high),
         accuracy_raw=_share(predictions, rows.examples, "scores"),
@@ -180,11 +185,23 @@ def _evaluate_task(
         ),
         limit=config.limit,
         speedups=list(target.speedups),
+        scored=target.scored,
         other_base=target.other_base,
     )
     logger.info(
-        "%s: %d of %d rows right (%.1f %%)", rows.task.name, correct, len(predictions), 100 * accuracy.value
+        "%s: %d of %d rows right (%.1f %%)",
+        rows.task.name,
+        answers.right,
+        len(predictions),
+        100 * accuracy.value,
     )
+    if answers.many_tied:
+        logger.warning(
+            "%s: on %d of %d rows several candidates have the best score, so they count in part",
+            rows.task.name,
+            answers.tied,
+            len(predictions),
+        )
     return evaluation, predictions
 
 
@@ -196,13 +213,16 @@ def _answer_by_likelihood(
     )
     predictions = []
     for example, score in zip(rows.examples, scores, strict=True):
-        best = _argmax(score.normalised if metric == "accuracy_norm" else score.raw)
+        judged = score.normalised if metric == "accuracy_norm" else score.raw
+        found = counted(judged, example.gold)
         predictions.append(
             {
                 "row": example.row,
                 "answer": example.labels[example.gold],
-                "prediction": example.labels[best],
-                "correct": best == example.gold,
+                "prediction": example.labels[judged.index(max(judged))],  # the first of those that tie
+                "correct": found.credit == 1,
+                "tied": found.tied,
+                "credit": found.credit,
                 "scores": list(score.raw),
                 "scores_norm": list(score.normalised),
                 "text": None,
@@ -220,12 +240,15 @@ def _answer_by_generation(
     predictions = []
     for example, text in zip(rows.examples, texts, strict=True):
         prediction = extract_answer(text, rows.task.pattern, example.labels)
+        correct = prediction == example.labels[example.gold]
         predictions.append(
             {
                 "row": example.row,
                 "answer": example.labels[example.gold],
                 "prediction": prediction,
-                "correct": prediction == example.labels[example.gold],
+                "correct": correct,
+                "tied": None,
+                "credit": float(correct),
                 "scores": None,
                 "scores_norm": None,
                 "text": text,
@@ -238,18 +261,21 @@ def _share(predictions: list[dict[str, Any]], examples: list[Example], key: str)
     """The accuracy by the scores under ``key``, or None where there are none."""
     if predictions[0][key] is None:
         return None
-    right = sum(_argmax(one[key]) == example.gold for one, example in zip(predictions, examples, strict=True))
-    return right / len(predictions)
-
-
-def _argmax(scores: Any) -> int:
-    return max(range(len(scores)), key=lambda index: scores[index])
+    credits = [
+        counted(one[key], example.gold).credit for one, example in zip(predictions, examples, strict=True)
+    ]
+    return math.fsum(credits) / len(credits)
 
 
 @contextmanager
 def _progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"evaluating {label}", total=total)
         yield lambda rows: bar.advance(task, rows)

@@ -12,7 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from doratune.data.examples import Example
 from doratune.errors import InputError
@@ -23,9 +30,11 @@ from doratune.evaluation.batching import (
     check_lengths,
     common_prefix,
     evaluation_mode,
+    not_finite,
     prefix_cache,
     prompt_ids,
     repeated,
+    row_name,
 )
 
 
@@ -57,6 +66,7 @@ def generate_answers(
     Raises:
         InputError: If a prompt has no tokens or is too long for the model, or neither the tokenizer nor the
             model names an end-of-sequence token.
+        DoratuneError: If the logits of a row are not finite.
     """
     if not examples:
         return []
@@ -64,13 +74,14 @@ def generate_answers(
     settings = _generation_settings(base, tokenizer, num_beams, max_new_tokens)
     prompts = prompt_ids(tokenizer, examples)
     lengths = [len(prompt) for prompt in prompts]
-    check_lengths(base, max(lengths) + max_new_tokens)
+    check_lengths(base, examples, [length + max_new_tokens for length in lengths])
     texts = [""] * len(examples)
     with evaluation_mode(model), _own_settings_aside(base):
         prefix = common_prefix(prompts)
         cache = prefix_cache(base, prefix)
         for batch in batches_by_length(lengths, batch_size):
-            answers = _generate_batch(base, cache, prefix, [prompts[row] for row in batch], settings)
+            check = _FiniteLogits([examples[row] for row in batch], num_beams)
+            answers = _generate_batch(base, cache, prefix, [prompts[row] for row in batch], settings, check)
             for row, answer in zip(batch, answers, strict=True):
                 texts[row] = tokenizer.decode(answer, skip_special_tokens=True)  # type: ignore[assignment]
             if progress is not None:
@@ -94,6 +105,26 @@ def extract_answer(text: str, pattern: str, labels: Collection[str]) -> str | No
     if match is None or match.group() not in labels:
         return None
     return match.group()
+
+
+class _FiniteLogits(LogitsProcessor):
+    """Refuses to go on from logits that are not finite: a search over them ends somewhere, too.
+
+    Args:
+        examples: The rows of the batch.
+        num_beams: Sequences of each.
+    """
+
+    def __init__(self, examples: Sequence[Example], num_beams: int) -> None:
+        self._examples, self._num_beams = examples, num_beams
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        # A softmax of NaN or of +inf is NaN in every place; a token may rightly have the logit -inf.
+        broken = ~torch.isfinite(scores.amax(dim=-1))
+        if broken.any():
+            row = int(broken.nonzero()[0, 0]) // self._num_beams
+            raise not_finite(row_name(self._examples[row]), "logits that are NaN or infinite")
+        return scores
 
 
 def _generation_settings(
@@ -136,6 +167,7 @@ def _generate_batch(
     prefix: list[int],
     prompts: list[list[int]],
     settings: GenerationConfig,
+    check: LogitsProcessor,
 ) -> list[list[int]]:
     """New token ids of each row, cut before the first end-of-sequence token; ``cache`` holds the prefix."""
     width = max(map(len, prompts))
@@ -151,7 +183,11 @@ def _generate_batch(
     rows_cache = _prefill(model, repeated(cache, len(prompts)), len(prefix), ids[:, :-1], mask[:, :-1])
     rows_cache.batch_repeat_interleave(settings.num_beams)
     output = model.generate(  # type: ignore[operator]
-        input_ids=ids, attention_mask=mask, past_key_values=rows_cache, generation_config=settings
+        input_ids=ids,
+        attention_mask=mask,
+        past_key_values=rows_cache,
+        generation_config=settings,
+        logits_processor=LogitsProcessorList([check]),
     )
     return [_until_end(row, settings.eos_token_id) for row in output[:, width:].tolist()]  # type: ignore[arg-type]
 

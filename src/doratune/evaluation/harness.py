@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+from transformers import PreTrainedModel
+
 from doratune import __version__
 from doratune.errors import DoratuneError, InputError, did_you_mean
 from doratune.evaluation._internals import is_multimodal, name_of, runs_programs, serialised, table
-from doratune.evaluation.batching import evaluation_mode
+from doratune.evaluation.batching import base_model, evaluation_mode, not_finite
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.target import Target, find_trained, load_target, output_folder
 from doratune.hub import hub_or_cache, offline
@@ -62,7 +66,7 @@ def evaluate_with_lm_eval(config: EvalConfig, *, overwrite: bool = False) -> dic
 
     Raises:
         InputError: lm-eval is not installed, or the target or a task cannot be used.
-        DoratuneError: The rows of a task cannot be had.
+        DoratuneError: The rows of a task cannot be had, or the model's logits are not finite.
     """
     _require_lm_eval()
     if not config.task:
@@ -185,10 +189,11 @@ def _evaluate_task(target: Target, requested: _Requested, config: EvalConfig, fo
         pretrained=target.model,
         tokenizer=target.tokenizer,
         batch_size=config.batch_size,
-        # The default takes probabilities in the weights' type: in bfloat16 many answers would tie.
+        # The logits are float32 in ``evaluation_mode``; by default their softmax need not be.
         softmax_dtype="float32",
     )
-    with evaluation_mode(target.model):
+    where = f"{config.target}, {requested.name}"
+    with evaluation_mode(target.model), _refusing_not_finite(base_model(target.model), where):
         found = simple_evaluate(
             model=wrapped,
             tasks=requested.items,
@@ -200,11 +205,30 @@ def _evaluate_task(target: Target, requested: _Requested, config: EvalConfig, fo
     results = {"doratune": _provenance(target, config), **found}
     for name, rows in samples.items():
         lines = [json.dumps(row, ensure_ascii=False, default=serialised) for row in rows]
-        write_text_atomic(folder / f"samples_{name}.jsonl", "".join(f"{line}\n" for line in lines))
+        file = f"samples_{name}.jsonl".replace("/", "_")  # a task of the user's own may have any name
+        write_text_atomic(folder / file, "".join(f"{line}\n" for line in lines))
     # NaN and infinities are written as lm-eval writes them: they are no reason to lose hours of its work.
     text = json.dumps(results, indent=2, ensure_ascii=False, default=serialised)
     write_text_atomic(folder / RESULTS_NAME, text + "\n")
     return json.loads(text)
+
+
+@contextmanager
+def _refusing_not_finite(model: PreTrainedModel, where: str) -> Iterator[None]:
+    """Refuse logits that are NaN or infinite: lm-eval would count what they come to."""
+
+    def look(_head: object, _inputs: object, logits: torch.Tensor) -> None:
+        # A token may rightly have the logit -inf.
+        if not torch.isfinite(logits.amax()):
+            raise not_finite(where, "logits that are NaN or infinite")
+
+    head = model.get_output_embeddings()
+    handle = None if head is None else head.register_forward_hook(look)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def _provenance(target: Target, config: EvalConfig) -> dict[str, Any]:
@@ -214,5 +238,6 @@ def _provenance(target: Target, config: EvalConfig) -> dict[str, Any]:
         "target": config.target,
         "method": target.record.method,
         "model": (target.other_base or target.record.model).to_dict(),
+        "scored": target.scored.to_dict(),
         "speedups": [one.to_dict() for one in target.speedups],
     }

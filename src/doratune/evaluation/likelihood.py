@@ -2,7 +2,8 @@
 
     log p(candidate | prompt) = sum over the candidate's tokens of log p(token | prompt, tokens before it)
 
-in float32, without an end-of-sequence token. "Normalised": divided by the candidate's length in UTF-8 bytes.
+with the head and all after it in float32, without an end-of-sequence token. "Normalised": divided by the
+candidate's length in UTF-8 bytes.
 
 The prompt is run once and shared by its candidates. They follow it in the same sequence as a tree of tokens
 (``tree.py``); a 4D attention mask lets each tree node see the prompt and its own ancestors only, and its
@@ -13,6 +14,7 @@ position goes on from the prompt's length. The layout of a row, of which the pre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +32,7 @@ from doratune.evaluation.batching import (
     check_lengths,
     common_prefix,
     evaluation_mode,
+    not_finite,
     prefix_cache,
     prompt_ids,
     repeated,
@@ -74,8 +77,8 @@ def score_candidates(
     Raises:
         InputError: If a prompt or candidate has no tokens, a row has no candidates or is too long for the
             model, or the attention implementation takes no 4D mask.
-        DoratuneError: If the model does not follow the 4D mask: one row of the first batch is scored again
-            candidate by candidate, and must come out the same.
+        DoratuneError: If a score is not finite, or the model does not follow the 4D mask: one row of the
+            first batch is scored again candidate by candidate, and must come out the same.
     """
     if not examples:
         return []
@@ -86,7 +89,7 @@ def score_candidates(
     trees = [candidate_tree(row) for row in candidates]
     lengths = [len(prompt) + len(tree.tokens) for prompt, tree in zip(prompts, trees, strict=True)]
     longest = [len(prompt) + max(map(len, row)) for prompt, row in zip(prompts, candidates, strict=True)]
-    check_lengths(base, max(longest))
+    check_lengths(base, examples, longest)
     raw: list[list[float]] = [[] for _ in examples]
     with evaluation_mode(model):
         prefix = common_prefix(prompts)
@@ -95,6 +98,8 @@ def score_candidates(
             rests = [prompts[row][len(prefix) :] for row in batch]
             scores = _score_batch(base, cache, len(prefix), rests, [trees[row] for row in batch])
             for row, row_scores in zip(batch, scores, strict=True):
+                if not all(map(math.isfinite, row_scores)):
+                    raise not_finite(row_name(examples[row]), f"log-probabilities {row_scores}")
                 raw[row] = row_scores
             if number == 0:
                 # The shortest row has the most padding, so it depends on the mask the most.
@@ -217,13 +222,19 @@ def _check_scores(
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(candidate) + 1).logits[0, :-1]
         wanted = torch.log_softmax(logits.float(), dim=-1)[range(len(candidate)), candidate].sum().item()
         # Rounding moves a score by less than this (measured in bfloat16: 0.06), a mask that is not followed
-        # by more.
-        tolerance = (1e-2 if logits.dtype == torch.float32 else 0.25) * max(1.0, abs(wanted))
-        if not abs(score - wanted) <= tolerance:
+        # by more. It is the rounding of the hidden states that counts: the head is computed in float32.
+        rounding = 1e-2 if model.dtype == torch.float32 else 0.25
+        tolerance = rounding * max(1.0, abs(wanted))
+        if not math.isfinite(wanted):
+            raise not_finite(
+                row_name(example), f"log-probability {wanted} of a candidate that is scored alone"
+            )
+        if abs(score - wanted) > tolerance:
+            name = str(model.dtype).removeprefix("torch.")
             raise DoratuneError(
                 "the model does not follow the attention mask that protocol likelihood gives it",
                 where=f"{type(model).__name__}, {row_name(example)}",
                 got=f"log-probability {score:.4f} with the prompt shared between candidates",
-                expected=f"{wanted:.4f}, as with one candidate at a time",
+                expected=f"{wanted:.4f} to within {tolerance:.2g} ({name}), as with one candidate at a time",
                 fix="use protocol generate for this model",
             )

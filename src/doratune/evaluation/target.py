@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import datetime
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from doratune.environment import describe_environment
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
+from doratune.evaluation.merge import merge, merge_obstacle
 from doratune.models.fingerprint import model_record
-from doratune.models.load import LoadedModel, load_model
+from doratune.models.load import LoadedModel, load_model, on_cpu
 from doratune.peft import adapter_parameters, enable, uses_dora
+from doratune.peft.adapter_file import read_adapter_config
+from doratune.peft.load import load_adapter
 from doratune.records.base_model import compare_base_models
 from doratune.records.layout import (
     ADAPTER_CONFIG,
@@ -30,10 +34,25 @@ from doratune.records.layout import (
     read_record,
     trained_weights,
 )
-from doratune.records.run import Method, ModelRecord, ParameterCount, RunRecord, SpeedupRecord
+from doratune.records.run import (
+    Method,
+    ModelRecord,
+    ParameterCount,
+    RunRecord,
+    ScoredRecord,
+    ScoredWeights,
+    SpeedupRecord,
+)
 from doratune.speedups import speed_up
 
 logger = logging.getLogger(__name__)
+
+TEXTS = (
+    "The capital of France is Paris, and the capital of Italy is Rome.",
+    "Question: is the sky blue on a clear day? Answer: yes, it is.",
+    "def add(a, b):\n    return a + b\n",
+)
+"""What a merged model is asked where no rows are at hand."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +64,9 @@ class Target:
         tokenizer: Its tokenizer.
         record: The record that evaluations are added to.
         output: The folder of that record.
+        scored: What it is made of, for the record of each evaluation.
         speedups: What was sped up in the model.
+        apart: Why the adapter was not merged, if there is one and it was not.
         other_base: The base model, where it is not the one of the record.
     """
 
@@ -53,7 +74,9 @@ class Target:
     tokenizer: PreTrainedTokenizerBase
     record: RunRecord
     output: Path
+    scored: ScoredRecord
     speedups: tuple[SpeedupRecord, ...] = ()
+    apart: str | None = None
     other_base: ModelRecord | None = None
 
 
@@ -116,24 +139,27 @@ def output_folder(config: EvalConfig, found: Found) -> Path:
     return config.output or found.run or Path("runs") / f"eval-{name}"
 
 
-def load_target(config: EvalConfig, found: Found) -> Target:
+def load_target(config: EvalConfig, found: Found, texts: Sequence[str] = TEXTS) -> Target:
     """Load what ``config.target`` names.
 
     An adapter is merged into a float32 base, which is exact to rounding and makes evaluation as fast as
-    the base; a base in lower precision or 4 bits would lose small changes in the merge, so there the adapter
-    is kept apart.
+    the base. It is kept apart from a base in lower precision or 4 bits, which would lose small changes, and
+    from one that uses an adapted weight twice, such as tied embeddings.
 
     Args:
         config: The evaluation's settings.
         found: What ``find_trained`` gives for it.
+        texts: What a merged model is asked to see that it answers as before.
 
     Returns:
         The model, sped up unless it should not be, its record so far and where that is written.
 
     Raises:
-        InputError: If nothing is found, or the adapter was trained for another base.
+        InputError: If nothing is found, the adapter cannot be used or was trained for another base.
+        DoratuneError: If merging the adapter changed the answers.
     """
-    target = _load_target(config, found)
+    target = _load_target(config, found, texts)
+    _log_scored(target)
     target.model.requires_grad_(False)
     trained_with = found.record.config.get("speedups") if found.record else None
     if (config.speedups or trained_with or "on") == "off":
@@ -141,27 +167,55 @@ def load_target(config: EvalConfig, found: Found) -> Target:
     return replace(target, speedups=tuple(speed_up(target.model, training=False).record()))
 
 
-def _load_target(config: EvalConfig, found: Found) -> Target:
+def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Target:
     run, record, adapter = found.run, found.record, found.adapter
     base = _load(config, record, found)
     if found.model is not None and run is not None and record is not None:
-        return Target(base.model, base.tokenizer, record, output_folder(config, found))
+        scored = _scored(base, "full", merged=False)
+        return Target(base.model, base.tokenizer, record, output_folder(config, found), scored)
     base_record = model_record(base)
     other_base = _other_base(config, record.model, base_record) if record is not None else None
     output = output_folder(config, found)
     if adapter is None:
         record = record or _new_record(config, base_record, "base", adapter=0)
-        return Target(base.model, base.tokenizer, record, output, other_base=other_base)
-    peft_model = _add_adapter(base, adapter)
+        scored = _scored(base, "base", merged=False)
+        return Target(base.model, base.tokenizer, record, output, scored, other_base=other_base)
+    peft_model = load_adapter(base.model, adapter)
     if record is None:
         method: Method = "dora" if uses_dora(peft_model) else "lora"
         record = _new_record(config, base_record, method, adapter=adapter_parameters(peft_model))
     if record.config.get("engine", "doratune") == "doratune":
         enable(peft_model)
-    exact = base.dtype == torch.float32 and not getattr(base.model, "is_loaded_in_4bit", False)
-    model: Any = peft_model.merge_and_unload() if exact else peft_model
-    logger.info("the adapter is %s", "merged into the base" if exact else "kept apart from the base")
-    return Target(model, base.tokenizer, record, output, other_base=other_base)
+    model: Any = peft_model
+    apart, difference = merge_obstacle(base, peft_model), None
+    if apart is None:
+        model, difference = merge(peft_model, base.tokenizer, texts)
+    scored = _scored(base, "adapter", merged=apart is None, difference=difference)
+    return Target(model, base.tokenizer, record, output, scored, apart=apart, other_base=other_base)
+
+
+def _log_scored(target: Target) -> None:
+    """Say what answers."""
+    base, scored = target.record.model.name, target.scored
+    if scored.weights == "base":
+        what = f"the base model {base}"
+    elif scored.weights == "full":
+        what = f"the fully fine-tuned model of base {base}"
+    elif scored.merged:
+        what = f"the adapter merged into the base {base}"
+    else:
+        what = f"the adapter beside the base {base} ({target.apart})"
+    difference = scored.merge_difference
+    merged = "" if difference is None else f"; merging moved a log-probability by at most {difference:.1g}"
+    logger.info("scored: %s, in %s%s", what, scored.dtype, merged)
+
+
+def _scored(
+    base: LoadedModel, weights: ScoredWeights, *, merged: bool, difference: float | None = None
+) -> ScoredRecord:
+    """What answers, as the record has it."""
+    dtype = str(base.dtype).removeprefix("torch.")
+    return ScoredRecord(weights=weights, merged=merged, merge_difference=difference, dtype=dtype)
 
 
 def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedModel:
@@ -179,32 +233,28 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
     elif record is not None:
         name = config.model or record.model.name
     elif adapter is not None:
-        name = config.model or PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path or ""
+        name = config.model or read_adapter_config(adapter).base_model_name_or_path or ""
         if not name:
             raise InputError(
                 "the adapter does not say what its base model is", where=str(adapter), fix="add --model"
             )
     else:
         name = config.target
-    return load_model(
+    in_4bit = config.load_in_4bit or bool(trained.get("load_in_4bit"))
+    # On a CPU in float32, as rounding in a bfloat16 body changes answers, of the weights rounded as they
+    # were in training. Those in 4 bits depend on the type that they are quantised from, so they keep it.
+    widened = config.dtype == "auto" and not in_4bit and on_cpu()
+    dtype = record.model.dtype if record and config.dtype == "auto" else config.dtype
+    if widened and dtype != "bfloat16":
+        dtype = "float32"
+    loaded = load_model(
         name,
-        dtype=record.model.dtype if record and config.dtype == "auto" else config.dtype,
-        load_in_4bit=config.load_in_4bit or bool(trained.get("load_in_4bit")),
+        dtype=dtype,
+        load_in_4bit=in_4bit,
         device_map=config.device_map or trained.get("device_map"),
         trust_remote_code=config.trust_remote_code,
     )
-
-
-def _add_adapter(base: LoadedModel, adapter: Path) -> PeftModel:
-    try:
-        return PeftModel.from_pretrained(base.model, str(adapter))
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            "the adapter does not fit this base model",
-            where=str(adapter),
-            got=f"base {base.name}: {str(error).strip().splitlines()[-1].strip()}",
-            fix="name the model it was trained on with --model",
-        ) from error
+    return replace(loaded, model=loaded.model.float(), dtype=torch.float32) if widened else loaded
 
 
 def _other_base(config: EvalConfig, trained_on: ModelRecord, loaded: ModelRecord) -> ModelRecord | None:

@@ -42,6 +42,13 @@ class LoadedModel:
     dtype: torch.dtype
 
 
+def on_cpu() -> bool:
+    """Whether this process's device is a CPU."""
+    from accelerate import PartialState
+
+    return torch.device(PartialState().device or "cpu").type == "cpu"
+
+
 def load_model(
     name: str,
     *,

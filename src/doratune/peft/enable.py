@@ -86,7 +86,7 @@ def enable(model: nn.Module, *, dropout: DropoutForm = "peft", detach_norm: bool
     taken: Counter[str] = Counter()
     left: Counter[tuple[str, str]] = Counter()
     for layer in layers:
-        peft_class, obstacle = _peft_class(layer), _obstacle(layer)
+        peft_class, obstacle = _peft_class(layer), layer_obstacle(layer)
         if obstacle is not None:
             left[peft_class.__name__, obstacle] += 1
             continue
@@ -127,7 +127,7 @@ def _require_options(layers: Sequence[LoraLayer], options: EngineOptions) -> Non
     for layer in layers:
         if not any(layer.use_dora.get(name, False) for name in layer.scaling):
             continue
-        peft_class, obstacle = _peft_class(layer), _obstacle(layer)
+        peft_class, obstacle = _peft_class(layer), layer_obstacle(layer)
         if obstacle is None and not (options.detach_norm or KINDS[peft_class].supports_attached_norm):
             obstacle = "the norm is always detached there"
         if obstacle is not None:
@@ -145,7 +145,7 @@ def _peft_class(layer: LoraLayer) -> type:
     return layer.peft_class if isinstance(layer, EngineLayer) else type(layer)
 
 
-def _obstacle(layer: LoraLayer) -> str | None:
+def layer_obstacle(layer: LoraLayer) -> str | None:
     """Why the engine cannot compute any adapter of this layer; None if it can or does."""
     if isinstance(layer, EngineLayer):
         return None

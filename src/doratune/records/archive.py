@@ -12,23 +12,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from doratune.errors import InputError
+from doratune.records.answers import count_rows, read_answers
 from doratune.records.layout import (
     METRICS_NAME,
     RUNS_NAME,
-    correct_rows,
+    has_diverged,
     is_recorded,
     is_started,
     predictions_name,
+    read_divergence,
     read_jsonl,
     read_record,
     runs_of_study,
     write_bytes_atomic,
     write_config,
+    write_divergence,
     write_jsonl_atomic,
     write_record,
 )
-from doratune.records.run import RunRecord
+from doratune.records.run import Divergence, RunRecord
 from doratune.records.study import StudyRecord
 
 if TYPE_CHECKING:
@@ -38,7 +43,8 @@ logger = logging.getLogger(__name__)
 
 RUNS_FILE = "runs.jsonl.gz"
 PREDICTIONS_FILE = "predictions.parquet"
-_REPEATING = ["run", "predictions", "row", "answer", "prediction", "correct", "bytes.list.element"]
+_KEPT = ("row", "answer", "prediction", "correct", "tied", "credit", "scores", "text")
+_REPEATING = ["run", "predictions", "row", "answer", "prediction", "correct", "tied", "bytes.list.element"]
 _ZSTD_LEVEL = 19
 
 
@@ -61,7 +67,8 @@ def write_archive(study: Path, folder: Path) -> list[Path]:
         InputError: There are no finished runs, or a file of one cannot be read or does not match its record.
     """
     runs = runs_of_study(study)
-    left_out = [str(run) for run in runs if not is_recorded(run)]
+    diverged = [run for run in runs if has_diverged(run)]
+    left_out = [str(run) for run in runs if not is_recorded(run) and run not in diverged]
     if left_out:
         logger.warning("not finished, so not archived: %s", ", ".join(left_out))
     records = {run: read_record(run) for run in runs if is_recorded(run)}
@@ -74,6 +81,14 @@ def write_archive(study: Path, folder: Path) -> list[Path]:
             "metrics": read_jsonl(run / METRICS_NAME) if is_started(run) else None,
         }
         for run, record in records.items()
+    ]
+    lines += [
+        {
+            "run": run.relative_to(study).as_posix(),
+            "diverged": read_divergence(run).to_dict(),
+            "metrics": read_jsonl(run / METRICS_NAME),
+        }
+        for run in diverged
     ]
     paths = [folder / RUNS_FILE, folder / PREDICTIONS_FILE]
     predictions = _to_parquet([row for run in records for row in _predictions(study, run, records[run])])
@@ -99,10 +114,16 @@ def restore_runs(folder: Path, study: Path) -> list[Path]:
     table = _read_parquet(folder)
     written = []
     for line in read_jsonl(folder / RUNS_FILE):
+        record = _checked_line(line, folder)
         run = _inside(study, line["run"], folder)
         if any(run.is_relative_to(one) for one in present):
             continue
-        record = RunRecord.model_validate(line["record"])
+        if isinstance(record, Divergence):
+            write_jsonl_atomic(run / METRICS_NAME, line["metrics"])
+            write_config(run, record.config)
+            write_divergence(run, record)
+            written.append(run)
+            continue
         own = _rows_of(table, "run", line["run"])
         for entry in record.evaluations:
             path = _inside(run, entry.predictions, folder)
@@ -116,25 +137,48 @@ def restore_runs(folder: Path, study: Path) -> list[Path]:
     return written
 
 
+def _checked_line(line: Mapping[str, Any], folder: Path) -> RunRecord | Divergence:
+    """What a line of the archive holds of its run."""
+    try:
+        if not isinstance(line["run"], str) or not isinstance(line["metrics"], list | None):
+            raise TypeError("run is no text, or metrics is no list")
+        if "diverged" in line:
+            return Divergence.model_validate(line["diverged"])
+        return RunRecord.model_validate(line["record"])
+    except (KeyError, TypeError, ValidationError) as error:
+        first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
+        got = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else f"{error}"
+        raise InputError(
+            "a line of the archive is not a run", where=f"{folder / RUNS_FILE}, {line.get('run')}", got=got
+        ) from None
+
+
 def check_against_archive(record: StudyRecord, folder: Path) -> None:
     """Refuse a study.json whose results are not those of the archived answers.
 
     Raises:
         InputError: A run's answers are missing, or not as many of them are right as the record says.
     """
-    by_evaluation = _read_parquet(folder).group_by(["run", "predictions"])
-    counts = by_evaluation.aggregate([("correct", "sum"), ("correct", "count")]).to_pylist()
-    found = {(one["run"], one["predictions"]): (one["correct_sum"], one["correct_count"]) for one in counts}
+    answers: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in _read_parquet(folder).to_pylist():
+        answers.setdefault((row["run"], row["predictions"]), []).append(_prediction(row))
     for cell in record.cells:
         name = predictions_name(cell.task, cell.format, cell.protocol)
         for arm in cell.arms:
             for run in arm.runs:
-                right, rows = found.get((run.run, name), (0, 0))
-                if (right, rows) != (run.result.correct, cell.rows):
+                rows = answers.get((run.run, name), [])
+                # Before ties were counted, the first of the tied candidates was the answer.
+                counts_ties = run.result.tied is not None
+                right = (
+                    count_rows(rows, cell.metric).right
+                    if counts_ties
+                    else sum(one["correct"] for one in rows)
+                )
+                if (right, len(rows)) != (run.result.correct, cell.rows):
                     raise InputError(
                         "the archived answers are not those of the study's record",
                         where=f"{folder / PREDICTIONS_FILE}, {run.run}, {name}",
-                        got=f"{right} of {rows} rows right",
+                        got=f"{right} of {len(rows)} rows right",
                         expected=f"{run.result.correct} of {cell.rows}",
                         fix=f"doratune report {folder} --output {folder} --archive",
                     )
@@ -144,9 +188,9 @@ def _predictions(study: Path, run: Path, record: RunRecord) -> Iterator[dict[str
     """What the archive keeps of each row that a run answered."""
     for entry in record.evaluations:
         path = run / entry.predictions
-        correct_rows(run, entry)  # refuses what does not match the record
+        read_answers(run, entry)  # refuses what does not match the record
         for row in read_jsonl(path):
-            kept = {key: row.get(key) for key in ("row", "answer", "prediction", "correct", "scores", "text")}
+            kept = {key: row.get(key) for key in _KEPT}
             kept |= {"run": run.relative_to(study).as_posix(), "predictions": entry.predictions}
             yield kept | {"bytes": _bytes(row, path)}
 
@@ -169,11 +213,14 @@ def _per_byte(scores: Sequence[float], sizes: Sequence[int]) -> list[float]:
 def _prediction(row: Mapping[str, Any]) -> dict[str, Any]:
     """A line of a run's predictions, as evaluation wrote it."""
     scores, sizes = row["scores"], row["bytes"]
+    # Predictions of versions before ties were recorded have neither.
+    ties = {key: row[key] for key in ("tied", "credit") if row.get("credit") is not None}
     return {
         "row": row["row"],
         "answer": row["answer"],
         "prediction": row["prediction"],
         "correct": row["correct"],
+        **ties,
         "scores": scores,
         "scores_norm": None if sizes is None else _per_byte(scores, sizes),
         "text": row["text"],
@@ -193,6 +240,8 @@ def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
             ("answer", pa.string()),
             ("prediction", pa.string()),
             ("correct", pa.bool_()),
+            ("tied", pa.int64()),
+            ("credit", pa.float64()),
             ("scores", pa.list_(pa.float64())),
             ("bytes", pa.list_(pa.int64())),
             ("text", pa.string()),

@@ -17,6 +17,7 @@ Method = Literal["base", "lora", "dora", "full"]
 Format = Literal["instruct", "continuation"]
 Protocol = Literal["likelihood", "generate"]
 Metric = Literal["accuracy", "accuracy_norm"]
+ScoredWeights = Literal["base", "adapter", "full"]
 
 
 class ModelRecord(Record):
@@ -70,6 +71,15 @@ class SpeedupRecord(Record):
     left: dict[str, Count]  #: modules left as they were, by the reason
 
 
+class ChangeRecord(Record):
+    """How far the trained parameters of one kind moved."""
+
+    largest: Annotated[float, Field(ge=0)]  #: largest change of an element
+    rms: Annotated[float, Field(ge=0)]  #: root mean square of the changes
+    elements: Count  #: elements that were compared
+    of: Count  #: elements of that kind
+
+
 class TrainingRecord(Record):
     """What training took."""
 
@@ -81,6 +91,19 @@ class TrainingRecord(Record):
     peak_memory_bytes: Count  #: highest memory in use: of the GPU if there is one, else of the process
     final_loss: FiniteOrNone  #: last training loss that was logged, None when it was not finite
     speedups: list[SpeedupRecord] | None = None  #: what was sped up; None in records of older versions
+    skipped_steps: Count = 0  #: steps left out, as their loss or gradient was not finite
+    changes: dict[str, ChangeRecord] | None = (
+        None  #: since step 0: A, B, m, or W of full; None if not measured
+    )
+
+
+class ScoredRecord(Record):
+    """What answered in an evaluation."""
+
+    weights: ScoredWeights  #: the base model, an adapter on it, or a model that was fully fine-tuned
+    merged: bool  #: whether the adapter was merged into the base; False where there is no adapter
+    merge_difference: FiniteOrNone = None  #: largest one to the unmerged model's scores, where it was taken
+    dtype: str  #: the type that the model computed in, such as "float32"
 
 
 class Evaluation(Record):
@@ -92,8 +115,9 @@ class Evaluation(Record):
     protocol: Protocol  #: how the model's answer is taken
     metric: Metric  #: which of the two accuracies below is reported as ``accuracy``
     rows: Annotated[int, Field(gt=0)]  #: rows that were evaluated
-    correct: Count  #: rows that were right by ``metric``
-    accuracy: Share  #: correct / rows
+    correct: Count  #: rows that were right by ``metric``, without those on which candidates tied
+    tied: Count | None = None  #: rows whose best score several candidates share; None: generated, or older
+    accuracy: Share  #: mean over the rows; one on which k tied, the right one among them, counts 1/k
     interval: tuple[Share, Share]  #: Wilson 95 % interval of ``accuracy``
     accuracy_raw: Share | None = None  #: by the likelihood of the whole answer; None under "generate"
     accuracy_norm: Share | None = None  #: by the likelihood per byte of the answer; None under "generate"
@@ -105,6 +129,7 @@ class Evaluation(Record):
     data: DataRecord  #: the rows it was evaluated on
     limit: int | None = None  #: only the first so many rows, or None for all
     speedups: list[SpeedupRecord] | None = None  #: what was sped up; None in records of older versions
+    scored: ScoredRecord | None = None  #: what answered; None in records of older versions
     other_base: ModelRecord | None = None  #: the base model, where it was not the one of the run
 
 
@@ -119,6 +144,14 @@ class Environment(Record):
     gpu: str | None = None  #: name of the GPU, or None
     packages: dict[str, str]  #: versions of the packages that matter
     git_commit: str | None = None  #: commit of the working tree, or None outside of one
+
+
+class Divergence(Record):
+    """The whole of diverged.json: a run of a study whose training reached something that is not finite."""
+
+    message: str  #: what training said
+    seconds: Seconds  #: wall time that it took
+    config: dict[str, Any]  #: the resolved configuration
 
 
 class RunRecord(Record):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
+from doratune.records.answers import MANY_TIES
 from doratune.records.run import DataRecord, Evaluation, RunRecord, TrainingRecord
 from doratune.records.study import METHOD_NAMES, ArmResult, StudyArm
 from doratune.report import numbers
@@ -27,6 +28,24 @@ def accuracy_note(view: View) -> str:
     base = "base is the model before training, with its Wilson interval; " if view.has_base else ""
     how = f"Mean accuracy over {view.seeds} with its 95 % interval over seeds and rows"
     return f"{how}; {base}{MAJORITY_NOTE}"
+
+
+def tie_note(view: View) -> str | None:
+    """On which results many rows are tied, or None."""
+    told = []
+    for named in view.cells:
+        results = [("base", [named.cell.base])] if named.cell.base else []
+        results += [(arm_title(arm.name), [run.result for run in arm.runs]) for arm in named.cell.arms]
+        for name, found in results:
+            tied, rows = sum(one.tied or 0 for one in found if one), len(found) * named.cell.rows
+            if tied > MANY_TIES * rows:
+                told.append(f"{named.label}, {name}: {tied:,} of {rows:,}")
+    if not told:
+        return None
+    return (
+        "On many rows several candidates have the best score, so what was evaluated cannot tell them apart. "
+        f"Where the right one is among k of them, the row counts 1/k. {'; '.join(told)}."
+    )
 
 
 def ways(view: View) -> str:
@@ -185,7 +204,7 @@ def run_table(view: View) -> Table:
             Entry(numbers.learning_rate(arm.learning_rate)),
             Entry(
                 numbers.percent(run.result.accuracy),
-                f"{run.result.correct:,} of {named.cell.rows:,}{_unmatched(run.result.unmatched)}",
+                f"{run.result.correct:,} of {named.cell.rows:,}{_not_counted_whole(run.result)}",
             ),
         ]
         for named in view.cells
@@ -226,19 +245,22 @@ def _base(result: ArmResult | None) -> Entry:
 
 
 def _result(result: ArmResult | Evaluation) -> Entry:
-    unmatched = _unmatched(result.unmatched)
-    return Entry(numbers.percent(result.accuracy), numbers.interval(result.interval) + unmatched)
+    detail = numbers.interval(result.interval) + _not_counted_whole(result)
+    return Entry(numbers.percent(result.accuracy), detail)
 
 
 def _mean(arm: StudyArm | None) -> Entry:
     if arm is None:
         return Entry(NONE, NOT_EVALUATED)
-    unmatched = _unmatched(sum(run.result.unmatched for run in arm.runs))
-    return Entry(numbers.percent(arm.mean), numbers.interval(arm.interval) + unmatched)
+    detail = numbers.interval(arm.interval) + _not_counted_whole(*(run.result for run in arm.runs))
+    return Entry(numbers.percent(arm.mean), detail)
 
 
-def _unmatched(count: int) -> str:
-    return f", {count:,} without an answer" if count else ""
+def _not_counted_whole(*results: ArmResult | Evaluation) -> str:
+    """How many rows have no answer, or several."""
+    unmatched, tied = sum(one.unmatched for one in results), sum(one.tied or 0 for one in results)
+    told = [(unmatched, "without an answer"), (tied, "tied")]
+    return "".join(f", {count:,} {what}" for count, what in told if count)
 
 
 def _difference_heading(view: View) -> list[Entry]:
@@ -264,8 +286,11 @@ def _rate(arm: StudyArm | None) -> Entry:
     if arm is None:
         return Entry(NONE, NOT_EVALUATED)
     chosen = next((trial for trial in arm.trials if trial.chosen), None)
-    detail = f"of {len(arm.trials)}; {numbers.percent(chosen.accuracy)}" if chosen else "not searched"
-    return Entry(numbers.learning_rate(arm.learning_rate), detail)
+    if chosen is None or chosen.accuracy is None:
+        return Entry(numbers.learning_rate(arm.learning_rate), "not searched")
+    lost = sum(trial.accuracy is None for trial in arm.trials)
+    tried = f"of {len(arm.trials)}, {lost} diverged" if lost else f"of {len(arm.trials)}"
+    return Entry(numbers.learning_rate(arm.learning_rate), f"{tried}; {numbers.percent(chosen.accuracy)}")
 
 
 def _end_of_tries(arm: StudyArm) -> str | None:

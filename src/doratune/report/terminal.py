@@ -64,6 +64,7 @@ def print_analysis(analysis: AnalysisRecord, console: Console) -> None:
         Text(decomposition.CORRELATION_NOTE, "aside"),
         Text(decomposition.sources(analysis), "aside"),
         *(Text(sentence) for sentence in decomposition.gain_sentences(analysis)),
+        *(Text(sentence) for sentence in decomposition.rounding_sentences(analysis)),
     ]
     _print(blocks, console)
 

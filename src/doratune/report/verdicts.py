@@ -5,6 +5,7 @@ from __future__ import annotations
 from doratune.records.study import Needed, StudyDifference, arm_name
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table, Verdict
+from doratune.report.cautions import lost_arms, why_lost
 from doratune.report.view import NamedDifference, Pair, View, arm_title, capitalised
 
 NO_PAIR = "No two methods have been compared yet."
@@ -28,13 +29,24 @@ def test_note(view: View) -> str:
         return (
             "Runs are paired by seed and row. The interval (95 %) uses a bootstrap for the rows and "
             "Student's t for the seeds, because a bootstrap over a few seeds would be far too narrow. p is "
-            f"two-sided. {corrected}"
+            f"two-sided. {corrected}{_ties(view)}"
         )
     mean = "; for a mean over several it comes from a bootstrap over the rows" if pooled else ""
     return (
         f"p is McNemar's exact test, two-sided, on the rows where the two disagree{mean}. {corrected} The "
         "interval (95 %) is over the rows. One seed speaks about these rows and these trained adapters, not "
-        "about other seeds."
+        f"about other seeds.{_ties(view)}"
+    )
+
+
+def _ties(view: View) -> str:
+    """What a test of one seed is where rows count in part."""
+    results = [run.result for named in view.cells for arm in named.cell.arms for run in arm.runs]
+    if not any(one.tied for one in results):
+        return ""
+    return (
+        " Rows on which candidates tied count in part; p of a single seed is that of the exact sign-flip "
+        "test on what the rows count, which is McNemar's where none of them count in part."
     )
 
 
@@ -67,8 +79,8 @@ def _headline(pair: Pair, view: View) -> str:
 
 
 def cards(view: View) -> list[Verdict]:
-    """The differences of the first pair, DoRA and LoRA: the pooled ones, then each cell's."""
-    return [
+    """The differences of the first pair, DoRA and LoRA: the pooled ones, then each cell's, then lost arms."""
+    differences = [
         Verdict(
             one.label,
             one.sample,
@@ -78,6 +90,12 @@ def cards(view: View) -> list[Verdict]:
         for pair in view.pairs[:1]
         for one in [*pair.pooled, *pair.single]
     ]
+    lost = [
+        Verdict(named.label, named.cell.sample, f"No result of {arm_name(arm)}", why_lost(runs))
+        for named in view.cells
+        for arm, runs in lost_arms(named).items()
+    ]
+    return differences + lost
 
 
 def difference_table(view: View) -> Table:

@@ -19,14 +19,15 @@ class Accuracy(NamedTuple):
     high: float
 
 
-def accuracy_with_interval(correct: int, total: int) -> Accuracy:
+def accuracy_with_interval(correct: float, total: int) -> Accuracy:
     """Accuracy and its Wilson 95 % score interval (without continuity correction).
 
     With z = 1.96, p the share and n the total: ``(p + z²/2n ± z √(p(1 - p)/n + z²/4n²)) / (1 + z²/n)``.
     ``scipy.stats.binomtest`` gives the same, but takes a tenth of a short evaluation's time to import.
 
     Args:
-        correct: How many rows were answered correctly.
+        correct: How many rows were answered correctly; one on which candidates tied counts as a part. Parts
+            vary less than whole rows of the same mean, so the interval errs on the safe side.
         total: How many rows there were.
 
     Raises:

@@ -1,10 +1,14 @@
-"""Several seeds of two methods on the same rows: means, paired differences, and what they tell."""
+"""Several seeds of two methods on the same rows: means, paired differences, and what they tell.
+
+A row counts 1 or 0, or a part where candidates tied (``records.answers``).
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from scipy.stats import binomtest
@@ -26,6 +30,8 @@ ARM_ROWS = (1.0, 1.0, 0.0, 0.0)  # two that are right, two that are wrong
 PAIRED_ROWS = (1.0, -1.0)  # one that only the first has right, one that only the second has
 ONE_SEED = "one seed only"
 SIGNIFICANCE = 0.05
+_MOST_TIED = 10  # candidates of a row; differences are fractions over products of two such numbers
+_DIGITS = 9  # to which two differences are the same
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class PairedCell:
     """The answers of two arms in one cell."""
 
     rows: str  #: what tells these test rows from others, such as their hash; cells may share their rows
-    from_correct: np.ndarray  #: (seeds, rows), bool
+    from_correct: np.ndarray  #: (seeds, rows), bool, or float from 0 to 1 with ties
     to_correct: np.ndarray  #: the same of the second arm
 
 
@@ -43,14 +49,14 @@ def arm_summary(correct: np.ndarray) -> tuple[float, tuple[float, float]]:
     The interval is Wilson's for one seed, else that of ``resampling``.
 
     Args:
-        correct: (seeds, rows), bool.
+        correct: (seeds, rows), bool, or float from 0 to 1 where candidates may tie.
 
     Raises:
-        InputError: There are no seeds or no rows, or the values are not bool.
+        InputError: There are no seeds or no rows, or these are something else.
     """
     _check(correct)
     if len(correct) == 1:
-        only = accuracy_with_interval(int(correct.sum()), correct.size)
+        only = accuracy_with_interval(_sum(correct), correct.size)
         return only.value, (only.low, only.high)
     low, high = interval(resampled_means([Block(with_made_up_rows(correct, ARM_ROWS))]))
     mean = float(correct.mean())
@@ -66,18 +72,18 @@ def difference(
 ) -> StudyDifference:
     """``to_arm`` minus ``from_arm``, paired by seed and row.
 
-    With one seed p is McNemar's exact test, with several the bootstrap's own. It is not corrected yet:
-    ``adjusted`` does that for a whole family.
+    With one seed p is that of ``sign_flip_p``, which is McNemar's exact test unless candidates tied, with
+    several the bootstrap's own. It is not corrected yet: ``adjusted`` does that for a whole family.
 
     Args:
         from_arm: Name of the first arm.
-        from_correct: (seeds, rows), bool.
+        from_correct: (seeds, rows), bool, or float from 0 to 1 where candidates may tie.
         to_arm: Name of the second arm.
         to_correct: The same of the second arm, the same seeds and rows in the same order.
         seeds: The seeds, in the order of the first axis; None where the two arms had different ones.
 
     Raises:
-        InputError: The shapes do not fit together, there is nothing in them, or the values are not bool.
+        InputError: The shapes do not fit together, there is nothing in them, or they are something else.
     """
     _check(from_correct, to_correct)
     if len(seeds) != len(from_correct):
@@ -116,6 +122,38 @@ def mcnemar_p(only_from: int, only_to: int) -> float:
     """
     discordant = only_from + only_to
     return float(binomtest(only_from, discordant).pvalue) if discordant else 1.0
+
+
+def sign_flip_p(differences: np.ndarray) -> float:
+    """Two-sided p-value of the exact sign-flip test: without a difference, each row's may be either way.
+
+    p is the share of all ways to choose the signs whose sum is as far from zero as the one found, or farther.
+    Where every row counts 1 or 0, the sum is binomial, and this is McNemar's exact test. Rows that count a
+    part, as ties do, enter with the size of their difference.
+
+    Args:
+        differences: What each row counts for the second arm minus what it counts for the first, from -1 to 1.
+
+    Returns:
+        The p-value; 1.0 when the arms never differ.
+    """
+    sizes, counts = np.unique(np.abs(differences).round(_DIGITS), return_counts=True)
+    counts, sizes = counts[sizes > 0], sizes[sizes > 0]
+    if all(size == 1 for size in sizes):
+        return mcnemar_p(int((differences < 0).sum()), int((differences > 0).sum()))
+    # In whole units; a sum's distribution follows from its characteristic function, the product of cosines.
+    unit = math.lcm(*(Fraction(size).limit_denominator(_MOST_TIED**2).denominator for size in sizes.tolist()))
+    units = np.rint(sizes * unit)
+    largest = int((units * counts).sum())
+    points = 2 * largest + 1
+    angles = 2 * np.pi * np.arange(points) / points
+    characteristic = np.prod(
+        [np.cos(one * angles) ** count for one, count in zip(units, counts, strict=True)], axis=0
+    )
+    shares = np.fft.ifft(characteristic).real
+    sums = (np.arange(points) + largest) % points - largest
+    found = abs(round(unit * math.fsum(differences.tolist())))
+    return float(np.clip(shares[np.abs(sums) >= found].sum(), 0, 1))
 
 
 def pooled(from_arm: str, to_arm: str, cells: Sequence[PairedCell]) -> StudyDifference:
@@ -216,29 +254,34 @@ def _settled(found: StudyDifference, p_adjusted: float, *, one_seed: bool) -> St
 
 
 def _seed_difference(seed: int | None, before: np.ndarray, after: np.ndarray) -> SeedDifference:
-    only_from, only_to = int((before & ~after).sum()), int((after & ~before).sum())
+    differences = after.astype(float) - before.astype(float)
     return SeedDifference(
         seed=seed,
         points=_gain(before, after),
-        only_from=only_from,
-        only_to=only_to,
-        p_value=min(1.0, mcnemar_p(only_from, only_to)),
+        only_from=int((differences < 0).sum()),
+        only_to=int((differences > 0).sum()),
+        p_value=min(1.0, sign_flip_p(differences)),
     )
 
 
 def _gain(before: np.ndarray, after: np.ndarray) -> float:
-    """What the second has right more often, in points; of whole numbers, so that every mean rounds alike."""
-    return 100 * (int(after.sum()) - int(before.sum())) / before.size
+    """What the second has right more often, in points; of exact sums, so that every mean rounds alike."""
+    return 100 * (_sum(after) - _sum(before)) / before.size
+
+
+def _sum(correct: np.ndarray) -> float:
+    return math.fsum(correct.ravel().tolist())
 
 
 def _check(*answers: np.ndarray) -> None:
     """Refuse anything but tables of answers of one shape."""
     for one in answers:
-        if one.ndim != 2 or not one.size or one.dtype != np.bool_:
+        parts = one.dtype == np.float64 and bool(((one >= 0) & (one <= 1)).all())
+        if one.ndim != 2 or not one.size or not (parts or one.dtype == np.bool_):
             raise InputError(
                 "no accuracy can be computed",
                 got=f"answers of shape {one.shape}, {one.dtype}",
-                expected="a bool for each of one or more seeds and rows",
+                expected="a bool, or a number from 0 to 1, for each of one or more seeds and rows",
             )
     if len({one.shape for one in answers}) > 1:
         raise InputError(

@@ -10,10 +10,13 @@ from typing import Any, Literal
 import numpy as np
 
 from doratune.errors import InputError
-from doratune.records.layout import correct_rows, training_curve
+from doratune.records.answers import Answers, read_answers
+from doratune.records.layout import training_curve
 from doratune.records.run import Evaluation, RunRecord
 from doratune.records.study import ArmResult, SeedRun, StudyArm, StudyCell, StudyMethod, Trial
+from doratune.stats.accuracy import accuracy_with_interval
 from doratune.stats.seeds import PairedCell, arm_summary, difference
+from doratune.study.given import given_answers, with_given_answers
 
 Pair = tuple[str, str]
 """The arms that are compared, by name: the difference is the second minus the first."""
@@ -64,7 +67,7 @@ class Answered:
         cell: Its p-values are not corrected yet.
         pairs: The answers of each pair of arms that was compared.
         records: Of all its trained runs, by place.
-        notes: What was not compared of their base models.
+        notes: What was not compared of their base models, and what differs between their evaluations.
     """
 
     cell: StudyCell
@@ -74,20 +77,21 @@ class Answered:
 
 
 def cell_of(
-    facts: Mapping[str, Any], entry: Evaluation, base: Evaluation | None, arms: Sequence[Arm]
+    facts: Mapping[str, Any], entry: Evaluation, base: tuple[Run, Evaluation] | None, arms: Sequence[Arm]
 ) -> Answered:
     """The cell of arms that answered the same rows.
 
     Args:
         facts: The fields of the cell that no evaluation tells.
         entry: Any of the evaluations: they agree in what is taken from it.
-        base: That of the model before training.
+        base: The model before training, with its evaluation.
         arms: What is compared.
 
     Raises:
         InputError: Predictions cannot be read, or are not of the same rows.
     """
-    correct = _tables(arms)
+    answers = {run.place: read_answers(run.directory, one) for arm in arms for run, one in arm.runs}
+    correct = _tables(arms, answers)
     compared: dict[Pair, tuple[PairedCell, list[int | None]]] = {}
     by_name = {arm.name: arm for arm in arms}
     for first, second in compared_pairs(arms):
@@ -107,16 +111,39 @@ def cell_of(
         rows=entry.rows,
         chance=entry.chance,
         majority=entry.majority,
-        base=_result(base) if base is not None else None,
-        arms=[_arm(arm, correct[arm.name]) for arm in arms],
+        base=_result(base[1], read_answers(base[0].directory, base[1])) if base is not None else None,
+        arms=[_arm(arm, correct[arm.name], answers) for arm in arms],
         differences=[
             difference(first, paired.from_correct, second, paired.to_correct, seeds)
             for (first, second), (paired, seeds) in compared.items()
         ],
         **facts,
     )
+    given = {run.place: given_answers(run.directory, one) for arm in arms for run, one in arm.runs}
+    cell = with_given_answers(cell, given)
     records = {run.place: run.record for arm in arms for run, _ in arm.runs}
-    return Answered(cell, {pair: paired for pair, (paired, _) in compared.items()}, records)
+    evaluations = {run.place: one for run, one in [*([base] if base else []), *_runs(arms)]}
+    return Answered(
+        cell, {pair: paired for pair, (paired, _) in compared.items()}, records, _type_notes(evaluations)
+    )
+
+
+def _runs(arms: Sequence[Arm]) -> list[tuple[Run, Evaluation]]:
+    return [one for arm in arms for one in arm.runs]
+
+
+def _type_notes(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """That not all evaluations of a cell were in the same type, as rounding moves answers."""
+    by_type: dict[str, list[str]] = {}
+    for place, one in evaluations.items():
+        by_type.setdefault(one.scored.dtype if one.scored else "a type that is not recorded", []).append(
+            place
+        )
+    if len(by_type) < 2:
+        return []
+    told = "; ".join(f"{', '.join(places)} in {dtype}" for dtype, places in by_type.items())
+    task = next(iter(evaluations.values())).task
+    return [f"The answers to {task} were not all computed in the same type: {told}."]
 
 
 def compared_pairs(arms: Sequence[Arm]) -> list[Pair]:
@@ -141,23 +168,23 @@ def _shared_seeds(first: Arm, second: Arm) -> list[int | None]:
     return [None] if not shared and len(first.runs) == len(second.runs) == 1 else shared
 
 
-def _tables(arms: Sequence[Arm]) -> dict[str, np.ndarray]:
-    """(seeds, rows) of each arm, bool, the rows in the same order for all."""
-    answers = {run.place: correct_rows(run.directory, entry) for arm in arms for run, entry in arm.runs}
+def _tables(arms: Sequence[Arm], answers: Mapping[str, Answers]) -> dict[str, np.ndarray]:
+    """What each row counts, (seeds, rows) of each arm, float, the rows in the same order for all."""
     if not answers:
         return {}
-    first = next(iter(answers))
-    for place, found in answers.items():
-        check_same_rows(first, answers[first], place, found)
-    rows = sorted(answers[first])
+    credits = {place: found.credits for place, found in answers.items()}
+    first = next(iter(credits))
+    for place, found in credits.items():
+        check_same_rows(first, credits[first], place, found)
+    rows = sorted(credits[first])
     return {
-        arm.name: np.array([[answers[run.place][row] for row in rows] for run, _ in arm.runs], dtype=bool)
+        arm.name: np.array([[credits[run.place][row] for row in rows] for run, _ in arm.runs], dtype=float)
         for arm in arms
     }
 
 
 def check_same_rows(
-    first: str, first_correct: Mapping[int, bool], second: str, second_correct: Mapping[int, bool]
+    first: str, first_correct: Mapping[int, float], second: str, second_correct: Mapping[int, float]
 ) -> None:
     """Refuse two arms whose predictions are of different rows.
 
@@ -174,7 +201,7 @@ def check_same_rows(
         )
 
 
-def _arm(arm: Arm, correct: np.ndarray) -> StudyArm:
+def _arm(arm: Arm, correct: np.ndarray, answers: Mapping[str, Answers]) -> StudyArm:
     mean, interval = arm_summary(correct)
     record = arm.runs[0][0].record
     return StudyArm(
@@ -183,18 +210,18 @@ def _arm(arm: Arm, correct: np.ndarray) -> StudyArm:
         engine=engine_of(record),
         trials=list(arm.trials),
         learning_rate=record.config.get("learning_rate"),
-        runs=[_seed_run(run, entry) for run, entry in arm.runs],
+        runs=[_seed_run(run, entry, answers[run.place]) for run, entry in arm.runs],
         mean=mean,
         interval=interval,
     )
 
 
-def _seed_run(run: Run, entry: Evaluation) -> SeedRun:
+def _seed_run(run: Run, entry: Evaluation, answers: Answers) -> SeedRun:
     record = run.record
     return SeedRun(
         seed=record.seed,
         run=run.place,
-        result=_result(entry),
+        result=_result(entry, answers),
         parameters=record.parameters,
         training=record.training,
         curve=training_curve(run.directory) if record.training else [],
@@ -207,7 +234,13 @@ def engine_of(record: RunRecord) -> Literal["doratune", "peft"] | None:
     return chosen if record.method in ("lora", "dora") and chosen in ("doratune", "peft") else None
 
 
-def _result(entry: Evaluation) -> ArmResult:
+def _result(entry: Evaluation, answers: Answers) -> ArmResult:
+    """From the answers: an evaluation of an older version counted ties otherwise."""
+    accuracy = accuracy_with_interval(answers.total, len(answers.rows))
     return ArmResult(
-        accuracy=entry.accuracy, interval=entry.interval, correct=entry.correct, unmatched=entry.unmatched
+        accuracy=accuracy.value,
+        interval=(accuracy.low, accuracy.high),
+        correct=answers.right,
+        tied=answers.tied,
+        unmatched=entry.unmatched,
     )

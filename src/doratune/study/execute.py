@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from doratune.errors import DoratuneError
+from doratune.errors import DivergedError, DoratuneError
 from doratune.evaluation.config import EvalConfig
-from doratune.records.layout import VALIDATION_NAME, is_started, write_config
+from doratune.records.layout import VALIDATION_NAME, is_started, write_config, write_divergence
+from doratune.records.run import Divergence
 from doratune.study.job import Job, Wanted
 
 logger = logging.getLogger(__name__)
@@ -33,11 +34,13 @@ class Outcome:
         seconds: Wall time.
         error: What went wrong, None where nothing did.
         interrupted: Whether it was stopped by Ctrl-C.
+        diverged: Whether its training diverged, which is a result: it is not repeated.
     """
 
     seconds: float
     error: str | None = None
     interrupted: bool = False
+    diverged: bool = False
 
 
 def carry_out(job: Job) -> Outcome:
@@ -47,20 +50,24 @@ def carry_out(job: Job) -> Outcome:
         How it ended. Errors are returned, not raised, so that they keep their message in any other process.
     """
     started = time.perf_counter()
-    error, interrupted = None, False
+    error, interrupted, diverged = None, False, False
     with locked(job.folder, wait=True), _printing_to(job.folder / LOG_NAME):
         try:
             _train(job)
             _evaluate(job)
         except KeyboardInterrupt:
             interrupted = True
+        except DivergedError as raised:
+            diverged = True
+            _note_divergence(job, raised, time.perf_counter() - started)
         except DoratuneError as raised:
             interrupted = raised.exit_code == 130
             error = raised.message
         except Exception as raised:  # whatever a library raises ends this run only, and is reported
             traceback.print_exc()
             error = f"{type(raised).__name__}: {raised}\n  where: {job.folder / LOG_NAME}"
-    return Outcome(time.perf_counter() - started, None if interrupted else error, interrupted)
+    seconds = time.perf_counter() - started
+    return Outcome(seconds, None if interrupted else error, interrupted, diverged)
 
 
 @contextmanager
@@ -102,11 +109,21 @@ def _train(job: Job) -> None:
     train(job.config, resume=resume)
 
 
+def _note_divergence(job: Job, raised: DivergedError, seconds: float) -> None:
+    """Leave word in the run directory, and in its log, that training it again is of no use."""
+    assert job.config is not None
+    print(raised.message)
+    config = job.config.model_dump(mode="json")
+    write_divergence(job.folder, Divergence(message=raised.message, seconds=seconds, config=config))
+
+
 def _evaluate(job: Job) -> None:
     from doratune.evaluation.evaluate import evaluate
+    from doratune.models.load import on_cpu
 
     for config in together(job.left()):
-        evaluate(config)
+        # The plan's type is that of training. On a CPU the base is evaluated as its runs are, in float32.
+        evaluate(config.model_copy(update={"dtype": "auto"}) if on_cpu() else config)
 
 
 def together(left: Sequence[Wanted]) -> list[EvalConfig]:

@@ -62,13 +62,15 @@ def record_of_runs(runs: Sequence[Path], *, title: str, reproduce: str) -> Study
     records = {name: of_arm[0].run.record for name, of_arm in arms.items()}
     records |= {one.run.record.name: one.run.record for one in base}
     everything = {one.run.place: one.run.record for one in loaded}
+    answered = [_cell(key, base, arms) for key in keys]
+    notes = [*unseen, *(note for one in answered for note in one.notes)]
     return record_of(
-        [_cell(key, base, arms) for key in keys],
+        answered,
         title=title,
         reproduce=reproduce,
         environment=loaded[-1].run.record.environment,
         settings=shared_settings(everything),
-        notes=[*unseen, *notes_on_differences(records), *_seed_notes(arms), *_arm_notes(arms)],
+        notes=[*notes, *notes_on_differences(records), *_seed_notes(arms), *_arm_notes(arms)],
     )
 
 
@@ -185,7 +187,7 @@ def _cell(key: TaskKey, base: Sequence[_Evaluated], arms: dict[str, list[_Evalua
     return cell_of(
         facts,
         entry,
-        before[0].evaluations[key] if before else None,
+        (before[0].run, before[0].evaluations[key]) if before else None,
         [
             Arm(name, method_of(arm[0].run.record), [(one.run, one.evaluations[key]) for one in arm])
             for name, arm in having.items()

@@ -9,11 +9,13 @@ from typing import Literal
 
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
+from doratune.records.answers import Answers, read_answers
 from doratune.records.base_model import check_own_base_model
 from doratune.records.layout import (
     ADAPTER_NAME,
     CHECKPOINTS_NAME,
     MODEL_NAME,
+    has_diverged,
     is_recorded,
     read_record,
     trained_weights,
@@ -56,6 +58,16 @@ class Wanted:
                 return one
         return None
 
+    def answers(self) -> Answers | None:
+        """What each row counts, or None where nothing is on disk.
+
+        Raises:
+            InputError: As ``found``, or the predictions cannot be read or do not match the record.
+        """
+        found = self.found()
+        folder = self.config.output
+        return read_answers(folder, found) if found is not None and folder is not None else None
+
     def _check_rows(self, found: Evaluation, folder: Path) -> None:
         if (found.data.sha256, found.limit) != (self.sha256, self.config.limit):
             raise InputError(
@@ -97,9 +109,13 @@ class Job:
         config = self.config
         return f"{self.method}, rate {config.learning_rate:g}, seed {config.seed}" if config else "base"
 
+    def diverged(self) -> bool:
+        """Whether its training is known to diverge, so that there is nothing to evaluate."""
+        return self.config is not None and has_diverged(self.folder)
+
     def trained(self) -> bool:
         """Whether nothing is left to train."""
-        return self.config is None or is_recorded(self.folder)
+        return self.config is None or is_recorded(self.folder) or self.diverged()
 
     def left(self) -> list[Wanted]:
         """The evaluations that are not on disk.
@@ -107,7 +123,7 @@ class Job:
         Raises:
             InputError: A record cannot be read, or is of other rows.
         """
-        return [one for one in self.wanted if one.found() is None]
+        return [] if self.diverged() else [one for one in self.wanted if one.found() is None]
 
     def done(self) -> bool:
         """Whether nothing is left to do."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import time
@@ -15,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from doratune.records.layout import METRICS_NAME, read_jsonl, write_jsonl_atomic
 
-LOGGED = ("loss", "learning_rate", "grad_norm", "epoch", "eval_loss")
+LOGGED = ("loss", "learning_rate", "grad_norm", "epoch", "eval_loss", "skipped")
 
 
 class MetricsCallback(TrainerCallback):
@@ -25,6 +26,7 @@ class MetricsCallback(TrainerCallback):
         seconds: Wall time of the training loop so far, over all processes.
         tokens: Tokens trained on so far, padding not counted.
         loss: The last training loss.
+        skipped: Optimizer steps so far that were left out, as their loss or gradient was not finite.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,7 +34,8 @@ class MetricsCallback(TrainerCallback):
         self.seconds = 0.0
         self.tokens = 0
         self.loss = float("nan")
-        self._before = (0.0, 0)
+        self.skipped = 0
+        self._before = 0.0
         self._started = 0.0
 
     def on_train_begin(
@@ -44,12 +47,14 @@ class MetricsCallback(TrainerCallback):
             if self._resumes(state)
             else []
         )
+        kept = [_strict(line) for line in kept]  # older versions wrote NaN as it is
         write_jsonl_atomic(self.path, kept)
         training = [line for line in kept if "loss" in line]
         if training:
-            self._before = (training[-1]["seconds"], training[-1]["tokens"])
-            self.loss = training[-1]["loss"]
-        self.seconds, self.tokens = self._before
+            self._before, self.tokens = training[-1]["seconds"], training[-1]["tokens"]
+            self.loss = float("nan") if training[-1]["loss"] is None else training[-1]["loss"]
+        self.skipped = sum("skipped" in line for line in training)
+        self.seconds = self._before
         self._started = time.perf_counter()
 
     def _resumes(self, state: TrainerState) -> bool:
@@ -67,16 +72,26 @@ class MetricsCallback(TrainerCallback):
         logs = logs or {}
         if "loss" not in logs and "eval_loss" not in logs:
             return
-        self.seconds = self._before[0] + time.perf_counter() - self._started
-        line = {"step": state.global_step, **{key: logs[key] for key in LOGGED if key in logs}}
+        self.seconds = self._before + time.perf_counter() - self._started
+        line: dict[str, Any] = {"step": state.global_step}
+        line.update({key: logs[key] for key in LOGGED if key in logs})
         line["seconds"] = round(self.seconds, 3)
         if "loss" in logs:
-            self.tokens = self._before[1] + int(logs["num_tokens"])
+            self.tokens += int(logs["row_tokens"])
             self.loss = logs["loss"]
+            self.skipped += "skipped" in logs
             line["tokens"] = self.tokens
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(_strict(line), allow_nan=False) + "\n")
+
+
+def _strict(line: dict[str, Any]) -> dict[str, Any]:
+    """The line with null for what JSON cannot hold: NaN and infinities."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in line.items()
+    }
 
 
 class ProgressCallback(TrainerCallback):
@@ -96,7 +111,7 @@ class ProgressCallback(TrainerCallback):
         if not state.is_world_process_zero or not self.console.is_terminal:
             return
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed}/{task.total} steps  {task.fields[status]}"),
             TimeRemainingColumn(),

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
 from doratune.engine import norm_cache as norms
-from doratune.errors import InputError
+from doratune.errors import DoratuneError, InputError
 from doratune.evaluation.generate import generate_answers
 from doratune.peft import enable
 
@@ -149,10 +149,22 @@ def test_training_mode_comes_back_and_progress_counts_the_rows():
 
 def test_bad_input_is_refused():
     model = spoken_llama()
-    with pytest.raises(InputError, match="positions"):
+    with pytest.raises(InputError, match=r"positions(.|\n)*row 1 of task tiny"):
         generate_answers(model, TOKENIZER, [example(0, words(*[1] * 240))], batch_size=1)
     tokenizer = word_tokenizer()
     tokenizer.eos_token = None
     model.generation_config.eos_token_id = None
     with pytest.raises(InputError, match="end-of-sequence"):
         generate_answers(model, tokenizer, SAME, batch_size=1)
+
+
+def test_logits_that_are_not_finite_name_the_row():
+    """A beam search over NaN ends too, with a text that holds no answer."""
+    model = tiny_llama()
+    with torch.no_grad():
+        model.lm_head.weight[3] = torch.nan
+    rows = [example(number, words(1, 2, number)) for number in range(3)]
+    with pytest.raises(DoratuneError, match=r"not finite(.|\n)*row \d of task tiny"):
+        generate_answers(model, word_tokenizer(), rows, batch_size=2)
+    with pytest.raises(DoratuneError, match="not finite"):
+        generate_answers(model, word_tokenizer(), rows, batch_size=2, num_beams=1)

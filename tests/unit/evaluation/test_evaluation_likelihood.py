@@ -2,14 +2,14 @@ import copy
 
 import pytest
 import torch
-from evaluation_support import BOS, example, head_inputs, ids, tiny_llama, word_tokenizer, words
+from evaluation_support import BOS, WORDS, example, head_inputs, ids, tiny_llama, word_tokenizer, words
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
 from doratune.errors import DoratuneError, InputError
-from doratune.evaluation.evaluate import _argmax
 from doratune.evaluation.likelihood import score_candidates
 from doratune.evaluation.tree import candidate_tree
+from doratune.records.answers import Counted, counted
 
 TOKENIZER = word_tokenizer()
 
@@ -95,10 +95,47 @@ def test_only_whole_rows_are_padded():
     assert [shape for shape in widths if shape[0] == 2] == [(2, 21)]
 
 
-def test_identical_candidates_tie_and_the_first_wins():
-    scores = score_candidates(tiny_llama(), TOKENIZER, [EXAMPLES[4]], batch_size=1)[0]
-    assert scores.raw[0] == scores.raw[1]
-    assert _argmax(scores.raw) in (0, 2)
+def test_identical_candidates_tie_and_share_the_row():
+    scores = score_candidates(tiny_llama(), TOKENIZER, [EXAMPLES[4]], batch_size=1)[0].raw
+    assert scores[0] == scores[1]
+    best = max(scores) == scores[0]
+    assert counted(scores, 0) == counted(scores, 1) == (Counted(0.5, 2) if best else Counted(0.0, 1))
+
+
+def test_candidates_that_only_bfloat16_takes_for_equal_do_not_tie():
+    """The scores are those of the same hidden states, rounded as they are, times the head in float64."""
+    model = tiny_llama().to(torch.bfloat16)
+    with torch.no_grad():  # logits of 16 to 32, of which bfloat16 knows every eighth
+        model.lm_head.weight[2:] = model.lm_head.weight[2:3] + 2**-9 * torch.randn(WORDS, 32)
+        prompt = torch.tensor([[BOS, *ids(EXAMPLES[0].prompt)]])
+        state = model.model(prompt).last_hidden_state[0, -1].double()
+        model.lm_head.weight.mul_(24 / (model.lm_head.weight[2].double() @ state).abs().item())
+        rounded = model.lm_head(state.bfloat16())[2:]
+    assert len(rounded.unique()) < WORDS / 2
+    row = example(0, EXAMPLES[0].prompt, tuple(f"w{number}" for number in range(WORDS)))
+    scores = torch.tensor(score_candidates(model, TOKENIZER, [row], batch_size=1)[0].raw)
+    logits = model.lm_head.weight.double() @ state
+    assert torch.allclose(scores.double(), logits.log_softmax(0)[2:], atol=1e-5)
+    assert len(scores.unique()) > 0.9 * len(model.lm_head.weight[2:].unique(dim=0))
+
+
+@pytest.mark.parametrize("part", ["model.layers.1.mlp.down_proj", "lm_head"])
+def test_what_is_not_finite_names_the_row_and_blames_no_mask(part):
+    model = tiny_llama()
+    with torch.no_grad():
+        model.get_submodule(part).weight[3] = torch.nan
+    with pytest.raises(DoratuneError, match=r"not finite(.|\n)*row \d of task tiny(.|\n)*nan") as raised:
+        score_candidates(model, TOKENIZER, EXAMPLES, batch_size=4)
+    assert "mask" not in raised.value.message and raised.value.exit_code == 1
+
+
+def test_the_mask_that_is_not_followed_is_told_with_its_tolerance():
+    class Careless(LlamaForCausalLM):
+        def forward(self, *args, attention_mask=None, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    with pytest.raises(DoratuneError, match=r"log-probability -\d+\.\d+(.|\n)*to within .*bfloat16"):
+        score_candidates(tiny_llama(cls=Careless).bfloat16(), TOKENIZER, EXAMPLES, batch_size=4)
 
 
 def test_normalised_by_utf8_bytes():
@@ -166,7 +203,10 @@ def test_progress_counts_the_rows():
     [
         (example(4, "w1", ("w2", "")), "candidate answer has no tokens(.|\n)*row 5 of task tiny"),
         (example(4, "w1", ()), "no candidate answers(.|\n)*row 5 of task tiny"),
-        (example(4, words(*[1] * 254), (words(1, 2, 3),)), "positions(.|\n)*258 tokens"),
+        (
+            example(4, words(*[1] * 254), (words(1, 2, 3),)),
+            "positions(.|\n)*row 5 of task tiny(.|\n)*258 tokens(.|\n)*1 of 2 rows",
+        ),
     ],
 )
 def test_bad_rows_are_refused(bad, message):

@@ -39,3 +39,15 @@ def test_layers_are_computed_by_the_fastest_products(
     rounding = 2.0**-6 if dtype == "bfloat16" else 2.0**-20  # some of them
     assert (logits - plain).abs().max() <= rounding * plain.abs().max()
     assert torch.equal(logits, plain) or otherwise
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("auto", "float32"), ("bfloat16", "bfloat16")])
+def test_a_cpu_evaluates_in_float32_unless_asked_otherwise(
+    dtype: str, expected: str, tiny_model: Path, processor: Callable[[str], None]
+) -> None:
+    processor("Intel Sapphire Rapids")  # where training takes bfloat16
+    config = EvalConfig(target=str(tiny_model), task=[], dtype=dtype)  # pyright: ignore[reportArgumentType]
+    target = load_target(config, find_trained(config.target))
+    assert (target.scored.weights, target.scored.merged, target.scored.dtype) == ("base", False, expected)
+    assert {str(one.dtype) for one in target.model.parameters()} == {f"torch.{expected}"}
+    assert target.record.model.dtype == expected

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
 from doratune.errors import InputError
-from doratune.stats.seeds import difference, mcnemar_p
+from doratune.stats.seeds import arm_summary, difference, mcnemar_p, sign_flip_p
 from doratune.study.cell import check_same_rows
 
 
@@ -34,6 +35,53 @@ def test_p_equals_twice_the_smaller_tail_counted_out(total: int) -> None:
         assert mcnemar_p(only_from, total - only_from) == pytest.approx(
             min(1.0, 2 * tail / 2**total), rel=1e-9
         )
+
+
+@pytest.mark.parametrize("parts", [(0.5,), (0.5, 1 / 3, 0.25, 0.2)])
+def test_with_ties_p_is_counted_out_over_all_signs(parts: tuple[float, ...]) -> None:
+    random = np.random.default_rng(len(parts))
+    credits = np.array([0.0, 1.0, *parts])
+    for rows in (1, 4, 9, 12):
+        differences = random.choice(credits, rows) - random.choice(credits, rows)
+        sums = [
+            abs(sum(sign * abs(one) for sign, one in zip(signs, differences, strict=True)))
+            for signs in itertools.product((-1, 1), repeat=rows)
+        ]
+        share = np.mean([one >= abs(differences.sum()) - 1e-9 for one in sums])
+        assert sign_flip_p(differences) == pytest.approx(share, abs=1e-12)
+
+
+def test_without_ties_the_sign_flip_test_is_mcnemars() -> None:
+    differences = np.repeat([-1.0, 0.0, 1.0], (239, 1375, 386))
+    assert sign_flip_p(differences) == mcnemar_p(239, 386)
+    # A thousand rows on which both tied say nothing.
+    assert sign_flip_p(np.append(differences, np.zeros(1000))) == mcnemar_p(239, 386)
+    # With one half more it is either of two sums of 625 signs that is reached, 147 or 149.
+    reached = (mcnemar_p(239, 386) + mcnemar_p(238, 387)) / 2
+    assert sign_flip_p(np.append(differences, 0.5)) == pytest.approx(reached, rel=1e-4)
+    assert sign_flip_p(np.zeros(5)) == 1.0
+
+
+def test_a_row_of_a_tie_counts_in_part() -> None:
+    lora = np.array([[1.0, 0.5, 0.0, 1 / 3]])
+    dora = np.array([[1.0, 1.0, 0.5, 1 / 3]])
+    found = difference("lora", lora, "dora", dora, [0])
+    (seed,) = found.seeds
+    assert found.points == pytest.approx(100 * 1.0 / 4)
+    assert (seed.only_from, seed.only_to, seed.p_value) == (0, 2, pytest.approx(0.5))
+    mean, (low, high) = arm_summary(lora)
+    assert mean == pytest.approx(11 / 24) and 0 < low < mean < high < 1
+
+
+@pytest.mark.slow
+def test_with_ties_the_test_errs_at_its_rate() -> None:
+    """Two arms that tie often and do not differ: p below 5 % in at most about 5 % of studies."""
+    random = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(2000):
+        arms = random.choice([0.0, 0.5, 1.0], size=(2, 80), p=[0.3, 0.4, 0.3])
+        wrong += sign_flip_p(arms[1] - arms[0]) < 0.05
+    assert 0.02 < wrong / 2000 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)
 
 
 def test_difference_of_one_seed_counts_points_and_discordant_rows() -> None:

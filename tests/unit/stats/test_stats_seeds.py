@@ -191,6 +191,8 @@ def test_what_does_not_fit_is_refused() -> None:
         arm_summary(np.ones((0, 5), dtype=bool))
     with pytest.raises(InputError, match="int64"):
         arm_summary(np.ones((2, 5), dtype=np.int64))
+    with pytest.raises(InputError, match="float64"):
+        arm_summary(np.full((2, 5), 1.5))
     with pytest.raises(InputError, match=r"\(2, 5\) and \(2, 4\)"):
         difference("lora", right, "dora", right[:, :4], [0, 1])
     with pytest.raises(InputError, match="1 seeds, 2 runs"):
