@@ -22,8 +22,8 @@ SAMPLE = 65536
 def starting_point(model: nn.Module) -> dict[str, Tensor]:
     """Copies of what is about to be trained, on the CPU: the adapter, or a sample of every weight.
 
-    A resumed run takes them before its checkpoint is loaded, when the model is what it was at step 0: the seed
-    makes the same adapter, and the base's weights come from its files.
+    A resumed run takes them before its checkpoint is loaded, when the model is what it was at step 0: the
+    seed makes the same adapter, and the base's weights come from its files.
 
     Args:
         model: The model before its first step.
