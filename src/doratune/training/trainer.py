@@ -87,7 +87,6 @@ class RowTrainer(SFTTrainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm of the gradient that the optimizer is about to use."""
         norm = super()._get_grad_norm(model, grad_norm)
-        self._left_out = False
         if self._skips and self.accelerator.scaler is None:
             self._left_out = not self._everywhere(self._tr_loss, norm)
             if self._left_out:
@@ -108,6 +107,7 @@ class RowTrainer(SFTTrainer):
             if self._left_out:
                 logs["skipped"] = 1.0
                 self._tr_loss.zero_()  # the Trainer subtracts a loss that is not finite from itself
+                self._left_out = False
         elif not math.isfinite(logs.get("eval_loss", 0.0)):
             problem = "the validation loss is not finite"
         super().log(logs, start_time)
