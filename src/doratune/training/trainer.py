@@ -17,7 +17,6 @@ import pyarrow.compute
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
 from doratune.errors import DivergedError
 from doratune.peft import dora_norms
@@ -167,7 +166,7 @@ class RowTrainer(SFTTrainer):
         """Not finite either where a square overflows, as it would in DoRA's norm and the optimizer."""
         model: Any = self.model
         trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
-        return get_total_norm(trained)
+        return torch.nn.utils.get_total_norm(trained)
 
     def _everywhere(self, *numbers: Any) -> bool:
         """Whether numbers are finite, in this process and in all others."""
