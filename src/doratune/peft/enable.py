@@ -17,6 +17,7 @@ from doratune.peft.embedding import EngineEmbedding
 from doratune.peft.layer import EngineLayer, EngineOptions, adopt, release
 from doratune.peft.linear import EngineLinear
 from doratune.peft.quantised import QUANTISED
+from doratune.peft.training_watch import warn_of_rounded_magnitudes, watch
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +56,9 @@ def enable(model: nn.Module, *, dropout: DropoutForm = "peft", detach_norm: bool
     Parameters, their names, checkpoints, merging and saving stay PEFT's own. An adapter added later to a
     layer that was taken is computed by the engine too; layers that get their first adapter later need another
     call. Calling it again changes no more than the options.
+
+    A warning is logged where a magnitude is trained in bfloat16 or float16, and once where the model is in
+    training mode and the first steps of an optimizer leave every adapter as it was.
 
     Args:
         model: A model with LoRA or DoRA adapters, from ``get_peft_model``, from ``PeftModel.from_pretrained``
@@ -96,6 +100,8 @@ def enable(model: nn.Module, *, dropout: DropoutForm = "peft", detach_norm: bool
             adopt(layer, KINDS[peft_class], options)
         taken[peft_class.__name__] += 1
     report = EnableReport(taken=dict(taken), left=dict(left))
+    warn_of_rounded_magnitudes(model)
+    watch(model)
     for line in str(report).splitlines():
         _log.info("doratune: %s", line)
     return report

@@ -17,7 +17,6 @@ import pyarrow.compute
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
 from doratune.errors import DivergedError
 from doratune.peft import dora_norms
@@ -87,7 +86,6 @@ class RowTrainer(SFTTrainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm of the gradient that the optimizer is about to use."""
         norm = super()._get_grad_norm(model, grad_norm)
-        self._left_out = False
         if self._skips and self.accelerator.scaler is None:
             self._left_out = not self._everywhere(self._tr_loss, norm)
             if self._left_out:
@@ -108,6 +106,7 @@ class RowTrainer(SFTTrainer):
             if self._left_out:
                 logs["skipped"] = 1.0
                 self._tr_loss.zero_()  # the Trainer subtracts a loss that is not finite from itself
+                self._left_out = False
         elif not math.isfinite(logs.get("eval_loss", 0.0)):
             problem = "the validation loss is not finite"
         super().log(logs, start_time)
@@ -167,7 +166,7 @@ class RowTrainer(SFTTrainer):
         """Not finite either where a square overflows, as it would in DoRA's norm and the optimizer."""
         model: Any = self.model
         trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
-        return get_total_norm(trained)
+        return torch.nn.utils.get_total_norm(trained)
 
     def _everywhere(self, *numbers: Any) -> bool:
         """Whether numbers are finite, in this process and in all others."""

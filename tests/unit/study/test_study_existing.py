@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 from synthetic_runs import evaluation, flags, three_runs, write_run
+from synthetic_runs import record as synthetic_record
 
 from doratune.cli.main import main
 from doratune.errors import InputError
+from doratune.records.differences import notes_on_differences
+from doratune.records.run import RunRecord
 from doratune.records.study import StudyCell, StudyRecord
 from doratune.stats.seeds import mcnemar_p
 from doratune.study.existing import record_of_runs
@@ -299,3 +302,18 @@ def test_a_report_is_not_written_over_runs_or_over_a_study_with_its_runs(
     assert not (out / "report.html").exists()
     assert main(["report", *runs, "--output", str(tmp_path / "report")]) == 0
     assert main(["report", *runs, "--output", str(tmp_path / "report")]) == 0
+
+
+def test_a_setting_that_older_runs_lack_is_no_difference_at_its_default() -> None:
+    def run(method: str, skipped: int, **settings: str) -> RunRecord:
+        made = synthetic_record(method, [])
+        made["config"].update(settings)
+        made["training"]["skipped_steps"] = skipped
+        return RunRecord.model_validate(made)
+
+    old, new = run("lora", 0), run("dora", 0, on_nonfinite="stop")
+    notes = notes_on_differences({"old": old, "new": new})
+    assert not any("on_nonfinite" in note or "left out" in note for note in notes)
+    skips = notes_on_differences({"old": old, "new": run("dora", 2, on_nonfinite="skip")})
+    assert any("on_nonfinite: old None, new skip" in note for note in skips)
+    assert any("left out" in note and "old 0, new 2" in note for note in skips)

@@ -210,3 +210,20 @@ def test_skipping_ends_where_every_step_would_be_skipped(
         DivergedError, match=f"at step {SKIPS_IN_A_ROW + 2} of 40: .* in {SKIPS_IN_A_ROW} steps"
     ):
         trainer.train()
+
+
+def test_the_loss_scale_of_float16_is_given_time(tiny_model: Path, rows: Dataset, tmp_path: Path) -> None:
+    """Its scaler leaves out steps by itself until the gradients fit: those are counted, and are no end."""
+    trainer, metrics = made(tiny_model, rows, tmp_path / "run")
+    trainer.train()
+    overflow = {"loss": 1.0, "grad_norm": math.inf}
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    trainer.accelerator.scaler.scale(torch.ones(1))
+    trainer.log(dict(overflow))
+    assert metrics.skipped == 1
+    with pytest.raises(DivergedError, match="the loss is not finite"):
+        trainer.log({"loss": math.nan, "grad_norm": math.nan})
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=0.5)
+    trainer.accelerator.scaler.scale(torch.ones(1))
+    with pytest.raises(DivergedError, match="the gradient norm is not finite"):
+        trainer.log(dict(overflow))
