@@ -185,3 +185,25 @@ def test_a_missing_target_is_refused_before_its_rows_are_sought(cli: Cli) -> Non
     assert outcome.code == 2
     assert "no such run, adapter or model folder" in outcome.err and "./nowhere" in outcome.err
     assert "the hub" not in outcome.err and "Traceback" not in outcome.err
+
+
+def test_a_damaged_adapter_is_not_scored(cli: Cli, dora_run: Path) -> None:
+    """In a run, and as a folder of its own."""
+    shutil.copytree(dora_run, "run")
+    path = Path("run/adapter/adapter_config.json")
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "layers_to_transform": [1]}))
+    for target in ("run", "run/adapter"):
+        outcome = cli("eval", target, "--task", "sample-boolq", "--limit", 4, "--output", "out")
+        assert outcome.code == 2 and "15 unused" in outcome.err and "layers.0" in outcome.err, outcome.err
+        assert "Traceback" not in outcome.err and "warns" not in outcome.err and not Path("out").exists()
+
+
+def test_an_ordinary_evaluation_says_what_it_scored_and_warns_of_nothing(cli: Cli, dora_run: Path) -> None:
+    shutil.copytree(dora_run, "run")
+    outcome = cli("eval", "run", "--task", "sample-boolq", "--limit", 4, "--dtype", "float32")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("scored:") == 1 and "merging moved a log-probability by at most" in outcome.err
+    assert "warns" not in outcome.err
+    (entry,) = json.loads(Path("run/record.json").read_text())["evaluations"]
+    assert 0 <= entry["scored"]["merge_difference"] < 1e-4

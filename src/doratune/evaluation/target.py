@@ -204,7 +204,7 @@ def _log_scored(target: Target) -> None:
     elif scored.merged:
         what = f"the adapter merged into the base {base}"
     else:
-        what = f"the adapter beside the base {base} ({target.apart})"
+        what = f"the adapter kept apart from the base {base} ({target.apart})"
     difference = scored.merge_difference
     merged = "" if difference is None else f"; merging moved a log-probability by at most {difference:.1g}"
     logger.info("scored: %s, in %s%s", what, scored.dtype, merged)

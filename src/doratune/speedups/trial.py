@@ -122,7 +122,7 @@ def _small_copy(model: PreTrainedModel) -> Any:
     for module in small.modules():
         # In evaluation mode bitsandbytes packs a 4-bit weight for inference on a CPU, and a packed one passes
         # no gradient.
-        module.training = hasattr(module._parameters.get("weight"), "quant_state")
+        module.training = any(hasattr(one, "quant_state") for one in module.parameters(recurse=False))
     return small
 
 
