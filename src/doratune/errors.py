@@ -52,6 +52,21 @@ class InputError(DoratuneError):
     exit_code = 2
 
 
+class StoppedError(DoratuneError):
+    """A signal ended the work in order: what is done is kept, and the rest can be resumed.
+
+    Args:
+        number: The signal.
+        what: What was stopped.
+        where: The folder that holds what is done.
+        fix: How it is resumed.
+    """
+
+    def __init__(self, number: int, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        self.exit_code = 128 + number
+        super().__init__(what, where=where, fix=fix)
+
+
 def did_you_mean(name: str, known: Iterable[str], *, form: str = "{}") -> str | None:
     """What to suggest for an unknown name.
 

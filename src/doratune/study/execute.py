@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
@@ -14,15 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from doratune.errors import DoratuneError
+from doratune.errors import DoratuneError, StoppedError
 from doratune.evaluation.config import EvalConfig
 from doratune.records.layout import VALIDATION_NAME, is_started, write_config
+from doratune.records.lock import locked
 from doratune.study.job import Job, Wanted
 
 logger = logging.getLogger(__name__)
 
 LOG_NAME = "log.txt"
-LOCK_NAME = ".lock"
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Outcome:
     Attributes:
         seconds: Wall time.
         error: What went wrong, None where nothing did.
-        interrupted: Whether it was stopped by Ctrl-C.
+        interrupted: Whether a signal stopped it.
     """
 
     seconds: float
@@ -55,33 +54,12 @@ def carry_out(job: Job) -> Outcome:
         except KeyboardInterrupt:
             interrupted = True
         except DoratuneError as raised:
-            interrupted = raised.exit_code == 130
+            interrupted = isinstance(raised, StoppedError)
             error = raised.message
         except Exception as raised:  # whatever a library raises ends this run only, and is reported
             traceback.print_exc()
             error = f"{type(raised).__name__}: {raised}\n  where: {job.folder / LOG_NAME}"
     return Outcome(time.perf_counter() - started, None if interrupted else error, interrupted)
-
-
-@contextmanager
-def locked(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold a folder's lock, which the system lifts when the process ends, however it does.
-
-    Args:
-        folder: Made if need be.
-        wait: Wait for the process that holds it now; else ``False`` is given where there is one.
-
-    Yields:
-        Whether the lock is held.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_NAME).open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def _train(job: Job) -> None:
