@@ -33,7 +33,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], capture_output=True)
 
 
-@pytest.mark.parametrize("kib", [200, 400, 700])
+@pytest.mark.parametrize("kib", [200, 300, 450])
 def test_a_full_disk_stops_training_with_one_message(
     tiny_model: Path, whole_run: Path, disk: Path, kib: int, tell: Callable[[str], None]
 ) -> None:

@@ -16,7 +16,8 @@ import xxhash
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from doratune.records.layout import checkpoints, write_json_atomic
+from doratune.errors import DoratuneError
+from doratune.records.layout import checkpoints, is_started, write_json_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +39,20 @@ class CheckpointCallback(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Called in every process when it has written its part."""
+        """Called in every process when it has written its part.
+
+        Raises:
+            DoratuneError: The run directory was removed meanwhile.
+        """
         PartialState().wait_for_everyone()
         if not state.is_world_process_zero:
             return
+        if not is_started(self._run):
+            raise DoratuneError(
+                "the run directory was removed while the run was written to it",
+                where=str(self._run),
+                fix="train again; two runs must not share a folder",
+            )
         found = checkpoints(self._run)
         seal(found[state.global_step])
         for folder in list(found.values())[: -self._keep]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 from accelerate import PartialState
-from safetensors import SafetensorError
 
 from doratune.errors import DoratuneError, InputError
 from doratune.records.layout import (
@@ -106,18 +105,17 @@ def opened(config: TrainConfig, *, again: bool, afresh: bool) -> Iterator[None]:
 
 @contextmanager
 def _write_errors(output: Path) -> Iterator[None]:
-    """Turn what Python, safetensors and torch raise when a disk is full, or gone, into one message."""
+    """Turn what Python and the libraries raise when a disk is full, or gone, into one message."""
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except Exception as error:
+        where, reason = output, str(error)
         if isinstance(error, OSError):
-            where, reason = error.filename or output, error.strerror or str(error)
-        elif "I/O error" in str(error):
-            where, reason = output, str(error)
-        elif "inline_container" in str(error):  # torch.save, which does not say why
-            full = output.exists() and shutil.disk_usage(output).free < FULL
-            where, reason = output, "No space left on device" if full else str(error)
-        else:
+            where, reason = error.filename or output, error.strerror or reason
+        elif "inline_container" in reason:  # torch.save, which does not say why
+            if output.exists() and shutil.disk_usage(output).free < FULL:
+                reason = "No space left on device"
+        elif "(os error " not in reason:  # as safetensors and tokenizers, written in Rust, say it
             raise
         raise DoratuneError(
             "the run could not be written",
