@@ -56,6 +56,21 @@ class InputError(DoratuneError):
     exit_code = 2
 
 
+class StoppedError(DoratuneError):
+    """A signal ended the work in order: what is done is kept, and the rest can be resumed.
+
+    Args:
+        number: The signal.
+        what: What was stopped.
+        where: The folder that holds what is done.
+        fix: How it is resumed.
+    """
+
+    def __init__(self, number: int, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        self.exit_code = 128 + number
+        super().__init__(what, where=where, fix=fix)
+
+
 class DivergedError(DoratuneError):
     """Training reached a loss, a gradient or a parameter that is not finite, and stopped there."""
 

@@ -65,7 +65,7 @@ class HereRunner:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def stop(self) -> None:
+    def stop(self, number: int) -> None:
         pass
 
     def submit(self, job: Job) -> Future[Outcome]:

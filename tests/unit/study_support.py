@@ -88,7 +88,7 @@ class MadeUpRunner:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def stop(self) -> None:
+    def stop(self, number: int) -> None:
         pass
 
     @property

@@ -190,6 +190,14 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def drop_half_line(path: Path) -> None:
+    """Cut off the end of a file whose last line a killed process or a full disk has left without its end."""
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        write_bytes_atomic(path, whole)
+
+
 def write_config(run: Path, config: Mapping[str, Any]) -> None:
     """Write ``run``/config.yaml."""
     write_text_atomic(run / CONFIG_NAME, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))

@@ -1,4 +1,4 @@
-"""Metrics, progress, and an orderly stop on Ctrl-C during training."""
+"""Metrics, progress, and an orderly stop on Ctrl-C or SIGTERM during training."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from doratune.records.layout import METRICS_NAME, read_jsonl, write_jsonl_atomic
+from doratune.records.layout import METRICS_NAME, drop_half_line, read_jsonl, write_jsonl_atomic
 
 LOGGED = ("loss", "learning_rate", "grad_norm", "epoch", "eval_loss", "skipped")
 
@@ -42,12 +44,11 @@ class MetricsCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Drop what a killed process logged after the checkpoint that is resumed from."""
-        kept = (
-            [line for line in read_jsonl(self.path) if line["step"] <= state.global_step]
-            if self._resumes(state)
-            else []
-        )
-        kept = [_strict(line) for line in kept]  # older versions wrote NaN as it is
+        kept = []
+        if self._resumes(state):
+            drop_half_line(self.path)
+            # Older versions wrote NaN as it is.
+            kept = [_strict(line) for line in read_jsonl(self.path) if line["step"] <= state.global_step]
         write_jsonl_atomic(self.path, kept)
         training = [line for line in kept if "loss" in line]
         if training:
@@ -153,38 +154,58 @@ class ProgressCallback(TrainerCallback):
             self._bar = None
 
 
-class InterruptCallback(TrainerCallback):
-    """Turns the first Ctrl-C into a checkpoint and an orderly end; the second one ends at once.
+class StopCallback(TrainerCallback):
+    """Turns Ctrl-C and SIGTERM into a checkpoint and an orderly end; a second Ctrl-C ends at once.
 
     Attributes:
-        interrupted: Whether training ended because of it.
+        number: The signal that ended training; 0 if none did.
     """
 
     def __init__(self) -> None:
-        self.interrupted = False
-        self._previous: Any = None
+        self.number = 0
+        self._previous: dict[int, Any] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take over Ctrl-C."""
-        self._previous = signal.signal(signal.SIGINT, self._on_signal)
+        """Take over the signals."""
+        self._previous = {one: signal.signal(one, self._on_signal) for one in (signal.SIGINT, signal.SIGTERM)}
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        self.interrupted = True
-        signal.signal(signal.SIGINT, self._previous)
-        print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
+        self.number = number
+        if number == signal.SIGINT:
+            signal.signal(number, self._previous[number])
+            hint = "; press Ctrl-C again to stop at once"
+        else:
+            hint = " (SIGTERM)"
+        print(f"\nstopping after this step{hint}", file=sys.stderr)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Save and stop."""
-        if self.interrupted and state.global_step < state.max_steps:
+        """Save and stop, in every process after the same step."""
+        self.number = _largest(self.number)
+        if self.number and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Give Ctrl-C back."""
-        signal.signal(signal.SIGINT, self._previous)
+        """Give the signals back."""
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Let the signals do what they did before training."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def _largest(number: int) -> int:
+    """The largest of the numbers that the processes of a training run have."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return number
+    found = torch.tensor(number, device=state.device)
+    torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+    return int(found)

@@ -17,7 +17,7 @@ from transformers import PrinterCallback, set_seed
 
 from doratune.data.examples import Example
 from doratune.environment import describe_environment
-from doratune.errors import DoratuneError, InputError
+from doratune.errors import InputError, StoppedError
 from doratune.hub import without_telemetry
 from doratune.memory import peak_memory_bytes
 from doratune.models.context import positions
@@ -31,20 +31,15 @@ from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory
 from doratune.training._internals import TRAINING_ARGS_NAME, SFTConfig
 from doratune.training.adapter import add_adapter
-from doratune.training.callbacks import InterruptCallback, MetricsCallback, ProgressCallback
+from doratune.training.callbacks import MetricsCallback, ProgressCallback, StopCallback
 from doratune.training.changes import changes_since, starting_point
+from doratune.training.checkpoints import CheckpointCallback
 from doratune.training.config import TrainConfig, check_method
 from doratune.training.data import load_training_examples, name_rows
 from doratune.training.tokenise import encode_examples
 from doratune.training.trainer import RowTrainer
 
 logger = logging.getLogger(__name__)
-
-
-class TrainingInterruptedError(DoratuneError):
-    """Ctrl-C: training stopped after a whole step and left a checkpoint."""
-
-    exit_code = 130
 
 
 def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> RunRecord:
@@ -60,7 +55,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
 
     Raises:
         InputError: If the configuration, the data or the model cannot be used; nothing is written then.
-        TrainingInterruptedError: On Ctrl-C, after a checkpoint was saved.
+        StoppedError: On Ctrl-C or SIGTERM, after a checkpoint was saved.
         DivergedError: A loss, a gradient or a parameter is not finite; no weights are saved from then on.
         DoratuneError: Training moved no weight at all.
     """
@@ -80,41 +75,45 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         context=positions(base.model.config),
     ).shuffle(seed=config.seed, keep_in_memory=True)
     base_record = model_record(base)
-    metrics, interrupt = MetricsCallback(config.output), InterruptCallback()
-    trainer, speedups = build_trainer(config, base, rows, metrics, interrupt, examples=examples)
+    metrics, stop = MetricsCallback(config.output), StopCallback()
+    trainer, speedups = build_trainer(config, base, rows, metrics, stop, examples=examples)
     model: Any = trainer.model
     parameters, start = _parameter_count(model), starting_point(model)
-    if checkpoint is None:
-        run_directory.start(config)
-    elif isinstance(trainer.model, PeftModel):
+    if checkpoint is not None and isinstance(trainer.model, PeftModel):
         fill_adapter(trainer.model, checkpoint)  # transformers passes over what does not match
-    logger.info("training %s on %d rows with %s", config.method, len(rows), base.source)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
-        raise TrainingInterruptedError(
-            f"training was interrupted after step {trainer.state.global_step} of {trainer.state.max_steps}",
-            where=str(config.output),
-            fix="run the same command with --resume to go on from there",
+    with run_directory.opened(config, again=resume or overwrite, afresh=checkpoint is None):
+        logger.info("training %s on %d rows with %s", config.method, len(rows), base.source)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            stop.give_back()
+        done, planned = trainer.state.global_step, trainer.state.max_steps
+        if stop.number and done < planned:
+            raise StoppedError(
+                stop.number,
+                f"training was interrupted after step {done} of {planned}",
+                where=str(config.output),
+                fix="run the same command with --resume to go on from there",
+            )
+        trainer.check_final()
+        changes = changes_since(start, model)
+        _save_weights(trainer, weights_path(config.output, config.method))
+        record = RunRecord(
+            name=config.output.name,
+            method=config.method,
+            config=config.model_dump(mode="json"),
+            model=base_record,
+            parameters=parameters,
+            data=data,
+            seed=config.seed,
+            training=_training_record(trainer, metrics, speedups, changes),
+            evaluations=[],
+            environment=describe_environment(),
+            started=started,
+            finished=datetime.datetime.now(datetime.UTC),
         )
-    trainer.check_final()
-    changes = changes_since(start, model)
-    _save_weights(trainer, weights_path(config.output, config.method))
-    record = RunRecord(
-        name=config.output.name,
-        method=config.method,
-        config=config.model_dump(mode="json"),
-        model=base_record,
-        parameters=parameters,
-        data=data,
-        seed=config.seed,
-        training=_training_record(trainer, metrics, speedups, changes),
-        evaluations=[],
-        environment=describe_environment(),
-        started=started,
-        finished=datetime.datetime.now(datetime.UTC),
-    )
-    if trainer.is_world_process_zero():
-        write_record(config.output, record)
+        if trainer.is_world_process_zero():
+            write_record(config.output, record)
     return record
 
 
@@ -141,7 +140,7 @@ def build_trainer(
     base: LoadedModel,
     rows: Dataset,
     metrics: MetricsCallback,
-    interrupt: InterruptCallback,
+    stop: StopCallback,
     *,
     examples: Sequence[Example] = (),
 ) -> tuple[RowTrainer, SpeedupReport | None]:
@@ -152,7 +151,7 @@ def build_trainer(
         base: What ``load_base`` gave.
         rows: ``input_ids`` and ``labels``, as ``encode_examples`` gives them.
         metrics: Writes the run's metrics.jsonl.
-        interrupt: Ends the run in order on Ctrl-C.
+        stop: Ends the run in order on Ctrl-C or SIGTERM.
         examples: What the rows were made of, by which messages name them.
 
     Returns:
@@ -185,7 +184,12 @@ def build_trainer(
             ),
             eval_dataset=validation,
             processing_class=base.tokenizer,
-            callbacks=[metrics, ProgressCallback(metrics, config.method), interrupt],
+            callbacks=[
+                metrics,
+                ProgressCallback(metrics, config.method),
+                stop,
+                CheckpointCallback(config.output, keep=config.keep_checkpoints),
+            ],
         )
     trainer.remove_callback(PrinterCallback)
     return trainer, speed_up(base.model, training=True) if config.speedups == "on" else None
@@ -221,7 +225,6 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
         eval_steps=config.save_steps,
         save_strategy="steps",
         save_steps=config.save_steps,
-        save_total_limit=config.keep_checkpoints,
         seed=config.seed,
         data_seed=config.seed,
         report_to=config.report_to or "none",

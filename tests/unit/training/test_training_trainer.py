@@ -17,7 +17,7 @@ from doratune.errors import DivergedError
 from doratune.models.load import load_model
 from doratune.records.layout import checkpoints
 from doratune.training._internals import SFTTrainer
-from doratune.training.callbacks import InterruptCallback, MetricsCallback
+from doratune.training.callbacks import MetricsCallback, StopCallback
 from doratune.training.config import TrainConfig
 from doratune.training.train import build_trainer
 from doratune.training.trainer import SKIPS_IN_A_ROW, RowTrainer
@@ -47,7 +47,7 @@ def made(model: Path, rows: Dataset, output: Path, **settings: Any) -> tuple[Row
     output.mkdir(exist_ok=True)
     metrics = MetricsCallback(output)
     trainer, _ = build_trainer(
-        config, load_model(config.model, dtype="float32"), rows, metrics, InterruptCallback()
+        config, load_model(config.model, dtype="float32"), rows, metrics, StopCallback()
     )
     return trainer, metrics
 

@@ -32,7 +32,7 @@ from doratune.peft import enable
 from doratune.records.bench import StepCase
 from doratune.speedups._internals import attention_implementation
 from doratune.training._internals import SFTConfig, SFTTrainer
-from doratune.training.callbacks import InterruptCallback, MetricsCallback
+from doratune.training.callbacks import MetricsCallback, StopCallback
 from doratune.training.config import LLAMA_TARGETS, TrainConfig
 from doratune.training.train import build_trainer
 
@@ -208,4 +208,4 @@ def doratune_trainer(trainee: Trainee, method: Method, folder: Path) -> SFTTrain
     )
     base = load_base(trainee.model, case.dtype)
     rows = draw_rows(case, base.model.config.get_text_config().vocab_size)
-    return build_trainer(config, base, rows, MetricsCallback(folder), InterruptCallback())[0]
+    return build_trainer(config, base, rows, MetricsCallback(folder), StopCallback())[0]
