@@ -35,6 +35,13 @@ class CheckpointCallback(TrainerCallback):
     def __init__(self, run: Path, *, keep: int) -> None:
         self._run = run
         self._keep = keep
+        self._there = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """See whether a run was started in the directory, as ``train`` does."""
+        self._there = is_started(self._run)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -47,7 +54,7 @@ class CheckpointCallback(TrainerCallback):
         PartialState().wait_for_everyone()
         if not state.is_world_process_zero:
             return
-        if not is_started(self._run):
+        if self._there and not is_started(self._run):
             raise DoratuneError(
                 "the run directory was removed while the run was written to it",
                 where=str(self._run),

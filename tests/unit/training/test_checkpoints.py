@@ -75,10 +75,13 @@ def test_none_is_no_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     assert not caplog.text
 
 
-def saved(run: Path, step: int, keep: int) -> None:
+def saved(run: Path, step: int, keep: int, meanwhile: Callable[[Path], object] = bool) -> None:
     arguments = TrainingArguments(output_dir=str(run / "checkpoints"), use_cpu=True)
+    state, control = TrainerState(global_step=step, is_world_process_zero=True), TrainerControl()
     callback = CheckpointCallback(run, keep=keep)
-    callback.on_save(arguments, TrainerState(global_step=step, is_world_process_zero=True), TrainerControl())
+    callback.on_train_begin(arguments, state, control)
+    meanwhile(run)
+    callback.on_save(arguments, state, control)
 
 
 def test_the_oldest_are_deleted_once_the_newest_is_sealed(tmp_path: Path) -> None:
@@ -90,6 +93,7 @@ def test_the_oldest_are_deleted_once_the_newest_is_sealed(tmp_path: Path) -> Non
 
 
 def test_a_run_directory_that_is_gone_ends_training(tmp_path: Path) -> None:
+    write_config(tmp_path, {})
     checkpoint(tmp_path, 2)
     with pytest.raises(DoratuneError, match="removed while"):
-        saved(tmp_path, 2, keep=2)
+        saved(tmp_path, 2, keep=2, meanwhile=lambda run: (run / "config.yaml").unlink())
