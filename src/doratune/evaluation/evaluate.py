@@ -19,7 +19,7 @@ from doratune.data.examples import Example, build_examples
 from doratune.data.mix import without_mix
 from doratune.data.source import LoadedData, load_split
 from doratune.data.tasks import Task, get_task
-from doratune.errors import InputError
+from doratune.errors import DoratuneError, InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.generate import extract_answer, generate_answers
 from doratune.evaluation.likelihood import score_candidates
@@ -35,6 +35,7 @@ from doratune.records.layout import (
     write_jsonl_atomic,
     write_record,
 )
+from doratune.records.lock import locked
 from doratune.records.run import DataRecord, Evaluation, Format, Metric, RunRecord
 from doratune.stats.accuracy import accuracy_with_interval, majority_share
 
@@ -89,10 +90,24 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
     for rows in tasks:
         evaluation, predictions = _evaluate_task(target, rows, config, fmt)
         write_jsonl_atomic(target.output / evaluation.predictions, predictions)
-        others = [one for one in record.evaluations if one.predictions != evaluation.predictions]
-        record = record.model_copy(update={"evaluations": [*others, evaluation]})
-        write_record(target.output, record)
+        record = _add(evaluation, record, target.output)
     return record
+
+
+def _add(evaluation: Evaluation, record: RunRecord, folder: Path) -> RunRecord:
+    """Write an evaluation into the record on disk, which another process may have added to meanwhile."""
+    with locked(folder, wait=True):
+        found = _held(folder) or record
+        if found.training is not None and found.started != record.started:
+            raise DoratuneError(
+                "the run was trained again while it was evaluated",
+                where=str(folder),
+                fix="evaluate it again",
+            )
+        others = [one for one in found.evaluations if one.predictions != evaluation.predictions]
+        found = found.model_copy(update={"evaluations": [*others, evaluation]})
+        write_record(folder, found)
+    return found
 
 
 def _load_tasks(config: EvalConfig, fmt: Format) -> list[TaskRows]:

@@ -1,0 +1,38 @@
+"""Two processes that evaluate one run: neither loses what the other found."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from synthetic_runs import evaluation, flags, write_run
+
+from doratune.errors import DoratuneError
+from doratune.evaluation.evaluate import _add
+from doratune.records.layout import read_record, write_record
+from doratune.records.run import Evaluation
+
+
+def one(task: str) -> Evaluation:
+    return Evaluation.model_validate(evaluation(task, flags(3, 8)))
+
+
+def test_what_another_process_added_meanwhile_is_kept(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "dora", {"sample-boolq": flags(5, 8)})
+    record = read_record(run)
+    _add(one("sample-hellaswag"), record, run)
+    after = _add(one("sample-winogrande"), record, run)
+    assert [entry.task for entry in after.evaluations] == [
+        *("sample-boolq", "sample-hellaswag", "sample-winogrande")
+    ]
+    assert read_record(run) == after
+
+
+def test_a_run_that_was_trained_again_meanwhile_takes_no_old_evaluation(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "dora", {"sample-boolq": flags(5, 8)})
+    record = read_record(run)
+    write_record(run, record.model_copy(update={"started": datetime(2100, 1, 1, tzinfo=UTC)}))
+    with pytest.raises(DoratuneError, match="trained again while it was evaluated"):
+        _add(one("sample-hellaswag"), record, run)
+    assert len(read_record(run).evaluations) == 1
