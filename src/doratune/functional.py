@@ -85,7 +85,7 @@ def lora_linear(
         A: Down projection, (r, d_in), any floating dtype.
         B: Up projection, (d_out, r), any floating dtype.
         scaling: LoRA's s: alpha/r, or alpha/√r for rsLoRA.
-        bias: (d_out,) or None.
+        bias: (d_out,), any floating dtype, or None.
         x_dropped: x after dropout, of x's shape, for the adapter to read.
 
     Returns:
@@ -128,11 +128,12 @@ def dora_linear(
         B: Up projection, (d_out, r), any floating dtype.
         m: Magnitude, (d_out,), any floating dtype.
         scaling: LoRA's s: alpha/r, or alpha/√r for rsLoRA.
-        bias: (d_out,) or None; never scaled.
+        bias: (d_out,), any floating dtype, or None; never scaled.
         norm: ``dora_row_norm(W, A, B, scaling)`` of these very weights, (d_out,), for a caller that keeps it
             from one call to the next; or a function that returns it, which is called if it is needed.
         norm_cache: One for this layer, which computes the norm only if the content of W, A or B has changed.
-            Without it and without ``norm`` the norm is computed on every call.
+            Without it and without ``norm`` the norm is computed on every call. Ignored beside a ``norm``
+            tensor and with ``detach_norm=False``.
         x_dropped: x after dropout, of x's shape; without it, dropout is off.
         dropout: ``"peft"``: all but the frozen layer sees the dropped input, as in PEFT::
 
@@ -171,7 +172,8 @@ def dora_linear(
         return _engine.adapted_linear(x, W, A, B, scaling, added, m=m, norm=norm, x_adapter=apart)
 
     def difference(x: Tensor, x_dropped: Tensor) -> Tensor:
-        return frozen_linear(x - x_dropped, W, bias)
+        added = None if bias is None else bias.to(x.dtype)
+        return frozen_linear(x - x_dropped, W, added)
 
     return dora_with_dropout(x, x_dropped, dropout, scaled=scaled, difference=difference)
 

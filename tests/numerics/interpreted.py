@@ -20,7 +20,7 @@ from doratune.engine.triton import (
     sizes,
     tiled_norm,
 )
-from doratune.engine.triton.norm_cache import Known
+from doratune.engine.triton.norm_cache import Known, NormMemory
 
 ROUNDING = {torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 SIZES = [(70, 200, 5, 300), (64, 128, 64, 512), (3, 17, 1, 40), (300, 130, 20, 64)]
@@ -162,3 +162,21 @@ def test_a_known_norm_is_taken_until_something_changes(which, change):
     assert_norm(current(), *layer)
     known.norm.fill_(7)
     assert (current() == 7).all(), "computed again"
+
+
+def test_nothing_is_known_after_an_interrupt_between_the_kernels(monkeypatch):
+    layer, memory = weights(72, 72, 640, torch.float32), NormMemory()
+    known = Known.nothing(*layer)
+    memory._known["here"] = None, known
+    monkeypatch.setattr(memory, "of", lambda *_: memory._known.get("here", (None, None))[1])
+
+    class Interrupted:
+        def __getitem__(self, grid):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiled_norm, "_sum_squares", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            tiled_norm.dora_row_norm(*layer, 2.0, memory)
+    assert known.state[1] == 1, "no content was noted"
+    assert_norm(tiled_norm.dora_row_norm(*layer, 2.0, memory), *layer)

@@ -50,6 +50,15 @@ def test_columns_may_be_scaled_in_place_and_read_with_any_strides() -> None:
     assert torch.equal(scale_columns(z, g, z), wanted)
 
 
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+def test_the_output_may_have_any_strides(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    z, g, bias = torch.randn(6, 4, dtype=dtype), torch.rand(4), torch.randn(4)
+    out = torch.empty(4, 6, dtype=dtype).T
+    for source in (z, z.T.contiguous().T):
+        assert torch.equal(scale_columns(source, g, out.zero_(), bias), scale_columns(z, g, z.clone(), bias))
+
+
 def test_a_default_device_does_not_matter() -> None:
     z, g = torch.randn(3, 1234).bfloat16(), torch.rand(1234)  # of a size that no other test has
     with torch.device("meta"):

@@ -84,6 +84,32 @@ def test_strided_input_and_expanded_gradient():
         assert_close("gradient", torch.float32, grad, truth)
 
 
+def test_a_transposed_gradient_where_the_magnitude_is_frozen():
+    layer = random_layer(dtype=torch.bfloat16)
+    layer.m = layer.m.detach()
+    dY = torch.randn(40, 7).bfloat16().T
+    wanted = (layer.x, layer.A, layer.B)
+    strided, packed = (torch.autograd.grad(layer.run(), wanted, one) for one in (dY, dY.contiguous()))
+    for one, other in zip(strided, packed, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("rows", [4, 2048])
+def test_a_bias_of_another_dtype(rows, dropout, dtype):
+    layer = random_layer(leading=(rows,))
+    layer.bias = layer.bias.detach().to(dtype).requires_grad_()
+    options = {"x_dropped": layer.x} if dropout else {}
+    y = layer.run(**options)
+    assert y.dtype == torch.float32
+    assert_close("output", torch.float32, y, layer.truth())
+    plain = lora_linear(layer.x, layer.W, layer.A, layer.B, layer.scaling, layer.bias, **options)
+    assert plain.dtype == torch.float32
+    (found,) = torch.autograd.grad(y.sum(), layer.bias)
+    assert found.dtype == dtype and (found == rows).all()
+
+
 def test_finite_differences_with_the_norm_held():
     layer = random_layer(6, 5, 2, dtype=torch.float64)
     n = dora_row_norm(layer.W, layer.A, layer.B, 2.0)

@@ -324,6 +324,38 @@ def test_a_hook_is_seen_where_norms_are_held_too():
         assert not called
 
 
+def test_a_model_may_leave_the_engine_where_norms_are_held():
+    model = peft_linear(use_dora=True)
+    doratune.enable(model)
+    with hold_norms(model):
+        assert doratune.disable(model) == 1
+    doratune.enable(model)
+    assert not layer_of(model).norms.held
+
+
+def test_a_weight_that_changes_while_a_norm_is_computed_leaves_no_stale_one(large_layers):
+    """As another thread may change and use it."""
+    layer, cache = random_layer(), NormCache()
+
+    class Changing(DenseWeight):
+        def product(self, A):
+            if not done:
+                done.append(True)
+                layer.W.mul_(2)
+                cache.get(DenseWeight(layer.W), layer.A, layer.B, 2.0)
+                layer.W.div_(2)
+                U = super().product(A)
+                layer.W.mul_(2)
+                return U
+            return super().product(A)
+
+    done = []
+    with torch.no_grad():
+        cache.get(Changing(layer.W), layer.A, layer.B, 2.0)
+    found = cache.get(DenseWeight(layer.W), layer.A, layer.B, 2.0)
+    torch.testing.assert_close(found.double(), reference.row_norm(layer.W, layer.A, layer.B, 2.0))
+
+
 def test_what_is_not_on_the_engine_is_left_alone():
     model, x = peft_linear(bias=False), torch.randn(7, 48)
     with hold_norms(model):

@@ -28,11 +28,13 @@ from doratune.speedups import _internals as of_speedups
 from doratune.speedups.supervised_forward import SupervisedOutput
 
 SOURCE = Path(doratune.__file__).parent
-PACKAGES = ("engine", "speedups", "training", "evaluation")
+PACKAGES = ("engine", "speedups", "training", "evaluation", "bench")
 OTHERS = ("torch", "transformers", "trl", "accelerate", "lm_eval")
 DOCUMENTED = (
     "torch.autograd.function",
+    "torch.autograd.graph",
     "torch.nn.functional",
+    "torch.utils.benchmark",
     "lm_eval.api",
     "lm_eval.models",
     "lm_eval.tasks",

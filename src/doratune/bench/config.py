@@ -36,10 +36,10 @@ class StepBenchConfig(Settings):
     model: str = "smollm2-135m"
     """Built-in name, local folder, .gguf file or hub id; random-llama-7b: LLaMA-7B with random weights."""
     step_set: Annotated[StepSet | None, tyro.conf.arg(name="set")] = None
-    """headline: the cases that have targets; growth: more tokens, rows or rank; gpu: 16 x 512 tokens, each
-    provider alone, for a large model; None: headline."""
+    """headline: the cases that have targets; growth: more tokens, rows or rank; all: both; gpu: 16 x 512
+    tokens, each provider alone, for a large model; None: headline, or all if cases are named."""
     case: list[str] = Field(default=[])
-    """Only these cases, of the set if one is named."""
+    """Only these cases of the set."""
     dtype: DType | None = None
     """Of the model in every case; None: what the case says."""
     rounds: Positive = 7

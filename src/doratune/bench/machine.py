@@ -34,7 +34,7 @@ def describe_machine(device: torch.device) -> Machine:
 
 
 def warn_of_slow_products(dtypes: Sequence[DType], device: torch.device) -> None:
-    """Say so if PyTorch's own products in one of the dtypes are very slow there."""
+    """Log a warning if PyTorch's own products in one of the dtypes are very slow on the device."""
     for dtype in dict.fromkeys(dtypes):
         if device.type == "cpu" and is_widened(torch.empty(0, dtype=getattr(torch, dtype))):
             logger.warning(

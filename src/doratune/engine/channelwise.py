@@ -38,6 +38,9 @@ def scale_columns(z: Tensor, g: Tensor, out: Tensor, bias: Tensor | None = None)
         ``out``.
     """
     if z.dtype != g.dtype and _kernel_takes(z, g):
+        if not out.is_contiguous():  # the kernel would write it in another order, without an error
+            packed = torch.empty_like(z, memory_format=torch.contiguous_format)
+            return out.copy_(scale_columns(z, g, packed, bias))
         zeros, ones, empty = constant_like(g, 0), constant_like(g, 1), g.new_empty(0)
         batch_norm_out(
             _as_image(z.contiguous()),

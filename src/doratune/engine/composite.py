@@ -26,10 +26,12 @@ Norm = Tensor | Callable[[], Tensor]
 """‖W + s·B·A‖ per row, (d_out,), or a function that returns it."""
 
 
-def is_small(x: Tensor, W: Tensor, A: Tensor, B: Tensor, m: Tensor | None) -> bool:
+def is_small(x: Tensor, W: Tensor, A: Tensor, B: Tensor, m: Tensor | None, bias: Tensor | None) -> bool:
     """Whether ``small_linear`` computes the layer: all in one dtype, which for DoRA is at least float32."""
     dtype, elements = x.dtype, x.numel()
     if elements > SMALL_ELEMENTS or W.dtype != dtype or A.dtype != dtype or B.dtype != dtype:
+        return False
+    if bias is not None and bias.dtype != dtype:
         return False
     d_out, d_in = W.shape
     if elements * d_out > SMALL_ELEMENTS * d_in or torch.is_autocast_enabled(x.device.type):
@@ -56,7 +58,7 @@ def small_linear(
         return y if x.ndim == 2 else y.view(*x.shape[:-1], y.shape[1])
     V = torch.addmm(W, B, A, alpha=scaling)
     if isinstance(norm, Tensor):
-        g = over_norm(m, norm)
+        g = over_norm(m, norm).to(x.dtype)
     else:
         with torch.no_grad():
             n = torch.linalg.vector_norm(V, dim=1)

@@ -68,7 +68,7 @@ def adapted_linear(
         A: Down projection, (r, d_in), any floating dtype; its gradient has the same.
         B: Up projection, (d_out, r), likewise.
         scaling: LoRA's s.
-        bias: (d_out,) or None.
+        bias: (d_out,), any floating dtype, or None.
         m: Magnitude, (d_out,), any floating dtype; None for LoRA.
         norm: ‖W + s·B·A‖ per row, (d_out,), or a function that gives it, which a small layer does not call;
             given with m. Detached, unless its gradient is wanted.
@@ -85,7 +85,7 @@ def adapted_linear(
         adapter_rows = None if x_adapter is None else x_adapter.reshape(rows.shape)
         y = composite(rows, adapter_rows, W, A, B, m, _found(norm), scaling, bias)
         return y.view(*x.shape[:-1], W.shape[0])
-    if x_adapter is None and is_small(x, W, A, B, m):
+    if x_adapter is None and is_small(x, W, A, B, m, bias):
         return small_linear(x, W, A, B, m, norm, scaling, bias)
     result: Any = _AdaptedLinear.apply(x, x_adapter, W, A, B, m, _found(norm), scaling, bias)
     return result
@@ -211,7 +211,7 @@ def _gradients_on_cpu(
         dZ, dm = magnitude_gradients(dY, y, lambda: _product(x, h, W, B), g, m, norm, bias)
         del y  # often the last reference
     else:
-        dZ = dY if g is None else scale_columns(dY, g, out=torch.empty_like(dY))
+        dZ = dY if g is None else scale_columns(dY, g, out=_new_like(dY))
     T: Any = None
     if needs_x or needs_adapter or needs_A:
         T = matmul(dZ, _cast(B, dY.dtype), alpha=ctx.scaling)
@@ -281,7 +281,7 @@ def _gradients_on_gpu(
         dZ, dm = _magnitude_gradients_on_gpu(dY, y, x, h, W, B, m, norm, bias)
         del y  # often the last reference
     else:
-        dZ = dY if m is None else scale_columns(dY, over_norm(m, norm), out=torch.empty_like(dY))
+        dZ = dY if m is None else scale_columns(dY, over_norm(m, norm), out=_new_like(dY))
     T: Any = None
     if needs_x or needs_adapter or needs_A:
         T = matmul(dZ, _cast(B, dY.dtype), alpha=ctx.scaling)
@@ -345,6 +345,11 @@ def _divisible(
 def _rows(tensor: Tensor) -> Tensor:
     """(..., d) as (N, d)."""
     return tensor if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1])
+
+
+def _new_like(tensor: Tensor) -> Tensor:
+    """Contiguous memory of a tensor's shape and dtype, to be written to."""
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

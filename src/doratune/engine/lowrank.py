@@ -38,7 +38,7 @@ def up_gradient(dZ: Tensor, h: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if dZ.is_cuda:
         return _unrounded(dZ.T, h, dtype)
-    # A copy that does not change the dtype leaves the strides as they are.
+    # ``to`` leaves the strides as they are where it does not change the dtype.
     return matmul(h.T.contiguous(), dZ).T.to(dtype, memory_format=torch.contiguous_format).contiguous()
 
 

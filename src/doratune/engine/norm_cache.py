@@ -153,8 +153,9 @@ class NormCache:
         Returns:
             (d_out,), float32 (float64 where an input is), detached; not to be changed in place.
         """
-        if self._held is not None and (adapter, scaling) in self._held:
-            return self._held[adapter, scaling]
+        held = self._held
+        if held is not None and (adapter, scaling) in held:
+            return held[adapter, scaling]
         # A tensor made in inference mode could not be used in training later.
         training = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
         with training, torch.no_grad(), autocast_off(A.device):
@@ -162,8 +163,8 @@ class NormCache:
                 norm = self._on_cpu.get(adapter, base, A, B, scaling, base_unchanged=self._base_unchanged)
             else:
                 norm = self._on_gpu.get(adapter, base, A, B, scaling, remember=remember)
-        if self._held is not None:
-            self._held[adapter, scaling] = norm
+        if held is not None:
+            held[adapter, scaling] = norm
         return norm
 
     def __reduce__(self) -> tuple[type[NormCache], tuple[()]]:
@@ -171,12 +172,14 @@ class NormCache:
 
 
 class _HashedNorms:
-    """Norms on a CPU, by the hash of what they were computed from."""
+    """Norms on a CPU, by the hash of what they were computed from.
+
+    Threads may share it: a key and what belongs to it are replaced together, and read once.
+    """
 
     def __init__(self) -> None:
-        self._weight_key: object = None
-        self._weight_norm_sq: Tensor | None = None
-        self._checked: dict[str, tuple[object, Tensor]] = {}
+        self._weight: tuple[object, Tensor] | None = None  # its key, and ‖W‖² per row
+        self._norms: dict[str, tuple[object, Tensor]] = {}  # by adapter
 
     def get(
         self, adapter: str, base: BaseWeight, A: Tensor, B: Tensor, scaling: float, *, base_unchanged: bool
@@ -186,16 +189,18 @@ class _HashedNorms:
             dtype = norm_dtype(dense, A, B)
             V = torch.addmm(dense.to(dtype), B.to(dtype), A.to(dtype), alpha=scaling)
             return torch.linalg.vector_norm(V, dim=1)
-        known = base_unchanged and self._weight_norm_sq is not None
-        weight_key = self._weight_key if known else tuple(map(_digest, base.tensors))
-        if self._weight_norm_sq is None or self._weight_key != weight_key:
-            self._weight_norm_sq, self._weight_key = base.row_norm_squared(), weight_key
-            self._checked.clear()
-        key = (_digest(A), _digest(B), scaling)
-        if adapter not in self._checked or self._checked[adapter][0] != key:
-            norm = norm_of_product(base.product(A), A, B, scaling, self._weight_norm_sq)
-            self._checked[adapter] = key, norm
-        return self._checked[adapter][1]
+        weight = self._weight
+        if weight is None or not base_unchanged:
+            weight_key = tuple(map(_digest, base.tensors))
+            if weight is None or weight[0] != weight_key:
+                weight = self._weight = weight_key, base.row_norm_squared()
+        weight_key, weight_norm_sq = weight
+        key = (weight_key, _digest(A), _digest(B), scaling)
+        known = self._norms.get(adapter)
+        if known is None or known[0] != key:
+            norm = norm_of_product(base.product(A), A, B, scaling, weight_norm_sq)
+            known = self._norms[adapter] = key, norm
+        return known[1]
 
 
 class _KernelNorms:

@@ -96,8 +96,12 @@ class OutputRecovery:
 
 def hold_pending_outputs() -> None:
     """Keep the outputs that still exist; every backward step of a layer begins with this."""
-    while _pending:
-        _pending.pop().hold()
+    while True:
+        try:
+            recovery = _pending.pop()
+        except KeyError:  # empty, or emptied by the backward pass of another thread
+            return
+        recovery.hold()
 
 
 def needed_scale(*, with_bias: bool) -> float:

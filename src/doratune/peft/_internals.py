@@ -175,6 +175,14 @@ def weight_of(module: Any) -> Any:
     return module.weight if weight is None else weight  # sharding replaces a parameter by a plain tensor
 
 
+def bias_of(module: Any) -> Any:
+    """``module.bias``."""
+    parameters = module._parameters
+    if "bias" not in parameters:
+        return module.bias  # as in ``weight_of``
+    return parameters["bias"]
+
+
 def must_be_called(module: Any) -> bool:
     """Whether something happens when a module is called that reading its weight would miss."""
     own = module.__dict__

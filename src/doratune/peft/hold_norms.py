@@ -31,8 +31,9 @@ def hold_norms(model: nn.Module, *, base_unchanged: bool = False) -> Iterator[No
     layers = [
         module for module in model.modules() if isinstance(module, EngineLayer) and not module.norms.held
     ]
-    for layer in layers:
-        layer.norms.hold(base_unchanged=base_unchanged)
+    held = [layer.norms for layer in layers]  # a layer that is given back to PEFT inside has none any more
+    for norms in held:
+        norms.hold(base_unchanged=base_unchanged)
     try:
         for layer in layers:
             adapter = layer.adapter_on_engine()
@@ -44,5 +45,5 @@ def hold_norms(model: nn.Module, *, base_unchanged: bool = False) -> Iterator[No
                 layer.adapter_norm(adapter)
         yield
     finally:
-        for layer in layers:
-            layer.norms.let_go()
+        for norms in held:
+            norms.let_go()

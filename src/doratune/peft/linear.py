@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from doratune.engine.linear import adapted_linear
 from doratune.engine.norm_cache import dense_norm
 from doratune.functional import dora_linear, lora_linear
-from doratune.peft._internals import Conv1D, Linear, adapter_weights, base_of, weight_of
+from doratune.peft._internals import Conv1D, Linear, adapter_weights, base_of, bias_of, weight_of
 from doratune.peft.layer import EngineLayer
 from doratune.peft.obstacles import matrix_adapter_obstacle, shape_obstacle, weight_obstacle
 
@@ -51,7 +51,7 @@ class EngineLinear(EngineLayer, Linear):
         if adapter is None or not (autocast or x.dtype == W.dtype):
             return super().forward(x, *args, **kwargs)
         W = W.T if self.fan_in_fan_out else W
-        bias = base._parameters["bias"]
+        bias = bias_of(base)
         A, B, *rest = adapter_weights(self, adapter)
         scaling, options = self.scaling[adapter], self.engine_options
         m = norm = None

@@ -59,6 +59,8 @@ def _draw(axes: Axes, runs: Sequence[RunAnalysis], kind: str, title: str) -> Non
         chosen = [change for change in run.changes if kind in ("all", change.kind)]
         for place, step in enumerate(run.steps):
             points = [(one.direction, one.magnitude) for one in chosen if one.step == step]
+            if not points:  # other runs have layers of this kind
+                continue
             strength = FAINTEST + (1 - FAINTEST) * (place + 1) / len(run.steps)
             axes.plot(*zip(*points, strict=True), "o", color=shade, markersize=2.6, alpha=strength, mew=0)
         _draw_line(axes, chosen, _correlation(run, kind))

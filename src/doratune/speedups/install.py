@@ -33,7 +33,8 @@ def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | No
     Args:
         model: A causal language model of transformers, with or without adapters, and not sped up already. For
             training, as SFTTrainer has prepared it.
-        training: Whether the model is trained; otherwise it is evaluated.
+        training: Whether the model is trained; otherwise it is evaluated. On a CPU the base weights of DoRA
+            layers may not change in training, since their part of the norm is computed once.
         settings: Thresholds, for measurements.
 
     Returns:
@@ -50,14 +51,18 @@ def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | No
     changes = Changes()
     _sped_up.add(inner)
     changes.on_undo(lambda: _sped_up.discard(inner))
-    # The checks take gradients, whatever the caller is about to do.
-    with torch.inference_mode(False), torch.enable_grad():
-        speed_up_frozen(inner, changes)  # asks how many threads there will be
-        if training:
-            with _one_thread():
-                speed_up_norms(inner, changes)
-                speed_up_rotary(inner, changes)
-                spare_forward(inner, settings or SpeedupSettings(), changes)
+    try:
+        # The checks take gradients, whatever the caller is about to do.
+        with torch.inference_mode(False), torch.enable_grad():
+            speed_up_frozen(inner, changes)  # asks how many threads there will be
+            if training:
+                with _one_thread():
+                    speed_up_norms(inner, changes)
+                    speed_up_rotary(inner, changes)
+                    spare_forward(inner, settings or SpeedupSettings(), changes)
+    except BaseException:  # an interrupt too: without a report nobody could undo it
+        changes.undo()
+        raise
     report = changes.report()
     logger.info("speed-ups: %s", report)
     return report

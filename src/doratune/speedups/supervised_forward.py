@@ -64,7 +64,7 @@ class SupervisedOutput(ModelOutput):
         log_probs: Of each supervised token, (n,), float32.
         entropy: Of each distribution a supervised token is drawn from, (n,), float32, in nats.
         is_top1: Whether the supervised token is the likeliest, (n,), bool.
-        label_mask: Which positions they are, (rows, tokens), bool.
+        label_mask: Which tokens behind the first of a row they are, (rows, tokens - 1), bool.
     """
 
     log_probs: Tensor | None = None
@@ -113,7 +113,7 @@ def spare_forward(model: PreTrainedModel, settings: SpeedupSettings, changes: Ch
     if reason is None:
         try:
             trial = Trial(model)
-        except Exception as error:  # a model's code raises anything
+        except Exception as error:  # a model's code may raise anything
             reason = f"its own forward pass raises {type(error).__name__} on a few rows"
         else:
             plan = Plan(

@@ -106,6 +106,17 @@ def test_a_process_that_dies_is_named_with_its_last_words(how: str, expected: st
     assert multiprocessing.active_children() == []
 
 
+def test_a_process_that_dies_while_it_waits_is_named() -> None:
+    with (
+        pytest.raises(DoratuneError, match=r"a process of the bench died\n  where: waiting"),
+        workers({"waiting": Failing("none")}) as running,
+    ):
+        for child in multiprocessing.active_children():
+            child.kill()
+            child.join()
+        running.round(0)
+
+
 def test_bad_input_that_a_process_finds_stays_bad_input() -> None:
     with pytest.raises(InputError) as caught, workers({"ill": Failing("input")}) as running:
         running.round(0)

@@ -90,6 +90,14 @@ def test_runs_of_other_layers_leave_gaps() -> None:
     assert "4 to 6 weights" in sources(analysis(narrow, run("c", "dora", 0.25, layers=2)))
 
 
+def test_runs_of_other_layers_leave_gaps_in_the_plot() -> None:
+    queries = run("dora", "dora", -0.3)
+    queries = queries.model_copy(
+        update={"changes": [one for one in queries.changes if one.kind == "q_proj"], "correlations": []}
+    )
+    assert "LoRA, v_proj" in whole_plot(analysis(run("lora", "lora", 0.8), queries))
+
+
 def test_the_gains_are_those_of_the_last_step() -> None:
     (sentence,) = gain_sentences(analysis(run("b", "lora", 0.5), run("c", "dora", 0.5)))
     # sqrt((0.003² + 0.004²) / 2)

@@ -36,7 +36,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from doratune.errors import DoratuneError, InputError
 from doratune.peft import enable
-from doratune.speedups import SpeedupReport, SpeedupSettings, speed_up
+from doratune.speedups import SpeedupReport, SpeedupSettings, install, speed_up
 
 SIZES = dict(
     vocab_size=50,
@@ -185,6 +185,21 @@ def test_a_model_is_sped_up_once_and_again_after_undo() -> None:
     with pytest.raises(InputError, match="sped up already"):
         speed_up(model, training=False)
     report.undo()
+    assert taken(speed_up(model, training=True)) == LIKE_LLAMA
+
+
+def test_what_interrupts_it_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make("llama")
+    before = [vars(module).get("forward") for module in model.modules()]
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(install, "spare_forward", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            speed_up(model, training=True)
+    assert [vars(module).get("forward") for module in model.modules()] == before
     assert taken(speed_up(model, training=True)) == LIKE_LLAMA
 
 

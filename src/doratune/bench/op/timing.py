@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from doratune.bench._internals import keep_gpu_busy
 from doratune.bench.figures import WARMUP_ROUNDS
 from doratune.bench.op.layer_data import LayerData
 from doratune.bench.op.providers import Subject
@@ -109,7 +110,7 @@ def gpu_rounds(subjects: Sequence[Subject], data: LayerData, rounds: int) -> dic
             if number < WARMUP_ROUNDS:
                 continue
             if milliseconds is None:
-                logger.info("%s is not queued before the GPU has come to it", name)
+                logger.info("%s cannot be queued before the GPU reaches it, so it has no GPU time", name)
                 del times[name]
             else:
                 times[name].append(milliseconds)
@@ -120,7 +121,7 @@ def _queued(subject: Subject, data: LayerData) -> float | None:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     subject.prepare(data)
     torch.cuda.synchronize()
-    torch.cuda._sleep(BUSY_CYCLES)
+    keep_gpu_busy(BUSY_CYCLES)
     start.record()
     subject.call(data)
     end.record()

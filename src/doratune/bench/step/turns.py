@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -121,9 +121,14 @@ class _Worker:
             DoratuneError: See ``receive``.
         """
         start = time.perf_counter()
-        self.pipe.send(True)
+        self.send(True)
         outcome = self.receive()
         return Step((time.perf_counter() - start) * 1e3, outcome)
+
+    def send(self, comes: bool) -> None:
+        """Tell the process whether its turn comes; ``receive`` says if it has died meanwhile."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.pipe.send(comes)
 
     def receive(self) -> Any:
         """What the process sends next.
@@ -177,7 +182,7 @@ class Workers:
         """
         reports = {}
         for worker in self._workers:
-            worker.pipe.send(False)
+            worker.send(False)
             reports[worker.name] = worker.receive()
         for worker in self._workers:
             worker.process.join(SECONDS_TO_END)

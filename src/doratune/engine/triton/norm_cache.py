@@ -49,8 +49,8 @@ class NormMemory:
     """Each stream's last norm, since streams do not wait for one another.
 
     Attributes:
-        lock: Held from the check to the launch of the kernel that relies on it, as two threads that share a
-            stream could interleave their kernels.
+        lock: Held from ``of`` to the launch of the kernel that relies on the check, as two threads that
+            share a stream could interleave their kernels.
     """
 
     def __init__(self) -> None:
@@ -76,3 +76,7 @@ class NormMemory:
         if place not in self._known or self._known[place][0] != kind:
             self._known[place] = kind, Known.nothing(W, A, B)
         return self._known[place][1]
+
+    def forget(self) -> None:
+        """Know nothing any more."""
+        self._known.clear()

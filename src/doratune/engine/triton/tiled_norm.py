@@ -11,8 +11,6 @@ last one in a row of tiles sums those.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 import triton
 import triton.language as tl
@@ -44,9 +42,15 @@ def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float, memory: NormM
     Returns:
         (d_out,), float32.
     """
-    known = None if memory is None or not content_hash.hashable(W) else memory.of(W, A, B, scaling)
-    with nullcontext() if memory is None or known is None else memory.lock:
-        return norm_unless_known(W, A, B, scaling, known)
+    if memory is None or not content_hash.hashable(W):
+        return norm_unless_known(W, A, B, scaling, None)
+    with memory.lock:
+        try:
+            return norm_unless_known(W, A, B, scaling, memory.of(W, A, B, scaling))
+        except BaseException:
+            # The first kernel may have noted content whose norm the second one has not computed.
+            memory.forget()
+            raise
 
 
 def norm_unless_known(W: Tensor, A: Tensor, B: Tensor, scaling: float, known: Known | None) -> Tensor:
