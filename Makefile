@@ -5,7 +5,7 @@ WORKERS ?= 2
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick lint clean
+.PHONY: demo test quick faults lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/doratune compare --preset demo --output runs/demo --overwrite
@@ -16,6 +16,10 @@ test: $(VENV)/.installed-dev
 
 quick: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow'
+
+# Kills, full disks, signals, thousands of steps: docs/reliability.md has what came out. About an hour.
+faults: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/faults
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+
+LONGEST = 500
+"""Characters of a value in a message."""
 
 
 class DoratuneError(Exception):
@@ -29,7 +33,7 @@ class DoratuneError(Exception):
     ) -> None:
         self.what = what
         self.where = where
-        self.got = got
+        self.got = got if got is None or isinstance(got, str) else shown(got)
         self.expected = expected
         self.fix = fix
         super().__init__(self.message)
@@ -50,6 +54,38 @@ class InputError(DoratuneError):
     """What the user gave (an argument, a file, a folder) cannot be used; the command line exits with 2."""
 
     exit_code = 2
+
+
+class StoppedError(DoratuneError):
+    """A signal ended the work in order: what is done is kept, and the rest can be resumed.
+
+    Args:
+        number: The signal.
+        what: What was stopped.
+        where: The folder that holds what is done.
+        fix: How it is resumed.
+    """
+
+    def __init__(self, number: int, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        self.exit_code = 128 + number
+        super().__init__(what, where=where, fix=fix)
+
+
+class DivergedError(DoratuneError):
+    """Training reached a loss, a gradient or a parameter that is not finite, and stopped there."""
+
+
+def shown(value: object) -> str:
+    """A value in a message, cut off where it is long: YAML's aliases make values larger than any memory."""
+    import reprlib
+
+    if isinstance(value, os.PathLike | BaseException):
+        return str(value)[:LONGEST]
+    if isinstance(value, int) and value.bit_length() > LONGEST:  # which Python may refuse to write
+        return f"an integer of {value.bit_length()} bits"
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 3, LONGEST, LONGEST
+    return short.repr(value)
 
 
 def did_you_mean(name: str, known: Iterable[str], *, form: str = "{}") -> str | None:

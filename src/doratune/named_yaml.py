@@ -17,7 +17,20 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as a number, as YAML 1.2 does; PyYAML requires 1.0e-4."""
+    """Reads 1e-4 as a number, as YAML 1.2 does, and refuses repeated keys; PyYAML does neither."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping; its own keys may override those that it merges with ``<<``, but not each other."""
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if (key.tag, key.value) in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value!r} for the second time", problem_mark=key.start_mark
+                )
+            seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -78,7 +91,7 @@ def read_named(name: str, *, kind: str, where: str, package: str, folder: str) -
         path = Path(name)
         if not path.is_file():
             raise InputError(f"there is no such {kind} file", where=where, got=name)
-        text, source = path.read_text(encoding="utf-8"), name
+        text, source = _read(path, kind), name
     else:
         known = shipped_names(package, folder)
         if name not in known:
@@ -94,6 +107,13 @@ def read_named(name: str, *, kind: str, where: str, package: str, folder: str) -
     return _parse(text, source, kind), source
 
 
+def _read(path: Path, kind: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the {kind} cannot be read", where=str(path), got=error) from error
+
+
 def _shipped(package: str, folder: str) -> Traversable:
     return resources.files(package) / folder
 
@@ -101,6 +121,8 @@ def _shipped(package: str, folder: str) -> Traversable:
 def _parse(text: str, source: str, kind: str) -> dict[str, Any]:
     try:
         values = yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except (ValueError, RecursionError) as error:  # such as the 40th of May, or brackets nested too deeply
+        raise InputError(f"the {kind} cannot be read", where=source, got=error) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
-from doratune.errors import InputError, did_you_mean
+from doratune.errors import InputError, did_you_mean, shown
 
 Positive = Annotated[int, Field(gt=0)]
 LaxPath = Annotated[Path, Strict(False)]
@@ -25,9 +25,9 @@ OnOff = Annotated[Literal["on", "off"], BeforeValidator(_as_written)]
 
 
 class Settings(BaseModel):
-    """A configuration: unknown keys and wrong types are errors."""
+    """A configuration: unknown keys, wrong types, NaN and infinities are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 Kind = TypeVar("Kind", bound=Settings)
@@ -58,5 +58,5 @@ def validate(kind: type[Kind], values: Mapping[str, Any], *, where: str) -> Kind
                 question = did_you_mean(key, kind.model_fields, form="{!r}")
                 lines.append(f"unknown key {key!r}" + (f" ({question})" if question else ""))
             else:
-                lines.append(f"{key}: {fault['msg']}, got {fault['input']!r}")
+                lines.append(f"{key}: {fault['msg']}, got {shown(fault['input'])}")
         raise InputError("the configuration is not valid", where=where, got="; ".join(lines)) from None

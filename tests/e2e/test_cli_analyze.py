@@ -89,8 +89,12 @@ def test_the_record_is_whole(runs: Path, analysis: dict[str, Any]) -> None:
         assert run["steps"] == [1, 2, 3, 4, 5, 6] and run["run"] == str(runs / run["name"])
         assert sorted({one["kind"] for one in run["changes"]}) == sorted(KINDS)
         assert len(run["changes"]) == 6 * 2 * len(KINDS)
+        # The warm-up's first step has learning rate 0.
+        assert {one["step"] for one in run["changes"] if one["rounding"]} == {1}
         for found in run["correlations"]:
-            chosen = [one for one in run["changes"] if found["kind"] in ("all", one["kind"])]
+            chosen = [
+                one for one in run["changes"] if found["kind"] in ("all", one["kind"]) and not one["rounding"]
+            ]
             x, y = ([one[field] for one in chosen] for field in ("direction", "magnitude"))
             assert found["points"] == len(chosen)
             assert found["correlation"] == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-9)
@@ -172,6 +176,44 @@ def test_a_base_in_bfloat16_is_taken_as_the_run_saw_it(cli: Cli, tiny_model: Pat
         assert max(one["direction"] for one in run["changes"]) > 1e-9
 
 
+def test_embeddings_are_left_out_and_said(cli: Cli, tiny_model: Path) -> None:
+    flags = ["--model", tiny_model, "--task", "sample-boolq", "--rows", 16, *SMALL, "--save-steps", 1]
+    for name, targets in (("both", ["embed_tokens", "q_proj"]), ("embeddings", ["embed_tokens"])):
+        assert cli("train", *flags, "--targets", *targets, "--output", name).code == 0
+    outcome = cli("analyze", "both", "--output", "analysis", "--json")
+    assert outcome.code == 0 and "left out, as it is no linear layer: model.embed_tokens" in outcome.err
+    (run,) = json.loads(outcome.out)["runs"]
+    assert {change["kind"] for change in run["changes"]} == {"q_proj"}
+    outcome = cli("analyze", "embeddings", "--output", "other")
+    assert outcome.code == 2 and "model.embed_tokens" in outcome.err and "Traceback" not in outcome.err
+
+
+def test_a_run_that_learned_nothing_has_no_correlation(cli: Cli, tiny_model: Path) -> None:
+    flags = ["--model", tiny_model, "--task", "sample-boolq", "--rows", 32, *SMALL, "--save-steps", 1]
+    for method in ("lora", "dora"):
+        rate = ["--learning-rate", "1e-12", "--method", method, "--output", method]
+        assert cli("train", *flags, *rate).code == 0
+    outcome = cli("analyze", "lora", "dora", "--output", "analysis")
+    assert outcome.code == 0, outcome.err
+    for run in json.loads(Path("analysis/analysis.json").read_text())["runs"]:
+        assert all(one["correlation"] is None for one in run["correlations"])
+        assert all(change["rounding"] for change in run["changes"])
+    assert "moved by no more than rounding" in " ".join(outcome.out.split())
+
+
+def test_full_weights_that_are_not_finite_are_one_error(cli: Cli, runs: Path) -> None:
+    from safetensors.torch import save_file
+
+    shutil.copytree(runs / "full", "full")
+    path = Path("full/model/model.safetensors")
+    weights = load_file(path)
+    weights["model.layers.1.self_attn.v_proj.weight"][3, 5] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    outcome = cli("analyze", "full", "--output", "analysis")
+    assert outcome.code == 2 and "layers.1.self_attn.v_proj" in outcome.err, outcome.err
+    assert "Traceback" not in outcome.err
+
+
 def _without_checkpoints(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
 
@@ -198,6 +240,30 @@ def _foreign_parameter(run: Path) -> None:
     save_file({**load_file(path), "base_model.model.lm_head.weight": torch.ones(2, 2)}, path)
 
 
+def _changed_tensors(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], None]:
+    def spoil(run: Path) -> None:
+        from safetensors.torch import save_file
+
+        path = run / "adapter" / "adapter_model.safetensors"
+        save_file(change(load_file(path)), path)
+
+    return spoil
+
+
+_without_a_layer = _changed_tensors(
+    lambda tensors: {key: one for key, one in tensors.items() if "layers.1" not in key}
+)
+_not_finite = _changed_tensors(
+    lambda tensors: {key: one.log() if "layers.1" in key else one for key, one in tensors.items()}
+)
+
+
+def _other_targets(run: Path) -> None:
+    path = run / "adapter" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "target_modules": ["q_proj"]}))
+
+
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "no checkpoints": (_without_checkpoints, "no checkpoints"),
     "an unfinished run": (_unfinished, "no finished run"),
@@ -211,6 +277,9 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda run: (run / "adapter/adapter_model.safetensors").write_bytes(b""),
         "cannot be",
     ),
+    "an adapter with a layer less": (_without_a_layer, "missing"),
+    "an adapter that is not finite": (_not_finite, "not finite"),
+    "an adapter of another configuration": (_other_targets, "unused"),
     "a missing adapter": (lambda run: shutil.rmtree(run / "adapter"), "cannot be read"),
     "an adapter of more": (_foreign_parameter, "lm_head"),
 }

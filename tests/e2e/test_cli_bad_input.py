@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,25 @@ CASES = {
         lambda: ["--task", "sample-boolq", "--targets", "q_prog", "--warmup-steps", "0"],
         ["q_prog", "did you mean q_proj"],
     ),
+    **{
+        f"a target that is {what}": (
+            lambda names=names: ["--task", "sample-boolq", "--targets", *names, "--warmup-steps", "0"],
+            ["--targets", got, expected],
+        )
+        for what, names, got, expected in (
+            (
+                "a norm",
+                ["q_proj", "input_layernorm"],
+                "input_layernorm (LlamaRMSNorm)",
+                "linear layers",
+            ),
+            ("an MLP", ["mlp", "q_proj"], "got: mlp (LlamaMLP)\n", "linear layers"),
+            ("an attention block", ["self_attn"], "self_attn (LlamaAttention)", "linear layers"),
+            ("a list of layers", ["layers"], "layers (ModuleList)", "linear layers"),
+            ("the head", ["q_proj", "lm_head"], "lm_head", "the head cannot have an adapter"),
+            ("nothing", [], "no name", "there is no layer to adapt"),
+        )
+    },
     "warm-up longer than the run": (
         lambda: ["--task", "sample-boolq", "--rows", "16", "--warmup-steps", "2"],
         ["2 warm-up steps of 2"],
@@ -111,7 +131,7 @@ MODELS = {
     ),
     "unpicklable weights only": (
         lambda tiny: _folder(_config(tiny), ("pytorch_model.bin", "x")),
-        "no weights",
+        "pickled",
     ),
     "broken weights": (
         lambda tiny: _folder(
@@ -142,6 +162,38 @@ def test_model_is_refused(cli: Cli, tiny_model: Path, case: str) -> None:
     assert outcome.code == 2, outcome.err
     assert expected in outcome.err and "Traceback" not in outcome.err
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--model", "model", *SMALL, "--rows", "8", "--task", "sample-boolq"],
+        ["eval", "model", "--task", "sample-boolq"],
+        ["eval", "model", "--task", "sample-boolq", "--protocol", "generate"],
+        ["eval", "model", "--task", "ours.yaml", "--harness", "lm-eval"],
+    ],
+)
+def test_a_tokenizer_with_more_ids_than_embeddings(cli: Cli, tiny_model: Path, command: list[str]) -> None:
+    """Refused before any row, though none has such an id."""
+    from transformers import AutoTokenizer
+
+    if "lm-eval" in command:
+        pytest.importorskip("lm_eval")
+        _file("rows.jsonl", json.dumps({"question": "is it?", "answer": 0}) + "\n")
+        _file(
+            "ours.yaml",
+            "task: ours\ndataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\n"
+            "output_type: multiple_choice\ntest_split: test\ndoc_to_text: '{{question}}'\n"
+            "doc_to_target: answer\ndoc_to_choice: ['yes', 'no']\nmetric_list: [{metric: acc}]\n",
+        )
+    shutil.copytree(tiny_model, "model")
+    tokenizer = AutoTokenizer.from_pretrained("model")
+    tokenizer.add_tokens(["<never in a row>"])
+    tokenizer.save_pretrained("model")
+    outcome = cli(*command, "--output", "out")
+    assert outcome.code == 2, outcome.err
+    assert "more ids than the model's embedding has rows" in outcome.err and "Traceback" not in outcome.err
+    assert not Path("out").exists()
 
 
 def test_output_that_is_a_file(cli: Cli, tiny_model: Path) -> None:

@@ -112,18 +112,66 @@ def test_plain_adapter_folder(cli: Cli, run: Path) -> None:
     assert plain["method"] == "dora" and plain["parameters"] == trained["parameters"]
 
 
-def test_wrong_base_is_refused(cli: Cli, run: Path, tiny_model: Path) -> None:
+def other_base(tiny_model: Path, kind: str) -> None:
+    """A model in the folder ``other``: of the same norms but noisy matrices, or with 8 more tokens."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    other = AutoModelForCausalLM.from_pretrained(tiny_model)
-    with torch.no_grad():
-        other.model.norm.weight.mul_(1.5)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    torch.manual_seed(0)
+    if kind == "vocabulary":
+        model.resize_token_embeddings(608)
+    else:
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.ndim == 2:
+                    weight.add_(0.02 * torch.randn_like(weight))
     shutil.copytree(tiny_model, "other")
-    other.save_pretrained("other")
-    outcome = cli("eval", run, "--task", "sample-boolq", "--limit", 4, "--model", "other")
+    model.save_pretrained("other")
+
+
+@pytest.mark.parametrize("kind", ["noise", "vocabulary"])
+def test_another_base_is_refused_or_recorded(cli: Cli, run: Path, tiny_model: Path, kind: str) -> None:
+    from doratune.models.fingerprint import fingerprint
+    from doratune.models.load import load_model
+
+    other_base(tiny_model, kind)
+    flags = ["--task", "sample-boolq", "--limit", 4, "--model", "other"]
+    before = (run / "record.json").read_bytes()
+    outcome = cli("eval", run, *flags)
     assert outcome.code == 2 and "trained for another base model" in outcome.err
-    assert not (run / "predictions").exists()
+    assert "--allow-other-base" in outcome.err
+    assert not (run / "predictions").exists() and (run / "record.json").read_bytes() == before
+    outcome = cli("eval", run, *flags, "--allow-other-base")
+    assert outcome.code == 0 and "trained for another base model" in outcome.err
+    assert "on the base other" in outcome.out
+    record = json.loads((run / "record.json").read_text())
+    base = record["evaluations"][0]["other_base"]
+    assert record["model"] == json.loads(before)["model"]
+    assert (base["name"], base["source"]) == ("other", "folder other")
+    assert base["fingerprint"] == fingerprint(load_model("other", dtype="float32"))
+    outcome = cli("report", run, "--output", "report")
+    assert outcome.code == 2 and "evaluated on another base model" in outcome.err
+
+
+def test_a_folder_holds_evaluations_of_one_thing(cli: Cli, run: Path, tiny_model: Path) -> None:
+    other_base(tiny_model, "noise")
+    shutil.copytree(run / "adapter", "plain")
+    first, second = (["--task", f"sample-{task}", "--limit", 2] for task in ("boolq", "winogrande"))
+    targets = {"base": tiny_model, "other": "other", "run": run, "plain": "plain"}
+    for name, target in targets.items():
+        assert cli("eval", target, *first, "--dtype", "float32", "--output", f"of-{name}").code == 0
+    for folder in targets:
+        for name, target in targets.items():
+            outcome = cli("eval", target, *second, "--overwrite", "--output", f"of-{folder}")
+            assert outcome.code == (0 if name == folder else 2), (folder, name, outcome.err)
+            assert name == folder or "evaluations of something else" in outcome.err
+
+
+def test_its_own_base_under_another_name_is_no_other(cli: Cli, run: Path, tiny_model: Path) -> None:
+    shutil.copytree(tiny_model, "copy")
+    assert cli("eval", run, "--task", "sample-boolq", "--limit", 4, "--model", "copy").code == 0
+    assert json.loads((run / "record.json").read_text())["evaluations"][0]["other_base"] is None
 
 
 def test_unfinished_run_is_refused(cli: Cli, run: Path) -> None:
@@ -137,3 +185,25 @@ def test_a_missing_target_is_refused_before_its_rows_are_sought(cli: Cli) -> Non
     assert outcome.code == 2
     assert "no such run, adapter or model folder" in outcome.err and "./nowhere" in outcome.err
     assert "the hub" not in outcome.err and "Traceback" not in outcome.err
+
+
+def test_a_damaged_adapter_is_not_scored(cli: Cli, dora_run: Path) -> None:
+    """In a run, and as a folder of its own."""
+    shutil.copytree(dora_run, "run")
+    path = Path("run/adapter/adapter_config.json")
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "layers_to_transform": [1]}))
+    for target in ("run", "run/adapter"):
+        outcome = cli("eval", target, "--task", "sample-boolq", "--limit", 4, "--output", "out")
+        assert outcome.code == 2 and "15 unused" in outcome.err and "layers.0" in outcome.err, outcome.err
+        assert "Traceback" not in outcome.err and "warns" not in outcome.err and not Path("out").exists()
+
+
+def test_an_ordinary_evaluation_says_what_it_scored_and_warns_of_nothing(cli: Cli, dora_run: Path) -> None:
+    shutil.copytree(dora_run, "run")
+    outcome = cli("eval", "run", "--task", "sample-boolq", "--limit", 4, "--dtype", "float32")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("scored:") == 1 and "merging moved a log-probability by at most" in outcome.err
+    assert "warns" not in outcome.err
+    (entry,) = json.loads(Path("run/record.json").read_text())["evaluations"]
+    assert 0 <= entry["scored"]["merge_difference"] < 1e-4

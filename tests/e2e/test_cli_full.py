@@ -41,6 +41,9 @@ def test_full_fine_tuning_trains_every_weight(cli: Cli, flags: list[object], tin
     assert record["method"] == "full" and record["parameters"]["share"] == 1.0
     base, trained = weights(tiny_model), weights("run/model")
     assert record["parameters"]["trainable"] == sum(weight.numel() for weight in base.values())
+    assert record["training"]["changes"].keys() == {"W"}
+    largest = max(float((trained[name].double() - base[name].double()).abs().max()) for name in base)
+    assert record["training"]["changes"]["W"]["largest"] == pytest.approx(largest, rel=1e-6)
     assert trained.keys() == base.keys() and not Path("run/adapter").exists()
     assert all((trained[name] != weight).any() for name, weight in base.items())
     assert not list(Path("run").rglob("model/*.bin"))
@@ -80,6 +83,8 @@ def test_full_fine_tuning_goes_on_where_it_stopped(cli: Cli, flags: list[object]
     assert losses(Path("killed")) == losses(Path("whole"))
     killed = weights("killed/model")
     assert all(killed[name].equal(weight) for name, weight in weights("whole/model").items())
+    records = [json.loads(Path(run, "record.json").read_text()) for run in ("whole", "killed")]
+    assert records[0]["training"]["changes"] == records[1]["training"]["changes"]
     taken = cli("train", *every, "--output", "whole")
     assert taken.code == 2 and "model" in taken.err
 

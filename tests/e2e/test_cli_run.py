@@ -181,6 +181,33 @@ def test_the_script_ends_as_under_python(ending: str, tmp_path: Path) -> None:
     assert assert_as_python(script, cwd=tmp_path, said=said).returncode == ENDINGS[ending]
 
 
+TRAINS_A_FROZEN_ADAPTER = """
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from torch import nn
+
+    def base():
+        return nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
+
+    get_peft_model(base(), LoraConfig(target_modules=["0"])).save_pretrained("adapter")
+    model = PeftModel.from_pretrained(base(), "adapter").train()
+    before = [one.clone() for one in model.parameters()]
+    optimizer = torch.optim.AdamW(model.parameters())
+    for _ in range(4):
+        model(torch.ones(1, 8, requires_grad=True)).sum().backward()
+        optimizer.step()
+    assert all(map(torch.equal, before, model.parameters()))
+"""
+
+
+def test_a_script_that_trains_a_frozen_adapter_is_told(tmp_path: Path) -> None:
+    script = write(tmp_path / "script.py", TRAINS_A_FROZEN_ADAPTER)
+    result = launch(VERB, script, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    warned = [line for line in own_lines(result.stderr) if "engine" not in line]
+    assert len(warned) == 1 and "is_trainable=True" in warned[0]
+
+
 SPAWNS = """
     import atexit, multiprocessing, pickle, threading, time
 

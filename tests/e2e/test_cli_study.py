@@ -65,7 +65,7 @@ class HereRunner:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def stop(self) -> None:
+    def stop(self, number: int) -> None:
         pass
 
     def submit(self, job: Job) -> Future[Outcome]:
@@ -281,3 +281,24 @@ def test_a_failed_run_is_named_and_ends_with_1(cli: Cli, tiny_model: Path, tmp_p
     assert outcome.code == 1 and "dora-sample-boolq-" in outcome.err
     assert "raise --cutoff" in outcome.err and "Traceback" not in outcome.err
     assert read_study(Path("study/study.json")).pending == ["sample-boolq (continuation)"]
+
+
+@pytest.mark.slow
+def test_a_rate_that_diverges_is_lost_and_not_tried_again(tmp_path: Path, tiny_model: Path) -> None:
+    rows = {"train": "sample-boolq", "rows": 32, "validation_rows": 12, "limit": 20}
+    changes: dict[str, Any] = {"learning_rates": [1e-3, 1e30], "tasks": [rows]}
+    plan = load_plan(str(write_plan(tmp_path / "plan.yaml", tiny_model, **changes)))
+
+    def run(runner: HereRunner) -> StudyRecord:
+        return run_study(open_study(plan, tmp_path / "study"), runner, Silent(), reproduce="x")
+
+    runner = HereRunner()
+    record = run(runner)
+    (cell,) = record.cells
+    assert [arm.learning_rate for arm in cell.arms] == [1e-3]
+    assert [trial.accuracy is None for trial in cell.arms[0].trials] == [False, True]
+    (lost,) = cell.diverged
+    assert lost.learning_rate == 1e30 and lost.trial and "not finite" in lost.message
+    assert len(runner.done) == 4
+    again = HereRunner()
+    assert run(again) == record and again.done == []

@@ -15,10 +15,12 @@ from doratune.records.layout import (
     RECORD_NAME,
     read_record,
     write_config,
+    write_divergence,
     write_json_atomic,
     write_jsonl_atomic,
     write_text_atomic,
 )
+from doratune.records.run import Divergence
 from doratune.study.execute import Outcome
 from doratune.study.job import Job, Wanted
 from doratune.study.plan import load_plan
@@ -65,17 +67,20 @@ class MadeUpRunner:
     Args:
         accuracy: Share of the rows that are right, by job and split.
         fails: Jobs that fail.
+        diverges: Jobs whose training diverges.
     """
 
     def __init__(
         self,
         accuracy: Callable[[Job, str], float] = share,
         fails: Callable[[Job], bool] = lambda job: False,
+        diverges: Callable[[Job], bool] = lambda job: False,
     ) -> None:
         self.capacity = 1
         self.jobs: list[Job] = []
         self._accuracy = accuracy
         self._fails = fails
+        self._diverges = diverges
 
     def __enter__(self) -> MadeUpRunner:
         return self
@@ -83,7 +88,7 @@ class MadeUpRunner:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def stop(self) -> None:
+    def stop(self, number: int) -> None:
         pass
 
     @property
@@ -96,6 +101,14 @@ class MadeUpRunner:
         future: Future[Outcome] = Future()
         if self._fails(job):
             future.set_result(Outcome(1.0, "made to fail"))
+            return future
+        if self._diverges(job):
+            assert job.config is not None
+            config = job.config.model_dump(mode="json")
+            write_config(job.folder, config)
+            write_jsonl_atomic(job.folder / METRICS_NAME, [{"step": 1, "loss": None}])
+            write_divergence(job.folder, Divergence(message="loss not finite", seconds=3.0, config=config))
+            future.set_result(Outcome(3.0, diverged=True))
             return future
         if not (job.folder / RECORD_NAME).is_file():
             _train(job)

@@ -62,6 +62,7 @@ def evaluation(task: str, flags: list[bool], **changes: Any) -> dict[str, Any]:
         },
         "limit": None,
         "speedups": [],
+        "other_base": None,
         "scored": None,
     }
     return entry | changes

@@ -13,9 +13,11 @@ from doratune.analysis.base import Base
 from doratune.analysis.change import Change, Rows, correlations, measure
 from doratune.analysis.runs import AnalysedRun, load_runs
 from doratune.errors import InputError
+from doratune.finite import is_finite
 from doratune.models.weights import WeightFiles
-from doratune.peft.adapter_file import LayerAdapter, read_adapter
+from doratune.peft.layer_adapters import LayerAdapter, read_layer_adapters
 from doratune.records.analysis import AnalysisRecord, GainDrift, RunAnalysis, WeightChange
+from doratune.records.layout import ADAPTER_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ def _analyze_run(run: AnalysedRun, base: Base, layers: list[str]) -> RunAnalysis
                     kind=kind,
                     magnitude=change.magnitude,
                     direction=change.direction,
+                    rounding=change.rounding,
                 )
             )
             if change.gain_mean is not None and change.gain_deviation is not None:
@@ -91,36 +94,37 @@ def _analyze_run(run: AnalysedRun, base: Base, layers: list[str]) -> RunAnalysis
 def _full(base: Base, folder: Path, dtype: torch.dtype, layers: list[str]) -> Iterator[tuple[str, Change]]:
     """Every layer's change in a checkpoint of full fine-tuning."""
     trained = WeightFiles(folder)
+
+    def rows(layer: str) -> Iterator[Rows]:
+        for part in _parts(base.shape(layer)):
+            after = trained.rows(f"{layer}.weight", part)
+            if not is_finite(after):
+                raise InputError("a weight is not finite", where=str(folder), got=f"{layer}.weight")
+            yield Rows(base.rows(layer, part, dtype), after.double())
+
     for layer in layers:
-        yield (
-            layer,
-            measure(
-                Rows(base.rows(layer, part, dtype), trained.rows(f"{layer}.weight", part).double())
-                for part in _parts(base.shape(layer))
-            ),
-        )
+        yield layer, measure(rows(layer))
 
 
 def _adapted(base: Base, folder: Path, dtype: torch.dtype) -> Iterator[tuple[str, Change]]:
-    """Every layer's change in a checkpoint of LoRA or DoRA."""
-    for layer, adapter in read_adapter(folder).items():
-        _check_fits(base, layer, adapter, folder)
+    """Every linear layer's change in a checkpoint of LoRA or DoRA."""
+    adapters = read_layer_adapters(base.skeleton(), folder)
+    if not adapters.linear:
+        raise InputError(
+            "the adapter has no linear layer, and only those are analysed",
+            where=str(folder),
+            got=", ".join(adapters.others),
+        )
+    if folder.name == ADAPTER_NAME:  # once a run, not at every checkpoint
+        for layer in adapters.others:
+            logger.info("left out, as it is no linear layer: %s", layer)
+    for layer, adapter in adapters.linear.items():
         parts = _parts(base.shape(layer))
         yield layer, measure(_adapted_rows(base.rows(layer, part, dtype), adapter, part) for part in parts)
 
 
 def _adapted_rows(before: Tensor, adapter: LayerAdapter, part: slice) -> Rows:
     return Rows(before, before + adapter.update(part), adapter.magnitude(part))
-
-
-def _check_fits(base: Base, layer: str, adapter: LayerAdapter, folder: Path) -> None:
-    shape = (len(adapter.B), adapter.A.shape[1])
-    if layer not in base.linear or base.shape(layer) != shape:
-        raise InputError(
-            "an adapter fits no linear layer of the base model",
-            where=str(folder),
-            got=f"{layer} of {shape[0]} x {shape[1]}",
-        )
 
 
 def _parts(shape: tuple[int, ...]) -> Iterator[slice]:

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from doratune.errors import InputError
 from doratune.models.fingerprint import fingerprint_of
 from doratune.models.weights import WeightFiles, weights_folder
+from doratune.models.whole import only_finite
 from doratune.records.base_model import compare_base_models
 from doratune.records.run import ModelRecord
 
@@ -32,12 +33,12 @@ class Base:
     """
 
     def __init__(self, record: ModelRecord) -> None:
-        folder = weights_folder(record.name)
-        self._files = WeightFiles(folder)
-        skeleton = _skeleton(folder)
+        self._folder = weights_folder(record.name)
+        self._files = WeightFiles(self._folder)
+        skeleton = self.skeleton()
         self.linear = [name for name, module in skeleton.named_modules() if isinstance(module, nn.Linear)]
         names = [name for name, _ in skeleton.named_parameters()]
-        fingerprint = fingerprint_of(names, self._files.rows)
+        fingerprint = fingerprint_of(names, only_finite(self._files.rows, record.name))
         found = compare_base_models(record, record.model_copy(update={"fingerprint": fingerprint}))
         if not found.same:
             raise InputError(
@@ -49,6 +50,10 @@ class Base:
             )
         if found.note:
             logger.warning(found.note)
+
+    def skeleton(self) -> nn.Module:
+        """The model's modules and shapes, with no memory for its weights."""
+        return _skeleton(self._folder)
 
     def of_kinds(self, kinds: list[str]) -> list[str]:
         """The linear layers whose name ends with one of ``kinds``."""
@@ -64,7 +69,6 @@ class Base:
 
 
 def _skeleton(folder: Path) -> nn.Module:
-    """The model's modules and shapes, with no memory for its weights."""
     try:
         config = AutoConfig.from_pretrained(str(folder))
         with torch.device("meta"):

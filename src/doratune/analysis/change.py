@@ -12,6 +12,8 @@ from torch import Tensor
 
 from doratune.records.analysis import KindCorrelation, WeightChange
 
+EPSILON = torch.finfo(torch.float32).eps
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -36,12 +38,14 @@ class Change:
         magnitude: ΔM, the mean over the rows of how much longer or shorter they are.
         direction: ΔD, the mean over the rows of 1 - cos of the angle they turned by. A row of zeros has no
             direction and is left out.
+        rounding: Whether neither is more than float32, which weights are kept in, rounds.
         gain_mean: Mean of DoRA's g = m / ‖V‖ over the rows; None without m.
         gain_deviation: Root mean square of g - 1; None without m.
     """
 
     magnitude: float
     direction: float
+    rounding: bool = False
     gain_mean: float | None = None
     gain_deviation: float | None = None
 
@@ -55,7 +59,7 @@ def measure(parts: Iterable[Rows]) -> Change:
     Returns:
         The change, in float64.
     """
-    lengths, turns, gains = [], [], []
+    lengths, turns, gains, norms = [], [], [], []
     for part in parts:
         before, after = (torch.linalg.vector_norm(rows, dim=1) for rows in (part.before, part.after))
         sign, length = torch.ones_like(after), after
@@ -63,6 +67,7 @@ def measure(parts: Iterable[Rows]) -> Change:
             gain = torch.where(after > 0, part.magnitude / after, 0.0)  # as in training: 0·(m / 0) is 0
             gains.append(gain)
             sign, length = part.magnitude.sign(), gain.abs() * after
+        norms.append(before)
         lengths.append((length - before).abs())
         turned = (before > 0) & (length > 0)
         # 1 - cos is half the squared distance of the unit vectors, which loses no digits at small angles.
@@ -70,28 +75,25 @@ def measure(parts: Iterable[Rows]) -> Change:
         unit_after = part.after[turned] * (sign / after)[turned, None]
         turns.append((unit_after - unit_before).square().sum(dim=1) / 2)
     direction = torch.cat(turns)
-    change = Change(
-        magnitude=torch.cat(lengths).mean().item(),
-        direction=direction.mean().item() if len(direction) else 0.0,
-    )
+    magnitude, turn = torch.cat(lengths).mean().item(), direction.mean().item() if len(direction) else 0.0
+    # Half the squared length of a unit vector's rounding, as a turn is measured.
+    rounding = magnitude <= EPSILON * torch.cat(norms).mean().item() and turn <= EPSILON**2 / 2
     if not gains:
-        return change
+        return Change(magnitude, turn, rounding)
     gain = torch.cat(gains)
-    return Change(
-        magnitude=change.magnitude,
-        direction=change.direction,
-        gain_mean=gain.mean().item(),
-        gain_deviation=(gain - 1).square().mean().sqrt().item(),
-    )
+    deviation = (gain - 1).square().mean().sqrt().item()
+    return Change(magnitude, turn, rounding, gain_mean=gain.mean().item(), gain_deviation=deviation)
 
 
 def correlations(changes: Sequence[WeightChange]) -> list[KindCorrelation]:
     """Over all weights and checkpoints first, then for each kind of layer.
 
     Args:
-        changes: Every adapted weight at every checkpoint of one run.
+        changes: Every adapted weight at every checkpoint of one run. Those that moved by rounding only
+            are left out: rounding has correlations too.
     """
     kinds = dict.fromkeys(change.kind for change in changes)
+    changes = [change for change in changes if not change.rounding]
     return [
         _correlate("all", changes),
         *(_correlate(kind, [change for change in changes if change.kind == kind]) for kind in kinds),

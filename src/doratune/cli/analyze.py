@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     command = parse(AnalyzeCommand, argv, verb="analyze", about=ABOUT)
 
     from doratune.analysis.analyze import analyze
-    from doratune.cli.output import configure_logging, print_json, print_paths
+    from doratune.cli.output import configure_logging, new_console, print_json, print_paths
     from doratune.report.files import write_analysis
     from doratune.report.terminal import print_analysis
 
@@ -47,9 +47,8 @@ def main(argv: list[str]) -> int:
     if command.as_json:
         print_json(analysis.to_dict())
         return 0
-    from rich.console import Console
 
-    console = Console()
+    console = new_console()
     print_analysis(analysis, console)
     print_paths(paths, console)
     return 0

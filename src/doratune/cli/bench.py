@@ -115,14 +115,12 @@ def _step(argv: list[str]) -> int:
 
 def show(command: Output, record: Shown, renderable: Callable[[Shown], Any]) -> None:
     """Print a bench's record, as JSON or as a table."""
-    from rich.console import Console
-
-    from doratune.cli.output import print_json, print_paths
+    from doratune.cli.output import new_console, print_json, print_paths
 
     if command.as_json:
         print_json(record.to_dict())
         return
-    console = Console()
+    console = new_console()
     console.print(renderable(record))
     if command.output is not None:
         print_paths([command.output], console)

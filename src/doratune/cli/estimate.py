@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from doratune.cli.output import print_json
+from doratune.cli.output import new_console, print_json
 from doratune.report.numbers import duration, large
 from doratune.study.cost import Speeds, Work, known_speeds, work_left
 from doratune.study.study import Study
@@ -41,10 +41,9 @@ def show_estimate(study: Study, *, jobs: int, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = new_console()
     table = Table(title=found["title"])
     table.add_column("Training set")
     for name in ("Runs", "Steps", "Tokens", "Rows to answer", "Time"):

@@ -40,9 +40,7 @@ def main(argv: list[str]) -> int:
         return _run_harness(config, argv, overwrite=command.overwrite, as_json=command.as_json)
 
     with lasting_imports():
-        from rich.console import Console
-
-        from doratune.cli.output import configure_logging, print_json
+        from doratune.cli.output import configure_logging, new_console, print_json
         from doratune.evaluation.evaluate import evaluate
         from doratune.report.terminal import print_evaluations
 
@@ -51,7 +49,7 @@ def main(argv: list[str]) -> int:
     if command.as_json:
         print_json(record.to_dict())
     else:
-        print_evaluations(record, Console())
+        print_evaluations(record, new_console())
     return 0
 
 

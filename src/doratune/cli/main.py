@@ -1,16 +1,17 @@
 """``doratune VERB ...``: finds the verb, runs it, and turns errors into messages and exit codes.
 
-Exit codes: 0 done, 1 failure, 2 the input cannot be used, 130 interrupted by Ctrl-C.
+Exit codes: 0 done, 1 failure, 2 the input cannot be used, 130 interrupted by Ctrl-C, 143 ended by SIGTERM.
 ``run`` ends as the script that it runs.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 
 from doratune import __version__
-from doratune.cli.output import quieten_imports
+from doratune.cli.library_messages import show_library_logs
 from doratune.errors import DoratuneError, InputError, did_you_mean
 
 VERBS = {
@@ -24,6 +25,12 @@ VERBS = {
     "bench": "time and memory of DoRA and LoRA compared with PEFT's, by layer or by training step",
     "env": "what is installed, and how the engine computes here",
 }
+
+OF_FILES = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+}
+"""Errors of the system that are about the user's files and disks."""
 
 HELP = """usage: doratune VERB [options]      (doratune VERB --help shows a verb's options)
 
@@ -69,13 +76,28 @@ def main(argv: list[str] | None = None) -> int:
                 fix=did_you_mean(verb, VERBS, form="doratune {}") or "see doratune --help",
             )
         if verb != "run":  # a script decides by itself
-            quieten_imports()
+            show_library_logs()
         done = importlib.import_module(f"doratune.cli.{verb}").main(rest)
     except DoratuneError as error:
-        print(f"doratune: {error.message}", file=sys.stderr)
-        return error.exit_code
+        return _failed(error)
+    except OSError as error:
+        if error.errno not in OF_FILES:
+            raise
+        return _failed(
+            DoratuneError(
+                "a file or folder could not be read or written",
+                where=error.filename and str(error.filename),
+                got=error.strerror,
+                fix="look at the path, its permissions and the disk's free space; what was written is kept",
+            )
+        )
     except KeyboardInterrupt:
         print("doratune: interrupted", file=sys.stderr)
         return 130
     # What the user's script raises is not ours to turn into messages and exit codes.
     return done if isinstance(done, int) else done()
+
+
+def _failed(error: DoratuneError) -> int:
+    print(f"doratune: {error.message}", file=sys.stderr)
+    return error.exit_code

@@ -1,23 +1,18 @@
-"""What the verbs print, and what they keep libraries from printing."""
+"""What the verbs print."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from doratune.cli.library_messages import show_library_logs, show_library_warnings
+
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-def quieten_imports() -> None:
-    """Silence what libraries log when they are imported; to be called before that."""
-    for library in ("torchao", "bitsandbytes", "torch.utils._pytree"):
-        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def show_messages() -> None:
@@ -31,18 +26,24 @@ def show_messages() -> None:
 
 
 def configure_logging() -> None:
-    """Show doratune's messages, and silence the libraries' messages and progress bars."""
-    quieten_imports()
+    """Show doratune's messages and the libraries' warnings, without their progress bars."""
     show_messages()
+    show_library_logs()
 
     import datasets
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"(transformers|trl|peft|accelerate|torch|lm_eval)\b")
+    show_library_logs()
+    show_library_warnings()
+
+
+def new_console(*, stderr: bool = False) -> Console:
+    """A console that prints names and titles as they are: ``[red]`` and ``:x:`` may be parts of them."""
+    from rich.console import Console
+
+    return Console(file=sys.stderr if stderr else None, markup=False, emoji=False)
 
 
 def print_paths(paths: Sequence[Path], console: Console) -> None:

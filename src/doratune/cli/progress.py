@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from doratune.cli.output import new_console
 from doratune.records.layout import METRICS_NAME
 from doratune.report.numbers import duration
 from doratune.study.cost import known_speeds, work_left
@@ -31,12 +30,12 @@ class StudyProgress:
         self._running: dict[str, Job] = {}
         self._speeds = known_speeds(study.plan, study.groups)
         self._left = {job.key: (job, work) for _, job, work in work_left(study.groups)}
-        self._console = Console(file=sys.stderr)
+        self._console = new_console(stderr=True)
         columns = (
             TextColumn("runs"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
         )
         self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._total, self._ended = len(self._left), 0
@@ -63,12 +62,20 @@ class StudyProgress:
         del self._running[job.key]
         self._noted = time.monotonic()
         self._busy += outcome.seconds
-        if outcome.error is None and not outcome.interrupted:
+        if outcome.error is None and not outcome.interrupted and not outcome.diverged:
             self._speeds.add(job)
         # Listed again: once a learning rate is chosen, the jobs that wait for it are known.
         self._left = {one.key: (one, work) for _, one, work in work_left(self._study.groups)}
         self._ended += 1
-        end = "interrupted" if outcome.interrupted else "failed" if outcome.error else "done"
+        end = (
+            "interrupted"
+            if outcome.interrupted
+            else "failed"
+            if outcome.error
+            else "diverged"
+            if outcome.diverged
+            else "done"
+        )
         place = f"{job.folder.name} ({job.label}; {job.stage})"
         self._console.print(
             f"{self._ended}/{self._total} {place}: {end} in {duration(outcome.seconds)}{self._time_left()}",

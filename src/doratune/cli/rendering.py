@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
-from doratune.cli.output import print_json, print_paths
+from doratune.cli.output import new_console, print_json, print_paths
 from doratune.records.layout import ANALYSIS_NAME, read_analysis
 from doratune.records.study import StudyRecord
 from doratune.report.files import write_report
@@ -32,6 +30,6 @@ def publish(record: StudyRecord, output: Path, *, as_json: bool, study: Path | N
     if as_json:
         print_json(record.to_dict())
         return
-    console = Console()
+    console = new_console()
     print_summary(record, console)
     print_paths(paths, console)

@@ -6,10 +6,9 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-from rich.console import Console
 from tyro.conf import Positional
 
-from doratune.cli.output import print_paths
+from doratune.cli.output import new_console, print_paths
 from doratune.cli.parse import AsJson, command_line, parse
 from doratune.cli.rendering import publish
 from doratune.errors import InputError
@@ -127,4 +126,4 @@ def _report_study(command: ReportCommand, runs: list[Path], study: Path) -> None
         check_against_archive(record, study)
     publish(record, command.output, as_json=command.as_json, study=study)
     if archived and not command.as_json:
-        print_paths(archived, Console())
+        print_paths(archived, new_console())

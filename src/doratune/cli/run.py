@@ -23,7 +23,8 @@ ABOUT = """usage: doratune run SCRIPT [ARGS...]
 Run a Python script as `python SCRIPT ARGS...` does, with every PEFT model that it builds on the engine.
 The script needs no change, and its checkpoints stay plain PEFT checkpoints. What follows SCRIPT is the
 script's own. For each model one line on stderr says how many layers are on the engine, and why others are
-not. Processes that the script starts by itself are not covered; let accelerate or torchrun start them.
+not; another one warns of a model in training whose adapter no optimizer step changes. Processes that the
+script starts by itself are not covered; let accelerate or torchrun start them.
 
 Examples:
   doratune run train.py --learning_rate 2e-4 --output_dir out
@@ -85,7 +86,12 @@ def _run(source: bytes, argv: list[str]) -> int:
 
 
 def _enable_automatically(models: list[str]) -> None:
+    import logging
+
     from doratune.peft import EnableReport, enable_automatically
+
+    if not _speaks():
+        logging.getLogger("doratune").setLevel(logging.ERROR)
 
     def tell(report: EnableReport) -> None:
         models.append("; ".join(str(report).splitlines()))
@@ -95,8 +101,13 @@ def _enable_automatically(models: list[str]) -> None:
 
 
 def _say(line: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # of the processes that a launcher started, one speaks
+    if _speaks():
         print(f"doratune: {line}", file=sys.stderr)
+
+
+def _speaks() -> bool:
+    """Of the processes that a launcher started, one speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _after_import(name: str, then: Callable[[], None]) -> None:

@@ -47,8 +47,8 @@ def build_examples(rows: Sequence[Row], *, source: str, fmt: Format, task: Task 
             its output as the only candidate.
 
     Raises:
-        InputError: A row is not in the layout, its answer is none of its candidates, or its output says
-            something else than its answer.
+        InputError: A row is not in the layout, its answer is none of its candidates, its output says
+            something else than its answer, or where its options begin is not clear.
     """
     known = list(layouts().values()) if task is None else [task.layout]
     return [_example(index, row, source, fmt, task, known) for index, row in enumerate(rows)]
@@ -74,7 +74,7 @@ def _example(
         instruction, candidates, labels, gold = row["instruction"], (row["output"],), (row["answer"],), 0
     else:
         labels, gold = _labels(row, *found, where=where)
-        instruction, candidates = _worded(row, *found, labels=labels, fmt=fmt)
+        instruction, candidates = _worded(row, *found, labels=labels, fmt=fmt, where=where)
     name = task.name if task else ""
     return Example(index, name, render_prompt(instruction, row["input"]), candidates, labels, gold)
 
@@ -89,6 +89,7 @@ def _labels(row: Row, layout: Layout, question: Question, *, where: str) -> tupl
             where=where,
             got=repr(answer),
             expected=", ".join(labels),
+            fix=next(filter(None, (_space_difference(answer, label) for label in labels)), None),
         )
     if row["output"].strip() != answer_text(answer):
         raise InputError(
@@ -96,16 +97,26 @@ def _labels(row: Row, layout: Layout, question: Question, *, where: str) -> tupl
             where=where,
             got=repr(_short(row["output"])),
             expected=repr(answer_text(answer)),
+            fix=_space_difference(row["output"], answer_text(answer)),
         )
     return labels, labels.index(answer)
 
 
 def _worded(
-    row: Row, layout: Layout, question: Question, *, labels: tuple[str, ...], fmt: Format
+    row: Row, layout: Layout, question: Question, *, labels: tuple[str, ...], fmt: Format, where: str
 ) -> tuple[str, tuple[str, ...]]:
     """Instruction and candidates of a row in a known layout."""
     if fmt == "instruct":
         return row["instruction"], tuple(answer_text(label) for label in labels)
+    twice = layout.ambiguity(row["instruction"])
+    if twice is not None:
+        raise InputError(
+            "a row's options cannot be told apart",
+            where=where,
+            got=f"{twice!r} several times",
+            expected="each once, where the option begins",
+            fix="reword the question or its options, or use --format instruct",
+        )
     return layout.continue_from(question)
 
 
@@ -119,13 +130,25 @@ def _unrecognised(row: Row, where: str, task: Task | None) -> InputError:
             expected="an instruction in the wording of one of the tasks",
             fix="use --format instruct",
         )
+    trimmed = row["instruction"].strip()
     return InputError(
         f"a row is not worded as a row of {task.name}",
         where=where,
         got=got,
         expected=repr(task.layout.template),
+        fix=_space_difference(row["instruction"], trimmed) if task.layout.parse(trimmed) else None,
     )
 
 
+def _space_difference(text: str, wanted: str) -> str | None:
+    """What to do about a text that would be the wanted one but for the space in it; None for any other."""
+    if text == wanted or text.split() != wanted.split():
+        return None
+    before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
+    places = [f"{side!r} at its {place}" for side, place in ((before, "start"), (after, "end")) if side]
+    return f"remove {' and '.join(places)}" if text.strip() == wanted else "write its spaces as expected"
+
+
 def _short(text: str) -> str:
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    """Both ends, which is where a wording differs from another."""
+    return text if len(text) <= 100 else f"{text[:60]}...{text[-37:]}"

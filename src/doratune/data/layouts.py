@@ -101,6 +101,17 @@ class Layout(Settings):
             return None  # more options than labels
         return Question(texts[0], (*texts[1:], body))
 
+    def ambiguity(self, instruction: str) -> str | None:
+        """What is in an instruction of this layout twice, so that its options may begin at either."""
+        if self.option is None:
+            return None
+        _, *middle, _ = self._literals
+        heads = [
+            (self.between if i else middle[0]) + self._option_head(i)
+            for i in range(len((self.parse(instruction) or Question("", ())).options))
+        ]
+        return next((head for head in heads if instruction.count(head) > 1), None)
+
     def continue_from(self, question: Question) -> Question:
         """Instruction and candidates of the continuation format.
 

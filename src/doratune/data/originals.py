@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,6 +11,9 @@ from doratune.data.convert import convert_rows
 from doratune.data.rows import Row
 from doratune.data.tasks import HubSource, Split, Task
 from doratune.errors import DoratuneError, InputError
+from doratune.hub import HubAnswer, hub_or_cache, looks_like_path
+
+logger = logging.getLogger(__name__)
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
@@ -33,19 +38,33 @@ def load_hub_rows(task: Task, split: Split) -> list[Row]:
     name = hub_name(source, split)
     import datasets  # slow to import, and not needed for files and samples
 
-    try:
-        loaded = datasets.load_dataset(
-            source.path, source.config, split=source.splits[split], revision=source.revision
-        )
-        originals = cast(list[dict[str, Any]], loaded.to_list())
-    except Exception as error:  # the hub, the network and the files' formats each raise their own kinds
-        reason = str(error).strip().splitlines() or [""]
-        raise DoratuneError(
-            f"the rows of {task.title} could not be loaded from the hub",
+    local = Path(source.path).is_dir()
+    if not local and looks_like_path(source.path):
+        raise InputError(
+            f"there is no such folder with the rows of {task.title}",
             where=name,
-            got=f"{type(error).__name__}: {reason[0]}",
-            fix="check the connection and try again, or give the rows as a file with --data FILE",
-        ) from error
+            fix="check the path, or give the rows as a file with --data FILE",
+        )
+    with (
+        nullcontext(HubAnswer())
+        if local
+        else hub_or_cache(source.path, "dataset", revision=source.revision) as answer
+    ):
+        try:
+            loaded = datasets.load_dataset(
+                source.path, source.config, split=source.splits[split], revision=source.revision
+            )
+            originals = cast(list[dict[str, Any]], loaded.to_list())
+        except Exception as error:  # the hub, the network and the files' formats each raise their own kinds
+            reason = str(error).strip().splitlines() or [""]
+            raise DoratuneError(
+                f"the rows of {task.title} could not be loaded from the hub",
+                where=name,
+                got=answer.failure or f"{type(error).__name__}: {reason[0]}",
+                fix="check the connection and try again, or give the rows as a file with --data FILE",
+            ) from error
+    if answer.failure:
+        logger.warning("%s; the rows of %s in the cache are used", answer.failure, task.title)
     return convert_rows(task, originals, name=name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def _parse(text: str, path: Path, line: int | None = None) -> Any:
     """Parse the whole file, or the given line of it."""
     place = str(path) if line is None else f"{path}, line {line}"
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_Object)
     except json.JSONDecodeError as error:
         place = f"{path}, line {line or error.lineno}, column {error.colno}"
         raise InputError(
@@ -86,9 +87,28 @@ def _parse(text: str, path: Path, line: int | None = None) -> Any:
         raise InputError("the JSON cannot be read", where=place, got=error, expected=_LAYOUT) from error
 
 
+class _Object(dict[str, Any]):
+    """A JSON object that remembers which key it had twice; only one of the values could be used."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.repeated: str | None = None
+        if len(self) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            self.repeated = next(key for key, count in counts.items() if count > 1)
+            self.values_of_repeated = [value for key, value in pairs if key == self.repeated]
+
+
 def _checked(value: Any, where: str) -> Row:
-    if not isinstance(value, dict):
+    if not isinstance(value, _Object):
         raise InputError("a row is not an object", where=where, got=_short(value), expected=_LAYOUT)
+    if value.repeated is not None:
+        raise InputError(
+            "a row has one key several times",
+            where=where,
+            got=f"{value.repeated!r} with the values {', '.join(map(_short, value.values_of_repeated))}",
+            expected="each key once",
+        )
     row = {"input": "", **value}
     for key in _KEYS:
         if key not in row:
@@ -113,5 +133,8 @@ def _is_unicode(text: str) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:  # read, but nested too deeply to be written
+        return "an array" if isinstance(value, list) else "an object"
     return text if len(text) <= 60 else f"{text[:57]}..."

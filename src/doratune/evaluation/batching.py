@@ -18,6 +18,7 @@ from doratune.data.encode import encode_prompts
 from doratune.data.examples import Example
 from doratune.errors import DoratuneError, InputError
 from doratune.evaluation.float32_head import float32_head
+from doratune.models.context import attention_window, positions
 from doratune.peft import hold_norms
 
 Progress = Callable[[int], None]
@@ -109,26 +110,30 @@ def repeated(cache: DynamicCache, rows: int) -> DynamicCache:
     return cache
 
 
-def check_lengths(model: PreTrainedModel, longest: int) -> None:
+def check_lengths(model: PreTrainedModel, examples: Sequence[Example], lengths: Sequence[int]) -> None:
     """Refuse sequences longer than the model's context.
 
     Args:
         model: The model.
-        longest: Tokens of the longest prompt with its answer.
+        examples: The rows.
+        lengths: Tokens of each one's prompt with its longest answer.
 
     Raises:
         InputError: If they exceed the model's sliding attention window or its positions.
     """
-    config = model.config.get_text_config()
     limits = {
-        "sliding attention window": getattr(config, "sliding_window", None),
-        "positions": getattr(config, "max_position_embeddings", None),
+        "sliding attention window": attention_window(model.config),
+        "positions": positions(model.config),
     }
     for name, limit in limits.items():
-        if limit is not None and longest > limit:
+        too_long = [row for row, length in enumerate(lengths) if limit is not None and length > limit]
+        if too_long:
+            first = too_long[0]
             raise InputError(
                 f"a row is longer than the model's {name}",
-                got=f"{longest} tokens with its answer",
+                where=row_name(examples[first]),
+                got=f"{lengths[first]} tokens with its answer; {len(too_long)} of {len(examples)} rows are "
+                f"longer, the longest has {max(lengths)}",
                 expected=f"at most {limit}",
                 fix="leave the long rows out, or take a model with a longer context",
             )

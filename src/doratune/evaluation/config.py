@@ -33,6 +33,8 @@ class EvalConfig(Settings):
     """Where record.json and predictions/ go; None: the run directory, else runs/eval-<name>."""
     model: str | None = None
     """Base model of an adapter folder, if it is not where its adapter_config.json says."""
+    allow_other_base: bool = False
+    """Evaluate an adapter also on a base model with other weights than it was trained on."""
     dtype: Dtype = "auto"
     """Type of the weights; auto: on a CPU float32, on a GPU that of the run, else what it is fast at."""
     load_in_4bit: bool = False

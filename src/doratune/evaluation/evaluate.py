@@ -23,8 +23,10 @@ from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.generate import extract_answer, generate_answers
 from doratune.evaluation.likelihood import score_candidates
+from doratune.evaluation.merge import ROWS
 from doratune.evaluation.target import Target, find_trained, load_target
 from doratune.records.answers import count_rows, counted
+from doratune.records.base_model import compare_base_models
 from doratune.records.layout import (
     is_recorded,
     predictions_name,
@@ -79,7 +81,10 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
     if not overwrite:
         for rows in tasks:
             _refuse_repeated(held, rows.task.name, fmt, config)
-    target = load_target(config, found)
+    first = [one.prompt + one.candidates[one.gold] for one in tasks[0].examples[:ROWS]]
+    target = load_target(config, found, first)
+    if held is not None:
+        _refuse_other_target(held, target.record, where=str(target.output))
     record = held or target.record
     for rows in tasks:
         evaluation, predictions = _evaluate_task(target, rows, config, fmt)
@@ -124,6 +129,24 @@ def _refuse_repeated(held: RunRecord | None, task: str, fmt: Format, config: Eva
         )
 
 
+def _refuse_other_target(held: RunRecord, ours: RunRecord, *, where: str) -> None:
+    """Refuse to add an evaluation to the record of something else."""
+    one_base = compare_base_models(held.model, ours.model).same
+    if ours.training is not None or held.training is not None:
+        same = held.started == ours.started  # a copy of the run's record
+    else:
+        adapter = held.method == "base" or held.config.get("target") == ours.config.get("target")
+        same = held.method == ours.method and one_base and adapter
+    if not same:
+        raise InputError(
+            "the output folder holds evaluations of something else",
+            where=where,
+            got=f"{held.name} ({held.method}) of base {held.model.name}",
+            expected=f"{ours.name} ({ours.method}) of base {ours.model.name}",
+            fix="give another --output",
+        )
+
+
 def _evaluate_task(
     target: Target, rows: TaskRows, config: EvalConfig, fmt: Format
 ) -> tuple[Evaluation, list[dict[str, Any]]]:
@@ -163,6 +186,7 @@ def _evaluate_task(
         limit=config.limit,
         speedups=list(target.speedups),
         scored=target.scored,
+        other_base=target.other_base,
     )
     logger.info(
         "%s: %d of %d rows right (%.1f %%)",
@@ -246,7 +270,12 @@ def _share(predictions: list[dict[str, Any]], examples: list[Example], key: str)
 @contextmanager
 def _progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"evaluating {label}", total=total)
         yield lambda rows: bar.advance(task, rows)

@@ -74,7 +74,7 @@ def generate_answers(
     settings = _generation_settings(base, tokenizer, num_beams, max_new_tokens)
     prompts = prompt_ids(tokenizer, examples)
     lengths = [len(prompt) for prompt in prompts]
-    check_lengths(base, max(lengths) + max_new_tokens)
+    check_lengths(base, examples, [length + max_new_tokens for length in lengths])
     texts = [""] * len(examples)
     with evaluation_mode(model), _own_settings_aside(base):
         prefix = common_prefix(prompts)

@@ -26,6 +26,7 @@ from doratune.evaluation._internals import is_multimodal, name_of, runs_programs
 from doratune.evaluation.batching import base_model, evaluation_mode, not_finite
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.target import Target, find_trained, load_target, output_folder
+from doratune.hub import hub_or_cache, offline
 from doratune.records.layout import write_text_atomic
 
 if TYPE_CHECKING:
@@ -130,18 +131,25 @@ def _load_task(name: str) -> _Requested:
             expected="a task, group or tag of lm-eval, or a YAML file that defines a task",
             fix=did_you_mean(name, manager.all_tasks),
         )
-    try:
-        loaded = manager.load([name])
-    except Exception as error:  # the file, the task's own code, the hub and the network each raise their own
-        reason = str(error).strip().splitlines() or [""]
-        kind = InputError if is_file else DoratuneError
-        raise kind(
-            "lm-eval could not load a task",
-            where=name,
-            got=f"{type(error).__name__}: {reason[0]}",
-            expected="a YAML file that defines one task" if is_file else None,
-            fix=None if is_file else "check the connection and try again",
-        ) from error
+    # A task in a file may have its rows in files too, which is tried before the hub is asked.
+    loaded = _loaded_offline(name) if is_file else None
+    if loaded is None:
+        with hub_or_cache(None) as answer:
+            try:
+                loaded = manager.load([name])
+            except Exception as error:  # the file, the task's own code, the hub and the network
+                reason = str(error).strip().splitlines() or [""]
+                kind = InputError if is_file else DoratuneError
+                raise kind(
+                    "lm-eval could not load a task",
+                    where=name,
+                    got=f"{type(error).__name__}: {reason[0]}"
+                    + (f" ({answer.failure})" if answer.failure else ""),
+                    expected="a YAML file that defines one task" if is_file else None,
+                    fix=None if is_file else "check the connection and try again",
+                ) from error
+        if answer.failure:
+            logger.warning("%s; the rows of %s in the cache are used", answer.failure, name)
     for task in loaded["tasks"].values():
         _refuse_unsuitable(task)
     groups = loaded.get("groups", {})
@@ -149,6 +157,14 @@ def _load_task(name: str) -> _Requested:
     outer: list[Task | Group] = [group for group in groups.values() if group.name not in inner]
     items = outer or list(loaded["tasks"].values())
     return _Requested(name_of(items[0]) if is_file else name, items)
+
+
+def _loaded_offline(name: str) -> Any:
+    with offline():
+        try:
+            return _manager().load([name])
+        except Exception:  # it is tried again with the hub, whose error tells more
+            return None
 
 
 def _refuse_unsuitable(task: Task) -> None:
@@ -189,7 +205,8 @@ def _evaluate_task(target: Target, requested: _Requested, config: EvalConfig, fo
     results = {"doratune": _provenance(target, config), **found}
     for name, rows in samples.items():
         lines = [json.dumps(row, ensure_ascii=False, default=serialised) for row in rows]
-        write_text_atomic(folder / f"samples_{name}.jsonl", "".join(f"{line}\n" for line in lines))
+        file = f"samples_{name}.jsonl".replace("/", "_")  # a task of the user's own may have any name
+        write_text_atomic(folder / file, "".join(f"{line}\n" for line in lines))
     # NaN and infinities are written as lm-eval writes them: they are no reason to lose hours of its work.
     text = json.dumps(results, indent=2, ensure_ascii=False, default=serialised)
     write_text_atomic(folder / RESULTS_NAME, text + "\n")
@@ -220,7 +237,7 @@ def _provenance(target: Target, config: EvalConfig) -> dict[str, Any]:
         "version": __version__,
         "target": config.target,
         "method": target.record.method,
-        "model": target.record.model.to_dict(),
+        "model": (target.other_base or target.record.model).to_dict(),
         "scored": target.scored.to_dict(),
         "speedups": [one.to_dict() for one in target.speedups],
     }

@@ -89,7 +89,7 @@ def score_candidates(
     trees = [candidate_tree(row) for row in candidates]
     lengths = [len(prompt) + len(tree.tokens) for prompt, tree in zip(prompts, trees, strict=True)]
     longest = [len(prompt) + max(map(len, row)) for prompt, row in zip(prompts, candidates, strict=True)]
-    check_lengths(base, max(longest))
+    check_lengths(base, examples, longest)
     raw: list[list[float]] = [[] for _ in examples]
     with evaluation_mode(model):
         prefix = common_prefix(prompts)

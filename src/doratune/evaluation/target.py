@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import datetime
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from doratune.environment import describe_environment
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
+from doratune.evaluation.merge import merge, merge_obstacle
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model, on_cpu
 from doratune.peft import adapter_parameters, enable, uses_dora
+from doratune.peft.adapter_file import read_adapter_config
+from doratune.peft.load import load_adapter
 from doratune.records.base_model import compare_base_models
 from doratune.records.layout import (
     ADAPTER_CONFIG,
@@ -43,6 +47,13 @@ from doratune.speedups import speed_up
 
 logger = logging.getLogger(__name__)
 
+TEXTS = (
+    "The capital of France is Paris, and the capital of Italy is Rome.",
+    "Question: is the sky blue on a clear day? Answer: yes, it is.",
+    "def add(a, b):\n    return a + b\n",
+)
+"""What a merged model is asked where no rows are at hand."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -55,6 +66,8 @@ class Target:
         output: The folder of that record.
         scored: What it is made of, for the record of each evaluation.
         speedups: What was sped up in the model.
+        apart: Why the adapter was not merged, if there is one and it was not.
+        other_base: The base model, where it is not the one of the record.
     """
 
     model: PreTrainedModel | PeftModel
@@ -63,6 +76,8 @@ class Target:
     output: Path
     scored: ScoredRecord
     speedups: tuple[SpeedupRecord, ...] = ()
+    apart: str | None = None
+    other_base: ModelRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -124,24 +139,26 @@ def output_folder(config: EvalConfig, found: Found) -> Path:
     return config.output or found.run or Path("runs") / f"eval-{name}"
 
 
-def load_target(config: EvalConfig, found: Found) -> Target:
+def load_target(config: EvalConfig, found: Found, texts: Sequence[str] = TEXTS) -> Target:
     """Load what ``config.target`` names.
 
     An adapter is merged into a float32 base, which is exact to rounding and makes evaluation as fast as
-    the base; a base in lower precision or 4 bits would lose small changes in the merge, so there the adapter
-    is kept apart.
+    the base. It is kept apart from a base in lower precision or 4 bits, which would lose small changes, and
+    from one that uses an adapted weight twice, such as tied embeddings.
 
     Args:
         config: The evaluation's settings.
         found: What ``find_trained`` gives for it.
+        texts: What a merged model is asked to see that it answers as before.
 
     Returns:
         The model, sped up unless it should not be, its record so far and where that is written.
 
     Raises:
-        InputError: If nothing is found, or the adapter was trained for another base.
+        InputError: If nothing is found, the adapter cannot be used or was trained for another base.
+        DoratuneError: If merging the adapter changed the answers.
     """
-    target = _load_target(config, found)
+    target = _load_target(config, found, texts)
     _log_scored(target)
     target.model.requires_grad_(False)
     trained_with = found.record.config.get("speedups") if found.record else None
@@ -150,28 +167,31 @@ def load_target(config: EvalConfig, found: Found) -> Target:
     return replace(target, speedups=tuple(speed_up(target.model, training=False).record()))
 
 
-def _load_target(config: EvalConfig, found: Found) -> Target:
+def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Target:
     run, record, adapter = found.run, found.record, found.adapter
     base = _load(config, record, found)
     if found.model is not None and run is not None and record is not None:
         scored = _scored(base, "full", merged=False)
         return Target(base.model, base.tokenizer, record, output_folder(config, found), scored)
     base_record = model_record(base)
-    if record is not None:
-        _check_base(config.target, record.model, base_record)
+    other_base = _other_base(config, record.model, base_record) if record is not None else None
     output = output_folder(config, found)
     if adapter is None:
         record = record or _new_record(config, base_record, "base", adapter=0)
-        return Target(base.model, base.tokenizer, record, output, _scored(base, "base", merged=False))
-    peft_model = _add_adapter(base, adapter)
+        scored = _scored(base, "base", merged=False)
+        return Target(base.model, base.tokenizer, record, output, scored, other_base=other_base)
+    peft_model = load_adapter(base.model, adapter)
     if record is None:
         method: Method = "dora" if uses_dora(peft_model) else "lora"
         record = _new_record(config, base_record, method, adapter=adapter_parameters(peft_model))
     if record.config.get("engine", "doratune") == "doratune":
         enable(peft_model)
-    exact = base.dtype == torch.float32 and not getattr(base.model, "is_loaded_in_4bit", False)
-    model: Any = peft_model.merge_and_unload() if exact else peft_model
-    return Target(model, base.tokenizer, record, output, _scored(base, "adapter", merged=exact))
+    model: Any = peft_model
+    apart, difference = merge_obstacle(base, peft_model), None
+    if apart is None:
+        model, difference = merge(peft_model, base.tokenizer, texts)
+    scored = _scored(base, "adapter", merged=apart is None, difference=difference)
+    return Target(model, base.tokenizer, record, output, scored, apart=apart, other_base=other_base)
 
 
 def _log_scored(target: Target) -> None:
@@ -184,15 +204,18 @@ def _log_scored(target: Target) -> None:
     elif scored.merged:
         what = f"the adapter merged into the base {base}"
     else:
-        what = f"the adapter kept apart from the base {base}"
+        what = f"the adapter kept apart from the base {base} ({target.apart})"
     difference = scored.merge_difference
-    merged = "" if difference is None else f"; merging moved a score by at most {difference:.2g}"
+    merged = "" if difference is None else f"; merging moved a log-probability by at most {difference:.1g}"
     logger.info("scored: %s, in %s%s", what, scored.dtype, merged)
 
 
-def _scored(base: LoadedModel, weights: ScoredWeights, *, merged: bool) -> ScoredRecord:
+def _scored(
+    base: LoadedModel, weights: ScoredWeights, *, merged: bool, difference: float | None = None
+) -> ScoredRecord:
     """What answers, as the record has it."""
-    return ScoredRecord(weights=weights, merged=merged, dtype=str(base.dtype).removeprefix("torch."))
+    dtype = str(base.dtype).removeprefix("torch.")
+    return ScoredRecord(weights=weights, merged=merged, merge_difference=difference, dtype=dtype)
 
 
 def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedModel:
@@ -210,7 +233,7 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
     elif record is not None:
         name = config.model or record.model.name
     elif adapter is not None:
-        name = config.model or PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path or ""
+        name = config.model or read_adapter_config(adapter).base_model_name_or_path or ""
         if not name:
             raise InputError(
                 "the adapter does not say what its base model is", where=str(adapter), fix="add --model"
@@ -234,30 +257,24 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
     return replace(loaded, model=loaded.model.float(), dtype=torch.float32) if widened else loaded
 
 
-def _add_adapter(base: LoadedModel, adapter: Path) -> PeftModel:
-    try:
-        return PeftModel.from_pretrained(base.model, str(adapter))
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            "the adapter does not fit this base model",
-            where=str(adapter),
-            got=f"base {base.name}: {str(error).strip().splitlines()[-1].strip()}",
-            fix="name the model it was trained on with --model",
-        ) from error
-
-
-def _check_base(target: str, trained_on: ModelRecord, loaded: ModelRecord) -> None:
+def _other_base(config: EvalConfig, trained_on: ModelRecord, loaded: ModelRecord) -> ModelRecord | None:
+    """What was loaded, if it is allowed and not what the record names."""
     found = compare_base_models(trained_on, loaded)
-    if not found.same:
-        raise InputError(
-            "the adapter was trained for another base model",
-            where=target,
-            got=f"base {loaded.name} ({loaded.source}): {found.difference}",
-            expected=f"base {trained_on.name} ({trained_on.source})",
-            fix="evaluate it without --model, or with the model it was trained on",
-        )
-    if found.note:
-        logger.warning(found.note)
+    if found.same:
+        if found.note:
+            logger.warning(found.note)
+        return None
+    error = InputError(
+        "the adapter was trained for another base model",
+        where=config.target,
+        got=f"base {loaded.name} ({loaded.source}): {found.difference}",
+        expected=f"base {trained_on.name} ({trained_on.source})",
+        fix="evaluate it without --model or with the model it was trained on, or add --allow-other-base",
+    )
+    if not config.allow_other_base:
+        raise error
+    logger.warning("%s; evaluated all the same, as --allow-other-base asks", error.what)
+    return loaded
 
 
 def _new_record(config: EvalConfig, base: ModelRecord, method: Method, *, adapter: int) -> RunRecord:

@@ -16,6 +16,7 @@ from torch import Tensor
 from doratune.errors import DoratuneError
 from doratune.models.load import LoadedModel
 from doratune.models.weights import WeightFiles, weights_folder
+from doratune.models.whole import NotFiniteError, only_finite
 from doratune.records.base_model import UNSEEN
 from doratune.records.run import ModelRecord
 
@@ -42,27 +43,37 @@ def model_record(base: LoadedModel) -> ModelRecord:
     )
 
 
-def fingerprint(base: LoadedModel) -> str:
+def fingerprint(base: LoadedModel) -> str | None:
     """A hash of all weights of a base model.
 
     It is the same in float32, bfloat16, float16 and 4 bits. Weights that were loaded in float16 or quantised
-    are no longer those of the file, so they are read from the file again; if that cannot be done, only the
-    weights of one dimension are hashed.
+    are no longer those of the file, and offloaded ones are not at hand, so they are read from the file again;
+    if that cannot be done, only the weights of one dimension are hashed.
 
     Args:
         base: The model as it was loaded, before any adapter is added.
 
     Returns:
-        ``v2:<16 hex digits>:<16 hex digits>``, the last part ``UNSEEN`` if the weights could not be read.
+        ``v2:<16 hex digits>:<16 hex digits>``, the last part ``UNSEEN`` if the weights could not be read;
+        None if not even those of one dimension could.
+
+    Raises:
+        NotFiniteError: If a weight in the file is not finite.
     """
     loaded = {name: one.detach() for name, one in base.model.named_parameters()}
-    if all(weight.dtype in EXACT for weight in loaded.values()):
+    if all(weight.dtype in EXACT and not weight.is_meta for weight in loaded.values()):
         return fingerprint_of(loaded, loaded.__getitem__)
     try:
-        return fingerprint_of(loaded, WeightFiles(weights_folder(base.name)).rows)
+        files = WeightFiles(weights_folder(base.name))
+        return fingerprint_of(loaded, only_finite(files.rows, base.name))
+    except NotFiniteError:
+        raise
     except DoratuneError as error:
-        logger.info("the base model's fingerprint covers its norms only: %s", error.what)
         vectors = [name for name, one in loaded.items() if one.ndim == 1]
+        if any(loaded[name].is_meta for name in vectors):
+            logger.info("the base model has no fingerprint: %s", error.what)
+            return None
+        logger.info("the base model's fingerprint covers its norms only: %s", error.what)
         return fingerprint_of(vectors, loaded.__getitem__, complete=False)
 
 

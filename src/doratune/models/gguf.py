@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doratune.cache import cache_home
-from doratune.errors import InputError
+from doratune.errors import DoratuneError, InputError
 from doratune.records.layout import file_sha256
 
 if TYPE_CHECKING:
@@ -31,21 +32,43 @@ def read_gguf(path: Path, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedTok
     Raises:
         InputError: If there is no such file, or transformers cannot read it.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoTokenizer, GgufConfig
+
+    from doratune.models.whole import load_whole
 
     _require_file(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent,
+        model = load_whole(
+            str(path.parent),
             gguf_file=path.name,
             # Dense floats: packed GGUF blocks can be neither trained through nor saved.
             quantization_config=GgufConfig(dequantize=True),
             **kwargs,
         )
-    except (OSError, ValueError, NotImplementedError, KeyError) as error:
+    except (DoratuneError, MemoryError):
+        raise
+    except Exception as error:  # the reader follows what the file says, to whatever error that ends in
         raise unreadable(path, error) from error
-    return model, tokenizer
+    return model, _without_added_ids(tokenizer, model.config.get_text_config().vocab_size)
+
+
+def _without_added_ids(tokenizer: PreTrainedTokenizerBase, rows: int) -> PreTrainedTokenizerBase:
+    """The file's tokenizer, without GPT-2's end of text.
+
+    transformers adds it to every byte-level vocabulary, under an id that the embedding has no row for.
+    """
+    from tokenizers import Tokenizer
+
+    from_file: Any = tokenizer
+    backend = json.loads(from_file.backend_tokenizer.to_str())
+    within = [token for token in backend["added_tokens"] if token["id"] < rows]
+    if len(within) == len(backend["added_tokens"]):
+        return tokenizer
+    pruned = Tokenizer.from_str(json.dumps({**backend, "added_tokens": within}))
+    rebuilt = type(tokenizer)(tokenizer_object=pruned, **tokenizer.init_kwargs)
+    rebuilt.chat_template = tokenizer.chat_template
+    return rebuilt
 
 
 def convert_once(gguf: Path) -> Path:
@@ -92,8 +115,9 @@ def unreadable(path: Path, error: Exception) -> InputError:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, without what follows its first line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What an exception says: its first line, with the next one where that only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def _require_file(path: Path) -> None:

@@ -8,23 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from doratune.errors import InputError, did_you_mean
+from doratune.errors import DoratuneError, InputError, did_you_mean
+from doratune.hub import hub_or_cache
 from doratune.models.builtin import BUILTIN, resolve_builtin
 from doratune.models.gguf import first_line, read_gguf, unreadable
 from doratune.models.precision import resolve_dtype
+from doratune.models.tokenizer import ensure_pad_token, refuse_unembedded_ids
+from doratune.models.weights import WeightFiles, refuse_pickles
+from doratune.models.whole import load_whole, refuse_not_finite
 from doratune.records.layout import ADAPTER_CONFIG, ADAPTER_NAME, MODEL_CONFIG, refuse_missing_folder
 
 logger = logging.getLogger(__name__)
-
-WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,8 @@ def load_model(
         The model on this process's device (or as ``device_map`` says).
 
     Raises:
-        InputError: If nothing loadable is found under ``name``.
+        InputError: If nothing loadable is found under ``name``, or it is not whole: weights are missing, left
+            over, of other shapes or not finite, or the tokenizer has ids without an embedding.
     """
     from accelerate import PartialState
 
@@ -107,7 +104,9 @@ def load_model(
         model, tokenizer = _from_hub(name, {**kwargs, "trust_remote_code": trust_remote_code})
     if "device_map" not in kwargs:
         model.to(device)  # pyright: ignore[reportArgumentType]
-    _ensure_pad_token(model, tokenizer, name)
+    refuse_not_finite(model, name)
+    refuse_unembedded_ids(model, tokenizer, name)
+    ensure_pad_token(model, tokenizer, name)
     model.eval()
     return LoadedModel(model=model, tokenizer=tokenizer, name=name, source=source, dtype=torch_dtype)
 
@@ -123,25 +122,34 @@ def _from_folder(folder: Path, kwargs: dict[str, Any]) -> tuple[PreTrainedModel,
         )
     if not (folder / MODEL_CONFIG).is_file():
         raise InputError("the model folder has no config.json", where="--model", got=folder)
-    if not any(next(folder.glob(pattern), None) for pattern in WEIGHT_FILES):
-        raise InputError(
-            "the model folder has no weights",
-            where="--model",
-            got=folder,
-            expected="*.safetensors (other formats would be unpickled, which doratune never does)",
-            fix="save the model with save_pretrained, or convert it to safetensors",
-        )
+    WeightFiles(folder)  # its messages name the file; nothing but the headers is read
     try:
         return _pretrained(str(folder), kwargs)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (DoratuneError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # each configuration class, tokenizer and file format raises its own kinds
         raise unreadable(folder, error) from error
 
 
 def _from_hub(name: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    try:
-        return _pretrained(name, kwargs)
-    except (OSError, ValueError) as error:
-        raise _no_such_model(name, f"check the path or id ({first_line(error)})") from error
+    with hub_or_cache(name) as answer:
+        refuse_pickles(answer.files, name)
+        try:
+            loaded = _pretrained(name, kwargs)
+        except (DoratuneError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # the hub, the network, the configuration and the files raise their own
+            if answer.failure:
+                raise InputError(
+                    "the model could not be loaded from the hub",
+                    where="--model",
+                    got=f"{name}: {answer.failure}",
+                    fix="check the id and the connection, or name a local folder",
+                ) from error
+            raise _no_such_model(name, f"check the path or id ({first_line(error)})") from error
+    if answer.failure:
+        logger.warning("%s; the copy in the cache is used", answer.failure)
+    return loaded
 
 
 def _no_such_model(name: str, fix: str) -> InputError:
@@ -157,8 +165,7 @@ def _no_such_model(name: str, fix: str) -> InputError:
 def _pretrained(name: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     trust = kwargs.get("trust_remote_code", False)
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
-    model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **kwargs)
-    return model, tokenizer
+    return load_whole(name, use_safetensors=True, **kwargs), tokenizer
 
 
 def _four_bit(compute_dtype: torch.dtype) -> Any:
@@ -180,17 +187,3 @@ def _installed(package: str) -> bool:
     from importlib.util import find_spec
 
     return find_spec(package) is not None
-
-
-def _ensure_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Give a tokenizer without a pad token one that exists already, so that no embedding is added."""
-    if tokenizer.eos_token is None:
-        raise InputError(
-            "the tokenizer has no end-of-sequence token, so no answer could ever end",
-            where="--model",
-            got=name,
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-        logger.info("the tokenizer has no pad token; padding with %s", tokenizer.pad_token)
-    model.config.pad_token_id = tokenizer.pad_token_id

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from doratune.errors import InputError
+from doratune.hub import hub_or_cache, looks_like_path
 from doratune.models.builtin import BUILTIN, resolve_builtin
 from doratune.models.gguf import convert_once
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLED = re.compile(r".*\.(bin|pt|pth|ckpt)")
 
 
 def weights_folder(name: str) -> Path:
@@ -32,16 +37,23 @@ def weights_folder(name: str) -> Path:
         return path
     if path.suffix == ".gguf":
         return convert_once(path)
+    if looks_like_path(name):
+        raise _not_there(name)
     from huggingface_hub import snapshot_download
 
-    try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", "model*.safetensors", INDEX]))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            "the base model is not there any more",
-            got=name,
-            expected=f"a built-in name ({', '.join(BUILTIN)}), a folder, a .gguf file or a hub id",
-        ) from error
+    with hub_or_cache(name) as answer:
+        try:
+            return Path(snapshot_download(name, allow_patterns=["config.json", "model*.safetensors", INDEX]))
+        except Exception as error:  # the hub and the network raise their own kinds
+            raise _not_there(name, answer.failure) from error
+
+
+def _not_there(name: str, failure: str | None = None) -> InputError:
+    return InputError(
+        "the base model is not there any more",
+        got=f"{name} ({failure})" if failure else name,
+        expected=f"a built-in name ({', '.join(BUILTIN)}), a folder, a .gguf file or a hub id",
+    )
 
 
 class WeightFiles:
@@ -95,8 +107,62 @@ class WeightFiles:
 
 def _files(folder: Path) -> list[Path]:
     if (folder / INDEX).is_file():
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return [folder / name for name in sorted(set(index["weight_map"].values()))]
+        return _shards(folder)
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
-    raise InputError("the folder holds no weights", where=str(folder), expected=f"{SINGLE} or {INDEX}")
+    refuse_pickles([file.name for file in folder.iterdir()], str(folder))
+    raise InputError("the model folder holds no weights", where=str(folder), expected=f"{SINGLE} or {INDEX}")
+
+
+def refuse_pickles(files: Iterable[str], place: str) -> None:
+    """Refuse a model whose weights are there as pickles only.
+
+    Args:
+        files: The names of its files.
+        place: Its folder or hub id.
+
+    Raises:
+        InputError: If they are; the first is named, with the line that converts them.
+    """
+    names = sorted(files)
+    pickled = [name for name in names if PICKLED.fullmatch(name)]
+    if pickled and not any(name.endswith(".safetensors") for name in names):
+        raise InputError(
+            "the model's weights are pickled, and unpickling runs whatever code is in the file",
+            where=f"{place}/{pickled[0]}",
+            expected=f"{SINGLE} or {INDEX}",
+            fix=f"if you trust its origin, convert it once and name the new folder: {_conversion(place)}",
+        )
+
+
+def _shards(folder: Path) -> list[Path]:
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        files = sorted({folder / name for name in index["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            "the index of the weights cannot be read",
+            where=str(folder / INDEX),
+            got=f"{type(error).__name__}: {error}",
+            expected='{"weight_map": {parameter: file}}',
+        ) from error
+    absent = [file.name for file in files if not file.is_file()]
+    if absent or not files:
+        raise InputError(
+            "files of the weights are missing",
+            where=str(folder / INDEX),
+            got=f"{len(absent)} of {len(files)} files absent: {', '.join(absent[:3])}",
+            fix="copy or download the model folder again",
+        )
+    return files
+
+
+def _conversion(place: str) -> str:
+    """A line for the shell that writes a pickled model as safetensors beside it, or here."""
+    new = f"{place if Path(place).is_dir() else Path(place).name}-safetensors"
+    code = (
+        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+        f"M.from_pretrained({place!r}).save_pretrained({new!r}); "
+        f"T.from_pretrained({place!r}).save_pretrained({new!r})"
+    )
+    return f"python -c {shlex.quote(code)}"

@@ -5,7 +5,15 @@ saving stay PEFT's own, and ``disable(model)`` swaps the classes back. ``enable_
 model as it is built.
 """
 
-from doratune.peft.adapted import adapted_modules, adapter_of, adapter_parameters, uses_dora
+from doratune.peft.adapted import (
+    adapted_modules,
+    adapter_of,
+    adapter_parameters,
+    dora_norms,
+    parameter_kind,
+    shared_layers,
+    uses_dora,
+)
 from doratune.peft.automatic import disable_automatically, enable_automatically
 from doratune.peft.enable import EnableReport, disable, enable
 from doratune.peft.hold_norms import hold_norms
@@ -17,8 +25,11 @@ __all__ = [
     "adapter_parameters",
     "disable",
     "disable_automatically",
+    "dora_norms",
     "enable",
     "enable_automatically",
     "hold_norms",
+    "parameter_kind",
+    "shared_layers",
     "uses_dora",
 ]

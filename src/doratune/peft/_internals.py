@@ -45,6 +45,9 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 # W of a layer whose weight is quantised, and a weight that DeepSpeed has sharded.
 from peft.utils.integrations import dequantize_module_weight, gather_params_ctx
 
+# Called after every step of any optimizer, until it is removed.
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
 # GPT-2's linear layer, whose weight is stored transposed.
 from transformers.pytorch_utils import Conv1D
 
@@ -90,6 +93,7 @@ __all__ = [
     "is_bnb_4bit_available",
     "is_bnb_available",
     "is_torchao_available",
+    "register_optimizer_step_post_hook",
 ]
 
 ATTRIBUTES: dict[str, dict[str, str]] = {

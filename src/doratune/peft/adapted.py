@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 
 from doratune.peft._internals import BaseTunerLayer, adapter_weights
+from doratune.peft.layer import EngineLayer
 
 
 def adapted_modules(model: nn.Module) -> set[nn.Module]:
@@ -16,9 +18,38 @@ def adapted_modules(model: nn.Module) -> set[nn.Module]:
     return {part for layer in layers for part in layer.modules()}
 
 
+def shared_layers(model: nn.Module) -> list[str]:
+    """Names, in the base, of adapted layers whose weight another module uses too, as tied embeddings do."""
+    users = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    return [
+        name.removeprefix("base_model.model.")
+        for name, layer in model.named_modules()
+        if isinstance(layer, BaseTunerLayer)
+        and any(users[id(one)] > 1 for one in layer.get_base_layer().parameters(recurse=False))
+    ]
+
+
 def adapter_of(layer: nn.Module, name: str = "default") -> dict[str, nn.Parameter]:
     """The parameters of a linear layer's adapter by their names in the equations: A, B and, for DoRA, m."""
     return dict(zip("ABm", adapter_weights(layer, name), strict=False))
+
+
+def dora_norms(model: nn.Module) -> dict[str, Tensor]:
+    """The norms of the active DoRA adapters that are on the engine, (d_out,) each, by their layers' names."""
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, EngineLayer)}
+    norms = {}
+    for name, layer in layers.items():
+        adapter = layer.adapter_on_engine()
+        if adapter is not None and layer.use_dora.get(adapter, False):
+            norms[name] = layer.adapter_norm(adapter)
+    return norms
+
+
+def parameter_kind(name: str) -> str:
+    """What a trained parameter is in the equations, by its name in the model: A, B, m, or W of the base."""
+    kinds = {"lora_magnitude_vector": "m", "lora_A": "A", "lora_B": "B"}
+    kinds.update(lora_embedding_A="A", lora_embedding_B="B")
+    return next((kind for part, kind in kinds.items() if f".{part}" in name), "W")
 
 
 def uses_dora(model: PeftModel) -> bool:

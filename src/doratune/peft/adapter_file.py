@@ -1,11 +1,12 @@
-"""A LoRA or DoRA adapter's file, read without its model."""
+"""A folder in which PEFT saved an adapter, read and checked without its model."""
 
 from __future__ import annotations
 
-import math
-import re
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from peft import LoraConfig
 from safetensors import SafetensorError
@@ -13,62 +14,117 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from doratune.errors import InputError
+from doratune.finite import is_finite
+from doratune.records.layout import ADAPTER_CONFIG
 
-WEIGHTS = "adapter_model.safetensors"  # as PEFT writes it
-KEY = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<part>A|B|magnitude_vector)(\.weight)?")
-
-
-@dataclass(frozen=True)
-class LayerAdapter:
-    """The adapter of one linear layer.
-
-    Attributes:
-        scaling: s.
-        A: (r, d_in).
-        B: (d_out, r).
-        m: DoRA's magnitudes, (d_out,); None for LoRA.
-    """
-
-    scaling: float
-    A: Tensor
-    B: Tensor
-    m: Tensor | None
-
-    def update(self, part: slice) -> Tensor:
-        """Some rows of s·B·A, in float64."""
-        return self.scaling * (self.B[part].double() @ self.A.double())
-
-    def magnitude(self, part: slice) -> Tensor | None:
-        """Some of the magnitudes, in float64."""
-        return None if self.m is None else self.m[part].double()
+NAMED = 3
+"""Most keys in a message."""
+WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"  # as PEFT writes them
+CONVERT = (
+    'python -c "import torch; from safetensors.torch import save_file; '
+    f"t = torch.load('{PICKLED}', weights_only=True); "
+    f"save_file({{k: v.contiguous().clone() for k, v in t.items()}}, '{WEIGHTS}')\""
+)
 
 
-def read_adapter(folder: Path) -> dict[str, LayerAdapter]:
-    """The adapters of all layers by their names in the base model, in the file's order.
+def read_adapter_config(folder: Path) -> LoraConfig:
+    """Read ``folder``/adapter_config.json.
 
     Args:
-        folder: A PEFT adapter of linear layers, as ``doratune train`` writes it.
+        folder: A PEFT adapter, LoRA or DoRA.
+
+    Returns:
+        The configuration. A key that this PEFT does not know is left out only if it switches nothing on.
 
     Raises:
-        InputError: If the folder holds none, or one of another kind.
+        InputError: It is missing or broken, of another PEFT method, or asks for what this PEFT does not know.
+    """
+    path = folder / ADAPTER_CONFIG
+    values = _read_object(path)
+    method = values.get("peft_type")
+    if method != "LORA":
+        raise InputError(
+            "the adapter is of no method that doratune knows",
+            where=str(path),
+            got=f"peft_type {method}" if "peft_type" in values else "no peft_type",
+            expected="peft_type LORA, which is LoRA's and DoRA's",
+        )
+    known = {field.name for field in fields(LoraConfig)}
+    strange = [key for key, value in values.items() if key not in known and value]
+    if strange:
+        raise InputError(
+            "the adapter's configuration has keys that the installed PEFT does not know",
+            where=str(path),
+            got=", ".join(strange),
+            fix=f"install the PEFT that saved it ({values.get('peft_version') or 'a newer version'})",
+        )
+    for key, kinds in (("r", (int,)), ("lora_alpha", (int, float))):
+        value = values.get(key, 1)
+        if not isinstance(value, kinds) or isinstance(value, bool) or value <= 0:
+            raise InputError(
+                "the adapter's configuration cannot be used",
+                where=str(path),
+                got=f"{key} {value!r}",
+                expected="a positive number",
+            )
+    try:
+        return LoraConfig(
+            **{key: value for key, value in values.items() if key in known - {"runtime_config"}}
+        )
+    except Exception as error:  # what a wrong value raises depends on the key
+        raise InputError(
+            "the adapter's configuration cannot be used",
+            where=str(path),
+            got=f"{type(error).__name__}: {error}",
+        ) from error
+
+
+def read_adapter_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read ``folder``/adapter_model.safetensors.
+
+    Args:
+        folder: A PEFT adapter.
+
+    Raises:
+        InputError: It is missing or broken, is a pickle, or holds a value that is not finite.
     """
     path = folder / WEIGHTS
+    if not path.is_file() and (folder / PICKLED).is_file():
+        raise InputError(
+            "the adapter is a pickle, which could run any code; doratune never reads one",
+            where=str(folder / PICKLED),
+            expected=WEIGHTS,
+            fix=f"if you trust it, convert it in its folder: {CONVERT}",
+        )
     try:
-        config = LoraConfig.from_pretrained(str(folder))
         tensors = load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError("the adapter cannot be read", where=str(folder), got=str(error)) from error
-    assert isinstance(config, LoraConfig)
-    layers: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        match = KEY.fullmatch(key)
-        if match is None:
-            raise InputError(
-                "the adapter holds more than LoRA or DoRA of linear layers", where=str(path), got=key
-            )
-        layers.setdefault(match["layer"], {})[match["part"]] = tensor
-    scaling = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
-    return {
-        layer: LayerAdapter(scaling, parts["A"], parts["B"], parts.get("magnitude_vector"))
-        for layer, parts in layers.items()
-    }
+        raise InputError("the adapter cannot be read", where=str(path), got=str(error)) from error
+    if wrong := [key for key, tensor in tensors.items() if not is_finite(tensor)]:
+        raise InputError(
+            "the adapter has weights that are not finite",
+            where=str(path),
+            got=first_of(wrong),
+            fix="its training diverged: take an earlier checkpoint, or train with a lower learning rate",
+        )
+    return tensors
+
+
+def first_of(keys: Sequence[str]) -> str:
+    """The first few of some keys, and how many more there are."""
+    more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
+    return ", ".join(keys[:NAMED]) + more
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            "the adapter's configuration cannot be read", where=str(path), got=str(error)
+        ) from error
+    if not isinstance(values, dict):
+        raise InputError(
+            "the adapter's configuration is no JSON object", where=str(path), got=type(values).__name__
+        )
+    return values

@@ -17,6 +17,7 @@ from doratune.peft.embedding import EngineEmbedding
 from doratune.peft.layer import EngineLayer, EngineOptions, adopt, release
 from doratune.peft.linear import EngineLinear
 from doratune.peft.quantised import QUANTISED
+from doratune.peft.training_watch import warn_of_rounded_magnitudes, watch
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +57,9 @@ def enable(model: nn.Module, *, dropout: DropoutForm = "peft", detach_norm: bool
     layer that was taken is computed by the engine too; layers that get their first adapter later need another
     call. Calling it again changes no more than the options.
 
+    A warning is logged where a magnitude is trained in bfloat16 or float16, and once where the model is in
+    training mode and the first steps of an optimizer leave every adapter as it was.
+
     Args:
         model: A model with LoRA or DoRA adapters, from ``get_peft_model``, from ``PeftModel.from_pretrained``
             or from PEFT's injection into a plain model.
@@ -86,7 +90,7 @@ def enable(model: nn.Module, *, dropout: DropoutForm = "peft", detach_norm: bool
     taken: Counter[str] = Counter()
     left: Counter[tuple[str, str]] = Counter()
     for layer in layers:
-        peft_class, obstacle = _peft_class(layer), _obstacle(layer)
+        peft_class, obstacle = _peft_class(layer), layer_obstacle(layer)
         if obstacle is not None:
             left[peft_class.__name__, obstacle] += 1
             continue
@@ -96,6 +100,8 @@ def enable(model: nn.Module, *, dropout: DropoutForm = "peft", detach_norm: bool
             adopt(layer, KINDS[peft_class], options)
         taken[peft_class.__name__] += 1
     report = EnableReport(taken=dict(taken), left=dict(left))
+    warn_of_rounded_magnitudes(model)
+    watch(model)
     for line in str(report).splitlines():
         _log.info("doratune: %s", line)
     return report
@@ -127,7 +133,7 @@ def _require_options(layers: Sequence[LoraLayer], options: EngineOptions) -> Non
     for layer in layers:
         if not any(layer.use_dora.get(name, False) for name in layer.scaling):
             continue
-        peft_class, obstacle = _peft_class(layer), _obstacle(layer)
+        peft_class, obstacle = _peft_class(layer), layer_obstacle(layer)
         if obstacle is None and not (options.detach_norm or KINDS[peft_class].supports_attached_norm):
             obstacle = "the norm is always detached there"
         if obstacle is not None:
@@ -145,7 +151,7 @@ def _peft_class(layer: LoraLayer) -> type:
     return layer.peft_class if isinstance(layer, EngineLayer) else type(layer)
 
 
-def _obstacle(layer: LoraLayer) -> str | None:
+def layer_obstacle(layer: LoraLayer) -> str | None:
     """Why the engine cannot compute any adapter of this layer; None if it can or does."""
     if isinstance(layer, EngineLayer):
         return None

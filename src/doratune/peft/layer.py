@@ -55,12 +55,22 @@ class EngineLayer(nn.Module, LoraLayer):
 
     def adapter_on_engine(self) -> str | None:
         """The one active adapter, if the engine computes what PEFT would."""
-        if self.disable_adapters or self.merged_adapters:
-            return None
+        return self._adapter_or_reason()[0]
+
+    def reason_for_peft(self) -> str | None:
+        """Why a call now would be PEFT's own, whatever its input; None if it would not."""
+        return self._adapter_or_reason()[1]
+
+    def _adapter_or_reason(self) -> tuple[str, None] | tuple[None, str]:
+        if self.disable_adapters:
+            return None, "adapters disabled"
+        if self.merged_adapters:
+            return None, "adapter merged"
         active = [name for name in self.active_adapters if name in self.scaling]
         if len(active) != 1:
-            return None
-        return active[0] if self.adapter_obstacle(self, active[0]) is None else None
+            return None, "several active adapters" if active else "no active adapter"
+        obstacle = self.adapter_obstacle(self, active[0])
+        return (active[0], None) if obstacle is None else (None, obstacle)
 
     def dropped(self, x: Tensor, adapter: str) -> Tensor | None:
         """The input after the adapter's dropout, or None where nothing is dropped."""

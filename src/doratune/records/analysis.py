@@ -33,6 +33,7 @@ class WeightChange(Record):
     kind: str  #: its last part, such as "q_proj"
     magnitude: Size  #: ΔM
     direction: Size  #: ΔD
+    rounding: bool = False  #: whether neither is more than what float32 rounds; such a weight did not move
 
 
 class GainDrift(Record):
@@ -51,7 +52,7 @@ class KindCorrelation(Record):
     kind: str  #: kind of layer, or "all"
     correlation: Correlation | None  #: None where it is not defined
     slope: float | None  #: least squares, ΔM per ΔD
-    points: Count  #: number of (layer, checkpoint) pairs
+    points: Count  #: number of (layer, checkpoint) pairs; those that moved by rounding only are left out
 
 
 class RunAnalysis(Record):

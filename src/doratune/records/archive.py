@@ -12,23 +12,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from doratune.errors import InputError
 from doratune.records.answers import count_rows, read_answers
 from doratune.records.layout import (
     METRICS_NAME,
     RUNS_NAME,
+    has_diverged,
     is_recorded,
     is_started,
     predictions_name,
+    read_divergence,
     read_jsonl,
     read_record,
     runs_of_study,
     write_bytes_atomic,
     write_config,
+    write_divergence,
     write_jsonl_atomic,
     write_record,
 )
-from doratune.records.run import RunRecord
+from doratune.records.run import Divergence, RunRecord
 from doratune.records.study import StudyRecord
 
 if TYPE_CHECKING:
@@ -62,7 +67,8 @@ def write_archive(study: Path, folder: Path) -> list[Path]:
         InputError: There are no finished runs, or a file of one cannot be read or does not match its record.
     """
     runs = runs_of_study(study)
-    left_out = [str(run) for run in runs if not is_recorded(run)]
+    diverged = [run for run in runs if has_diverged(run)]
+    left_out = [str(run) for run in runs if not is_recorded(run) and run not in diverged]
     if left_out:
         logger.warning("not finished, so not archived: %s", ", ".join(left_out))
     records = {run: read_record(run) for run in runs if is_recorded(run)}
@@ -75,6 +81,14 @@ def write_archive(study: Path, folder: Path) -> list[Path]:
             "metrics": read_jsonl(run / METRICS_NAME) if is_started(run) else None,
         }
         for run, record in records.items()
+    ]
+    lines += [
+        {
+            "run": run.relative_to(study).as_posix(),
+            "diverged": read_divergence(run).to_dict(),
+            "metrics": read_jsonl(run / METRICS_NAME),
+        }
+        for run in diverged
     ]
     paths = [folder / RUNS_FILE, folder / PREDICTIONS_FILE]
     predictions = _to_parquet([row for run in records for row in _predictions(study, run, records[run])])
@@ -100,10 +114,16 @@ def restore_runs(folder: Path, study: Path) -> list[Path]:
     table = _read_parquet(folder)
     written = []
     for line in read_jsonl(folder / RUNS_FILE):
+        record = _checked_line(line, folder)
         run = _inside(study, line["run"], folder)
         if any(run.is_relative_to(one) for one in present):
             continue
-        record = RunRecord.model_validate(line["record"])
+        if isinstance(record, Divergence):
+            write_jsonl_atomic(run / METRICS_NAME, line["metrics"])
+            write_config(run, record.config)
+            write_divergence(run, record)
+            written.append(run)
+            continue
         own = _rows_of(table, "run", line["run"])
         for entry in record.evaluations:
             path = _inside(run, entry.predictions, folder)
@@ -115,6 +135,22 @@ def restore_runs(folder: Path, study: Path) -> list[Path]:
         write_record(run, record)  # last, as it says that the run is finished
         written.append(run)
     return written
+
+
+def _checked_line(line: Mapping[str, Any], folder: Path) -> RunRecord | Divergence:
+    """What a line of the archive holds of its run."""
+    try:
+        if not isinstance(line["run"], str) or not isinstance(line["metrics"], list | None):
+            raise TypeError("run is no text, or metrics is no list")
+        if "diverged" in line:
+            return Divergence.model_validate(line["diverged"])
+        return RunRecord.model_validate(line["record"])
+    except (KeyError, TypeError, ValidationError) as error:
+        first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
+        got = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else f"{error}"
+        raise InputError(
+            "a line of the archive is not a run", where=f"{folder / RUNS_FILE}, {line.get('run')}", got=got
+        ) from None
 
 
 def check_against_archive(record: StudyRecord, folder: Path) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from doratune.errors import InputError
-from doratune.records.run import ModelRecord
+from doratune.records.run import ModelRecord, RunRecord
 
 UNSEEN = "unseen"
 NORMS_ONLY = "Of the base models only the norm weights were compared: a record has no hash of the others."
@@ -90,6 +90,27 @@ def check_one_base_model(models: Mapping[str, ModelRecord], *, fix: str) -> list
         if found.note:
             notes[found.note] = None
     return list(notes)
+
+
+def check_own_base_model(record: RunRecord, *, where: str) -> None:
+    """Refuse a run that was evaluated on another base model than it was trained on.
+
+    Args:
+        record: The run's.
+        where: Its folder, for the message.
+
+    Raises:
+        InputError: It was.
+    """
+    for one in record.evaluations:
+        if one.other_base is not None:
+            raise InputError(
+                "the run was evaluated on another base model than it was trained on",
+                where=f"{where}, {one.task}",
+                got=f"base {one.other_base.name} ({one.other_base.source})",
+                expected=f"base {record.model.name} ({record.model.source})",
+                fix="evaluate it again with --overwrite, without --allow-other-base",
+            )
 
 
 def _parts(fingerprint: str | None) -> tuple[str | None, str | None]:

@@ -14,6 +14,9 @@ BY_ARM = frozenset({"method", "engine", "name", "output", "overwrite", "resume"}
 WITHOUT_EFFECT = frozenset({"report_to", "save_steps", "keep_checkpoints"})
 """Configuration that says nothing about the result."""
 
+ADDED = {"on_nonfinite": "stop"}
+"""Settings that older runs do not have, with the value that says the same."""
+
 UNUSED = {
     "lora": frozenset({"norm_gradient"}),
     "full": frozenset({"norm_gradient", "rank", "alpha", "rslora", "dropout", "targets"}),
@@ -24,7 +27,8 @@ UNUSED = {
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Setting]:
     """The configuration without nesting: ``{"lora": {"rank": 8}}`` becomes ``{"lora.rank": 8}``.
 
-    Unset values (None) are left out; a list of anything but plain values becomes its text.
+    Unset values (None) are left out, and what older runs say without the setting; a list of anything but
+    plain values becomes its text.
     """
     flat: dict[str, Setting] = {}
     for key, value in config.items():
@@ -33,7 +37,7 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Settin
         elif isinstance(value, list):
             plain = all(item is None or isinstance(item, bool | int | float | str) for item in value)
             flat[prefix + key] = list(value) if plain else str(value)
-        elif value is not None:
+        elif value is not None and value != ADDED.get(prefix + key):
             flat[prefix + key] = value
     return flat
 
@@ -66,6 +70,11 @@ def notes_on_differences(records: Mapping[str, RunRecord]) -> list[str]:
     steps = {name: record.training.steps for name, record in records.items() if record.training}
     if len(set(steps.values())) > 1:
         notes.append(f"The runs took different numbers of steps: {by_name(steps)}.")
+    skipped = {name: one.training.skipped_steps for name, one in records.items() if one.training}
+    if any(skipped.values()):
+        notes.append(
+            f"Optimizer steps were left out, as a loss or gradient was not finite: {by_name(skipped)}."
+        )
     return notes + environment_notes(records)
 
 

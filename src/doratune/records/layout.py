@@ -20,8 +20,9 @@ import yaml
 from pydantic import ValidationError
 
 from doratune.errors import InputError
+from doratune.hub import looks_like_path
 from doratune.records.analysis import AnalysisRecord
-from doratune.records.run import Format, Method, Protocol, RunRecord
+from doratune.records.run import Divergence, Format, Method, Protocol, RunRecord
 from doratune.records.study import StudyRecord, from_version_1
 
 CONFIG_NAME = "config.yaml"
@@ -30,9 +31,20 @@ CHECKPOINTS_NAME = "checkpoints"
 ADAPTER_NAME = "adapter"
 MODEL_NAME = "model"
 RECORD_NAME = "record.json"
+DIVERGED_NAME = "diverged.json"
+"""Beside or in place of the record of a study's run that diverged."""
 PREDICTIONS_NAME = "predictions"
 RUN_NAMES = frozenset(
-    {CONFIG_NAME, METRICS_NAME, CHECKPOINTS_NAME, ADAPTER_NAME, MODEL_NAME, RECORD_NAME, PREDICTIONS_NAME}
+    {
+        CONFIG_NAME,
+        METRICS_NAME,
+        CHECKPOINTS_NAME,
+        ADAPTER_NAME,
+        MODEL_NAME,
+        RECORD_NAME,
+        DIVERGED_NAME,
+        PREDICTIONS_NAME,
+    }
 )
 """Everything that training and evaluation write into a run directory."""
 
@@ -62,6 +74,11 @@ def is_started(run: Path) -> bool:
 def is_recorded(run: Path) -> bool:
     """Whether ``run`` has a record: it is trained to the end, or a base model was evaluated there."""
     return (run / RECORD_NAME).is_file()
+
+
+def has_diverged(run: Path) -> bool:
+    """Whether ``run`` is known to end without a result, because its training diverges."""
+    return (run / DIVERGED_NAME).is_file() and not is_recorded(run)
 
 
 def weights_path(run: Path, method: Method) -> Path:
@@ -164,11 +181,21 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             place = f"{path}, line {number}, column {error.colno}"
             raise InputError("a line is not valid JSON", where=place, got=error.msg) from None
+        except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
+            raise InputError("a line cannot be read", where=f"{path}, line {number}", got=error) from None
         if not isinstance(row, dict):
             place = f"{path}, line {number}"
             raise InputError("a line is not a JSON object", where=place, got=type(row).__name__)
         rows.append(row)
     return rows
+
+
+def drop_half_line(path: Path) -> None:
+    """Cut off the end of a file whose last line a killed process or a full disk has left without its end."""
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        write_bytes_atomic(path, whole)
 
 
 def write_config(run: Path, config: Mapping[str, Any]) -> None:
@@ -181,8 +208,26 @@ def write_record(run: Path, record: RunRecord) -> None:
     write_json_atomic(run / RECORD_NAME, record.to_dict())
 
 
+def write_divergence(run: Path, divergence: Divergence) -> None:
+    """Write ``run``/diverged.json."""
+    write_json_atomic(run / DIVERGED_NAME, divergence.to_dict())
+
+
+def read_divergence(run: Path) -> Divergence:
+    """Read ``run``/diverged.json.
+
+    Raises:
+        InputError: The file is missing, or it is not what ``write_divergence`` wrote.
+    """
+    path = run / DIVERGED_NAME
+    try:
+        return Divergence.model_validate_json(_read_text(path), strict=True)
+    except ValidationError as error:
+        raise _invalid(path, error) from None
+
+
 def refuse_missing_folder(name: str, what: str, *, where: str) -> None:
-    """Refuse what can only be a folder's path, and is none.
+    """Refuse what can only be a folder's path, and is none; the hub is not to be asked for it.
 
     Args:
         name: What the user named.
@@ -190,11 +235,14 @@ def refuse_missing_folder(name: str, what: str, *, where: str) -> None:
         where: Where the user named it, for the message.
 
     Raises:
-        InputError: If it looks like a path and there is no such folder.
+        InputError: If it looks like a path and there is no such folder, or it is a file.
     """
     path = Path(name).expanduser()
-    looks_like_one = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_like_one and path.suffix != ".gguf" and not path.is_dir():
+    if path.suffix == ".gguf" or path.is_dir():
+        return
+    if path.is_file():
+        raise InputError(f"this is a file, not a {what} folder", where=where, got=name)
+    if looks_like_path(name):
         raise InputError(f"there is no such {what} folder", where=where, got=name, fix="check the path")
 
 
@@ -257,6 +305,8 @@ def _read_schema(
     except json.JSONDecodeError as error:
         place = f"{path}, line {error.lineno}, column {error.colno}"
         raise InputError("the file is not valid JSON", where=place, got=error.msg) from None
+    except (RecursionError, ValueError) as error:
+        raise InputError("the file cannot be read", where=str(path), got=error) from None
     found = (data.get("schema"), data.get("schema_version")) if isinstance(data, dict) else (None, None)
     convert = older.get(found[1]) if found[0] == schema.kind and isinstance(found[1], int) else None
     if convert is None and found != (schema.kind, schema.version):
@@ -271,10 +321,14 @@ def _read_schema(
             text = json.dumps(convert(data))
         return schema.model_validate_json(text, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        place = f"{path}, {field}" if field else str(path)
-        raise InputError("the file does not keep to its schema", where=place, expected=first["msg"]) from None
+        raise _invalid(path, error) from None
+
+
+def _invalid(path: Path, error: ValidationError) -> InputError:
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    place = f"{path}, {field}" if field else str(path)
+    return InputError("the file does not keep to its schema", where=place, expected=first["msg"])
 
 
 def _read_text(path: Path) -> str:

@@ -71,6 +71,15 @@ class SpeedupRecord(Record):
     left: dict[str, Count]  #: modules left as they were, by the reason
 
 
+class ChangeRecord(Record):
+    """How far the trained parameters of one kind moved."""
+
+    largest: Annotated[float, Field(ge=0)]  #: largest change of an element
+    rms: Annotated[float, Field(ge=0)]  #: root mean square of the changes
+    elements: Count  #: elements that were compared
+    of: Count  #: elements of that kind
+
+
 class TrainingRecord(Record):
     """What training took."""
 
@@ -82,6 +91,10 @@ class TrainingRecord(Record):
     peak_memory_bytes: Count  #: highest memory in use: of the GPU if there is one, else of the process
     final_loss: FiniteOrNone  #: last training loss that was logged, None when it was not finite
     speedups: list[SpeedupRecord] | None = None  #: what was sped up; None in records of older versions
+    skipped_steps: Count = 0  #: steps left out, as their loss or gradient was not finite
+    changes: dict[str, ChangeRecord] | None = (
+        None  #: since step 0: A, B, m, or W of full; None if not measured
+    )
 
 
 class ScoredRecord(Record):
@@ -117,6 +130,7 @@ class Evaluation(Record):
     limit: int | None = None  #: only the first so many rows, or None for all
     speedups: list[SpeedupRecord] | None = None  #: what was sped up; None in records of older versions
     scored: ScoredRecord | None = None  #: what answered; None in records of older versions
+    other_base: ModelRecord | None = None  #: the base model, where it was not the one of the run
 
 
 class Environment(Record):
@@ -130,6 +144,14 @@ class Environment(Record):
     gpu: str | None = None  #: name of the GPU, or None
     packages: dict[str, str]  #: versions of the packages that matter
     git_commit: str | None = None  #: commit of the working tree, or None outside of one
+
+
+class Divergence(Record):
+    """The whole of diverged.json: a run of a study whose training reached something that is not finite."""
+
+    message: str  #: what training said
+    seconds: Seconds  #: wall time that it took
+    config: dict[str, Any]  #: the resolved configuration
 
 
 class RunRecord(Record):

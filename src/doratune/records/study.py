@@ -22,6 +22,7 @@ from doratune.records.run import (
     ParameterCount,
     Protocol,
     RunRecord,
+    Seconds,
     Share,
     TrainingRecord,
 )
@@ -50,6 +51,13 @@ def method_of(record: RunRecord) -> StudyMethod:
     return "dora-attached-norm" if attached else record.method
 
 
+class MostGiven(Record):
+    """The answer that a run gave to most of its rows."""
+
+    answer: str | None  #: its label; None where the text held no answer
+    share: Share  #: of the rows
+
+
 class ArmResult(Record):
     """What one run reached on the test rows of a cell."""
 
@@ -64,10 +72,23 @@ class Trial(Record):
     """One try of a learning rate, judged on the validation rows."""
 
     learning_rate: Annotated[float, Field(gt=0)]  #: peak learning rate that was tried
-    accuracy: Share  #: on the validation rows
+    accuracy: Share | None  #: on the validation rows; None where training diverged, a lost try
     rows: Annotated[int, Field(gt=0)]  #: validation rows
     run: str  #: run directory, relative to the study's folder
     chosen: bool  #: True for the one that the test set was then read with
+
+
+class DivergedRun(Record):
+    """A run of a cell whose training reached something that is not finite, and stopped there."""
+
+    arm: str  #: name of the arm, which may have no other run
+    method: StudyMethod  #: what was trained
+    learning_rate: Annotated[float, Field(gt=0)]  #: peak learning rate
+    seed: Count  #: seed of rows, order, adapter and dropout
+    run: str  #: run directory, relative to the study's folder
+    trial: bool  #: whether it only helped to choose the learning rate
+    seconds: Seconds  #: wall time that it took
+    message: str  #: what training said
 
 
 class SeedRun(Record):
@@ -76,6 +97,7 @@ class SeedRun(Record):
     seed: Count  #: seed of rows, order, adapter and dropout
     run: str  #: run directory, relative to the study's folder or to the folder that holds the compared runs
     result: ArmResult  #: on the test rows
+    most_given: MostGiven | None = None  #: its commonest answer; None in records of older versions
     parameters: ParameterCount  #: how much was trained
     training: TrainingRecord | None  #: what training took; None for an adapter that was trained elsewhere
     curve: list[tuple[int, FiniteOrNone]]  #: (step, training loss), loss None where it was not finite
@@ -102,6 +124,7 @@ class SeedDifference(Record):
     only_from: Count  #: rows that only the first had right, or of which it had more where candidates tied
     only_to: Count  #: the same of the second
     p_value: Share  #: McNemar's exact test, two-sided; with ties the sign-flip test, of which it is a case
+    same_answers: Count | None = None  #: rows that both gave one answer to; None in records of older versions
 
 
 class Needed(Record):
@@ -152,8 +175,9 @@ class StudyCell(Record):
     test: DataRecord  #: rows of the result
     note: str | None  #: what a reader must know about the data, such as another split than the paper's
     base: ArmResult | None  #: the model before training; None where it was not evaluated
-    arms: list[StudyArm]  #: in the order of the plan or of the runs
+    arms: list[StudyArm]  #: in the order of the plan or of the runs; those without a result are missing
     differences: list[StudyDifference]  #: dora minus lora first, then the other methods against lora
+    diverged: list[DivergedRun] = Field(default=[])  #: runs without a result, trials and others
 
 
 class PooledDifference(Record):

@@ -61,6 +61,19 @@ def sources(analysis: AnalysisRecord) -> str:
     )
 
 
+def rounding_sentences(analysis: AnalysisRecord) -> list[str]:
+    """Which runs have weights that did not move."""
+    lines = []
+    for run in analysis.runs:
+        still = sum(change.rounding for change in run.changes)
+        if still:
+            lines.append(
+                f"{run.name}: {still:,} of {len(run.changes):,} weights, each checkpoint's counted, moved by "
+                "no more than rounding and are in no correlation."
+            )
+    return lines
+
+
 def correlation_sentences(analysis: AnalysisRecord) -> list[str]:
     """The correlation over all weights of each run that has one, with the paper's."""
     lines = []

@@ -25,6 +25,7 @@ from doratune.report.blocks import (
     Text,
     Verdicts,
 )
+from doratune.report.cautions import cautions
 from doratune.report.view import Training, View, capitalised, view_of
 
 MARKS_NOTE = (
@@ -72,14 +73,15 @@ def outcome_blocks(view: View) -> list[Block]:
     blocks: list[Block] = [Text(unfinished, "note")] if unfinished else []
     blocks += [Text(line, "headline") for line in verdicts.headlines(view)]
     cards = verdicts.cards(view)
-    if cards:
+    if view.pairs:
         blocks += [Verdicts(cards), Text(verdicts.test_note(view), "aside")]
     else:
-        blocks.append(Text(verdicts.NO_PAIR))
+        blocks.append(Verdicts(cards) if cards else Text(verdicts.NO_PAIR))
     sentence = tables.cost_sentence(view)
     blocks += [Text(sentence)] if sentence else []
     ties = tables.tie_note(view)
-    return blocks + [Text(note, "note") for note in [*view.record.notes, *([ties] if ties else [])]]
+    notes = [*cautions(view), *view.record.notes, *([ties] if ties else [])]
+    return blocks + [Text(note, "note") for note in notes]
 
 
 def _accuracy(view: View) -> list[Block]:

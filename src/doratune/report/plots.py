@@ -110,7 +110,11 @@ def search_plot(training: Training, view: View, name: str) -> str | None:
         figure, axes = new_figure(2.9)
         for arm in searched:
             index = view.series[arm.name]
-            points = [(trial.learning_rate, 100 * trial.accuracy, trial.chosen) for trial in arm.trials]
+            points = [
+                (trial.learning_rate, 100 * trial.accuracy, trial.chosen)
+                for trial in arm.trials
+                if trial.accuracy is not None  # a rate that diverged is told in words
+            ]
             rates, shares, _ = zip(*points, strict=True)
             axes.plot(rates, shares, marker=MARKERS[index], markersize=5, **_line(arm, index))
             for rate, share, chosen in points:

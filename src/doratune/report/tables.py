@@ -286,8 +286,11 @@ def _rate(arm: StudyArm | None) -> Entry:
     if arm is None:
         return Entry(NONE, NOT_EVALUATED)
     chosen = next((trial for trial in arm.trials if trial.chosen), None)
-    detail = f"of {len(arm.trials)}; {numbers.percent(chosen.accuracy)}" if chosen else "not searched"
-    return Entry(numbers.learning_rate(arm.learning_rate), detail)
+    if chosen is None or chosen.accuracy is None:
+        return Entry(numbers.learning_rate(arm.learning_rate), "not searched")
+    lost = sum(trial.accuracy is None for trial in arm.trials)
+    tried = f"of {len(arm.trials)}, {lost} diverged" if lost else f"of {len(arm.trials)}"
+    return Entry(numbers.learning_rate(arm.learning_rate), f"{tried}; {numbers.percent(chosen.accuracy)}")
 
 
 def _end_of_tries(arm: StudyArm) -> str | None:

@@ -49,7 +49,12 @@ def print_summary(record: StudyRecord, console: Console) -> None:
 def print_evaluations(record: RunRecord, console: Console) -> None:
     """Print the accuracies of one run."""
     note = f"Accuracy with its Wilson 95 % interval; {tables.MAJORITY_NOTE}"
-    _print([tables.evaluation_table(record), Text(note, "aside")], console)
+    others = [
+        Text(f"{entry.task}: on the base {entry.other_base.name}, not {record.model.name}", "note")
+        for entry in record.evaluations
+        if entry.other_base is not None
+    ]
+    _print([tables.evaluation_table(record), Text(note, "aside"), *others], console)
 
 
 def print_analysis(analysis: AnalysisRecord, console: Console) -> None:
@@ -59,6 +64,7 @@ def print_analysis(analysis: AnalysisRecord, console: Console) -> None:
         Text(decomposition.CORRELATION_NOTE, "aside"),
         Text(decomposition.sources(analysis), "aside"),
         *(Text(sentence) for sentence in decomposition.gain_sentences(analysis)),
+        *(Text(sentence) for sentence in decomposition.rounding_sentences(analysis)),
     ]
     _print(blocks, console)
 

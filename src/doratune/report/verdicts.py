@@ -5,6 +5,7 @@ from __future__ import annotations
 from doratune.records.study import Needed, StudyDifference, arm_name
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table, Verdict
+from doratune.report.cautions import lost_arms, why_lost
 from doratune.report.view import NamedDifference, Pair, View, arm_title, capitalised
 
 NO_PAIR = "No two methods have been compared yet."
@@ -78,8 +79,8 @@ def _headline(pair: Pair, view: View) -> str:
 
 
 def cards(view: View) -> list[Verdict]:
-    """The differences of the first pair, DoRA and LoRA: the pooled ones, then each cell's."""
-    return [
+    """The differences of the first pair, DoRA and LoRA: the pooled ones, then each cell's, then lost arms."""
+    differences = [
         Verdict(
             one.label,
             one.sample,
@@ -89,6 +90,12 @@ def cards(view: View) -> list[Verdict]:
         for pair in view.pairs[:1]
         for one in [*pair.pooled, *pair.single]
     ]
+    lost = [
+        Verdict(named.label, named.cell.sample, f"No result of {arm_name(arm)}", why_lost(runs))
+        for named in view.cells
+        for arm, runs in lost_arms(named).items()
+    ]
+    return differences + lost
 
 
 def difference_table(view: View) -> Table:

@@ -27,11 +27,14 @@ def layer_with_last_mlp(model: PreTrainedModel) -> nn.Module | None:
 
 
 @contextmanager
-def run_at(mlp: nn.Module, tokens: Tensor, shape: torch.Size) -> Iterator[None]:
-    """Run a module at some tokens inside; its output is zero at all others.
+def run_at(layer: Any, tokens: Tensor, shape: torch.Size) -> Iterator[None]:
+    """Run a layer's MLP at some tokens inside; its output is zero at all others.
+
+    The layer's activations are kept, also where the others' are checkpointed: computed again, it would find
+    the hooks gone. Its backward pass is the first, so they would soon be there again.
 
     Args:
-        mlp: Computes (rows, width, d) from (rows, width, d), token by token.
+        layer: Its ``mlp`` computes (rows, width, d) from (rows, width, d), token by token.
         tokens: Places in the flattened batch, (n,), int64, none of them twice.
         shape: (rows, width) of the batch.
     """
@@ -44,9 +47,14 @@ def run_at(mlp: nn.Module, tokens: Tensor, shape: torch.Size) -> Iterator[None]:
         everywhere = out.new_zeros(shape.numel(), out.shape[-1])
         return everywhere.index_copy(0, tokens, out[0]).unflatten(0, shape)
 
-    handles = mlp.register_forward_pre_hook(gather), mlp.register_forward_hook(scatter)
+    checkpoints = getattr(layer, "gradient_checkpointing", False)
+    handles = layer.mlp.register_forward_pre_hook(gather), layer.mlp.register_forward_hook(scatter)
     try:
+        if checkpoints:
+            layer.gradient_checkpointing = False
         yield
     finally:
+        if checkpoints:
+            layer.gradient_checkpointing = True
         for handle in handles:
             handle.remove()

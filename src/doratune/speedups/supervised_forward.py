@@ -296,11 +296,9 @@ def _pack(
 
 def _last_mlp_at(last: Any, plan: Plan, places: Tensor, shape: torch.Size) -> AbstractContextManager[None]:
     """The last layer's MLP at some places of a (rows, width) batch only, where that spares enough."""
-    # A layer that is computed again in the backward pass would find the hooks gone.
-    computed_again = getattr(last, "gradient_checkpointing", False)
-    if last is None or computed_again or shape.numel() - len(places) < plan.settings.spared_tokens:
+    if last is None or shape.numel() - len(places) < plan.settings.spared_tokens:
         return nullcontext()
-    return run_at(last.mlp, places, shape)
+    return run_at(last, places, shape)
 
 
 def _run_packed(backbone: Any, ids: Tensor, packed: PackedBatch) -> Tensor:

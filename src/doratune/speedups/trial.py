@@ -119,6 +119,10 @@ def _small_copy(model: PreTrainedModel) -> Any:
     # transformers' own ``float`` refuses quantised models, whose packed weights it would leave as they are.
     small: Any = nn.Module.float(copy.deepcopy(model, memo)).eval()
     small.get_input_embeddings().padding_idx = None
+    for module in small.modules():
+        # In evaluation mode bitsandbytes packs a 4-bit weight for inference on a CPU, and a packed one passes
+        # no gradient.
+        module.training = any(hasattr(one, "quant_state") for one in module.parameters(recurse=False))
     return small
 
 

@@ -11,9 +11,10 @@ from doratune.environment import describe_environment
 from doratune.errors import InputError
 from doratune.records.base_model import check_one_base_model
 from doratune.records.differences import by_name, environment_notes, shared_settings
-from doratune.records.layout import read_record
+from doratune.records.layout import read_divergence, read_record
 from doratune.records.run import Environment, Evaluation, RunRecord
 from doratune.records.study import (
+    DivergedRun,
     PooledDifference,
     StudyCell,
     StudyDifference,
@@ -122,7 +123,8 @@ def study_record(
 def _answered(progress: Progress, test: Test) -> Answered:
     group, chosen = progress.group, progress.chosen
     assert chosen is not None
-    arms = [_arm(group, method, rate, test) for method, rate in chosen.items()]
+    found = [_arm(group, method, rate, test) for method, rate in chosen.items()]
+    arms = [arm for arm in found if arm.runs]
     base = group.base()
     base_run = Run(base.folder, _relative(group, base), read_record(base.folder))
     models = {run.place: run.record.model for arm in arms for run, _ in arm.runs}
@@ -137,6 +139,7 @@ def _answered(progress: Progress, test: Test) -> Answered:
         "validation": material.validation_record,
         "test": test.record,
         "note": material.entry.note,
+        "diverged": _diverged(progress),
     }
     answered = cell_of(facts, base_entry, (base_run, base_entry), arms)
     return replace(answered, notes=[*notes, *answered.notes])
@@ -144,10 +147,11 @@ def _answered(progress: Progress, test: Test) -> Answered:
 
 def _arm(group: Group, method: StudyMethod, rate: float, test: Test) -> Arm:
     jobs = [group.test(method, rate, seed) for seed in sorted(group.plan.seeds)]
+    jobs = [job for job in jobs if not job.diverged()]
     trials = [
         Trial(
             learning_rate=one.rate,
-            accuracy=one.accuracy,
+            accuracy=None if one.diverged else one.accuracy,
             rows=one.rows,
             run=_relative(group, group.trial(method, one.rate)),
             chosen=one.rate == rate,
@@ -158,6 +162,27 @@ def _arm(group: Group, method: StudyMethod, rate: float, test: Test) -> Arm:
         (Run(job.folder, _relative(group, job), read_record(job.folder)), _entry(job, test)) for job in jobs
     ]
     return Arm(method, method, runs, trials)
+
+
+def _diverged(progress: Progress) -> list[DivergedRun]:
+    """The runs of a group that ended without a result; the trial of a chosen rate is also its first test."""
+    found: dict[str, DivergedRun] = {}
+    for job in (*progress.group.trials(), *progress.jobs):
+        place = _relative(progress.group, job)
+        if place in found or job.method == "base" or job.config is None or not job.diverged():
+            continue
+        divergence = read_divergence(job.folder)
+        found[place] = DivergedRun(
+            arm=job.method,
+            method=job.method,
+            learning_rate=job.config.learning_rate,
+            seed=job.config.seed,
+            run=place,
+            trial=job.stage == "trial",
+            seconds=divergence.seconds,
+            message=divergence.message,
+        )
+    return list(found.values())
 
 
 def _entry(job: Job, test: Test) -> Evaluation:

@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from doratune.errors import DoratuneError, InputError
+from doratune.errors import DoratuneError, InputError, StoppedError
 from doratune.records.archive import has_archive, restore_runs
 from doratune.records.layout import STUDY_NAME, read_study, write_text_atomic
-from doratune.study.execute import Outcome, locked
+from doratune.records.lock import locked
+from doratune.study.execute import Outcome
 from doratune.study.grid import Group
 from doratune.study.job import Job, drop_weights
 from doratune.study.schedule import Progress, Schedule
@@ -34,8 +35,8 @@ class Runner(AbstractContextManager["Runner"], Protocol):
         """Start a job."""
         ...
 
-    def stop(self) -> None:
-        """Interrupt the jobs under way."""
+    def stop(self, number: int) -> None:
+        """Interrupt the jobs under way, as the signal of this number reached the study."""
         ...
 
 
@@ -55,14 +56,8 @@ class Watcher(Protocol):
         ...
 
     def stopping(self) -> None:
-        """Ctrl-C was pressed; the jobs under way are being stopped."""
+        """A signal came; the jobs under way are being stopped."""
         ...
-
-
-class StudyInterruptedError(DoratuneError):
-    """Ctrl-C: the runs under way were stopped, and nothing that is finished is lost."""
-
-    exit_code = 130
 
 
 def conduct(
@@ -88,12 +83,10 @@ def conduct(
 
     Raises:
         InputError: Another process conducts the study, or a record on disk is not of it.
-        StudyInterruptedError: On Ctrl-C.
+        StoppedError: On Ctrl-C or SIGTERM.
         DoratuneError: Runs have failed; each is named.
     """
-    with locked(folder, wait=False) as ours:
-        if not ours:
-            raise InputError("another process is at work on this study", where=str(folder))
+    with locked(folder):
         write_text_atomic(folder / ".gitignore", IGNORED)
         if has_archive(folder):
             restore_runs(folder, folder)
@@ -131,37 +124,38 @@ class _Conductor:
         self.watcher = watcher
         self.on_finished = on_finished
         self.failures: list[tuple[Job, str]] = []
-        self.interrupted = self._stopped = False
+        self.signal = 0
+        self._stopped = False
         self._reported: set[int] = set()
 
     def run(self, again: str) -> None:
         running: dict[Future[Outcome], Job] = {}
-        with _waiting_through_interrupts(self._notice_interrupt):
+        with _waiting_through_signals(self._notice):
             while True:
                 self._report_finished()
                 self._fill(running)
                 if not running:
                     break
                 ended, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                if self.interrupted and not self._stopped:
+                if self.signal and not self._stopped:
                     self._stopped = True
                     self.watcher.stopping()
-                    self.runner.stop()
+                    self.runner.stop(self.signal)
                 for future in ended:
                     self._settle(running.pop(future), future.result())
                 self.watcher.tick()
-        if self.interrupted:
-            raise StudyInterruptedError(
-                "interrupted; the runs that are finished are kept", fix=f"{again} to continue"
+        if self.signal:
+            raise StoppedError(
+                self.signal, "interrupted; the runs that are finished are kept", fix=f"{again} to continue"
             )
         if self.failures:
             raise _failed(self.failures, again)
 
-    def _notice_interrupt(self) -> None:
-        self.interrupted = True
+    def _notice(self, number: int) -> None:
+        self.signal = number
 
     def _fill(self, running: dict[Future[Outcome], Job]) -> None:
-        while not self.interrupted and len(running) < self.runner.capacity:
+        while not self.signal and len(running) < self.runner.capacity:
             job = next(self.schedule.ready(), None)
             if job is None:
                 return
@@ -170,8 +164,8 @@ class _Conductor:
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
         if outcome.interrupted:
-            self.interrupted = True
-        elif outcome.error is not None and not self.interrupted:  # a process may break on Ctrl-C
+            self.signal = self.signal or signal.SIGINT
+        elif outcome.error is not None and not self.signal:  # a process may break on a signal
             self.failures.append((job, outcome.error))
         self.schedule.settle(job, failed=outcome.interrupted or outcome.error is not None)
         self.watcher.ended(job, outcome)
@@ -186,13 +180,16 @@ class _Conductor:
 
 
 @contextmanager
-def _waiting_through_interrupts(noticed: Callable[[], None]) -> Iterator[None]:
-    """Leave Ctrl-C to the runs' processes, which save a checkpoint; here ``noticed`` is called."""
-    previous = signal.signal(signal.SIGINT, lambda *_: noticed())
+def _waiting_through_signals(noticed: Callable[[int], None]) -> Iterator[None]:
+    """Call ``noticed`` on Ctrl-C and SIGTERM, and go on: the runs' processes save a checkpoint and end."""
+    previous = {
+        one: signal.signal(one, lambda number, _: noticed(number)) for one in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for one, handler in previous.items():
+            signal.signal(one, handler)
 
 
 def _drop_weights(progress: Progress) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from doratune.records.layout import read_record
+from doratune.records.layout import is_recorded, read_record
 from doratune.study.grid import Group
 from doratune.study.job import Job
 from doratune.study.plan import Plan
@@ -51,7 +51,7 @@ class Speeds:
 
     def add(self, job: Job) -> None:
         """Learn from what of a job is on disk."""
-        if job.config is not None and job.trained():
+        if job.config is not None and is_recorded(job.folder):
             training = read_record(job.folder).training
             if training is not None:
                 tokens, seconds = self.tokens.get(job.method, (0.0, 0.0))

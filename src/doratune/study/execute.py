@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
@@ -14,15 +13,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from doratune.errors import DoratuneError
+from doratune.errors import DivergedError, DoratuneError, StoppedError
 from doratune.evaluation.config import EvalConfig
-from doratune.records.layout import VALIDATION_NAME, is_started, write_config
+from doratune.records.layout import VALIDATION_NAME, is_started, write_config, write_divergence
+from doratune.records.lock import locked
+from doratune.records.run import Divergence
 from doratune.study.job import Job, Wanted
 
 logger = logging.getLogger(__name__)
 
 LOG_NAME = "log.txt"
-LOCK_NAME = ".lock"
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,14 @@ class Outcome:
     Attributes:
         seconds: Wall time.
         error: What went wrong, None where nothing did.
-        interrupted: Whether it was stopped by Ctrl-C.
+        interrupted: Whether a signal stopped it.
+        diverged: Whether its training diverged, which is a result: it is not repeated.
     """
 
     seconds: float
     error: str | None = None
     interrupted: bool = False
+    diverged: bool = False
 
 
 def carry_out(job: Job) -> Outcome:
@@ -47,41 +49,24 @@ def carry_out(job: Job) -> Outcome:
         How it ended. Errors are returned, not raised, so that they keep their message in any other process.
     """
     started = time.perf_counter()
-    error, interrupted = None, False
+    error, interrupted, diverged = None, False, False
     with locked(job.folder, wait=True), _printing_to(job.folder / LOG_NAME):
         try:
             _train(job)
             _evaluate(job)
         except KeyboardInterrupt:
             interrupted = True
+        except DivergedError as raised:
+            diverged = True
+            _note_divergence(job, raised, time.perf_counter() - started)
         except DoratuneError as raised:
-            interrupted = raised.exit_code == 130
+            interrupted = isinstance(raised, StoppedError)
             error = raised.message
         except Exception as raised:  # whatever a library raises ends this run only, and is reported
             traceback.print_exc()
             error = f"{type(raised).__name__}: {raised}\n  where: {job.folder / LOG_NAME}"
-    return Outcome(time.perf_counter() - started, None if interrupted else error, interrupted)
-
-
-@contextmanager
-def locked(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold a folder's lock, which the system lifts when the process ends, however it does.
-
-    Args:
-        folder: Made if need be.
-        wait: Wait for the process that holds it now; else ``False`` is given where there is one.
-
-    Yields:
-        Whether the lock is held.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_NAME).open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    seconds = time.perf_counter() - started
+    return Outcome(seconds, None if interrupted else error, interrupted, diverged)
 
 
 def _train(job: Job) -> None:
@@ -100,6 +85,14 @@ def _train(job: Job) -> None:
     if resume:  # the address says that it is the same run; only its paths may have changed
         write_config(job.folder, job.config.model_dump(mode="json"))
     train(job.config, resume=resume)
+
+
+def _note_divergence(job: Job, raised: DivergedError, seconds: float) -> None:
+    """Leave word in the run directory, and in its log, that training it again is of no use."""
+    assert job.config is not None
+    print(raised.message)
+    config = job.config.model_dump(mode="json")
+    write_divergence(job.folder, Divergence(message=raised.message, seconds=seconds, config=config))
 
 
 def _evaluate(job: Job) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from doratune.errors import InputError
-from doratune.records.base_model import check_one_base_model
+from doratune.records.base_model import check_one_base_model, check_own_base_model
 from doratune.records.differences import WITHOUT_EFFECT, flat_config, notes_on_differences, shared_settings
 from doratune.records.layout import read_record
 from doratune.records.run import DataRecord, Evaluation, RunRecord, mixed
@@ -97,6 +97,7 @@ def _evaluations(run: Run) -> dict[TaskKey, Evaluation]:
             where=str(run.directory),
             fix=f"doratune eval {run.directory} --task TASK",
         )
+    check_own_base_model(run.record, where=str(run.directory))
     keyed = {(entry.task, entry.format, entry.protocol): entry for entry in found}
     if len(keyed) < len(found):
         raise InputError(

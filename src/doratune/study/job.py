@@ -10,10 +10,12 @@ from typing import Literal
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.records.answers import Answers, read_answers
+from doratune.records.base_model import check_own_base_model
 from doratune.records.layout import (
     ADAPTER_NAME,
     CHECKPOINTS_NAME,
     MODEL_NAME,
+    has_diverged,
     is_recorded,
     read_record,
     trained_weights,
@@ -41,13 +43,16 @@ class Wanted:
         """The evaluation on disk, or None.
 
         Raises:
-            InputError: The record cannot be read, or the evaluation there is of other rows.
+            InputError: The record cannot be read, or the evaluation there is of other rows or on another
+                base model.
         """
         folder = self.config.output
         if folder is None or not is_recorded(folder):
             return None
         ours = (self.config.task[0], self.config.format, self.config.protocol, self.config.split)
-        for one in read_record(folder).evaluations:
+        record = read_record(folder)
+        check_own_base_model(record, where=str(folder))
+        for one in record.evaluations:
             if (one.task, one.format, one.protocol, one.data.split) == ours:
                 self._check_rows(one, folder)
                 return one
@@ -104,9 +109,13 @@ class Job:
         config = self.config
         return f"{self.method}, rate {config.learning_rate:g}, seed {config.seed}" if config else "base"
 
+    def diverged(self) -> bool:
+        """Whether its training is known to diverge, so that there is nothing to evaluate."""
+        return self.config is not None and has_diverged(self.folder)
+
     def trained(self) -> bool:
         """Whether nothing is left to train."""
-        return self.config is None or is_recorded(self.folder)
+        return self.config is None or is_recorded(self.folder) or self.diverged()
 
     def left(self) -> list[Wanted]:
         """The evaluations that are not on disk.
@@ -114,7 +123,7 @@ class Job:
         Raises:
             InputError: A record cannot be read, or is of other rows.
         """
-        return [one for one in self.wanted if one.found() is None]
+        return [] if self.diverged() else [one for one in self.wanted if one.found() is None]
 
     def done(self) -> bool:
         """Whether nothing is left to do."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -51,8 +52,11 @@ class LocalRunner:
         """Start a job."""
         return self._waiting.submit(self._run, job)
 
-    def stop(self) -> None:
-        """Nothing to do: Ctrl-C reaches the runs' processes by itself."""
+    def stop(self, number: int) -> None:
+        """Pass SIGTERM on to the runs' processes; a terminal sends Ctrl-C to all of them."""
+        if number == signal.SIGTERM:
+            for child in multiprocessing.active_children():
+                child.terminate()
 
     def _run(self, job: Job) -> Outcome:
         try:
@@ -95,7 +99,16 @@ def _prepare(initializer: Callable[[], None] | None, threads: int | None) -> Non
     """The process's first steps; OpenMP reads its variable when torch is imported, so it comes first."""
     # There is nothing to save yet, so Ctrl-C ends the process at once; training handles it later.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
     if initializer is not None:
         initializer()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, killed perhaps; the run is resumed from its checkpoint."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

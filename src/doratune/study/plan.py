@@ -224,7 +224,7 @@ def _check_methods(values: dict[str, Any], source: str) -> None:
                 where=f"{source}, methods",
                 got=method,
                 expected=f"one of {', '.join(METHODS)}",
-                fix=did_you_mean(str(method), METHODS),
+                fix=did_you_mean(method, METHODS) if isinstance(method, str) else None,
             )
 
 

@@ -78,8 +78,8 @@ class RayRunner:
         reference.future().add_done_callback(lambda done: outcome.set_result(_outcome(done, job)))
         return outcome
 
-    def stop(self) -> None:
-        """Interrupt the runs under way, and give up those that wait."""
+    def stop(self, number: int) -> None:
+        """Interrupt the runs under way, and give up those that wait; Ray sends them Ctrl-C."""
         import ray
 
         for reference in self._references:

@@ -18,6 +18,7 @@ class Tried:
     rate: float
     correct: float  #: the sum of what the rows count
     rows: int
+    diverged: bool = False
 
     @property
     def accuracy(self) -> float:
@@ -25,9 +26,10 @@ class Tried:
         return self.correct / self.rows
 
 
-def choose_rate(tried: Sequence[Tried]) -> float:
-    """The learning rate with the highest accuracy; of several the smallest."""
-    return min(tried, key=lambda one: (-one.accuracy, one.rate)).rate
+def choose_rate(tried: Sequence[Tried]) -> float | None:
+    """The learning rate with the highest accuracy; of several the smallest; None where all diverged."""
+    finite = [one for one in tried if not one.diverged]
+    return min(finite, key=lambda one: (-one.accuracy, one.rate)).rate if finite else None
 
 
 class Progress:
@@ -35,7 +37,8 @@ class Progress:
 
     Attributes:
         group: The group.
-        chosen: The learning rate of each method, None until all trials are done.
+        chosen: The learning rate of each method, None until all trials are done. A method that diverged with
+            every rate has none.
         failed: Whether a job of it failed, so that it cannot be finished now.
         jobs: The jobs of the present stage.
     """
@@ -52,7 +55,9 @@ class Progress:
         chosen: dict[StudyMethod, float] = {}
         for method in plan.methods:
             tried = tried_rates(group, method)
-            chosen[method] = choose_rate(tried) if tried else plan.rates(method)[0]
+            rate = choose_rate(tried) if tried else plan.rates(method)[0]
+            if rate is not None:
+                chosen[method] = rate
         self.chosen = chosen
         self.jobs = [
             group.base(),
@@ -126,7 +131,11 @@ def tried_rates(group: Group, method: StudyMethod) -> list[Tried]:
     if not group.material.validation:
         return tried
     for rate in group.plan.rates(method):
-        answers = [found for one in group.trial(method, rate).wanted if (found := one.answers()) is not None]
+        trial = group.trial(method, rate)
+        if trial.diverged():
+            tried.append(Tried(rate, 0.0, sum(one.rows for one in trial.wanted), diverged=True))
+            continue
+        answers = [found for one in trial.wanted if (found := one.answers()) is not None]
         total = math.fsum(one.total for one in answers)
         tried.append(Tried(rate, total, sum(len(one.rows) for one in answers)))
     return tried

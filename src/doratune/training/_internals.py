@@ -8,8 +8,11 @@ from __future__ import annotations
 # The file of pickled arguments in a saved model.
 from transformers.trainer import TRAINING_ARGS_NAME
 
+# Shares the rows of an optimizer step out to micro-batches of like cost.
+from transformers.trainer_pt_utils import BatchRebalanceSampler
+
 # The trainer and its arguments; type checkers find them in these modules only.
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-__all__ = ["TRAINING_ARGS_NAME", "SFTConfig", "SFTTrainer"]
+__all__ = ["TRAINING_ARGS_NAME", "BatchRebalanceSampler", "SFTConfig", "SFTTrainer"]

@@ -27,9 +27,10 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
         The PEFT model, on doratune's engine unless ``config.engine`` is ``peft``.
 
     Raises:
-        InputError: If a target matches no linear layer, or a layer's norm cannot have a gradient.
+        InputError: If a target matches no layer, or one that cannot have an adapter, or if a layer's norm
+            cannot have a gradient.
     """
-    _check_targets(model, config.targets)
+    others = _check_targets(model, config.targets)
     if config.load_in_4bit:
         model = prepare_model_for_kbit_training(
             model, use_gradient_checkpointing=config.gradient_checkpointing
@@ -43,7 +44,15 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
         use_dora=config.method == "dora",
         use_rslora=config.rslora,
     )
-    peft_model = get_peft_model(model, lora)
+    try:
+        peft_model = get_peft_model(model, lora)
+    except ValueError as error:
+        raise InputError(
+            "a target is no layer that can have an adapter",
+            where="--targets",
+            got=", ".join(f"{target} ({kind})" for target, kind in others.items()) or str(error),
+            expected="names of linear layers, embeddings or convolutions",
+        ) from error
     assert isinstance(peft_model, PeftModel)
     if config.engine == "doratune":
         enable(peft_model, detach_norm=not config.norm_gradient)
@@ -68,18 +77,38 @@ def _set_exact_magnitudes(model: PeftModel) -> None:
             magnitude.weight.copy_(norm)
 
 
-def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
-    linear = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-    }
+def _check_targets(model: PreTrainedModel, targets: list[str]) -> dict[str, str]:
+    """The targets that are no linear layers, and their classes; PEFT knows which of them it can adapt."""
+    head = model.get_output_embeddings()
+    others = {}
+    linear = sorted(
+        {
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and module is not head
+        }
+    )
     for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules()):
+        found = [
+            module for name, module in model.named_modules() if name == target or name.endswith(f".{target}")
+        ]
+        if not found:
             raise InputError(
                 "a target matches no layer of the model",
                 where="--targets",
                 got=target,
-                expected=f"names among {', '.join(sorted(linear))}",
-                fix=did_you_mean(target, sorted(linear)),
+                expected=f"names among {', '.join(linear)}",
+                fix=did_you_mean(target, linear),
             )
+        if any(module is head for module in found):
+            raise InputError(
+                "the head cannot have an adapter",
+                where="--targets",
+                got=f"{target}, whose weight the loss is computed from, past any adapter",
+                expected=f"names among {', '.join(linear)}",
+                fix="leave it out, or train every weight with --method full",
+            )
+        kinds = [type(module).__name__ for module in found if not isinstance(module, torch.nn.Linear)]
+        if kinds:
+            others[target] = kinds[0]
+    return others

@@ -1,21 +1,24 @@
-"""Metrics, progress, and an orderly stop on Ctrl-C during training."""
+"""Metrics, progress, and an orderly stop on Ctrl-C or SIGTERM during training."""
 
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from doratune.records.layout import METRICS_NAME, read_jsonl, write_jsonl_atomic
+from doratune.records.layout import METRICS_NAME, drop_half_line, read_jsonl, write_jsonl_atomic
 
-LOGGED = ("loss", "learning_rate", "grad_norm", "epoch", "eval_loss")
+LOGGED = ("loss", "learning_rate", "grad_norm", "epoch", "eval_loss", "skipped")
 
 
 class MetricsCallback(TrainerCallback):
@@ -25,6 +28,7 @@ class MetricsCallback(TrainerCallback):
         seconds: Wall time of the training loop so far, over all processes.
         tokens: Tokens trained on so far, padding not counted.
         loss: The last training loss.
+        skipped: Optimizer steps so far that were left out, as their loss or gradient was not finite.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,24 +36,26 @@ class MetricsCallback(TrainerCallback):
         self.seconds = 0.0
         self.tokens = 0
         self.loss = float("nan")
-        self._before = (0.0, 0)
+        self.skipped = 0
+        self._before = 0.0
         self._started = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Drop what a killed process logged after the checkpoint that is resumed from."""
-        kept = (
-            [line for line in read_jsonl(self.path) if line["step"] <= state.global_step]
-            if self._resumes(state)
-            else []
-        )
+        kept = []
+        if self._resumes(state):
+            drop_half_line(self.path)
+            # Older versions wrote NaN as it is.
+            kept = [_strict(line) for line in read_jsonl(self.path) if line["step"] <= state.global_step]
         write_jsonl_atomic(self.path, kept)
         training = [line for line in kept if "loss" in line]
         if training:
-            self._before = (training[-1]["seconds"], training[-1]["tokens"])
-            self.loss = training[-1]["loss"]
-        self.seconds, self.tokens = self._before
+            self._before, self.tokens = training[-1]["seconds"], training[-1]["tokens"]
+            self.loss = float("nan") if training[-1]["loss"] is None else training[-1]["loss"]
+        self.skipped = sum("skipped" in line for line in training)
+        self.seconds = self._before
         self._started = time.perf_counter()
 
     def _resumes(self, state: TrainerState) -> bool:
@@ -67,16 +73,26 @@ class MetricsCallback(TrainerCallback):
         logs = logs or {}
         if "loss" not in logs and "eval_loss" not in logs:
             return
-        self.seconds = self._before[0] + time.perf_counter() - self._started
-        line = {"step": state.global_step, **{key: logs[key] for key in LOGGED if key in logs}}
+        self.seconds = self._before + time.perf_counter() - self._started
+        line: dict[str, Any] = {"step": state.global_step}
+        line.update({key: logs[key] for key in LOGGED if key in logs})
         line["seconds"] = round(self.seconds, 3)
         if "loss" in logs:
-            self.tokens = self._before[1] + int(logs["num_tokens"])
+            self.tokens += int(logs["row_tokens"])
             self.loss = logs["loss"]
+            self.skipped += "skipped" in logs
             line["tokens"] = self.tokens
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(_strict(line), allow_nan=False) + "\n")
+
+
+def _strict(line: dict[str, Any]) -> dict[str, Any]:
+    """The line with null for what JSON cannot hold: NaN and infinities."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in line.items()
+    }
 
 
 class ProgressCallback(TrainerCallback):
@@ -96,7 +112,7 @@ class ProgressCallback(TrainerCallback):
         if not state.is_world_process_zero or not self.console.is_terminal:
             return
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed}/{task.total} steps  {task.fields[status]}"),
             TimeRemainingColumn(),
@@ -138,38 +154,58 @@ class ProgressCallback(TrainerCallback):
             self._bar = None
 
 
-class InterruptCallback(TrainerCallback):
-    """Turns the first Ctrl-C into a checkpoint and an orderly end; the second one ends at once.
+class StopCallback(TrainerCallback):
+    """Turns Ctrl-C and SIGTERM into a checkpoint and an orderly end; a second Ctrl-C ends at once.
 
     Attributes:
-        interrupted: Whether training ended because of it.
+        number: The signal that ended training; 0 if none did.
     """
 
     def __init__(self) -> None:
-        self.interrupted = False
-        self._previous: Any = None
+        self.number = 0
+        self._previous: dict[int, Any] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take over Ctrl-C."""
-        self._previous = signal.signal(signal.SIGINT, self._on_signal)
+        """Take over the signals."""
+        self._previous = {one: signal.signal(one, self._on_signal) for one in (signal.SIGINT, signal.SIGTERM)}
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        self.interrupted = True
-        signal.signal(signal.SIGINT, self._previous)
-        print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
+        self.number = number
+        if number == signal.SIGINT:
+            signal.signal(number, self._previous[number])
+            hint = "; press Ctrl-C again to stop at once"
+        else:
+            hint = " (SIGTERM)"
+        print(f"\nstopping after this step{hint}", file=sys.stderr)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Save and stop."""
-        if self.interrupted and state.global_step < state.max_steps:
+        """Save and stop, in every process after the same step."""
+        self.number = _largest(self.number)
+        if self.number and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Give Ctrl-C back."""
-        signal.signal(signal.SIGINT, self._previous)
+        """Give the signals back."""
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Let the signals do what they did before training."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def _largest(number: int) -> int:
+    """The largest of the numbers that the processes of a training run have."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return number
+    found = torch.tensor(number, device=state.device)
+    torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+    return int(found)

@@ -78,6 +78,8 @@ class TrainingSettings(Settings):
     """Optimizer steps between checkpoints, and between validation losses."""
     keep_checkpoints: Positive = 2
     """How many checkpoints are kept, the newest ones."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """Stop at a loss or gradient that is not finite; skip: leave out that optimizer step, and count it."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the rows, their order, the adapter and dropout."""
 
@@ -114,8 +116,8 @@ def check_method(config: TrainConfig) -> None:
     """Refuse settings that the method cannot keep to.
 
     Raises:
-        InputError: Full fine-tuning of a quantised or float16 model, or a gradient through a norm that is not
-            there or not the engine's.
+        InputError: Full fine-tuning of a quantised or float16 model, an adapter on no layer, or a gradient
+            through a norm that is not there or not the engine's.
     """
     if config.norm_gradient and (config.method, config.engine) != ("dora", "doratune"):
         raise InputError(
@@ -125,6 +127,13 @@ def check_method(config: TrainConfig) -> None:
             expected="--method dora --engine doratune",
         )
     if config.method != "full":
+        if not config.targets:
+            raise InputError(
+                "there is no layer to adapt",
+                where="--targets",
+                got="no name",
+                expected="names of linear layers",
+            )
         return
     if config.load_in_4bit:
         raise InputError(

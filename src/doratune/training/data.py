@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Sequence
 
 from doratune.data.examples import Example, build_examples, build_mixed_examples
 from doratune.data.mix import MixedData, is_mix, load_mix
@@ -14,6 +15,9 @@ from doratune.records.run import DataRecord
 from doratune.training.config import TrainingSettings
 
 logger = logging.getLogger(__name__)
+
+NAMED_ROWS = 32
+"""Rows of a task that a message names."""
 
 
 def load_training_examples(config: TrainingSettings) -> tuple[list[Example], list[DataRecord]]:
@@ -54,6 +58,19 @@ def load_training_examples(config: TrainingSettings) -> tuple[list[Example], lis
         examples += _draw(built, config.rows, config.seed)
         records.append(_record(name, loaded))
     return examples, records
+
+
+def name_rows(examples: Sequence[Example]) -> str:
+    """The numbers of rows in their sources, from 1, such as "boolq 3, 17; piqa 5"."""
+    rows: dict[str, list[int]] = {}
+    for example in examples:
+        rows.setdefault(example.task, []).append(example.row + 1)
+    parts = []
+    for task, numbers in rows.items():
+        shown = ", ".join(map(str, sorted(numbers)[:NAMED_ROWS]))
+        more = f" and {len(numbers) - NAMED_ROWS} more" if len(numbers) > NAMED_ROWS else ""
+        parts.append(f"{task} {shown}{more}".strip())
+    return "; ".join(parts)
 
 
 def _load_named(name: str, config: TrainingSettings) -> tuple[str, LoadedData, list[Example]]:

@@ -1,7 +1,7 @@
 """Presets: YAML files of settings. Defaults < preset < flags.
 
-Besides settings of training a preset may hold ``include`` (another preset to start from), ``methods``
-(settings that differ between LoRA and DoRA) and ``compare`` (settings of the comparison only).
+Besides settings of training a preset may hold ``include`` (another preset, whose settings it overrides),
+``methods`` (settings that differ between LoRA and DoRA) and ``compare`` (settings of the comparison only).
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from typing import Any
 
 from doratune.errors import InputError
 from doratune.named_yaml import read_named, shipped_names
+
+METHODS = ("lora", "dora", "full")
+"""What may have settings of its own."""
 
 
 @dataclass(frozen=True)
@@ -39,29 +42,39 @@ def preset_names() -> list[str]:
     return shipped_names("doratune.training", "presets")
 
 
-def load_preset(name: str) -> Preset:
+def load_preset(name: str, *, included_by: tuple[str, ...] = ()) -> Preset:
     """Read a shipped preset by name, or any YAML file by path.
 
     Args:
         name: ``demo``, ``llama-7b``, ... or a path ending in .yaml or .yml.
+        included_by: The presets that led to this one.
 
     Returns:
         The preset; its values are checked later, together with the flags.
 
     Raises:
-        InputError: If there is no such preset, or its YAML is malformed.
+        InputError: If there is no such preset, its YAML is malformed, or it includes itself.
     """
+    chain = (*included_by, name)
+    if name in included_by:
+        raise InputError("a preset includes itself", where="--preset", got=" -> ".join(chain))
     values, source = read_named(
         name, kind="preset", where="--preset", package="doratune.training", folder="presets"
     )
     _check_sections(values, source)
-    base = load_preset(values.pop("include")) if "include" in values else Preset()
-    methods = values.pop("methods", {})
+    included = values.pop("include", None)
+    base = Preset() if included is None else load_preset(included, included_by=chain)
+    methods, compare = values.pop("methods", {}), values.pop("compare", {})
+
+    def less(sections: dict[str, Any]) -> dict[str, Any]:
+        """What an included section has that this file does not set for everything."""
+        return {key: value for key, value in sections.items() if key not in values}
+
     return Preset(
         source=source,
-        compare={**base.compare, **values.pop("compare", {})},
+        compare={**less(base.compare), **compare},
         methods={
-            method: {**base.methods.get(method, {}), **methods.get(method, {})}
+            method: {**less(base.methods.get(method, {})), **methods.get(method, {})}
             for method in {**base.methods, **methods}
         },
         settings={**base.settings, **values},
@@ -69,8 +82,20 @@ def load_preset(name: str) -> Preset:
 
 
 def _check_sections(values: dict[str, Any], source: str) -> None:
-    sections = {section: values.get(section, {}) for section in ("methods", "compare")}
-    sections.update({f"methods.{name}": section for name, section in values.get("methods", {}).items()})
+    included, methods = values.get("include"), values.get("methods", {})
+    if not isinstance(included, str | None):
+        raise InputError("a preset includes one other, by name or path", where=source, got=included)
+    sections = {"methods": methods, "compare": values.get("compare", {})}
+    if isinstance(methods, dict):
+        unknown = [name for name in methods if name not in METHODS]
+        if unknown:
+            raise InputError(
+                "a preset has settings of an unknown method",
+                where=f"{source}, methods",
+                got=unknown[0],
+                expected=f"one of {', '.join(METHODS)}",
+            )
+        sections.update({f"methods.{name}": section for name, section in methods.items()})
     for name, section in sections.items():
         if not isinstance(section, dict):
             raise InputError(f"the section {name!r} is not a mapping", where=source, got=section)

@@ -6,24 +6,30 @@ an unfinished run.
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate import PartialState
 
-from doratune.errors import InputError
+from doratune.errors import DoratuneError, InputError
 from doratune.records.layout import (
     CONFIG_NAME,
     RUN_NAMES,
-    checkpoints,
     is_recorded,
     is_started,
     write_config,
 )
+from doratune.records.lock import locked
 from doratune.settings import validate
+from doratune.training.checkpoints import last_whole
 from doratune.training.config import TrainConfig
+
+FULL = 1 << 20
+"""A disk with less room than this, in bytes, is full."""
 
 
 def checkpoint_to_resume(config: TrainConfig) -> Path | None:
@@ -33,7 +39,7 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
         config: The configuration asked for now; it must be the one the run was started with.
 
     Returns:
-        The last checkpoint, or None if the run was killed before its first one and starts again.
+        The last whole checkpoint, or None if there is none and the run starts again.
 
     Raises:
         InputError: If there is no unfinished run, or it was started with other settings.
@@ -53,17 +59,7 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
             got="; ".join(changed),
             fix="resume without these flags, or train into another folder",
         )
-    latest_first = reversed(checkpoints(output).values())
-    return next((checkpoint for checkpoint in latest_first if _whole(checkpoint)), None)
-
-
-def _whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: its state, which comes last, can be read."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
+    return last_whole(output)
 
 
 def refuse_taken(output: Path) -> None:
@@ -83,8 +79,53 @@ def refuse_taken(output: Path) -> None:
         )
 
 
-def start(config: TrainConfig) -> None:
-    """Remove the run in ``config.output``, if any, and write config.yaml; other files are left alone."""
+@contextmanager
+def opened(config: TrainConfig, *, again: bool, afresh: bool) -> Iterator[None]:
+    """Hold the run directory of ``config.output`` while a run is written to it.
+
+    Args:
+        config: What config.yaml will hold.
+        again: Whether there may be a run already.
+        afresh: Remove the run that is there, if any, and write config.yaml; other files are left alone.
+
+    Raises:
+        InputError: Another process is training into it, or has begun a run there since ``refuse_taken``.
+        DoratuneError: Something could not be written; what had been written is kept.
+    """
+    if not PartialState().is_main_process:
+        yield
+        return
+    with locked(config.output), _write_errors(config.output):
+        if not again and is_started(config.output):
+            refuse_taken(config.output)
+        if afresh:
+            _start(config)
+        yield
+
+
+@contextmanager
+def _write_errors(output: Path) -> Iterator[None]:
+    """Turn what Python and the libraries raise when a disk is full, or gone, into one message."""
+    try:
+        yield
+    except Exception as error:
+        where, reason = output, str(error)
+        if isinstance(error, OSError):
+            where, reason = error.filename or output, error.strerror or reason
+        elif "inline_container" in reason:  # torch.save, which does not say why
+            if output.exists() and shutil.disk_usage(output).free < FULL:
+                reason = "No space left on device"
+        elif "(os error " not in reason:  # as safetensors and tokenizers, written in Rust, say it
+            raise
+        raise DoratuneError(
+            "the run could not be written",
+            where=str(where),
+            got=reason,
+            fix="mend that, then run the same command with --resume to go on from the last checkpoint",
+        ) from error
+
+
+def _start(config: TrainConfig) -> None:
     for name in _held(config.output):
         path = config.output / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()

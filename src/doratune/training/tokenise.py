@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import pyarrow.compute
@@ -28,6 +29,7 @@ def encode_examples(
     cutoff: int,
     drop_long_rows: bool,
     loss_on_prompt: bool,
+    context: int | None = None,
 ) -> Dataset:
     """Token ids and labels of prompt + right answer + end of sequence, from the cache where it has them.
 
@@ -37,20 +39,24 @@ def encode_examples(
         cutoff: Longest row allowed, in tokens.
         drop_long_rows: Leave longer rows out instead of raising.
         loss_on_prompt: Supervise the prompt's tokens too.
+        context: For how many tokens the model has positions, None where it does not say.
 
     Returns:
-        A dataset with ``input_ids`` and ``labels`` (-100 where there is no loss), one row per example kept.
+        A dataset with one row per example kept: ``input_ids``, ``labels`` (-100 where there is no loss) and
+        ``example``, its index in ``examples``.
 
     Raises:
-        InputError: If rows are longer than ``cutoff`` and may not be dropped, or if none is left.
+        InputError: If rows are longer than ``cutoff`` and may not be dropped, if none is left, or if one
+            that is left is longer than the model's context.
     """
-    rows = _kept_or_encoded(examples, tokenizer, loss_on_prompt)
+    rows: Any = _kept_or_encoded(examples, tokenizer, loss_on_prompt)
+    rows = rows.add_column("example", np.arange(len(rows)))
     lengths = pyarrow.compute.call_function("list_value_length", [rows.data.column("input_ids")]).to_numpy()
+    _check_context(examples, lengths, cutoff, context)
     too_long = np.flatnonzero(lengths > cutoff)
     if not too_long.size:
         return rows
-    first, longest = examples[too_long[0]], int(lengths.max())
-    _report_long_rows(first, len(too_long), len(examples), longest, cutoff, drop_long_rows)
+    _report_long_rows(examples, lengths, cutoff, drop_long_rows)
     if len(too_long) == len(examples):
         raise InputError("no training row is short enough", where="--cutoff", got=cutoff)
     return rows.select(np.flatnonzero(lengths <= cutoff), keep_in_memory=True)
@@ -81,14 +87,36 @@ def _encode(examples: list[Example], tokenizer: PreTrainedTokenizerBase, loss_on
     return Dataset.from_dict(rows, features=FEATURES)
 
 
-def _report_long_rows(first: Example, rows: int, total: int, longest: int, cutoff: int, drop: bool) -> None:
-    count = f"{rows} of {total} rows are longer than the cutoff of {cutoff} tokens"
+def _report_long_rows(examples: list[Example], lengths: np.ndarray, cutoff: int, drop: bool) -> None:
+    too_long = np.flatnonzero(lengths > cutoff)
+    longest, first = int(lengths.max()), int(too_long[0])
+    count = f"{len(too_long)} of {len(examples)} rows are longer than the cutoff of {cutoff} tokens"
     if drop:
         logger.warning("%s and are left out (the longest has %d)", count, longest)
         return
     raise InputError(
         "rows would lose their answer to the cutoff",
-        where=f"row {first.row + 1}" + (f" of {first.task}" if first.task else ""),
-        got=f"{count} (the longest has {longest})",
+        where=_name(examples[first]),
+        got=f"{lengths[first]} tokens with its answer; {count} (the longest has {longest})",
         fix=f"raise --cutoff to {longest}, or leave such rows out with --drop-long-rows",
     )
+
+
+def _check_context(examples: list[Example], lengths: np.ndarray, cutoff: int, context: int | None) -> None:
+    """Refuse rows that the cutoff lets pass and the model has no positions for."""
+    if context is None:
+        return
+    too_long = np.flatnonzero((lengths > context) & (lengths <= cutoff))
+    if too_long.size:
+        first = int(too_long[0])
+        raise InputError(
+            "a row is longer than the model's positions",
+            where=_name(examples[first]),
+            got=f"{lengths[first]} tokens with its answer; {len(too_long)} of {len(examples)} rows",
+            expected=f"at most {context}",
+            fix=f"leave such rows out with --cutoff {context} --drop-long-rows, or take another model",
+        )
+
+
+def _name(example: Example) -> str:
+    return f"row {example.row + 1}" + (f" of {example.task}" if example.task else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,31 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PrinterCallback, set_seed
 
+from doratune.data.examples import Example
 from doratune.environment import describe_environment
-from doratune.errors import DoratuneError, InputError
+from doratune.errors import InputError, StoppedError
+from doratune.hub import without_telemetry
 from doratune.memory import peak_memory_bytes
+from doratune.models.context import positions
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model
 from doratune.models.precision import resolve_dtype
+from doratune.peft.load import fill_adapter
 from doratune.records.layout import CHECKPOINTS_NAME, weights_path, write_record
-from doratune.records.run import ParameterCount, RunRecord, TrainingRecord
+from doratune.records.run import ChangeRecord, ParameterCount, RunRecord, TrainingRecord
 from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory
-from doratune.training._internals import TRAINING_ARGS_NAME, SFTConfig, SFTTrainer
+from doratune.training._internals import TRAINING_ARGS_NAME, SFTConfig
 from doratune.training.adapter import add_adapter
-from doratune.training.callbacks import InterruptCallback, MetricsCallback, ProgressCallback
+from doratune.training.callbacks import MetricsCallback, ProgressCallback, StopCallback
+from doratune.training.changes import changes_since, starting_point
+from doratune.training.checkpoints import CheckpointCallback
 from doratune.training.config import TrainConfig, check_method
-from doratune.training.data import load_training_examples
+from doratune.training.data import load_training_examples, name_rows
 from doratune.training.tokenise import encode_examples
+from doratune.training.trainer import RowTrainer
 
 logger = logging.getLogger(__name__)
-
-
-class TrainingInterruptedError(DoratuneError):
-    """Ctrl-C: training stopped after a whole step and left a checkpoint."""
-
-    exit_code = 130
 
 
 def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> RunRecord:
@@ -53,7 +55,9 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
 
     Raises:
         InputError: If the configuration, the data or the model cannot be used; nothing is written then.
-        TrainingInterruptedError: On Ctrl-C, after a checkpoint was saved.
+        StoppedError: On Ctrl-C or SIGTERM, after a checkpoint was saved.
+        DivergedError: A loss, a gradient or a parameter is not finite; no weights are saved from then on.
+        DoratuneError: Training moved no weight at all.
     """
     started = datetime.datetime.now(datetime.UTC)
     check_method(config)
@@ -68,38 +72,48 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         cutoff=config.cutoff,
         drop_long_rows=config.drop_long_rows,
         loss_on_prompt=config.loss_on == "prompt-and-answer",
+        context=positions(base.model.config),
     ).shuffle(seed=config.seed, keep_in_memory=True)
     base_record = model_record(base)
-    metrics, interrupt = MetricsCallback(config.output), InterruptCallback()
-    trainer, speedups = build_trainer(config, base, rows, metrics, interrupt)
-    parameters = _parameter_count(trainer.model)
-    if checkpoint is None:
-        run_directory.start(config)
-    logger.info("training %s on %d rows with %s", config.method, len(rows), base.source)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
-        raise TrainingInterruptedError(
-            f"training was interrupted after step {trainer.state.global_step} of {trainer.state.max_steps}",
-            where=str(config.output),
-            fix="run the same command with --resume to go on from there",
+    metrics, stop = MetricsCallback(config.output), StopCallback()
+    trainer, speedups = build_trainer(config, base, rows, metrics, stop, examples=examples)
+    model: Any = trainer.model
+    parameters, start = _parameter_count(model), starting_point(model)
+    if checkpoint is not None and isinstance(trainer.model, PeftModel):
+        fill_adapter(trainer.model, checkpoint)  # transformers passes over what does not match
+    with run_directory.opened(config, again=resume or overwrite, afresh=checkpoint is None):
+        logger.info("training %s on %d rows with %s", config.method, len(rows), base.source)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            stop.give_back()
+        done, planned = trainer.state.global_step, trainer.state.max_steps
+        if stop.number and done < planned:
+            raise StoppedError(
+                stop.number,
+                f"training was interrupted after step {done} of {planned}",
+                where=str(config.output),
+                fix="run the same command with --resume to go on from there",
+            )
+        trainer.check_final()
+        changes = changes_since(start, model)
+        _save_weights(trainer, weights_path(config.output, config.method))
+        record = RunRecord(
+            name=config.output.name,
+            method=config.method,
+            config=config.model_dump(mode="json"),
+            model=base_record,
+            parameters=parameters,
+            data=data,
+            seed=config.seed,
+            training=_training_record(trainer, metrics, speedups, changes),
+            evaluations=[],
+            environment=describe_environment(),
+            started=started,
+            finished=datetime.datetime.now(datetime.UTC),
         )
-    _save_weights(trainer, weights_path(config.output, config.method))
-    record = RunRecord(
-        name=config.output.name,
-        method=config.method,
-        config=config.model_dump(mode="json"),
-        model=base_record,
-        parameters=parameters,
-        data=data,
-        seed=config.seed,
-        training=_training_record(trainer, metrics, speedups),
-        evaluations=[],
-        environment=describe_environment(),
-        started=started,
-        finished=datetime.datetime.now(datetime.UTC),
-    )
-    if trainer.is_world_process_zero():
-        write_record(config.output, record)
+        if trainer.is_world_process_zero():
+            write_record(config.output, record)
     return record
 
 
@@ -126,8 +140,10 @@ def build_trainer(
     base: LoadedModel,
     rows: Dataset,
     metrics: MetricsCallback,
-    interrupt: InterruptCallback,
-) -> tuple[SFTTrainer, SpeedupReport | None]:
+    stop: StopCallback,
+    *,
+    examples: Sequence[Example] = (),
+) -> tuple[RowTrainer, SpeedupReport | None]:
     """Adapt ``base`` if the method does, and make the trainer of a run; nothing is written before it trains.
 
     Args:
@@ -135,7 +151,8 @@ def build_trainer(
         base: What ``load_base`` gave.
         rows: ``input_ids`` and ``labels``, as ``encode_examples`` gives them.
         metrics: Writes the run's metrics.jsonl.
-        interrupt: Ends the run in order on Ctrl-C.
+        stop: Ends the run in order on Ctrl-C or SIGTERM.
+        examples: What the rows were made of, by which messages name them.
 
     Returns:
         The trainer, and what was sped up in its model, None with ``speedups`` off.
@@ -153,28 +170,32 @@ def build_trainer(
             raise InputError("no row is left to train on", where="--validation-share", got=f"{held_out} rows")
         # In the seed's order already; datasets' own split would write files into the cache's entry.
         validation, rows = rows.select(range(held_out)), rows.select(range(held_out, len(rows)))
-    trainer = SFTTrainer(
-        model=model,
-        args=_arguments(config, dtype, len(rows), validates=validation is not None),
-        train_dataset=rows,
-        eval_dataset=validation,
-        processing_class=base.tokenizer,
-        callbacks=[metrics, ProgressCallback(metrics, config.method), interrupt],
-    )
+    args = _arguments(config, dtype, len(rows), validates=validation is not None)
+    with without_telemetry():  # TRL tells the hub of every trainer that is made
+        trainer = RowTrainer(
+            model,
+            args,
+            rows,
+            on_nonfinite=config.on_nonfinite,
+            name_rows=lambda chosen: (
+                name_rows([examples[row] for row in rows.select(chosen)["example"]])
+                if examples
+                else str(chosen)
+            ),
+            eval_dataset=validation,
+            processing_class=base.tokenizer,
+            callbacks=[
+                metrics,
+                ProgressCallback(metrics, config.method),
+                stop,
+                CheckpointCallback(config.output, keep=config.keep_checkpoints),
+            ],
+        )
     trainer.remove_callback(PrinterCallback)
     return trainer, speed_up(base.model, training=True) if config.speedups == "on" else None
 
 
 def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates: bool) -> SFTConfig:
-    devices = PartialState().num_processes
-    micro = config.micro_batch_size or max(config.batch_size // devices, 1)
-    if config.batch_size % (micro * devices):
-        raise InputError(
-            "the batch cannot be divided evenly",
-            where="--batch-size, --micro-batch-size",
-            got=f"{config.batch_size} rows over {devices} device(s) in micro-batches of {micro}",
-            expected="batch size = micro-batch size x devices x a whole number",
-        )
     steps = config.total_steps(rows)
     if config.warmup_steps >= steps:
         raise InputError(
@@ -183,14 +204,8 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
             got=f"{config.warmup_steps} warm-up steps of {steps} in all",
             fix="lower --warmup-steps, or train for more --epochs or --steps",
         )
-    return SFTConfig(
+    args = SFTConfig(
         output_dir=str(config.output / CHECKPOINTS_NAME),
-        per_device_train_batch_size=micro,
-        per_device_eval_batch_size=micro,
-        gradient_accumulation_steps=config.batch_size // (micro * devices),
-        # The rows of an optimizer step stay as the seed drew them; inside it, rows of like length share a
-        # micro-batch, which saves padding.
-        train_sampling_strategy="batch_rebalance",
         num_train_epochs=config.epochs,
         max_steps=config.steps or -1,
         learning_rate=config.learning_rate,
@@ -210,13 +225,29 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
         eval_steps=config.save_steps,
         save_strategy="steps",
         save_steps=config.save_steps,
-        save_total_limit=config.keep_checkpoints,
         seed=config.seed,
         data_seed=config.seed,
         report_to=config.report_to or "none",
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    _share_out(config, args)
+    return args
+
+
+def _share_out(config: TrainConfig, args: SFTConfig) -> None:
+    """Set the micro-batches of each process; how many there are on CPUs, only the arguments know."""
+    devices = args.world_size
+    micro = config.micro_batch_size or max(config.batch_size // devices, 1)
+    if config.batch_size % (micro * devices):
+        raise InputError(
+            "the batch cannot be divided evenly",
+            where="--batch-size, --micro-batch-size",
+            got=f"{config.batch_size} rows over {devices} device(s) in micro-batches of {micro}",
+            expected="batch size = micro-batch size x devices x a whole number",
+        )
+    args.per_device_train_batch_size = args.per_device_eval_batch_size = micro
+    args.gradient_accumulation_steps = config.batch_size // (micro * devices)
 
 
 def _keeps_float32(config: TrainConfig) -> bool:
@@ -233,7 +264,7 @@ def _parameter_count(model: Any) -> ParameterCount:
     return ParameterCount(trainable=trainable, total=total, share=trainable / total)
 
 
-def _save_weights(trainer: SFTTrainer, folder: Path) -> None:
+def _save_weights(trainer: RowTrainer, folder: Path) -> None:
     """Write the adapter as PEFT does, or the model as transformers does, without pickled arguments."""
     trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
@@ -241,7 +272,10 @@ def _save_weights(trainer: SFTTrainer, folder: Path) -> None:
 
 
 def _training_record(
-    trainer: SFTTrainer, metrics: MetricsCallback, speedups: SpeedupReport | None
+    trainer: RowTrainer,
+    metrics: MetricsCallback,
+    speedups: SpeedupReport | None,
+    changes: dict[str, ChangeRecord] | None,
 ) -> TrainingRecord:
     return TrainingRecord(
         seconds=metrics.seconds,
@@ -251,5 +285,7 @@ def _training_record(
         tokens_per_second=metrics.tokens / metrics.seconds if metrics.seconds else 0.0,
         peak_memory_bytes=peak_memory_bytes(),
         final_loss=metrics.loss,
+        skipped_steps=metrics.skipped,
+        changes=changes,
         speedups=speedups.record() if speedups else [],
     )

@@ -88,7 +88,33 @@ def test_rows_of_zeros_have_no_direction() -> None:
     assert measure([Rows(W, after)]) == Change(magnitude=2.0, direction=pytest.approx(1.0))
     nothing = torch.zeros(2, 2, dtype=torch.float64)
     change = measure([Rows(nothing, nothing, torch.ones(2, dtype=torch.float64))])
-    assert change == Change(0.0, 0.0, gain_mean=0.0, gain_deviation=1.0), "as in training, 0 · (m / 0) is 0"
+    assert change == Change(0.0, 0.0, rounding=True, gain_mean=0.0, gain_deviation=1.0), (
+        "as in training, 0 · (m / 0) is 0"
+    )
+
+
+def test_what_float32_rounds_is_no_movement() -> None:
+    W = weight(64, 96)
+    noise = torch.randn(64, 96, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    norms = W.norm(dim=1)
+    assert measure([Rows(W, W)]).rounding
+    assert measure([Rows(W, W, norms.float().double())]).rounding, "DoRA before the first update"
+    assert measure([Rows(W, W.float().double())]).rounding, "kept in float32"
+    for step in (1e-6, 1e-5):
+        assert not measure([Rows(W, W + step * noise)]).rounding, "turned"
+        assert not measure([Rows(W, W, (1 + step) * norms)]).rounding, "longer"
+        assert not measure([Rows(W, W), Rows(W, W + step * noise)]).rounding, "half of it"
+
+
+def test_rounding_has_no_correlation() -> None:
+    moved = points("q_proj", (0.1, 1), (0.3, 2), (0.2, 4))
+    noise = [
+        one.model_copy(update={"rounding": True}) for one in points("v_proj", (1e-16, 1e-9), (2e-16, 2e-9))
+    ]
+    assert correlations(moved)[0].correlation == correlations([*moved, *noise])[0].correlation
+    found = {one.kind: one for one in correlations([*moved, *noise])}
+    assert found["v_proj"].correlation is None and found["v_proj"].points == 0
+    assert found["all"].points == 3
 
 
 def points(kind: str, *pairs: tuple[float, float]) -> list[WeightChange]:

@@ -180,3 +180,30 @@ def test_an_answer_outside_the_candidates_is_refused(fmt, task, answer):
 def test_an_output_that_disagrees_with_the_answer_is_refused(fmt, output):
     message = refused([{**ROWS["boolq"], "output": output}], fmt, "boolq")
     assert "disagrees" in message and "rows.json, row 1" in message and output in message
+
+
+def test_options_that_cannot_be_told_apart_are_refused_where_their_texts_are_used():
+    twice = row(ROWS["arc-challenge"]["instruction"].replace("b c", "b Answer3: c"), "answer3")
+    message = refused([twice], "continuation", "arc-challenge")
+    assert "options cannot be told apart" in message and "Answer3: ' several times" in message
+    (example,) = build_examples([twice], source="rows.json", fmt="instruct", task=get_task("arc-challenge"))
+    assert example.gold == 2
+
+
+SPACED = [
+    ({"answer": "false "}, "remove ' ' at its end"),
+    ({"answer": "\tfalse\n"}, "remove '\\t' at its start and '\\n' at its end"),
+    ({"output": "the correct  answer is false"}, "write its spaces as expected"),
+    ({"instruction": ROWS["boolq"]["instruction"] + " \n"}, "remove ' \\n' at its end"),
+]
+
+
+@pytest.mark.parametrize(("change", "fix"), SPACED)
+def test_a_difference_in_space_is_shown(change, fix):
+    message = refused([{**ROWS["boolq"], **change}], "instruct", "boolq")
+    assert "rows.json, row 1" in message and f"to do: {fix}" in message
+
+
+def test_the_end_of_a_long_instruction_is_shown():
+    bad = row(ROWS["boolq"]["instruction"].replace("is it so", "is it so " * 50) + " x", "false")
+    assert "true/false x'" in refused([bad], "instruct", "boolq")

@@ -145,6 +145,13 @@ def test_half_of_a_surrogate_pair(tmp_path):
     assert "not valid Unicode" in message and "row 1" in message
 
 
+@pytest.mark.parametrize("layout", ["[{}, {}]", "{}\n{}"])
+def test_a_repeated_key(tmp_path, layout):
+    twice = json.dumps(ROW)[:-1] + ', "answer": "no"}'
+    message = str(refused(written(tmp_path, layout.format(json.dumps(ROW), twice))))
+    assert "row 2" in message and '\'answer\' with the values "yes", "no"' in message
+
+
 def test_a_long_value_is_shortened_in_the_message(tmp_path):
     assert len(str(refused(written(tmp_path, json.dumps(["x" * 10_000]))))) < 500
 

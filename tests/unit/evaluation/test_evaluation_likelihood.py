@@ -203,7 +203,10 @@ def test_progress_counts_the_rows():
     [
         (example(4, "w1", ("w2", "")), "candidate answer has no tokens(.|\n)*row 5 of task tiny"),
         (example(4, "w1", ()), "no candidate answers(.|\n)*row 5 of task tiny"),
-        (example(4, words(*[1] * 254), (words(1, 2, 3),)), "positions(.|\n)*258 tokens"),
+        (
+            example(4, words(*[1] * 254), (words(1, 2, 3),)),
+            "positions(.|\n)*row 5 of task tiny(.|\n)*258 tokens(.|\n)*1 of 2 rows",
+        ),
     ],
 )
 def test_bad_rows_are_refused(bad, message):

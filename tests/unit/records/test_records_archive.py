@@ -23,10 +23,11 @@ from doratune.records.layout import (
     write_config,
     write_jsonl_atomic,
 )
-from doratune.records.study import StudyRecord
+from doratune.records.study import StudyCell, StudyRecord
 from doratune.study.assemble import record_of
 from doratune.study.cell import Answered, Arm, Run, cell_of
 from doratune.study.compare import remove_comparison
+from doratune.study.given import with_given_answers
 from doratune.study.study import run_study
 
 DOCS = Path(__file__).parents[3] / "docs/results/smollm2"
@@ -126,6 +127,20 @@ def test_an_archive_writes_nowhere_else(study: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.parametrize(
+    "change", [{"run": None}, {"metrics": 3}, {"record": {}}, {"record": None}, {"diverged": {"message": 1}}]
+)
+def test_a_line_that_is_no_run_is_refused(study: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    runs, _ = write_archive(study, tmp_path / "archive")
+    lines = read_jsonl(runs)
+    write_jsonl_atomic(runs, [lines[0] | change])
+    with pytest.raises(InputError, match="not a run"):
+        restore_runs(tmp_path / "archive", tmp_path / "restored")
+    write_jsonl_atomic(runs, [{"run": lines[0]["run"]}])
+    with pytest.raises(InputError, match="not a run"):
+        restore_runs(tmp_path / "archive", tmp_path / "restored")
+
+
 def test_what_is_no_archive_is_refused(study: Path, tmp_path: Path) -> None:
     runs, predictions = write_archive(study, tmp_path / "archive")
     whole = runs.read_bytes()
@@ -160,8 +175,15 @@ def test_the_study_in_the_docs_follows_from_its_archive(tmp_path: Path) -> None:
     check_against_archive(committed, DOCS)
     restore_runs(DOCS, tmp_path)
     found = record_of([_answered(tmp_path, committed, cell) for cell in range(7)], title="", reproduce="")
-    assert found.cells == committed.cells
+    assert [_without_answers(cell) for cell in found.cells] == [*map(_without_answers, committed.cells)]
     assert found.pooled == committed.pooled
+    same = {seed.seed for seed in found.cells[0].differences[0].seeds if seed.same_answers == 2000}
+    assert same == {1, 2}, "rows on which LoRA and DoRA both say the same of every question"
+
+
+def _without_answers(cell: StudyCell) -> StudyCell:
+    """Which answers were given was not recorded then."""
+    return with_given_answers(cell, dict.fromkeys(run.run for arm in cell.arms for run in arm.runs))
 
 
 def _answered(study: Path, committed: StudyRecord, number: int) -> Answered:

@@ -82,6 +82,15 @@ def test_4_bits_are_not_another_model_but_hide_no_change(model: Path) -> None:
     assert not compare_base_models(first, recorded("model", load_in_4bit=True)).same
 
 
+def test_offloaded_weights_are_read_from_the_file(model: Path) -> None:
+    first, offloaded = recorded("model"), loaded("model")
+    offloaded.model.to("meta")  # pyright: ignore[reportArgumentType]
+    assert model_record(offloaded).fingerprint == first.fingerprint
+    shutil.rmtree(model)
+    unknown = model_record(offloaded)
+    assert unknown.fingerprint is None and compare_base_models(first, unknown).note == NAMES_ONLY
+
+
 def test_what_cannot_be_read_again_is_unseen(model: Path) -> None:
     first, half = recorded("model"), loaded("model", "float16")
     shutil.rmtree(model)

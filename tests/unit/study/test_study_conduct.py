@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from locked_elsewhere import locked_elsewhere
 from study_support import MadeUpRunner, Silent, opened, share
 
 from doratune.errors import DoratuneError, InputError
 from doratune.records.layout import read_study
 from doratune.records.study import StudyRecord
-from doratune.study.execute import locked
 from doratune.study.job import Job
 from doratune.study.schedule import Tried, choose_rate
 from doratune.study.study import run_study
@@ -163,7 +163,7 @@ def test_records_of_another_schema_version_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_processes_are_not_at_work_on_one_study(tmp_path: Path) -> None:
-    with locked(tmp_path / "study", wait=False), pytest.raises(InputError, match="another process"):
+    with locked_elsewhere(tmp_path / "study"), pytest.raises(InputError, match="another process"):
         run(tmp_path, MadeUpRunner())
 
 

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 from synthetic_runs import evaluation, flags, three_runs, write_run
+from synthetic_runs import record as synthetic_record
 
 from doratune.cli.main import main
 from doratune.errors import InputError
+from doratune.records.differences import notes_on_differences
+from doratune.records.run import RunRecord
 from doratune.records.study import StudyCell, StudyRecord
 from doratune.stats.seeds import mcnemar_p
 from doratune.study.existing import record_of_runs
@@ -320,3 +323,18 @@ def test_evaluations_in_different_types_and_many_ties_are_said(tmp_path: Path) -
     assert main(["report", str(lora), str(dora), "--output", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out/report.md").read_text()
     assert "LoRA: 1 of 10" in page and "1 tied" in page and "sign-flip" in page
+
+
+def test_a_setting_that_older_runs_lack_is_no_difference_at_its_default() -> None:
+    def run(method: str, skipped: int, **settings: str) -> RunRecord:
+        made = synthetic_record(method, [])
+        made["config"].update(settings)
+        made["training"]["skipped_steps"] = skipped
+        return RunRecord.model_validate(made)
+
+    old, new = run("lora", 0), run("dora", 0, on_nonfinite="stop")
+    notes = notes_on_differences({"old": old, "new": new})
+    assert not any("on_nonfinite" in note or "left out" in note for note in notes)
+    skips = notes_on_differences({"old": old, "new": run("dora", 2, on_nonfinite="skip")})
+    assert any("on_nonfinite: old None, new skip" in note for note in skips)
+    assert any("left out" in note and "old 0, new 2" in note for note in skips)

@@ -44,6 +44,17 @@ def test_preset_of_ones_own_includes_another(tmp_path: Path) -> None:
     assert preset.for_method("dora")["learning_rate"] == 2e-4
 
 
+@pytest.mark.parametrize(("more", "dora"), [("", 1e-3), ("methods: {dora: {learning_rate: 1e-4}}\n", 1e-4)])
+def test_a_setting_overrides_what_an_included_preset_says_of_one_method(
+    tmp_path: Path, more: str, dora: float
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("include: llama-7b\nlearning_rate: 1e-3\n" + more)
+    preset = load_preset(str(path))
+    assert preset.for_method("lora")["learning_rate"] == 1e-3
+    assert preset.for_method("dora")["learning_rate"] == dora
+
+
 def test_every_fault_is_listed() -> None:
     with pytest.raises(InputError) as caught:
         validate(TrainConfig, {"output": "x", "rank": 0, "epoch": 3.0}, where="here")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset
@@ -63,14 +64,20 @@ def made(rows: int = 30) -> list[Example]:
     )
 
 
-def one_by_one(examples: list[Example], tokenizer, front: list[int]) -> list[dict[str, list[int]]]:
+def one_by_one(examples: list[Example], tokenizer, front: list[int]) -> list[dict[str, Any]]:
     """The rows by definition: special tokens, prompt, answer, end of sequence, each text by itself."""
     rows = []
     for example in examples:
         prompt_ids = [*front, *tokenizer(example.prompt, add_special_tokens=False)["input_ids"]]
         answer = tokenizer(example.candidates[example.gold], add_special_tokens=False)["input_ids"]
         answer = [*answer, tokenizer.eos_token_id]
-        rows.append({"input_ids": prompt_ids + answer, "labels": [-100] * len(prompt_ids) + answer})
+        rows.append(
+            {
+                "input_ids": prompt_ids + answer,
+                "labels": [-100] * len(prompt_ids) + answer,
+                "example": len(rows),
+            }
+        )
     return rows
 
 
@@ -236,6 +243,11 @@ def test_long_rows_are_reported_on_a_hit_as_on_a_miss(home, tokenizer, calls, ca
         assert f"row {first + 1} of sample-boolq" in caught.value.message and count in caught.value.message
         with pytest.raises(InputError, match="no training row is short enough"):
             encode_examples(made(), tokenizer, **{**drop, "cutoff": 3})
+        with pytest.raises(InputError, match="longer than the model's positions") as caught:
+            encode_examples(made(), tokenizer, **ALL, context=cutoff)
+        assert f"row {first + 1} of sample-boolq" in caught.value.message
+        kept = encode_examples(made(), tokenizer, **drop, context=cutoff)
+        assert kept.to_list() == rows.to_list()
     assert calls == [30], "rows are kept whole: another cutoff needs no tokenizer"
 
 

@@ -26,12 +26,13 @@ from doratune.bench.step.inputs import draw_rows, load_base
 from doratune.bench.step.providers import Frozen, Method, StepReport, Stock, Trainee
 from doratune.bench.step.turns import Turn, TurnsOverError
 from doratune.data.encode import IGNORED
+from doratune.hub import without_telemetry
 from doratune.memory import held_memory_bytes, peak_memory_bytes
 from doratune.peft import enable
 from doratune.records.bench import StepCase
 from doratune.speedups._internals import attention_implementation
 from doratune.training._internals import SFTConfig, SFTTrainer
-from doratune.training.callbacks import InterruptCallback, MetricsCallback
+from doratune.training.callbacks import MetricsCallback, StopCallback
 from doratune.training.config import LLAMA_TARGETS, TrainConfig
 from doratune.training.train import build_trainer
 
@@ -153,34 +154,35 @@ def stock_trainer(trainee: Trainee, method: Method, folder: Path) -> SFTTrainer:
     case = trainee.case
     base = load_base(trainee.model, case.dtype)
     base.model.set_attn_implementation(STOCK_ATTENTION)
-    return SFTTrainer(
-        model=base.model,
-        args=SFTConfig(
-            output_dir=str(folder),
-            per_device_train_batch_size=case.rows,
-            max_steps=trainee.steps,
-            learning_rate=LEARNING_RATE,
-            gradient_checkpointing=case.gradient_checkpointing,
-            gradient_checkpointing_kwargs=CHECKPOINTING if case.gradient_checkpointing else None,
-            bf16=base.dtype == torch.bfloat16,
-            use_cpu=not torch.cuda.is_available(),
-            dataset_kwargs={"skip_prepare_dataset": True},
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            seed=SEED,
-        ),
-        train_dataset=draw_rows(case, base.model.config.get_text_config().vocab_size),
-        processing_class=base.tokenizer,
-        peft_config=LoraConfig(
-            task_type=TaskType.CAUSAL_LM,
-            r=case.rank,
-            lora_alpha=case.alpha,
-            lora_dropout=0.0,
-            target_modules=list(LLAMA_TARGETS),
-            use_dora=method == "dora",
-        ),
-    )
+    with without_telemetry():
+        return SFTTrainer(
+            model=base.model,
+            args=SFTConfig(
+                output_dir=str(folder),
+                per_device_train_batch_size=case.rows,
+                max_steps=trainee.steps,
+                learning_rate=LEARNING_RATE,
+                gradient_checkpointing=case.gradient_checkpointing,
+                gradient_checkpointing_kwargs=CHECKPOINTING if case.gradient_checkpointing else None,
+                bf16=base.dtype == torch.bfloat16,
+                use_cpu=not torch.cuda.is_available(),
+                dataset_kwargs={"skip_prepare_dataset": True},
+                logging_steps=1,
+                save_strategy="no",
+                report_to="none",
+                seed=SEED,
+            ),
+            train_dataset=draw_rows(case, base.model.config.get_text_config().vocab_size),
+            processing_class=base.tokenizer,
+            peft_config=LoraConfig(
+                task_type=TaskType.CAUSAL_LM,
+                r=case.rank,
+                lora_alpha=case.alpha,
+                lora_dropout=0.0,
+                target_modules=list(LLAMA_TARGETS),
+                use_dora=method == "dora",
+            ),
+        )
 
 
 def doratune_trainer(trainee: Trainee, method: Method, folder: Path) -> SFTTrainer:
@@ -206,4 +208,4 @@ def doratune_trainer(trainee: Trainee, method: Method, folder: Path) -> SFTTrain
     )
     base = load_base(trainee.model, case.dtype)
     rows = draw_rows(case, base.model.config.get_text_config().vocab_size)
-    return build_trainer(config, base, rows, MetricsCallback(folder), InterruptCallback())[0]
+    return build_trainer(config, base, rows, MetricsCallback(folder), StopCallback())[0]

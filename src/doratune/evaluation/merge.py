@@ -1,0 +1,87 @@
+"""Merging an adapter into its base, and holding the merged model against the unmerged one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from doratune.errors import DoratuneError
+from doratune.evaluation.batching import evaluation_mode
+from doratune.models.load import LoadedModel
+from doratune.peft import shared_layers
+
+ROWS, TOKENS, PLACES = 3, 128, 16
+"""Texts that are compared, tokens of each, and places at the end of each with the whole vocabulary."""
+TOLERANCE = 1e-3
+"""Largest difference of a log-probability, relative to the largest one there. Rounding: 1e-6 to 1e-5."""
+
+
+def merge_obstacle(base: LoadedModel, model: PeftModel) -> str | None:
+    """Why an adapter should not be merged into its base; None if it should.
+
+    Args:
+        base: The base.
+        model: It with the adapter.
+    """
+    if getattr(base.model, "is_quantized", False):
+        return "a quantised base would round small changes away"
+    if base.dtype != torch.float32:
+        return f"a base in {str(base.dtype).removeprefix('torch.')} would round small changes away"
+    if shared := shared_layers(model):
+        return f"{shared[0]} shares its weight with another module, which would change too"
+    return None
+
+
+def merge(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> tuple[PreTrainedModel, float]:
+    """Merge an adapter into its base.
+
+    Args:
+        model: A base in float32 with its adapter.
+        tokenizer: Its tokenizer.
+        texts: What both models are asked; the first few count.
+
+    Returns:
+        The base with the adapter merged into it, and the largest difference of a log-probability to the
+        unmerged model.
+
+    Raises:
+        DoratuneError: The adapter cannot be merged, or that changed more than rounding does.
+    """
+    rows = [ids[:TOKENS] for text in texts[:ROWS] if (ids := tokenizer(text).input_ids)]
+    before = _log_probabilities(model, rows)
+    try:
+        merged: Any = model.merge_and_unload()
+    except (ValueError, NotImplementedError, RuntimeError) as error:
+        raise DoratuneError("PEFT cannot merge this adapter into its base", got=str(error)) from error
+    after = _log_probabilities(merged, rows)
+    differences = [(one - other).abs().max() for one, other in zip(before, after, strict=True)]
+    difference = torch.stack(differences).max().item() if differences else 0.0
+    largest = max([1.0, *(one.abs().max().item() for one in before)])
+    if not difference <= TOLERANCE * largest:
+        raise DoratuneError(
+            "the model with the adapter merged into it answers otherwise than before",
+            got=f"a log-probability that differs by {difference:.3g}",
+            expected=f"at most {TOLERANCE * largest:.3g}, which rounding can do",
+            fix="evaluate with --dtype bfloat16, where the adapter is kept apart from the base",
+        )
+    return merged, difference
+
+
+def _log_probabilities(model: Any, rows: Sequence[list[int]]) -> list[torch.Tensor]:
+    """Of the whole vocabulary at each row's last places, (places, vocabulary)."""
+    with evaluation_mode(model):
+        return [
+            torch.log_softmax(
+                model(
+                    input_ids=torch.tensor([ids], device=model.device), use_cache=False, logits_to_keep=PLACES
+                ).logits[0],
+                dim=-1,
+            )
+            for ids in rows
+        ]

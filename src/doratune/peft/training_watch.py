@@ -1,0 +1,118 @@
+"""Warnings where an adapter looks as if it were trained and is not.
+
+An adapter that was loaded without ``is_trainable`` is frozen, and a script that trains it runs to its end.
+The first steps of any optimizer show it: they leave every parameter as it was. Only autograd's counters of
+changes are read, and a few elements, since some optimizers write past the counters.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from doratune.engine._internals import version
+from doratune.peft._internals import LoraLayer, register_optimizer_step_post_hook
+
+_log = logging.getLogger(__name__)
+
+STEPS = 3
+"""Steps of optimizers after which an adapter that none has changed is warned of; another's may come first."""
+ELEMENTS = 64
+"""Elements of each parameter that are compared."""
+
+_watches: weakref.WeakKeyDictionary[nn.Module, _Watch] = weakref.WeakKeyDictionary()
+_hook: Any = None
+
+
+def watch(model: nn.Module) -> None:
+    """Look at the first steps of any optimizer, once a model: do they change its adapters?"""
+    global _hook
+    if model in _watches:
+        return
+    _watches[model] = _Watch()
+    if _hook is None:
+        _hook = register_optimizer_step_post_hook(_after_step)
+
+
+def warn_of_rounded_magnitudes(model: nn.Module) -> None:
+    """Log which trained magnitudes lose small steps to rounding."""
+    kinds = [
+        str(one.dtype).removeprefix("torch.")
+        for layer in _lora_layers(model)
+        for one in layer.lora_magnitude_vector.parameters()
+        if one.requires_grad and one.dtype in (torch.bfloat16, torch.float16)
+    ]
+    if kinds:
+        _log.warning(
+            "doratune: %d magnitudes are trained in %s, which rounds small steps away; "
+            "autocast_adapter_dtype=True, PEFT's default, keeps them in float32",
+            len(kinds),
+            kinds[0],
+        )
+
+
+class _Watch:
+    """What the adapters of a model were at the first look at them."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.first: dict[str, tuple[int, Tensor]] | None = None
+
+    def is_over(self, model: nn.Module) -> bool:
+        """Look at a model after a step; whether there is nothing left to look for."""
+        if not model.training:
+            return False  # a teacher or a reference, or it is not its turn
+        adapters = {
+            name: one
+            for name, one in model.named_parameters()
+            if "lora_" in name and type(one) is nn.Parameter and not one.is_meta
+        }
+        self.steps += 1
+        if not adapters:
+            return True  # removed, or sharded
+        if not any(one.requires_grad for one in adapters.values()):
+            _log.warning(
+                "doratune: an optimizer steps, and no parameter of the model's adapters is trained; load the "
+                "adapter with is_trainable=True"
+            )
+            return True
+        now = {name: (version(one), _sample(one)) for name, one in adapters.items()}
+        if self.first is None:
+            self.first = now
+            return False
+        if now.keys() != self.first.keys() or any(
+            changed != self.first[name][0] or not sample.equal(self.first[name][1])
+            for name, (changed, sample) in now.items()
+        ):
+            return True
+        if self.steps < STEPS:
+            return False
+        _log.warning(
+            "doratune: %d steps of optimizers changed no parameter of the model's adapters; does an "
+            "optimizer have them, and does the loss depend on them?",
+            self.steps,
+        )
+        return True
+
+
+def _after_step(_optimizer: object, _args: object, _kwargs: object) -> None:
+    global _hook
+    for model, seen in list(_watches.items()):
+        if seen.is_over(model):
+            del _watches[model]
+    if not _watches and _hook is not None:
+        _hook.remove()
+        _hook = None
+
+
+def _sample(parameter: nn.Parameter) -> Tensor:
+    flat = parameter.detach().flatten()
+    return flat[:: max(flat.numel() // ELEMENTS, 1)].clone()
+
+
+def _lora_layers(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]

@@ -1,0 +1,125 @@
+"""What makes results doubtful: runs without a result, arms that cannot be told apart, weights that stayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from doratune.records.study import DivergedRun, StudyArm, StudyDifference, arm_name
+from doratune.report import numbers
+from doratune.report.view import NamedCell, View, arm_title
+
+ONE_ANSWER = 0.98
+"""Share of the rows with one answer from which on an arm is said to tell no rows apart."""
+FEWEST_ROWS = 20
+"""Rows below which one answer to all of them says little."""
+
+
+def cautions(view: View) -> list[str]:
+    """Everything that a reader must know before they believe a result, as sentences."""
+    found: list[str] = []
+    for named in view.cells:
+        found += _diverged(named)
+    for named in view.cells:
+        found += [line for one in named.cell.differences if (line := _same_answers(named, one))]
+        found += [line for arm in named.cell.arms if (line := _one_answer(named, arm))]
+    trained = {line: None for one in view.trainings for arm in one.arms for line in _unmoved(arm, one.label)}
+    return [*found, *trained, *_lost_time(view)]
+
+
+def lost_arms(named: NamedCell) -> dict[str, list[DivergedRun]]:
+    """The arms of a cell of which every run diverged, with those runs."""
+    lost: dict[str, list[DivergedRun]] = {}
+    for run in named.cell.diverged:
+        if named.arm(run.arm) is None:
+            lost.setdefault(run.arm, []).append(run)
+    return lost
+
+
+def why_lost(runs: Sequence[DivergedRun]) -> str:
+    """What was tried of an arm without a result."""
+    rates = sorted({run.learning_rate for run in runs})
+    tried = ", ".join(map(numbers.learning_rate, rates))
+    if any(run.trial for run in runs) and len(rates) > 1:
+        return f"training diverged with every learning rate that was tried ({tried})"
+    return (
+        f"training diverged at the learning rate {tried} with {_listed(sorted({run.seed for run in runs}))}"
+    )
+
+
+def _diverged(named: NamedCell) -> Iterator[str]:
+    lost = lost_arms(named)
+    for arm, runs in lost.items():
+        yield f"{named.label}: {arm_title(arm)} has no result, as {why_lost(runs)}."
+    for arm in named.cell.arms:
+        runs = [run for run in named.cell.diverged if run.arm == arm.name]
+        rates = sorted(run.learning_rate for run in runs if run.trial)
+        seeds = sorted(run.seed for run in runs if not run.trial)
+        if rates:
+            listed = ", ".join(map(numbers.learning_rate, rates))
+            yield (
+                f"{named.label}: training of {arm_name(arm.name)} diverged at the learning rate {listed}, "
+                "which counts as a lost try, worse than any other."
+            )
+        if seeds:
+            yield (
+                f"{named.label}: training of {arm_name(arm.name)} diverged with {_listed(seeds)}. "
+                "Its mean and its differences are over the other seeds only, so they flatter it."
+            )
+
+
+def _lost_time(view: View) -> Iterator[str]:
+    """What the runs that diverged took; cells that share a training share them."""
+    runs = {run.run: run for named in view.cells for run in named.cell.diverged}
+    if runs:
+        seconds = numbers.duration(sum(run.seconds for run in runs.values()))
+        yield (
+            f"{numbers.counted(len(runs), 'run')} that diverged took {seconds} in all, which no other figure "
+            "includes."
+        )
+
+
+def _same_answers(named: NamedCell, one: StudyDifference) -> str | None:
+    same = [seed.seed for seed in one.seeds if seed.same_answers == named.cell.rows]
+    if not same:
+        return None
+    seeds = "" if len(one.seeds) == 1 else f" with {_listed(same)}"
+    return (
+        f"{named.label}: {arm_title(one.to_arm)} and {arm_name(one.from_arm)} gave the same answer to every "
+        f"row{seeds}, so nothing tells them apart there."
+    )
+
+
+def _one_answer(named: NamedCell, arm: StudyArm) -> str | None:
+    """That the answers of an arm hardly depend on the row, though the right ones do."""
+    if named.cell.rows < FEWEST_ROWS or named.cell.majority >= ONE_ANSWER:
+        return None
+    uniform: dict[str | None, list[tuple[int, float]]] = {}
+    for run in arm.runs:
+        if run.most_given is not None and run.most_given.share >= ONE_ANSWER:
+            uniform.setdefault(run.most_given.answer, []).append((run.seed, run.most_given.share))
+    told = []
+    for answer, found in uniform.items():
+        words = "no readable answer" if answer is None else f"the answer {answer}"
+        shares = list(
+            dict.fromkeys(numbers.percent(share) for _, share in sorted(found, key=lambda one: one[1]))
+        )
+        seeds = "" if len(arm.runs) == 1 else f" with {_listed([seed for seed, _ in found])}"
+        told.append(f"{words} to {shares[0]} of the rows{' or more' if len(shares) > 1 else ''}{seeds}")
+    if not told:
+        return None
+    return f"{named.label}: {arm_title(arm.name)} gave {' and '.join(told)}, so it hardly tells rows apart."
+
+
+def _listed(seeds: Sequence[int | None]) -> str:
+    return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+
+
+def _unmoved(arm: StudyArm, label: str) -> Iterator[str]:
+    """That weights were the same after training as before."""
+    place = f"{label}: " if label else ""
+    for run in arm.runs:
+        changes = (run.training.changes if run.training else None) or {}
+        still = [kind for kind, change in changes.items() if change.elements and change.largest == 0]
+        if still:
+            which = "no weight" if len(still) == len(changes) else f"no element of {' and '.join(still)}"
+            yield f"{place}{which} of {arm_name(arm.name)} moved in training (seed {run.seed})."

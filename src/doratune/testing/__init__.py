@@ -1,0 +1,1 @@
+"""Help with testing other people's code on the engine."""

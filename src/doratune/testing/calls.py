@@ -1,0 +1,124 @@
+"""How many calls of PEFT's LoRA layers the engine computed, and why it left the others."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from doratune.peft._internals import LoraLayer
+from doratune.peft.enable import layer_obstacle
+from doratune.peft.layer import EngineLayer
+
+
+@dataclass
+class LayerCalls:
+    """Counts by the name of PEFT's layer class; calls in a graph of ``torch.compile`` are not seen.
+
+    Attributes:
+        engine: Calls that the engine computed.
+        left: Calls that were PEFT's own, by class and reason.
+    """
+
+    engine: Counter[str] = field(default_factory=Counter)
+    left: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def lines(self) -> list[str]:
+        """The counts, the largest first, after a line with their sums."""
+        if not self.engine and not self.left:
+            return ["no LoRA or DoRA layer was called"]
+        taken = [f"{count} {kind} on the engine" for kind, count in self.engine.most_common()]
+        left = [f"{count} {kind} left to PEFT: {why}" for (kind, why), count in self.left.most_common()]
+        total = f"{self.engine.total()} layer calls on the engine, {self.left.total()} left to PEFT"
+        return [total, *(f"  {line}" for line in [*taken, *left])]
+
+
+@dataclass
+class _Call:
+    layer: LoraLayer
+    pefts: bool = False
+    """Whether a forward method of PEFT's was reached."""
+
+
+class CallCounter:
+    """Counts while it is on, by wrapping the forward method of every LoRA layer class.
+
+    Attributes:
+        calls: The counts so far.
+    """
+
+    def __init__(self) -> None:
+        self.calls = LayerCalls()
+        self._wrapped: dict[type, Callable[..., Any]] = {}
+        self._local = threading.local()  # torch.nn.DataParallel calls layers from threads of its own
+
+    def start(self) -> None:
+        """Wrap the classes there are; calling it again takes in those that were defined meanwhile."""
+        for kind in _classes(LoraLayer):
+            if "forward" in vars(kind) and kind not in self._wrapped:
+                self._wrapped[kind] = vars(kind)["forward"]
+                kind.forward = self._counting(kind, self._wrapped[kind])
+
+    def stop(self) -> None:
+        """Give the classes their own methods back."""
+        while self._wrapped:
+            kind, forward = self._wrapped.popitem()
+            setattr(kind, "forward", forward)  # noqa: B010 - no class in general has one
+
+    def _counting(self, kind: type, forward: Callable[..., Any]) -> Callable[..., Any]:
+        pefts = not issubclass(kind, EngineLayer)
+
+        @functools.wraps(forward)
+        def counted(layer: LoraLayer, *args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return forward(layer, *args, **kwargs)
+            open_calls = self._open_calls()
+            if open_calls and open_calls[-1].layer is layer:  # its own class and then PEFT's
+                open_calls[-1].pefts |= pefts
+                return forward(layer, *args, **kwargs)
+            call = _Call(layer, pefts)
+            reason = _reason(layer, args, kwargs)
+            open_calls.append(call)
+            try:
+                output = forward(layer, *args, **kwargs)
+            finally:
+                open_calls.pop()
+            self._count(call, reason)
+            return output
+
+        return counted
+
+    def _open_calls(self) -> list[_Call]:
+        if not hasattr(self._local, "calls"):
+            self._local.calls = []
+        return self._local.calls
+
+    def _count(self, call: _Call, reason: str) -> None:
+        layer = call.layer
+        name = (layer.peft_class if isinstance(layer, EngineLayer) else type(layer)).__name__
+        if call.pefts:
+            self.calls.left[name, reason] += 1
+        else:
+            self.calls.engine[name] += 1
+
+
+def _classes(kind: type) -> Iterator[Any]:
+    """All classes below ``kind``."""
+    for one in kind.__subclasses__():
+        yield one
+        yield from _classes(one)
+
+
+def _reason(layer: LoraLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Why a call is PEFT's if it turns out to be."""
+    if not isinstance(layer, EngineLayer):
+        return layer_obstacle(layer) or "not built by one of PEFT's models"
+    reason = layer.reason_for_peft()
+    if reason is None and (len(args) > 1 or kwargs):
+        return "called with more than an input" + (f": {', '.join(kwargs)}" if kwargs else "")
+    return reason or "input of another dtype or shape than the base weight takes"

@@ -1,0 +1,94 @@
+"""Which rows each micro-batch of an epoch has: every row once, also where the last batch is short."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+
+import torch
+from datasets import Dataset, concatenate_datasets
+
+from doratune.data.encode import IGNORED
+from doratune.training._internals import BatchRebalanceSampler
+
+
+class RowBatches(BatchRebalanceSampler):
+    """The micro-batches of one process, as positions of rows.
+
+    The rows of an optimizer step depend on the seed and the epoch alone. Inside a step, rows of like length
+    share a micro-batch, which saves padding. transformers' own sampler fills a short last batch with rows
+    from the epoch's start; this one gives it fewer micro-batches instead. Where there are then fewer rows
+    than processes, the others get a row without a loss, see ``with_blank``.
+
+    Args:
+        lengths: Tokens of every row.
+        micro: Rows of a micro-batch, on average.
+        accumulation: Micro-batches of an optimizer step.
+        processes: How many processes train together.
+        process: Which of them this is.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], *, micro: int, accumulation: int, processes: int = 1, process: int = 0
+    ) -> None:
+        super().__init__(
+            lengths=list(lengths),
+            effective_batch_size=micro * accumulation * processes,
+            dp_size=processes,
+            grad_accum=accumulation,
+            rank=process,
+            drop_last=False,
+        )
+        self._micro = micro
+        self._steps = math.ceil(len(lengths) / self.effective_batch_size)
+
+    @property
+    def has_blanks(self) -> bool:
+        """Whether a process gets a row without a loss at the end of an epoch."""
+        last = len(self.lengths) - (self._steps - 1) * self.effective_batch_size
+        return last < self._micro_batches(last) * self.dp_size
+
+    def rows(self, step: int) -> list[int]:
+        """The rows of an optimizer step, over all processes.
+
+        Args:
+            step: From 0, over all epochs.
+        """
+        epoch, batch = divmod(step, self._steps)
+        order = torch.randperm(len(self.lengths), generator=torch.Generator().manual_seed(self.seed + epoch))
+        return order[batch * self.effective_batch_size :][: self.effective_batch_size].tolist()
+
+    def tokens(self, step: int) -> int:
+        """Tokens of an optimizer step, over all processes."""
+        return sum(self.lengths[row] for row in self.rows(step))
+
+    def __iter__(self) -> Generator[list[int], None, None]:
+        for batch in range(self._steps):
+            rows = self.rows(self.epoch * self._steps + batch)
+            micro_batches = self._micro_batches(len(rows))
+            rows += [len(self.lengths)] * (micro_batches * self.dp_size - len(rows))
+            of_step = BatchRebalanceSampler(
+                lengths=[self.lengths[row] if row < len(self.lengths) else 0 for row in rows],
+                effective_batch_size=len(rows),
+                dp_size=self.dp_size,
+                grad_accum=micro_batches,
+                shuffle=False,
+                rank=self.rank,
+            )
+            for places in of_step:
+                yield [rows[place] for place in places]
+
+    def __len__(self) -> int:
+        last = len(self.lengths) - (self._steps - 1) * self.effective_batch_size
+        return (self._steps - 1) * self.grad_accum + self._micro_batches(last)
+
+    def _micro_batches(self, rows: int) -> int:
+        """Micro-batches of each process in a step of so many rows."""
+        return math.ceil(rows / (self._micro * self.dp_size))
+
+
+def with_blank(rows: Dataset, token: int) -> Dataset:
+    """The rows, and behind them one of two tokens without a loss."""
+    blank = {name: [[]] if name in ("input_ids", "labels") else [0] for name in rows.column_names}
+    blank.update(input_ids=[[token, token]], labels=[[IGNORED, IGNORED]])
+    return concatenate_datasets([rows, Dataset.from_dict(blank, features=rows.features)])

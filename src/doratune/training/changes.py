@@ -1,0 +1,96 @@
+"""How far training moved its parameters: what says that a run trained at all."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from doratune.errors import DoratuneError
+from doratune.peft import parameter_kind
+from doratune.records.run import ChangeRecord
+
+logger = logging.getLogger(__name__)
+
+SAMPLE = 65536
+"""Elements of a weight of the base, evenly spaced, that are compared; of an adapter, all are."""
+
+
+def starting_point(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of what is about to be trained, on the CPU: the adapter, or a sample of every weight.
+
+    A resumed run takes them before its checkpoint is loaded, when the model is what it was at step 0: the
+    seed makes the same adapter, and the base's weights come from its files.
+
+    Args:
+        model: The model before its first step.
+    """
+    return {
+        name: _compared(name, parameter).cpu().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def changes_since(start: Mapping[str, Tensor], model: nn.Module) -> dict[str, ChangeRecord] | None:
+    """How far each kind of parameter moved, also logged.
+
+    Args:
+        start: What ``starting_point`` gave.
+        model: The same model, trained.
+
+    Returns:
+        The changes of A, B and m, or of the weights W; None where the model is sharded over processes.
+
+    Raises:
+        DoratuneError: Nothing moved.
+    """
+    trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    if trained.keys() != start.keys() or any(
+        _compared(name, one).shape != start[name].shape for name, one in trained.items()
+    ):
+        logger.warning("how far the weights moved is not measured: they are sharded over processes")
+        return None
+    found: dict[str, list[ChangeRecord]] = {}
+    for name, parameter in trained.items():
+        change = (_compared(name, parameter).cpu().double() - start[name].double()).abs()
+        one = ChangeRecord(
+            largest=float(change.max()) if change.numel() else 0.0,
+            rms=float(change.square().mean().sqrt()) if change.numel() else 0.0,
+            elements=change.numel(),
+            of=parameter.numel(),
+        )
+        found.setdefault(parameter_kind(name), []).append(one)
+    changes = {kind: _together(records) for kind, records in sorted(found.items())}
+    shown = (f"{kind} by {one.rms:.2g} (at most {one.largest:.2g})" for kind, one in changes.items())
+    logger.info("since step 0 the weights moved: %s, root mean square", ", ".join(shown))
+    if not any(one.largest for one in changes.values()):
+        raise DoratuneError(
+            "training left every weight as it was",
+            got=f"{sum(one.elements for one in changes.values()):,} elements without a change",
+            expected="weights that move at a learning rate above zero",
+            fix="raise --learning-rate, or keep the weights in float32, which rounds no small step away",
+        )
+    return changes
+
+
+@torch.no_grad()
+def _compared(name: str, parameter: nn.Parameter) -> Tensor:
+    """The elements of a parameter that are compared."""
+    if parameter_kind(name) != "W":
+        return parameter.detach()
+    return parameter.detach().flatten()[:: max(math.ceil(parameter.numel() / SAMPLE), 1)]
+
+
+def _together(records: list[ChangeRecord]) -> ChangeRecord:
+    elements = sum(one.elements for one in records)
+    squares = math.fsum(one.rms**2 * one.elements for one in records)
+    return ChangeRecord(
+        largest=max(one.largest for one in records),
+        rms=math.sqrt(squares / elements) if elements else 0.0,
+        elements=elements,
+        of=sum(one.of for one in records),
+    )

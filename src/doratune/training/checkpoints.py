@@ -1,0 +1,122 @@
+"""Checkpoints that can be relied on: sealed with checksums, checked before a run is resumed from one.
+
+An old checkpoint is deleted only once a newer one is sealed, so a run that is killed at any moment, in the
+middle of saving too, still has the last one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from accelerate import PartialState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from doratune.errors import DoratuneError
+from doratune.records.layout import checkpoints, is_started, write_json_atomic
+
+logger = logging.getLogger(__name__)
+
+SEAL_NAME = "checksums.json"
+
+
+class CheckpointCallback(TrainerCallback):
+    """Seals each checkpoint when it is written, then deletes the oldest.
+
+    Args:
+        run: The run directory.
+        keep: How many are kept.
+    """
+
+    def __init__(self, run: Path, *, keep: int) -> None:
+        self._run = run
+        self._keep = keep
+        self._there = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """See whether a run was started in the directory, as ``train`` does."""
+        self._there = is_started(self._run)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Called in every process when it has written its part.
+
+        Raises:
+            DoratuneError: The run directory was removed meanwhile.
+        """
+        PartialState().wait_for_everyone()
+        if not state.is_world_process_zero:
+            return
+        if self._there and not is_started(self._run):
+            raise DoratuneError(
+                "the run directory was removed while the run was written to it",
+                where=str(self._run),
+                fix="train again; two runs must not share a folder",
+            )
+        found = checkpoints(self._run)
+        seal(found[state.global_step])
+        for folder in list(found.values())[: -self._keep]:
+            shutil.rmtree(folder)
+
+
+def seal(checkpoint: Path) -> None:
+    """Write the checksums of a checkpoint's files."""
+    write_json_atomic(checkpoint / SEAL_NAME, {"xxh3_128": _checksums(checkpoint)})
+
+
+def last_whole(run: Path) -> Path | None:
+    """The newest checkpoint whose files are as they were written; what is passed over is logged.
+
+    Args:
+        run: The run directory.
+
+    Returns:
+        Its folder, or None if there is none.
+    """
+    damaged = []
+    for folder in reversed(checkpoints(run).values()):
+        reason = _damage(folder)
+        if reason is None:
+            if damaged:
+                logger.warning("%s; %s is used instead", "; ".join(damaged), folder.name)
+            return folder
+        damaged.append(f"{folder.name} cannot be used: {reason}")
+    if damaged:
+        logger.warning("%s; training starts again from the first step", "; ".join(damaged))
+    return None
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint; None for a whole one."""
+    try:
+        sealed = json.loads((checkpoint / SEAL_NAME).read_text(encoding="utf-8"))["xxh3_128"]
+    except FileNotFoundError:
+        return "it was not written to its end"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{SEAL_NAME} cannot be read"
+    found = _checksums(checkpoint)
+    if missing := sorted(sealed.keys() - found.keys()):
+        return f"{missing[0]} is missing"
+    if changed := sorted(name for name, checksum in sealed.items() if found[name] != checksum):
+        return f"{changed[0]} has changed since it was written"
+    return None
+
+
+def _checksums(checkpoint: Path) -> dict[str, str]:
+    """The xxh3 of each file, by its path in the checkpoint."""
+    found = {}
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and path.name != SEAL_NAME:
+            hasher = xxhash.xxh3_128()
+            with path.open("rb") as file:
+                while block := file.read(1 << 22):
+                    hasher.update(block)
+            found[path.relative_to(checkpoint).as_posix()] = hasher.hexdigest()
+    return found

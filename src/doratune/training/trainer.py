@@ -1,0 +1,191 @@
+"""TRL's SFTTrainer, which takes each row once an epoch and stops at the first number that is not finite.
+
+A loss or a gradient that is not finite spoils every weight at the next optimizer step, and from then on the
+run looks like any other: NaN trains to the end. Each is looked at where the Trainer logs it, the parameters
+after each step, before anything is saved.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.compute
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+from doratune.errors import DivergedError
+from doratune.peft import dora_norms
+from doratune.records.layout import checkpoints
+from doratune.training._internals import SFTConfig, SFTTrainer
+from doratune.training.batches import RowBatches, with_blank
+
+logger = logging.getLogger(__name__)
+
+SKIPS_IN_A_ROW = 10
+"""So many optimizer steps left out one after the other are no accident of some rows any more."""
+SMALLEST_SCALE = 1.0
+"""Below it, it is not a loss scale that makes float16's gradients overflow."""
+
+
+class RowTrainer(SFTTrainer):
+    """Trains on ``input_ids`` and ``labels``; every optimizer step is logged.
+
+    Args:
+        model: The model, adapted or trained itself.
+        args: What to do; ``logging_steps`` must be 1.
+        rows: What to train on.
+        on_nonfinite: stop: raise at the first loss, gradient norm or parameter that is not finite; skip:
+            leave out an optimizer step whose loss or gradient is not.
+        name_rows: Names rows, given as indices into ``rows``, for the user.
+        **others: SFTTrainer's own arguments.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: SFTConfig,
+        rows: Dataset,
+        *,
+        on_nonfinite: Literal["stop", "skip"] = "stop",
+        name_rows: Callable[[list[int]], str] = str,
+        **others: Any,
+    ) -> None:
+        lengths = pyarrow.compute.call_function(
+            "list_value_length", [rows.with_format("arrow")[:]["input_ids"]]
+        ).to_pylist()
+        self.batches = RowBatches(
+            lengths,
+            micro=args.per_device_train_batch_size,
+            accumulation=args.gradient_accumulation_steps,
+            processes=args.world_size,
+            process=args.process_index,
+        )
+        self._rows = rows
+        if self.batches.has_blanks:
+            rows = with_blank(rows, others["processing_class"].eos_token_id)
+        masters = {name: one.data for name, one in model.named_parameters() if one.requires_grad}
+        super().__init__(model=model, args=args, train_dataset=rows, **others)  # pyright: ignore[reportArgumentType]
+        # TRL casts A and B on a quantised base to bfloat16, which rounds most small steps away.
+        trained: Any = self.model
+        for name, parameter in trained.named_parameters():
+            if name in masters and parameter.dtype != masters[name].dtype:
+                parameter.data = masters[name].to(parameter.device)
+        self._skips = on_nonfinite == "skip"
+        self._name_rows = name_rows
+        self._in_a_row = 0
+        self._left_out = False
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.batches
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm of the gradient that the optimizer is about to use."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if self._skips and self.accelerator.scaler is None:
+            self._left_out = not self._everywhere(self._tr_loss, norm)
+            if self._left_out:
+                # An optimizer leaves a parameter without a gradient, and its own state of it, as they are.
+                model.zero_grad(set_to_none=True)
+        return norm
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log a step, then stop if it cannot be gone on with.
+
+        Raises:
+            DivergedError: Something is not finite, and the step that it spoils cannot be left out.
+        """
+        problem = None
+        if "loss" in logs:
+            logs["row_tokens"] = self.batches.tokens(self.state.global_step - 1)
+            problem = self._problem(logs)
+            if self._left_out:
+                logs["skipped"] = 1.0
+                self._tr_loss.zero_()  # the Trainer subtracts a loss that is not finite from itself
+                self._left_out = False
+        elif not math.isfinite(logs.get("eval_loss", 0.0)):
+            problem = "the validation loss is not finite"
+        super().log(logs, start_time)
+        if problem:
+            self._stop(problem, logs)
+
+    def check_final(self) -> None:
+        """Look at what the last optimizer step made of the model: DoRA's norms, and the loss of a few rows.
+
+        Raises:
+            DivergedError: One of them is not finite.
+        """
+        model: Any = self.model_wrapped
+        model.eval()
+        rows = range(min(self.args.per_device_train_batch_size, len(self.batches.lengths)))
+        columns: Any = self._rows.select(rows).select_columns(["input_ids", "labels"])
+        inputs = self.data_collator(columns.to_list())
+        loss, _, _ = self.prediction_step(model, inputs, prediction_loss_only=True)
+        if loss is not None and not self._everywhere(loss):
+            self._stop("the trained model's loss is not finite", {})
+        # Divided by an infinite norm, a layer's output is zero, and the loss finite.
+        norms = dora_norms(model)
+        if norms and not self._everywhere(*norms.values()):
+            self._stop("a DoRA norm of the trained model is not finite", {})
+
+    def _problem(self, logs: Mapping[str, float]) -> str | None:
+        """What ends training at the step that is logged, or None; takes note of a step that was left out."""
+        wrong = [
+            what
+            for what, name in (("the loss", "loss"), ("the gradient norm", "grad_norm"))
+            if not math.isfinite(logs.get(name, 0.0))
+        ]
+        scaler = self.accelerator.scaler
+        if wrong == ["the gradient norm"] and scaler is not None and scaler.get_scale() >= SMALLEST_SCALE:
+            self._left_out = True  # the scaler did, and tries a smaller scale
+        elif wrong and not self._left_out:
+            return f"{wrong[0]} is not finite"
+        if not self._left_out:
+            self._in_a_row = 0
+            return (
+                None
+                if self._everywhere(self._parameter_norm())
+                else "a parameter, or its square, is not finite"
+            )
+        self._in_a_row += 1
+        logger.warning(
+            "step %d is left out: %s is not finite (%s)",
+            self.state.global_step,
+            wrong[0],
+            self._name_rows(self.batches.rows(self.state.global_step - 1)),
+        )
+        if scaler is None and self._in_a_row == SKIPS_IN_A_ROW:
+            return f"{wrong[0]} was not finite in {SKIPS_IN_A_ROW} steps in a row"
+        return None
+
+    def _parameter_norm(self) -> Tensor:
+        """Not finite either where a square overflows, as it would in DoRA's norm and the optimizer."""
+        model: Any = self.model
+        trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
+        return torch.nn.utils.get_total_norm(trained)
+
+    def _everywhere(self, *numbers: Any) -> bool:
+        """Whether numbers are finite, in this process and in all others."""
+        finite = torch.stack(
+            [torch.as_tensor(one, device=self.args.device).detach().isfinite().all() for one in numbers]
+        ).all()
+        together: Any = self.accelerator.gather(finite[None]) if self.args.world_size > 1 else finite
+        return bool(together.all())
+
+    def _stop(self, problem: str, logs: Mapping[str, float]) -> None:
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+        step, run = self.state.global_step, Path(str(self.args.output_dir)).parent
+        last = list(checkpoints(run).values())[-1:]
+        found = [f"{name} {logs[name]:g}" for name in ("loss", "grad_norm") if name in logs]
+        rows = self._name_rows(self.batches.rows(step - 1))
+        raise DivergedError(
+            f"training stopped at step {step} of {self.state.max_steps}: {problem}",
+            where=str(run),
+            got="; ".join([*found, f"the step's rows: {rows}"]),
+            fix="start again with a lower --learning-rate, or with --on-nonfinite skip if it is some rows'; "
+            + (f"the last good checkpoint is {last[0]}" if last else "there is no checkpoint before it"),
+        )

@@ -1,0 +1,133 @@
+"""What makes a result doubtful is said, in every rendering, and nothing is said of a result that is sound."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from rich.console import Console
+from synthetic_study import comparison, study
+
+from doratune.records.run import ChangeRecord
+from doratune.records.study import MostGiven, SeedRun, StudyCell, StudyRecord
+from doratune.report.cautions import cautions
+from doratune.report.markup import to_html, to_markdown
+from doratune.report.page import page_of
+from doratune.report.terminal import print_summary
+from doratune.report.view import view_of
+
+
+def told(record: StudyRecord) -> list[str]:
+    return cautions(view_of(record))
+
+
+def changed(record: StudyRecord, change: Callable[[StudyCell], dict[str, Any]]) -> StudyRecord:
+    cells = [cell.model_copy(update=change(cell)) for cell in record.cells]
+    return record.model_copy(update={"cells": cells})
+
+
+def with_runs(record: StudyRecord, arm: str, change: Callable[[SeedRun], dict[str, Any]]) -> StudyRecord:
+    """One arm's runs changed."""
+
+    def arms(cell: StudyCell) -> dict[str, Any]:
+        return {
+            "arms": [
+                one.model_copy(update={"runs": [run.model_copy(update=change(run)) for run in one.runs]})
+                if one.name == arm
+                else one
+                for one in cell.arms
+            ]
+        }
+
+    return changed(record, arms)
+
+
+def with_same(record: StudyRecord, missing: int, seeds: Sequence[int] = range(9)) -> StudyRecord:
+    """Every pair agrees, with some seeds, on all rows but so many."""
+
+    def differences(cell: StudyCell) -> dict[str, Any]:
+        same = {"same_answers": cell.rows - missing}
+        return {
+            "differences": [
+                one.model_copy(
+                    update={
+                        "seeds": [
+                            seed.model_copy(update=same) if seed.seed in seeds else seed for seed in one.seeds
+                        ]
+                    }
+                )
+                for one in cell.differences
+            ]
+        }
+
+    return changed(record, differences)
+
+
+def moved(**largest: float) -> Callable[[SeedRun], dict[str, Any]]:
+    changes = {
+        kind: ChangeRecord(largest=value, rms=value / 2, elements=8, of=8) for kind, value in largest.items()
+    }
+
+    def change(run: SeedRun) -> dict[str, Any]:
+        assert run.training is not None
+        return {"training": run.training.model_copy(update={"changes": changes})}
+
+    return change
+
+
+@pytest.mark.parametrize("record", [study(), comparison()])
+def test_sound_results_are_left_alone(record: StudyRecord) -> None:
+    assert told(record) == []
+    sound = with_same(with_runs(record, "dora", moved(A=1e-4, B=1e-3, m=1e-5)), missing=1)
+    assert (
+        told(with_runs(sound, "lora", lambda _: {"most_given": MostGiven(answer="true", share=0.97)})) == []
+    )
+
+
+def test_arms_with_the_same_answers() -> None:
+    record = study(methods=("lora", "dora"), tasks=("boolq",))
+    for seeds, words in ((range(3), "seeds 0, 1, 2"), ([2], "seed 2")):
+        (line,) = told(with_same(record, missing=0, seeds=seeds))
+        assert f"boolq: DoRA and LoRA gave the same answer to every row with {words}, so" in line
+
+
+def test_an_arm_with_one_answer() -> None:
+    record = comparison()
+    always = with_runs(record, "dora", lambda _: {"most_given": MostGiven(answer="false", share=0.98)})
+    assert told(always) == [
+        f"{task}: DoRA gave the answer false to 98.0 % of the rows, so it hardly tells rows apart."
+        for task in ("sample-boolq", "sample-winogrande")
+    ]
+    shares = iter([0.981, 0.5, 1.0])
+    seeds = study(methods=("lora", "dora"), tasks=("boolq",))
+    mixed = with_runs(seeds, "dora", lambda _: {"most_given": MostGiven(answer="true", share=next(shares))})
+    assert told(mixed) == [
+        "boolq: DoRA gave the answer true to 98.1 % of the rows or more with seeds 0, 2, "
+        "so it hardly tells rows apart."
+    ]
+    none = with_runs(record, "dora", lambda _: {"most_given": MostGiven(answer=None, share=1.0)})
+    assert "gave no readable answer to 100.0 % of the rows" in told(none)[0]
+    assert told(changed(always, lambda _: {"majority": 0.98})) == [], "the right answers are as uniform"
+    assert told(changed(always, lambda _: {"rows": 19})) == []
+
+
+def test_weights_that_did_not_move() -> None:
+    record = comparison()
+    assert told(with_runs(record, "lora", moved(A=0.0, B=0.0))) == [
+        "no weight of LoRA moved in training (seed 0)."
+    ]
+    assert told(with_runs(record, "dora", moved(A=0.1, B=0.1, m=0.0))) == [
+        "no element of m of DoRA moved in training (seed 0)."
+    ]
+
+
+def test_every_rendering_says_it() -> None:
+    record = with_same(with_runs(comparison(), "lora", moved(A=0.0, B=0.0)), missing=0)
+    file = io.StringIO()
+    print_summary(record, Console(file=file, width=300))
+    page = page_of(record)
+    for text in (file.getvalue(), to_markdown(page), to_html(page)):
+        for line in told(record):
+            assert line in " ".join(text.split())
