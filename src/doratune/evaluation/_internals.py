@@ -65,7 +65,7 @@ def forward_name(module: nn.Module) -> str:
     return "_old_forward" if hasattr(module, "_hf_hook") else "forward"
 
 
-def set_compute_dtype(module: nn.Module, dtype: torch.dtype) -> None:
+def set_compute_dtype(module: Any, dtype: torch.dtype) -> None:
     """Set the type that a 4-bit layer of bitsandbytes computes in; leave other modules alone."""
     if getattr(module, "compute_dtype", None) is not None:
         module.compute_dtype = dtype

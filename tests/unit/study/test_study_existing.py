@@ -304,6 +304,27 @@ def test_a_report_is_not_written_over_runs_or_over_a_study_with_its_runs(
     assert main(["report", *runs, "--output", str(tmp_path / "report")]) == 0
 
 
+def test_evaluations_in_different_types_and_many_ties_are_said(tmp_path: Path) -> None:
+    lora, dora = pair(tmp_path)
+    scored = {"weights": "adapter", "merged": False, "merge_difference": None, "dtype": "bfloat16"}
+    change_evaluation(dora, scored=scored)
+    path = lora / "predictions/sample-boolq.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    tied = next(row["row"] for row in rows if row["correct"])  # counted as right before ties were
+    rows = [row | {"scores": [-1.0, -1.0 if row["row"] == tied else -2.0]} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = build(lora, dora)
+    assert found.notes == [
+        "The answers to sample-boolq were not all computed in the same type: "
+        "lora in a type that is not recorded; dora in bfloat16."
+    ]
+    result = found.cells[0].arms[0].runs[0].result
+    assert (result.correct, result.tied, result.accuracy) == (5, 1, pytest.approx(0.55))
+    assert main(["report", str(lora), str(dora), "--output", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out/report.md").read_text()
+    assert "LoRA: 1 of 10" in page and "1 tied" in page and "sign-flip" in page
+
+
 def test_a_setting_that_older_runs_lack_is_no_difference_at_its_default() -> None:
     def run(method: str, skipped: int, **settings: str) -> RunRecord:
         made = synthetic_record(method, [])

@@ -10,7 +10,9 @@ import pytest
 from study_support import MadeUpRunner, Silent, opened
 
 from doratune.cli.estimate import estimate
+from doratune.evaluation.config import EvalConfig
 from doratune.study.cost import START_SECONDS
+from doratune.study.execute import carry_out
 from doratune.study.local import LocalRunner, run_alone
 from doratune.study.study import run_study
 
@@ -66,3 +68,15 @@ def test_finished_runs_are_what_the_rest_is_reckoned_from(tmp_path: Path) -> Non
 def test_without_any_speed_the_time_is_not_known(tmp_path: Path) -> None:
     found = estimate(opened(tmp_path), jobs=1)
     assert found["total"]["seconds"] is None and found["basis"] is None
+
+
+def test_on_a_cpu_the_base_is_evaluated_as_its_runs_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan's type is that of training."""
+    seen: list[EvalConfig] = []
+    monkeypatch.setattr("doratune.evaluation.evaluate.evaluate", seen.append)
+    (group,) = opened(tmp_path, settings={"dtype": "bfloat16"}).groups
+    assert group.base().wanted[0].config.dtype == "bfloat16"
+    assert carry_out(group.base()).error is None
+    assert [one.dtype for one in seen] == ["auto"]
