@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from doratune.errors import InputError
+from doratune.finite import is_finite
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def only_finite(weight: Callable[[str], Tensor], name: str) -> Callable[[str], T
 
 
 def _refuse(keys: Iterable[str], weight: Callable[[str], Tensor], name: str) -> None:
-    bad = [key for key in keys if not _is_finite(weight(key))]
+    bad = [key for key in keys if not is_finite(weight(key))]
     if bad:
         raise NotFiniteError(
             "the model has weights that are not finite",
@@ -99,15 +100,6 @@ def _refuse(keys: Iterable[str], weight: Callable[[str], Tensor], name: str) -> 
             got=f"{name}: {shown(bad)}",
             fix="the file is damaged, or its training diverged: get it again, or take an earlier checkpoint",
         )
-
-
-def _is_finite(values: Tensor) -> bool:
-    if not values.is_floating_point():
-        return True
-    if values.element_size() == 1:
-        values = values.float()  # PyTorch can neither add nor test floats of 8 bits
-    # A sum keeps every NaN and infinity, and takes a tenth of the time; only one that overflows says nothing.
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def _has_its_part(model: PreTrainedModel, key: str) -> bool:
