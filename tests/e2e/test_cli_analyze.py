@@ -181,7 +181,10 @@ def test_embeddings_are_left_out_and_said(cli: Cli, tiny_model: Path) -> None:
     for name, targets in (("both", ["embed_tokens", "q_proj"]), ("embeddings", ["embed_tokens"])):
         assert cli("train", *flags, "--targets", *targets, "--output", name).code == 0
     outcome = cli("analyze", "both", "--output", "analysis", "--json")
-    assert outcome.code == 0 and "left out, as it is no linear layer: model.embed_tokens" in outcome.err
+    assert (
+        outcome.code == 0
+        and "left out, since only linear layers are analyzed: model.embed_tokens" in outcome.err
+    )
     (run,) = json.loads(outcome.out)["runs"]
     assert {change["kind"] for change in run["changes"]} == {"q_proj"}
     outcome = cli("analyze", "embeddings", "--output", "other")
@@ -316,4 +319,4 @@ def test_a_base_that_is_not_the_one_trained_from_is_refused(cli: Cli, tiny_model
     assert outcome.code == 2 and "not the one that was trained from" in outcome.err
     shutil.rmtree("model")
     outcome = cli("analyze", "lora", "--output", "analysis")
-    assert outcome.code == 2 and "not there any more" in outcome.err
+    assert outcome.code == 2 and "no longer there" in outcome.err

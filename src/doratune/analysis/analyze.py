@@ -117,7 +117,7 @@ def _adapted(base: Base, folder: Path, dtype: torch.dtype) -> Iterator[tuple[str
         )
     if folder.name == ADAPTER_NAME:  # once a run, not at every checkpoint
         for layer in adapters.others:
-            logger.info("left out, as it is no linear layer: %s", layer)
+            logger.info("left out, since only linear layers are analyzed: %s", layer)
     for layer, adapter in adapters.linear.items():
         parts = _parts(base.shape(layer))
         yield layer, measure(_adapted_rows(base.rows(layer, part, dtype), adapter, part) for part in parts)

@@ -65,7 +65,7 @@ def merge(
     largest = max([1.0, *(one.abs().max().item() for one in before)])
     if not difference <= TOLERANCE * largest:
         raise DoratuneError(
-            "the model with the adapter merged into it answers otherwise than before",
+            "merging the adapter changed the model by more than rounding",
             got=f"a log-probability that differs by {difference:.3g}",
             expected=f"at most {TOLERANCE * largest:.3g}, which rounding can do",
             fix="evaluate with --dtype bfloat16, where the adapter is kept apart from the base",

@@ -50,7 +50,7 @@ def weights_folder(name: str) -> Path:
 
 def _not_there(name: str, failure: str | None = None) -> InputError:
     return InputError(
-        "the base model is not there any more",
+        "the base model is no longer there",
         got=f"{name} ({failure})" if failure else name,
         expected=f"a built-in name ({', '.join(BUILTIN)}), a folder, a .gguf file or a hub id",
     )

@@ -125,6 +125,6 @@ def _read_object(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(values, dict):
         raise InputError(
-            "the adapter's configuration is no JSON object", where=str(path), got=type(values).__name__
+            "the adapter's configuration is not a JSON object", where=str(path), got=type(values).__name__
         )
     return values

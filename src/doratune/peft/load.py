@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -92,6 +93,8 @@ def fitting(folder: Path) -> Iterator[None]:
             where=str(folder / WEIGHTS),
             got=f"1 missing ({error.args[0]})",
         ) from error
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # what PEFT raises for a value that it cannot use depends on the key
         lines = str(error).strip().splitlines() or [""]
         raise InputError(

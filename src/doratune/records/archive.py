@@ -141,7 +141,7 @@ def _checked_line(line: Mapping[str, Any], folder: Path) -> RunRecord | Divergen
     """What a line of the archive holds of its run."""
     try:
         if not isinstance(line["run"], str) or not isinstance(line["metrics"], list | None):
-            raise TypeError("run is no text, or metrics is no list")
+            raise TypeError("run is not a text, or metrics is not a list")
         if "diverged" in line:
             return Divergence.model_validate(line["diverged"])
         return RunRecord.model_validate(line["record"])

@@ -48,7 +48,7 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
         peft_model = get_peft_model(model, lora)
     except ValueError as error:
         raise InputError(
-            "a target is no layer that can have an adapter",
+            "a target is not a layer that can have an adapter",
             where="--targets",
             got=", ".join(f"{target} ({kind})" for target, kind in others.items()) or str(error),
             expected="names of linear layers, embeddings or convolutions",

@@ -27,7 +27,7 @@ from doratune.training.batches import RowBatches, with_blank
 logger = logging.getLogger(__name__)
 
 SKIPS_IN_A_ROW = 10
-"""So many optimizer steps left out one after the other are no accident of some rows any more."""
+"""As many optimizer steps left out in a row are not the fault of a few rows."""
 SMALLEST_SCALE = 1.0
 """Below it, it is not a loss scale that makes float16's gradients overflow."""
 
@@ -94,7 +94,7 @@ class RowTrainer(SFTTrainer):
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log a step, then stop if it cannot be gone on with.
+        """Log a step, and stop if training cannot continue.
 
         Raises:
             DivergedError: Something is not finite, and the step that it spoils cannot be left out.

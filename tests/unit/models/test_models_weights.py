@@ -57,7 +57,7 @@ def test_a_hub_id_is_read_from_the_hubs_cache(
     (entry / "refs" / "main").write_text(commit)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     assert WeightFiles(weights_folder("org/tiny")).shape(NAME) == (64, 64)
-    with pytest.raises(InputError, match="not there any more"):
+    with pytest.raises(InputError, match="no longer there"):
         weights_folder("org/other")
 
 
