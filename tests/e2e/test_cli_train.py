@@ -281,6 +281,8 @@ def test_a_checkpoint_that_does_not_match_is_not_resumed(cli: Cli, flags: list[o
     """transformers would load what fits and go on from random values in the rest."""
     from safetensors.torch import save_file
 
+    from doratune.training.checkpoints import seal
+
     assert cli("train", *flags, "--save-steps", 1, "--output", "run").code == 0
     shutil.rmtree("run/adapter")
     Path("run/record.json").unlink()
@@ -290,10 +292,12 @@ def test_a_checkpoint_that_does_not_match_is_not_resumed(cli: Cli, flags: list[o
     path = latest / "adapter_model.safetensors"
     whole = path.read_bytes()
     save_file({key: one for key, one in load_file(path).items() if "layers.1" not in key}, path)
+    seal(latest)  # else its checksum would tell
     outcome = cli("train", *flags, "--save-steps", 1, "--output", "run", "--resume")
     assert outcome.code == 2 and "missing" in outcome.err and "layers.1" in outcome.err, outcome.err
     assert "Traceback" not in outcome.err
     path.write_bytes(whole)
+    seal(latest)
     outcome = cli("train", *flags, "--save-steps", 1, "--output", "run", "--resume")
     assert outcome.code == 0, outcome.err
 

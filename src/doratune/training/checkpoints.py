@@ -16,12 +16,13 @@ import xxhash
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from doratune.errors import DoratuneError
+from doratune.errors import DoratuneError, InputError
 from doratune.records.layout import checkpoints, is_started, write_json_atomic
 
 logger = logging.getLogger(__name__)
 
 SEAL_NAME = "checksums.json"
+STATE_NAME = "trainer_state.json"
 
 
 class CheckpointCallback(TrainerCallback):
@@ -78,18 +79,33 @@ def last_whole(run: Path) -> Path | None:
         run: The run directory.
 
     Returns:
-        Its folder, or None if there is none.
+        Its folder, or None if no checkpoint was ever written to its end.
+
+    Raises:
+        InputError: There are checkpoints, and all of them are damaged.
     """
-    damaged = []
-    for folder in reversed(checkpoints(run).values()):
+    newest_first = list(reversed(checkpoints(run).values()))
+    passed_over: list[str] = []
+    for folder in newest_first:
         reason = _damage(folder)
         if reason is None:
-            if damaged:
-                logger.warning("%s; %s is used instead", "; ".join(damaged), folder.name)
+            if passed_over:
+                logger.warning("%s; %s is used instead", "; ".join(passed_over), folder.name)
             return folder
-        damaged.append(f"{folder.name} cannot be used: {reason}")
-    if damaged:
-        logger.warning("%s; training starts again from the first step", "; ".join(damaged))
+        passed_over.append(f"{folder.name} cannot be used: {reason}")
+    for folder in newest_first:
+        if _has_state(folder) and not (folder / SEAL_NAME).exists():
+            logger.warning("%s has no checksums, as in older versions; it is used as it is", folder.name)
+            return folder
+    if any((folder / SEAL_NAME).exists() for folder in newest_first):
+        raise InputError(
+            "no checkpoint of the run can be used",
+            where=str(run),
+            got="; ".join(passed_over),
+            fix="train again with --overwrite, or into another folder",
+        )
+    if newest_first:
+        logger.warning("%s; training starts again from the first step", "; ".join(passed_over))
     return None
 
 
@@ -97,16 +113,25 @@ def _damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None for a whole one."""
     try:
         sealed = json.loads((checkpoint / SEAL_NAME).read_text(encoding="utf-8"))["xxh3_128"]
+        found = _checksums(checkpoint)
+        if missing := sorted(sealed.keys() - found.keys()):
+            return f"{missing[0]} is missing"
+        if changed := sorted(name for name, checksum in sealed.items() if found[name] != checksum):
+            return f"{changed[0]} has changed since it was written"
     except FileNotFoundError:
         return "it was not written to its end"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{SEAL_NAME} cannot be read"
-    found = _checksums(checkpoint)
-    if missing := sorted(sealed.keys() - found.keys()):
-        return f"{missing[0]} is missing"
-    if changed := sorted(name for name, checksum in sealed.items() if found[name] != checksum):
-        return f"{changed[0]} has changed since it was written"
     return None
+
+
+def _has_state(checkpoint: Path) -> bool:
+    """Whether the Trainer's state, which it writes last, is there and whole."""
+    try:
+        json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _checksums(checkpoint: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from doratune.errors import DoratuneError
+from doratune.errors import DoratuneError, InputError
 from doratune.records.layout import write_config
 from doratune.training.checkpoints import SEAL_NAME, CheckpointCallback, last_whole, seal
 
@@ -64,9 +64,23 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(
     damage(newest)
     assert last_whole(tmp_path) == older
     assert f"checkpoint-10 cannot be used: {reason}" in caplog.text and "checkpoint-8 is used" in caplog.text
-    damage(older)
-    caplog.clear()
+
+
+def test_a_run_is_not_begun_again_over_damaged_checkpoints(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 8)
+    seal(folder)
+    flip(folder)
+    with pytest.raises(InputError, match=r"no checkpoint(.|\n)*checkpoint-8 cannot be used: optimizer.pt"):
+        last_whole(tmp_path)
+
+
+def test_a_run_that_was_killed_in_its_first_checkpoint_begins_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = checkpoint(tmp_path, 8)
     assert last_whole(tmp_path) is None and "starts again from the first step" in caplog.text
+    (folder / "trainer_state.json").write_text("{}")  # as versions before seals left it, or a kill just then
+    assert last_whole(tmp_path) == folder and "has no checksums" in caplog.text
 
 
 def test_none_is_no_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
