@@ -7,6 +7,7 @@ says so in a log only.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
@@ -18,6 +19,8 @@ from doratune.finite import is_finite
 
 logger = logging.getLogger(__name__)
 
+OLD_MASKS = re.compile(r"\bh\.\d+\.attn\.(attention\.)?((masked_)?bias|causal_mask)$")
+"""Causal masks that old versions of transformers saved with GPT-J, GPT-Neo and CodeGen."""
 SHOWN = 3
 """How many names a message gives."""
 
@@ -47,7 +50,7 @@ def load_whole(place: str, **kwargs: Any) -> PreTrainedModel:
         raise _refused("weights have other shapes than the model", place, sizes)
     if missing := sorted(found["missing_keys"]):
         raise _refused("the model's files lack some of its weights", place, missing)
-    unused = sorted(found["unexpected_keys"])
+    unused = sorted(name for name in found["unexpected_keys"] if not OLD_MASKS.search(name))
     if left_out := [name for name in unused if _has_its_part(model, name)]:
         raise _refused("the model's files hold weights that its configuration leaves out", place, left_out)
     if unused:

@@ -173,6 +173,22 @@ def test_files_of_older_versions_are_whole(tmp_path: Path, tiny_model: Path) -> 
         load_model(str(folder), dtype="float32")
 
 
+def test_masks_that_old_versions_saved_with_gpt_j_are_no_weights(tmp_path: Path, tiny_model: Path) -> None:
+    from transformers import GPTJConfig, GPTJForCausalLM
+
+    sizes = {"vocab_size": 600, "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4}
+    GPTJForCausalLM(GPTJConfig(**sizes, bos_token_id=1, eos_token_id=2)).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_model / name, tmp_path)
+    mask = {"transformer.h.0.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool)}
+    scalar = {"transformer.h.0.attn.masked_bias": torch.tensor(-1e9)}
+    weights(lambda tensors: tensors.update(mask | scalar))(tmp_path)
+    load_model(str(tmp_path), dtype="float32")
+    weights(lambda tensors: tensors.update({"transformer.h.0.attn.q_proj.bias": torch.ones(32)}))(tmp_path)
+    with pytest.raises(InputError, match=r"q_proj\.bias"):
+        load_model(str(tmp_path), dtype="float32")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_large_weights_are_finite(dtype: torch.dtype, model: Path) -> None:
     """Their sum is not, in float16 by far."""
