@@ -16,7 +16,7 @@ from torch import Tensor
 
 from doratune.engine import linear as _engine
 from doratune.engine import weight_norm as _norm
-from doratune.engine.autocast import autocast_off
+from doratune.engine.autocast import autocast_off, is_autocast
 from doratune.engine.composite import Norm
 from doratune.engine.dropout import DropoutForm, dora_with_dropout
 from doratune.engine.matmul import frozen_linear
@@ -196,7 +196,7 @@ def check_dropout_form(dropout: str, *, where: str) -> None:
 
 def _inputs(x: Tensor, W: Tensor, x_dropped: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Both inputs in the dtype of the products."""
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+    if is_autocast(x.device.type) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(x.device.type))
     elif x.dtype != W.dtype:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Switching autocast off around operations that choose their dtypes themselves."""
+"""Whether autocast is on, and switching it off around operations that choose their dtypes themselves."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+
+
+def is_autocast(device: str) -> bool:
+    """Whether autocast is on for a type of device; some types, such as ``meta``, have none."""
+    return device != "meta" and torch.is_autocast_enabled(device)
 
 
 def autocast_off(device: torch.device) -> AbstractContextManager[Any]:

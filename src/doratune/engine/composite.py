@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from doratune.engine.autocast import autocast_off
+from doratune.engine.autocast import autocast_off, is_autocast
 from doratune.engine.matmul import is_widened
 from doratune.engine.weight_norm import over_norm
 
@@ -34,7 +34,7 @@ def is_small(x: Tensor, W: Tensor, A: Tensor, B: Tensor, m: Tensor | None, bias:
     if bias is not None and bias.dtype != dtype:
         return False
     d_out, d_in = W.shape
-    if elements * d_out > SMALL_ELEMENTS * d_in or torch.is_autocast_enabled(x.device.type):
+    if elements * d_out > SMALL_ELEMENTS * d_in or is_autocast(x.device.type):
         return False
     if m is None:
         return not is_widened(x)

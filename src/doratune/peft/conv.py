@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from doratune.engine.autocast import autocast_off
+from doratune.engine.autocast import autocast_off, is_autocast
 from doratune.engine.dropout import dora_with_dropout
 from doratune.engine.magnitude import scale_by_magnitude
 from doratune.engine.norm_cache import dense_norm
@@ -65,7 +65,7 @@ class EngineConv(EngineLayer):
         """The layer's output, (N, d_out, ...), for x (N, d_in, ...): PEFT's result in PEFT's dtype."""
         adapter = None if args or kwargs else self.adapter_on_engine()
         weight: Any = self.base_layer.weight
-        autocast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+        autocast = is_autocast(x.device.type) and x.dtype != torch.float64
         # PEFT accepts an x without the batch dimension, at least for LoRA, and raises for other shapes.
         if adapter is None or x.ndim != weight.ndim or not (autocast or x.dtype == weight.dtype):
             return super().forward(x, *args, **kwargs)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from doratune.engine.autocast import is_autocast
 from doratune.engine.linear import adapted_linear
 from doratune.engine.norm_cache import dense_norm
 from doratune.functional import dora_linear, lora_linear
@@ -46,7 +47,7 @@ class EngineLinear(EngineLayer, Linear):
         base = base_of(self)
         W = weight_of(base)
         device = x.device.type
-        autocast = torch.is_autocast_enabled(device)
+        autocast = is_autocast(device)
         # If the base layer does not take x's dtype, PEFT's path raises PyTorch's own error.
         if adapter is None or not (autocast or x.dtype == W.dtype):
             return super().forward(x, *args, **kwargs)

@@ -162,3 +162,15 @@ def test_an_option_that_a_layer_cannot_have_is_refused(option):
 def test_an_unknown_dropout_form_is_refused():
     with pytest.raises(InputError, match="unknown dropout form"):
         enable(adapted(), dropout="both")
+
+
+@pytest.mark.parametrize("width", [16, 400])  # a small layer, and one that is not
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_a_forward_pass_without_memory(width: int, use_dora: bool) -> None:
+    """As libraries do to learn shapes; a device without memory has no autocast either."""
+    with torch.device("meta"):
+        net = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.Unflatten(1, (width, 1, 1)))
+        net.append(torch.nn.Conv2d(width, 8, 1))
+        model = get_peft_model(net, LoraConfig(target_modules=["0", "2"], use_dora=use_dora, r=2))
+        enable(model)
+        assert model(torch.empty(3, width)).shape == (3, 8, 1, 1)
