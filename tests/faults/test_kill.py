@@ -135,8 +135,11 @@ def wait_for_the_end(group: int) -> bool:
 
 
 def results(study: Path) -> dict[str, Any]:
-    """All that a study found, without times."""
+    """All that a study found, without times and memory."""
     record = json.loads((study / "study.json").read_text(encoding="utf-8"))
+    for run in (run for cell in record["cells"] for arm in cell["arms"] for run in arm["runs"]):
+        for measured in ("seconds", "tokens_per_second", "peak_memory_bytes"):
+            del run["training"][measured]
     found: dict[str, Any] = {"cells": record["cells"]}
     for path in sorted((study / "runs").rglob("*.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
