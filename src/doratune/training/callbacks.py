@@ -70,6 +70,7 @@ class MetricsCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Write the line."""
+        state.log_history.clear()  # metrics.jsonl has it; here it would grow in memory and in each checkpoint
         logs = logs or {}
         if "loss" not in logs and "eval_loss" not in logs:
             return
