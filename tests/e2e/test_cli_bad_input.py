@@ -138,7 +138,7 @@ MODELS = {
             *((name, (tiny / name).read_text()) for name in TEXT_FILES),
             ("model.safetensors", "x"),
         ),
-        "cannot be read",
+        "download the file again",
     ),
     "adapter instead of model": (lambda tiny: _folder(("adapter_config.json", "{}")), "holds an adapter"),
 }
@@ -196,10 +196,26 @@ def test_a_tokenizer_with_more_ids_than_embeddings(cli: Cli, tiny_model: Path, c
     assert not Path("out").exists()
 
 
-def test_output_that_is_a_file(cli: Cli, tiny_model: Path) -> None:
+@pytest.mark.parametrize("output", ["run", "run/below"])
+@pytest.mark.parametrize("verb", ["train", "train --overwrite", "eval", "report", "analyze"])
+def test_output_that_is_a_file(cli: Cli, tiny_model: Path, verb: str, output: str) -> None:
+    """Nothing is computed whose results could not be written."""
     _file("run", "precious")
-    outcome = cli("train", "--model", tiny_model, "--task", "sample-boolq", *SMALL, "--output", "run")
-    assert outcome.code == 2 and Path("run").read_text() == "precious"
+    name, *flags = verb.split()
+    rest: dict[str, list[object]] = {
+        "train": ["--model", tiny_model, "--task", "sample-boolq", *SMALL],
+        "eval": [tiny_model, "--task", "sample-boolq"],
+        "report": ["a-run"],
+        "analyze": ["a-run"],
+    }
+    outcome = cli(name, *rest[name], *flags, "--output", output)
+    assert outcome.code == 2 and "the output is a file" in outcome.err and "right" not in outcome.err
+    assert Path("run").read_text() == "precious"
+
+
+def test_analyze_of_nothing(cli: Cli) -> None:
+    outcome = cli("analyze", "--output", "out")
+    assert outcome.code == 2 and "nothing to analyse" in outcome.err and not Path("out").exists()
 
 
 def test_eval_refuses(cli: Cli, tiny_model: Path) -> None:

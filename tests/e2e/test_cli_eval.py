@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_support import Cli, lines
+from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture
@@ -197,6 +199,53 @@ def test_a_damaged_adapter_is_not_scored(cli: Cli, dora_run: Path) -> None:
         outcome = cli("eval", target, "--task", "sample-boolq", "--limit", 4, "--output", "out")
         assert outcome.code == 2 and "15 unused" in outcome.err and "layers.0" in outcome.err, outcome.err
         assert "Traceback" not in outcome.err and "warns" not in outcome.err and not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"lora_alpha": 1}, "lora_alpha 1"),
+        ({"use_rslora": True}, "use_rslora True"),
+        ({"alpha_pattern": {"q_proj": 3}}, "alpha_pattern"),
+    ],
+)
+def test_an_adapter_that_is_scaled_otherwise_than_in_its_run_is_refused(
+    cli: Cli, dora_run: Path, changed: dict[str, Any], said: str
+) -> None:
+    """Every tensor is in its place then, and the scores are others."""
+    shutil.copytree(dora_run, "run")
+    path = Path("run/adapter/adapter_config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    for command in (["eval", "run", "--task", "sample-boolq"], ["analyze", "run"]):
+        outcome = cli(*command, "--output", "out")
+        assert outcome.code == 2 and said in outcome.err and "other settings" in outcome.err, outcome.err
+        assert not Path("out").exists()
+
+
+def test_an_adapter_whose_norms_overflow_is_not_scored(cli: Cli, dora_run: Path) -> None:
+    """All its weights are finite, and its layers answer zero."""
+    shutil.copytree(dora_run, "run")
+    path = Path("run/adapter/adapter_model.safetensors")
+    tensors = load_file(path)
+    save_file({key: one * 1e30 if "lora_B" in key else one for key, one in tensors.items()}, path)
+    outcome = cli("eval", "run", "--task", "sample-boolq", "--limit", 4)
+    assert outcome.code == 2 and "norms of the adapter are not finite" in outcome.err, outcome.err
+    assert "_proj" in outcome.err and "predictions" not in [one.name for one in Path("run").iterdir()]
+
+
+def test_the_revision_that_an_adapter_names_is_not_passed_over(cli: Cli, dora_run: Path) -> None:
+    """The hub gives its newest one otherwise. A local base has none."""
+    shutil.copytree(dora_run / "adapter", "plain")
+    path = Path("plain/adapter_config.json")
+    config = {**json.loads(path.read_text()), "revision": "v1"}
+    flags = ["--task", "sample-boolq", "--limit", 4, "--output", "out"]
+    path.write_text(json.dumps(config))
+    assert cli("eval", "plain", *flags).code == 0
+    shutil.rmtree("out")
+    path.write_text(json.dumps({**config, "base_model_name_or_path": "org/model"}))
+    outcome = cli("eval", "plain", *flags)
+    assert outcome.code == 2 and "org/model, revision v1" in outcome.err and "--model" in outcome.err
+    assert not Path("out").exists()
 
 
 def test_an_ordinary_evaluation_says_what_it_scored_and_warns_of_nothing(cli: Cli, dora_run: Path) -> None:

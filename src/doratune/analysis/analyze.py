@@ -15,6 +15,7 @@ from doratune.analysis.runs import AnalysedRun, load_runs
 from doratune.errors import InputError
 from doratune.finite import is_finite
 from doratune.models.weights import WeightFiles
+from doratune.peft.adapter_file import read_adapter_config, refuse_other_settings
 from doratune.peft.layer_adapters import LayerAdapter, read_layer_adapters
 from doratune.records.analysis import AnalysisRecord, GainDrift, RunAnalysis, WeightChange
 from doratune.records.layout import ADAPTER_NAME
@@ -57,6 +58,8 @@ def _analyze_run(run: AnalysedRun, base: Base, layers: list[str]) -> RunAnalysis
     gains: list[GainDrift] = []
     dtype = getattr(torch, run.record.model.dtype)
     for step, folder in run.checkpoints:
+        if run.method != "full":
+            refuse_other_settings(read_adapter_config(folder), run.record, folder)
         moved = _full(base, folder, dtype, layers) if run.method == "full" else _adapted(base, folder, dtype)
         for layer, change in moved:
             kind = layer.rpartition(".")[2]

@@ -43,9 +43,11 @@ def load_runs(directories: Sequence[Path]) -> list[AnalysedRun]:
         directories: Run directories, one or more.
 
     Raises:
-        InputError: A run is missing, unfinished, given twice, of a base model or of a quantised one, has no
-            checkpoints, or began from another model than the others.
+        InputError: There is none, or one is missing, unfinished, given twice, of a base model or of a
+            quantised one, has no checkpoints, or began from another model than the others.
     """
+    if not directories:
+        raise InputError("there is nothing to analyse", expected="one run directory or more")
     repeated = [path for path, count in Counter(path.resolve() for path in directories).items() if count > 1]
     if repeated:
         raise InputError("a run is given twice", where=str(repeated[0]), fix="name each run directory once")

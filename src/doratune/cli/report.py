@@ -21,6 +21,7 @@ from doratune.records.layout import (
     is_recorded,
     is_started,
     read_study,
+    refuse_file,
 )
 from doratune.settings import LaxPath, Settings
 
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> int:
     """Run the verb."""
     command = parse(ReportCommand, argv, verb="report", about=ABOUT)
     runs = [Path(run) for run in command.runs]
+    refuse_file(command.output)
     _refuse_other_results(command.output, runs)
     studies = [run for run in runs if (run / STUDY_NAME).is_file()]
     if studies:

@@ -24,13 +24,14 @@ from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.generate import extract_answer, generate_answers
 from doratune.evaluation.likelihood import score_candidates
 from doratune.evaluation.merge import ROWS
-from doratune.evaluation.target import Target, find_trained, load_target
+from doratune.evaluation.target import Target, find_trained, load_target, output_folder
 from doratune.records.answers import count_rows, counted
 from doratune.records.base_model import compare_base_models
 from doratune.records.layout import (
     is_recorded,
     predictions_name,
     read_record,
+    refuse_file,
     refuse_missing_folder,
     write_jsonl_atomic,
     write_record,
@@ -69,6 +70,7 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
     """
     refuse_missing_folder(config.target, "run, adapter or model", where="doratune eval")
     found = find_trained(config.target)
+    refuse_file(output_folder(config, found))
     fmt: Format = config.format or (found.record.config.get("format") if found.record else None) or "instruct"
     if config.protocol == "generate" and fmt != "instruct":
         raise InputError(

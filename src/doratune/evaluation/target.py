@@ -17,10 +17,12 @@ from doratune.environment import describe_environment
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.merge import merge, merge_obstacle
+from doratune.finite import is_finite
+from doratune.models.builtin import BUILTIN
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model, on_cpu
-from doratune.peft import adapter_parameters, enable, uses_dora
-from doratune.peft.adapter_file import read_adapter_config
+from doratune.peft import adapter_parameters, dora_norms, enable, uses_dora
+from doratune.peft.adapter_file import first_of, read_adapter_config, refuse_other_settings
 from doratune.peft.load import load_adapter
 from doratune.records.base_model import compare_base_models
 from doratune.records.layout import (
@@ -180,18 +182,32 @@ def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Targ
         record = record or _new_record(config, base_record, "base", adapter=0)
         scored = _scored(base, "base", merged=False)
         return Target(base.model, base.tokenizer, record, output, scored, other_base=other_base)
+    if record is not None and record.training is not None:
+        refuse_other_settings(read_adapter_config(adapter), record, adapter)
     peft_model = load_adapter(base.model, adapter)
     if record is None:
         method: Method = "dora" if uses_dora(peft_model) else "lora"
         record = _new_record(config, base_record, method, adapter=adapter_parameters(peft_model))
     if record.config.get("engine", "doratune") == "doratune":
         enable(peft_model)
+    _refuse_overflow(peft_model, adapter)
     model: Any = peft_model
     apart, difference = merge_obstacle(base, peft_model), None
     if apart is None:
         model, difference = merge(peft_model, base.tokenizer, texts)
     scored = _scored(base, "adapter", merged=apart is None, difference=difference)
     return Target(model, base.tokenizer, record, output, scored, apart=apart, other_base=other_base)
+
+
+def _refuse_overflow(model: PeftModel, folder: Path) -> None:
+    """Refuse a DoRA adapter so large that a norm overflows: divided by it, a layer's output is zero."""
+    if wrong := [name for name, norm in dora_norms(model).items() if not is_finite(norm)]:
+        raise InputError(
+            "DoRA norms of the adapter are not finite",
+            where=str(folder),
+            got=first_of(wrong),
+            fix="its training diverged: take an earlier checkpoint, or train with a lower learning rate",
+        )
 
 
 def _log_scored(target: Target) -> None:
@@ -233,11 +249,7 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
     elif record is not None:
         name = config.model or record.model.name
     elif adapter is not None:
-        name = config.model or read_adapter_config(adapter).base_model_name_or_path or ""
-        if not name:
-            raise InputError(
-                "the adapter does not say what its base model is", where=str(adapter), fix="add --model"
-            )
+        name = config.model or _named_base(adapter)
     else:
         name = config.target
     in_4bit = config.load_in_4bit or bool(trained.get("load_in_4bit"))
@@ -255,6 +267,25 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
         trust_remote_code=config.trust_remote_code,
     )
     return replace(loaded, model=loaded.model.float(), dtype=torch.float32) if widened else loaded
+
+
+def _named_base(adapter: Path) -> str:
+    """The base model that a plain adapter names."""
+    saved = read_adapter_config(adapter)
+    name = saved.base_model_name_or_path or ""
+    if not name:
+        raise InputError(
+            "the adapter does not say what its base model is", where=str(adapter), fix="add --model"
+        )
+    if saved.revision not in (None, "main") and name not in BUILTIN and not Path(name).expanduser().exists():
+        raise InputError(
+            "the adapter was trained on another revision of its base than the hub's newest",
+            where=str(adapter),
+            got=f"{name}, revision {saved.revision}",
+            fix=f"download that revision (hf download {name} --revision {saved.revision} --local-dir DIR) "
+            "and name it with --model",
+        )
+    return name
 
 
 def _other_base(config: EvalConfig, trained_on: ModelRecord, loaded: ModelRecord) -> ModelRecord | None:

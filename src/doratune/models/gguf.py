@@ -115,9 +115,11 @@ def unreadable(path: Path, error: Exception) -> InputError:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says: its first line, with the next one where that only announces it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    """What an exception says: its first line, and those that go on with it."""
+    said = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or [type(error).__name__]
+    end = next((at for at, line in enumerate(lines) if not line.endswith((":", ",", " or"))), len(lines) - 1)
+    return " ".join(lines[: end + 1])
 
 
 def _require_file(path: Path) -> None:

@@ -73,7 +73,12 @@ class WeightFiles:
             try:
                 handle: Any = safe_open(str(file), framework="pt")
             except (OSError, SafetensorError) as error:
-                raise InputError("the weights cannot be read", where=str(file), got=str(error)) from error
+                raise InputError(
+                    "the weights cannot be read",
+                    where=str(file),
+                    got=str(error),
+                    fix="copy or download the file again",
+                ) from error
             self._files |= dict.fromkeys(handle.keys(), handle)
 
     def shape(self, name: str) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from doratune.errors import InputError
 from doratune.finite import is_finite
 from doratune.records.layout import ADAPTER_CONFIG
+from doratune.records.run import RunRecord
 
 NAMED = 3
 """Most keys in a message."""
@@ -61,12 +62,13 @@ def read_adapter_config(folder: Path) -> LoraConfig:
     for key, kinds in (("r", (int,)), ("lora_alpha", (int, float))):
         value = values.get(key, 1)
         if not isinstance(value, kinds) or isinstance(value, bool) or value <= 0:
-            raise InputError(
-                "the adapter's configuration cannot be used",
-                where=str(path),
-                got=f"{key} {value!r}",
-                expected="a positive number",
-            )
+            raise _unusable(path, key, value, "a positive number")
+    switches = [field.name for field in fields(LoraConfig) if field.type in ("bool", bool)]
+    for key in switches:
+        if not isinstance(values.get(key), bool | None):  # PEFT takes any text for true, "false" too
+            raise _unusable(path, key, values[key], "true or false")
+    if not isinstance(values.get("base_model_name_or_path", ""), str | None):
+        raise _unusable(path, "base_model_name_or_path", values["base_model_name_or_path"], "a text")
     try:
         return LoraConfig(
             **{key: value for key, value in values.items() if key in known - {"runtime_config"}}
@@ -86,7 +88,7 @@ def read_adapter_tensors(folder: Path) -> dict[str, Tensor]:
         folder: A PEFT adapter.
 
     Raises:
-        InputError: It is missing or broken, is a pickle, or holds a value that is not finite.
+        InputError: It is missing or broken, is a pickle, or holds a value that is not finite or not a float.
     """
     path = folder / WEIGHTS
     if not path.is_file() and (folder / PICKLED).is_file():
@@ -99,7 +101,19 @@ def read_adapter_tensors(folder: Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError("the adapter cannot be read", where=str(path), got=str(error)) from error
+        raise InputError(
+            "the adapter cannot be read",
+            where=str(path),
+            got=str(error),
+            fix="copy the file again from where it was saved",
+        ) from error
+    if rounded := [key for key, tensor in tensors.items() if not tensor.is_floating_point()]:
+        raise InputError(
+            "the adapter has tensors that are not floats",
+            where=str(path),
+            got=f"{first_of(rounded)} ({str(tensors[rounded[0]].dtype).removeprefix('torch.')})",
+            expected="float32, bfloat16 or float16, as PEFT saves them",
+        )
     if wrong := [key for key, tensor in tensors.items() if not is_finite(tensor)]:
         raise InputError(
             "the adapter has weights that are not finite",
@@ -110,15 +124,65 @@ def read_adapter_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def refuse_other_settings(config: LoraConfig, record: RunRecord, folder: Path) -> None:
+    """Refuse an adapter that is scaled otherwise than it was in its run, which no tensor shows.
+
+    Args:
+        config: The adapter's.
+        record: Of the run that trained it.
+        folder: The adapter's, for the message.
+
+    Raises:
+        InputError: Its configuration names other settings than the record.
+    """
+    trained = record.config
+    expected = {
+        key: trained[setting]
+        for key, setting in (("r", "rank"), ("lora_alpha", "alpha"), ("use_rslora", "rslora"))
+        if setting in trained
+    }
+    expected |= {"rank_pattern": {}, "alpha_pattern": {}}
+    if wrong := [key for key, value in expected.items() if getattr(config, key) != value]:
+        raise InputError(
+            "the adapter's configuration has other settings than its run was trained with",
+            where=str(folder / ADAPTER_CONFIG),
+            got=", ".join(f"{key} {getattr(config, key)}" for key in wrong),
+            expected=", ".join(f"{key} {expected[key]}" for key in wrong),
+            fix="copy the whole folder again from where it was trained, or move an adapter that is not this "
+            "run's out of its folder",
+        )
+
+
 def first_of(keys: Sequence[str]) -> str:
     """The first few of some keys, and how many more there are."""
     more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
     return ", ".join(keys[:NAMED]) + more
 
 
+def _unusable(path: Path, key: str, value: object, expected: str) -> InputError:
+    return InputError(
+        "the adapter's configuration cannot be used",
+        where=str(path),
+        got=f"{key} {value!r}",
+        expected=expected,
+    )
+
+
 def _read_object(path: Path) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            repeated = next(key for key in found if sum(key == one for one, _ in pairs) > 1)
+            raise InputError(
+                "the adapter's configuration has one key several times",
+                where=str(path),
+                got=repeated,
+                expected="each key once",
+            )
+        return found
+
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             "the adapter's configuration cannot be read", where=str(path), got=str(error)

@@ -33,20 +33,14 @@ def watch(model: nn.Module) -> None:
     global _hook
     if model in _watches:
         return
-    _watches[model] = _Watch()
+    _watches[model] = _Watch(told=bool(_rounded(model)))
     if _hook is None:
         _hook = register_optimizer_step_post_hook(_after_step)
 
 
 def warn_of_rounded_magnitudes(model: nn.Module) -> None:
     """Log which trained magnitudes lose small steps to rounding."""
-    kinds = [
-        str(one.dtype).removeprefix("torch.")
-        for layer in _lora_layers(model)
-        for one in layer.lora_magnitude_vector.parameters()
-        if one.requires_grad and one.dtype in (torch.bfloat16, torch.float16)
-    ]
-    if kinds:
+    if kinds := _rounded(model):
         _log.warning(
             "doratune: %d magnitudes are trained in %s, which rounds small steps away; "
             "autocast_adapter_dtype=True, PEFT's default, keeps them in float32",
@@ -55,10 +49,21 @@ def warn_of_rounded_magnitudes(model: nn.Module) -> None:
         )
 
 
-class _Watch:
-    """What the adapters of a model were at the first look at them."""
+def _rounded(model: nn.Module) -> list[str]:
+    """The types of the trained magnitudes that are not in float32."""
+    return [
+        str(one.dtype).removeprefix("torch.")
+        for layer in _lora_layers(model)
+        for one in layer.lora_magnitude_vector.parameters()
+        if one.requires_grad and one.dtype in (torch.bfloat16, torch.float16)
+    ]
 
-    def __init__(self) -> None:
+
+class _Watch:
+    """What the adapters of a model were at the first look at them; ``told``: of their magnitudes."""
+
+    def __init__(self, *, told: bool) -> None:
+        self.told = told
         self.steps = 0
         self.first: dict[str, tuple[int, Tensor]] | None = None
 
@@ -83,6 +88,8 @@ class _Watch:
         now = {name: (version(one), _sample(one)) for name, one in adapters.items()}
         if self.first is None:
             self.first = now
+            if not self.told:  # the model may have been cast since it was put on the engine
+                warn_of_rounded_magnitudes(model)
             return False
         if now.keys() != self.first.keys() or any(
             changed != self.first[name][0] or not sample.equal(self.first[name][1])

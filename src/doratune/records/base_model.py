@@ -117,10 +117,9 @@ def _parts(fingerprint: str | None) -> tuple[str | None, str | None]:
     """The hash of the vectors and that of all weights, None where there is none."""
     if fingerprint is None:
         return None, None
-    version, *hashes = fingerprint.split(":")
+    version, vectors, weights = [*fingerprint.split(":"), "", ""][:3]
     if version != "v2":
         return fingerprint, None
-    vectors, weights = hashes
     return vectors, None if weights == UNSEEN else weights
 
 

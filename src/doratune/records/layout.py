@@ -246,6 +246,19 @@ def refuse_missing_folder(name: str, what: str, *, where: str) -> None:
         raise InputError(f"there is no such {what} folder", where=where, got=name, fix="check the path")
 
 
+def refuse_file(output: Path) -> None:
+    """Refuse a file, or a path through one, where an output folder should be: before anything is computed.
+
+    Raises:
+        InputError: It is one.
+    """
+    for place in (output, *output.parents):
+        if place.is_dir():
+            return
+        if place.exists():
+            raise InputError("the output is a file, not a folder", where="--output", got=place)
+
+
 def read_record(run: Path) -> RunRecord:
     """Read ``run``/record.json.
 

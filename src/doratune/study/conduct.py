@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from doratune.errors import DoratuneError, InputError, StoppedError
+from doratune.errors import DoratuneError, StoppedError
 from doratune.records.archive import has_archive, restore_runs
-from doratune.records.layout import STUDY_NAME, read_study, write_text_atomic
+from doratune.records.layout import STUDY_NAME, read_study, refuse_file, write_text_atomic
 from doratune.records.lock import locked
 from doratune.study.execute import Outcome
 from doratune.study.grid import Group
@@ -103,8 +103,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         InputError: It is a file, or its study.json is of another schema or version.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError("the output is a file, not a folder", where="--output", got=folder)
+    refuse_file(folder)
     if (folder / STUDY_NAME).is_file():
         read_study(folder / STUDY_NAME)
 

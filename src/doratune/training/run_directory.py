@@ -66,10 +66,8 @@ def refuse_taken(output: Path) -> None:
     """Check that no run is in ``output``.
 
     Raises:
-        InputError: If there is one, or ``output`` is a file.
+        InputError: If there is one.
     """
-    if output.exists() and not output.is_dir():
-        raise InputError("the output is a file, not a folder", where="--output", got=output)
     if held := _held(output):
         raise InputError(
             "the output folder already holds a run",

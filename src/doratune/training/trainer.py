@@ -186,6 +186,7 @@ class RowTrainer(SFTTrainer):
             f"training stopped at step {step} of {self.state.max_steps}: {problem}",
             where=str(run),
             got="; ".join([*found, f"the step's rows: {rows}"]),
-            fix="start again with a lower --learning-rate, or with --on-nonfinite skip if it is some rows'; "
-            + (f"the last good checkpoint is {last[0]}" if last else "there is no checkpoint before it"),
+            fix="start again with a lower --learning-rate"
+            + ("" if self._skips else ", or with --on-nonfinite skip if it is some rows'")
+            + (f"; the last good checkpoint is {last[0]}" if last else "; there is no checkpoint before it"),
         )

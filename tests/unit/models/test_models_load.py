@@ -55,6 +55,20 @@ def test_tokenizer_without_end_is_refused(tiny_model: Path, tmp_path: Path) -> N
         load_model(str(folder))
 
 
+def test_what_transformers_says_is_told_to_its_end(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"model.norm.weight": "a.safetensors"}}))
+    with pytest.raises(InputError, match="KeyError: 'metadata'"):
+        load_model(str(folder))
+    index.unlink()
+    (folder / "a.safetensors").rename(folder / "model.safetensors")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"tokenizer.*\(1\).*\(2\).*\(3\)"):
+        load_model(str(folder))
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_shards_and_ties(tmp_path: Path, tiny_model: Path, tied: bool) -> None:
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM

@@ -99,6 +99,16 @@ def nan(folder: Path) -> None:
     save_file(tensors, folder / WEIGHTS)
 
 
+def integers(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    save_file({key: one.int() if "lora_B" in key else one for key, one in tensors.items()}, folder / WEIGHTS)
+
+
+def repeated(folder: Path) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(path.read_text().rstrip().removesuffix("}") + ', "lora_alpha": 1}')
+
+
 LAYER = "model.layers.1.self_attn.q_proj"
 DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "keys without base_model": (
@@ -124,11 +134,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "a module to save that is not saved": (configured(modules_to_save=["lm_head"]), ["1 missing", "lm_head"]),
     "biases that are not saved": (configured(bias="lora_only", target_modules=["nothing"]), ["nothing"]),
     "not finite": (nan, ["not finite", "and 2 more"]),
+    "no floats": (integers, ["not floats", "lora_B", "int32"]),
     "cut off": (cut, [WEIGHTS]),
     "a pickle": (pickled, ["pickle", CONVERT]),
     "no file": (lambda folder: (folder / WEIGHTS).unlink(), [WEIGHTS]),
     "no JSON": (text("{"), ["adapter_config.json"]),
-    "no object": (text("[]"), ["no JSON object"]),
+    "no object": (text("[]"), ["not a JSON object"]),
     "no method": (configured(peft_type="gone"), ["no peft_type"]),
     "another method": (configured(peft_type="IA3"), ["IA3"]),
     "no known method": (configured(peft_type=["LORA"]), ["LORA"]),
@@ -136,6 +147,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "a rank that is no number": (configured(r="four"), ["r 'four'"]),
     "a rank of nothing": (configured(r=0), ["r 0"]),
     "a scaling that is no number": (configured(lora_alpha=None), ["lora_alpha None"]),
+    "a key twice": (repeated, ["several times", "lora_alpha"]),
+    "a switch that is a text": (configured(use_rslora="false"), ["use_rslora 'false'", "true or false"]),
+    "a base that is no text": (configured(base_model_name_or_path=5), ["base_model_name_or_path 5"]),
     "an adapter that a prompt switches on": (configured(alora_invocation_tokens=[5]), ["alora_invocation"]),
     "an initialisation of no name": (configured(init_lora_weights="magic"), ["magic"]),
     "a target that is no pattern": (configured(target_modules="("), ["unterminated"]),

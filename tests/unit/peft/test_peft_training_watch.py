@@ -136,6 +136,16 @@ def test_a_magnitude_in_bfloat16_is_warned_of(said: Any) -> None:
     assert "1 magnitudes are trained in bfloat16" in said()[0]
 
 
+def test_a_model_that_is_cast_later_is_warned_of_at_its_first_step(said: Any) -> None:
+    model = adapted().to(torch.bfloat16)
+    assert said() == []
+    optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.1)
+    for _ in range(3):
+        model(torch.ones(2, 8, dtype=torch.bfloat16)).square().sum().backward()
+        optimizer.step()
+    assert len(said()) == 1 and "1 magnitudes are trained in bfloat16" in said()[0]
+
+
 def test_a_frozen_magnitude_in_bfloat16_is_not(said: Any, tmp_path: Path) -> None:
     adapted().save_pretrained(tmp_path)
     doratune.enable(

@@ -130,6 +130,12 @@ def test_a_difference_between_later_runs_is_found() -> None:
         check_one_base_model(runs, fix="")
 
 
+@pytest.mark.parametrize("broken", ["v2", "v2:aa", "", "v9:aa:11"])
+def test_a_fingerprint_that_is_none_is_another_model(broken: str) -> None:
+    whole = ModelRecord(name="m", source="", dtype="float32", parameters=1, fingerprint="v2:aa:11")
+    assert not compare_base_models(whole, whole.model_copy(update={"fingerprint": broken})).same
+
+
 def test_a_first_fingerprint_of_the_old_kind_is_still_known(tiny_model: Path) -> None:
     """The first part is what older versions wrote: SHA-256 of names, shapes and bfloat16 bytes of vectors."""
     import hashlib
