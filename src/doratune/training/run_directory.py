@@ -17,8 +17,10 @@ from accelerate import PartialState
 
 from doratune.errors import DoratuneError, InputError
 from doratune.records.layout import (
+    CHECKPOINTS_NAME,
     CONFIG_NAME,
     RUN_NAMES,
+    checkpoints,
     is_recorded,
     is_started,
     write_config,
@@ -68,7 +70,9 @@ def refuse_taken(output: Path) -> None:
     Raises:
         InputError: If there is one.
     """
-    if held := _held(output):
+    held = _held(output)
+    # A process killed before it wrote config.yaml leaves the Trainer's empty folder.
+    if held and (held != [CHECKPOINTS_NAME] or checkpoints(output)):
         raise InputError(
             "the output folder already holds a run",
             where="--output",

@@ -119,7 +119,7 @@ def test_a_merge_that_changes_the_answers_is_an_error(
         self.base_layer.weight.data.lerp_(before, 0.5)
 
     monkeypatch.setattr(type(layer), "merge", half)
-    with pytest.raises(DoratuneError, match="otherwise than before") as caught:
+    with pytest.raises(DoratuneError, match="by more than rounding") as caught:
         merge(model, base.tokenizer, ["is it true?"])
     assert caught.value.exit_code == 1
 
