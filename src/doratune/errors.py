@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
+NAMED = 3
+"""Names in a message."""
 LONGEST = 500
 """Characters of a value in a message."""
 
@@ -86,6 +88,12 @@ def shown(value: object) -> str:
     short = reprlib.Repr()
     short.maxlevel, short.maxstring, short.maxother = 3, LONGEST, LONGEST
     return short.repr(value)
+
+
+def first_of(names: Collection[str]) -> str:
+    """The first few of some names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(list(names)[:NAMED]) + more
 
 
 def did_you_mean(name: str, known: Iterable[str], *, form: str = "{}") -> str | None:

@@ -38,11 +38,6 @@ HARMLESS = (
         "PEFT and TRL ask transformers by a name that it has changed; it still does the same",
     ),
     Harmless(
-        "transformers",
-        "mtime may not be reliable on this filesystem",
-        "checkpoints are then ordered by their step, which is right",
-    ),
-    Harmless(
         "peft",
         "Setting `save_embedding_layers` to `True` as embedding layers found",
         "an adapter of embeddings is saved with their base, which makes its file larger only",

@@ -62,23 +62,15 @@ class StudyProgress:
         del self._running[job.key]
         self._noted = time.monotonic()
         self._busy += outcome.seconds
-        if outcome.error is None and not outcome.interrupted and not outcome.diverged:
+        if outcome.ending == "done":
             self._speeds.add(job)
         # Listed again: once a learning rate is chosen, the jobs that wait for it are known.
         self._left = {one.key: (one, work) for _, one, work in work_left(self._study.groups)}
         self._ended += 1
-        end = (
-            "interrupted"
-            if outcome.interrupted
-            else "failed"
-            if outcome.error
-            else "diverged"
-            if outcome.diverged
-            else "done"
-        )
         place = f"{job.folder.name} ({job.label}; {job.stage})"
+        took = f"{outcome.ending} in {duration(outcome.seconds)}"
         self._console.print(
-            f"{self._ended}/{self._total} {place}: {end} in {duration(outcome.seconds)}{self._time_left()}",
+            f"{self._ended}/{self._total} {place}: {took}{self._time_left()}",
             highlight=False,
             soft_wrap=True,
         )

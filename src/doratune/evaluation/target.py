@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from doratune.environment import describe_environment
-from doratune.errors import InputError
+from doratune.errors import InputError, first_of
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.merge import merge, merge_obstacle
 from doratune.finite import is_finite
@@ -22,7 +22,7 @@ from doratune.models.builtin import BUILTIN
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model, on_cpu
 from doratune.peft import adapter_parameters, dora_norms, enable, uses_dora
-from doratune.peft.adapter_file import first_of, read_adapter_config, refuse_other_settings
+from doratune.peft.adapter_file import read_adapter_config, refuse_other_settings
 from doratune.peft.load import load_adapter
 from doratune.records.base_model import compare_base_models
 from doratune.records.layout import (

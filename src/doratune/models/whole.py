@@ -14,15 +14,13 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from doratune.errors import InputError
+from doratune.errors import InputError, first_of
 from doratune.finite import is_finite
 
 logger = logging.getLogger(__name__)
 
 OLD_MASKS = re.compile(r"\bh\.\d+\.attn\.(attention\.)?((masked_)?bias|causal_mask)$")
 """Causal masks that old versions of transformers saved with GPT-J, GPT-Neo and CodeGen."""
-SHOWN = 3
-"""How many names a message gives."""
 
 
 class NotFiniteError(InputError):
@@ -54,7 +52,7 @@ def load_whole(place: str, **kwargs: Any) -> PreTrainedModel:
     if left_out := [name for name in unused if _has_its_part(model, name)]:
         raise _refused("the model's files hold weights that its configuration leaves out", place, left_out)
     if unused:
-        logger.warning("weights of %s that are no part of a causal LM are not used: %s", place, shown(unused))
+        logger.warning("not used, as no causal LM has them: weights %s of %s", first_of(unused), place)
     return model
 
 
@@ -100,7 +98,7 @@ def _refuse(keys: Iterable[str], weight: Callable[[str], Tensor], name: str) -> 
         raise NotFiniteError(
             "the model has weights that are not finite",
             where="--model",
-            got=f"{name}: {shown(bad)}",
+            got=f"{name}: {first_of(bad)}",
             fix="the file is damaged, or its training diverged: get it again, or take an earlier checkpoint",
         )
 
@@ -123,12 +121,6 @@ def _refused(what: str, place: str, names: Collection[str]) -> InputError:
     return InputError(
         what,
         where="--model",
-        got=f"{place}: {shown(names)}",
+        got=f"{place}: {first_of(names)}",
         fix="check that config.json belongs to these weights, or save the model again with save_pretrained",
     )
-
-
-def shown(names: Collection[str]) -> str:
-    """The first few of some names, and how many more there are."""
-    first = ", ".join(list(names)[:SHOWN])
-    return first if len(names) <= SHOWN else f"{first} and {len(names) - SHOWN} more"

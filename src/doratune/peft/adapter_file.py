@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from doratune.errors import InputError
+from doratune.errors import InputError, first_of
 from doratune.finite import is_finite
 from doratune.records.layout import ADAPTER_CONFIG
 from doratune.records.run import RunRecord
 
-NAMED = 3
-"""Most keys in a message."""
 WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"  # as PEFT writes them
 CONVERT = (
     'python -c "import torch; from safetensors.torch import save_file; '
@@ -151,12 +148,6 @@ def refuse_other_settings(config: LoraConfig, record: RunRecord, folder: Path) -
             fix="copy the whole folder again from where it was trained, or move an adapter that is not this "
             "run's out of its folder",
         )
-
-
-def first_of(keys: Sequence[str]) -> str:
-    """The first few of some keys, and how many more there are."""
-    more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
-    return ", ".join(keys[:NAMED]) + more
 
 
 def _unusable(path: Path, key: str, value: object, expected: str) -> InputError:

@@ -13,8 +13,8 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_mode
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from doratune.errors import InputError
-from doratune.peft.adapter_file import WEIGHTS, first_of, read_adapter_config, read_adapter_tensors
+from doratune.errors import InputError, first_of
+from doratune.peft.adapter_file import WEIGHTS, read_adapter_config, read_adapter_tensors
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:

@@ -41,9 +41,12 @@ class Answers:
 
     Attributes:
         rows: By the row's number.
+        given: The label that was given to each row, None where a text held none; None for predictions that
+            do not hold them.
     """
 
     rows: Mapping[int, Counted]
+    given: Mapping[int, str | None] | None = None
 
     @property
     def credits(self) -> dict[int, float]:
@@ -88,7 +91,10 @@ def count_rows(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Answers:
     """
     key = "scores" if metric == "accuracy" else "scores_norm"
     places = _places(rows, key)
-    return Answers({row["row"]: _count_row(row, key, places) for row in rows})
+    given = {row["row"]: row["prediction"] for row in rows if "prediction" in row}
+    return Answers(
+        {row["row"]: _count_row(row, key, places) for row in rows}, given if len(given) == len(rows) else None
+    )
 
 
 def read_answers(run: Path, entry: Evaluation) -> Answers:

@@ -22,9 +22,10 @@ class Record(BaseModel):
         return self.model_dump(mode="json", by_alias=True)
 
 
-def _finite_or_none(value: Any) -> Any:
+def finite_or_none(value: Any) -> Any:
+    """``value``, or None for NaN and infinities."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-FiniteOrNone = Annotated[float | None, BeforeValidator(_finite_or_none)]
+FiniteOrNone = Annotated[float | None, BeforeValidator(finite_or_none)]
 """A number that may have diverged: NaN and infinities, which JSON cannot hold, become None."""

@@ -60,7 +60,7 @@ def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | No
                     speed_up_norms(inner, changes)
                     speed_up_rotary(inner, changes)
                     spare_forward(inner, settings or SpeedupSettings(), changes)
-    except BaseException:  # an interrupt too: without a report nobody could undo it
+    except BaseException:  # an interrupt too: without a report it could not be undone
         changes.undo()
         raise
     report = changes.report()

@@ -16,7 +16,7 @@ from doratune.records.run import Evaluation, RunRecord
 from doratune.records.study import ArmResult, SeedRun, StudyArm, StudyCell, StudyMethod, Trial
 from doratune.stats.accuracy import accuracy_with_interval
 from doratune.stats.seeds import PairedCell, arm_summary, difference
-from doratune.study.given import given_answers, with_given_answers
+from doratune.study.given import with_given_answers
 
 Pair = tuple[str, str]
 """The arms that are compared, by name: the difference is the second minus the first."""
@@ -119,8 +119,7 @@ def cell_of(
         ],
         **facts,
     )
-    given = {run.place: given_answers(run.directory, one) for arm in arms for run, one in arm.runs}
-    cell = with_given_answers(cell, given)
+    cell = with_given_answers(cell, {place: found.given for place, found in answers.items()})
     records = {run.place: run.record for arm in arms for run, _ in arm.runs}
     evaluations = {run.place: one for run, one in [*([base] if base else []), *_runs(arms)]}
     return Answered(

@@ -41,6 +41,15 @@ class Outcome:
     interrupted: bool = False
     diverged: bool = False
 
+    @property
+    def ending(self) -> str:
+        """How it ended, in a word."""
+        if self.interrupted:
+            return "interrupted"
+        if self.error is not None:
+            return "failed"
+        return "diverged" if self.diverged else "done"
+
 
 def carry_out(job: Job) -> Outcome:
     """Do what is left of a job; what it prints goes to log.txt in its run directory.

@@ -4,26 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 
-from doratune.records.layout import read_jsonl
-from doratune.records.run import Evaluation
 from doratune.records.study import MostGiven, SeedDifference, StudyCell
 
-Given = dict[int, str | None]
+Given = Mapping[int, str | None]
 """The label that a run gave to each row, None where its text held none."""
-
-
-def given_answers(run: Path, entry: Evaluation) -> Given | None:
-    """The answers of an evaluation by row; None where its predictions do not hold them.
-
-    Raises:
-        InputError: The predictions cannot be read.
-    """
-    rows = read_jsonl(run / entry.predictions)
-    return (
-        {row["row"]: row["prediction"] for row in rows} if all("prediction" in row for row in rows) else None
-    )
 
 
 def with_given_answers(cell: StudyCell, given: Mapping[str, Given | None]) -> StudyCell:

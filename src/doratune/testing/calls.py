@@ -55,7 +55,7 @@ class CallCounter:
     def __init__(self) -> None:
         self.calls = LayerCalls()
         self._wrapped: dict[type, Callable[..., Any]] = {}
-        self._local = threading.local()  # torch.nn.DataParallel calls layers from threads of its own
+        self._local = threading.local()  # torch.nn.DataParallel calls layers from several threads
 
     def start(self) -> None:
         """Wrap the classes there are; calling it again takes in those that were defined meanwhile."""

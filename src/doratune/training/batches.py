@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
+from functools import lru_cache
 
 import torch
 from datasets import Dataset, concatenate_datasets
@@ -41,12 +42,13 @@ class RowBatches(BatchRebalanceSampler):
         )
         self._micro = micro
         self._steps = math.ceil(len(lengths) / self.effective_batch_size)
+        self._last = len(lengths) - (self._steps - 1) * self.effective_batch_size
+        self._order = lru_cache(maxsize=1)(self._shuffled)  # asked for twice a step
 
     @property
     def has_blanks(self) -> bool:
         """Whether a process gets a row without a loss at the end of an epoch."""
-        last = len(self.lengths) - (self._steps - 1) * self.effective_batch_size
-        return last < self._micro_batches(last) * self.dp_size
+        return self._last < self._micro_batches(self._last) * self.dp_size
 
     def rows(self, step: int) -> list[int]:
         """The rows of an optimizer step, over all processes.
@@ -55,8 +57,10 @@ class RowBatches(BatchRebalanceSampler):
             step: From 0, over all epochs.
         """
         epoch, batch = divmod(step, self._steps)
-        order = torch.randperm(len(self.lengths), generator=torch.Generator().manual_seed(self.seed + epoch))
-        return order[batch * self.effective_batch_size :][: self.effective_batch_size].tolist()
+        return self._order(epoch)[batch * self.effective_batch_size :][: self.effective_batch_size].tolist()
+
+    def _shuffled(self, epoch: int) -> torch.Tensor:
+        return torch.randperm(len(self.lengths), generator=torch.Generator().manual_seed(self.seed + epoch))
 
     def tokens(self, step: int) -> int:
         """Tokens of an optimizer step, over all processes."""
@@ -79,8 +83,7 @@ class RowBatches(BatchRebalanceSampler):
                 yield [rows[place] for place in places]
 
     def __len__(self) -> int:
-        last = len(self.lengths) - (self._steps - 1) * self.effective_batch_size
-        return (self._steps - 1) * self.grad_accum + self._micro_batches(last)
+        return (self._steps - 1) * self.grad_accum + self._micro_batches(self._last)
 
     def _micro_batches(self, rows: int) -> int:
         """Micro-batches of each process in a step of so many rows."""

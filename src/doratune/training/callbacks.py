@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 import sys
 import time
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from doratune.records.base import finite_or_none
 from doratune.records.layout import METRICS_NAME, drop_half_line, read_jsonl, write_jsonl_atomic
 
 LOGGED = ("loss", "learning_rate", "grad_norm", "epoch", "eval_loss", "skipped")
@@ -25,7 +25,7 @@ class MetricsCallback(TrainerCallback):
     """Appends a line per log to metrics.jsonl, and continues the counts of a resumed run.
 
     Attributes:
-        seconds: Wall time of the training loop so far, over all processes.
+        seconds: Wall time of the training loop so far, with that of earlier processes of a resumed run.
         tokens: Tokens trained on so far, padding not counted.
         loss: The last training loss.
         skipped: Optimizer steps so far that were left out, as their loss or gradient was not finite.
@@ -90,10 +90,7 @@ class MetricsCallback(TrainerCallback):
 
 def _strict(line: dict[str, Any]) -> dict[str, Any]:
     """The line with null for what JSON cannot hold: NaN and infinities."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in line.items()
-    }
+    return {key: finite_or_none(value) for key, value in line.items()}
 
 
 class ProgressCallback(TrainerCallback):

@@ -6,6 +6,7 @@ middle of saving too, still has the last one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -139,9 +140,7 @@ def _checksums(checkpoint: Path) -> dict[str, str]:
     found = {}
     for path in sorted(checkpoint.rglob("*")):
         if path.is_file() and path.name != SEAL_NAME:
-            hasher = xxhash.xxh3_128()
             with path.open("rb") as file:
-                while block := file.read(1 << 22):
-                    hasher.update(block)
-            found[path.relative_to(checkpoint).as_posix()] = hasher.hexdigest()
+                digest = hashlib.file_digest(file, xxhash.xxh3_128)  # pyright: ignore[reportArgumentType]
+            found[path.relative_to(checkpoint).as_posix()] = digest.hexdigest()
     return found

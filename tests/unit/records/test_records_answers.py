@@ -69,7 +69,7 @@ def test_ties_of_older_predictions_are_found_again() -> None:
 
 def test_generated_answers_have_no_ties() -> None:
     rows = [{"row": 0, "answer": "a", "prediction": None, "correct": False, "scores": None, "text": "x"}]
-    assert count_rows(rows, "accuracy") == Answers({0: Counted(0.0, None)})
+    assert count_rows(rows, "accuracy") == Answers({0: Counted(0.0, None)}, given={0: None})
     assert count_rows(rows, "accuracy").tied is None
 
 
