@@ -95,12 +95,12 @@ def test_traits_without_onednn() -> None:
         (
             "Intel Sapphire Rapids",
             torch.bfloat16,
-            "oneDNN with AMX, whole; in parts of rows only with 2 threads",
+            "oneDNN with AMX, whole; in blocks of rows only with 2 threads",
         ),
         (
             "Intel Cooper Lake",
             torch.bfloat16,
-            "oneDNN, which multiplies bfloat16 by instructions made for it",
+            "oneDNN, with the processor's bfloat16 instructions",
         ),
         ("AMD Zen 5", torch.float32, "oneDNN, faster than MKL"),
         ("Intel Ice Lake", torch.float32, "PyTorch's choice"),
