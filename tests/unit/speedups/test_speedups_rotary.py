@@ -99,7 +99,7 @@ def test_a_model_that_turns_a_part_of_each_head_is_left_alone() -> None:
         speed_up_rotary(model, changes)
         assert changes.taken["rotary"] == count
         assert sum("forward" in vars(module) for module in model.modules()) == count
-    assert changes.left["rotary"] == {"only a part of each head is turned": 2}
+    assert changes.left["rotary"] == {"only part of each head is rotated": 2}
 
 
 def test_heads_that_turn_in_part_after_all_are_left_to_the_model() -> None:
