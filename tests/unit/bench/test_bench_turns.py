@@ -108,7 +108,7 @@ def test_a_process_that_dies_is_named_with_its_last_words(how: str, expected: st
 
 def test_a_process_that_dies_while_it_waits_is_named() -> None:
     with (
-        pytest.raises(DoratuneError, match=r"a process of the bench died\n  where: waiting"),
+        pytest.raises(DoratuneError, match=r"a benchmark process died\n  where: waiting"),
         workers({"waiting": Failing("none")}) as running,
     ):
         for child in multiprocessing.active_children():
