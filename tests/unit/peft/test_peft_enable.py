@@ -153,7 +153,7 @@ def test_an_option_that_a_layer_cannot_have_is_refused(option):
     model.base_model.model.first.base_layer.weight.requires_grad_()
     before = classes(model)
     with pytest.raises(
-        InputError, match=r"cannot be computed as asked(.|\n)*(being trained|always detached)"
+        InputError, match=r"does not support dropout or detach_norm(.|\n)*(being trained|always detached)"
     ):
         enable(model, **option)
     assert classes(model) == before

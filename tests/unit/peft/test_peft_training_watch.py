@@ -80,7 +80,7 @@ def test_an_optimizer_without_the_adapter(said: Any) -> None:
     model = adapted()
     head = model.base_model.model.last
     steps(model, torch.optim.SGD(head.requires_grad_().parameters(), lr=1e-3))
-    assert len(said()) == 1 and "3 steps of optimizers changed no parameter" in said()[0]
+    assert len(said()) == 1 and "3 optimizer steps changed no parameter" in said()[0]
 
 
 def test_a_loss_that_does_not_depend_on_the_adapter(said: Any) -> None:
