@@ -96,7 +96,7 @@ def _ask(repository: str | None, kind: str, revision: str | None) -> HubAnswer:
     try:
         return _within(SECONDS, request)
     except GatedRepoError:
-        return HubAnswer(f"{address} requires access to {repository}, which its owners grant: set HF_TOKEN")
+        return HubAnswer(f"{address} gives {repository} only to approved users: set HF_TOKEN")
     except RepositoryNotFoundError:
         return HubAnswer(f"{address} has no {repository}, or it is private and needs HF_TOKEN")
     except HfHubHTTPError as error:

@@ -172,4 +172,4 @@ def test_table_of_a_gpu_tells_its_own_time_apart(small: None) -> None:
             one.ratios["gpu"] = {"floor": 1.25, "peft-lora": 0.75}
     text = shown(record.model_copy(update={"case_set": "gpu"}))
     assert max(len(line) for line in text.splitlines()) <= 80
-    assert " 1.25 " in text and " 0.75 " in text and "each call queued" in text
+    assert " 1.25 " in text and " 0.75 " in text and "from calls queued" in text
