@@ -1,4 +1,4 @@
-"""The hub is asked only for what can be on it, once, and not for long."""
+"""The hub is asked only for names that it may have, once, and with a time limit."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_record_holds_every_provider_and_verdict(small: None) -> None:
         assert lora.milliseconds.count == 2 and lora.adapter_dtype == result.case.dtype
 
 
-def test_without_memory_nothing_is_weighed(small: None) -> None:
+def test_no_memory_is_measured_unless_requested(small: None) -> None:
     result = bench(memory=False).results[0]
     assert all(one.saved_bytes is None and one.peak is None for one in result.providers)
     assert {one.quantity: one.met for one in result.verdicts}["saved"] is None

@@ -84,7 +84,7 @@ def test_a_layer_the_engine_cannot_compute_is_left(why, change):
     assert type(model.base_model.model.first) is Linear
 
 
-def test_plain_lora_is_taken_too():
+def test_plain_lora_is_on_the_engine_too():
     model = adapted(["first"])
     model.add_adapter("plain", LoraConfig(r=2, target_modules=["second"]))
     assert enable(model).taken == {"Linear": 2}

@@ -21,7 +21,7 @@ def test_shipped_plans_are_valid_and_say_what_they_will_take(name: str) -> None:
     assert all(entry.sizes is not None for entry in plan.tasks)
 
 
-def test_a_learning_rate_may_be_written_as_everybody_writes_it(tmp_path: Path) -> None:
+def test_a_learning_rate_may_be_written_as_1e_4(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
     text = yaml.safe_dump({**PLAN, "learning_rates": ["@"]})
     path.write_text(text.replace("'@'", "1e-4"), encoding="utf-8")
