@@ -47,7 +47,7 @@ CASES = {
     "nothing to train on": (lambda: [], ["--task", "--data"]),
     "file for two tasks": (
         lambda: ["--task", "boolq", "winogrande", "--data", _rows("r.json", {})],
-        ["one file cannot hold several tasks"],
+        ["one file cannot be several tasks"],
     ),
     "the mix from one file": (
         lambda: ["--task", "commonsense-mix", "--data", _rows("r.json", {})],

@@ -184,7 +184,7 @@ def pooled(from_arm: str, to_arm: str, cells: Sequence[PairedCell]) -> StudyDiff
         groups.setdefault(cell.rows, []).append(cell.to_correct.astype(float) - cell.from_correct)
     for rows, group in groups.items():
         if len({one.shape for one in group}) > 1:
-            raise InputError("cells with the same test rows differ in how many there are", where=rows)
+            raise InputError("cells with the same test rows have different numbers of rows", where=rows)
     blocks = [
         Block(with_made_up_rows(np.mean(group, axis=0), PAIRED_ROWS), len(group) / len(cells))
         for group in groups.values()

@@ -264,7 +264,7 @@ def _check_tasks(plan: Plan, source: str) -> None:
             _check_name(name, where=f"{source}, tasks")
         if task.train_data is not None and len(task.trained_on) > 1:
             raise InputError(
-                "one file cannot hold several tasks",
+                "one file cannot be several tasks",
                 where=f"{source}, tasks, train_data",
                 got=", ".join(task.trained_on),
                 expected="one task",

@@ -99,7 +99,7 @@ def test_the_whole_folder_is_loaded(saved: tuple[Path, torch.Tensor], tmp_path: 
 
 @tried
 @given(data=st.data())
-def test_no_part_of_the_file_may_be_missing_or_renamed(
+def test_no_part_of_the_file_may_be_missing_or_called_otherwise(
     saved: tuple[Path, torch.Tensor], tmp_path: Path, data: Any
 ) -> None:
     tensors = load_file(saved[0] / WEIGHTS)

@@ -199,7 +199,7 @@ def test_what_does_not_fit_is_refused() -> None:
         difference("lora", right, "dora", right, [0])
     with pytest.raises(InputError, match=r"number of seeds(.|\n)*\[1, 2\]"):
         pooled("lora", "dora", [PairedCell("a", right, right), PairedCell("b", right[:1], right[:1])])
-    with pytest.raises(InputError, match="differ in how many"):
+    with pytest.raises(InputError, match="different numbers of rows"):
         pooled("lora", "dora", [PairedCell("a", right, right), PairedCell("a", right[:, 1:], right[:, 1:])])
     with pytest.raises(InputError, match="no cells"):
         pooled("lora", "dora", [])
