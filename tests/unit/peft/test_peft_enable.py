@@ -66,7 +66,7 @@ OBSTACLES = [
     ("hooks on the layer's parts", lambda layer: layer.lora_A["default"].register_forward_hook(print)),
     ("different devices", lambda layer: layer.base_layer.to("meta")),
     ("weights wrapped", lambda layer: layer.lora_B.update({"default": nn.Sequential()})),
-    ("fan_in_fan_out is not", lambda layer: setattr(layer, "fan_in_fan_out", True)),
+    ("fan_in_fan_out does not match", lambda layer: setattr(layer, "fan_in_fan_out", True)),
     ("lora_bias", lambda layer: layer.lora_bias.update(default=True)),
     ("variant QALoraLinear not", lambda layer: layer.lora_variant.update(default=QALoraLinearVariant())),
 ]
