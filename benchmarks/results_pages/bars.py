@@ -63,9 +63,6 @@ def chart(title: str, bars: Sequence[Bar]) -> str:
     ]
     for place, bar in enumerate(bars):
         lines += _bar(bar, TOP + ROW * place, scale)
-    lines.append(
-        f'<line class="axis" x1="{LABELS}" x2="{LABELS}" y1="{TOP - 6}" y2="{TOP + ROW * len(bars)}"/>'
-    )
     return "\n".join([*lines, "</svg>", ""])
 
 
@@ -80,6 +77,7 @@ def _bar(bar: Bar, top: int, scale: float) -> list[str]:
         f'<text x="{LABELS - 8}" y="{middle}" text-anchor="end">{escape(bar.label)}</text>',
         f'<rect class="{kind}" x="{LABELS}" y="{top}" width="{length:.1f}" height="{ROW - 8}"/>',
         f'<text x="{end + 6:.1f}" y="{middle}">{escape(bar.text)}</text>',
+        f'<line class="axis" x1="{LABELS}" x2="{LABELS}" y1="{top - 4}" y2="{top + ROW - 4}"/>',
     ]
     if bar.target is not None:
         at = f"{LABELS + bar.target * scale:.1f}"

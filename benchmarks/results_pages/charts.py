@@ -13,6 +13,8 @@ STEP_BARS = {
     "doratune-dora": "doratune's DoRA",
 }
 
+MODELS = {"smollm2-135m": "SmolLM2-135M", "random-llama-7b": "LLaMA-7B with random weights"}
+
 
 def charts() -> dict[str, str]:
     """Every plot by its file name."""
@@ -29,7 +31,7 @@ def _steps(title: str, found: list[StepBenchRecord], quantity: str) -> str:
     bars = []
     for record in found:
         result = record.results[0]
-        bars.append(Bar(f"{records.machine(record.machine.environment)}, {record.model}"))
+        bars.append(Bar(f"{records.machine(record.machine.environment)}, {MODELS[record.model]}"))
         for name, label in STEP_BARS.items():
             value = records.provider(result, name).ratios[quantity]["peft-lora"]
             bars.append(Bar(label, value, name.startswith("doratune"), text=words.ratio(value)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import importlib
 import io
 import os
@@ -118,7 +119,7 @@ def _anchor(name: str, title: str) -> str:
 
 def _escaped(text: str) -> str:
     """Markdown that shows ``text`` as it is; a help text may hold <task> or *."""
-    return re.sub(r"([<>*_\[\]`])", r"\\\1", text) or "\u2013"
+    return re.sub(r"([*_\[\]`])", r"\\\1", html.escape(text, quote=False)) or "\u2013"
 
 
 @contextlib.contextmanager

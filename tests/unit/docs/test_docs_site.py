@@ -117,5 +117,5 @@ def test_a_page_loads_nothing_from_elsewhere() -> None:
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     settings = yaml.safe_load(text)
     assert settings["theme"]["font"] is False
-    assert not {"extra_javascript", "extra_css", "repo_url"} & settings.keys()
+    assert not {"extra_javascript", "repo_url"} & settings.keys()
     assert "http" not in text
