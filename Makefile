@@ -5,7 +5,7 @@ WORKERS ?= 2
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick faults lint docs clean
+.PHONY: demo test quick faults lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/doratune compare --preset demo --output runs/demo --overwrite
@@ -27,10 +27,6 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-# The documentation, in site/: any warning, such as a link that leads nowhere, fails.
-docs: $(VENV)/.installed-docs
-	$(BIN)/mkdocs build --strict
-
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -42,9 +38,5 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/.installed
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[cli,docs]'
-	touch $@
-
 clean:
-	rm -rf $(VENV) runs build dist site
+	rm -rf $(VENV) runs build dist

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import sys
@@ -119,3 +120,29 @@ def test_a_page_loads_nothing_from_elsewhere() -> None:
     assert settings["theme"]["font"] is False
     assert not {"extra_javascript", "repo_url"} & settings.keys()
     assert "http" not in text
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_on_a_page_parses_and_imports_what_exists(page: str) -> None:
+    for block in _blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Import):
+                for name in node.names:
+                    importlib.import_module(name.name)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                module = importlib.import_module(node.module)
+                for name in node.names:
+                    assert hasattr(module, name.name), f"{node.module}.{name.name}"
+
+
+def test_the_plan_in_the_guide_is_one(tmp_path: Path) -> None:
+    from doratune.study.plan import load_plan
+
+    (text,) = _blocks("guides/study.md", "yaml")
+    (tmp_path / "plan.yaml").write_text(text, encoding="utf-8")
+    assert load_plan(str(tmp_path / "plan.yaml")).seeds == [0, 1, 2]
+
+
+def _blocks(page: str, language: str) -> list[str]:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
