@@ -7,6 +7,7 @@ import importlib
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -120,6 +121,21 @@ def test_a_page_loads_nothing_from_elsewhere() -> None:
     assert settings["theme"]["font"] is False
     assert not {"extra_javascript", "repo_url"} & settings.keys()
     assert "http" not in text
+
+
+def test_the_api_has_every_public_name() -> None:
+    import doratune
+    from doratune import functional
+
+    pages = [path.read_text(encoding="utf-8") for path in (DOCS / "reference/api").glob("*.md")]
+    named = [line.split()[1] for page in pages for line in page.splitlines() if line.startswith(":::")]
+    shown = {name.rpartition(".")[2] for name in named} | {"__version__"}
+    assert {*doratune.__all__, *functional.__all__} <= shown
+    modules = {"doratune.functional", "doratune.reference", "doratune.testing.everywhere"}
+    for name in set(named) - modules:  # a function must not be taken for the module that it is named after
+        module, _, last = name.rpartition(".")
+        assert not isinstance(getattr(importlib.import_module(module), last), ModuleType)
+        assert f"{module}.{last}" not in sys.modules
 
 
 @pytest.mark.parametrize("page", PAGES)
