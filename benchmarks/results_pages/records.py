@@ -53,7 +53,7 @@ def pipeline(name: str) -> PipelineBenchRecord:
 
 
 def script(name: str) -> Any:
-    """The record of a benchmark that is a script of its own."""
+    """The record of a benchmark that is a single script."""
     return json.loads((RECORDS / f"{name}.json").read_bytes())
 
 

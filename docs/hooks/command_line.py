@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import html
 import importlib
 import io
@@ -57,6 +58,7 @@ def command_line_page() -> str:
     return "\n".join(lines)
 
 
+@functools.cache
 def help_of(*words: str) -> str:
     """What a verb prints for ``--help``, with one line for each flag."""
     shown = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # for boxes that are not ASCII
