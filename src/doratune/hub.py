@@ -103,7 +103,7 @@ def _ask(repository: str | None, kind: str, revision: str | None) -> HubAnswer:
         return HubAnswer(f"{address} answered {error.response.status_code} to {repository}")
     except Exception as error:  # DNS, proxy, TLS and network raise different kinds
         failure = f"the hub at {address} cannot be reached ({type(error).__name__})"
-        if isinstance(error, TimeoutError):
+        if "Timeout" in type(error).__name__:  # huggingface_hub's HTTP library changes with its version
             failure = f"the hub at {address} did not answer within {SECONDS:g} s"
         _silent[address] = time.monotonic(), failure
         return HubAnswer(failure)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, permutation_test
 
 from doratune.errors import InputError
 from doratune.records.study import Needed, Outcome, SeedDifference, StudyDifference, arm_name
@@ -30,7 +30,9 @@ ARM_ROWS = (1.0, 1.0, 0.0, 0.0)  # two correct, two wrong
 PAIRED_ROWS = (1.0, -1.0)  # one that only the second arm has right, one that only the first has
 ONE_SEED = "one seed only"
 SIGNIFICANCE = 0.05
-_MOST_TIED = 10  # candidates of a row; a difference's denominator is at most the product of two such numbers
+_MOST_TIED = 26  # candidates of a row; a difference's denominator is at most the product of two such numbers
+_MOST_SUMS = 2**22  # possible sums up to which the exact distribution is computed
+_FLIPS = 99_999  # drawn choices of signs where it is not
 _DIGITS = 9  # decimals to which equal differences agree
 
 
@@ -131,7 +133,8 @@ def sign_flip_p(differences: np.ndarray) -> float:
 
     p is the share of all choices of signs whose sum is at least as far from zero as the observed one. Where
     every row counts 1 or 0, the sum is binomial, and this is McNemar's exact test. Rows that count a
-    fraction, as ties do, enter with the size of their difference.
+    fraction, as ties do, enter with the size of their difference. Where those sizes have no small common
+    unit, the share is of 99,999 choices of signs drawn with a fixed seed.
 
     Args:
         differences: What each row counts for the second arm minus what it counts for the first, from -1 to 1.
@@ -148,6 +151,12 @@ def sign_flip_p(differences: np.ndarray) -> float:
     units = np.rint(sizes * unit)
     largest = int((units * counts).sum())
     points = 2 * largest + 1
+    if points > _MOST_SUMS:
+        discordant = differences[np.abs(differences).round(_DIGITS) > 0]
+        drawn = permutation_test(
+            (discordant,), np.sum, permutation_type="samples", n_resamples=_FLIPS, batch=1000, rng=0
+        )
+        return float(drawn.pvalue)
     angles = 2 * np.pi * np.arange(points) / points
     characteristic = np.prod(
         [np.cos(one * angles) ** count for one, count in zip(units, counts, strict=True)], axis=0
