@@ -13,9 +13,12 @@ from doratune.report.figures import (
     MARKERS,
     PAPER,
     TEXT,
+    WIDE,
+    Sheet,
     colour,
     drawing,
     new_figure,
+    new_panels,
     shortened,
     to_svg,
 )
@@ -24,23 +27,26 @@ from doratune.report.view import NamedCell, Pair, Training, View, arm_title
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LITTLE = "at the floor"  #: of a cell where neither arm is shown to beat what needs no model
 CURVE_POINTS = 200  # of one line: more cannot be seen and makes the page large
 
+Curve = list[tuple[int, float, float, float]]  #: (step, mean, least, most) over the seeds
 
-def bar_plot(named: NamedCell, view: View, name: str) -> str:
+
+def bar_plot(named: NamedCell, view: View, sheet: Sheet) -> str:
     """Bars of accuracy from 0 to 100 % with intervals and a line at chance, as an ``<svg>`` element.
 
     Args:
         named: The cell to draw.
         view: Where the colours come from.
-        name: Prefix of the ids inside, unique in the page.
+        sheet: What it is drawn on.
     """
     cell = named.cell
     base = [("Base", cell.base.accuracy, cell.base.interval, 0)] if cell.base else []
     arms = [(arm_title(arm.name), arm.mean, arm.interval, view.series[arm.name]) for arm in cell.arms]
     bars = [*base, *arms]
-    with drawing(name):
-        figure, axes = new_figure(0.62 + 0.52 * len(bars))
+    with drawing(sheet):
+        figure, axes = new_figure(sheet, 0.62 + 0.52 * len(bars))
         for place, (title, accuracy, interval, index) in enumerate(bars):
             value, (low, high) = 100 * accuracy, (100 * bound for bound in interval)
             axes.barh(place, value, height=0.36, color=colour(index))
@@ -53,14 +59,14 @@ def bar_plot(named: NamedCell, view: View, name: str) -> str:
         axes.spines["left"].set_visible(False)
         words = "; ".join(f"{title} {_accuracy_words(share, interval)}" for title, share, interval, _ in bars)
         chance = numbers.percent(cell.chance)
-        return to_svg(figure, name, f"Accuracy on {named.label}: {words}; chance {chance}.")
+        return to_svg(figure, sheet, f"Accuracy on {named.label}: {words}; chance {chance}.")
 
 
-def dot_plot(named: NamedCell, view: View, name: str) -> str:
+def dot_plot(named: NamedCell, view: View, sheet: Sheet) -> str:
     """Each arm's mean with its interval, and its seeds, as an ``<svg>`` element."""
     arms = named.cell.arms
-    with drawing(name):
-        figure, axes = new_figure(0.75 + 0.52 * len(arms))
+    with drawing(sheet):
+        figure, axes = new_figure(sheet, 0.75 + 0.52 * len(arms))
         small = "; small: single seeds" if any(len(arm.runs) > 1 for arm in arms) else ""
         for place, arm in enumerate(arms):
             index = view.series[arm.name]
@@ -75,20 +81,24 @@ def dot_plot(named: NamedCell, view: View, name: str) -> str:
         axes.set(ylim=(len(arms) - 0.5, -0.6), yticks=[], xlabel=f"accuracy in %{small}")
         _dotted(axes)
         words = "; ".join(f"{arm_title(arm.name)} {_accuracy_words(arm.mean, arm.interval)}" for arm in arms)
-        return to_svg(figure, name, f"Accuracy on {named.label}: {words}.")
+        return to_svg(figure, sheet, f"Accuracy on {named.label}: {words}.")
 
 
-def forest_plot(pair: Pair, view: View, name: str) -> str:
-    """The differences of one pair on every cell, and pooled, around a line at zero, as an ``<svg>``."""
-    index = view.series[pair.to_arm]
-    with drawing(name):
-        figure, axes = new_figure(0.75 + 0.5 * len(pair.all))
+def forest_plot(pair: Pair, view: View, sheet: Sheet) -> str:
+    """The differences of one pair on every cell, and pooled, around a line at zero, as an ``<svg>``.
+
+    Cells that tell little have the grey of the base model.
+    """
+    with drawing(sheet):
+        figure, axes = new_figure(sheet, 0.75 + 0.5 * len(pair.all))
         for place, one in enumerate(pair.all):
             found = one.difference
+            index = 0 if one.tells_little else view.series[pair.to_arm]
             fill = PAPER if found.outcome == "undecided" else colour(index)
             _whisker(axes, place, found.points, found.interval, index, "o" if one.cell else "D", fill)
             text = f"{numbers.signed(found.points)}  ({numbers.signed_interval(found.interval)})"
-            _line_label(axes, place, shortened(one.label, 26), text)
+            label = f"{one.label}{f' ({LITTLE})' if one.tells_little else ''}"
+            _line_label(axes, place, shortened(label, 30 if sheet.width < WIDE else 70), text)
         axes.axvline(0, color=TEXT, linewidth=1, linestyle=(0, (2, 2)))
         axes.set(ylim=(len(pair.all) - 0.5, -0.6), yticks=[])
         axes.set_xlabel(f"points; right of 0: {shortened(arm_name(pair.to_arm), 24)} better")
@@ -96,18 +106,19 @@ def forest_plot(pair: Pair, view: View, name: str) -> str:
         words = "; ".join(
             f"{one.label} {numbers.points(one.difference.points)}, "
             f"interval {numbers.signed_interval(one.difference.interval)}"
+            f"{f', {LITTLE}' if one.tells_little else ''}"
             for one in pair.all
         )
-        return to_svg(figure, name, f"{pair.name}: {words}.")
+        return to_svg(figure, sheet, f"{pair.name}: {words}.")
 
 
-def search_plot(training: Training, view: View, name: str) -> str | None:
+def search_plot(training: Training, view: View, sheet: Sheet) -> str | None:
     """Validation accuracy over learning rate, a line per arm, the chosen ones ringed; None without tries."""
     searched = [arm for arm in training.arms if arm.trials]
     if not searched:
         return None
-    with drawing(name):
-        figure, axes = new_figure(2.9)
+    with drawing(sheet):
+        figure, axes = new_figure(sheet, 2.9)
         for arm in searched:
             index = view.series[arm.name]
             points = [
@@ -132,23 +143,32 @@ def search_plot(training: Training, view: View, name: str) -> str | None:
         words = "; ".join(
             f"{arm_title(arm.name)} chose {numbers.learning_rate(arm.learning_rate)}" for arm in searched
         )
-        return to_svg(figure, name, f"Validation accuracy over learning rate{_on(training)}: {words}.")
+        return to_svg(figure, sheet, f"Validation accuracy over learning rate{_on(training)}: {words}.")
 
 
-def loss_plot(training: Training, view: View, name: str) -> str | None:
+def loss_plot(training: Training, view: View, sheet: Sheet) -> str | None:
     """Training loss over steps, a line per arm, as an ``<svg>`` element; None without a finite loss.
 
-    The line is a running mean. Behind it is the loss as it was logged, or the span of several seeds.
+    The line is a running mean. Behind it is the loss as it was logged, or the span of several seeds. The
+    first line is broad and pale, so that others on top of it leave it visible. A panel below shows how far
+    the other arms are from LoRA, or from the first arm.
     """
     curves = [(arm, curve) for arm in training.arms if (curve := _curve(arm))]
     if not curves:
         return None
-    with drawing(name):
-        figure, axes = new_figure(2.9)
-        for arm, curve in curves:
+    reference, apart = _apart(training, curves)
+    with drawing(sheet):
+        if apart:
+            figure, (axes, below) = new_panels(sheet, 3.9, [3, 1.3])
+            _draw_apart(below, reference, apart, view)
+        else:
+            figure, axes = new_figure(sheet, 2.9)
+            axes.set_xlabel("step")
+        for place, (arm, curve) in enumerate(curves):
             index = view.series[arm.name]
             steps, means, low, high = zip(*curve, strict=True)
-            axes.plot(steps, means, marker="o" if len(curve) == 1 else None, **_line(arm, index))
+            look = _line(arm, index) | ({"linewidth": 4.5, "alpha": 0.5} if apart and place == 0 else {})
+            axes.plot(steps, means, marker="o" if len(curve) == 1 else None, **look)
             if len(arm.runs) > 1:
                 axes.fill_between(steps, low, high, color=colour(index), alpha=0.15, linewidth=0)
             elif window(len(curve)) > 1:
@@ -157,12 +177,46 @@ def loss_plot(training: Training, view: View, name: str) -> str | None:
                     *zip(*logged, strict=True), color=colour(index), linewidth=0.8, alpha=0.35, zorder=1
                 )
         axes.locator_params(axis="x", integer=True)
-        axes.set(xlabel="step", ylabel="training loss")
+        axes.set_ylabel("training loss")
         _grid_and_legend(axes)
         ends = "; ".join(
             f"{arm_title(arm.name)} from {curve[0][1]:.3f} to {curve[-1][1]:.3f}" for arm, curve in curves
         )
-        return to_svg(figure, name, f"Training loss over steps{_on(training)}: {ends}.")
+        most = "".join(
+            f" {arm_title(arm.name)} is at most {max(abs(loss) for _, loss in line):.3f} from "
+            f"{arm_name(reference.name)}."
+            for arm, line in apart
+        )
+        return to_svg(figure, sheet, f"Training loss over steps{_on(training)}: {ends}.{most}")
+
+
+def _apart(
+    training: Training, curves: Sequence[tuple[StudyArm, Curve]]
+) -> tuple[StudyArm, list[tuple[StudyArm, list[tuple[int, float]]]]]:
+    """LoRA, or the first arm, and by how much each other arm's loss is above its, at the steps both have."""
+    lora = training.of_method("lora")
+    reference, curve = next((one for one in curves if one[0] is lora), curves[0])
+    means = {step: mean for step, mean, _, _ in curve}
+    lines = [
+        (arm, [(step, mean - means[step]) for step, mean, _, _ in other if step in means])
+        for arm, other in curves
+        if arm is not reference
+    ]
+    return reference, [(arm, line) for arm, line in lines if len(line) > 1]
+
+
+def _draw_apart(
+    axes: Axes,
+    reference: StudyArm,
+    apart: Sequence[tuple[StudyArm, list[tuple[int, float]]]],
+    view: View,
+) -> None:
+    axes.axhline(0, color=colour(view.series[reference.name]), linewidth=4.5, alpha=0.5)
+    for arm, line in apart:
+        axes.plot(*zip(*line, strict=True), **_line(arm, view.series[arm.name]))
+    axes.locator_params(axis="y", nbins=3)
+    axes.set(xlabel="step", ylabel=f"minus {shortened(arm_name(reference.name), 10)}")
+    axes.grid(visible=True, axis="y", color=GRID, linewidth=0.6, alpha=0.6)
 
 
 def window(points: int) -> int:
@@ -170,7 +224,7 @@ def window(points: int) -> int:
     return max(1, points // 20)
 
 
-def _curve(arm: StudyArm) -> list[tuple[int, float, float, float]]:
+def _curve(arm: StudyArm) -> Curve:
     """(step, mean, least, most) over the seeds, of running means, where all seeds have a finite loss."""
     import numpy as np
 

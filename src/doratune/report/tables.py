@@ -7,7 +7,7 @@ from statistics import median
 
 from doratune.records.answers import MANY_TIES
 from doratune.records.run import DataRecord, Evaluation, RunRecord, TrainingRecord
-from doratune.records.study import METHOD_NAMES, ArmResult, StudyArm
+from doratune.records.study import METHOD_NAMES, ArmResult, StudyArm, arm_name
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table
 from doratune.report.view import NamedCell, Training, View, arm_title, capitalised
@@ -50,6 +50,12 @@ def tie_note(view: View) -> str | None:
 
 def ways(view: View) -> str:
     """The models, ranks and ways of asking: "Model: tiny; rank: 32; format: instruct; …"."""
+    told = [f"{fact}: {' and '.join(values)}" for fact, values in varied(view) if values]
+    return f"{capitalised('; '.join(told))}."
+
+
+def varied(view: View) -> list[tuple[str, list[str]]]:
+    """What cells may differ in, with every value that there is."""
     cells = view.record.cells
     facts = {
         "model": [cell.model for cell in cells],
@@ -58,8 +64,20 @@ def ways(view: View) -> str:
         "protocol": [cell.protocol for cell in cells],
         "metric": [cell.metric for cell in cells],
     }
-    told = [f"{fact}: {' and '.join(dict.fromkeys(values))}" for fact, values in facts.items() if values]
-    return f"{capitalised('; '.join(told))}."
+    return [(fact, list(dict.fromkeys(values))) for fact, values in facts.items()]
+
+
+def rates_in_words(view: View) -> str:
+    """The learning rate of every arm, as a range where it differs between cells."""
+    told = []
+    for name in view.arms:
+        rates = sorted(
+            {arm.learning_rate for one in view.cells if (arm := one.arm(name)) and arm.learning_rate}
+        )
+        if rates:
+            ends = dict.fromkeys(numbers.learning_rate(rate) for rate in (rates[0], rates[-1]))
+            told.append(f"{arm_name(name)} {' to '.join(ends)}")
+    return ", ".join(told)
 
 
 def accuracy_table(view: View) -> Table:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from doratune.records.study import Needed, StudyDifference, arm_name
+from collections.abc import Sequence
+
+from doratune.records.study import Needed, StudyArm, StudyCell, StudyDifference, arm_name
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table, Verdict
 from doratune.report.cautions import lost_arms, why_lost
-from doratune.report.view import NamedDifference, Pair, View, arm_title, capitalised
+from doratune.report.view import NamedDifference, Pair, View, arm_title, capitalised, floor
 
+NO_MODEL = "a guess or the most frequent answer"
 NO_PAIR = "No two methods have been compared yet."
 NEEDED_NOTE = (
     "How many test rows, with the seeds there are, or how many seeds, with the rows there are, it would take "
@@ -51,10 +54,10 @@ def _ties(view: View) -> str:
 
 
 def headlines(view: View) -> list[str]:
-    """For each pair, on how many cells which of the two is better.
+    """For each pair, on how many cells which of the two is better, and on how many that means little.
 
-    A study's only difference has no headline: its card says it all. Nor do the means of the first pair stand
-    here, as they have cards.
+    A study's only difference has no headline: its card says it all. The means of the first pair have cards
+    too.
     """
     if sum(len(pair.all) for pair in view.pairs) == 1:
         return []
@@ -66,15 +69,17 @@ def headlines(view: View) -> list[str]:
 
 
 def _headline(pair: Pair, view: View) -> str:
-    against = f"{arm_title(pair.to_arm)} against {arm_name(pair.from_arm)}, on"
+    against = f"{arm_title(pair.to_arm)} compared with {arm_name(pair.from_arm)} on"
     if len(pair.single) == 1:
         only = pair.single[0]
         return f"{against} {only.label}: {only.difference.verdict}."
     outcomes = [one.difference.outcome for one in pair.single]
     better, worse, undecided = (outcomes.count(one) or "none" for one in ("better", "worse", "undecided"))
+    little = sum(one.tells_little for one in pair.single)
+    floored = f" On {little} of them neither is shown to beat {NO_MODEL}." if little else ""
     return (
-        f"{against} {numbers.counted(len(pair.single), view.noun)}: better on {better}, worse on {worse}; "
-        f"on {undecided} no difference can be told."
+        f"{against} {numbers.counted(len(pair.single), view.noun)}: better on {better}, worse on {worse}, "
+        f"no clear difference on {undecided}.{floored}"
     )
 
 
@@ -85,7 +90,8 @@ def cards(view: View) -> list[Verdict]:
             one.label,
             one.sample,
             capitalised(one.difference.verdict),
-            f"{pair.name}: {_figures(one.difference)}",
+            _card_figures(pair, one),
+            " ".join([*below_base(one.cell, one.arms), *_little(one)]) if one.cell else "",
         )
         for pair in view.pairs[:1]
         for one in [*pair.pooled, *pair.single]
@@ -96,6 +102,58 @@ def cards(view: View) -> list[Verdict]:
         for arm, runs in lost_arms(named).items()
     ]
     return differences + lost
+
+
+def below_base(cell: StudyCell, arms: Sequence[StudyArm]) -> list[str]:
+    """That arms end below the base model and by how much; empty where none does."""
+    if cell.base is None:
+        return []
+    base = cell.base.accuracy
+    lost = {
+        arm.name: numbers.lost_points(base - arm.mean)
+        for arm in arms
+        if round(100 * (base - arm.mean), 1) > 0  # as far as the page shows it
+    }
+    if not lost:
+        return []
+    who = "Both" if len(lost) == len(arms) == 2 else capitalised(_and([arm_name(name) for name in lost]))
+    verb = "ends" if len(lost) == 1 else "end"
+    by = _and(list(dict.fromkeys(lost.values())))
+    return [f"{who} {verb} below the base model ({numbers.percent(base)}), by {by}."]
+
+
+def below_base_elsewhere(view: View) -> list[str]:
+    """The same of the arms that no card tells of."""
+    told = {(id(one.cell), arm.name) for pair in view.pairs[:1] for one in pair.single for arm in one.arms}
+    return [
+        f"{named.label}: {line}"
+        for named in view.cells
+        for line in below_base(
+            named.cell, [arm for arm in named.cell.arms if (id(named.cell), arm.name) not in told]
+        )
+    ]
+
+
+def _little(one: NamedDifference) -> list[str]:
+    if one.cell is None or not one.tells_little:
+        return []
+    needs = "always giving the most frequent answer" if one.cell.majority >= one.cell.chance else "a guess"
+    return [f"Neither is shown to beat {needs} ({numbers.percent(floor(one.cell))})."]
+
+
+def _card_figures(pair: Pair, one: NamedDifference) -> str:
+    """The accuracies, the difference with its interval, and on how much it stands."""
+    difference = f"{pair.name}: {_figures(one.difference)}"
+    if one.cell is None:
+        return difference
+    base = [f"Base {numbers.percent(one.cell.base.accuracy)}"] if one.cell.base else []
+    arms = [f"{arm_title(arm.name)} {numbers.percent(arm.mean)}" for arm in reversed(one.arms)]
+    seeds = numbers.counted(len(one.difference.seeds), "seed")
+    return f"{', '.join([*base, *arms])}; {difference}; {one.cell.rows:,} rows, {seeds}"
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def difference_table(view: View) -> Table:
@@ -180,7 +238,7 @@ def _difference(one: NamedDifference | None) -> Entry:
 
 
 def _figures(one: StudyDifference) -> str:
-    return f"{numbers.points(one.points)} ({numbers.signed_interval(one.interval)}), {_p(one)}"
+    return f"{numbers.points(one.points)} (95 % interval {numbers.signed_interval(one.interval)}), {_p(one)}"
 
 
 def _p(one: StudyDifference) -> str:
