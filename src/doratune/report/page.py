@@ -31,15 +31,16 @@ from doratune.report.figures import Sheet
 from doratune.report.view import Training, View, capitalised, view_of
 
 MARKS_NOTE = (
-    "A filled mark is a clear difference, a hollow one is not; a diamond is a mean over several. Grey, “at "
-    "the floor”: neither is shown to beat a guess or always giving the most frequent answer."
+    "A filled mark is a clear difference, a hollow one is not; a diamond is a mean over several. Grey: "
+    "neither is shown to beat a guess or always giving the most frequent answer."
 )
 SMOOTHED_NOTE = (
-    "A faint line is the loss as it was logged, the strong one the mean of the last twentieth of all points."
+    "The faint line is the loss as logged, the strong one its running mean over a twentieth of all points."
 )
 APART_NOTE = "The lower panel is the difference from the arm whose line is broad and pale."
 BAND_NOTE = (
-    "Each line is the mean over the seeds of the last twentieth of all points; the band spans the seeds."
+    "Each line is a running mean over a twentieth of all points, averaged over the seeds. The band spans the "
+    "seeds."
 )
 
 
@@ -51,7 +52,7 @@ def page_of(record: StudyRecord, analyses: Sequence[AnalysisRecord] = ()) -> Pag
         analyses: How the weights moved in the study's runs.
     """
     view = view_of(record)
-    sections = [Section("verdict", "What came out", outcome_blocks(view))]
+    sections = [Section("verdict", "Result", outcome_blocks(view))]
     if view.cells:
         sections.append(Section("accuracy", "Accuracy", _accuracy(view)))
     if view.pairs and not view.simple:
@@ -67,7 +68,7 @@ def page_of(record: StudyRecord, analyses: Sequence[AnalysisRecord] = ()) -> Pag
     sections.append(Section("environment", "Environment", _environment(record)))
     if record.pending:
         sections.append(Section("pending", "Still to be run", [Bullets(record.pending)]))
-    sections.append(Section("repeat", "How to repeat it", [Code(record.reproduce)]))
+    sections.append(Section("repeat", "Reproduce", [Code(record.reproduce)]))
     return Page(record.title, record.question, record.environment.doratune, sections)
 
 
@@ -120,7 +121,11 @@ def _differences(view: View) -> list[Block]:
     ]
     needed = verdicts.needed_table(view)
     if needed:
-        blocks += [Heading("What it would take to tell"), needed, Text(verdicts.NEEDED_NOTE, "aside")]
+        blocks += [
+            Heading("How large the study would have to be"),
+            needed,
+            Text(verdicts.NEEDED_NOTE, "aside"),
+        ]
     return blocks
 
 
@@ -325,6 +330,6 @@ def environment_note(record: StudyRecord) -> str | None:
     if record.environments == 1:
         return None
     return (
-        f"The runs took place in {record.environments} different environments, of which this is the last: "
-        "their times and memory cannot be compared."
+        f"The runs took place in {record.environments} different environments, so their times and memory "
+        "cannot be compared. The last of them is shown."
     )

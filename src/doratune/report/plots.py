@@ -27,7 +27,7 @@ from doratune.report.view import NamedCell, Pair, Training, View, arm_title
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LITTLE = "at the floor"  #: of a cell where neither arm is shown to beat what needs no model
+LITTLE = "neither beats a constant answer"  #: of a cell that tells little
 CURVE_POINTS = 200  # of one line: more cannot be seen and makes the page large
 
 Curve = list[tuple[int, float, float, float]]  #: (step, mean, least, most) over the seeds
@@ -97,8 +97,9 @@ def forest_plot(pair: Pair, view: View, sheet: Sheet) -> str:
             fill = PAPER if found.outcome == "undecided" else colour(index)
             _whisker(axes, place, found.points, found.interval, index, "o" if one.cell else "D", fill)
             text = f"{numbers.signed(found.points)}  ({numbers.signed_interval(found.interval)})"
-            label = f"{one.label}{f' ({LITTLE})' if one.tells_little else ''}"
-            _line_label(axes, place, shortened(label, 30 if sheet.width < WIDE else 70), text)
+            wide = sheet.width >= WIDE
+            label = shortened(one.label, 40 if wide else 26)
+            _line_label(axes, place, label, text, LITTLE if wide and one.tells_little else "")
         axes.axvline(0, color=TEXT, linewidth=1, linestyle=(0, (2, 2)))
         axes.set(ylim=(len(pair.all) - 0.5, -0.6), yticks=[])
         axes.set_xlabel(f"points; right of 0: {shortened(arm_name(pair.to_arm), 24)} better")
@@ -271,10 +272,12 @@ def _whisker(
     axes.plot([value], [place], color=line, zorder=3, **look)
 
 
-def _line_label(axes: Axes, place: float, name: str, text: str) -> None:
-    """The name above the left end of a row and its figures above the right end."""
+def _line_label(axes: Axes, place: float, name: str, text: str, remark: str = "") -> None:
+    """The name above the left end of a row, perhaps with a remark, and its figures above the right end."""
     across = axes.get_yaxis_transform()
-    axes.text(0, place - 0.2, name, va="bottom", weight="bold", transform=across)
+    named = axes.text(0, place - 0.2, name, va="bottom", weight="bold", transform=across)
+    if remark:
+        axes.annotate(remark, (1, 0), xycoords=named, xytext=(6, 0), textcoords="offset points", va="bottom")
     axes.text(1, place - 0.2, text, va="bottom", ha="right", transform=across)
 
 

@@ -15,8 +15,8 @@ from doratune.report.view import NamedCell, Training, View, arm_title, capitalis
 NOT_EVALUATED = "not evaluated"
 MAJORITY_NOTE = "majority is the accuracy of always giving the most frequent answer."
 SEARCH_RULE = (
-    "Every learning rate was tried by the same rule for every method and judged on validation rows that "
-    "were taken out of the training rows. The test rows were read once, with the chosen rate."
+    "Every method tried learning rates by the same rule, judged on validation rows held out of the training "
+    "rows. The test rows were read once, with the chosen rate."
 )
 NO_SEARCH = "The learning rates were given, not searched for."
 
@@ -43,8 +43,8 @@ def tie_note(view: View) -> str | None:
     if not told:
         return None
     return (
-        "On many rows several candidates have the best score, so what was evaluated cannot tell them apart. "
-        f"Where the right one is among k of them, the row counts 1/k. {'; '.join(told)}."
+        "On many rows several candidates share the best score. If the right answer is among k such "
+        f"candidates, the row counts 1/k. Rows with ties: {'; '.join(told)}."
     )
 
 
@@ -144,8 +144,8 @@ def rate_note(view: View) -> str:
     if not ends:
         return SEARCH_RULE
     return (
-        f"{SEARCH_RULE} At the end of what was tried, so that a rate beyond it might have done better: "
-        f"{'. '.join(ends)}."
+        f"{SEARCH_RULE} Some chosen rates are at the end of what was tried, and a rate beyond it might have "
+        f"done better: {'. '.join(ends)}."
     )
 
 
@@ -153,7 +153,7 @@ def cost_table(view: View) -> Table | None:
     """What was trained and what it took, medians over the seeds, one row per trained arm; or None."""
     about = "engine" if len(view.trainings) == 1 else f"{view.noun}, engine"
     names = [("Method", about), ("Trainable", "share"), ("Time", "steps")]
-    names += [] if view.simple else [("Time and memory", "of LoRA's")]
+    names += [] if view.simple else [("Time and memory", "LoRA's = 1")]
     names += [("Tokens/s", ""), ("Peak memory", ""), ("Final loss", "")]
     rows = [_cost(training, arm, view) for training in view.trainings for arm in training.arms]
     return (
@@ -175,7 +175,7 @@ def cost_sentence(view: View) -> str | None:
     low, high = f"{min(times):.2f}", f"{max(times):.2f}"
     span = f" ({low} to {high} in {len(ratios)} trainings)" if low != high else ""
     return (
-        f"Training with DoRA took {median(times):.2f} of LoRA's time{span} and {median(memories):.2f} of its "
+        f"Training with DoRA took {median(times):.2f}× LoRA's time{span} and {median(memories):.2f}× its "
         f"peak memory, {cost_note(view)}."
     )
 

@@ -13,9 +13,9 @@ from doratune.report.view import NamedDifference, Pair, View, arm_title, capital
 NO_MODEL = "a guess or the most frequent answer"
 NO_PAIR = "No two methods have been compared yet."
 NEEDED_NOTE = (
-    "How many test rows, with the seeds there are, or how many seeds, with the rows there are, it would take "
-    "to tell a true difference of that size: p below 5 % before correction, in four studies of five. This is "
-    "a rough estimate from how much the seeds and rows of this study varied."
+    "How many test rows (with this study's seeds) or seeds (with its rows) it takes to detect a true "
+    "difference of this size, with p below 5 % before correction, in four studies out of five. It is a rough "
+    "estimate from how much the seeds and rows of this study varied."
 )
 
 
@@ -37,8 +37,8 @@ def test_note(view: View) -> str:
     mean = "; for a mean over several it comes from a bootstrap over the rows" if pooled else ""
     return (
         f"p is McNemar's exact test, two-sided, on the rows where the two disagree{mean}. {corrected} The "
-        "interval (95 %) is over the rows. One seed speaks about these rows and these trained adapters, not "
-        f"about other seeds.{_ties(view)}"
+        "interval (95 %) is over the rows. One seed says something about these trained adapters, not about "
+        f"other seeds.{_ties(view)}"
     )
 
 
@@ -48,8 +48,8 @@ def _ties(view: View) -> str:
     if not any(one.tied for one in results):
         return ""
     return (
-        " Rows on which candidates tied count in part; p of a single seed is that of the exact sign-flip "
-        "test on what the rows count, which is McNemar's where none of them count in part."
+        " A row on which candidates tie counts as a fraction. For a single seed, p is then the exact "
+        "sign-flip test on those fractions, which is McNemar's test when no row is tied."
     )
 
 
@@ -208,7 +208,7 @@ def needed_table(view: View) -> Table | None:
         by_size = {entry.points: entry for entry in one.difference.needed}
         seeds = len(one.difference.seeds)
         rows.append([_row_name(pair, one), *(_needed(by_size.get(size), seeds) for size in sizes)])
-    columns = [Entry("To tell")]
+    columns = [Entry("To detect")]
     columns += [Entry(f"{size:g} point{'' if size == 1 else 's'}") for size in sizes]
     return Table("Test rows or seeds needed", columns, rows) if rows else None
 

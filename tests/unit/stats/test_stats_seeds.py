@@ -95,8 +95,8 @@ def test_the_other_way_round_is_the_mirror() -> None:
 def test_undecided_says_what_the_interval_leaves_room_for() -> None:
     one = found(studies(NO_DIFFERENCE, 1, 3, 300)[0])
     most = max(abs(bound) for bound in one.interval)
-    told = float(one.verdict.split("larger than ")[1].split(" points")[0])
-    assert one.verdict == f"no difference larger than {told:.1f} points can be told"
+    told = float(one.verdict.split("at most ")[1].split(" points")[0])
+    assert one.verdict == f"no clear difference: at most {told:.1f} points either way"
     assert most <= told < most + 0.1
 
 
@@ -149,7 +149,7 @@ def test_holm_by_hand() -> None:
     assert [one.p_adjusted for one in after] == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert [one.outcome for one in after] == ["better", "undecided", "undecided", "better"]
     assert [one.p_value for one in after] == [0.01, 0.04, 0.03, 0.005]
-    assert after[1].verdict.endswith("points can be told, after correction for the number of tasks")
+    assert after[1].verdict.endswith("points either way, after correction for the number of tasks")
     assert adjusted([]) == []
 
 
