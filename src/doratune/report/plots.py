@@ -22,7 +22,7 @@ from doratune.report.figures import (
     shortened,
     to_svg,
 )
-from doratune.report.view import NamedCell, Pair, Training, View, arm_title
+from doratune.report.view import NamedCell, NamedDifference, Pair, Training, View, arm_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,26 +84,40 @@ def dot_plot(named: NamedCell, view: View, sheet: Sheet) -> str:
         return to_svg(figure, sheet, f"Accuracy on {named.label}: {words}.")
 
 
-def forest_plot(pair: Pair, view: View, sheet: Sheet) -> str:
+def forest_plot(pair: Pair, view: View, sheet: Sheet, title: str = "") -> str:
     """The differences of one pair on every cell, and pooled, around a line at zero, as an ``<svg>``.
 
-    Cells that tell little have the grey of the base model.
+    Cells that tell little have the grey of the base model, and an arrow where they leave the axis. Its range
+    is that of the others.
+
+    Args:
+        pair: What to draw.
+        view: Where the colours come from.
+        sheet: What it is drawn on.
+        title: What stands above, where the page does not say it.
     """
+    wide = sheet.width >= WIDE
     with drawing(sheet):
-        figure, axes = new_figure(sheet, 0.75 + 0.5 * len(pair.all))
+        figure, axes = new_figure(sheet, 0.75 + 0.5 * len(pair.all) + (0.4 if title else 0))
+        low, high = _range(pair)
         for place, one in enumerate(pair.all):
             found = one.difference
             index = 0 if one.tells_little else view.series[pair.to_arm]
             fill = PAPER if found.outcome == "undecided" else colour(index)
-            _whisker(axes, place, found.points, found.interval, index, "o" if one.cell else "D", fill)
+            shown = max(low, found.interval[0]), min(high, found.interval[1])
+            _whisker(axes, place, found.points, shown, index, "o" if one.cell else "D", fill)
+            for end, marker in ((low, "<"), (high, ">")):
+                if not low <= found.interval[end == high] <= high:
+                    axes.plot([end], [place], color=colour(index), marker=marker, markersize=7, clip_on=False)
             text = f"{numbers.signed(found.points)}  ({numbers.signed_interval(found.interval)})"
-            wide = sheet.width >= WIDE
-            label = shortened(one.label, 40 if wide else 26)
-            _line_label(axes, place, label, text, LITTLE if wide and one.tells_little else "")
-        axes.axvline(0, color=TEXT, linewidth=1, linestyle=(0, (2, 2)))
-        axes.set(ylim=(len(pair.all) - 0.5, -0.6), yticks=[])
+            remark = _remark(pair, one) if wide else ""
+            _line_label(axes, place, shortened(one.label, 40 if wide else 26), text, remark)
+        axes.axvline(0, color=TEXT, linewidth=1, linestyle=(0, (2, 2)), zorder=0.5)
+        axes.set(xlim=(low, high), ylim=(len(pair.all) - 0.5, -0.6), yticks=[])
         axes.set_xlabel(f"points; right of 0: {shortened(arm_name(pair.to_arm), 24)} better")
         _dotted(axes)
+        if title:
+            axes.set_title(title, loc="left", fontsize=9.5)
         words = "; ".join(
             f"{one.label} {numbers.points(one.difference.points)}, "
             f"interval {numbers.signed_interval(one.difference.interval)}"
@@ -111,6 +125,24 @@ def forest_plot(pair: Pair, view: View, sheet: Sheet) -> str:
             for one in pair.all
         )
         return to_svg(figure, sheet, f"{pair.name}: {words}.")
+
+
+def _range(pair: Pair) -> tuple[float, float]:
+    """Of the axis: what the differences that tell something need, and zero."""
+    telling = [one for one in pair.all if not one.tells_little] if pair.single else []
+    bounds = [bound for one in telling or pair.all for bound in one.difference.interval]
+    low, high = min(0.0, *bounds), max(0.0, *bounds)
+    room = 0.08 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def _remark(pair: Pair, one: NamedDifference) -> str:
+    if one.tells_little:
+        return LITTLE
+    little = sum(single.tells_little for single in pair.single)
+    return (
+        f"includes {little} where {LITTLE}" if one.cell is None and little and len(pair.pooled) == 1 else ""
+    )
 
 
 def search_plot(training: Training, view: View, sheet: Sheet) -> str | None:
@@ -275,10 +307,11 @@ def _whisker(
 def _line_label(axes: Axes, place: float, name: str, text: str, remark: str = "") -> None:
     """The name above the left end of a row, perhaps with a remark, and its figures above the right end."""
     across = axes.get_yaxis_transform()
-    named = axes.text(0, place - 0.2, name, va="bottom", weight="bold", transform=across)
+    look = {"va": "bottom", "bbox": {"facecolor": PAPER, "edgecolor": "none", "pad": 0.6}}
+    named = axes.text(0, place - 0.2, name, weight="bold", transform=across, **look)
     if remark:
-        axes.annotate(remark, (1, 0), xycoords=named, xytext=(6, 0), textcoords="offset points", va="bottom")
-    axes.text(1, place - 0.2, text, va="bottom", ha="right", transform=across)
+        axes.annotate(remark, (1, 0), xycoords=named, xytext=(5, 0), textcoords="offset points", **look)
+    axes.text(1, place - 0.2, text, ha="right", transform=across, **look)
 
 
 def _dotted(axes: Axes) -> None:
