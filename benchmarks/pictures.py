@@ -69,11 +69,14 @@ MACHINES = (
 def step_time() -> str:
     """Time of a step with PEFT's layers and with doratune's on a GPU and on a CPU, as an ``<svg>``."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     sheet = Sheet("step-time", WIDE)
     words = []
     with drawing(sheet):
-        figure = Figure(figsize=(WIDE, 3.35), layout="constrained")
+        figure = Figure(
+            figsize=(WIDE, 3.35), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.06, wspace=0.04)
+        )
         figure.suptitle(
             "A DoRA step with doratune is faster than a LoRA step with PEFT",
             x=0.01,
@@ -81,7 +84,6 @@ def step_time() -> str:
             weight="bold",
             fontsize=13,
         )
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.06, wspace=0.04)
         for axes, machine in zip(figure.subplots(1, len(MACHINES)), MACHINES, strict=True):
             case, measured = _case(machine)
             words.append(f"{machine.title}: {_draw_steps(axes, machine, case, measured)}")

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 LITTLE = "neither beats a constant answer"  #: of a cell that tells little
 CURVE_POINTS = 200  # of one line: more cannot be seen and makes the page large
 
+BROAD: dict[str, Any] = {"linewidth": 4.5, "alpha": 0.5, "zorder": 1.5}  # of a line that others lie on
+
 Curve = list[tuple[int, float, float, float]]  #: (step, mean, least, most) over the seeds
 
 
@@ -160,7 +162,10 @@ def search_plot(training: Training, view: View, sheet: Sheet) -> str | None:
                 if trial.accuracy is not None  # a rate that diverged is told in words
             ]
             rates, shares, _ = zip(*points, strict=True)
-            axes.plot(rates, shares, marker=MARKERS[index], markersize=5, **_line(arm, index))
+            look = _line(arm, index)
+            if arm is searched[0] and len(searched) > 1:
+                look |= BROAD
+            axes.plot(rates, shares, marker=MARKERS[index], markersize=5, **look)
             for rate, share, chosen in points:
                 if chosen:
                     ring = {
@@ -182,9 +187,9 @@ def search_plot(training: Training, view: View, sheet: Sheet) -> str | None:
 def loss_plot(training: Training, view: View, sheet: Sheet) -> str | None:
     """Training loss over steps, a line per arm, as an ``<svg>`` element; None without a finite loss.
 
-    The line is a running mean. Behind it is the loss as it was logged, or the span of several seeds. The
-    first line is broad and pale, so that others on top of it leave it visible. A panel below shows how far
-    the other arms are from LoRA, or from the first arm.
+    The line is a running mean. Behind it is the loss as it was logged, or the span of several seeds. LoRA's
+    line, or else the first, is broad and pale, so that others on top of it leave it visible. A panel below
+    shows how far the other arms are from it.
     """
     curves = [(arm, curve) for arm in training.arms if (curve := _curve(arm))]
     if not curves:
@@ -197,10 +202,12 @@ def loss_plot(training: Training, view: View, sheet: Sheet) -> str | None:
         else:
             figure, axes = new_figure(sheet, 2.9)
             axes.set_xlabel("step")
-        for place, (arm, curve) in enumerate(curves):
+        for arm, curve in curves:
             index = view.series[arm.name]
             steps, means, low, high = zip(*curve, strict=True)
-            look = _line(arm, index) | ({"linewidth": 4.5, "alpha": 0.5} if apart and place == 0 else {})
+            look = _line(arm, index)
+            if apart and arm is reference:
+                look |= BROAD
             axes.plot(steps, means, marker="o" if len(curve) == 1 else None, **look)
             if len(arm.runs) > 1:
                 axes.fill_between(steps, low, high, color=colour(index), alpha=0.15, linewidth=0)
@@ -244,7 +251,7 @@ def _draw_apart(
     apart: Sequence[tuple[StudyArm, list[tuple[int, float]]]],
     view: View,
 ) -> None:
-    axes.axhline(0, color=colour(view.series[reference.name]), linewidth=4.5, alpha=0.5)
+    axes.axhline(0, color=colour(view.series[reference.name]), **BROAD)
     for arm, line in apart:
         axes.plot(*zip(*line, strict=True), **_line(arm, view.series[arm.name]))
     axes.locator_params(axis="y", nbins=3)
