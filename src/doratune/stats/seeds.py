@@ -260,7 +260,7 @@ def _with_verdict(found: StudyDifference, p_adjusted: float, *, one_seed: bool) 
     if outcome == "undecided":
         # rounded up, so that the possible difference is never understated
         most = math.ceil(10 * max(abs(bound) for bound in found.interval) - 1e-9) / 10
-        words = f"no difference larger than {most:.1f} points can be told"
+        words = f"no clear difference: at most {most:.1f} points either way"
         if found.p_value < SIGNIFICANCE:
             words += ", after correction for the number of tasks"
     else:

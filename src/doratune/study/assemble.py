@@ -116,6 +116,7 @@ def study_record(
         inputs=inputs,
         pending=[title for place, title in wanted.items() if place not in finished],
         settings={key: value for key, value in shared.items() if key not in ("data", "training_data")},
+        differing=_own_settings(plan, records),
         notes=[*dict.fromkeys(note for one in answered for note in one.notes), *_notes(plan, records)],
     )
 
@@ -225,10 +226,18 @@ def _notes(plan: Plan, records: Mapping[str, RunRecord]) -> list[str]:
     notes = []
     if len(set(dtypes.values())) > 1:
         notes.append(f"The base model was not loaded in the same type: {by_name(dtypes)}.")
-    for key in dict.fromkeys(key for own in plan.own_settings.values() for key in own):
-        values = {method: record.config.get(key) for method, record in by_method.items()}
+    for key, values in _own_settings(plan, records).items():
         notes.append(f"The methods differ in {key}: {by_name(values)}.")
     return notes + environment_notes(records)
+
+
+def _own_settings(plan: Plan, records: Mapping[str, RunRecord]) -> dict[str, dict[str, Any]]:
+    """By setting that a method has for itself, its value for every method that was trained."""
+    by_method = {record.method: record for record in records.values() if record.method != "base"}
+    return {
+        key: {method: record.config.get(key) for method, record in by_method.items()}
+        for key in dict.fromkeys(key for own in plan.own_settings.values() for key in own)
+    }
 
 
 def _corrected(cells: list[StudyCell]) -> list[StudyCell]:

@@ -12,7 +12,13 @@ from typing import Any
 
 from doratune.errors import InputError
 from doratune.records.base_model import check_one_base_model, check_own_base_model
-from doratune.records.differences import WITHOUT_EFFECT, flat_config, notes_on_differences, shared_settings
+from doratune.records.differences import (
+    WITHOUT_EFFECT,
+    differing_settings,
+    flat_config,
+    notes_on_differences,
+    shared_settings,
+)
 from doratune.records.layout import read_record
 from doratune.records.run import DataRecord, Evaluation, RunRecord, mixed
 from doratune.records.study import StudyMethod, StudyRecord, method_of
@@ -70,6 +76,7 @@ def record_of_runs(runs: Sequence[Path], *, title: str, reproduce: str) -> Study
         reproduce=reproduce,
         environment=loaded[-1].run.record.environment,
         settings=shared_settings(everything),
+        differing=differing_settings(records),
         notes=[*notes, *notes_on_differences(records), *_seed_notes(arms), *_arm_notes(arms)],
     )
 

@@ -95,8 +95,8 @@ def test_swapping_the_arms_mirrors_the_result() -> None:
 def test_an_undecided_verdict_gives_the_largest_possible_difference() -> None:
     one = found(studies(NO_DIFFERENCE, 1, 3, 300)[0])
     most = max(abs(bound) for bound in one.interval)
-    told = float(one.verdict.split("larger than ")[1].split(" points")[0])
-    assert one.verdict == f"no difference larger than {told:.1f} points can be told"
+    told = float(one.verdict.split("at most ")[1].split(" points")[0])
+    assert one.verdict == f"no clear difference: at most {told:.1f} points either way"
     assert most <= told < most + 0.1
 
 
@@ -149,7 +149,7 @@ def test_holm_by_hand() -> None:
     assert [one.p_adjusted for one in after] == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert [one.outcome for one in after] == ["better", "undecided", "undecided", "better"]
     assert [one.p_value for one in after] == [0.01, 0.04, 0.03, 0.005]
-    assert after[1].verdict.endswith("points can be told, after correction for the number of tasks")
+    assert after[1].verdict.endswith("points either way, after correction for the number of tasks")
     assert adjusted([]) == []
 
 

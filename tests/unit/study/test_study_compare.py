@@ -304,6 +304,7 @@ def test_a_method_may_have_its_own_settings(tmp_path: Path) -> None:
     record = run_study(study, MadeUpRunner(), Silent(), reproduce="")
     assert record.cells[0].rank is None
     assert "The methods differ in rank: lora 4, dora 8." in record.notes
+    assert record.differing["rank"] == {"lora": 4, "dora": 8}
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"rows": 5}, {"format": "instruct"}, {"limit": 3}])

@@ -154,6 +154,7 @@ def test_single_runs_of_different_seeds_are_compared_and_it_is_said(tmp_path: Pa
     (one,) = record.cells[0].differences[0].seeds
     assert one.seed is None
     assert record.notes == ["The runs differ in seed: lora 0, dora 1."]
+    assert record.differing == {"seed": {"lora": 0, "dora": 1}}
 
 
 def test_other_settings_or_a_repeated_seed_form_separate_arms(tmp_path: Path) -> None:
