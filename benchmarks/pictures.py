@@ -75,7 +75,7 @@ def step_time() -> str:
     words = []
     with drawing(sheet):
         figure = Figure(
-            figsize=(WIDE, 3.35), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.06, wspace=0.04)
+            figsize=(WIDE, 3.5), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.06, wspace=0.04)
         )
         figure.suptitle(
             "A DoRA step with doratune is faster than a LoRA step with PEFT",
@@ -88,8 +88,8 @@ def step_time() -> str:
             case, measured = _case(machine)
             words.append(f"{machine.title}: {_draw_steps(axes, machine, case, measured)}")
         figure.supxlabel(
-            "Median time of one training step; thin line: quartiles; in brackets: relative to PEFT LoRA. "
-            "bfloat16, rank 32; doratune: the trainer of doratune train.",
+            "Median time of one training step; thin line: quartiles; in brackets: relative to PEFT LoRA.\n"
+            "bfloat16, rank 32. PEFT: in stock TRL. doratune: in doratune train.",
             x=0.01,
             ha="left",
             fontsize=8.5,
