@@ -2,83 +2,37 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import subprocess
-import sys
 import tomllib
-from collections.abc import Iterable
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from linked_environment import LinkedEnvironment
 
 from doratune.cli.installed import ENGINE_VERBS, INSTALL
 from doratune.cli.main import VERBS
 
 ROOT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = {
-    name: [one for one in requirements if not one.startswith("doratune[")]
-    for name, requirements in PROJECT["optional-dependencies"].items()
-}
-
-
-def brought(requirements: Iterable[str]) -> set[str]:
-    """The distributions that an installation of ``requirements`` brings here."""
-    found: set[str] = set()
-    left = [(Requirement(one), "") for one in requirements]
-    while left:
-        one, extra = left.pop()
-        name = canonicalize_name(one.name)
-        if one.marker is not None and not one.marker.evaluate({"extra": extra}):
-            continue
-        if name in found and not one.extras:
-            continue
-        found.add(name)
-        for line in importlib.metadata.requires(name) or []:
-            left += [(Requirement(line), each) for each in ("", *one.extras)]
-    return found
 
 
 @pytest.fixture(scope="module")
-def base_install(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of packages as ``pip install doratune`` fills it, made of links to those that are here."""
-    folder = tmp_path_factory.mktemp("packages")
-    for name in brought(PROJECT["dependencies"]):
-        distribution = importlib.metadata.distribution(name)
-        places = {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "bin")}
-        for place in places - {"__pycache__"}:
-            link = folder / place
-            if not link.exists():
-                link.symlink_to(str(distribution.locate_file(place)))
-    (folder / "doratune").symlink_to(ROOT / "src" / "doratune")
-    metadata = folder / "doratune-0.dist-info"
+def base_install(tmp_path_factory: pytest.TempPathFactory) -> LinkedEnvironment:
+    """What ``pip install doratune`` makes of an empty environment, with doratune from the source tree."""
+    environment = LinkedEnvironment(tmp_path_factory.mktemp("environment"), PROJECT["dependencies"])
+    (environment.packages / "doratune").symlink_to(ROOT / "src" / "doratune")
+    metadata = environment.packages / "doratune-0.dist-info"
     metadata.mkdir()
     lines = ["Metadata-Version: 2.1", "Name: doratune", "Version: 0"]
     lines += [f"Requires-Dist: {one}" for one in PROJECT["dependencies"]]
-    lines += [f'Requires-Dist: {one}; extra == "{name}"' for name in ("cli", "bnb") for one in EXTRAS[name]]
+    lines += [f'Requires-Dist: {one}; extra == "cli"' for one in PROJECT["optional-dependencies"]["cli"]]
     (metadata / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
+    return environment
 
 
-def python(base_install: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Python without the packages that are installed here, but with those in ``base_install``."""
-    return subprocess.run(
-        [sys.executable, "-S", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(base_install)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def test_the_base_install_lacks_what_the_extra_brings(base_install: Path) -> None:
+def test_the_base_install_lacks_what_the_extra_brings(base_install: LinkedEnvironment) -> None:
     left_out = {"trl", "datasets", "pyarrow", "pandas", "scipy", "statsmodels", "matplotlib", "gguf"}
-    assert not {path.name for path in base_install.iterdir()} & left_out
+    assert not {path.name for path in base_install.packages.iterdir()} & left_out
 
 
 USES_THE_ENGINE = """
@@ -103,26 +57,26 @@ USES_THE_ENGINE = """
 
 
 @pytest.mark.slow
-def test_the_base_install_is_enough_for_the_engine(base_install: Path, tmp_path: Path) -> None:
+def test_the_base_install_is_enough_for_the_engine(base_install: LinkedEnvironment, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(dedent(USES_THE_ENGINE), encoding="utf-8")
-    result = python(base_install, "script.py", cwd=tmp_path)
+    result = base_install.run("python", "script.py", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "7 Linear layers on the engine" in result.stdout and "gradients True" in result.stdout
-    result = python(base_install, "-m", "doratune", "run", "script.py", "automatic", cwd=tmp_path)
+    result = base_install.run("python", "-m", "doratune", "run", "script.py", "automatic", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "doratune: 7 Linear layers on the engine" in result.stderr
 
 
-def test_env_says_that_the_command_line_is_not_installed(base_install: Path, tmp_path: Path) -> None:
-    result = python(base_install, "-m", "doratune", "env", cwd=tmp_path)
+def test_env_says_that_other_verbs_are_not_installed(base_install: LinkedEnvironment, tmp_path: Path) -> None:
+    result = base_install.run("python", "-m", "doratune", "env", cwd=tmp_path)
     assert result.returncode == 0 and not result.stderr, result.stderr
     assert f"no ({INSTALL})" in result.stdout
 
 
-def test_other_verbs_say_in_one_line_what_they_need(base_install: Path, tmp_path: Path) -> None:
+def test_other_verbs_say_in_one_line_what_they_need(base_install: LinkedEnvironment, tmp_path: Path) -> None:
     for verb in set(VERBS) - set(ENGINE_VERBS):
-        result = python(base_install, "-m", "doratune", verb, "--rows", "3", cwd=tmp_path)
+        result = base_install.run("python", "-m", "doratune", verb, "--rows", "3", cwd=tmp_path)
         assert result.returncode == 2 and not result.stdout
         assert result.stderr.startswith(f"doratune: doratune {verb} needs packages that are not installed (")
         assert result.stderr.endswith(f"): {INSTALL}\n") and len(result.stderr.splitlines()) == 1
-    assert python(base_install, "-m", "doratune", "--help", cwd=tmp_path).returncode == 0
+    assert base_install.run("python", "-m", "doratune", "--help", cwd=tmp_path).returncode == 0
