@@ -11,6 +11,7 @@ import importlib
 import sys
 
 from doratune import __version__
+from doratune.cli.installed import check_installed
 from doratune.cli.library_messages import show_library_logs
 from doratune.errors import DoratuneError, InputError, did_you_mean
 
@@ -75,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
                 expected=f"one of {', '.join(VERBS)}",
                 fix=did_you_mean(verb, VERBS, form="doratune {}") or "see doratune --help",
             )
+        check_installed(verb)
         if verb != "run":  # a script decides by itself
             show_library_logs()
         done = importlib.import_module(f"doratune.cli.{verb}").main(rest)
