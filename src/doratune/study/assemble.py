@@ -99,7 +99,7 @@ def study_record(
     """
     finished = {_place(one.cell) for one in answered}
     wanted = {
-        (group.material.train_record.sha256, group.model, test.task.name, group.format, group.cell_rank): (
+        (group.material.train_record.asked, group.model, test.task.name, group.format, group.cell_rank): (
             _title(plan, group, test)
         )
         for group in groups
@@ -188,7 +188,7 @@ def _diverged(progress: Progress) -> list[DivergedRun]:
 def _entry(job: Job, test: Test) -> Evaluation:
     """A run's evaluation on the test rows of a task."""
     for wanted in job.wanted:
-        if wanted.config.split == "test" and wanted.config.task == [test.task.name]:
+        if wanted.config.split == "test" and wanted.task == test.task.name:
             found = wanted.found()
             if found is not None:
                 return found
@@ -200,7 +200,7 @@ def _relative(group: Group, job: Job) -> str:
 
 
 def _place(cell: StudyCell) -> tuple[str, str, str, str, int | None]:
-    return cell.train.sha256 if cell.train else "", cell.model, cell.task, cell.format, cell.rank
+    return cell.train.asked if cell.train else "", cell.model, cell.task, cell.format, cell.rank
 
 
 def _title(plan: Plan, group: Group, test: Test) -> str:
@@ -208,7 +208,7 @@ def _title(plan: Plan, group: Group, test: Test) -> str:
     entry = group.material.entry
     parts = [f"{test.task.name} ({group.format})"]
     if test.task.name != entry.name:
-        parts.append(f"trained on {' and '.join(entry.trained_on)}")
+        parts.append(f"trained on {' and '.join(entry.names)}")
     if len(plan.models) > 1:
         parts.append(Path(group.model).name)
     if len(plan.ranks) > 1:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import AfterValidator, Field
 
 from doratune.data.mix import without_mix
-from doratune.data.tasks import get_task
+from doratune.data.tasks import get_tasks, plain_name
 from doratune.errors import InputError, did_you_mean
 from doratune.named_yaml import read_named
 from doratune.records.run import Format, Protocol
@@ -54,9 +54,9 @@ class PlanTask(Settings):
     """A training set, and the tasks that what was trained on it is tested on."""
 
     train: str | Axis[str]
-    """Name of a task, or commonsense-mix; a list is a mixture of them."""
+    """Name of a task or its YAML file, or commonsense-mix; a list is a mixture of them."""
     test: Annotated[list[str], AfterValidator(_distinct)] = Field(default=[])
-    """Tasks to test on; empty: those that are trained on."""
+    """Tasks to test on, by name or YAML file; empty: those that are trained on."""
     formats: Axis[Format] = Field(default=["instruct"])
     """instruct, continuation or both."""
     rows: Positive | None = None
@@ -80,9 +80,14 @@ class PlanTask(Settings):
         return [self.train] if isinstance(self.train, str) else self.train
 
     @property
+    def names(self) -> list[str]:
+        """What the task or tasks are called, whatever files they are in."""
+        return [plain_name(one).lower() for one in self.trained_on]
+
+    @property
     def name(self) -> str:
         """What the training set is called in paths and messages."""
-        return "+".join(self.trained_on).lower()
+        return "+".join(self.names)
 
     @property
     def tests(self) -> list[str]:
@@ -251,6 +256,7 @@ def _check_settings(plan: Plan, source: str) -> None:
 
 
 def _check_tasks(plan: Plan, source: str) -> None:
+    _check_names(plan, source)
     repeated = sorted(_repeated([task.name for task in plan.tasks]))
     if repeated:
         raise InputError(
@@ -260,8 +266,6 @@ def _check_tasks(plan: Plan, source: str) -> None:
             fix="give it one entry; it may have several formats and test tasks",
         )
     for task in plan.tasks:
-        for name in without_mix([*task.trained_on, *task.test]):
-            _check_name(name, where=f"{source}, tasks")
         if task.train_data is not None and len(task.trained_on) > 1:
             raise InputError(
                 "one file cannot be several tasks",
@@ -284,10 +288,12 @@ def _check_tasks(plan: Plan, source: str) -> None:
             )
 
 
-def _check_name(name: str, *, where: str) -> None:
+def _check_names(plan: Plan, source: str) -> None:
+    """Refuse tasks that are not known, and two files that define a task of one name."""
     try:
-        get_task(name)
+        get_tasks(without_mix([name for task in plan.tasks for name in (*task.trained_on, *task.test)]))
     except InputError as error:
+        where = f"{source}, tasks" if error.where == "--task" else error.where
         raise InputError(
             error.what, where=where, got=error.got, expected=error.expected, fix=error.fix
         ) from None
