@@ -76,7 +76,7 @@ def _cells(part: dict[str, Any]) -> list[str]:
 
 def _remarks(found: dict[str, Any]) -> list[str]:
     lines = [
-        f"The rows of {train} were not loaded ({why}); the plan's sizes are used."
+        f"The rows of {train} {why}; the plan's sizes are used."
         for train, why in found["assumed"].items()
     ]
     lines.append(

@@ -87,6 +87,7 @@ def study_record(
     answered: Sequence[Answered],
     *,
     reproduce: str,
+    left_out: Sequence[str] = (),
 ) -> StudyRecord:
     """The whole record of a study, finished or not.
 
@@ -96,6 +97,7 @@ def study_record(
         inputs: What identifies its models and rows.
         answered: The cells of the groups that are finished.
         reproduce: The command that gives this study.
+        left_out: Tasks of the plan that were not asked for.
     """
     finished = {_place(one.cell) for one in answered}
     wanted = {
@@ -116,7 +118,12 @@ def study_record(
         inputs=inputs,
         pending=[title for place, title in wanted.items() if place not in finished],
         settings={key: value for key, value in shared.items() if key not in ("data", "training_data")},
-        notes=[*dict.fromkeys(note for one in answered for note in one.notes), *_notes(plan, records)],
+        left_out=list(left_out),
+        notes=[
+            *([f"A part of the plan: {', '.join(left_out)} left out with --only."] if left_out else []),
+            *dict.fromkeys(note for one in answered for note in one.notes),
+            *_notes(plan, records),
+        ],
     )
 
 
