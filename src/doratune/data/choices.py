@@ -1,7 +1,7 @@
 """Rows that say everything themselves: a question, its choices and the right one.
 
-``answer`` may be the 0-based index, the letter from A on, or the text of a choice. What means different choices
-read in different ways is refused: a wrong reading would train on wrong answers, and nothing would show it.
+``answer`` may be the 0-based index, the letter from A on, or the text of a choice. An answer that can be read
+as two different choices is refused: the wrong reading would train on wrong answers, and nothing would show.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def check_choice_row(row: Mapping[str, Any], task: Task, where: str) -> dict[str
     if not isinstance(question, str) or not question.strip():
         raise InputError("'question' is not a text", where=where, got=_short(question), expected=expected)
     if not isinstance(choices, list) or not all(isinstance(one, str) and one.strip() for one in choices):
-        raise InputError("'choices' is not a list of texts", where=where, got=_short(choices), expected=expected)
+        raise InputError(
+            "'choices' is not a list of texts", where=where, got=_short(choices), expected=expected
+        )
     _check_unicode([question, *choices], where)
     _check_choices(choices, task, where)
     right_choice(choices, given["answer"], where)
@@ -136,7 +138,9 @@ def _check_unicode(texts: Sequence[str], where: str) -> None:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
-            raise InputError("a text is not valid Unicode", where=where, got="half of a surrogate pair") from None
+            raise InputError(
+                "a text is not valid Unicode", where=where, got="half of a surrogate pair"
+            ) from None
 
 
 def _clear_form(choices: Sequence[str]) -> str:

@@ -19,7 +19,6 @@ from doratune.named_yaml import read_definitions
 from doratune.records.run import Metric
 from doratune.settings import Settings
 
-
 MOST = 26
 """Most options that a question may have: the letters from A to Z."""
 
@@ -75,8 +74,11 @@ class Layout(Settings):
         fields = ["stem", "options", "labels"] if listed else ["stem", "labels"]
         if columns(self.template) != fields or not self.template.endswith("{labels}"):
             named = ", ".join(f"{{{name}}}" for name in fields[:-1])
-            raise Unfit("template", f"a text with {named} and, at its end, {{labels}}, each once in this order")
-        if listed and (columns(self.option or "") not in _OPTION_FIELDS or not self.option.endswith("{text}")):
+            raise Unfit(
+                "template", f"a text with {named} and, at its end, {{labels}}, each once in this order"
+            )
+        listing = columns(self.option) if self.option is not None else []
+        if self.option is not None and (listing not in _OPTION_FIELDS or not self.option.endswith("{text}")):
             raise Unfit("option", "a text with {label} or {number} and, at its end, {text}")
         if listed and not self.between:
             raise Unfit("between", "what separates two options, such as a line break")

@@ -110,7 +110,9 @@ def _told(kind: type[Settings], field: str, faults: list[Any]) -> tuple[str, str
     if first["type"] == "missing":
         return "nothing", "this field", "doratune tasks --template shows a whole file"
     if len(faults) > 1:
-        allowed = " or ".join(_BRANCHES[fault["loc"][-1]] for fault in faults if fault["loc"][-1] in _BRANCHES)
+        allowed = " or ".join(
+            _BRANCHES[fault["loc"][-1]] for fault in faults if fault["loc"][-1] in _BRANCHES
+        )
     else:
         allowed = _EXPECTED.get(first["type"]) or first.get("ctx", {}).get("expected", first["msg"])
     return shown(first["input"]), allowed, _TRUTH if isinstance(first["input"], bool) else None
@@ -133,7 +135,9 @@ def _fields_beside(kind: type[Settings], field: str) -> Collection[str]:
     model: Any = kind
     for part in field.split(".")[:-1]:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        inner = [one for one in (annotation, *getattr(annotation, "__args__", ())) if hasattr(one, "model_fields")]
+        inner = [
+            one for one in (annotation, *getattr(annotation, "__args__", ())) if hasattr(one, "model_fields")
+        ]
         if not inner:
             return ()
         model = inner[0]

@@ -146,7 +146,9 @@ def _check_schema(row: RowSchema, layout: Layout) -> None:
         raise Unfit("row.options", "the columns of the options, or one column that lists them", got="nothing")
     count = len(row.options) if isinstance(row.options, list) else None
     if count is not None and not layout.fits(count):
-        raise Unfit("row.options", f"{layout.fewest} to {len(layout.labels)} columns, as the layout has labels")
+        raise Unfit(
+            "row.options", f"{layout.fewest} to {len(layout.labels)} columns, as the layout has labels"
+        )
     count = len(layout.labels) if layout.option is None else count
     if count is not None and isinstance(row.answers, list) and len(row.answers) != count:
         raise Unfit("row.answers", f"{count} values, one for each option")
@@ -195,9 +197,7 @@ def get_task(name: str, *, recorded: Mapping[str, Mapping[str, Any]] | None = No
     return found
 
 
-def get_tasks(
-    names: Sequence[str], *, recorded: Mapping[str, Mapping[str, Any]] | None = None
-) -> list[Task]:
+def get_tasks(names: Sequence[str], *, recorded: Mapping[str, Mapping[str, Any]] | None = None) -> list[Task]:
     """The tasks of these names or in these files, each once.
 
     Args:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from doratune.data.examples import build_examples
 from doratune.data.choices import is_choice_row
+from doratune.data.examples import build_examples
 from doratune.data.mix import is_mix, load_mix
 from doratune.data.rows import Row
 from doratune.data.source import load_split

@@ -6,6 +6,7 @@ Paths in a plan are relative to the working directory, as everywhere on the comm
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -79,9 +80,9 @@ class PlanTask(Settings):
         """The task, or the tasks of the mixture."""
         return [self.train] if isinstance(self.train, str) else self.train
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
-        """What the task or tasks are called, whatever files they are in."""
+        """What the task or tasks are called; read once, as their files may be changed while a study runs."""
         return [plain_name(one).lower() for one in self.trained_on]
 
     @property

@@ -61,7 +61,8 @@ def open_study(
             gives.
 
     Raises:
-        InputError: The rows cannot be used, the plan does not test a task, or the folder holds something else.
+        InputError: The rows cannot be used, the plan does not test a task, or the folder holds something
+            else.
         DoratuneError: The hub cannot be reached, or the plan lacks the sizes for an estimate.
     """
     check_folder(folder)

@@ -18,7 +18,11 @@ from doratune.errors import InputError
 from doratune.evaluation.generate import extract_answer
 
 TASK = get_task("multiple-choice")
-ROW: dict[str, Any] = {"question": "What do bees make?", "choices": ["milk", "honey", "silk"], "answer": "honey"}
+ROW: dict[str, Any] = {
+    "question": "What do bees make?",
+    "choices": ["milk", "honey", "silk"],
+    "answer": "honey",
+}
 
 
 def written(folder: Path, *rows: dict[str, Any], lines: bool = True) -> Path:
@@ -73,7 +77,9 @@ def test_every_number_of_choices_and_every_answer(tmp_path: Path, count: int) ->
 
 def test_texts_that_look_like_the_layout_stay_what_they_are(tmp_path: Path) -> None:
     question = "Who says\n\nA: hello\nB: bye\n\nAnswer format: A/B"
-    rows = read_rows(written(tmp_path, {"question": question, "choices": ["x\nB: y", "z"], "answer": 1}), TASK)
+    rows = read_rows(
+        written(tmp_path, {"question": question, "choices": ["x\nB: y", "z"], "answer": 1}), TASK
+    )
     (example,) = build_examples(rows, source="rows", fmt="continuation", task=TASK)
     assert example.candidates == ("x\nB: y", "z") and question in example.prompt
 

@@ -147,7 +147,11 @@ WRONG = [
         "row.answers",
         "2 values",
     ),
-    ({"row": {"stem": "{x}", "options": 3, "answer": "a", "answers": "o"}}, "row.options", "a text or a list"),
+    (
+        {"row": {"stem": "{x}", "options": 3, "answer": "a", "answers": "o"}},
+        "row.options",
+        "a text or a list",
+    ),
     ({"hub": {"path": "a/b", "splits": {"train": "t", "test": "t"}}}, "row", "how a row"),
     ({"choices": [1, 9]}, "choices", "2 to 3"),
     ({"sample": True}, "sample", "no such field"),
