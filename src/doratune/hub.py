@@ -146,7 +146,7 @@ def offline() -> Iterator[None]:
         # Imported meanwhile, it took its copy from the switch as it was set here.
         if not known and "datasets" in sys.modules and "HF_DATASETS_OFFLINE" not in os.environ:
             constants, config = map(importlib.import_module, ("huggingface_hub.constants", "datasets.config"))
-            config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE
+            setattr(config, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)  # noqa: B010 - a module of any kind
 
 
 def without_telemetry() -> AbstractContextManager[None]:
