@@ -1,4 +1,4 @@
-"""A whole study: its plan in, its record out."""
+"""A whole study, from its plan to its record."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Study:
         plan: The plan.
         folder: The study's folder.
         groups: Its groups, in order.
-        inputs: What identifies its models and rows, by what they are.
-        assumed: Why rows were not loaded, by training set; the sizes in the plan are used instead.
+        inputs: The hashes that identify its models and rows, by description.
+        assumed: Why rows were not loaded, by training set; the plan's sizes are used instead.
         left_out: Tasks of the plan that were not asked for.
     """
 
@@ -57,13 +57,11 @@ def open_study(
         plan: The plan.
         folder: The study's folder.
         only: The test tasks to which the study is limited; None: all of the plan.
-        only_to_estimate: Do not ask the hub. Rows that are not on this machine have the sizes that the plan
-            gives.
+        only_to_estimate: Do not ask the hub; use the sizes in the plan for rows that are not on this machine.
 
     Raises:
-        InputError: The rows cannot be used, the plan does not test a task, or the folder holds something
-            else.
-        DoratuneError: The hub cannot be reached, or the plan lacks the sizes for an estimate.
+        InputError: The rows or the folder cannot be used, or the plan does not test a task.
+        DoratuneError: The hub cannot be reached, or the plan has no sizes for an estimate.
     """
     check_folder(folder)
     everything = tested(plan)
@@ -106,18 +104,18 @@ def run_study(
     """Do what is left of a study; study.json is rewritten whenever a group of its cells is finished.
 
     Args:
-        study: What ``open_study`` gave.
-        runner: What carries out its runs.
-        watcher: What is told of the progress.
-        reproduce: The command that gives this study.
+        study: The result of ``open_study``.
+        runner: Carries out its runs.
+        watcher: Follows the progress.
+        reproduce: The command that repeats this study.
         again: How the user resumes it, for messages.
 
     Returns:
         The record, as in study.json.
 
     Raises:
-        InputError: What is on disk is not of this study, or another process is at work on it.
-        DoratuneError: Runs have failed or were interrupted; what is finished is kept, and recorded.
+        InputError: Files on disk do not belong to this study, or another process is working on it.
+        DoratuneError: Runs failed or were interrupted; finished runs are kept and recorded.
     """
     finished: dict[int, list[Answered]] = {}
 
@@ -152,24 +150,24 @@ def make_runner(
     jobs: int,
     threads: int | None,
 ) -> Runner:
-    """What a study is to be carried out with.
+    """The runner for a study.
 
     Args:
-        resources: What a run needs of a cluster.
+        resources: The resources of a cluster that one run needs.
         initializer: Called first in each run's process.
         kind: This machine or a Ray cluster.
         jobs: Runs at a time on this machine.
         threads: Threads of each run; None: the cores divided among the jobs.
 
     Raises:
-        InputError: What it needs is not installed, or a setting means nothing to it.
+        InputError: Ray is not installed, or a setting does not apply to this kind of runner.
     """
     if kind == "ray":
         if jobs > 1 or threads is not None:
             raise InputError(
-                "a Ray cluster itself decides how many runs take place at a time",
+                "a Ray cluster decides by itself how many runs it does at a time",
                 where="--jobs, --threads",
-                expected="resources in the plan: what one run needs",
+                expected="resources in the plan, which say what one run needs",
             )
         return RayRunner(resources, initializer)
     if threads is None and jobs > 1:
@@ -194,5 +192,5 @@ def _keep_results(folder: Path, left_out: Sequence[str]) -> None:
 
 
 def _qualified(what: str, name: str, names: Sequence[str]) -> str:
-    """``what``, with the name it belongs to where there are several."""
+    """``what``, with its name if there are several."""
     return what if len(names) == 1 else f"{name}: {what}"
