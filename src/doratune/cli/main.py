@@ -24,6 +24,7 @@ VERBS = {
     "analyze": "how training moved the magnitude and the direction of the weights",
     "run": "your own script, with the PEFT models it builds on the engine",
     "bench": "time and memory of DoRA and LoRA compared with PEFT's, by layer or by training step",
+    "tasks": "the tasks there are, how their rows look, and a template for your own",
     "env": "what is installed, and how the engine computes here",
 }
 
@@ -46,6 +47,7 @@ examples:
   doratune eval finetuned_result/dora_r32 --task boolq
   doratune report runs/lora runs/dora --output runs/report
   doratune analyze runs/lora runs/dora --output runs/analysis
+  doratune tasks sample-boolq --show 2
   doratune run train.py --output_dir out
   doratune bench op --set cpu --case 4096x4096-r32-t512
 """
