@@ -1,4 +1,4 @@
-"""The README keeps to its size, its links lead somewhere, and its figures are those of the committed records."""
+"""The README is short, its links lead somewhere, and its figures are those of the committed records."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def test_its_links_lead_somewhere(target: str) -> None:
 
 
 def test_it_has_no_figures_but_those_checked_here() -> None:
-    """Figures are decimals, percentages and times; versions, sizes of models and arguments of commands are not."""
+    """Figures are decimals; versions, sizes of models and arguments of commands are not meant."""
     prose = re.sub(r"```.*?```|\]\([^)]*\)|<[^>]*>", "", TEXT, flags=re.DOTALL)
     prose = prose.replace("Python 3.11", "").replace("arXiv 2402.09353", "").replace("Apache-2.0", "")
     assert re.findall(r"\d+\.\d+", prose) == ["1.04", "0.87", "0.55", "0.5", "1.8", "2.7"]
@@ -33,7 +33,9 @@ def test_the_step_of_llama_7b() -> None:
     record = json.loads((ROOT / "benchmarks/results/step-llama7b-h200.json").read_text(encoding="utf-8"))
     (result,) = record["results"]
     median = {one["provider"]: one["milliseconds"]["median"] for one in result["providers"]}
-    ratios = [median["doratune-dora"] / median[other] for other in ("doratune-lora", "peft-lora", "peft-dora")]
+    ratios = [
+        median["doratune-dora"] / median[other] for other in ("doratune-lora", "peft-lora", "peft-dora")
+    ]
     sentence = TEXT[TEXT.index("On an H200") :].partition("([")[0]
     assert re.findall(r"(\d\.\d\d)×", sentence) == [f"{ratio:.2f}" for ratio in ratios]
 
