@@ -324,12 +324,13 @@ def _other_base(
         for note in found.notes:
             logger.warning(note)
         return None
-    what = "the model was saved" if trained else "the adapter was trained"
-    fix = "copy its folder again from where it was trained" if trained else (
-        "evaluate it without --model or with the model it was trained on"
-    )  # fmt: skip
+    what = "the adapter was trained for another base model"
+    fix = "evaluate it without --model or with the model it was trained on"
+    if trained:
+        what = "the model's configuration or tokenizer is not the one it was trained with"
+        fix = "copy its folder again from where it was trained"
     error = InputError(
-        f"{what} for another base model",
+        what,
         where=config.target,
         got=f"base {loaded.name} ({loaded.source}): {found.difference}",
         expected=f"base {trained_on.name} ({trained_on.source})",

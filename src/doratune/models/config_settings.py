@@ -1,7 +1,7 @@
-"""What a model computes besides its weights: the settings of its configuration, by which two bases are told apart.
+"""The settings of a model's configuration that can change what it computes, to tell two base models apart.
 
-All settings count but those in ``WITHOUT_EFFECT`` and those that no code reads: a list of the settings that do
-matter would have to be kept for every architecture, and what it lacks would pass silently.
+All settings count except those in ``WITHOUT_EFFECT`` and those that no code reads. A list of the settings
+that matter would have to be kept for every architecture, and what it lacks would pass silently.
 """
 
 from __future__ import annotations
@@ -89,9 +89,11 @@ def _words(file: str) -> frozenset[str]:
 
 
 def _canonical(value: Any) -> Any:
-    """A value as JSON has it: one form for 10000 and 10000.0, for a list and a tuple, for float32 and float64."""
+    """A value as JSON has it: 10000.0 is 10000, a tuple is a list, and float64 is rounded to float32."""
     if isinstance(value, dict):
-        return {str(key): _canonical(one) for key, one in sorted(value.items(), key=lambda item: str(item[0]))}
+        return {
+            str(key): _canonical(one) for key, one in sorted(value.items(), key=lambda item: str(item[0]))
+        }
     if isinstance(value, list | tuple):
         return [_canonical(one) for one in value]
     if isinstance(value, float):

@@ -31,7 +31,15 @@ PROMPTS = (
     "<|endoftext|> <|im_start|> <|im_end|> <|begin_of_text|> <|end_of_text|> <|eot_id|> <|user|>",
 )
 """Encoded as prompts are: with the special tokens that the tokenizer puts around a text."""
-COMPLETIONS = ("true", " false", "answer1", " the correct answer is solution2", " 4", "\nYes, it's 10.", "</s>")
+COMPLETIONS = (
+    "true",
+    " false",
+    "answer1",
+    " the correct answer is solution2",
+    " 4",
+    "\nYes, it's 10.",
+    "</s>",
+)
 """Encoded as answers are: without them."""
 PADDING = re.compile(r"\[PAD\d+\]")
 """Tokens that llama.cpp adds to a GGUF file, as many as the embedding has rows to spare."""

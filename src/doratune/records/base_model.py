@@ -1,8 +1,8 @@
 """Whether two runs began from one base model. The only place that decides it.
 
-A model is known by its weights, by what it computes with them and by the token ids it computes on, not by its
-name: a folder, its absolute path, a built-in name and a copy of a hub repository are one model while these are
-equal, and one path holds two models once they change.
+A model is known by its weights, its settings and what its tokenizer does, not by its name: a folder, its
+absolute path, a built-in name and a copy of a hub repository are one model while these are equal, and one
+path holds two models once they change.
 
 A fingerprint is ``v2:<vectors>:<weights>``, as ``models.fingerprint`` takes it. ``<vectors>`` is a hash of
 the weights of one dimension (norms, biases), which stay floats in a quantised model; ``<weights>`` is a hash
@@ -24,7 +24,7 @@ from doratune.records.run import ConfigRecord, ModelRecord, RunRecord, Tokenizer
 UNSEEN = "unseen"
 NORMS_ONLY = "Of the base models only the norm weights were compared: a record has no hash of the others."
 NAMES_ONLY = "The base models were compared by name and size: a record has no fingerprint of the weights."
-WEIGHTS_ONLY = "Configurations and tokenizers of the base models were not compared: an older record has neither."
+WEIGHTS_ONLY = "The base models' configurations and tokenizers were not compared: a record has neither."
 ABSENT = object()
 SHOWN_IDS = 5
 """Token ids in a message, from the one before the first that differs."""
@@ -101,11 +101,13 @@ def _compare_configs(
     """A setting that one version of transformers has and another has not is no difference of the models."""
     if ours is None or theirs is None:
         return BaseComparison(True, notes=(WEIGHTS_ONLY,))
+    if ours == theirs:
+        return BaseComparison(True)
     our_settings, their_settings = dict(_flat(ours.settings)), dict(_flat(theirs.settings))
     keys = sorted(our_settings.keys() | their_settings.keys())
-    single = [] if ours.transformers == theirs.transformers else [
-        key for key in keys if (key in our_settings) != (key in their_settings)
-    ]  # fmt: skip
+    single = [key for key in keys if (key in our_settings) != (key in their_settings)]
+    if ours.transformers == theirs.transformers:
+        single = []
     changed = [
         f"{key} is {_value(our_settings, key)} {places[0]} and {_value(their_settings, key)} {places[1]}"
         for key in keys
@@ -125,6 +127,8 @@ def _compare_tokenizers(
 ) -> BaseComparison:
     if ours is None or theirs is None:
         return BaseComparison(True, notes=(WEIGHTS_ONLY,))
+    if ours == theirs:
+        return BaseComparison(True)
     facts = {
         "its size": (ours.vocabulary, theirs.vocabulary),
         "the id that ends a row": (ours.eos, theirs.eos),
@@ -162,7 +166,8 @@ def _value(settings: Mapping[str, Any], key: str) -> str:
 
 def _first_difference(ours: list[str], theirs: list[str]) -> tuple[str, str]:
     """Both lists of ids from just before the first one that differs."""
-    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False)))
+    pairs = zip(ours, theirs, strict=False)
+    same = next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(ours), len(theirs)))
     start = max(same - 1, 0)
 
     def part(ids: list[str]) -> str:
