@@ -171,7 +171,7 @@ def other_tokenizer(folder: Path) -> None:
 
 SAME_WEIGHTS = {
     "configuration": (other_config, "rms_norm_eps is 1e-06 in the run and 0.1 here"),
-    "tokenizer": (other_tokenizer, "'Below is an instruction that describes a t' is"),
+    "tokenizer": (other_tokenizer, "'Below is an instruction that d…' is "),
 }
 
 

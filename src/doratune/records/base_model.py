@@ -26,6 +26,8 @@ NORMS_ONLY = "Of the base models only the norm weights were compared: a record h
 NAMES_ONLY = "The base models were compared by name and size: a record has no fingerprint of the weights."
 WEIGHTS_ONLY = "The base models' configurations and tokenizers were not compared: a record has neither."
 ABSENT = object()
+SHOWN_TEXT = 30
+"""Characters of a text in a message."""
 SHOWN_IDS = 5
 """Token ids in a message, from the one before the first that differs."""
 
@@ -131,8 +133,8 @@ def _compare_tokenizers(
         return BaseComparison(True)
     facts = {
         "its size": (ours.vocabulary, theirs.vocabulary),
-        "the id that ends a row": (ours.eos, theirs.eos),
-        "the ids that end an answer": (ours.ends, theirs.ends),
+        "what ends a row": (ours.eos, theirs.eos),
+        "what ends an answer": (ours.ends, theirs.ends),
     }
     changed = [
         f"{what} is {one} {places[0]} and {other} {places[1]}"
@@ -144,7 +146,8 @@ def _compare_tokenizers(
         for text, ids in texts.items():
             if others.get(text, ids) != ids:
                 one, other = _first_difference(ids.split(), others[text].split())
-                changed.append(f"{shown(text[:40])} is {one} {places[0]} and {other} {places[1]}")
+                named = shown(text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT]}…")
+                changed.append(f"{named} is {one} {places[0]} and {other} {places[1]}")
     if changed:
         return BaseComparison(False, f"with different tokenizers: {first_of(changed)}")
     return BaseComparison(True)

@@ -88,11 +88,11 @@ OTHER: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "another end of a row": (
         file("tokenizer_config.json", eos_token="<s>"),
-        "the id that ends a row is 2 in the run and 1 here",
+        "what ends a row is 2 in the run and 1 here",
     ),
     "another end of an answer": (
         file("generation_config.json", eos_token_id=[2, 7]),
-        "the ids that end an answer is [2] in the run and [2, 7] here",
+        "what ends an answer is [2] in the run and [2, 7] here",
     ),
 }
 
