@@ -1,7 +1,7 @@
 """PEFT's LoRA layers over quantised linear layers, computed through the base layer's own forward.
 
 No optimizer step dequantises W: the norm's U = W Aᵀ is base(A) - b, in the base layer's own precision, and
-‖W‖² is computed once. docs/engine.md says what that costs in accuracy.
+‖W‖² is computed once. docs/engine/quantised.md says what that costs in accuracy.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The forward pass of training on a CPU, without work that the loss does not need.
 
 - The head scores positions that are followed by a supervised token. TRL's SFTTrainer never forms the logits
-  of a whole batch either, but on devices without Triton it scores every position, tile by tile: more than
-  half of a step of SmolLM2-135M (docs/performance.md).
+  of a whole batch either, but on devices without Triton it scores every position, tile by tile: the
+  largest part of a step of SmolLM2-135M (docs/notebook/cpu.md).
 - The last layer's MLP runs only where there is a loss: see ``last_mlp.py``.
 - Padding is left out. What all rows of a batch begin with, such as a template's preamble, runs once, unless
   dropout makes the rows differ: see ``packing.py``.
