@@ -157,7 +157,7 @@ def test_a_packed_layout_is_known_by_its_values():
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_a_wrong_dequantisation_is_not_believed(base, monkeypatch):
+def test_a_wrong_dequantisation_is_detected(base, monkeypatch):
     layer = layer_of(quantised(base)).base_layer
     expected = QuantisedWeight(layer).row_norm_squared()
 
