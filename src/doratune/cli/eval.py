@@ -15,7 +15,7 @@ Examples:
   doratune eval finetuned_result/dora_r32 --task boolq
   doratune eval finetuned_result/dora_r32 --task boolq --data boolq/test.json --protocol generate
   doratune eval smollm2-135m --task sample-boolq sample-winogrande --format continuation
-  doratune eval path/to/peft_adapter --task hellaswag --limit 500 --output runs/adapter
+  doratune eval path/to/peft_adapter --task hellaswag --eval-rows 500 --output runs/adapter
   doratune eval finetuned_result/dora_r32 --harness lm-eval --task arc_easy piqa my_task.yaml
 """
 

@@ -126,7 +126,7 @@ def _load_tasks(config: EvalConfig, fmt: Format) -> list[TaskRows]:
     for name in dict.fromkeys(names):
         task = get_task(name)
         data = load_split(task, "test", data=config.data)
-        examples = build_examples(data.rows[: config.limit], source=data.source, fmt=fmt, task=task)
+        examples = build_examples(data.rows[: config.eval_rows], source=data.source, fmt=fmt, task=task)
         loaded.append(TaskRows(task, data, examples))
     return loaded
 
@@ -200,7 +200,7 @@ def _evaluate_task(
             sha256=rows.loaded.sha256,
             rows=len(rows.loaded.rows),
         ),
-        limit=config.limit,
+        limit=config.eval_rows,
         speedups=list(target.speedups),
         scored=target.scored,
         other_base=target.other_base,
@@ -226,7 +226,7 @@ def _answer_by_likelihood(
     target: Target, rows: TaskRows, config: EvalConfig, metric: Metric, advance: Callable[[int], None]
 ) -> list[dict[str, Any]]:
     scores = score_candidates(
-        target.model, target.tokenizer, rows.examples, batch_size=config.batch_size, progress=advance
+        target.model, target.tokenizer, rows.examples, batch_size=config.eval_batch_size, progress=advance
     )
     predictions = []
     for example, score in zip(rows.examples, scores, strict=True):
@@ -252,7 +252,7 @@ def _answer_by_generation(
     target: Target, rows: TaskRows, config: EvalConfig, metric: Metric, advance: Callable[[int], None]
 ) -> list[dict[str, Any]]:
     texts = generate_answers(
-        target.model, target.tokenizer, rows.examples, batch_size=config.batch_size, progress=advance
+        target.model, target.tokenizer, rows.examples, batch_size=config.eval_batch_size, progress=advance
     )
     predictions = []
     for example, text in zip(rows.examples, texts, strict=True):

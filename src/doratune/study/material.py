@@ -241,7 +241,7 @@ def _test(plan: Plan, entry: PlanTask, task: Task) -> Test:
         rows=len(loaded.rows),
     )
     for form in entry.formats:  # refuses what cannot be asked, before anything is trained
-        build_examples(loaded.rows[: entry.limit], source=loaded.source, fmt=form, task=task)
+        build_examples(loaded.rows[: entry.eval_rows], source=loaded.source, fmt=form, task=task)
     return Test(task, data, record)
 
 
