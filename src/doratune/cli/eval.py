@@ -8,6 +8,7 @@ from doratune.cli.imports import lasting_imports
 from doratune.cli.parse import AsJson, parse, part, peek
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
+from doratune.evaluation.early import refuse_early
 
 ABOUT = """Evaluate a run directory, an adapter folder or a base model.
 
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> int:
     if command.harness is not None:
         return _run_harness(config, argv, overwrite=command.overwrite, as_json=command.as_json)
 
+    refuse_early(config)
     with lasting_imports():
         from doratune.cli.output import configure_logging, new_console, print_json
         from doratune.evaluation.evaluate import evaluate

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from doratune.cli.imports import lasting_imports
+from doratune.cli.output import configure_logging, print_json, show_messages
 from doratune.cli.parse import AsJson, PresetName, parse, part, peek
 from doratune.settings import validate
 from doratune.training.config import TrainConfig
+from doratune.training.early import load_rows, refuse_early
 from doratune.training.presets import Preset, load_preset
 
 ABOUT = """Fine-tune a causal LM with LoRA or DoRA, or all of its weights, and write a run directory.
@@ -41,12 +43,14 @@ def main(argv: list[str]) -> int:
     command = parse(TrainCommand, argv, verb="train", about=ABOUT, defaults=settings)
     config = part(TrainConfig, command)
 
+    show_messages()
+    refuse_early(config, resume=command.resume, overwrite=command.overwrite)
+    loaded = load_rows(config)
     with lasting_imports():
-        from doratune.cli.output import configure_logging, print_json
         from doratune.training.train import train
 
     configure_logging()
-    record = train(config, resume=command.resume, overwrite=command.overwrite)
+    record = train(config, resume=command.resume, overwrite=command.overwrite, loaded=loaded)
     if command.as_json:
         print_json(record.to_dict())
     elif record.training is not None:

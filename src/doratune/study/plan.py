@@ -201,7 +201,10 @@ def recorded_plan(values: dict[str, Any], *, where: str) -> Plan:
     """
     tasks = values.get("tasks")
     if isinstance(tasks, list) and any("limit" in task for task in tasks if isinstance(task, dict)):
-        values = values | {"tasks": [_renamed(task, "limit", "eval_rows") for task in tasks]}
+        values = values | {
+            "tasks": [_renamed(task, "limit", "eval_rows") for task in tasks],
+            "settings": {"warmup_steps": 100} | values.get("settings", {}),  # the default at that time
+        }
     return validate(Plan, values, where=where)
 
 
