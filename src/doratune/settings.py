@@ -27,7 +27,9 @@ OnOff = Annotated[Literal["on", "off"], BeforeValidator(_as_written)]
 class Settings(BaseModel):
     """A configuration: unknown keys, wrong types, NaN and infinities are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 Kind = TypeVar("Kind", bound=Settings)

@@ -19,6 +19,7 @@ Examples:
   doratune eval path/to/peft_adapter --task hellaswag --eval-rows 500 --output runs/adapter
   doratune eval finetuned_result/dora_r32 --harness lm-eval --task arc_easy piqa my_task.yaml
 """
+FIRST = ("target", "task", "data", "eval_rows", "output")
 
 
 class EvalCommand(EvalConfig):
@@ -34,7 +35,7 @@ class EvalCommand(EvalConfig):
 
 def main(argv: list[str]) -> int:
     """Run the verb."""
-    command = parse(EvalCommand, argv, verb="eval", about=ABOUT)
+    command = parse(EvalCommand, argv, verb="eval", about=ABOUT, first=FIRST)
     config = part(EvalConfig, command)
 
     if command.harness is not None:

@@ -23,8 +23,14 @@ VERBS = {
     "analyze": "how training moved the magnitude and the direction of the weights",
     "run": "your own script, with the PEFT models it builds on the engine",
     "bench": "time and memory of DoRA and LoRA compared with PEFT's, by layer or by training step",
+    "methods": "the methods of training, one a line",
+    "models": "the built-in models, one a line, or the folder of one",
+    "presets": "the presets, one a line",
     "env": "what is installed, and how the engine computes here",
 }
+
+COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
+"""tyro's own flags."""
 
 OF_FILES = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE),
@@ -47,6 +53,12 @@ examples:
   doratune analyze runs/lora runs/dora --output runs/analysis
   doratune run train.py --output_dir out
   doratune bench op --set cpu --case 4096x4096-r32-t512
+
+exit codes: 0 done, 1 failure, 2 the input cannot be used, 130 ended by Ctrl-C, 143 ended by SIGTERM;
+            run ends as the script that it runs
+
+shell completion (bash, zsh or tcsh):
+  doratune --tyro-print-completion bash > ~/.local/share/bash-completion/completions/doratune
 """
 
 
@@ -65,6 +77,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if arguments[0] == "--version":
         print(f"doratune {__version__}")
+        return 0
+    if arguments[0] in COMPLETION:
+        from doratune.cli.completion import complete
+
+        complete(arguments)
         return 0
     verb, rest = arguments[0], arguments[1:]
     try:

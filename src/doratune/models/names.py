@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from doratune.errors import InputError, did_you_mean
-from doratune.models.builtin import BUILTIN
+from doratune.models.builtin import BUILTIN, folder_name
 from doratune.records.layout import refuse_missing_folder
 
 
@@ -30,6 +30,18 @@ def refuse_unknown_model(name: str, *, where: str = "--model", what: str = "mode
         return
     if "/" not in name and (fix := did_you_mean(name, BUILTIN)):
         raise no_such_model(name, fix, where=where)
+
+
+def cached_builtin(name: str) -> str:
+    """The built-in model whose folder in another machine's cache this was; any other name as it is.
+
+    Older versions wrote that folder into an adapter's configuration.
+    """
+    path = Path(name)
+    known = {folder_name(one): one for one in BUILTIN}
+    if path.name in known and path.parent.name == "models" and not path.exists():
+        return known[path.name]
+    return name
 
 
 def no_such_model(name: str, fix: str, *, where: str = "--model") -> InputError:

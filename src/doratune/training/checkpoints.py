@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from doratune.errors import DoratuneError, InputError
 from doratune.records.layout import checkpoints, is_started, write_json_atomic
+from doratune.training.card import name_base
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +33,11 @@ class CheckpointCallback(TrainerCallback):
     Args:
         run: The run directory.
         keep: How many are kept.
+        base: The base model as the user named it.
     """
 
-    def __init__(self, run: Path, *, keep: int) -> None:
+    def __init__(self, run: Path, *, keep: int, base: str) -> None:
+        self._base = base
         self._run = run
         self._keep = keep
         self._there = False
@@ -63,6 +66,7 @@ class CheckpointCallback(TrainerCallback):
                 fix="train again; two runs must not share a folder",
             )
         found = checkpoints(self._run)
+        name_base(found[state.global_step], self._base)
         seal(found[state.global_step])
         for folder in list(found.values())[: -self._keep]:
             shutil.rmtree(folder)

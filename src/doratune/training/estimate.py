@@ -33,8 +33,8 @@ def seconds_per_step(trainer: RowTrainer) -> float | None:
     checkpointed = bool(args.gradient_checkpointing)
     count = 1 if checkpointed else min(ROWS, args.per_device_train_batch_size)
     rows = _usual(lengths, count)
-    _seconds(trainer, rows)  # the first call also allocates, and tries what is quickest
-    each = _seconds(trainer, rows) / sum(lengths[row] for row in rows)
+    compute(trainer, rows)  # the first call also allocates, and tries what is quickest
+    each = compute(trainer, rows) / sum(lengths[row] for row in rows)
     in_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
     tokens = min(in_step, len(lengths)) * sum(lengths) / len(lengths)
     return each * tokens * (RECOMPUTED if checkpointed else 1.0)
@@ -47,8 +47,8 @@ def _usual(lengths: Sequence[int], count: int) -> list[int]:
     return by_length[start : start + count]
 
 
-def _seconds(trainer: RowTrainer, rows: list[int]) -> float:
-    """The time of a forward and a backward pass."""
+def compute(trainer: RowTrainer, rows: list[int]) -> float:
+    """The seconds of a forward and a backward pass; the model and the random numbers are left as they are."""
     model: Any = trainer.model
     inputs = trainer.inputs(rows)
     gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []

@@ -150,6 +150,32 @@ def _held(output: Path) -> list[str]:
     return [name for name in sorted(RUN_NAMES) if (output / name).exists()]
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a config.yaml, to be used again for another run.
+
+    Args:
+        path: The file, in a run directory or elsewhere.
+
+    Returns:
+        The settings by name, without the output.
+
+    Raises:
+        InputError: There is no such file, or it is not a run's.
+    """
+    if path.is_dir():
+        path /= CONFIG_NAME
+    if not path.is_file():
+        raise InputError("there is no such configuration", where="--config", got=path, fix="check the path")
+    try:
+        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError("the configuration cannot be read", where=str(path), got=error) from error
+    if not isinstance(values, dict):
+        raise InputError("the configuration is not a mapping of settings", where=str(path))
+    config = validate(TrainConfig, {**values, "output": "-"}, where=str(path))
+    return config.model_dump(exclude={"output"})
+
+
 def read_config(run: Path) -> TrainConfig:
     """Read the configuration of a run.
 

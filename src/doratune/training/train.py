@@ -33,6 +33,7 @@ from doratune.training import run_directory
 from doratune.training._internals import TRAINING_ARGS_NAME, SFTConfig
 from doratune.training.adapter import add_adapter
 from doratune.training.callbacks import MetricsCallback, StopCallback
+from doratune.training.card import name_base, write_card
 from doratune.training.changes import changes_since, starting_point
 from doratune.training.checkpoints import CheckpointCallback
 from doratune.training.config import TrainConfig
@@ -71,14 +72,7 @@ def train(
     checkpoint = run_directory.checkpoint_to_resume(config) if resume else None
     examples, data = loaded or load_rows(config)
     base = load_base(config)
-    rows = encode_examples(
-        examples,
-        base.tokenizer,
-        cutoff=config.cutoff,
-        drop_long_rows=config.drop_long_rows,
-        loss_on_prompt=config.loss_on == "prompt-and-answer",
-        context=positions(base.model.config),
-    ).shuffle(seed=config.seed, keep_in_memory=True)
+    rows = encode_rows(config, base, examples)
     base_record = model_record(base)
     metrics, stop = MetricsCallback(config.output), StopCallback()
     trainer, speedups = build_trainer(config, base, rows, metrics, stop, examples=examples)
@@ -119,6 +113,9 @@ def train(
             finished=datetime.datetime.now(datetime.UTC),
         )
         if trainer.is_world_process_zero():
+            if config.method != "full":
+                name_base(weights_path(config.output, config.method), config.model)
+                write_card(weights_path(config.output, config.method), record)
             write_record(config.output, record)
     return record
 
@@ -139,6 +136,22 @@ def load_base(config: TrainConfig) -> LoadedModel:
         device_map=config.device_map,
         trust_remote_code=config.trust_remote_code,
     )
+
+
+def encode_rows(config: TrainConfig, base: LoadedModel, examples: list[Example]) -> Dataset:
+    """The rows that a run trains on, in the seed's order.
+
+    Raises:
+        InputError: Rows are too long, for the cutoff or the model.
+    """
+    return encode_examples(
+        examples,
+        base.tokenizer,
+        cutoff=config.cutoff,
+        drop_long_rows=config.drop_long_rows,
+        loss_on_prompt=config.loss_on == "prompt-and-answer",
+        context=positions(base.model.config),
+    ).shuffle(seed=config.seed, keep_in_memory=True)
 
 
 def build_trainer(
@@ -194,7 +207,7 @@ def build_trainer(
                 metrics,
                 ProgressCallback(metrics, config.method),
                 stop,
-                CheckpointCallback(config.output, keep=config.keep_checkpoints),
+                CheckpointCallback(config.output, keep=config.keep_checkpoints, base=config.model),
             ],
         )
     trainer.remove_callback(PrinterCallback)
