@@ -1,5 +1,8 @@
 """doratune: DoRA at LoRA's price.
 
+``enable`` puts the LoRA and DoRA layers of a PEFT model on the engine; ``functional`` has the operations for
+library authors, and ``reference`` specifies DoRA in float64.
+
 >>> import doratune
 >>> doratune.enable(peft_model)  # doctest: +SKIP
 """

@@ -93,7 +93,7 @@ class MadeUpRunner:
 
     @property
     def done(self) -> list[str]:
-        """What was asked for, in order."""
+        """The requests, in order."""
         return [f"{job.stage} {job.label}" for job in self.jobs]
 
     def submit(self, job: Job) -> Future[Outcome]:

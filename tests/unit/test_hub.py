@@ -1,4 +1,4 @@
-"""The hub is asked only for what can be on it, once, and not for long."""
+"""The hub is asked only for names that it may have, once, and with a time limit."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_hub_out_of_reach_is_given_up_soon(
     [
         ("absent", "has no org/model"),
         ("private", "needs HF_TOKEN"),
-        ("gated", "whom its owners let in"),
+        ("gated", "only to approved users"),
         ("broken", "answered 503"),
     ],
 )

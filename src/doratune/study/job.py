@@ -1,4 +1,4 @@
-"""A job: one run of a study, with the evaluations that are wanted of it, and what of that is on disk."""
+"""A job: one run of a study with the evaluations it needs, and which of that is on disk."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Wanted:
     """An evaluation of one task.
 
     Attributes:
-        config: How it is made.
-        sha256: Of the rows, as the evaluation's record will give it.
-        rows: How many are evaluated.
+        config: The evaluation's configuration.
+        sha256: Hash of the rows, as in the evaluation's record.
+        rows: How many rows are evaluated.
     """
 
     config: EvalConfig
@@ -43,8 +43,7 @@ class Wanted:
         """The evaluation on disk, or None.
 
         Raises:
-            InputError: The record cannot be read, or the evaluation there is of other rows or on another
-                base model.
+            InputError: The record cannot be read, or its evaluation has other rows or another base model.
         """
         folder = self.config.output
         if folder is None or not is_recorded(folder):
@@ -59,10 +58,10 @@ class Wanted:
         return None
 
     def answers(self) -> Answers | None:
-        """What each row counts, or None where nothing is on disk.
+        """The answers on disk, or None.
 
         Raises:
-            InputError: As ``found``, or the predictions cannot be read or do not match the record.
+            InputError: As for ``found``, or the predictions cannot be read or do not match the record.
         """
         found = self.found()
         folder = self.config.output
@@ -71,7 +70,7 @@ class Wanted:
     def _check_rows(self, found: Evaluation, folder: Path) -> None:
         if (found.data.sha256, found.limit) != (self.sha256, self.config.eval_rows):
             raise InputError(
-                f"a finished run was evaluated on other rows of {found.task} than the plan has now",
+                f"a finished run was evaluated on other rows of {found.task} than the plan now has",
                 where=str(folder),
                 got=f"SHA-256 {found.data.sha256[:12]}, eval_rows {found.limit}",
                 expected=f"SHA-256 {self.sha256[:12]}, eval_rows {self.config.eval_rows}",
@@ -81,15 +80,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does.
+    """The work of one process.
 
     Attributes:
-        stage: "trial": train, and answer the validation rows. "test": train, if that is not done, and answer
-            the test rows. "base": answer the test rows with the model as it is.
+        stage: "trial": train, and answer the validation rows. "test": train, unless that is done, and answer
+            the test rows. "base": answer the test rows with the base model.
         folder: The run directory.
         config: How it is trained; None for the base model.
         wanted: The evaluations.
-        method: What is trained, or "base".
+        method: The method trained with, or "base".
     """
 
     stage: Literal["trial", "test", "base"]
@@ -100,12 +99,12 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Tells jobs apart; the same run may be a trial first and be tested later."""
+        """Identifies the job; the same run may first be a trial and later be tested."""
         return f"{self.folder.name}, {self.stage}"
 
     @property
     def label(self) -> str:
-        """What it is, for people."""
+        """A description for messages."""
         config = self.config
         return f"{self.method}, rate {config.learning_rate:g}, seed {config.seed}" if config else "base"
 
@@ -121,7 +120,7 @@ class Job:
         """The evaluations that are not on disk.
 
         Raises:
-            InputError: A record cannot be read, or is of other rows.
+            InputError: A record cannot be read, or has other rows.
         """
         return [] if self.diverged() else [one for one in self.wanted if one.found() is None]
 
@@ -130,7 +129,7 @@ class Job:
         return self.trained() and not self.left()
 
     def has_weights(self) -> bool:
-        """Whether there is something to evaluate."""
+        """Whether there are weights to evaluate."""
         return self.config is None or trained_weights(self.folder) is not None
 
 

@@ -1,4 +1,4 @@
-"""The rows of a study: what is trained on, what the learning rate is chosen on, and what is tested on."""
+"""The rows of a study: for training, for choosing the learning rate, and for testing."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from doratune.study.plan import Plan, PlanTask
 
 DATA_NAME = "data"
 CHARACTERS_PER_TOKEN = 4.3
-"""Of English under the tokenizers of today's models, for estimates only."""
+"""For English and the tokenizers of current models; used only for estimates."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that the study took out of a training set and keeps in a file.
+    """Rows that the study selected from a training set and keeps in a file.
 
     Attributes:
-        task: Whose rows; None for those of several tasks.
+        task: The rows' task; None for several tasks.
         path: The file.
-        rows: In the LLM-Adapters layout, in the order of the training set.
-        record: Where they are from, with the SHA-256 of the file.
+        rows: The rows, in the LLM-Adapters layout and the order of the training set.
+        record: Their source, with the SHA-256 of the file.
     """
 
     task: str | None
@@ -48,12 +48,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Test:
-    """Rows that results are taken from.
+    """The rows that a task is tested on.
 
     Attributes:
-        task: Whose rows.
-        data: The file they are in; None: the hub or the built-in samples.
-        record: All of them, before any limit.
+        task: The task.
+        data: The rows' file; None: the hub or the built-in samples.
+        record: The record of all rows, before any limit.
     """
 
     task: Task
@@ -67,11 +67,11 @@ class Material:
 
     Attributes:
         entry: The entry.
-        train: What is trained on, a file for each task of a mixture.
-        validation: What the learning rate is chosen on, a file for each task; empty where none is chosen.
-        tests: What results are taken from, by task.
-        tokens_per_row: Of the training rows by format, by the number of their characters.
-        inputs: SHA-256 of the rows that the entry names, before any are taken out, by what they are.
+        train: The training rows, a file for each task of a mixture.
+        validation: The rows on which the learning rate is chosen, a file for each task; empty if it is fixed.
+        tests: The test rows of each task.
+        tokens_per_row: Tokens of a training row by format, estimated from the number of characters.
+        inputs: SHA-256 of the entry's rows, before validation rows are taken out, by description.
     """
 
     entry: PlanTask
@@ -83,17 +83,17 @@ class Material:
 
     @property
     def train_record(self) -> DataRecord:
-        """All that is trained on."""
+        """The record of all training rows."""
         return mixed([part.record for part in self.train])
 
     @property
     def validation_record(self) -> DataRecord | None:
-        """All that the learning rate is chosen on."""
+        """The record of all validation rows, or None."""
         return mixed([part.record for part in self.validation]) if self.validation else None
 
     @property
     def train_path(self) -> Path:
-        """What a run is given: the file, or the folder of a mixture's files."""
+        """The path for a run's ``data``: the file, or the folder of a mixture's files."""
         return self.train[0].path if len(self.train) == 1 else self.train[0].path.parents[1]
 
     def write(self) -> None:
@@ -107,11 +107,11 @@ class _Source:
     """The training rows of one task, or of the commonsense mix.
 
     Attributes:
-        name: Of the task or mix.
+        name: Name of the task or mix.
         tasks: The task of each row.
         rows: The rows.
-        place: What they were taken from, for people.
-        sha256: Of the rows.
+        place: Their source, for messages and records.
+        sha256: Hash of the rows.
     """
 
     name: str
@@ -163,10 +163,10 @@ def load_material(plan: Plan, entry: PlanTask, folder: Path) -> Material:
 
 
 def assumed_material(entry: PlanTask, folder: Path) -> Material:
-    """The sizes that the plan gives for rows that are not at hand: enough for an estimate only.
+    """Material without rows, made from the sizes in the plan; enough only for an estimate.
 
     Raises:
-        InputError: The plan gives none.
+        InputError: The plan has no sizes.
     """
     sizes = entry.sizes
     if sizes is None:
@@ -194,7 +194,7 @@ def assumed_material(entry: PlanTask, folder: Path) -> Material:
 def _validation(
     folder: Path, entry: PlanTask, sources: Sequence[_Source], rows: Sequence[Row], chosen: Sequence[int]
 ) -> list[Part]:
-    """The rows that were chosen, a part for each task."""
+    """The chosen rows, as one part per task."""
     tasks = [task for source in sources for task in source.tasks]
     places = {task: source.place for source in sources for task in source.tasks}
     return [
@@ -204,7 +204,7 @@ def _validation(
 
 
 def _tokens_per_row(form: Format, sources: Sequence[_Source]) -> float:
-    """Estimated from all rows, each of which is checked on the way."""
+    """Estimate from all rows, which also checks each of them."""
     examples = [
         example
         for source in sources
@@ -240,7 +240,7 @@ def _test(plan: Plan, entry: PlanTask, task: Task) -> Test:
         sha256=loaded.sha256,
         rows=len(loaded.rows),
     )
-    for form in entry.formats:  # refuses what cannot be asked, before anything is trained
+    for form in entry.formats:  # refuses unusable rows before anything is trained
         build_examples(loaded.rows[: entry.eval_rows], source=loaded.source, fmt=form, task=task)
     return Test(task, data, record)
 
@@ -263,10 +263,10 @@ def _file_in(folder: Path | None, task: Task, split: Split) -> Path | None:
 
 
 def _for_validation(rows: Sequence[Row], count: int, seed: int) -> list[int]:
-    """Rows with ``count`` different questions, ascending: those whose hash with the seed is lowest.
+    """Indices of ``count`` rows with different questions, ascending: those with the lowest seeded hash.
 
-    A hash makes the choice the same for every arm, seed and order of the rows. Where a question comes several
-    times its first row is taken, and the others may not be trained on.
+    A hash makes the choice the same for every arm, seed and order of the rows. If a question occurs several
+    times, its first row is taken and the others are not trained on.
     """
     first: dict[str, int] = {}
     for index, row in enumerate(rows):
@@ -280,7 +280,7 @@ def _question(row: Row) -> str:
 
 
 def _part(folder: Path, entry: PlanTask, split: str, name: str, rows: list[Row], place: str) -> Part:
-    """Rows of a task or of the mix, with the file that they are to be in."""
+    """Rows of a task or of the mix, with the file for them."""
     task = _task(name)
     digest = hashlib.sha256(_text(rows).encode("utf-8")).hexdigest()
     record = DataRecord(task=task, source=place, split=split, sha256=digest, rows=len(rows))
@@ -294,15 +294,15 @@ def _part(folder: Path, entry: PlanTask, split: str, name: str, rows: list[Row],
 
 
 def _task(name: str) -> str | None:
-    """The one task that rows belong to, or None."""
+    """The task of the rows; None for the mix."""
     return None if is_mix(name) else get_task(name).name
 
 
 def _place(source: str, data: Path | None) -> str:
-    """A name for people, without the machine's folders."""
+    """A readable name without the machine's folders."""
     return "/".join(data.parts[-2:]) if data is not None else source
 
 
 def _text(rows: Sequence[Row]) -> str:
-    """A JSON array with a row a line."""
+    """A JSON array with one row per line."""
     return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n"

@@ -1,4 +1,4 @@
-"""A study's plan: what is crossed with what, what every run shares, and what is chosen on what.
+"""A study's plan: what is crossed, which settings all runs share, and how the learning rate is chosen.
 
 Paths in a plan are relative to the working directory, as everywhere on the command line.
 """
@@ -22,7 +22,7 @@ from doratune.training.config import TrainingSettings
 
 METHODS: tuple[StudyMethod, ...] = get_args(StudyMethod)
 CROSSED = frozenset({"model", "task", "data", "format", "rows", "rank", "alpha", "learning_rate", "seed"})
-"""Settings of training that the plan's own keys give."""
+"""Training settings that the plan has its own keys for."""
 
 Item = TypeVar("Item", bound=Hashable)
 Rate = Annotated[float, Field(gt=0)]
@@ -40,7 +40,7 @@ Axis = Annotated[list[Item], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Sizes(Settings):
-    """How large a data set is, for an estimate made where its rows are not at hand."""
+    """How large a data set is, for an estimate without its rows."""
 
     train_rows: Positive
     """Rows to train on."""
@@ -51,7 +51,7 @@ class Sizes(Settings):
 
 
 class PlanTask(Settings):
-    """A training set, and the tasks that what was trained on it is tested on."""
+    """A training set, and the tasks on which models trained on it are tested."""
 
     train: str | Axis[str]
     """Name of a task, or commonsense-mix; a list is a mixture of them."""
@@ -72,7 +72,7 @@ class PlanTask(Settings):
     note: str | None = None
     """What a reader must know about the data."""
     sizes: Sizes | None = None
-    """Only for the estimate, where the rows cannot be loaded."""
+    """Only for the estimate, if the rows cannot be loaded."""
 
     @property
     def trained_on(self) -> list[str]:
@@ -81,7 +81,7 @@ class PlanTask(Settings):
 
     @property
     def name(self) -> str:
-        """What the training set is called in paths and messages."""
+        """The training set's name in paths and messages."""
         return "+".join(self.trained_on).lower()
 
     @property
@@ -98,21 +98,21 @@ class Choose(Settings):
 
 
 class Resources(Settings):
-    """What one run needs of a Ray cluster."""
+    """The resources of a Ray cluster that one run needs."""
 
     cpus: Annotated[float, Field(gt=0)] = 1.0
     """Processor cores."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs; parts of one let runs share it."""
+    """GPUs; with a fraction, runs share one."""
 
 
 class Assumed(Settings):
     """Speeds for the estimate until a run of the study is finished."""
 
     tokens_per_second: Annotated[float, Field(gt=0)]
-    """Training tokens a second."""
+    """Training tokens per second."""
     rows_per_second: Annotated[float, Field(gt=0)]
-    """Evaluated rows a second."""
+    """Evaluated rows per second."""
     basis: str
     """Where they were measured, or that they were not."""
 
@@ -135,7 +135,7 @@ class Plan(Settings):
     learning_rates: Axis[Rate]
     """Tried for every method without its own list."""
     own_learning_rates: dict[StudyMethod, Axis[Rate]] = Field(default={})
-    """Other rates for single methods, as many as the rest has."""
+    """Other rates for single methods, as many as the others have."""
     seeds: Axis[Seed]
     """One run each; the learning rate is chosen with the first."""
     data: LaxPath | None = None
@@ -143,21 +143,21 @@ class Plan(Settings):
     choose: Choose = Choose()
     """What the learning rate is chosen on."""
     protocol: Protocol = "likelihood"
-    """How the model's answer is taken."""
+    """How the model's answer is determined."""
     alpha_over_rank: Annotated[float, Field(gt=0)] = 2.0
     """Alpha of an adapter is this times its rank, as in the paper."""
     settings: dict[str, Any] = Field(default={})
-    """Settings of training that all runs share."""
+    """Training settings that all runs share."""
     own_settings: dict[StudyMethod, dict[str, Any]] = Field(default={})
-    """Settings in which single methods differ from that; rank and alpha may be among them."""
+    """Settings of single methods that differ from those, possibly rank and alpha."""
     split_seed: Seed = 0
-    """Which training rows are taken for validation."""
+    """Decides which training rows are taken for validation."""
     eval_batch_size: Positive = 32
     """Rows per forward pass in evaluation."""
     keep_weights: bool = True
-    """Whether the weights of a run are kept once the results that need them are in."""
+    """Whether a run's weights are kept once all results that need them exist."""
     resources: Resources = Resources()
-    """What one run needs of a Ray cluster."""
+    """The resources of a Ray cluster that one run needs."""
     assume: Assumed | None = None
     """Speeds for the estimate of time."""
 
@@ -166,7 +166,7 @@ class Plan(Settings):
         return float(f"{self.alpha_over_rank * rank:.12g}")
 
     def rates(self, method: StudyMethod) -> list[float]:
-        """The learning rates that are tried for a method, ascending."""
+        """The learning rates to try for a method, ascending."""
         return sorted(self.own_learning_rates.get(method, self.learning_rates))
 
 
@@ -175,10 +175,10 @@ def load_plan(name: str, *, data: Path | None = None) -> Plan:
 
     Args:
         name: The name or path.
-        data: Replaces the folder that the plan takes its rows from.
+        data: Replaces the plan's data folder.
 
     Raises:
-        InputError: There is no such plan, or it is not one that can be run.
+        InputError: There is no such plan, or it cannot be run.
     """
     values, source = read_named(name, kind="plan", where="PLAN", package="doratune.study", folder="plans")
     _check_choice(values, source)
@@ -213,11 +213,11 @@ def _renamed(values: dict[str, Any], old: str, new: str) -> dict[str, Any]:
 
 
 def check_plan(plan: Plan, source: str) -> None:
-    """Refuse a plan whose parts do not fit together.
+    """Raise if the parts of a plan do not fit together.
 
     Args:
         plan: The plan.
-        source: Where it is from, for messages.
+        source: Its origin, for messages.
 
     Raises:
         InputError: Tasks, methods or learning rates do not fit together.
@@ -255,7 +255,7 @@ def _check_settings(plan: Plan, source: str) -> None:
     taken = sorted({*CROSSED, "validation_share"} & plan.settings.keys())
     if taken:
         raise InputError(
-            "a setting belongs to the plan itself, not to what its runs share",
+            "the plan has its own keys for these settings",
             where=f"{source}, settings",
             got=", ".join(taken),
             fix="use models, tasks, ranks, alpha_over_rank, learning_rates, seeds or a task's own keys",
@@ -277,7 +277,7 @@ def _check_tasks(plan: Plan, source: str) -> None:
     repeated = sorted(_repeated([task.name for task in plan.tasks]))
     if repeated:
         raise InputError(
-            "a training set comes twice",
+            "a training set is listed twice",
             where=f"{source}, tasks",
             got=", ".join(repeated),
             fix="give it one entry; it may have several formats and test tasks",
@@ -327,7 +327,7 @@ def _check_own(plan: Plan, source: str) -> None:
         for method, own in plan.own_settings.items():
             if {"rank", "alpha"} & own.keys():
                 raise InputError(
-                    "a method cannot have its own rank where the plan crosses several ranks",
+                    "a method cannot have its own rank if the plan crosses several ranks",
                     where=f"{source}, own_settings, {method}",
                     got=f"ranks {', '.join(map(str, plan.ranks))}",
                 )
@@ -337,7 +337,7 @@ def _check_tries(plan: Plan, source: str) -> None:
     tries = {method: len(plan.rates(method)) for method in plan.methods}
     if len(set(tries.values())) > 1:
         raise InputError(
-            "the methods have different numbers of tries for their learning rate",
+            "the methods have different numbers of learning rates",
             where=f"{source}, learning_rates, own_learning_rates",
             got=", ".join(f"{method} {count}" for method, count in tries.items()),
             fix="give every method as many learning rates",
@@ -345,7 +345,7 @@ def _check_tries(plan: Plan, source: str) -> None:
     for task in plan.tasks:
         if task.validation_rows is None and max(tries.values()) > 1:
             raise InputError(
-                "there are several learning rates and no rows to choose one on",
+                "there are several learning rates but no rows to choose one on",
                 where=f"{source}, tasks, {task.name}",
                 expected="validation_rows",
             )

@@ -1,4 +1,4 @@
-"""A whole study: its plan in, its record out."""
+"""A whole study, from its plan to its record."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Study:
         plan: The plan.
         folder: The study's folder.
         groups: Its groups, in order.
-        inputs: What identifies its models and rows, by what they are.
-        assumed: Why rows could not be loaded, by training set; the sizes in the plan are used instead.
+        inputs: The hashes that identify its models and rows, by description.
+        assumed: Why rows could not be loaded, by training set; the plan's sizes are used instead.
     """
 
     plan: Plan
@@ -48,10 +48,10 @@ def open_study(plan: Plan, folder: Path, *, only_to_estimate: bool = False) -> S
     Args:
         plan: The plan.
         folder: The study's folder.
-        only_to_estimate: If the hub cannot be reached, use the sizes that the plan gives.
+        only_to_estimate: Use the sizes in the plan if the hub cannot be reached.
 
     Raises:
-        InputError: The rows cannot be used, or the folder holds something else.
+        InputError: The rows or the folder cannot be used.
         DoratuneError: The hub cannot be reached.
     """
     check_folder(folder)
@@ -82,18 +82,18 @@ def run_study(
     """Do what is left of a study; study.json is rewritten whenever a group of its cells is finished.
 
     Args:
-        study: What ``open_study`` gave.
-        runner: What carries out its runs.
-        watcher: What is told of the progress.
-        reproduce: The command that gives this study.
+        study: The result of ``open_study``.
+        runner: Carries out its runs.
+        watcher: Follows the progress.
+        reproduce: The command that repeats this study.
         again: How the user resumes it, for messages.
 
     Returns:
         The record, as in study.json.
 
     Raises:
-        InputError: What is on disk is not of this study, or another process is at work on it.
-        DoratuneError: Runs have failed or were interrupted; what is finished is kept, and recorded.
+        InputError: Files on disk do not belong to this study, or another process is working on it.
+        DoratuneError: Runs failed or were interrupted; finished runs are kept and recorded.
     """
     finished: dict[int, list[Answered]] = {}
 
@@ -121,24 +121,24 @@ def make_runner(
     jobs: int,
     threads: int | None,
 ) -> Runner:
-    """What a study is to be carried out with.
+    """The runner for a study.
 
     Args:
-        resources: What a run needs of a cluster.
+        resources: The resources of a cluster that one run needs.
         initializer: Called first in each run's process.
         kind: This machine or a Ray cluster.
         jobs: Runs at a time on this machine.
         threads: Threads of each run; None: the cores divided among the jobs.
 
     Raises:
-        InputError: What it needs is not installed, or a setting means nothing to it.
+        InputError: Ray is not installed, or a setting does not apply to this kind of runner.
     """
     if kind == "ray":
         if jobs > 1 or threads is not None:
             raise InputError(
-                "a Ray cluster itself decides how many runs take place at a time",
+                "a Ray cluster decides by itself how many runs it does at a time",
                 where="--jobs, --threads",
-                expected="resources in the plan: what one run needs",
+                expected="resources in the plan, which say what one run needs",
             )
         return RayRunner(resources, initializer)
     if threads is None and jobs > 1:
@@ -148,5 +148,5 @@ def make_runner(
 
 
 def _qualified(what: str, name: str, names: Sequence[str]) -> str:
-    """``what``, with the name it belongs to where there are several."""
+    """``what``, with its name if there are several."""
     return what if len(names) == 1 else f"{name}: {what}"
