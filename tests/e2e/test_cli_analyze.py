@@ -300,7 +300,7 @@ def test_bad_runs_are_one_error(what: str, cli: Cli, runs: Path) -> None:
 
 
 def test_what_is_no_training_run_is_refused(cli: Cli, runs: Path, tiny_model: Path) -> None:
-    assert cli("eval", tiny_model, "--task", "sample-boolq", "--limit", 4, "--output", "base").code == 0
+    assert cli("eval", tiny_model, "--task", "sample-boolq", "--eval-rows", 4, "--output", "base").code == 0
     outcome = cli("analyze", "base", "--output", "analysis")
     assert outcome.code == 2 and "nothing was trained" in outcome.err
     outcome = cli("analyze", runs / "lora", runs / "lora", "--output", "analysis")

@@ -18,7 +18,7 @@ def run(dora_run: Path, tmp_path: Path) -> Path:
 
 
 def test_run_is_evaluated_in_its_own_format(cli: Cli, run: Path) -> None:
-    outcome = cli("eval", run, "--task", "sample-boolq", "--limit", 30)
+    outcome = cli("eval", run, "--task", "sample-boolq", "--eval-rows", 30)
     assert outcome.code == 0, outcome.err
     record = json.loads((run / "record.json").read_text())
     (evaluation,) = record["evaluations"]
@@ -34,7 +34,7 @@ def test_run_is_evaluated_in_its_own_format(cli: Cli, run: Path) -> None:
 
 def test_batches_do_not_change_the_scores(cli: Cli, run: Path) -> None:
     for size in (1, 16):
-        flags = ["--limit", 20, "--batch-size", size, "--output", f"batch{size}"]
+        flags = ["--eval-rows", 20, "--eval-batch-size", size, "--output", f"batch{size}"]
         assert cli("eval", run, "--task", "sample-winogrande", *flags).code == 0
     ones, sixteens = (lines(Path(f"batch{size}/predictions/sample-winogrande.jsonl")) for size in (1, 16))
     for one, other in zip(ones, sixteens, strict=True):
@@ -66,9 +66,9 @@ def test_merged_is_unmerged(run: Path) -> None:
 
 
 def test_protocols_and_formats_stand_side_by_side(cli: Cli, run: Path) -> None:
-    assert cli("eval", run, "--task", "sample-boolq", "--limit", 6).code == 0
-    assert cli("eval", run, "--task", "sample-boolq", "--limit", 6, "--protocol", "generate").code == 0
-    assert cli("eval", run, "--task", "sample-boolq", "--limit", 6, "--format", "continuation").code == 0
+    assert cli("eval", run, "--task", "sample-boolq", "--eval-rows", 6).code == 0
+    assert cli("eval", run, "--task", "sample-boolq", "--eval-rows", 6, "--protocol", "generate").code == 0
+    assert cli("eval", run, "--task", "sample-boolq", "--eval-rows", 6, "--format", "continuation").code == 0
     record = json.loads((run / "record.json").read_text())
     assert sorted(one["predictions"] for one in record["evaluations"]) == [
         "predictions/sample-boolq.continuation.jsonl",
@@ -81,12 +81,12 @@ def test_protocols_and_formats_stand_side_by_side(cli: Cli, run: Path) -> None:
 
 
 def test_repeating_is_refused_unless_asked_for(cli: Cli, run: Path) -> None:
-    assert cli("eval", run, "--task", "sample-boolq", "--limit", 4).code == 0
+    assert cli("eval", run, "--task", "sample-boolq", "--eval-rows", 4).code == 0
     before = (run / "record.json").read_text()
-    outcome = cli("eval", run, "--task", "sample-boolq", "--limit", 5)
+    outcome = cli("eval", run, "--task", "sample-boolq", "--eval-rows", 5)
     assert outcome.code == 2 and "already there" in outcome.err
     assert (run / "record.json").read_text() == before
-    assert cli("eval", run, "--task", "sample-boolq", "--limit", 5, "--overwrite").code == 0
+    assert cli("eval", run, "--task", "sample-boolq", "--eval-rows", 5, "--overwrite").code == 0
     (evaluation,) = json.loads((run / "record.json").read_text())["evaluations"]
     assert evaluation["rows"] == 5
 
@@ -103,8 +103,8 @@ def test_base_model_and_file(cli: Cli, tiny_model: Path, boolq_rows: Path) -> No
 
 def test_plain_adapter_folder(cli: Cli, run: Path) -> None:
     shutil.copytree(run / "adapter", "plain_adapter")
-    assert cli("eval", run, "--task", "sample-boolq", "--limit", 8).code == 0
-    rest = ["--limit", 8, "--dtype", "float32", "--output", "plain"]
+    assert cli("eval", run, "--task", "sample-boolq", "--eval-rows", 8).code == 0
+    rest = ["--eval-rows", 8, "--dtype", "float32", "--output", "plain"]
     assert cli("eval", "plain_adapter", "--task", "sample-boolq", *rest).code == 0
     name = "predictions/sample-boolq.jsonl"
     assert lines(Path("plain", name)) == lines(run / name)
@@ -138,7 +138,7 @@ def test_another_base_is_refused_or_recorded(cli: Cli, run: Path, tiny_model: Pa
     from doratune.models.load import load_model
 
     other_base(tiny_model, kind)
-    flags = ["--task", "sample-boolq", "--limit", 4, "--model", "other"]
+    flags = ["--task", "sample-boolq", "--eval-rows", 4, "--model", "other"]
     before = (run / "record.json").read_bytes()
     outcome = cli("eval", run, *flags)
     assert outcome.code == 2 and "trained for another base model" in outcome.err
@@ -245,7 +245,7 @@ def test_a_key_twice_in_an_adapters_configuration_is_refused(cli: Cli, run: Path
 def test_a_folder_holds_evaluations_of_one_thing(cli: Cli, run: Path, tiny_model: Path) -> None:
     other_base(tiny_model, "noise")
     shutil.copytree(run / "adapter", "plain")
-    first, second = (["--task", f"sample-{task}", "--limit", 2] for task in ("boolq", "winogrande"))
+    first, second = (["--task", f"sample-{task}", "--eval-rows", 2] for task in ("boolq", "winogrande"))
     targets = {"base": tiny_model, "other": "other", "run": run, "plain": "plain"}
     for name, target in targets.items():
         assert cli("eval", target, *first, "--dtype", "float32", "--output", f"of-{name}").code == 0
@@ -258,7 +258,7 @@ def test_a_folder_holds_evaluations_of_one_thing(cli: Cli, run: Path, tiny_model
 
 def test_its_own_base_under_another_name_is_no_other(cli: Cli, run: Path, tiny_model: Path) -> None:
     shutil.copytree(tiny_model, "copy")
-    assert cli("eval", run, "--task", "sample-boolq", "--limit", 4, "--model", "copy").code == 0
+    assert cli("eval", run, "--task", "sample-boolq", "--eval-rows", 4, "--model", "copy").code == 0
     assert json.loads((run / "record.json").read_text())["evaluations"][0]["other_base"] is None
 
 
@@ -282,7 +282,7 @@ def test_a_damaged_adapter_is_not_scored(cli: Cli, dora_run: Path) -> None:
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "layers_to_transform": [1]}))
     for target in ("run", "run/adapter"):
-        outcome = cli("eval", target, "--task", "sample-boolq", "--limit", 4, "--output", "out")
+        outcome = cli("eval", target, "--task", "sample-boolq", "--eval-rows", 4, "--output", "out")
         assert outcome.code == 2 and "15 unused" in outcome.err and "layers.0" in outcome.err, outcome.err
         assert "Traceback" not in outcome.err and "warns" not in outcome.err and not Path("out").exists()
 
@@ -314,7 +314,7 @@ def test_an_adapter_whose_norms_overflow_is_not_scored(cli: Cli, dora_run: Path)
     path = Path("run/adapter/adapter_model.safetensors")
     tensors = load_file(path)
     save_file({key: one * 1e30 if "lora_B" in key else one for key, one in tensors.items()}, path)
-    outcome = cli("eval", "run", "--task", "sample-boolq", "--limit", 4)
+    outcome = cli("eval", "run", "--task", "sample-boolq", "--eval-rows", 4)
     assert outcome.code == 2 and "norms of the adapter are not finite" in outcome.err, outcome.err
     assert "_proj" in outcome.err and "predictions" not in [one.name for one in Path("run").iterdir()]
 
@@ -324,7 +324,7 @@ def test_the_revision_that_an_adapter_names_is_not_passed_over(cli: Cli, dora_ru
     shutil.copytree(dora_run / "adapter", "plain")
     path = Path("plain/adapter_config.json")
     config = {**json.loads(path.read_text()), "revision": "v1"}
-    flags = ["--task", "sample-boolq", "--limit", 4, "--output", "out"]
+    flags = ["--task", "sample-boolq", "--eval-rows", 4, "--output", "out"]
     path.write_text(json.dumps(config))
     assert cli("eval", "plain", *flags).code == 0
     shutil.rmtree("out")
@@ -336,7 +336,7 @@ def test_the_revision_that_an_adapter_names_is_not_passed_over(cli: Cli, dora_ru
 
 def test_an_ordinary_evaluation_says_what_it_scored_and_warns_of_nothing(cli: Cli, dora_run: Path) -> None:
     shutil.copytree(dora_run, "run")
-    outcome = cli("eval", "run", "--task", "sample-boolq", "--limit", 4, "--dtype", "float32")
+    outcome = cli("eval", "run", "--task", "sample-boolq", "--eval-rows", 4, "--dtype", "float32")
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("scored:") == 1 and "merging moved a log-probability by at most" in outcome.err
     assert "warns" not in outcome.err

@@ -56,7 +56,7 @@ def test_full_fine_tuning_trains_every_weight(cli: Cli, flags: list[object], tin
 
 def test_a_fully_fine_tuned_run_is_evaluated_with_its_own_weights(cli: Cli, flags: list[object]) -> None:
     assert cli("train", "--method", "full", *flags, "--output", "run").code == 0
-    task = ["--task", "sample-boolq", "--limit", 8]
+    task = ["--task", "sample-boolq", "--eval-rows", 8]
     outcome = cli("eval", "run", *task)
     assert outcome.code == 0, outcome.err
     shutil.copytree("run/model", "plain")
@@ -125,7 +125,7 @@ def test_weights_stay_float32_where_bfloat16_is_computed_in(
 def test_the_report_holds_a_full_run_beside_an_adapter(cli: Cli, flags: list[object]) -> None:
     for method in ("lora", "full"):
         assert cli("train", "--method", method, *flags, "--output", f"runs/{method}").code == 0
-        assert cli("eval", f"runs/{method}", "--task", "sample-boolq", "--limit", 8).code == 0
+        assert cli("eval", f"runs/{method}", "--task", "sample-boolq", "--eval-rows", 8).code == 0
     outcome = cli("report", "runs/lora", "runs/full", "--output", "report", "--json")
     assert outcome.code == 0, outcome.err
     record = json.loads(outcome.out)

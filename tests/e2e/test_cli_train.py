@@ -130,7 +130,7 @@ def test_speedups_change_nothing_but_what_the_record_says_of_them(cli: Cli, flag
     assert off == [] and taken["supervised_forward"] == 1 and taken["rms_norm"] == 5
     scores = []
     for switch in ("on", "off"):
-        flags = ["--task", "sample-boolq", "--limit", 8, "--speedups", switch, "--overwrite"]
+        flags = ["--task", "sample-boolq", "--eval-rows", 8, "--speedups", switch, "--overwrite"]
         assert cli("eval", "on", *flags).code == 0
         rows = lines(Path("on", "predictions", "sample-boolq.jsonl"))
         scores.append([score for row in rows for score in row["scores"]])
@@ -144,7 +144,7 @@ def test_a_run_without_speedups_is_evaluated_without(cli: Cli, flags: list[objec
     Path("plain.yaml").write_text("speedups: off\n")
     assert cli("train", *flags, "--preset", "plain.yaml", "--output", "run").code == 0
     assert "speedups: 'off'" in Path("run", "config.yaml").read_text()
-    assert cli("eval", "run", "--task", "sample-boolq", "--limit", 4).code == 0
+    assert cli("eval", "run", "--task", "sample-boolq", "--eval-rows", 4).code == 0
     record = json.loads(Path("run", "record.json").read_text())
     assert record["training"]["speedups"] == record["evaluations"][0]["speedups"] == []
 
@@ -359,14 +359,16 @@ def test_bfloat16_on_a_cpu(cli: Cli, flags: list[object]) -> None:
     assert losses(Path("run")) == pytest.approx(
         losses(Path("exact")), abs=0.03
     )  # bfloat16: 8 bits, losses near 6.4
-    evaluated = cli("eval", "run", "--task", "sample-boolq", "--limit", 4)
+    evaluated = cli("eval", "run", "--task", "sample-boolq", "--eval-rows", 4)
     assert evaluated.code == 0 and "adapter merged into the base" in evaluated.err
     found = json.loads(Path("run/record.json").read_text())
     assert found["model"]["dtype"] == "bfloat16"  # that of training
     scored = found["evaluations"][0]["scored"]
     difference = scored.pop("merge_difference")
     assert scored == {"weights": "adapter", "merged": True, "dtype": "float32"} and 0 < difference < 1e-4
-    by_name = cli("eval", "run", "--task", "sample-boolq", "--limit", 4, "--dtype", "bfloat16", "--overwrite")
+    by_name = cli(
+        "eval", "run", "--task", "sample-boolq", "--eval-rows", 4, "--dtype", "bfloat16", "--overwrite"
+    )
     assert by_name.code == 0 and "kept apart from the base" in by_name.err and "in bfloat16" in by_name.err
     (entry,) = json.loads(Path("run/record.json").read_text())["evaluations"]
     assert entry["scored"]["dtype"] == "bfloat16" and entry["scored"]["merged"] is False
@@ -380,7 +382,7 @@ def test_4_bit_base_trains_and_evaluates_in_4_bits(cli: Cli, flags: list[object]
     speedups = json.loads(Path("run", "record.json").read_text())["training"]["speedups"]
     taken = {one["name"] for one in speedups if one["taken"]}
     assert {"supervised_forward", "packing", "attention", "last_mlp", "rms_norm", "rotary"} <= taken
-    evaluated = cli("eval", "run", "--task", "sample-boolq", "--limit", 4)
+    evaluated = cli("eval", "run", "--task", "sample-boolq", "--eval-rows", 4)
     assert evaluated.code == 0 and "kept apart from the base" in evaluated.err
     assert {weight.dtype for weight in adapter_weights(Path("run")).values()} == {torch.float32}
 

@@ -21,6 +21,7 @@ from doratune.finite import is_finite
 from doratune.models.builtin import BUILTIN
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model, on_cpu
+from doratune.models.names import cached_builtin
 from doratune.peft import adapter_parameters, dora_norms, enable, uses_dora
 from doratune.peft.adapter_file import read_adapter_config, refuse_other_settings
 from doratune.peft.load import load_adapter
@@ -262,20 +263,30 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
     dtype = record.model.dtype if record and config.dtype == "auto" else config.dtype
     if widened and dtype != "bfloat16":
         dtype = "float32"
-    loaded = load_model(
-        name,
-        dtype=dtype,
-        load_in_4bit=in_4bit,
-        device_map=config.device_map or trained.get("device_map"),
-        trust_remote_code=config.trust_remote_code,
-    )
+    try:
+        loaded = load_model(
+            name,
+            dtype=dtype,
+            load_in_4bit=in_4bit,
+            device_map=config.device_map or trained.get("device_map"),
+            trust_remote_code=config.trust_remote_code,
+        )
+    except InputError as error:
+        if adapter is None or config.model is not None:
+            raise
+        raise InputError(
+            "the base model of the adapter cannot be loaded",
+            where=str(adapter),
+            got=f"{name}: {error.what}",
+            fix=f"name it with --model: doratune eval {config.target} --model FOLDER ...",
+        ) from error
     return replace(loaded, model=loaded.model.float(), dtype=torch.float32) if widened else loaded
 
 
 def _named_base(adapter: Path) -> str:
     """The base model that a plain adapter names."""
     saved = read_adapter_config(adapter)
-    name = saved.base_model_name_or_path or ""
+    name = cached_builtin(saved.base_model_name_or_path or "")
     if not name:
         raise InputError(
             "the adapter does not say what its base model is", where=str(adapter), fix="add --model"

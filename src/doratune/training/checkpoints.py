@@ -27,6 +27,7 @@ from doratune.records.layout import (
     write_json_atomic,
 )
 from doratune.records.run import ModelRecord
+from doratune.training.card import name_base
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +41,12 @@ class CheckpointCallback(TrainerCallback):
     Args:
         run: The run directory.
         keep: How many are kept.
-        base: The base model, which each checkpoint is to name.
+        model: The base model as the user named it.
+        base: What each checkpoint is to say of it.
     """
 
-    def __init__(self, run: Path, *, keep: int, base: ModelRecord | None = None) -> None:
+    def __init__(self, run: Path, *, keep: int, model: str, base: ModelRecord | None = None) -> None:
+        self._model = model
         self._run = run
         self._keep = keep
         self._base = base
@@ -73,6 +76,7 @@ class CheckpointCallback(TrainerCallback):
                 fix="train again; two runs must not share a folder",
             )
         found = checkpoints(self._run)
+        name_base(found[state.global_step], self._model)
         if self._base is not None:
             write_base_model(found[state.global_step], self._base)
         seal(found[state.global_step])
