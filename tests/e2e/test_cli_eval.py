@@ -185,7 +185,7 @@ def test_another_base_over_the_same_weights_is_refused_or_recorded(
     shutil.copytree(tiny_model, "other")
     change(Path("other"))
     shutil.copytree(run / "adapter", "plain")
-    flags = ["--task", "sample-boolq", "--limit", 4, "--model", "other", "--output", "out"]
+    flags = ["--task", "sample-boolq", "--eval-rows", 4, "--model", "other", "--output", "out"]
     outcome = cli("eval", target, *flags)
     assert outcome.code == 2 and said in outcome.err, outcome.err
     assert "--allow-other-base" in outcome.err and "Traceback" not in outcome.err
@@ -207,7 +207,7 @@ def test_a_base_that_changed_in_its_place_is_another_one(cli: Cli, tiny_model: P
     record = json.loads(path.read_text())
     record["model"]["name"] = record["config"]["model"] = "base"
     path.write_text(json.dumps(record))
-    flags = ["--task", "sample-boolq", "--limit", 4]
+    flags = ["--task", "sample-boolq", "--eval-rows", 4]
     assert cli("eval", "run", *flags).code == 0
     other_config(Path("base"))
     for command in (["eval", "run", *flags, "--overwrite"], ["analyze", "run"]):
@@ -220,7 +220,7 @@ def test_a_run_of_an_older_version_is_evaluated_and_it_is_said(cli: Cli, run: Pa
     record = json.loads(path.read_text())
     del record["model"]["config"], record["model"]["tokenizer"]
     path.write_text(json.dumps(record))
-    outcome = cli("eval", run, "--task", "sample-boolq", "--limit", 4)
+    outcome = cli("eval", run, "--task", "sample-boolq", "--eval-rows", 4)
     assert outcome.code == 0 and "configurations and tokenizers were not compared" in outcome.err
 
 
@@ -228,7 +228,7 @@ def test_an_adapter_of_plain_peft_knows_its_base_by_name_only(cli: Cli, run: Pat
     shutil.copytree(tiny_model, "copy")
     shutil.copytree(run / "adapter", "plain")
     Path("plain/base_model.json").unlink()
-    flags = ["--task", "sample-boolq", "--limit", 4, "--output"]
+    flags = ["--task", "sample-boolq", "--eval-rows", 4, "--output"]
     outcome = cli("eval", "plain", *flags, "named")
     assert outcome.code == 0 and "not compared" not in outcome.err
     outcome = cli("eval", "plain", *flags, "other", "--model", "copy")
@@ -238,7 +238,7 @@ def test_an_adapter_of_plain_peft_knows_its_base_by_name_only(cli: Cli, run: Pat
 def test_a_key_twice_in_an_adapters_configuration_is_refused(cli: Cli, run: Path) -> None:
     path = run / "adapter/adapter_config.json"
     path.write_text(path.read_text().rstrip().removesuffix("}") + ', "r": 4}')
-    outcome = cli("eval", run, "--task", "sample-boolq", "--limit", 4)
+    outcome = cli("eval", run, "--task", "sample-boolq", "--eval-rows", 4)
     assert outcome.code == 2 and "one key several times" in outcome.err and "'r'" in outcome.err
 
 

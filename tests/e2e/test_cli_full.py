@@ -73,7 +73,7 @@ def test_another_configuration_over_the_trained_weights_is_refused(cli: Cli, fla
     assert cli("train", "--method", "full", *flags, "--output", "run").code == 0
     path = Path("run/model/config.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "rms_norm_eps": 0.1}))
-    command = ["eval", "run", "--task", "sample-boolq", "--limit", 4]
+    command = ["eval", "run", "--task", "sample-boolq", "--eval-rows", 4]
     outcome = cli(*command)
     assert outcome.code == 2 and "rms_norm_eps is 1e-06 in the run and 0.1 here" in outcome.err
     assert "--model" not in outcome.err
