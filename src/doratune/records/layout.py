@@ -32,7 +32,7 @@ ADAPTER_NAME = "adapter"
 MODEL_NAME = "model"
 RECORD_NAME = "record.json"
 DIVERGED_NAME = "diverged.json"
-"""Beside or in place of the record of a study's run that diverged."""
+"""In place of the record of a run that diverged."""
 PREDICTIONS_NAME = "predictions"
 RUN_NAMES = frozenset(
     {
@@ -86,12 +86,36 @@ def weights_path(run: Path, method: Method) -> Path:
     return run / (MODEL_NAME if method == "full" else ADAPTER_NAME)
 
 
-def trained_weights(run: Path) -> Path | None:
-    """The folder of a run's adapter, or of its model after full fine-tuning; None if there is neither."""
-    for folder, file in ((run / ADAPTER_NAME, ADAPTER_CONFIG), (run / MODEL_NAME, MODEL_CONFIG)):
-        if (folder / file).is_file():
-            return folder
-    return None
+def trained_weights(run: Path, method: Method) -> Path | None:
+    """``weights_path``, if the adapter or the model is there."""
+    folder = weights_path(run, method)
+    file = MODEL_CONFIG if method == "full" else ADAPTER_CONFIG
+    return folder if (folder / file).is_file() else None
+
+
+def unfinished(run: Path) -> InputError:
+    """The error for a run directory without a record."""
+    if has_diverged(run):
+        return InputError(
+            "the run has no result: its training diverged",
+            where=str(run),
+            got=read_divergence(run).message.partition("\n")[0],
+            fix="train again with --overwrite and a lower --learning-rate, or with --on-nonfinite skip if it "
+            "is some rows'; --resume would diverge again",
+        )
+    if is_started(run):
+        return InputError(
+            "the run is not finished",
+            where=str(run),
+            expected=f"a file {RECORD_NAME}",
+            fix="finish it with the command it was started with and --resume",
+        )
+    return InputError(
+        "the directory holds no finished run",
+        where=str(run),
+        expected=f"a file {RECORD_NAME}",
+        fix="give a directory that `doratune train` or `doratune eval` wrote",
+    )
 
 
 def checkpoints(run: Path) -> dict[int, Path]:
@@ -268,12 +292,7 @@ def read_record(run: Path) -> RunRecord:
     if not run.is_dir():
         raise InputError("there is no such run directory", where=str(run))
     if not is_recorded(run):
-        raise InputError(
-            "the directory holds no finished run",
-            where=str(run),
-            expected=f"a file {RECORD_NAME}",
-            fix="give a directory that `doratune train` or `doratune eval` wrote, or let that run finish",
-        )
+        raise unfinished(run)
     return _read_schema(run / RECORD_NAME, RunRecord)
 
 

@@ -16,6 +16,7 @@ from doratune.records.differences import WITHOUT_EFFECT, flat_config, notes_on_d
 from doratune.records.layout import read_record
 from doratune.records.run import DataRecord, Evaluation, RunRecord, mixed
 from doratune.records.study import StudyMethod, StudyRecord, method_of
+from doratune.records.weights import check_own_weights
 from doratune.study.assemble import record_of
 from doratune.study.cell import Answered, Arm, Run, cell_of
 
@@ -98,6 +99,7 @@ def _evaluations(run: Run) -> dict[TaskKey, Evaluation]:
             fix=f"doratune eval {run.directory} --task TASK",
         )
     check_own_base_model(run.record, where=str(run.directory))
+    check_own_weights(run.record, where=str(run.directory))
     keyed = {(entry.task, entry.format, entry.protocol): entry for entry in found}
     if len(keyed) < len(found):
         raise InputError(

@@ -22,6 +22,7 @@ from doratune.records.layout import (
 )
 from doratune.records.run import Evaluation
 from doratune.records.study import StudyMethod
+from doratune.records.weights import check_own_weights
 from doratune.training.config import TrainConfig
 
 
@@ -52,6 +53,7 @@ class Wanted:
         ours = (self.config.task[0], self.config.format, self.config.protocol, self.config.split)
         record = read_record(folder)
         check_own_base_model(record, where=str(folder))
+        check_own_weights(record, where=str(folder))
         for one in record.evaluations:
             if (one.task, one.format, one.protocol, one.data.split) == ours:
                 self._check_rows(one, folder)
@@ -131,7 +133,7 @@ class Job:
 
     def has_weights(self) -> bool:
         """Whether there is something to evaluate."""
-        return self.config is None or trained_weights(self.folder) is not None
+        return self.config is None or trained_weights(self.folder, self.config.method) is not None
 
 
 def drop_weights(run: Path) -> None:

@@ -6,7 +6,9 @@ an unfinished run.
 
 from __future__ import annotations
 
+import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,20 +17,26 @@ from typing import Any
 import yaml
 from accelerate import PartialState
 
-from doratune.errors import DoratuneError, InputError
+from doratune.errors import DivergedError, DoratuneError, InputError
 from doratune.records.layout import (
     CHECKPOINTS_NAME,
     CONFIG_NAME,
+    DIVERGED_NAME,
     RUN_NAMES,
     checkpoints,
+    has_diverged,
     is_recorded,
     is_started,
     write_config,
+    write_divergence,
 )
 from doratune.records.lock import locked
+from doratune.records.run import Divergence
 from doratune.settings import validate
 from doratune.training.checkpoints import last_whole
 from doratune.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 FULL = 1 << 20
 """A disk with less room than this, in bytes, is full."""
@@ -61,6 +69,8 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
             got="; ".join(changed),
             fix="resume without these flags, or train into another folder",
         )
+    if has_diverged(output):
+        logger.warning("training in %s diverged before, and does so again unless its cause is gone", output)
     return last_whole(output)
 
 
@@ -77,7 +87,9 @@ def refuse_taken(output: Path) -> None:
             "the output folder already holds a run",
             where="--output",
             got=f"{output} with {', '.join(held)}",
-            fix="choose another folder, or add --resume to go on or --overwrite to start again",
+            fix="choose another folder, or add --overwrite to start again"
+            if has_diverged(output)
+            else "choose another folder, or add --resume to go on or --overwrite to start again",
         )
 
 
@@ -93,6 +105,7 @@ def opened(config: TrainConfig, *, again: bool, afresh: bool) -> Iterator[None]:
     Raises:
         InputError: Another process is training into it, or has begun a run there since ``refuse_taken``.
         DoratuneError: Something could not be written; what had been written is kept.
+        DivergedError: Raised inside; the run directory then says so.
     """
     if not PartialState().is_main_process:
         yield
@@ -102,7 +115,17 @@ def opened(config: TrainConfig, *, again: bool, afresh: bool) -> Iterator[None]:
             refuse_taken(config.output)
         if afresh:
             _start(config)
-        yield
+        (config.output / DIVERGED_NAME).unlink(missing_ok=True)
+        started = time.perf_counter()
+        try:
+            yield
+        except DivergedError as error:
+            seconds = time.perf_counter() - started
+            write_divergence(
+                config.output,
+                Divergence(message=error.message, seconds=seconds, config=config.model_dump(mode="json")),
+            )
+            raise
 
 
 @contextmanager
