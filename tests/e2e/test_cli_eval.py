@@ -222,6 +222,19 @@ def test_an_adapter_that_is_scaled_otherwise_than_in_its_run_is_refused(
         assert not Path("out").exists()
 
 
+def test_patterns_that_match_no_layer_are_said(cli: Cli, dora_run: Path) -> None:
+    """PEFT passes over them, and warns; every tensor is in its place."""
+    shutil.copytree(dora_run / "adapter", "plain")
+    path = Path("plain/adapter_config.json")
+    patterns = {"alpha_pattern": {"layers.7.q_proj": 3}, "rank_pattern": {"q_prj": 8}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **patterns}))
+    outcome = cli("eval", "plain", "--task", "sample-boolq", "--limit", 4)
+    assert outcome.code == 0, outcome.err
+    said = [line for line in outcome.err.splitlines() if line.startswith("peft warns: ")]
+    for kind, (name,) in patterns.items():
+        assert sum(kind in line and name in line for line in said) == 1, outcome.err
+
+
 def test_an_adapter_whose_norms_overflow_is_not_scored(cli: Cli, dora_run: Path) -> None:
     """All its weights are finite, and its layers answer zero."""
     shutil.copytree(dora_run, "run")
