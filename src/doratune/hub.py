@@ -45,11 +45,11 @@ def looks_like_path(name: str) -> bool:
     """Whether a name can only be meant for a file or folder, so that the hub is not to be asked for it.
 
     It starts as a path does, has a backslash, ends in a slash, has several, or what stands before its slash
-    is a folder here.
+    is here.
     """
     if name.startswith((".", "/", "~")) or "\\" in name or name.endswith("/"):
         return True
-    return name.count("/") > 1 or ("/" in name and Path(name).parent.is_dir())
+    return name.count("/") > 1 or ("/" in name and Path(name).parent.exists())
 
 
 @contextmanager

@@ -31,8 +31,8 @@ from doratune.records.layout import (
     is_recorded,
     predictions_name,
     read_record,
-    refuse_file,
     refuse_missing_folder,
+    refuse_output,
     write_jsonl_atomic,
     write_record,
 )
@@ -70,7 +70,7 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
     """
     refuse_missing_folder(config.target, "run, adapter or model", where="doratune eval")
     found = find_trained(config.target)
-    refuse_file(output_folder(config, found))
+    refuse_output(output_folder(config, found))
     fmt: Format = config.format or (found.record.config.get("format") if found.record else None) or "instruct"
     if config.protocol == "generate" and fmt != "instruct":
         raise InputError(

@@ -78,14 +78,15 @@ def record_of_runs(runs: Sequence[Path], *, title: str, reproduce: str) -> Study
 def _load(directories: Sequence[Path]) -> list[_Evaluated]:
     if not directories:
         raise InputError("there is nothing to compare", expected="one run directory or more")
+    records = [read_record(directory) for directory in directories]
     resolved = [directory.resolve() for directory in directories]
     repeated = [path for path, count in Counter(resolved).items() if count > 1]
     if repeated:
         raise InputError("a run is given twice", where=str(repeated[0]), fix="name each run directory once")
     common = Path(os.path.commonpath([path.parent for path in resolved]))
     runs = [
-        Run(directory, path.relative_to(common).as_posix(), read_record(directory))
-        for directory, path in zip(directories, resolved, strict=True)
+        Run(directory, path.relative_to(common).as_posix(), record)
+        for directory, path, record in zip(directories, resolved, records, strict=True)
     ]
     return [_Evaluated(run, _evaluations(run)) for run in runs]
 

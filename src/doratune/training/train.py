@@ -25,7 +25,7 @@ from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model
 from doratune.models.precision import resolve_dtype
 from doratune.peft.load import fill_adapter
-from doratune.records.layout import CHECKPOINTS_NAME, refuse_file, weights_path, write_record
+from doratune.records.layout import CHECKPOINTS_NAME, refuse_output, weights_path, write_record
 from doratune.records.run import ChangeRecord, ParameterCount, RunRecord, TrainingRecord
 from doratune.records.weights import weights_checksum
 from doratune.speedups import SpeedupReport, speed_up
@@ -62,7 +62,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     """
     started = datetime.datetime.now(datetime.UTC)
     check_method(config)
-    refuse_file(config.output)
+    refuse_output(config.output)
     checkpoint = run_directory.checkpoint_to_resume(config) if resume else None
     if not (resume or overwrite):
         run_directory.refuse_taken(config.output)
