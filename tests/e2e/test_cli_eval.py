@@ -207,6 +207,7 @@ def test_a_damaged_adapter_is_not_scored(cli: Cli, dora_run: Path) -> None:
         ({"lora_alpha": 1}, "lora_alpha 1"),
         ({"use_rslora": True}, "use_rslora True"),
         ({"alpha_pattern": {"q_proj": 3}}, "alpha_pattern"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights olora"),  # changes the base when it is loaded
     ],
 )
 def test_an_adapter_that_is_scaled_otherwise_than_in_its_run_is_refused(

@@ -25,6 +25,9 @@ from doratune.records.study import StudyMethod
 from doratune.records.weights import check_own_weights
 from doratune.training.config import TrainConfig
 
+TOLD_APART = {"seed", "learning_rate", "rank", "alpha", "format", "norm_gradient"}
+"""Settings, with the method, in which the runs of a study differ."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -116,8 +119,27 @@ class Job:
         return self.config is not None and has_diverged(self.folder)
 
     def trained(self) -> bool:
-        """Whether nothing is left to train."""
-        return self.config is None or is_recorded(self.folder) or self.diverged()
+        """Whether nothing is left to train.
+
+        Raises:
+            InputError: The folder holds the record of another run.
+        """
+        if not is_recorded(self.folder):
+            return self.config is None or self.diverged()
+        record = read_record(self.folder)
+        expected = self.config.model_dump(include=TOLD_APART) if self.config else {}
+        expected = {key: value for key, value in expected.items() if key in record.config}
+        expected["method"] = self.config.method if self.config else "base"
+        found = {**record.config, "method": record.method}
+        if wrong := [key for key in expected if found[key] != expected[key]]:
+            raise InputError(
+                "the folder of a study's run holds another run",
+                where=str(self.folder),
+                got=", ".join(f"{key} {found[key]}" for key in wrong),
+                expected=", ".join(f"{key} {expected[key]}" for key in wrong),
+                fix="move it back to where it was; a run that is missing is trained again",
+            )
+        return True
 
     def left(self) -> list[Wanted]:
         """The evaluations that are not on disk.
@@ -128,7 +150,11 @@ class Job:
         return [] if self.diverged() else [one for one in self.wanted if one.found() is None]
 
     def done(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether nothing is left to do.
+
+        Raises:
+            InputError: As ``trained`` and ``left``.
+        """
         return self.trained() and not self.left()
 
     def has_weights(self) -> bool:
