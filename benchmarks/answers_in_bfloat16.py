@@ -1,17 +1,17 @@
-"""How many answers rounding decides: one adapter, evaluated in float32 and in several ways in bfloat16.
+"""Counts answers that rounding decides: one adapter, evaluated in float32 and in several ways in bfloat16.
 
     python benchmarks/answers_in_bfloat16.py --run runs/boolq --task boolq --data boolq/test.json \
         --limit 300 --output answers.json
 
-All of them are protocol `generate`:
+All use the protocol `generate`:
 
-- `float32`: the adapter merged into a float32 base, where rounding decides next to nothing;
-- `beside`: in bfloat16 as `doratune eval` does it, the adapter beside its base;
+- `float32`: the adapter merged into a float32 base, where rounding decides almost nothing;
+- `beside`: in bfloat16 as in `doratune eval`, with the adapter not merged;
 - `merged`: the same on weights merged in bfloat16, as the original study merges them;
 - `merged, one row at a time`: `benchmarks/pipeline/reference.py` on such weights.
 
-The last two have the same weights and differ only in which rows are run together. The record counts the rows
-in which two ways give the same answer.
+The last two have the same weights and differ only in which rows run together. The record counts, for each
+pair of ways, the rows with the same answer.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ SETTINGS = (
     "dtype",
     "seed",
 )
-"""Of the run's configuration, for the record."""
+"""The settings of the run that go into the record."""
 
 Answers = list[str | None]
 
 
 def ours(options: argparse.Namespace, loaded: LoadedData) -> Iterator[tuple[str, Answers]]:
-    """The ways of doratune's own `generate`."""
+    """The answers of doratune's own `generate`, by way."""
     task = get_task(options.task)
     examples = build_examples(loaded.rows[: options.limit], source=loaded.source, fmt="instruct", task=task)
     batch_size = EvalConfig.model_fields["batch_size"].default

@@ -1,11 +1,11 @@
-"""What an adapted layer costs where its products are so small that they hardly count.
+"""Measures the fixed cost of an adapted layer: its time when matrix products are small enough to ignore.
 
     OMP_NUM_THREADS=1 python benchmarks/fixed_cost.py fixed-cost.json
 
-A LLaMA of 30 layers and width 64 takes 32 tokens, forward and backward, on one thread. Five layers of each
+A LLaMA of 30 layers and width 64 runs on 32 tokens, forward and backward, in one thread. Five layers of each
 block have an adapter of rank 8, and all adapters change before each step, as an optimizer would change them.
-PEFT's LoRA and DoRA and the engine's are first checked to give the same output and gradients, then timed in
-turn against the frozen model.
+LoRA and DoRA of PEFT and of the engine are first checked to give the same loss and gradients, then timed in
+turn with the frozen model.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def adapted_model(*, use_dora: bool) -> nn.Module:
 
 @torch.no_grad()
 def change_adapters(model: nn.Module) -> None:
-    """The same small change of every adapter at every call."""
+    """Change every adapter a little, in the same way at every call."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.add_(0.01 * torch.sin(torch.arange(parameter.numel())).view_as(parameter))
 
 
 def step(model: nn.Module, embeds: Tensor) -> Tensor:
-    """One forward and backward pass; the loss."""
+    """Run one forward and backward pass and return the loss."""
     output: Any = model(inputs_embeds=embeds)
     loss = output.logits.square().mean()
     loss.backward()

@@ -1,11 +1,11 @@
-"""What ranking candidate answers costs compared with one forward pass over the same prompts.
+"""Measures the cost of ranking candidate answers, relative to one forward pass over the same prompts.
 
     python benchmarks/likelihood_cost.py hellaswag path/to/hellaswag/test.json likelihood.json
 
-Both ways take the same rows in the same batches, in turn, three times. A plain pass runs every prompt whole,
-with logits at its last token only; `score_candidates` runs what the prompts have in common once, and then all
-four candidates after each. Candidates are labels ("ending3") in the format `instruct` and whole endings in
-`continuation`.
+Both process the same rows in the same batches, in turn, three times. The plain pass runs every prompt in
+full, with logits only at its last token. `score_candidates` runs the tokens that the prompts share once, and
+then all candidates after each prompt. Candidates are labels ("ending3") in the format `instruct` and whole
+endings in `continuation`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def run_prompts(base: LoadedModel, examples: Sequence[Example]) -> None:
         for place, row in enumerate(batch):
             start = width - len(prompts[row])
             ids[place, start:], mask[place, start:] = torch.tensor(prompts[row]), 1
-        # By index: of a slice, which logits_to_keep=1 takes, the head's product copies its weight row by row.
+        # By index: for the slice of logits_to_keep=1, the head's product copies its weight row by row.
         last = torch.tensor([width - 1])
         model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=last)
 

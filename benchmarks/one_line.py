@@ -1,10 +1,10 @@
-"""What `doratune.enable(model)` does to the optimizer steps of a user's script.
+"""Measures what `doratune.enable(model)` does to the optimizer steps of a user's script.
 
     python benchmarks/one_line.py float32 one-line.json
 
-Stock TRL with PEFT's LoRA and DoRA, and the same two scripts with that one line, as `doratune bench step`
-runs them: each in a separate process, in turn, step by step, and each with the losses of its twin. TRL's
-default is to checkpoint activations; both ways are measured.
+Stock TRL with PEFT's LoRA and DoRA is compared with the same two scripts plus that one line. As in
+`doratune bench step`, each runs in a separate process, in turn, step by step, and must have the same losses
+as its counterpart. TRL checkpoints activations by default; both ways are measured.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
     dtype, output = sys.argv[1], Path(sys.argv[2])
     if dtype not in get_args(DType):
         sys.exit(f"unknown dtype {dtype}: one of {', '.join(get_args(DType))}")
-    resolve_builtin(MODEL)  # here, so that no two processes make it at once
+    resolve_builtin(MODEL)  # here, so that no two processes create it at once
     case = in_dtype(read_steps().select("headline", [CASE])[0].case(), dtype)  # pyright: ignore[reportArgumentType]
     results = []
     for checkpointed in (True, False):

@@ -1,9 +1,9 @@
-"""How far the norm through a quantised layer's own forward is from that of the dequantised weight.
+"""Measures the error of the norm computed through a quantised layer, against the dequantised weight.
 
     python benchmarks/quantised_norm.py benchmarks/results/quantised-norm-cpu.json
 
-Largest relative error over the rows of a 1024 x 1024 layer, rank 32, against float64, for updates of about a
-tenth of the weight's norm and about as large as the weight.
+The figure is the largest relative error, against float64, over the rows of a 1024 x 1024 layer with rank 32,
+for updates of about a tenth of the weight's norm and for updates about as large as the weight.
 """
 
 from __future__ import annotations

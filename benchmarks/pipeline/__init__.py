@@ -1,6 +1,6 @@
-"""Training and evaluating as a whole, compared with the original study's way; see ``__main__``.
+"""Training and evaluation as a whole, compared with the original study's way; see ``__main__``.
 
-``bench`` gives the commands of both sides in turn, each in a process: ``commands`` has their words,
-``process`` their time and memory, ``results`` what they left, with ratios and verdicts. ``table`` shows the
-``record``.
+``bench`` runs the commands of both sides in turn, each in a process. ``commands`` has the command lines,
+``process`` measures time and memory, and ``results`` reads the files they leave and derives ratios and
+verdicts. ``table`` shows the ``record``.
 """

@@ -1,13 +1,13 @@
-"""What training and evaluating cost as a whole, compared with the original study's way of computing.
+"""Time and memory of training and evaluation as a whole, compared with the original study's way.
 
     python benchmarks/pipeline --train-data boolq/train.json --test-data boolq/test.json
     python benchmarks/pipeline --train-data boolq/train.json --test-data boolq/test.json --train-rows 64 \
         --test-rows 24 --dtype float32 --output pipeline.json
 
-Trains with DoRA and evaluates, each a command as a user types it: doratune's, and in turn those of
-``reference.py``, which computes as the original study did: stock PEFT in transformers' Trainer, then beam
-search one row at a time on the merged model. Shows time and memory of each command, and the share of rows in
-which both give the same answer for the same adapter.
+Trains with DoRA and evaluates, by the commands a user would type: doratune's, in turn with those of
+``reference.py``, which computes like the original study: stock PEFT in transformers' Trainer, then beam
+search on the merged model, one row at a time. Shows time and memory of each command, and the share of rows
+for which both give the same answer with the same adapter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from pathlib import Path
 
 import tyro
 
-sys.path[0] = str(Path(__file__).parents[1])  # this package's folder, where Python puts the package itself
+sys.path[0] = str(
+    Path(__file__).parents[1]
+)  # the folder that holds this package; Python puts the package there
 
 from doratune.cli.bench import Output, show
 from doratune.cli.output import show_messages

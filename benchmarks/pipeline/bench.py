@@ -80,7 +80,7 @@ def bench_pipeline(config: PipelineBenchConfig, *, overwrite: bool = False) -> P
 
 
 def _read_rows(path: Path, split: str, limit: int, task_name: str) -> Rows:
-    """Check and count the rows of a file."""
+    """Check a file's rows and count them."""
     task, loaded = get_task(task_name), load_file(path)
     build_examples(loaded.rows, source=loaded.source, fmt="instruct", task=task)
     record = DataRecord(
@@ -90,7 +90,7 @@ def _read_rows(path: Path, split: str, limit: int, task_name: str) -> Rows:
 
 
 def _rounds(folder: Path, count: int) -> list[tuple[Path, Side]]:
-    """A folder for each round, and the side that goes first in it."""
+    """For each round, its folder and the side that goes first."""
     rounds: list[tuple[Path, Side]] = []
     for number in range(count):
         place = folder / f"round-{number + 1}"
@@ -114,7 +114,7 @@ def _run_phases(
 
 
 def _machine(threads: int | None) -> Machine:
-    """The stamp; torch is imported only now, see ``process.run_command``."""
+    """The machine's description; torch is imported only now, see ``process.run_command``."""
     import torch
 
     from doratune.bench.machine import describe_machine

@@ -1,4 +1,4 @@
-"""What is measured, and what a user would type for each phase: the same settings in either side's words."""
+"""The settings, and the command that a user would type for each phase on either side."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ ANSWERS_NAME = "reference.jsonl"
 
 
 class PipelineBenchConfig(Settings):
-    """What is trained on and evaluated."""
+    """The data and the model to measure with."""
 
     train_data: LaxPath
     """JSON or JSONL file in the LLM-Adapters layout to train on."""
     test_data: LaxPath
     """Such a file to evaluate on."""
     task: str = "boolq"
-    """The task whose rows they are."""
+    """The task of both files."""
     train_rows: Positive = 1000
     """At most this many training rows, drawn by the seed."""
     test_rows: Positive = 300
-    """Only the first so many test rows."""
+    """Only this many test rows, from the start."""
     model: str = "smollm2-135m"
     """Built-in name, local folder, .gguf file or hub id."""
     dtype: Dtype = "auto"
-    """auto: bfloat16 where the hardware is fast at it, else float32."""
+    """auto: bfloat16 where the hardware is fast at it, otherwise float32."""
     rounds: Positive = 1
-    """Rounds, each of every command once; sides go first in turn."""
+    """Rounds; each runs every command once, and the sides go first alternately."""
     threads: Positive | None = None
     """Threads inside an operation; None: torch's own choice."""
     output: LaxPath | None = None
-    """JSON file for the record; None: none is written."""
+    """JSON file for the record; None: no file."""
 
 
 def settings_of(config: PipelineBenchConfig) -> PipelineSettings:
     """The settings that both sides train with: the paper's, for one short epoch.
 
-    Answers only are trained on, where the study trained on prompts too: the adapters are then comparable.
+    The loss is on answers only; the study trained on prompts too. This makes the adapters comparable.
     """
     return PipelineSettings(
         rank=32,
@@ -71,12 +71,12 @@ def phase_commands(
 ) -> dict[Phase, list[str]]:
     """The command line of every phase.
 
-    Every evaluation is of the adapter that doratune trained, so that the times are of the same answers.
+    Both sides evaluate the adapter that doratune trained, so that the times are for the same answers.
 
     Args:
         config: Data and model.
-        settings: What both sides train with.
-        folder: Where their files go, by the names of this module.
+        settings: The settings that both sides train with.
+        folder: Where their files go, under this module's names.
     """
     run = folder / RUN_NAME
     training = [
@@ -102,13 +102,13 @@ def phase_commands(
 
 
 def rehearsal(config: PipelineBenchConfig, folder: Path) -> list[str]:
-    """A command before those that count, which fetches the model and fails where it or a row is unusable."""
+    """A command before the timed ones, which fetches the model and fails if it or a row is unusable."""
     test = _flags({"task": config.task, "data": config.test_data, "limit": 1, "dtype": config.dtype})
     return [*evaluation(config.model, test, "likelihood"), "--output", str(folder / "rehearsal")]
 
 
 def evaluation(target: str, flags: list[str], protocol: Protocol) -> list[str]:
-    """``doratune eval``."""
+    """The command line of ``doratune eval``."""
     return [*DORATUNE, "eval", target, *flags, "--protocol", protocol]
 
 

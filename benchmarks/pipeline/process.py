@@ -1,4 +1,4 @@
-"""One command in a separate process: wall time, peak memory, and what went wrong."""
+"""Runs a command in a separate process and measures wall time and peak memory."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from doratune.errors import DoratuneError, InputError
 from pipeline.record import PhaseCost
 
 LAST_LINES = 12
-"""Lines of a failed command's output that are shown."""
+"""How many lines of a failed command's output are shown."""
 
 
 def run_command(command: list[str], *, log: Path, threads: int | None) -> PhaseCost:
     """Run a command to its end.
 
-    The peak is the kernel's count for this one process. A process inherits the count of the one that starts
-    it, so it is right as long as that one has held less: the bench loads no torch before its last command.
+    The peak is the kernel's count for this process. A process inherits its parent's count, so it is right as
+    long as the parent has held less; therefore the benchmark loads torch only after its last command.
 
     Args:
         command: Program and arguments.
-        log: File for what it prints.
+        log: File for its output.
         threads: Threads inside an operation; None leaves them to the environment.
 
     Returns:
         Wall seconds from start to end, and the peak of resident memory in bytes.
 
     Raises:
-        InputError: It ended with exit code 2.
-        DoratuneError: It ended with another.
+        InputError: The command ended with exit code 2.
+        DoratuneError: It ended with another exit code but 0.
     """
     environment = dict(os.environ)
     if threads is not None:

@@ -1,4 +1,4 @@
-"""Fine-tuning with DoRA and evaluating in the original study's way, as doratune's counterpart in time.
+"""Fine-tunes with DoRA and evaluates in the original study's way, as the baseline for doratune's speed.
 
     python benchmarks/pipeline/reference.py train --data boolq/train.json --rows 1000 --output runs/reference
     python benchmarks/pipeline/reference.py eval --adapter runs/reference --task boolq \
@@ -7,13 +7,13 @@
 Written from the study's description (arXiv 2402.09353 and its scripts' settings): stock PEFT with
 ``use_dora``, transformers' ``Trainer`` with the model's own loss on the logits of every token, rows padded to
 the longest of their batch; then the adapter merged into its base, and ``generate`` with four beams for one
-row at a time. The way of computing is what is compared, so the rest is doratune's own: how a model is found,
-which rows are drawn, their prompts and token ids, and how an answer is read out of a text.
+row at a time. Only the way of computing is compared, so the rest is doratune's: how a model is found, which
+rows are drawn, their prompts and token ids, and how an answer is extracted from a text.
 
-The Trainer draws the order of the rows itself, so it differs from doratune's for the same seed. Unlike
-the study, evaluation passes an attention mask, nothing is held out for validation, and the last
-adapter is kept. Loss on the prompt too is the default, as there; ``benchmarks/pipeline`` trains both
-sides on answers only.
+The Trainer draws the order of the rows itself, so it differs from doratune's for the same seed. Unlike in the
+study, evaluation passes an attention mask, nothing is held out for validation, and the last adapter is kept.
+As in the study, the default is a loss on the prompt too; ``benchmarks/pipeline`` trains both sides on answers
+only.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _arguments(options: argparse.Namespace, base: LoadedModel) -> TrainingArgume
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Write a line a row with the text that the model wrote and the answer in it."""
+    """Write one line per row with the text that the model generated and the answer in it."""
     task = get_task(options.task)
     loaded = load_split(task, "test", data=options.data)
     examples = build_examples(loaded.rows[: options.limit], source=loaded.source, fmt="instruct", task=task)
@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Run a command; what the input is to blame for ends in exit code 2, as in doratune."""
+    """Run a command; bad input ends in exit code 2, as in doratune."""
     options = _parser().parse_args()
     try:
         options.run(options)

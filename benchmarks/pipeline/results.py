@@ -1,4 +1,4 @@
-"""From what the commands left to ratios, agreement and verdicts."""
+"""Reads the files that the commands left, and derives ratios, agreement and verdicts."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pipeline.record import Agreement, Figure, Phase, PhaseCost, PipelineRound, 
 
 STATE_NAME = "trainer_state.json"
 TARGETS: dict[Figure, float] = {"generate": 3.0, "likelihood": 6.0, "same_answers": 0.99}
-"""The lowest figures that are good enough."""
+"""The lowest figure that meets each target."""
 
 
 def read_round(folder: Path, first: Side, phases: dict[Phase, PhaseCost]) -> tuple[PipelineRound, RunRecord]:
     """One round's entry in the record, and the record of doratune's run.
 
     Args:
-        folder: Where the commands of the round wrote to.
+        folder: Where the round's commands wrote their files.
         first: The side that went first.
-        phases: What each command took.
+        phases: The cost of each command.
     """
     run = read_record(folder / RUN_NAME)
     assert run.training is not None
@@ -59,7 +59,7 @@ def _last_loss(state: dict[str, Any]) -> float:
 
 
 def speed_ratios(phases: Mapping[Phase, PhaseCost]) -> dict[Literal["generate", "likelihood"], float]:
-    """How many times as long the reference takes to train and evaluate as doratune does, by protocol."""
+    """The reference's time to train and evaluate, divided by doratune's, by protocol."""
     seconds = {phase: cost.seconds for phase, cost in phases.items()}
     reference = seconds["reference-train"] + seconds["reference-generate"]
     return {
@@ -69,23 +69,23 @@ def speed_ratios(phases: Mapping[Phase, PhaseCost]) -> dict[Literal["generate", 
 
 
 def compare_answers(ours: Mapping[int, str | None], theirs: Mapping[int, str | None]) -> Agreement:
-    """In how many rows both sides gave the same answer.
+    """Count the rows in which both sides gave the same answer.
 
     Args:
-        ours: Answer by row, None where a text held none.
-        theirs: The same of the other side, for the same rows.
+        ours: Answers by row; None if a text had none.
+        theirs: The other side's answers to the same rows.
 
     Raises:
         ValueError: The rows are not the same.
     """
     if ours.keys() != theirs.keys():
-        raise ValueError(f"other rows: {sorted(ours.keys() ^ theirs.keys())}")
+        raise ValueError(f"rows that only one side has: {sorted(ours.keys() ^ theirs.keys())}")
     differing = sorted(row for row in ours if ours[row] != theirs[row])
     return Agreement(rows=len(ours), same=len(ours) - len(differing), differing=differing)
 
 
 def judge(rounds: Sequence[PipelineRound]) -> list[PipelineVerdict]:
-    """Compare each target with what was measured."""
+    """Compare each target with the measured figure."""
     measured: dict[Figure, float] = {
         "generate": median(one.ratios["generate"] for one in rounds),
         "likelihood": median(one.ratios["likelihood"] for one in rounds),

@@ -1,4 +1,4 @@
-"""The record of ``benchmarks/pipeline`` as a table in the terminal, for 80 columns and more."""
+"""Shows the record of ``benchmarks/pipeline`` as a table in the terminal, from 80 columns on."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ NAMES = {
     "same_answers": "rows with the same answer",
 }
 NOTE = (
-    "s: wall time of the whole command, GB: its peak of resident memory; medians of {rounds} round(s). "
-    "Times as fast: the reference's training and generation over doratune's training and evaluation. "
-    "All evaluate the adapter that doratune trained."
+    "s: wall time of the whole command; GB: its peak resident memory; medians of {rounds} round(s). "
+    "Times as fast: time of the reference's training and generation, divided by doratune's training and "
+    "evaluation. All evaluate the adapter that doratune trained."
 )
 
 

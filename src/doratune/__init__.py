@@ -1,5 +1,8 @@
 """doratune: DoRA at LoRA's price.
 
+``enable`` puts the LoRA and DoRA layers of a PEFT model on the engine; ``functional`` has the operations for
+library authors, and ``reference`` specifies DoRA in float64.
+
 >>> import doratune
 >>> doratune.enable(peft_model)  # doctest: +SKIP
 """
@@ -9,7 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from doratune import functional, reference

@@ -1,4 +1,4 @@
-"""The folder of cached files. Anything missing from it is created again."""
+"""The folder of cached files. Whatever is missing from it is created again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_home() -> Path:
-    """The folder: ``$DORATUNE_CACHE``, else ``doratune`` in the platform's user cache."""
+    """The folder: ``$DORATUNE_CACHE`` if set, otherwise ``doratune`` in the user's cache folder."""
     if override := os.environ.get("DORATUNE_CACHE"):
         return Path(override).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "doratune"

@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 def describe_environment() -> Environment:
-    """Describe the present environment: package versions, processor, GPU and git commit."""
+    """Describe the current environment: package versions, processor, GPU and git commit."""
     return Environment(
         doratune=__version__,
         python=platform.python_version(),
@@ -51,7 +51,7 @@ def package_version(name: str) -> str | None:
 
 
 def _cpu_name() -> str:
-    """The processor; where Linux gives them, with the numbers that tell generations of one name apart."""
+    """The processor's name; on Linux with the numbers that distinguish generations of the same name."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -72,7 +72,7 @@ def _gpu_name() -> str | None:
 
 @functools.cache
 def _git_commit() -> str | None:
-    """The commit of the checkout that doratune is imported from, with ``-dirty`` where it was changed."""
+    """The commit of the checkout that doratune is imported from, with ``-dirty`` if it has changes."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None

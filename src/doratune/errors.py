@@ -1,4 +1,4 @@
-"""One base error. A message says what, where, got, expected and what to do."""
+"""The base error and its kinds. A message says what is wrong, where, got, expected and what to do."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import os
 from collections.abc import Collection, Iterable
 
 NAMED = 3
-"""Names in a message."""
+"""The most names that a message lists."""
 LONGEST = 500
-"""Characters of a value in a message."""
+"""The most characters of a value that a message shows."""
 
 
 class DoratuneError(Exception):
-    """An error that stops doratune.
+    """An error that stops doratune; the command line exits with 1.
 
     Args:
         what: What is wrong, as one short sentence without a full stop.
         where: The file (with row, line or column), option or layer it was found in.
         got: The value that was found.
-        expected: What would have been right.
-        fix: What the user can do next, as an imperative.
+        expected: What would be right.
+        fix: What the user can do, as an imperative.
     """
 
     exit_code = 1
@@ -42,7 +42,7 @@ class DoratuneError(Exception):
 
     @property
     def message(self) -> str:
-        """The whole message: the first line says what, the indented ones the rest."""
+        """The whole message: the first line says what is wrong, indented lines say the rest."""
         details = (
             ("where", self.where),
             ("got", self.got),
@@ -53,19 +53,21 @@ class DoratuneError(Exception):
 
 
 class InputError(DoratuneError):
-    """What the user gave (an argument, a file, a folder) cannot be used; the command line exits with 2."""
+    """The user's input (an argument, a file, a folder) cannot be used; the command line exits with 2."""
 
     exit_code = 2
 
 
 class StoppedError(DoratuneError):
-    """A signal ended the work in order: what is done is kept, and the rest can be resumed.
+    """A signal ended the work in an orderly way: what is done is kept, and the rest can be resumed.
+
+    The command line exits with 128 plus the signal's number.
 
     Args:
-        number: The signal.
+        number: The signal's number.
         what: What was stopped.
-        where: The folder that holds what is done.
-        fix: How it is resumed.
+        where: The folder with the finished part.
+        fix: How to resume.
     """
 
     def __init__(self, number: int, what: str, *, where: str | None = None, fix: str | None = None) -> None:
@@ -78,12 +80,12 @@ class DivergedError(DoratuneError):
 
 
 def shown(value: object) -> str:
-    """A value in a message, cut off where it is long: YAML's aliases make values larger than any memory."""
+    """A value as a message shows it, cut if long: with YAML's aliases a value can exceed any memory."""
     import reprlib
 
     if isinstance(value, os.PathLike | BaseException):
         return str(value)[:LONGEST]
-    if isinstance(value, int) and value.bit_length() > LONGEST:  # which Python may refuse to write
+    if isinstance(value, int) and value.bit_length() > LONGEST:  # Python may refuse to print it
         return f"an integer of {value.bit_length()} bits"
     short = reprlib.Repr()
     short.maxlevel, short.maxstring, short.maxother = 3, LONGEST, LONGEST
@@ -91,17 +93,17 @@ def shown(value: object) -> str:
 
 
 def first_of(names: Collection[str]) -> str:
-    """The first few of some names, and how many more there are."""
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(list(names)[:NAMED]) + more
 
 
 def did_you_mean(name: str, known: Iterable[str], *, form: str = "{}") -> str | None:
-    """What to suggest for an unknown name.
+    """The suggestion for an unknown name.
 
     Args:
-        name: What the user gave.
-        known: The names there are.
+        name: The name the user gave.
+        known: The names that exist.
         form: How the suggestion is written, with braces for the name.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The ops as functions, for authors of other libraries: torch tensors in, torch tensors out.
+"""LoRA and DoRA as functions, for authors of other libraries: torch tensors in, torch tensors out.
 
 Shapes: x (..., d_in), W (d_out, d_in), A (r, d_in), B (d_out, r), m (d_out,), bias (d_out,)::
 
@@ -41,7 +41,8 @@ def dora_row_norm(
     """Norm of each row of W + s·B·A, without forming B·A.
 
     Args:
-        W: Base weight, (d_out, d_in), any floating dtype; one below float32 is widened by blocks of rows.
+        W: Base weight, (d_out, d_in), any floating dtype; one narrower than float32 is widened by blocks of
+            rows.
         A: Down projection, (r, d_in), any floating dtype.
         B: Up projection, (d_out, r), any floating dtype.
         scaling: LoRA's s: alpha/r, or alpha/√r for rsLoRA.
@@ -86,7 +87,7 @@ def lora_linear(
         B: Up projection, (d_out, r), any floating dtype.
         scaling: LoRA's s: alpha/r, or alpha/√r for rsLoRA.
         bias: (d_out,), any floating dtype, or None.
-        x_dropped: x after dropout, of x's shape, for the adapter to read.
+        x_dropped: x after dropout, of x's shape: the adapter's input. Without it, dropout is off.
 
     Returns:
         (..., d_out), in x's dtype or autocast's.
@@ -129,17 +130,17 @@ def dora_linear(
         m: Magnitude, (d_out,), any floating dtype.
         scaling: LoRA's s: alpha/r, or alpha/√r for rsLoRA.
         bias: (d_out,), any floating dtype, or None; never scaled.
-        norm: ``dora_row_norm(W, A, B, scaling)`` of these very weights, (d_out,), for a caller that keeps it
-            from one call to the next; or a function that returns it, which is called if it is needed.
-        norm_cache: One for this layer, which computes the norm only if the content of W, A or B has changed.
-            Without it and without ``norm`` the norm is computed on every call. Ignored beside a ``norm``
-            tensor and with ``detach_norm=False``.
+        norm: ``dora_row_norm(W, A, B, scaling)`` of the current weights, (d_out,), for a caller that already
+            has it; or a function that returns it, called only if needed.
+        norm_cache: This layer's cache, which computes the norm only if the content of W, A or B has changed.
+            Without it and without ``norm``, every call computes the norm. Ignored if ``norm`` is a tensor or
+            ``detach_norm`` is False.
         x_dropped: x after dropout, of x's shape; without it, dropout is off.
-        dropout: ``"peft"``: all but the frozen layer sees the dropped input, as in PEFT::
+        dropout: ``"peft"``: everything but the frozen layer's own output uses the dropped input, as in PEFT::
 
                 y = x Wᵀ + b + (g - 1) ⊙ (x_dropped Wᵀ) + g ⊙ s·(x_dropped Aᵀ)Bᵀ
 
-            which costs a second product with W. ``"adapter"``: only the adapter does, as in LoRA::
+            which costs a second product with W. ``"adapter"``: only the adapter uses it, as in LoRA::
 
                 y = g ⊙ (x Wᵀ + s·(x_dropped Aᵀ)Bᵀ) + b
         detach_norm: Treat the norm as a constant of the backward pass (section 4.3). Otherwise gradients
@@ -150,7 +151,7 @@ def dora_linear(
 
     Raises:
         InputError: A shape, dtype or device does not fit the others, W requires a gradient, or ``dropout``
-            names no form.
+            is not one of the two forms.
     """
     _check_weights(W, A, B, scaling)
     _check_layer(x, W, bias)
@@ -182,7 +183,7 @@ def check_dropout_form(dropout: str, *, where: str) -> None:
     """Raise unless ``dropout`` is a ``DropoutForm``.
 
     Args:
-        dropout: The form asked for.
+        dropout: The name to check.
         where: The caller, for the message.
 
     Raises:
@@ -195,7 +196,7 @@ def check_dropout_form(dropout: str, *, where: str) -> None:
 
 
 def _inputs(x: Tensor, W: Tensor, x_dropped: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Both inputs in the dtype of the products."""
+    """The inputs x and x_dropped in the dtype of the products."""
     if is_autocast(x.device.type) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(x.device.type))
     elif x.dtype != W.dtype:
@@ -233,7 +234,7 @@ def _check_weights(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> None:
 def _check_layer(x: Tensor, W: Tensor, bias: Tensor | None) -> None:
     if W.requires_grad and torch.is_grad_enabled():
         raise InputError(
-            "W requires a gradient, but an adapter's base weight is frozen",
+            "W requires a gradient, but the base weight must be frozen",
             where="functional",
             fix="call W.requires_grad_(False) or pass W.detach()",
         )
@@ -244,7 +245,7 @@ def _check_layer(x: Tensor, W: Tensor, bias: Tensor | None) -> None:
 
 
 def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], spelled: str, W: Tensor) -> None:
-    """Raise InputError unless ``tensor`` is floating, has ``shape`` and is where W is."""
+    """Raise InputError unless ``tensor`` is floating, has ``shape`` and is on W's device."""
     if tensor.shape == shape and tensor.dtype in FLOATING and tensor.device == W.device:
         return
     if tensor.shape != shape:
@@ -256,13 +257,13 @@ def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], spelled: str, W: 
         )
     if tensor.dtype not in FLOATING:
         raise InputError(
-            f"{name} is not floating, or of fewer than 16 bits",
+            f"{name} has an unsupported dtype",
             where="functional",
             got=tensor.dtype,
             expected="float16, bfloat16, float32 or float64",
         )
     raise InputError(
-        f"{name} is on another device than W",
+        f"{name} is not on W's device",
         where="functional",
         got=tensor.device,
         expected=str(W.device),

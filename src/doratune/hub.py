@@ -1,13 +1,14 @@
-"""The Hugging Face hub: which names it is asked for, and how long it may take to answer.
+"""Requests to the Hugging Face hub: for which names, and with what time limit.
 
-huggingface_hub, transformers and datasets each try several times for each of many files, which takes minutes
-where there is no network. So one request is made first. If it fails, only what is cached is used.
+huggingface_hub, transformers and datasets each retry several times for each of many files, which takes
+minutes without a network. So one request is made first. If it fails, only cached files are used.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
+import os
 import sys
 import threading
 import time
@@ -22,19 +23,19 @@ SECONDS = 15.0
 """How long the hub may take to answer."""
 
 AGAIN_AFTER = 300.0
-"""Seconds after which an address that did not answer is asked again: a mix of data sets waits once."""
+"""Seconds until an address that did not answer is asked again, so that a mix of data sets waits only once."""
 
 _silent: dict[str, tuple[float, str]] = {}
-"""When an address did not answer, and why."""
+"""Addresses that did not answer: when, and why."""
 
 
 @dataclass(frozen=True)
 class HubAnswer:
-    """What the hub says of a model or data set.
+    """The hub's answer about a model or data set.
 
     Attributes:
-        failure: Why it cannot be had, in one line; None where it can.
-        files: Its files; empty where the hub was not asked, or did not say.
+        failure: Why it is not available, in one line; None if it is.
+        files: Its files; empty if the hub was not asked or did not list them.
     """
 
     failure: str | None = None
@@ -42,10 +43,10 @@ class HubAnswer:
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether a name can only be meant for a file or folder, so that the hub is not to be asked for it.
+    """Whether a name can only mean a file or folder, so that the hub should not be asked for it.
 
-    It starts as a path does, has a backslash, ends in a slash, has several, or what stands before its slash
-    is here.
+    That is so if it starts like a path, has a backslash, ends in a slash, has several slashes, or the part
+    before its slash exists.
     """
     if name.startswith((".", "/", "~")) or "\\" in name or name.endswith("/"):
         return True
@@ -56,15 +57,15 @@ def looks_like_path(name: str) -> bool:
 def hub_or_cache(
     repository: str | None, kind: Literal["model", "dataset"] = "model", *, revision: str | None = None
 ) -> Iterator[HubAnswer]:
-    """Ask the hub for a repository; if that fails, nothing asks it inside the ``with`` statement.
+    """Ask the hub for a repository; if that fails, stay offline inside the ``with`` statement.
 
     Args:
-        repository: Its id; None: whether the hub answers at all.
-        kind: What it holds.
+        repository: Its id; None to ask only whether the hub answers.
+        kind: What the repository holds.
         revision: Branch, tag or commit; None for the newest.
 
     Yields:
-        What the hub says. In offline mode it is not asked.
+        The hub's answer; an empty one in offline mode, where it is not asked.
     """
     from huggingface_hub import is_offline_mode
 
@@ -96,21 +97,21 @@ def _ask(repository: str | None, kind: str, revision: str | None) -> HubAnswer:
     try:
         return _within(SECONDS, request)
     except GatedRepoError:
-        return HubAnswer(f"{address} gives {repository} only to those whom its owners let in: set HF_TOKEN")
+        return HubAnswer(f"{address} gives {repository} only to approved users: set HF_TOKEN")
     except RepositoryNotFoundError:
         return HubAnswer(f"{address} has no {repository}, or it is private and needs HF_TOKEN")
     except HfHubHTTPError as error:
         return HubAnswer(f"{address} answered {error.response.status_code} to {repository}")
-    except Exception as error:  # the name's resolution, the proxy, TLS and the network raise their own kinds
+    except Exception as error:  # DNS, proxy, TLS and network raise different kinds
         failure = f"the hub at {address} cannot be reached ({type(error).__name__})"
-        if isinstance(error, TimeoutError):
+        if "Timeout" in type(error).__name__:  # huggingface_hub's HTTP library changes with its version
             failure = f"the hub at {address} did not answer within {SECONDS:g} s"
         _silent[address] = time.monotonic(), failure
         return HubAnswer(failure)
 
 
 def _within(seconds: float, request: Callable[[], HubAnswer]) -> HubAnswer:
-    """The result of ``request``, or TimeoutError: its own time-out is one of each step and each address."""
+    """The result of ``request``, or TimeoutError; its own time-out holds for each step and each address."""
     outcome: list[HubAnswer | Exception] = []
 
     def work() -> None:
@@ -130,19 +131,26 @@ def _within(seconds: float, request: Callable[[], HubAnswer]) -> HubAnswer:
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Nothing asks the hub inside the ``with`` statement, as with ``HF_HUB_OFFLINE=1``.
+    """Stay offline inside the ``with`` statement, as with ``HF_HUB_OFFLINE=1``.
 
-    Of that variable huggingface_hub and datasets keep one copy each, which they read for each request.
+    huggingface_hub and datasets each keep a copy of that variable, which they read for each request.
     """
-    with ExitStack() as stack:
-        stack.enter_context(_set("huggingface_hub.constants", "HF_HUB_OFFLINE"))
-        if "datasets" in sys.modules:
-            stack.enter_context(_set("datasets.config", "HF_HUB_OFFLINE"))
-        yield
+    known = "datasets" in sys.modules
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(_set("huggingface_hub.constants", "HF_HUB_OFFLINE"))
+            if known:
+                stack.enter_context(_set("datasets.config", "HF_HUB_OFFLINE"))
+            yield
+    finally:
+        # Imported meanwhile, it took its copy from the switch as it was set here.
+        if not known and "datasets" in sys.modules and "HF_DATASETS_OFFLINE" not in os.environ:
+            constants, config = map(importlib.import_module, ("huggingface_hub.constants", "datasets.config"))
+            setattr(config, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)  # noqa: B010 - a module of any kind
 
 
 def without_telemetry() -> AbstractContextManager[None]:
-    """Inside the ``with`` statement the hub is told nothing, as with ``HF_HUB_DISABLE_TELEMETRY=1``."""
+    """Send no telemetry to the hub inside the ``with`` statement, as with ``HF_HUB_DISABLE_TELEMETRY=1``."""
     return _set("huggingface_hub.constants", "HF_HUB_DISABLE_TELEMETRY")
 
 
@@ -158,6 +166,6 @@ def _set(module: str, switch: str) -> Iterator[None]:
 
 
 def _without_credentials(address: str) -> str:
-    """An address without the user's name and password, if it has them."""
+    """An address without a user name and password."""
     parts = urlsplit(address)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -1,4 +1,4 @@
-"""The most memory this process has held."""
+"""How much memory this process holds, and has held at most."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 
 
 def peak_memory_bytes() -> int:
-    """Bytes at the highest point since the process began: GPU memory if there is a GPU, else resident.
+    """Peak bytes since the process began: GPU memory if there is a GPU, otherwise resident memory.
 
-    A process that does several runs measures the largest of them, so a comparison gives every run a process.
+    A process that does several runs measures the largest, so a comparison starts a process for each run.
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     if sys.platform == "linux":
-        return resident_bytes("VmHWM")  # ru_maxrss would be the parent's, where that was larger
+        return resident_bytes("VmHWM")  # ru_maxrss would be the parent's peak if that was larger
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def held_memory_bytes() -> int | None:
-    """Bytes that this process holds now, as ``peak_memory_bytes`` counts them; None where it is not known."""
+    """Bytes that this process holds now, counted as by ``peak_memory_bytes``; None if unknown."""
     if torch.cuda.is_available():
         return torch.cuda.memory_allocated()
     return resident_bytes("VmRSS") if sys.platform == "linux" else None
@@ -35,7 +35,7 @@ def resident_bytes(which: Literal["VmRSS", "VmHWM"]) -> int:
 
     Raises:
         OSError: Not on Linux.
-        KeyError: The kernel does not say.
+        KeyError: The kernel does not report it.
     """
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{which}:"):

@@ -1,4 +1,4 @@
-"""YAML files that ship with doratune, or that the user gives by path."""
+"""Reads YAML files that ship with doratune, or that the user gives by path."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as a number, as YAML 1.2 does, and refuses repeated keys; PyYAML does neither."""
+    """Reads 1e-4 as a number, like YAML 1.2, and refuses repeated keys; PyYAML does neither."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping; its own keys may override those that it merges with ``<<``, but not each other."""
+        """The mapping; its keys may override those merged with ``<<``, but may not repeat."""
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 continue
             if (key.tag, key.value) in seen:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key.value!r} for the second time", problem_mark=key.start_mark
+                    problem=f"the key {key.value!r} is repeated", problem_mark=key.start_mark
                 )
             seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
@@ -39,12 +39,17 @@ _Loader.add_implicit_resolver(
 
 
 def read_shipped(package: str, path: str) -> Any:
-    """What a YAML file inside ``package`` holds."""
-    return yaml.load((resources.files(package) / path).read_text(encoding="utf-8"), Loader=_Loader)
+    """The content of a YAML file inside ``package``."""
+    return yaml.load(read_shipped_text(package, path), Loader=_Loader)
+
+
+def read_shipped_text(package: str, path: str) -> str:
+    """The text of a file inside ``package``."""
+    return (resources.files(package) / path).read_text(encoding="utf-8")
 
 
 def shipped_names(package: str, folder: str) -> list[str]:
-    """Names of the files that ship in a folder of ``package``, in alphabetical order."""
+    """Names of the YAML files in a folder of ``package``, without extension, in alphabetical order."""
     shipped = _shipped(package, folder)
     return sorted(
         path.name.removesuffix(".yaml") for path in shipped.iterdir() if path.name.endswith(".yaml")
@@ -57,13 +62,13 @@ def read_definitions(package: str, folder: str, model: type[Model]) -> dict[str,
     Args:
         package: The package.
         folder: The folder in it, such as "tasks".
-        model: What each file holds.
+        model: The class that each file is validated as.
 
     Returns:
         The definitions by file name without its extension, in alphabetical order.
 
     Raises:
-        pydantic.ValidationError: A file is not a valid definition, which is a fault of the installation.
+        pydantic.ValidationError: A file is not a valid definition; the installation is broken.
     """
     return {
         name: model.model_validate(read_shipped(package, f"{folder}/{name}.yaml"))
@@ -77,15 +82,15 @@ def read_named(name: str, *, kind: str, where: str, package: str, folder: str) -
     Args:
         name: A name, or a path ending in .yaml or .yml.
         kind: What the file is, for messages, such as "preset".
-        where: The option that named it.
-        package: The package that the shipped files belong to.
-        folder: Their folder in it.
+        where: The option that named it, for messages.
+        package: The package of the shipped files.
+        folder: Their folder in the package.
 
     Returns:
-        The values, and what they were read from.
+        The values, and the source they were read from, for messages.
 
     Raises:
-        InputError: If there is no such file, or it is not a YAML mapping.
+        InputError: There is no such file, or it is not a YAML mapping.
     """
     if Path(name).suffix in (".yaml", ".yml"):
         path = Path(name)
@@ -121,7 +126,7 @@ def _shipped(package: str, folder: str) -> Traversable:
 def _parse(text: str, source: str, kind: str) -> dict[str, Any]:
     try:
         values = yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except (ValueError, RecursionError) as error:  # such as the 40th of May, or brackets nested too deeply
+    except (ValueError, RecursionError) as error:  # such as 40 May as a date, or brackets nested too deeply
         raise InputError(f"the {kind} cannot be read", where=source, got=error) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

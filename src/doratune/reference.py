@@ -37,7 +37,7 @@ def row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
     """
     squared = _direction(W, A, B, scaling).square().sum(dim=1)
     is_zero = squared == 0
-    # The square root has an infinite slope at zero: take it of 1 there and put the zero back afterwards.
+    # The square root has an infinite slope at zero, so take the root of 1 there and put the zero back after.
     return torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, squared).sqrt())
 
 

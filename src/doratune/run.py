@@ -1,4 +1,7 @@
-"""``python -m doratune.run SCRIPT [ARGS...]``, for ``accelerate launch -m`` and ``torchrun -m``."""
+"""``doratune run`` as a module, for ``accelerate launch -m`` and ``torchrun -m``.
+
+python -m doratune.run SCRIPT [ARGS...]
+"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What every configuration shares: strict fields, and one clear error when they are wrong."""
+"""The base of every configuration: strict fields, and one clear error when they are wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from doratune.errors import InputError, did_you_mean, shown
 Positive = Annotated[int, Field(gt=0)]
 LaxPath = Annotated[Path, Strict(False)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-"""What ``--dtype`` takes; ``models.precision`` has the meaning of auto."""
+"""The values of ``--dtype``; ``models.precision`` defines auto."""
 
 
 def _as_written(value: Any) -> Any:
@@ -21,7 +21,7 @@ def _as_written(value: Any) -> Any:
 
 
 OnOff = Annotated[Literal["on", "off"], BeforeValidator(_as_written)]
-"""YAML reads on and off as booleans."""
+"""``on`` or ``off``, which YAML reads as booleans."""
 
 
 class Settings(BaseModel):
@@ -34,18 +34,18 @@ Kind = TypeVar("Kind", bound=Settings)
 
 
 def validate(kind: type[Kind], values: Mapping[str, Any], *, where: str) -> Kind:
-    """Build a configuration, turning pydantic's complaints into one error.
+    """Build a configuration, turning pydantic's errors into one.
 
     Args:
         kind: The settings class.
         values: Field values by name.
-        where: What the error names as the place, such as a preset's file.
+        where: Where the values came from, for the message, such as a preset's file.
 
     Returns:
         An instance of ``kind``.
 
     Raises:
-        InputError: If a key is unknown or a value is not allowed; every fault is listed.
+        InputError: A key is unknown or a value is not allowed; every fault is listed.
     """
     try:
         return kind.model_validate(values)

@@ -183,7 +183,7 @@ def test_embeddings_are_left_out_and_said(cli: Cli, tiny_model: Path) -> None:
     outcome = cli("analyze", "both", "--output", "analysis", "--json")
     assert (
         outcome.code == 0
-        and "left out, since only linear layers are analyzed: model.embed_tokens" in outcome.err
+        and "left out, since only linear layers are analysed: model.embed_tokens" in outcome.err
     )
     (run,) = json.loads(outcome.out)["runs"]
     assert {change["kind"] for change in run["changes"]} == {"q_proj"}

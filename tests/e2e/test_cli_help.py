@@ -16,21 +16,23 @@ from doratune.cli.main import HELP, VERBS
 from doratune.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
+FENCED = re.compile(r"^ *```\w*\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
 
 def _examples(text: str) -> list[list[str]]:
     """The doratune commands in a text; an indented line goes on from the one before."""
     joined = re.sub(r"\\?\n {12,}", " ", text)
-    found = re.findall(r"^\s*(?:\$ |accelerate launch -m )?(doratune [a-z]+ .*)$", joined, flags=re.MULTILINE)
-    return [shlex.split(command, comments=True)[1:] for command in found]
+    launched = r"(?:\$ |\S*/bin/|(?:accelerate launch|torchrun) .*?-m )?"
+    found = re.findall(rf"^\s*{launched}(doratune [a-z]+(?: .*)?)$", joined, flags=re.MULTILINE)
+    return [shlex.split(command.split(" > ")[0], comments=True)[1:] for command in found]
 
 
 def _abouts() -> list[list[str]]:
     import importlib
 
     texts = [HELP, *(importlib.import_module(f"doratune.cli.{verb}").ABOUT for verb in VERBS)]
-    for page in ("README.md", "docs/evaluation.md", "docs/results/first-run.md"):
-        texts.append((ROOT / page).read_text(encoding="utf-8"))
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        texts += FENCED.findall(page.read_text(encoding="utf-8"))
     return [command for text in texts for command in _examples(text)]
 
 

@@ -1,4 +1,4 @@
-"""The kernels for GPUs by Triton's interpreter, beside float64; ``test_triton.py`` runs this in a process.
+"""The GPU kernels in Triton's interpreter, compared with float64; ``test_triton.py`` runs this in a process.
 
 The interpreter rounds to bfloat16 by cutting digits off, so that errors are twice those of a GPU, and all of
 one sign.
@@ -145,7 +145,7 @@ def signs_of_two(tensor):
 
 @pytest.mark.parametrize("which", [0, 1, 2])
 @pytest.mark.parametrize("change", [torch.Tensor.neg_, swapped, next_number, signs_of_two])
-def test_a_known_norm_is_taken_until_something_changes(which, change):
+def test_the_last_norm_is_reused_until_something_changes(which, change):
     layer = weights(72, 72, 640, torch.float32)
     known = Known.nothing(*layer)
 
@@ -164,7 +164,7 @@ def test_a_known_norm_is_taken_until_something_changes(which, change):
     assert (current() == 7).all(), "computed again"
 
 
-def test_nothing_is_known_after_an_interrupt_between_the_kernels(monkeypatch):
+def test_an_interrupt_between_the_kernels_drops_the_last_norm(monkeypatch):
     layer, memory = weights(72, 72, 640, torch.float32), NormMemory()
     known = Known.nothing(*layer)
     memory._known["here"] = None, known

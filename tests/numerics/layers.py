@@ -49,7 +49,7 @@ def random_layer(
     scaling: float = 2.0,
     device: str = "cpu",
 ) -> Layer:
-    """x, W and bias in ``dtype``; the adapter in float32, or float64 beside float64."""
+    """x, W and bias in ``dtype``; the adapter in float32, or float64 with float64."""
     torch.manual_seed(d_in * 1000 + d_out * 10 + rank)
     master = torch.float64 if dtype == torch.float64 else torch.float32
     layer = Layer(

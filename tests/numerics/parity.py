@@ -82,7 +82,7 @@ def on_engine(model: nn.Module) -> Any:
 
 
 def count_peft_forwards(monkeypatch: Any, peft_class: type[nn.Module]) -> list[bool]:
-    """A list that grows with PEFT's own forward passes: whether it was an engine layer that asked for it."""
+    """A list of PEFT's own forward passes: for each, whether an engine layer called it."""
     calls: list[bool] = []
     forward = peft_class.forward
 

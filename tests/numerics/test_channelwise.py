@@ -1,4 +1,4 @@
-"""Scaling columns and summing over rows beside float64; no shape, however empty, may end the process."""
+"""Scaling columns and summing over rows, compared with float64; no shape, however empty, may crash."""
 
 from __future__ import annotations
 

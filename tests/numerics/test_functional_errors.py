@@ -10,10 +10,14 @@ from doratune.functional import dora_row_norm
 CHANGES = [
     ("x", torch.ones(7, 47), r"x has the wrong shape\n.*\n  got: \(7, 47\)"),
     ("x", torch.ones(()), "x has the wrong shape"),
-    ("x", torch.ones(7, 48, dtype=torch.int64), "x is not floating"),
-    ("bias", torch.ones(40).to(torch.float8_e4m3fn), r"bias is not floating.*\n.*\n  got: torch.float8"),
+    ("x", torch.ones(7, 48, dtype=torch.int64), "x has an unsupported dtype"),
+    (
+        "bias",
+        torch.ones(40).to(torch.float8_e4m3fn),
+        r"bias has an unsupported dtype.*\n.*\n  got: torch.float8",
+    ),
     ("x", torch.ones(7, 48, dtype=torch.bfloat16), "x and W differ in dtype"),
-    ("x", torch.ones(7, 48, device="meta"), "x is on another device"),
+    ("x", torch.ones(7, 48, device="meta"), "x is not on W's device"),
     ("W", torch.ones(40, 48, 1), "W is not a matrix"),
     ("W", torch.ones(40, 48, requires_grad=True), "W requires a gradient"),
     ("A", torch.ones(4, 47), "A has the wrong shape"),

@@ -158,7 +158,7 @@ def test_a_recorded_graph_keeps_to_its_own_memory():
     assert all((known == 7).all() for known in known_norms(model))
 
 
-def test_rows_of_nothing():
+def test_no_rows():
     stock = parity.adapted(nn.Linear(48, 40), dtype=torch.bfloat16).cuda()
     x = torch.randn(0, 48, device="cuda").to(torch.bfloat16)
     parity.assert_same("peft", torch.bfloat16, parity.run(parity.on_engine(stock), x), parity.run(stock, x))

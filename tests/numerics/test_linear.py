@@ -279,7 +279,7 @@ CONSUMERS = {
 @pytest.mark.parametrize("keeping", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("consumer", CONSUMERS)
-def test_the_magnitude_s_gradient_whatever_becomes_of_the_output(consumer, bias, keeping):
+def test_the_magnitude_s_gradient_whether_or_not_the_output_is_kept(consumer, bias, keeping):
     """Of two layers the second is reached first by the backward pass, as in a model."""
     layer, second = random_layer(bias=bias), random_layer(40, 30)
     with torch.no_grad():
@@ -317,7 +317,7 @@ def test_a_graph_that_is_dropped_keeps_no_output(keeping):
 
 
 @pytest.mark.parametrize("m", [0.0, 1e-30, -0.0])
-def test_a_magnitude_of_nothing_still_gets_its_gradient(m):
+def test_a_zero_magnitude_still_gets_its_gradient(m):
     layer = random_layer(bias=False)
     with torch.no_grad():
         layer.m[5] = m

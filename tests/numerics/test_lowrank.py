@@ -1,4 +1,4 @@
-"""Gradients of thin factors beside float64."""
+"""Gradients of the factors, compared with float64."""
 
 from __future__ import annotations
 

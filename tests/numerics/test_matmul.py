@@ -1,4 +1,4 @@
-"""Matrix products by every way beside float64, and which way is taken on which processor."""
+"""Matrix products in every way, compared with float64, and which way each processor uses."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_way_by_processor_and_dtype(name: str, processor: Processor) -> None
     assert not is_widened(torch.zeros(2, 2, dtype=torch.bfloat16, device="meta"))
 
 
-def test_the_traits_of_this_machine() -> None:
+def test_this_machine_s_traits() -> None:
     traits, found = cpu_traits(), torch.cpu.get_capabilities()
     assert traits is cpu_traits(), "made once"
     assert traits.x86 == (found["architecture"] == "x86_64")
@@ -95,12 +95,12 @@ def test_traits_without_onednn() -> None:
         (
             "Intel Sapphire Rapids",
             torch.bfloat16,
-            "oneDNN with AMX, whole; in parts of rows only with 2 threads",
+            "oneDNN with AMX, whole; in blocks of rows only with 2 threads",
         ),
         (
             "Intel Cooper Lake",
             torch.bfloat16,
-            "oneDNN, which multiplies bfloat16 by instructions made for it",
+            "oneDNN, with the processor's bfloat16 instructions",
         ),
         ("AMD Zen 5", torch.float32, "oneDNN, faster than MKL"),
         ("Intel Ice Lake", torch.float32, "PyTorch's choice"),
@@ -178,7 +178,7 @@ def test_bias(dtype: torch.dtype) -> None:
     assert_rounded(linear(x, weight, bias), exact, times=2)
 
 
-def test_pytorch_s_switch_is_heeded(processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pytorch_s_onednn_switch_is_respected(processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
     processor("AMD Zen 5")
     assert differs_from_pytorch(torch.randn(4, 4))
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
@@ -186,7 +186,7 @@ def test_pytorch_s_switch_is_heeded(processor: Processor, monkeypatch: pytest.Mo
     assert_product(torch.randn(7, 5), torch.randn(5, 6))
 
 
-def test_a_layer_is_the_same_by_either(processor: Processor) -> None:
+def test_a_layer_is_the_same_on_either_processor(processor: Processor) -> None:
     torch.manual_seed(0)
     x, W, A, B = torch.randn(70, 96), torch.randn(80, 96), torch.randn(8, 96), torch.randn(80, 8)
     m, dY = torch.rand(80) + 0.5, torch.randn(70, 80)
@@ -220,7 +220,7 @@ def parts(processor: Processor, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(("n", "k", "p"), [(1000, 576, 576), (1024, 1536, 576), (768, 640, 768)])
-def test_parts_of_rows_make_the_product(n: int, k: int, p: int, transposed: bool, parts: list[int]) -> None:
+def test_blocks_of_rows_give_the_product(n: int, k: int, p: int, transposed: bool, parts: list[int]) -> None:
     torch.manual_seed(0)
     a = torch.randn(n, k).bfloat16()
     b = torch.randn(p, k).bfloat16().T if transposed else torch.randn(k, p).bfloat16()
@@ -232,7 +232,7 @@ def test_parts_of_rows_make_the_product(n: int, k: int, p: int, transposed: bool
     assert sum(parts) == n and max(parts) < p and len(parts) > 1
 
 
-def test_other_sizes_and_machines_make_it_whole(
+def test_other_sizes_and_machines_are_not_split(
     parts: list[int], processor: Processor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def multiply(n: int, k: int, p: int, dtype: torch.dtype = torch.bfloat16) -> None:

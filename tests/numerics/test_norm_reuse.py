@@ -88,7 +88,7 @@ def write_data(which, write):
 
 
 def ema_swap(model):
-    """As EMA callbacks do: shadow values go in through ``.data`` and come out again."""
+    """As EMA callbacks do: values are swapped in and out through ``.data``."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kept = [parameter.data.clone() for parameter in parameters]
     for parameter in parameters:
@@ -212,7 +212,7 @@ def test_one_norm_per_layer_and_optimizer_step(computed, reentrant):
         assert len(computed) == layers * step
 
 
-def test_none_is_computed_again_in_evaluation(computed):
+def test_an_evaluation_computes_each_norm_once(computed):
     model = tiny_llama().eval()
     ids = torch.randint(0, 32, (2, 5))
     with torch.inference_mode():
@@ -237,7 +237,7 @@ def looks(monkeypatch, large_layers):
     return seen
 
 
-def test_held_norms_are_computed_before_and_never_looked_at(looks, computed):
+def test_held_norms_are_computed_first_and_never_checked(looks, computed):
     model = tiny_llama().eval()
     ids = torch.randint(0, 32, (2, 5))
     outside = model(input_ids=ids).logits
@@ -253,7 +253,7 @@ def test_held_norms_are_computed_before_and_never_looked_at(looks, computed):
     torch.testing.assert_close(inside, outside, rtol=0, atol=0)
 
 
-def test_a_base_weight_said_not_to_change_is_looked_at_once(looks):
+def test_a_base_weight_promised_unchanged_is_hashed_once(looks):
     model, x = peft_linear(bias=False), torch.randn(7, 48)
     doratune.enable(model)
     layer, seen = layer_of(model), looks
@@ -356,7 +356,7 @@ def test_a_weight_that_changes_while_a_norm_is_computed_leaves_no_stale_one(larg
     torch.testing.assert_close(found.double(), reference.row_norm(layer.W, layer.A, layer.B, 2.0))
 
 
-def test_what_is_not_on_the_engine_is_left_alone():
+def test_layers_off_the_engine_are_left_alone():
     model, x = peft_linear(bias=False), torch.randn(7, 48)
     with hold_norms(model):
         weights_of(model)[1].data.mul_(2)  # PEFT computes its norm at every call

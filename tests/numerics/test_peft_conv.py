@@ -175,7 +175,7 @@ def test_dropout_in_bfloat16(bias):
     assert_same("peft", torch.bfloat16, run(on_engine(stock), x), run(stock, x))
 
 
-def test_dropout_beside_a_float32_adapter_which_peft_cannot_do():
+def test_dropout_with_a_float32_adapter_which_peft_cannot_do():
     stock, x = make("2d", dtype=torch.bfloat16, lora_dropout=0.4)
     with pytest.raises(RuntimeError, match="should be the same"):
         stock(x)
@@ -237,7 +237,7 @@ def test_zero_rows_are_finite_where_peft_is_not(name):
 @pytest.mark.parametrize("name", ["2d", "2d, every number another"])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("consumer", CONSUMERS)
-def test_whatever_becomes_of_the_output(consumer, memory_format, name, scale):
+def test_any_use_of_the_output(consumer, memory_format, name, scale):
     """Small magnitudes hide the output before scaling in what the layer gives out."""
     stock, x = make(name, consumer=CONSUMERS[consumer])
     layer_of(stock).lora_magnitude_vector["default"].weight.data.mul_(scale)
@@ -404,7 +404,7 @@ def test_left_to_peft(reason):
     assert torch.equal(twin(x), expected)
 
 
-def test_dropout_of_lora_beside_a_padding_mode():
+def test_dropout_of_lora_with_a_padding_mode():
     stock, x = make("reflected", lora_dropout=0.4, use_dora=False)
     assert_same("peft", torch.float32, run(on_engine(stock), x), run(stock, x))
 

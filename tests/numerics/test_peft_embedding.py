@@ -137,7 +137,7 @@ CONSUMERS = {
 
 @pytest.mark.parametrize("use_dora", [True, False])
 @pytest.mark.parametrize("consumer", CONSUMERS)
-def test_whatever_becomes_of_the_output(consumer, use_dora):
+def test_any_use_of_the_output(consumer, use_dora):
     stock = make("scaled by a buffer", consumer=CONSUMERS[consumer], use_dora=use_dora)
     assert_same("gradient", torch.float32, run(on_engine(stock), IDS), truth_of(stock, IDS))
 

@@ -122,7 +122,7 @@ def test_float16(engine_calls, autocast):
     assert len(engine_calls) == 1
 
 
-def test_what_peft_refuses_stays_refused():
+def test_what_peft_refuses_is_refused():
     stock = peft_linear()
     for model in (stock, on_engine(stock)):
         with pytest.raises(RuntimeError, match="same dtype"):

@@ -121,7 +121,7 @@ def test_evaluation(base, use_dora):
 
 @pytest.mark.parametrize("base", BASES)
 def test_the_norm_through_the_base_s_own_forward(base):
-    """What docs/engine.md says of its error."""
+    """What docs/results/other-costs.md says of its error."""
     layer = layer_of(quantised(base))
     A, B, s = layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.scaling["default"]
     weight = QuantisedWeight(layer.base_layer)
@@ -157,7 +157,7 @@ def test_a_packed_layout_is_known_by_its_values():
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_a_wrong_dequantisation_is_not_believed(base, monkeypatch):
+def test_a_wrong_dequantisation_is_detected(base, monkeypatch):
     layer = layer_of(quantised(base)).base_layer
     expected = QuantisedWeight(layer).row_norm_squared()
 

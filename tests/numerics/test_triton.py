@@ -20,7 +20,7 @@ SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10}
 
 @pytest.mark.slow
 def test_the_kernels_compute_what_they_should():
-    """In a process of its own: whether Triton interprets is settled when it is first imported."""
+    """In a separate process: Triton decides whether to interpret when it is first imported."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "interpreted.py"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, cwd=ROOM, env=environment, capture_output=True, text=True)
@@ -95,7 +95,7 @@ def test_the_kernels_fit_the_shared_memory(capability):
         assert 0 < compiled.metadata.shared <= SHARED_MEMORY[capability], kernel
 
 
-def test_without_a_gpu_nothing_goes_to_them():
+def test_without_a_gpu_the_kernels_are_not_used():
     assert not taken(torch.ones(2)) and not taken(torch.ones(2, device="meta"))
 
 

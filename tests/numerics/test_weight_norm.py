@@ -76,7 +76,7 @@ def test_no_large_temporary(monkeypatch, dtype, chunk_rows):
     assert_elementwise("norm", torch.float32, n, expected)
 
 
-def test_cancelled_rows_are_as_good_as_the_module_says():
+def test_cancelled_rows_are_as_precise_as_the_module_says():
     rank = 60  # rows enough for n² to be rounded to both sides of zero
     layer = random_layer(d_in=64, d_out=rank, rank=rank)
     A, B = layer.A.detach(), torch.eye(rank)

@@ -1,4 +1,4 @@
-"""Products made in float32 beside float64, on any CPU; and that a layer's are all made so where it pays."""
+"""Products widened to float32, compared with float64, on any CPU; where it pays off, all of a layer's."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def closed_hub() -> Iterator[str]:
 
 @contextmanager
 def answering_hub(kind: str, asked: list[str]) -> Iterator[str]:
-    """Gives one of ``ANSWERS`` to everything, and notes which repositories it was asked for."""
+    """Gives one of ``ANSWERS`` to every request, and notes the requested repositories."""
     status, headers = ANSWERS[kind]
 
     class Handler(BaseHTTPRequestHandler):

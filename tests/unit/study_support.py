@@ -93,7 +93,7 @@ class MadeUpRunner:
 
     @property
     def done(self) -> list[str]:
-        """What was asked for, in order."""
+        """The requests, in order."""
         return [f"{job.stage} {job.label}" for job in self.jobs]
 
     def submit(self, job: Job) -> Future[Outcome]:
@@ -126,7 +126,7 @@ class MadeUpRunner:
         entry = synthetic_runs.evaluation(
             wanted.config.task[0],
             flags,
-            data={**data, "sha256": wanted.sha256},
+            data={**data, "sha256": wanted.asked},
             limit=wanted.config.limit,
             format=wanted.config.format,
         )

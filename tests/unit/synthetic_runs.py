@@ -59,6 +59,7 @@ def evaluation(task: str, flags: list[bool], **changes: Any) -> dict[str, Any]:
             "sha256": "ab" * 32,
             "rows": rows,
             "parts": None,
+            "definition": None,
         },
         "limit": None,
         "speedups": [],

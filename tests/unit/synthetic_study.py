@@ -59,7 +59,7 @@ def study(
     tasks: tuple[str, ...] = ("boolq", "arc-easy", "sample-winogrande"),
     pending: tuple[str, ...] = (),
 ) -> StudyRecord:
-    """A study whose cells differ in what can be told; the same every time."""
+    """A study whose cells have different verdicts; the same every time."""
     drawn = {name: _answers(name, methods, seeds) for name in tasks}
     cells = [_cell(name, answers, next(iter(answers.values())).shape[1]) for name, answers in drawn.items()]
     others = [method for method in ("dora", *methods) if method in methods and method != "lora"]

@@ -1,9 +1,12 @@
-"""The hub is asked only for what can be on it, once, and not for long."""
+"""The hub is asked only for names that it may have, once, and with a time limit."""
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -112,7 +115,7 @@ def test_a_hub_out_of_reach_is_given_up_soon(
     [
         ("absent", "has no org/model"),
         ("private", "needs HF_TOKEN"),
-        ("gated", "whom its owners let in"),
+        ("gated", "only to approved users"),
         ("broken", "answered 503"),
     ],
 )
@@ -173,3 +176,15 @@ def test_an_address_with_a_password_is_said_without_it(point: Point) -> None:
         with pytest.raises(InputError) as caught:
             load_model("org/model")
     assert address in caught.value.message and "secret" not in caught.value.message
+
+
+def test_datasets_imported_while_nothing_is_asked_asks_again_afterwards() -> None:
+    code = (
+        "from doratune.hub import offline\n"
+        "with offline():\n"
+        "    import datasets.config\n"
+        "    assert datasets.config.HF_HUB_OFFLINE\n"
+        "assert not datasets.config.HF_HUB_OFFLINE\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

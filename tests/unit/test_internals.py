@@ -1,4 +1,4 @@
-"""What each package uses of others' insides is there, and stands in one file of that package.
+"""The private names that each package uses exist, and are listed in one file of that package.
 
 The names come from the files themselves, so a name that is added there is looked for from then on.
 """

@@ -1,4 +1,4 @@
-"""YAML files by name or path: what is read, and one clear message for what cannot be."""
+"""YAML files by name or path: those that are read, and one clear message for those that cannot be."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Runs in, one analysis out, with some rows of one weight in memory at a time."""
+"""Makes one analysis of several runs, with only a few rows of one weight in memory at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from doratune.training.checkpoints import changed_weights
 logger = logging.getLogger(__name__)
 
 PART_ELEMENTS = 1 << 22
-"""Most elements of a weight at a time: 32 MiB in float64."""
+"""The most elements of a weight at a time: 32 MiB in float64."""
 
 
 def analyze(directories: Sequence[Path], *, reproduce: str) -> AnalysisRecord:
@@ -33,11 +33,11 @@ def analyze(directories: Sequence[Path], *, reproduce: str) -> AnalysisRecord:
 
     Args:
         directories: Finished runs of one base model, with their checkpoints.
-        reproduce: The command that gives this analysis.
+        reproduce: The command that repeats this analysis.
 
     Returns:
-        The analysis. For full fine-tuning, of the layers that the runs with adapters have adapted; if there
-        are none, of those that its configuration names as targets.
+        The analysis. A fully fine-tuned run is analysed at the layers that the other runs have adapted; if no
+        run has an adapter, at the layers that its configuration names as targets.
 
     Raises:
         InputError: A run, its base model or a checkpoint cannot be used.
@@ -54,7 +54,7 @@ def analyze(directories: Sequence[Path], *, reproduce: str) -> AnalysisRecord:
 
 
 def _analyze_run(run: AnalysedRun, base: Base, layers: list[str]) -> RunAnalysis:
-    """One run; ``layers`` are those of full fine-tuning."""
+    """The analysis of one run; ``layers`` are used for full fine-tuning."""
     logger.info("%s: %d checkpoints of %s", run.name, len(run.checkpoints), run.method)
     changes: list[WeightChange] = []
     gains: list[GainDrift] = []
@@ -131,13 +131,13 @@ def _adapted(base: Base, folder: Path, dtype: torch.dtype) -> Iterator[tuple[str
     adapters = read_layer_adapters(base.skeleton(), folder)
     if not adapters.linear:
         raise InputError(
-            "the adapter has no linear layer, and only those are analysed",
+            "the adapter has no linear layers, and only those are analysed",
             where=str(folder),
             got=", ".join(adapters.others),
         )
-    if folder.name == ADAPTER_NAME:  # once a run, not at every checkpoint
+    if folder.name == ADAPTER_NAME:  # once per run, not at every checkpoint
         for layer in adapters.others:
-            logger.info("left out, since only linear layers are analyzed: %s", layer)
+            logger.info("left out, since only linear layers are analysed: %s", layer)
     for layer, adapter in adapters.linear.items():
         parts = _parts(base.shape(layer))
         yield layer, measure(_adapted_rows(base.rows(layer, part, dtype), adapter, part) for part in parts)
@@ -148,6 +148,6 @@ def _adapted_rows(before: Tensor, adapter: LayerAdapter, part: slice) -> Rows:
 
 
 def _parts(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Rows of a weight that are in memory at a time."""
+    """Slices of a weight's rows, one in memory at a time."""
     size = max(1, PART_ELEMENTS // shape[1])
     return (slice(start, start + size) for start in range(0, shape[0], size))

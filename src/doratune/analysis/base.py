@@ -1,4 +1,4 @@
-"""The base model that runs began from: its weights by layer, without the model itself."""
+"""The weights of the runs' base model, read layer by layer without building the model."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ logger = logging.getLogger(__name__)
 
 
 class Base:
-    """The base of one or more runs.
+    """The base model of one or more runs.
 
     Args:
-        record: What a run says of its base model.
+        record: A run's record of its base model.
 
     Attributes:
         linear: Names of all linear layers, in the model's order.
 
     Raises:
-        InputError: If it is not found, or is another model than the one trained from.
+        InputError: The model is not found, or is not the one that the run was trained from.
     """
 
     def __init__(self, record: ModelRecord) -> None:
@@ -42,11 +42,11 @@ class Base:
         found = compare_base_models(record, record.model_copy(update={"fingerprint": fingerprint}))
         if not found.same:
             raise InputError(
-                "the base model is not the one that was trained from",
+                "the base model is not the one that the run was trained from",
                 where=record.name,
                 got=f"fingerprint {fingerprint}",
                 expected=f"fingerprint {record.fingerprint}",
-                fix="put the model back that the run was trained from",
+                fix="restore the model that the run was trained from",
             )
         if found.note:
             logger.warning(found.note)
@@ -64,7 +64,7 @@ class Base:
         return self._files.shape(f"{layer}.weight")
 
     def rows(self, layer: str, part: slice, dtype: torch.dtype) -> Tensor:
-        """Some rows of a layer's weight in float64, as a run in ``dtype`` saw them."""
+        """Some rows of a layer's weight, (n, d_in), in float64, rounded as in a run in ``dtype``."""
         return self._files.rows(f"{layer}.weight", part).to(dtype).double()
 
 

@@ -1,4 +1,4 @@
-"""How far the rows of a weight moved in magnitude and in direction, and whether the two move together."""
+"""Measures how far a weight's rows moved in magnitude and direction, and how the two correlate."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Rows:
 
     Attributes:
         before: W_0, (n, d_in).
-        after: The same rows after training, (n, d_in); for DoRA V = W_0 + s·B·A, the direction only.
-        magnitude: DoRA's m, (n,), the length of the rows; None where they have that of ``after``.
+        after: The same rows after training, (n, d_in); for DoRA V = W_0 + s·B·A, only their direction.
+        magnitude: DoRA's m, (n,), the length of the rows; None if ``after`` has it.
     """
 
     before: Tensor
@@ -32,13 +32,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Change:
-    """What happened to a weight.
+    """How a weight changed.
 
     Attributes:
-        magnitude: ΔM, the mean over the rows of how much longer or shorter they are.
+        magnitude: ΔM, the mean over the rows of the absolute change of their length.
         direction: ΔD, the mean over the rows of 1 - cos of the angle they turned by. A row of zeros has no
             direction and is left out.
-        rounding: Whether neither is more than float32, which weights are kept in, rounds.
+        rounding: Whether both are within the rounding of float32, in which weights are kept.
         gain_mean: Mean of DoRA's g = m / ‖V‖ over the rows; None without m.
         gain_deviation: Root mean square of g - 1; None without m.
     """
@@ -54,7 +54,7 @@ def measure(parts: Iterable[Rows]) -> Change:
     """Measure one weight.
 
     Args:
-        parts: All of its rows, in parts of any size; either all or none of them with a magnitude.
+        parts: All of its rows, in parts of any size; either all parts have a magnitude or none.
 
     Returns:
         The change, in float64.
@@ -76,7 +76,7 @@ def measure(parts: Iterable[Rows]) -> Change:
         turns.append((unit_after - unit_before).square().sum(dim=1) / 2)
     direction = torch.cat(turns)
     magnitude, turn = torch.cat(lengths).mean().item(), direction.mean().item() if len(direction) else 0.0
-    # Half the squared length of a unit vector's rounding, as a turn is measured.
+    # In units of ``turn``, a unit vector's rounding counts as half its squared length.
     rounding = magnitude <= EPSILON * torch.cat(norms).mean().item() and turn <= EPSILON**2 / 2
     if not gains:
         return Change(magnitude, turn, rounding)
@@ -86,11 +86,11 @@ def measure(parts: Iterable[Rows]) -> Change:
 
 
 def correlations(changes: Sequence[WeightChange]) -> list[KindCorrelation]:
-    """Over all weights and checkpoints first, then for each kind of layer.
+    """Correlations of ΔD and ΔM: first over all weights and checkpoints, then for each kind of layer.
 
     Args:
-        changes: Every adapted weight at every checkpoint of one run. Those that moved by rounding only
-            are left out: rounding has correlations too.
+        changes: Every adapted weight at every checkpoint of one run. Those that moved only by rounding are
+            left out, since rounding has correlations too.
     """
     kinds = dict.fromkeys(change.kind for change in changes)
     changes = [change for change in changes if not change.rounding]

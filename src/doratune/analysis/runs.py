@@ -1,4 +1,4 @@
-"""The runs to analyse; those that cannot be are refused."""
+"""Reads the runs to analyse, and refuses those that cannot be analysed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class AnalysedRun:
     """A finished run with its checkpoints.
 
     Attributes:
-        name: The record's, or the directory where two runs share a name.
-        method: What was trained.
-        directory: As it was given.
+        name: The run's name, or its directory if two runs share a name.
+        method: The method it was trained with.
+        directory: The path as the user gave it.
         record: Its record.json.
-        checkpoints: Steps and folders of adapters or models, ascending; the last is what the run ended in.
+        checkpoints: Steps and folders of adapters or models, ascending; the last one is the final result.
     """
 
     name: str
@@ -37,17 +37,17 @@ class AnalysedRun:
 
 
 def load_runs(directories: Sequence[Path]) -> list[AnalysedRun]:
-    """Read runs that are to be analysed side by side.
+    """Read runs to analyse side by side.
 
     Args:
-        directories: Run directories, one or more.
+        directories: One or more run directories.
 
     Raises:
-        InputError: There is none, or one is missing, unfinished, given twice, of a base model or of a
-            quantised one, has no checkpoints, or began from another model than the others.
+        InputError: There is no directory; or a run is missing, unfinished or given twice, trained nothing,
+            has a quantised base or no checkpoints, or has another base model than the others.
     """
     if not directories:
-        raise InputError("there is nothing to analyse", expected="one run directory or more")
+        raise InputError("there is nothing to analyse", expected="one or more run directories")
     records = [read_record(directory) for directory in directories]
     repeated = [path for path, count in Counter(path.resolve() for path in directories).items() if count > 1]
     if repeated:
@@ -80,7 +80,7 @@ def _method(record: RunRecord, directory: Path) -> StudyMethod:
         )
     if record.config.get("load_in_4bit"):
         raise InputError(
-            "the base of this run was quantised while it was loaded, so its weights are in no file",
+            "the base model of this run was quantised while it was loaded, so no file has its weights",
             where=str(directory),
             expected="runs without --load-in-4bit",
         )
@@ -96,7 +96,7 @@ def _checkpoints(record: RunRecord, directory: Path) -> list[tuple[int, Path]]:
             "the run has no checkpoints",
             where=str(directory / CHECKPOINTS_NAME),
             expected="folders checkpoint-N",
-            fix="train it again with --save-steps and --keep-checkpoints, and keep the folder",
+            fix="train again with --save-steps and --keep-checkpoints, and keep the folder",
         )
     found[record.training.steps] = weights_path(directory, record.method)
     return sorted(found.items())

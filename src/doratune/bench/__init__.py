@@ -1,5 +1,5 @@
-"""What DoRA and LoRA cost compared with each other and with PEFT's: time and memory.
+"""Time and memory of LoRA and DoRA, ours and PEFT's, compared.
 
 ``op`` measures single layers, ``step`` whole optimizer steps. ``figures`` turns rounds into ratios and
-verdicts, ``table`` shows the records.
+verdicts, and ``table`` shows the records.
 """

@@ -1,13 +1,13 @@
-"""The private names of torch that the benches touch, all of them.
+"""Every private name of torch that the benchmarks use.
 
-``tests/unit/test_internals.py`` fails by name when an upgrade moves one.
+When an upgrade moves one, ``tests/unit/test_internals.py`` fails and names it.
 """
 
 from __future__ import annotations
 
 import torch
 
-# Lets a GPU count so many of its cycles, so that calls queue behind it.
+# Keeps a GPU busy for a number of cycles, so that calls queue behind it.
 keep_gpu_busy = torch.cuda._sleep
 
 __all__ = ["keep_gpu_busy"]

@@ -1,4 +1,4 @@
-"""What the cases of layers and of training steps have in common. No torch here."""
+"""Shared code for the cases of layers and of training steps. No torch here."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from doratune.errors import InputError, did_you_mean
 from doratune.records.bench import Case, DType, StepCase
 
 SUFFIXES: dict[DType, str] = {"bfloat16": "", "float32": "-fp32"}
-"""What a case's name ends in, by its dtype."""
+"""The suffix of a case's name, by its dtype."""
 AnyCase = TypeVar("AnyCase", bound=Case | StepCase)
 
 
 def in_dtype(case: AnyCase, dtype: DType | None) -> AnyCase:
-    """A case in another dtype, under the name of such a case.
+    """A case in another dtype, with the suffix of that dtype in its name.
 
     Args:
         case: The case, with its targets if it has any.
-        dtype: None leaves the case as it is.
+        dtype: The dtype; None leaves the case as it is.
     """
     if dtype is None or dtype == case.dtype:
         return case
@@ -26,13 +26,13 @@ def in_dtype(case: AnyCase, dtype: DType | None) -> AnyCase:
 
 
 def unknown_case(name: str, known: list[str], in_set: str, *, elsewhere: str | None) -> InputError:
-    """The error for a name that is not that of a case of a set.
+    """The error for a name that no case in a set has.
 
     Args:
         name: The name.
         known: The names in the set.
         in_set: The set.
-        elsewhere: A set that does hold the case.
+        elsewhere: Another set that has the case, or None.
     """
     return InputError(
         "unknown case",

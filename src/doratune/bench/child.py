@@ -1,4 +1,4 @@
-"""How a process that measures memory begins. No torch here: this must come before the libraries' imports."""
+"""Sets up a benchmark's child process. No torch here: this must run before the libraries are imported."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ import signal
 
 
 def begin() -> None:
-    """Keep quiet about what the parent has said already, and leave Ctrl-C to it."""
+    """Leave warnings, which the parent has logged already, and Ctrl-C to the parent."""
     logging.disable(logging.WARNING)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

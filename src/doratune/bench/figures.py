@@ -1,4 +1,4 @@
-"""From measured rounds to figures: medians, ratios between providers, and whether they meet the targets."""
+"""Turns measured rounds into figures: medians, ratios between providers, and whether they meet targets."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from doratune.errors import DoratuneError
 from doratune.records.bench import ProviderResult, StepProviderResult, Target, Timing, Verdict
 
 WARMUP_ROUNDS = 2
-"""Rounds before those that count."""
+"""Rounds before the timed ones."""
 BASELINES = ("floor", "peft-lora", "peft-dora")
-"""The providers that the others are divided by."""
+"""The providers whose figures the others are divided by."""
 
 
 class GateError(DoratuneError):
-    """A provider computes something else than it should, so there are no figures."""
+    """A provider's results are wrong, so there are no figures."""
 
 
 def summarise(rounds: list[float]) -> Timing:
-    """The median of some milliseconds, and how they spread."""
+    """The median and the spread of times in milliseconds."""
     lowest, lower, middle, upper = np.quantile(rounds, (0, 0.25, 0.5, 0.75)).tolist()
     return Timing(
         median=middle,
@@ -35,24 +35,24 @@ def summarise(rounds: list[float]) -> Timing:
 def time_ratios(
     times: Mapping[str, list[float]], provider: str, baselines: Sequence[str]
 ) -> dict[str, float]:
-    """How many times as long a provider takes as others: the median of the ratios within each round.
+    """A provider's time relative to each baseline: the median of the ratios within each round.
 
-    Calls of one round lie next to one another, so a slow stretch of the machine cancels, which it does not in
-    a ratio of two medians.
+    The calls of one round follow one another, so a slow stretch of the machine cancels out, which it does not
+    in a ratio of two medians.
     """
     own = np.array(times[provider])
     return {name: float(np.median(own / np.array(times[name]))) for name in baselines if name in times}
 
 
 def divide(figures: Mapping[str, int], provider: str, baselines: Sequence[str]) -> dict[str, float]:
-    """A provider's figure over that of each baseline; one that is missing or zero is left out."""
+    """A provider's figure divided by each baseline's; a baseline that is missing or zero is left out."""
     if provider not in figures:
         return {}
     return {name: figures[provider] / figures[name] for name in baselines if figures.get(name)}
 
 
 def judge(targets: Sequence[Target], results: Sequence[ProviderResult | StepProviderResult]) -> list[Verdict]:
-    """Compare each target with what was measured."""
+    """Compare each target with the measured ratio."""
     ratios = {result.provider: result.ratios for result in results}
     verdicts = []
     for target in targets:

@@ -1,4 +1,4 @@
-"""The stamp of a bench: the environment, and what else bears on speed and memory."""
+"""Describes the machine of a benchmark: the environment and all else that affects speed and memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MATMULS = 11
 
 
 def describe_machine(device: torch.device) -> Machine:
-    """Stamp the present machine and process."""
+    """Describe the current machine and process."""
     return Machine(
         environment=describe_environment(),
         device=device.type,
@@ -45,16 +45,16 @@ def warn_of_slow_products(dtypes: Sequence[DType], device: torch.device) -> None
 
 
 def matmul_tflops(device: torch.device) -> float:
-    """10¹² operations a second in a product of bfloat16 matrices: the mean of a few."""
+    """10¹² operations per second in a product of bfloat16 matrices, as the mean of a few products."""
     a, b = (torch.randn(MATMUL_SIDE, MATMUL_SIDE, device=device, dtype=torch.bfloat16) for _ in range(2))
-    timer = Timer("torch.mm(a, b)", globals={"torch": torch, "a": a, "b": b})  # it waits for the device
+    timer = Timer("torch.mm(a, b)", globals={"torch": torch, "a": a, "b": b})  # waits for the device
     timer.timeit(1)  # warms up
     return 2 * MATMUL_SIDE**3 / timer.timeit(MATMULS).median / 1e12
 
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """Let torch use so many threads inside an operation; None: as many as it does."""
+    """Let torch use ``count`` threads inside an operation; None: as many as it does now."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

@@ -1,4 +1,4 @@
-"""The file of a bench."""
+"""Checks a benchmark's output file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bench's record as a table in the terminal, for 80 columns and more."""
+"""Shows a benchmark's record as a table in the terminal, from 80 columns on."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ STEP_COLUMNS: Columns = (
 )
 NONE = "–"
 OP_NOTE = (
-    "ms: median of forward and backward. Ratios are to the frozen layer alone and to PEFT's LoRA and DoRA; "
-    "saved is what autograd keeps for backward, peak the memory that calls add. "
-    "Under a ratio its target: ✓ met, ✗ not met."
+    "ms: median time of forward and backward. Ratios are to the frozen layer alone and to PEFT's LoRA and "
+    "DoRA; saved is the memory that autograd keeps for backward, peak the memory that calls add. "
+    "The target is under its ratio: ✓ met, ✗ not met."
 )
-GPU_NOTE = "GPU: without the host's time, each call queued while the GPU was busy."
+GPU_NOTE = "GPU: time without the host's, from calls queued while the GPU was busy."
 STEP_NOTE = (
-    "ms: median of one optimizer step. Ratios are to the faster frozen model and to stock TRL with PEFT's "
-    "LoRA and DoRA; peak is the most memory of the whole process, growth that less what was held before the "
-    "first step. "
-    "Under a ratio its target: ✓ met, ✗ not met."
+    "ms: median time of one optimizer step. Ratios are to the faster frozen model and to stock TRL with "
+    "PEFT's LoRA and DoRA; peak is the most memory of the whole process, growth is the peak minus the memory "
+    "held before the first step. "
+    "The target is under its ratio: ✓ met, ✗ not met."
 )
 
 
 def bench_renderable(record: BenchRecord) -> Group:
-    """The table of all cases, what was not available, and how many targets are met."""
+    """The table of all cases, the unavailable providers, and how many targets are met."""
     columns = GPU_COLUMNS if record.case_set == "gpu" else OP_COLUMNS
     table = _empty(columns)
     for result in record.results:
@@ -104,7 +104,7 @@ def _add_case(table: Table, result: CaseResult | StepCaseResult, columns: Column
 
 
 def _milliseconds(value: float) -> str:
-    """Two decimals, or none from a hundred on."""
+    """With two decimals below 100 ms, otherwise none."""
     return f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
@@ -121,7 +121,7 @@ def _cell(
 
 
 def _unavailable(record: BenchRecord | StepBenchRecord) -> list[str]:
-    """What was not available, once for every provider and reason."""
+    """One line for each provider and reason that was not available."""
     cases: dict[tuple[str, str], list[str]] = {}
     for result in record.results:
         for missing in result.unavailable:

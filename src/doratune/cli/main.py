@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from doratune import __version__
+from doratune.cli.installed import check_installed
 from doratune.cli.library_messages import show_library_logs
 from doratune.errors import LONGEST, DoratuneError, InputError, did_you_mean
 
@@ -25,6 +26,7 @@ VERBS = {
     "analyze": "how training moved the magnitude and the direction of the weights",
     "run": "your own script, with the PEFT models it builds on the engine",
     "bench": "time and memory of DoRA and LoRA compared with PEFT's, by layer or by training step",
+    "tasks": "the tasks there are, how their rows look, and a template for your own",
     "env": "what is installed, and how the engine computes here",
 }
 
@@ -50,6 +52,7 @@ examples:
   doratune eval finetuned_result/dora_r32 --task boolq
   doratune report runs/lora runs/dora --output runs/report
   doratune analyze runs/lora runs/dora --output runs/analysis
+  doratune tasks sample-boolq --show 2
   doratune run train.py --output_dir out
   doratune bench op --set cpu --case 4096x4096-r32-t512
 """
@@ -80,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
                 expected=f"one of {', '.join(VERBS)}",
                 fix=did_you_mean(verb, VERBS, form="doratune {}") or "see doratune --help",
             )
+        check_installed(verb)
         if verb != "run":  # a script decides by itself
             show_library_logs()
         done = importlib.import_module(f"doratune.cli.{verb}").main(rest)

@@ -1,7 +1,7 @@
-"""The private and undocumented names of torch that the engine touches, all of them.
+"""Every private or undocumented name of torch that the engine uses.
 
-They are bound here once, so that no call looks them up. ``tests/unit/test_internals.py`` fails by name when
-an upgrade moves one.
+They are bound here once, so that calls need no lookup. When an upgrade moves one,
+``tests/unit/test_internals.py`` fails and names it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import torch
 # A weak reference to a tensor that stays valid while autograd keeps the tensor but no Python object does.
 from torch.utils.weak import TensorWeakRef
 
-# Batch norm into tensors that are there already; ``out`` is undocumented.
+# Batch norm that writes into existing tensors; ``out`` is undocumented.
 batch_norm_out = torch.native_batch_norm
-# Its gradient, which is dY ⊙ g and a sum over rows.
+# Its gradient: dY ⊙ g and a sum over rows.
 batch_norm_backward = torch.ops.aten.native_batch_norm_backward
 # Reshapes an output without making it a view for autograd.
 unsafe_view = torch.ops.aten._unsafe_view.default
-# How often a tensor was changed in place.
+# Counts the in-place changes of a tensor.
 version = torch.Tensor._version.__get__  # pyright: ignore[reportAttributeAccessIssue]
-# The hooks that pack tensors which are saved now for the backward pass.
+# The hooks in force for tensors saved for the backward pass.
 saved_tensors_hooks = torch._C._autograd._top_saved_tensors_default_hooks  # pyright: ignore[reportAttributeAccessIssue]
-# oneDNN's linear layer, by which PyTorch's compiler multiplies; None where PyTorch comes without it.
+# oneDNN's linear layer, which PyTorch's compiler calls; None if this build of PyTorch lacks it.
 onednn_linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 __all__ = [
@@ -45,13 +45,13 @@ CHECKPOINT = "torch.utils.checkpoint"
 
 
 def saves_for_checkpoint() -> bool:
-    """Whether tensors saved now go to non-reentrant checkpointing, which computes them again when needed."""
+    """Whether tensors saved now go to non-reentrant checkpointing, which recomputes them when needed."""
     hooks: Any = saved_tensors_hooks(True)
     return hooks is not None and getattr(hooks[0], "__module__", None) == CHECKPOINT
 
 
 def onednn_takes() -> frozenset[torch.dtype]:
-    """Which of bfloat16 and float16 oneDNN multiplies, be it by emulation; none without oneDNN."""
+    """Which of bfloat16 and float16 oneDNN multiplies, natively or by emulation; empty without oneDNN."""
     if not torch.backends.mkldnn.is_available():
         return frozenset()
     takes = {
@@ -62,5 +62,5 @@ def onednn_takes() -> frozenset[torch.dtype]:
 
 
 def shared_memory_of(properties: Any) -> int:
-    """Bytes of shared memory that one program may take on a GPU of such properties; 0 if they do not say."""
+    """Bytes of shared memory that one program may use on a GPU with these properties; 0 if unknown."""
     return getattr(properties, "shared_memory_per_block_optin", 0)

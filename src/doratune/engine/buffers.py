@@ -1,4 +1,4 @@
-"""Reused memory: blocks of rows in one buffer, and constant vectors that are made once."""
+"""Reused memory: one buffer for block after block of rows, and cached constant vectors."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 def buffered_rows(tensor: Tensor, dtype: torch.dtype, elements: int) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of a tensor's rows, each with a buffer of their shape for the caller to fill.
+    """Split a tensor into blocks of rows, each with a buffer of its shape for the caller to fill.
 
     Args:
         tensor: (N, ...), any dtype.
-        dtype: Of the buffer.
-        elements: Its largest size in elements; it always holds one row.
+        dtype: The buffer's dtype.
+        elements: The buffer's largest size in elements; it always holds at least one row.
 
     Yields:
-        A slice, and a tensor of its shape, whose memory the next slice reuses.
+        A slice of rows and its buffer, whose memory the next slice reuses.
     """
     count = max(1, min(tensor.shape[0], elements // max(1, tensor.shape[1:].numel())))
     buffer = torch.empty(count, *tensor.shape[1:], dtype=dtype, device=tensor.device)
@@ -34,13 +34,13 @@ def constant_like(tensor: Tensor, value: float) -> Tensor:
         tensor: On a CPU, (n,), any dtype; the result has its size and dtype.
         value: Any number.
     """
-    # A fake tensor must not be answered with a real one, nor be remembered.
+    # A fake tensor needs a fake result, which must not be cached.
     if type(tensor) is not Tensor:
         return torch.full_like(tensor, value)
-    return _made(value, tensor.shape[0], tensor.dtype)
+    return _constant(value, tensor.shape[0], tensor.dtype)
 
 
 @functools.lru_cache(maxsize=64)
-def _made(value: float, size: int, dtype: torch.dtype) -> Tensor:
+def _constant(value: float, size: int, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):
         return torch.full((size,), value, dtype=dtype, device="cpu")

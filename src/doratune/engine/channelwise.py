@@ -1,12 +1,12 @@
-"""Scaling columns and summing products over rows; on a CPU each takes one pass and one rounding.
+"""Scales columns and sums products over rows; on a CPU each takes one pass and one rounding.
 
-Here a bfloat16 tensor is combined with a float32 ``g``. PyTorch's general CPU kernels are slow for mixed
-dtypes, and a float32 copy of an activation goes out to memory and back. PyTorch's batch norm in evaluation
-mode takes just these dtypes in one vectorised pass: with mean b, variance 1 and weight g, its backward step
-gives ``dY ⊙ g`` and Σ(dY ⊙ (y - b)) and reads dY and y once. So the CPU uses that kernel. A GPU uses the
-project's own, which is twice as fast as PyTorch's for mixed dtypes (``triton/``).
+Here a bfloat16 tensor meets a float32 ``g``. PyTorch's general CPU kernels are slow for mixed dtypes, and a
+float32 copy of an activation makes a round trip to memory. PyTorch's batch norm in evaluation mode accepts
+exactly these dtypes and is vectorised: with mean b, variance 1 and weight g, its backward step gives
+``dY ⊙ g`` and Σ(dY ⊙ (y - b)) and reads dY and y once. So the CPU uses that kernel. A GPU uses a kernel of
+this project, which is twice as fast as PyTorch's for mixed dtypes (``triton/``).
 
-A tensor is (N, d), or (N, d, L) where more dimensions follow the columns, as in an image.
+A tensor is (N, d), or (N, d, L) where more dimensions follow the channels, as in an image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 """Dtypes that the CPU's batch norm accepts together with a float32 g."""
 
 BUFFER_ELEMENTS = 1 << 22
-"""Elements of the wide buffer where that kernel is not used: 16 MiB in float32."""
+"""Elements of the wide buffer where batch norm is not used: 16 MiB in float32."""
 
 
 def scale_columns(z: Tensor, g: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -38,7 +38,7 @@ def scale_columns(z: Tensor, g: Tensor, out: Tensor, bias: Tensor | None = None)
         ``out``.
     """
     if z.dtype != g.dtype and _kernel_takes(z, g):
-        if not out.is_contiguous():  # the kernel would write it in another order, without an error
+        if not out.is_contiguous():  # the kernel would silently write in another memory order
             packed = torch.empty_like(z, memory_format=torch.contiguous_format)
             return out.copy_(scale_columns(z, g, packed, bias))
         zeros, ones, empty = constant_like(g, 0), constant_like(g, 1), g.new_empty(0)
@@ -63,7 +63,7 @@ def scale_columns(z: Tensor, g: Tensor, out: Tensor, bias: Tensor | None = None)
 
 
 def scaled_and_dots(dY: Tensor, y: Tensor, g: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """``dY ⊙ g`` and Σ(dY ⊙ (y - bias)) over rows; the products are summed in g's dtype.
+    """``dY ⊙ g`` and Σ(dY ⊙ (y - bias)) over rows, the sum in g's dtype.
 
     Args:
         dY: (N, d) or (N, d, L), any floating dtype.
@@ -72,7 +72,7 @@ def scaled_and_dots(dY: Tensor, y: Tensor, g: Tensor, bias: Tensor | None = None
         bias: (d,), any floating dtype, or None for 0.
 
     Returns:
-        The first in dY's shape and dtype, contiguous, and (d,) in g's dtype.
+        ``dY ⊙ g`` in dY's shape and dtype, contiguous, and the sums, (d,), in g's dtype.
     """
     if _kernel_takes(dY, g):
         mean = constant_like(g, 0) if bias is None else bias.to(g.dtype)
@@ -94,11 +94,11 @@ def scaled_and_dots(dY: Tensor, y: Tensor, g: Tensor, bias: Tensor | None = None
 
 
 def column_sums(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The sum over all but the columns.
+    """The sum of each column.
 
     Args:
         tensor: (N, d) or (N, d, L), any floating dtype.
-        dtype: Of the sums.
+        dtype: The dtype of the sums.
 
     Returns:
         (d,) in ``dtype``.
@@ -107,13 +107,13 @@ def column_sums(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _kernel_takes(tensor: Tensor, g: Tensor) -> bool:
-    """Whether batch norm accepts them; it would divide by the number of rows, so not an empty tensor."""
+    """Whether batch norm accepts both; it divides by the number of rows, so never an empty tensor."""
     fits = tensor.device.type == "cpu" and g.dtype == torch.float32 and tensor.dtype in KERNEL_DTYPES
     return fits and tensor.numel() > 0
 
 
 def _as_image(tensor: Tensor) -> Tensor:
-    """(N, d) as an image with d channels, innermost in memory; (N, d, L) unchanged."""
+    """(N, d) as an image whose d channels are innermost in memory; (N, d, L) unchanged."""
     if tensor.ndim == 3:
         return tensor
     return tensor.view(1, tensor.shape[0], 1, tensor.shape[1]).permute(0, 3, 1, 2)
@@ -125,7 +125,7 @@ def _from_image(image: Tensor, like: Tensor) -> Tensor:
 
 
 def _across(g: Tensor, tensor: Tensor) -> Tensor:
-    """``g`` along the columns of ``tensor``."""
+    """``g``, shaped to broadcast along the columns of ``tensor``."""
     return g if tensor.ndim == 2 else g[:, None]
 
 

@@ -1,7 +1,7 @@
 """The layer in PyTorch's own operations: for a compiler, and for layers so small that overhead dominates.
 
-Calling an operation takes a few microseconds however small its tensors are, and calling Python code from the
-backward pass takes tens. So a small layer leaves the backward pass to PyTorch, and a small DoRA layer forms
+An operation costs a few microseconds however small its tensors are, and Python code called from the backward
+pass costs tens. So a small layer leaves the backward pass to PyTorch, and a small DoRA layer forms
 V = W + s·B·A, whose norms it needs anyway::
 
     y = g ⊙ (x Vᵀ) + b        g = m / n        n = ‖V‖ per row
@@ -27,7 +27,7 @@ Norm = Tensor | Callable[[], Tensor]
 
 
 def is_small(x: Tensor, W: Tensor, A: Tensor, B: Tensor, m: Tensor | None, bias: Tensor | None) -> bool:
-    """Whether ``small_linear`` computes the layer: all in one dtype, which for DoRA is at least float32."""
+    """Whether ``small_linear`` computes the layer: small, in one dtype, for DoRA float32 or float64."""
     dtype, elements = x.dtype, x.numel()
     if elements > SMALL_ELEMENTS or W.dtype != dtype or A.dtype != dtype or B.dtype != dtype:
         return False
@@ -51,7 +51,7 @@ def small_linear(
     scaling: float,
     bias: Tensor | None,
 ) -> Tensor:
-    """``adapted_linear`` for a small layer; a norm given as a function is not called."""
+    """``adapted_linear`` for a small layer; computes the norm itself unless it is given as a tensor."""
     if m is None:
         rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
         y = torch.addmm(linear(rows, W, bias), linear(rows, A) * scaling, B.T)
@@ -79,7 +79,7 @@ def composite(
     scaling: float,
     bias: Tensor | None,
 ) -> Tensor:
-    """``adapted_linear`` for a compiler, which fuses it and decides what to keep; x is (N, d_in)."""
+    """``adapted_linear`` for a compiler, which fuses it and decides what to save; x is (N, d_in)."""
     with autocast_off(x.device):
         h = (x if x_adapter is None else x_adapter) @ A.to(x.dtype).T
         z = x @ W.to(x.dtype).T + scaling * (h @ B.to(x.dtype).T)

@@ -29,17 +29,17 @@ FEATURES = (
 
 @dataclass(frozen=True, eq=False)
 class CpuTraits:
-    """The processor, and what oneDNN does on it.
+    """The processor's features, and what oneDNN supports on it.
 
-    Compared by identity, since decisions are cached by the object.
+    Compared by identity: decisions are cached per object.
 
     Attributes:
-        x86: Whether it is an x86-64 processor. Others were not measured.
+        x86: Whether it is an x86-64 processor; no other was measured.
         vendor: ``"AMD"``, ``"Intel"``, or the first word of any other name.
         avx512: Whether it has AVX-512.
         avx512_bf16: Whether that includes bfloat16 products.
         amx_bf16: Whether it has matrix units for bfloat16.
-        onednn: Whether PyTorch comes with oneDNN and with the operation that calls its linear layer.
+        onednn: Whether PyTorch includes oneDNN and the operation that calls its linear layer.
         onednn_takes: Which of bfloat16 and float16 oneDNN multiplies, emulation included.
     """
 
@@ -57,10 +57,10 @@ class CpuTraits:
         return self.avx512_bf16 or self.amx_bf16
 
     def is_fast_at(self, dtype: torch.dtype) -> bool:
-        """Whether oneDNN multiplies a dtype no slower than float32.
+        """Whether oneDNN multiplies a dtype at least as fast as float32.
 
-        With AVX-512 but without its BF16 (Skylake to Ice Lake), oneDNN emulates bfloat16, which takes about
-        six times as long as float32.
+        On processors with AVX-512 but no bfloat16 instructions (Skylake to Ice Lake), oneDNN emulates
+        bfloat16, which takes about six times as long as float32.
 
         Args:
             dtype: ``torch.bfloat16`` or ``torch.float16``.
@@ -70,7 +70,7 @@ class CpuTraits:
 
 
 def cpu_traits() -> CpuTraits:
-    """The traits of this machine's processor, or those of ``assume_cpu``."""
+    """The traits of this machine's processor, or those set by ``assume_cpu``."""
     return _assumed or _detected()
 
 
@@ -82,7 +82,7 @@ def cpu_features() -> dict[str, bool]:
 
 @contextmanager
 def assume_cpu(traits: CpuTraits) -> Iterator[None]:
-    """Decide as on another processor, in every thread; for tests."""
+    """Make decisions as on another processor, in every thread; for tests."""
     global _assumed
     before, _assumed = _assumed, traits
     try:
@@ -97,7 +97,7 @@ _assumed: CpuTraits | None = None
 @functools.cache
 def _detected() -> CpuTraits:
     found = torch.cpu.get_capabilities()
-    # From what it is, not from a timing: every run on a machine must decide the same.
+    # From the processor's features, not from a timing: every run on a machine must decide the same way.
     return CpuTraits(
         x86=found.get("architecture") == "x86_64",
         vendor=str(found.get("cpu_name", "")).partition(" ")[0],

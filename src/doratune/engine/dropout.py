@@ -5,7 +5,7 @@ x' is x after dropout, h(x') = s·B·A x' the adapter's term, and f the frozen l
     "peft":     y = f(x) + b + (g - 1) ⊙ f(x') + g ⊙ h(x') = g ⊙ (f(x') + h(x')) + (f(x) - f(x') + b)
     "adapter":  y = g ⊙ (f(x) + h(x')) + b
 
-The first is PEFT's, in which only the frozen layer's unscaled term sees x. It takes a second pass through f.
+The first is PEFT's: only the frozen layer's unscaled term sees x. It needs a second pass through f.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 from torch import Tensor
 
 DropoutForm = Literal["peft", "adapter"]
-"""PEFT's form, or dropout on the adapter only."""
+"""PEFT's form, or dropout of the adapter's input only."""
 
 
 def dora_with_dropout(
@@ -32,9 +32,12 @@ def dora_with_dropout(
     Args:
         x: The layer's input.
         x_dropped: x after dropout, of x's shape; None without dropout.
-        form: Which form.
-        scaled: From u, u' and whether to add b: ``g ⊙ (f(u) + h(u'))``, with b or without. Called first.
-        difference: From x and x': ``f(x) - f(x') + b``.
+        form: PEFT's form or the adapter's.
+        scaled: Called first, with u, u' and whether to add b; returns ``g ⊙ (f(u) + h(u'))``, plus b if so.
+        difference: Called with x and x'; returns ``f(x) - f(x') + b``.
+
+    Returns:
+        y, in the shape and dtype of what ``scaled`` returns.
     """
     if x_dropped is None:
         return scaled(x, x, True)

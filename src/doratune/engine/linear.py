@@ -12,15 +12,15 @@ Backward, with n constant (arXiv 2402.09353, section 4.3)::
     T  = s·dZ B           dA = Tᵀ x                 dB = dZᵀ h = g ⊙ (dYᵀ h)
     dx = dZ W + T A
 
-If n is not detached, dn = -m/n · dm. With dropout the adapter reads another x than the base weight, and each
-input gets its own term of dx.
+If n is not detached, dn = -m/n · dm. With dropout, W and the adapter have different inputs, and each input
+gets its own term of dx.
 
-Each pass takes one product with W, as for a frozen layer. The products run in x's dtype: the small A and B
-are cast to it, x never is. g stays in the norm's dtype, so the magnitude is not rounded to bfloat16. What is
-kept for the backward pass is what LoRA keeps, x and h; for z see ``output_recovery.py``.
+Each pass needs one product with W, as for a frozen layer. The products run in x's dtype: the small A and B
+are cast to it, x never is. g stays in the norm's dtype, so the magnitude is not rounded to bfloat16. The
+layer saves what LoRA saves for the backward pass, x and h; for z see ``output_recovery.py``.
 
-The CPU and the GPU have a body each for these equations, since each is fast with another order of operations.
-Small layers leave the backward pass to PyTorch: see ``composite.py``.
+The order of operations that is fastest differs between CPU and GPU, so each has its own functions. Small
+layers leave the backward pass to PyTorch: see ``composite.py``.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def adapted_linear(
         scaling: LoRA's s.
         bias: (d_out,), any floating dtype, or None.
         m: Magnitude, (d_out,), any floating dtype; None for LoRA.
-        norm: ‖W + s·B·A‖ per row, (d_out,), or a function that gives it, which a small layer does not call;
-            given with m. Detached, unless its gradient is wanted.
-        x_adapter: What the adapter reads instead of x, of x's shape and dtype.
+        norm: ‖W + s·B·A‖ per row, (d_out,), or a function that returns it; required with m. Detached, unless
+            its gradient is wanted. A small layer computes the norm itself instead of calling the function.
+        x_adapter: The adapter's input if it is not x; of x's shape and dtype.
 
     Returns:
         (..., d_out) in x's dtype.
@@ -96,7 +96,7 @@ def _found(norm: Norm | None) -> Tensor | None:
 
 
 class _AdaptedLinear(torch.autograd.Function):
-    """See the module for the equations. x is (..., d_in), and (N, d_in) inside."""
+    """The module's docstring has the equations. x is (..., d_in), and (N, d_in) inside."""
 
     @staticmethod
     def forward(
@@ -124,7 +124,7 @@ class _AdaptedLinear(torch.autograd.Function):
                 g = None if m is None or norm is None else over_norm(m, norm)
                 y = _output_on_cpu(x, h, W, B, g, bias)
         if len(shape) != 2:
-            # Not a view for autograd, which would forbid that the output is changed in place.
+            # Not a view for autograd, so that the output may be changed in place.
             y = unsafe_view(y, (*shape[:-1], W.shape[0]))
         ctx.scaling, ctx.shape, ctx.adapter_apart = scaling, shape, x_adapter is not None
         ctx.recovery = None
@@ -152,7 +152,7 @@ class _AdaptedLinear(torch.autograd.Function):
         ctx: Any, dY: Tensor
     ) -> tuple[Tensor | None, ...]:
         hold_pending_outputs()
-        with autocast_off(dY.device):  # a backward pass may run inside an autocast that the forward did not
+        with autocast_off(dY.device):  # a backward pass may run under autocast even if the forward did not
             body = _gradients_on_gpu if dY.is_cuda else _gradients_on_cpu
             dx, dx_adapter, dA, dB, dm, db = body(ctx, _rows(dY), *ctx.saved_tensors)
             dn = None
@@ -173,7 +173,7 @@ class _AdaptedLinear(torch.autograd.Function):
 
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-"""dx, dx of the adapter, dA, dB, dm and db, each None where it is not needed."""
+"""dx, dx of the adapter's input, dA, dB, dm and db; None for those not needed."""
 
 
 def _output_on_cpu(
@@ -201,7 +201,7 @@ def _gradients_on_cpu(
     bias: Any,
     saved: Tensor | None,
 ) -> Gradients:
-    """See the module for the equations; g is None for LoRA."""
+    """The module's docstring has the equations; g is None for LoRA."""
     needs_x, needs_adapter, _, needs_A, needs_B, _, _, _, needs_bias = ctx.needs_input_grad
     dx: Any = None
     dx_adapter = dA = dB = dm = db = None
@@ -241,7 +241,7 @@ def _product(x: Tensor, h: Tensor, W: Tensor, B: Tensor) -> Tensor:
 def _output_on_gpu(
     x: Tensor, h: Tensor, W: Tensor, B: Tensor, m: Tensor | None, norm: Tensor | None, bias: Tensor | None
 ) -> Tensor:
-    """``(m / norm) ⊙ (x Wᵀ + h Bᵀ) + bias``; LoRA has neither m nor norm. The kernels divide themselves."""
+    """``(m / norm) ⊙ (x Wᵀ + h Bᵀ) + bias``; LoRA has neither m nor norm. The kernels compute m / norm."""
     if m is None or norm is None:
         y = _product_on_gpu(x, h, W, B)
         return y if bias is None else y.add_(bias)
@@ -272,7 +272,7 @@ def _gradients_on_gpu(
     bias: Any,
     saved: Tensor | None,
 ) -> Gradients:
-    """See the module for the equations; m is None for LoRA."""
+    """The module's docstring has the equations; m is None for LoRA."""
     needs_x, needs_adapter, _, needs_A, needs_B, _, _, _, needs_bias = ctx.needs_input_grad
     dx = dx_adapter = dA = dB = dm = db = None
     if ctx.recovery is not None:
@@ -288,7 +288,7 @@ def _gradients_on_gpu(
     if needs_x and ctx.adapter_apart:
         dx = matmul(dZ, _cast(W, dY.dtype))
     elif needs_x:
-        # A GPU reads the addend while it multiplies, so the large product comes second.
+        # On a GPU, reading the addend overlaps with multiplying, so the large product comes second.
         dx = matmul(dZ, _cast(W, dY.dtype), onto=matmul(T, _cast(A, dY.dtype)))
     if needs_B:
         dB = up_gradient(dZ, h, B.dtype)
@@ -313,7 +313,7 @@ def _magnitude_gradients_on_gpu(
     norm: Tensor,
     bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """DZ and dm."""
+    """The gradients dZ and dm."""
 
     def recompute() -> Tensor:
         return _product_on_gpu(x, h, W, B)
@@ -336,7 +336,7 @@ def _product_on_gpu(x: Tensor, h: Tensor, W: Tensor, B: Tensor) -> Tensor:
 def _divisible(
     x: Tensor, g: Tensor | None, m: Tensor, norm: Tensor, bias: Tensor | None
 ) -> Callable[[], bool]:
-    """Whether z can be recovered from y; kernels recompute single columns of z, so there it always can."""
+    """Whether z can be recovered from y; always with the kernels, which recompute the columns that cannot."""
     if taken(x, m, norm):
         return lambda: True
     return divisibility(over_norm(m, norm) if g is None else g, norm, with_bias=bias is not None)
@@ -348,7 +348,7 @@ def _rows(tensor: Tensor) -> Tensor:
 
 
 def _new_like(tensor: Tensor) -> Tensor:
-    """Contiguous memory of a tensor's shape and dtype, to be written to."""
+    """Uninitialised contiguous memory of a tensor's shape and dtype."""
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 

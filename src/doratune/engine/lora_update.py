@@ -1,9 +1,9 @@
-"""The adapter's term added to any base output, for base layers that can only be called.
+"""Adds the adapter's term to the output of any base layer, for base layers without a plain weight matrix.
 
     h = s·x Aᵀ      y = z + h Bᵀ      dz = dY      T = s·dY B
     dx = T A        dA = Tᵀ x         dB = dYᵀ h
 
-A and B are cast to z's dtype in each pass, so that no copy of them is kept between the two.
+A and B are cast to z's dtype in each pass, so that no cast copy is saved for the backward pass.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def add_update(z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Te
 
 
 class _Update(torch.autograd.Function):
-    """z is (N, d_out) here, x (N, d_in); see the module for the equations."""
+    """z is (N, d_out) here, x (N, d_in); the module's docstring has the equations."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:

@@ -1,9 +1,9 @@
-"""DoRA's scaling by the magnitude and its gradients; also as an operation for base layers without a matrix.
+"""DoRA's scaling by the magnitude, and its gradients; also an operation for base layers without a matrix.
 
     y = g ⊙ z + b        g = m / n        dz = g ⊙ dY        dm = Σ(dY ⊙ z) / n        db = Σ dY
 
-where n is constant, and z is the output of the base layer (without its bias) plus s times the adapter's. z is
-not kept: see ``output_recovery.py``.
+where n is constant, and z is the base layer's output (without its bias) plus s times the adapter's. z is not
+kept: see ``output_recovery.py``.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ def magnitude_gradients(
     norm: Tensor,
     bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of z and m by PyTorch, with z / n = (y - b) / m where y is given.
+    """The gradients of z and m in PyTorch's operations; where y is given, with z / n = (y - b) / m.
 
     Args:
         dY: (N, d) or (N, d, L), floating.
         y: Of dY's shape and dtype; None if z cannot be recovered from it.
-        recompute: Returns z, of dY's shape and dtype; called if y is None.
+        recompute: Returns z, of dY's shape and dtype; called only if y is None.
         g: m / norm, (d,).
         m: Magnitude, (d,).
-        norm: (d,); where it is 0, so is g, and the magnitude gets no gradient.
+        norm: (d,); where it is 0, so are g and the magnitude's gradient.
         bias: (d,) or None.
 
     Returns:
@@ -68,10 +68,10 @@ def magnitude_gradients_by_kernel(
     bias: Tensor | None,
     source: Callable[[], Source] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """``magnitude_gradients`` of a dY (N, d) and a float32 norm on a GPU, by a kernel that computes g itself.
+    """``magnitude_gradients`` on a GPU, for dY (N, d) and a float32 norm, by a kernel that computes g itself.
 
-    ``source`` returns what z is a product of. With it, y may be given whatever g is: the kernel recomputes
-    the columns of z whose g is too small.
+    ``source`` returns the factors of z. With it, y may be given for any g: the kernel recomputes the columns
+    of z whose g is too small to divide by.
     """
     from doratune.engine.triton.magnitude_backward import gradients
 
@@ -101,7 +101,7 @@ def scale_by_magnitude(
         bias: (d,), any floating dtype, or None.
         channel_dim: 1 or -1.
         remake: Recomputes z, without gradients, from ``kept``.
-        kept: The layer's inputs, from which ``remake`` starts; the adapter keeps them anyway.
+        kept: The layer's inputs, the arguments of ``remake``; the adapter saves them anyway.
 
     Returns:
         Of z's shape and dtype.
@@ -138,7 +138,7 @@ class _Scale(torch.autograd.Function):
         divisible = divisibility(g, norm, with_bias=bias is not None)
         ctx.recovery = OutputRecovery(y, divisible) if needs_m else None
         ctx.channel_dim, ctx.remake = channel_dim, remake
-        # m, a parameter, is in memory anyway; g would not be.
+        # Saving m, a parameter, takes no memory; saving g would.
         saved = y if ctx.recovery is not None and ctx.recovery.saves else None
         ctx.save_for_backward(m, norm, bias, saved, *(kept if needs_m else ()))
         return y
@@ -174,26 +174,26 @@ class _Scale(torch.autograd.Function):
 
 
 def _channels_last(z: Tensor, channel_dim: int) -> bool:
-    """Whether the channels are the dimension whose elements lie side by side in memory."""
+    """Whether the channels are the innermost dimension in memory."""
     if channel_dim in (-1, z.ndim - 1):
         return True
     return z.movedim(channel_dim, -1).is_contiguous() and not z.is_contiguous()
 
 
 def _dense(z: Tensor, channel_dim: int) -> Tensor:
-    """As it is, or a copy if it is contiguous in neither order of its dimensions."""
+    """Contiguous, as it is or with the channels last: z itself where it is so already, otherwise a copy."""
     return z if z.movedim(channel_dim, -1).is_contiguous() else z.contiguous()
 
 
 def _columns(z: Tensor, channel_dim: int, like: Tensor | None = None) -> Tensor:
-    """As (N, d) or (N, d, L), as ``like`` (or else z itself) lies in memory; a view if z lies so."""
+    """(N, d) or (N, d, L), whichever suits the memory layout of ``like`` (default: z); a view if possible."""
     if _channels_last(z if like is None else like, channel_dim):
         return z.movedim(channel_dim, -1).reshape(-1, z.shape[channel_dim])
     return z.flatten(2)
 
 
 def _from_columns(columns: Tensor, like: Tensor, channel_dim: int) -> Tensor:
-    """``_columns`` undone: in the shape and order of ``like``."""
+    """``_columns`` undone: in the shape and memory layout of ``like``."""
     if _channels_last(like, channel_dim):
         return columns.view(like.movedim(channel_dim, -1).shape).movedim(-1, channel_dim)
     return columns.view(like.shape)

@@ -1,17 +1,17 @@
 """Matrix products, each computed the way that is fastest on this processor.
 
-The way is decided once for each dtype, from ``CpuTraits``:
+The way is decided once per dtype, from ``CpuTraits``:
 
 - float32 on AMD's processors with AVX-512: by oneDNN, which on a Zen 5 is more than twice as fast as MKL,
   PyTorch's choice. The operation that PyTorch's compiler uses for linear layers calls it.
 - bfloat16 with AMX: by oneDNN, as PyTorch does, but in blocks of rows where oneDNN would leave one of two
-  threads idle. That happens with 512 to 768 columns, at least 576 terms, and between once and twice as many
-  rows as columns: SmolLM2's width and a thousand tokens. In blocks such a product takes 0.7 of the time.
+  threads idle. That happens with 512 to 768 columns, at least 576 terms, and 1 to 1.8 times as many rows as
+  columns: SmolLM2's width and a thousand tokens. In blocks such a product takes 0.7 times as long.
 - bfloat16 and float16 where oneDNN lacks them or only emulates them: widened to float32 and rounded
   once at the end. PyTorch's own loops take 8 to 500 times as long as float32, oneDNN's emulation 6 times.
 - Everything else, and everything on a GPU or inside a compiled graph: as PyTorch does it.
 
-With ``torch.backends.mkldnn.enabled = False`` oneDNN is left to PyTorch too.
+With ``torch.backends.mkldnn.enabled = False`` the first two cases are left to PyTorch too.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ THREADS = 2
 COLUMNS, TERMS, ROWS = (512, 768), 576, 1152
 """Shapes where oneDNN leaves a thread idle: 512 to 768 columns, at least 576 terms and at most 1152 rows."""
 BLOCK_ELEMENTS = 1 << 21
-"""Most elements of b, and of the product, that are float32 at a time: 8 MiB each."""
+"""The most elements of b, and of the product, held in float32 at a time: 8 MiB each."""
 ROWS_ELEMENTS = 1 << 23
-"""Most elements of a that are float32 at a time: 32 MiB. For each such block all of b is widened again."""
+"""The most elements of a held in float32 at a time: 32 MiB. Each such block widens all of b again."""
 
 
 class Way(Enum):
@@ -45,13 +45,13 @@ class Way(Enum):
 
     PYTORCH = "PyTorch's choice"
     ONEDNN = "oneDNN"
-    PARTS = "oneDNN, in parts of rows"
+    PARTS = "oneDNN, in blocks of rows"
     WIDENED = "widened to float32"
 
 
 @functools.cache
 def way_of(dtype: torch.dtype, cpu: CpuTraits) -> Way:
-    """The way of products of a dtype on a processor."""
+    """How products of a dtype are computed on a processor."""
     if dtype == torch.float32 and cpu.onednn and cpu.avx512 and cpu.vendor == "AMD":
         return Way.ONEDNN
     if dtype in (torch.bfloat16, torch.float16) and cpu.x86 and not cpu.is_fast_at(dtype):
@@ -62,12 +62,12 @@ def way_of(dtype: torch.dtype, cpu: CpuTraits) -> Way:
 def matmul(a: Tensor, b: Tensor, *, alpha: float = 1.0, onto: Tensor | None = None) -> Tensor:
     """``alpha · a b``, added to what ``onto`` holds if it is given.
 
-    Computes no gradients and expects autocast to be off: for use inside autograd functions.
+    Computes no gradients and expects autocast to be off; for use inside autograd functions.
 
     Args:
         a: (n, k), floating; all arguments may have any strides.
         b: (k, p), a's dtype.
-        alpha: Applied in the accumulator where the library can, so without another rounding.
+        alpha: Applied in the accumulator where the library can, which saves a rounding.
         onto: (n, p), a's dtype; overwritten by the result.
 
     Returns:
@@ -93,7 +93,7 @@ def matmul(a: Tensor, b: Tensor, *, alpha: float = 1.0, onto: Tensor | None = No
 
 
 def linear(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
-    """``x Wᵀ + bias``, computed likewise, but never in blocks of rows.
+    """``x Wᵀ + bias``, computed as by ``matmul`` but never in blocks of rows.
 
     Args:
         x: (n, d_in), floating.
@@ -116,7 +116,7 @@ def linear(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def linear_in_float32(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
-    """``x Wᵀ + bias`` in float32 of bfloat16 or float16, without a float32 copy of W.
+    """``x Wᵀ + bias`` in float32 for bfloat16 or float16 inputs, without a float32 copy of W.
 
     Computes no gradients and expects autocast to be off.
 
@@ -126,7 +126,7 @@ def linear_in_float32(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
         bias: (d_out,), floating, or None.
 
     Returns:
-        (n, d_out), float32, rounded nowhere else.
+        (n, d_out), float32; nothing is rounded to a narrower dtype.
 
     Raises:
         RuntimeError: From PyTorch, if the shapes do not fit.
@@ -185,11 +185,13 @@ def explain_way(dtype: torch.dtype) -> str:
         return "oneDNN, faster than MKL on AMD's processors with AVX-512"
     if way is Way.PARTS:
         parts = (
-            "in parts of rows" if _parts_apply() else f"whole; in parts of rows only with {THREADS} threads,"
+            "in blocks of rows"
+            if _parts_apply()
+            else f"whole; in blocks of rows only with {THREADS} threads,"
         )
         return f"oneDNN with AMX, {parts} where it would leave a thread idle"
     if dtype in cpu.onednn_takes:
-        return f"oneDNN, which multiplies {name} by instructions made for it"
+        return f"oneDNN, with the processor's {name} instructions"
     library = "MKL" if torch.backends.mkl.is_available() else "its BLAS"
     return f"PyTorch's choice ({library if dtype == torch.float32 else 'not known for this processor'})"
 
@@ -222,12 +224,12 @@ def _way(tensor: Tensor) -> Way:
 
 
 def _unread(like: Tensor) -> Tensor:
-    """A tensor for ``addmm`` that it does not read."""
+    """A first argument for ``addmm`` with beta = 0, which does not read it."""
     return like.new_empty(())
 
 
 def _onednn_takes(a: Tensor) -> bool:
-    """Whether oneDNN may multiply ``a`` now; it does not accept sums without terms."""
+    """Whether oneDNN may multiply ``a`` now; it rejects an inner dimension of 0."""
     return a.shape[1] > 0 and bool(torch.backends.mkldnn.enabled)
 
 
@@ -237,7 +239,7 @@ def _by_onednn(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _leaves_thread_idle(rows: int, terms: int, columns: int) -> bool:
-    """Whether oneDNN leaves one of two threads idle in a product of such a shape."""
+    """Whether oneDNN leaves one of two threads idle in a product of this shape."""
     known = COLUMNS[0] <= columns <= COLUMNS[1] and TERMS <= terms <= 2.7 * columns
     return known and columns <= rows <= min(ROWS, 1.8 * columns)
 
@@ -248,7 +250,7 @@ def _parts_apply() -> bool:
 
 def _in_parts(a: Tensor, b: Tensor) -> Tensor:
     (rows, _), columns = a.shape, b.shape[1]
-    # oneDNN is fastest with multiples of 64 rows, and slow again with nearly as many rows as columns.
+    # oneDNN is fastest with multiples of 64 rows, and slow with nearly as many rows as columns.
     count = 2 if rows % 128 == 0 else math.ceil(rows / (0.8 * columns))
     size = math.ceil(rows / count / 64) * 64
     product = a.new_empty(rows, columns)
@@ -261,7 +263,7 @@ def _in_parts(a: Tensor, b: Tensor) -> Tensor:
 def _widened(
     a: Tensor, b: Tensor, alpha: float, onto: Tensor | None, *, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """``matmul``, block by block in float32 and rounded once, to ``dtype`` or else to that of ``a``."""
+    """``matmul`` in float32, block by block, rounded once to ``dtype`` (default: that of ``a``)."""
     (n, k), p = a.shape, b.shape[1]
     total = a.new_empty(n, p, dtype=dtype) if onto is None else onto
     height = max(1, ROWS_ELEMENTS // max(1, k))

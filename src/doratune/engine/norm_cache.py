@@ -3,13 +3,13 @@
 A norm changes when A, B, W or the scaling do: once per optimizer step, not once per micro-batch. Nothing in
 PyTorch records every change of a tensor: ``_version`` misses writes through ``.data`` and those of kernels
 that were handed a pointer. So on a CPU the key is the content itself, hashed with XXH3 at the speed of
-memory. On a GPU, reading a hash back would stall, so a kernel compares the hashes and the next one acts on
-the result (``triton/content_hash.py``), for norms that take longer than that. In all other cases the norm is
-computed at every call: on a GPU inside compiled or recorded graphs, and for weights so small that a hash
+memory. On a GPU, reading a hash back would stall, so one kernel compares the hashes and the next acts on the
+result (``triton/content_hash.py``), where that takes less time than the norm. In all other cases every call
+computes the norm: on a GPU inside compiled or captured graphs, and for weights so small that hashing them
 takes longer than the norm.
 
 Where nothing can change for a while, as in one forward pass of a trainer or a whole evaluation,
-``peft/hold_norms.py`` computes the norms once and reuses them without looking.
+``peft/hold_norms.py`` computes the norms once and reuses them without checking.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ class BaseWeight(Protocol):
         ...
 
     def small_dense(self) -> Tensor | None:
-        """W as a matrix, if it is so small that hashing it would take longer than the norm; else None."""
+        """W as a matrix if it is so small that hashing it would take longer than the norm; otherwise None."""
         return None
 
     def norm(self, A: Tensor, B: Tensor, scaling: float, memory: NormMemory | None) -> Tensor:
-        """‖W + s·B·A‖ per row, (d_out,), float32 or float64, of A (r, d_in) and B (d_out, r).
+        """‖W + s·B·A‖ per row, (d_out,), float32 or float64, for A (r, d_in) and B (d_out, r).
 
-        ``memory`` is this adapter's; without one nothing is reused.
+        ``memory`` belongs to this adapter; without it nothing is reused.
         """
         return norm_of_product(self.product(A), A, B, scaling, self.row_norm_squared())
 
@@ -92,16 +92,15 @@ class DenseWeight(BaseWeight):
         return self._W if self._W.numel() <= composite.SMALL_ELEMENTS else None
 
     def norm(self, A: Tensor, B: Tensor, scaling: float, memory: NormMemory | None = None) -> Tensor:
-        """‖W + s·B·A‖ per row, (d_out,), float32 (float64 if one is)."""
+        """‖W + s·B·A‖ per row, (d_out,), float32 (float64 if W, A or B is)."""
         return current_row_norm(self._W, A, B, scaling, memory)
 
 
 class NormCache:
-    """The norms of one layer's DoRA adapters, each computed once for as long as its weights are the same.
+    """The norms of one layer's DoRA adapters, each recomputed only when its weights have changed.
 
-    Give one to every call of a layer: ``dora_linear(x, W, A, B, m, s, norm_cache=cache)``. Every
-    call checks the content of W, A and B, so that no change is missed. A copy or an unpickled cache
-    starts empty.
+    Pass the same cache to every call of a layer: ``dora_linear(x, W, A, B, m, s, norm_cache=cache)``. Every
+    call checks the content of W, A and B, so no change is missed. A copy or an unpickled cache starts empty.
     """
 
     def __init__(self) -> None:
@@ -118,7 +117,7 @@ class NormCache:
         return self._held is not None
 
     def hold(self, *, base_unchanged: bool) -> None:
-        """From here to ``let_go`` compute each adapter's norm once, whatever happens to its weights.
+        """Until ``let_go``, compute each adapter's norm once and reuse it without checking the weights.
 
         Args:
             base_unchanged: Skip the check of a base weight that has been checked before.
@@ -147,11 +146,11 @@ class NormCache:
             B: Up projection, (d_out, r), any floating dtype.
             scaling: LoRA's s.
             adapter: The adapter's name, if the layer has several.
-            remember: Keep the norm on a GPU for the next call. Not inside a compiled graph, which may reuse
-                any memory that is allocated inside it.
+            remember: On a GPU, keep the norm for the next call. Must be False inside a compiled graph, which
+                may reuse memory that is allocated inside it.
 
         Returns:
-            (d_out,), float32 (float64 where an input is), detached; not to be changed in place.
+            (d_out,), float32 (float64 where an input is), detached. Do not change it in place.
         """
         held = self._held
         if held is not None and (adapter, scaling) in held:
@@ -172,9 +171,9 @@ class NormCache:
 
 
 class _HashedNorms:
-    """Norms on a CPU, by the hash of what they were computed from.
+    """Norms on a CPU, keyed by a hash of what they were computed from.
 
-    Threads may share it: a key and what belongs to it are replaced together, and read once.
+    Threads may share it: a key and its value are replaced together, and read together.
     """
 
     def __init__(self) -> None:
@@ -204,7 +203,7 @@ class _HashedNorms:
 
 
 class _KernelNorms:
-    """Norms on a GPU, by kernels that compare hashes there; on other devices nothing is reused."""
+    """Norms on a GPU, where kernels compare the hashes; on other devices nothing is reused."""
 
     def __init__(self) -> None:
         self._memories: defaultdict[str, NormMemory] = defaultdict(NormMemory)
@@ -216,7 +215,7 @@ class _KernelNorms:
 
 
 def dense_norm(cache: NormCache, adapter: str, W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
-    """``cache.get`` for a dense weight; inside a compiled graph too, where it is one opaque operation."""
+    """``cache.get`` for a dense weight; in a compiled graph it is one opaque operation."""
     if torch.compiler.is_compiling():
         return _dense_norm(W.detach(), A.detach(), B.detach(), scaling, adapter, cache.handle)
     return cache.get(DenseWeight(W), A, B, scaling, adapter=adapter)
@@ -239,7 +238,7 @@ def _(W: Tensor, A: Tensor, B: Tensor, scaling: float, adapter: str, handle: int
 
 
 def _digest(tensor: Tensor) -> object:
-    """The content of a tensor on a CPU as a key; of a tensor subclass, that of the tensors inside it."""
+    """A key for the content of a CPU tensor; for a tensor subclass, of the tensors inside it."""
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is not None:
         return tuple(_digest(getattr(tensor, name)) for name in flatten()[0])

@@ -1,19 +1,18 @@
-"""Recovers z of a layer's output y = g ⊙ z + b in the backward pass, without having kept it.
+"""Recovers z from a layer's output y = g ⊙ z + b in the backward pass, so that z need not be kept.
 
 The magnitude's gradient needs z, the output before scaling. Keeping it would cost a (tokens, d_out) tensor
 that LoRA does not keep. But the next operation often keeps y for its own gradient, and z = (y - b) / g. So
 the layer holds a weak reference to y, and recomputes z if y is gone or was changed in place, or if some g is
 too small to divide by.
 
-An operation releases what it kept as soon as its own backward step is done, which is just before the step of
-the layer whose output it was. So the first layer that a backward pass reaches takes references to the outputs
-of all other layers that still exist; each is released in its layer's own step. Only for the first layer
-itself it is too late.
+An operation releases what it kept as soon as its backward step is done, just before the step of the layer
+that produced it. So the first layer that a backward pass reaches takes references to all other layers'
+outputs that still exist; each is released in its layer's step. For the first layer itself it is too late.
 
 Where memory does not matter, ``keep_outputs`` keeps every y. That saves a product with the base weight for
 each layer whose output no other operation keeps. Under non-reentrant checkpointing
-(``torch.utils.checkpoint``) the layer saves y itself: checkpointing restores a node's own saved tensors and
-no others, and they take memory in only one block at a time.
+(``torch.utils.checkpoint``) the layer saves y itself: checkpointing restores only a node's own saved tensors,
+and they take memory in only one block at a time.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class OutputRecovery:
 
     Args:
         y: The output that a consumer may keep.
-        divisible: Tells in the backward pass whether z can be recovered from y; see ``divisibility``.
+        divisible: Whether z can be recovered from y; called in the backward pass. See ``divisibility``.
     """
 
     def __init__(self, y: Tensor, divisible: Callable[[], bool]) -> None:
@@ -63,22 +62,22 @@ class OutputRecovery:
         self._reference: TensorWeakRef | None = None
         self._held: Tensor | None = None
         self.saves = saves_for_checkpoint()
-        """Whether the layer is to save y itself, and give it to ``take``."""
+        """Whether the layer must save y itself and pass it to ``take``."""
         if self.saves:
             return
         # In inference mode y has no version, and there is no backward pass.
         self._version = None if y.is_inference() else version(y)
         if _keeping.get():
-            self._held = y.detach()  # the graph of y owns this object
+            self._held = y.detach()  # not y, whose graph owns this object: that would be a reference cycle
         else:
             self._reference = TensorWeakRef(y)
             _pending.add(self)
 
     def take(self, saved: Tensor | None) -> Tensor | None:
-        """y, detached, or None if z has to be recomputed.
+        """y, detached, or None if z must be recomputed.
 
         Args:
-            saved: y if the layer has saved it.
+            saved: y if the layer saved it, else None.
         """
         if self._reference is not None and self._held is None:
             self.hold()
@@ -105,19 +104,19 @@ def hold_pending_outputs() -> None:
 
 
 def needed_scale(*, with_bias: bool) -> float:
-    """The smallest |g| by which y = g ⊙ z + b may be divided for z, with a b or without."""
+    """The smallest |g| at which z may be recovered from y = g ⊙ z + b, with b or without."""
     return SMALLEST_SCALE_WITH_BIAS if with_bias else SMALLEST_SCALE
 
 
 def divisibility(g: Tensor, norm: Tensor, *, with_bias: bool) -> Callable[[], bool]:
-    """Tests whether z can be recovered from y = g ⊙ z + b: |g| is large enough wherever the norm is not zero.
+    """A test whether z can be recovered from y = g ⊙ z + b: |g| is large enough wherever the norm is not 0.
 
-    On a GPU the answer is computed now and copied to the host while the forward pass goes on; waiting for it
-    here would stall the GPU.
+    On a GPU the answer is computed now and copied to the host while the forward pass continues; waiting for
+    it here would stall the GPU.
 
     Args:
         g: (d_out,).
-        norm: (d_out,); where it is 0, g is 0 and the magnitude gets no gradient.
+        norm: (d_out,); where it is 0, so are g and the magnitude's gradient.
         with_bias: Whether there is a b.
     """
     needed = needed_scale(with_bias=with_bias)

@@ -5,13 +5,13 @@ With U = W Aᵀ (d_out, r) and G = A Aᵀ (r, r)::
     n² = ‖W‖² + 2s·Σ(B ⊙ U) + s²·Σ((B G) ⊙ B)        sums over r
 
 so the largest temporary is U, and ‖W‖² of a frozen W is computed once and passed in. The norm is a constant
-of the backward pass (arXiv 2402.09353, section 4.3), so it is detached unless a gradient is asked for.
+of the backward pass (arXiv 2402.09353, section 4.3), so it is detached unless its gradient is wanted.
 
-Precision: float32, or float64 where an input is float64. Where s·B·A cancels W the three terms are
-large and n² is small: with rounding unit ε the relative error of n² is about ε·(‖W‖ + ‖s·B·A‖)²/n². It
-is of the order of ε unless a row has shrunk far below its parts; at n = ‖W‖/100 it is 10⁴ ε or more, 0.1 %
-in float32. A row that cancels completely comes out as zero or as about √ε‖W‖. The dense sum does not lose
-this. TF32 matrix products, where the user has switched them on, apply to U as to any float32 product.
+Precision: float32, or float64 where an input is float64. Where s·B·A cancels W, the three terms are large
+and n² is small: with rounding unit ε the relative error of n² is about ε·(‖W‖ + ‖s·B·A‖)²/n². That is of the
+order of ε unless a row has shrunk far below its parts; at n = ‖W‖/100 it is 10⁴ ε or more, 0.1 % in float32.
+A row that cancels completely comes out as zero or as about √ε‖W‖. The dense sum has no such error. If the
+user has enabled TF32, it applies to U as to any float32 product.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from doratune.engine.triton.norm_cache import NormMemory
 from doratune.engine.triton.select import taken
 
 BUFFER_ELEMENTS = 1 << 21
-"""Most elements of W held in a wider dtype at a time: 8 MiB in float32."""
+"""The most elements of W held in a wider dtype at a time: 8 MiB in float32."""
 
 
 def norm_dtype(*tensors: Tensor) -> torch.dtype:
-    """The dtype norms are computed in: float64 if any of the tensors is float64, otherwise float32."""
+    """The dtype of the norms: float64 if any of the tensors is float64, otherwise float32."""
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
 
 
@@ -97,8 +97,8 @@ def current_row_norm(
         A: Down projection, (r, d_in), floating.
         B: Up projection, (d_out, r), floating.
         scaling: LoRA's s.
-        memory: The last norm of this layer and adapter on a GPU, reused for the same content where a check
-            costs less than the norm.
+        memory: The last norm of this layer and adapter on a GPU, reused for the same content where checking
+            takes less time than the norm.
 
     Returns:
         (d_out,), float32 (float64 if W, A or B is), never negative.
@@ -127,10 +127,10 @@ def _norm_by_kernel(W: Tensor, A: Tensor, B: Tensor, scaling: float, memory: Nor
 
 @torch.no_grad()
 def norm_of_product(U: Tensor, A: Tensor, B: Tensor, scaling: float, weight_norm_sq: Tensor) -> Tensor:
-    """The norm from U = W Aᵀ, for a base weight that can only be multiplied with.
+    """The norm from U = W Aᵀ, for a base weight that is known only by its products.
 
     Args:
-        U: W Aᵀ, (d_out, r), float32 or float64: the dtype of the result.
+        U: W Aᵀ, (d_out, r), float32 or float64; the result has its dtype.
         A: Down projection, (r, d_in), floating.
         B: Up projection, (d_out, r), floating.
         scaling: LoRA's s.
@@ -152,8 +152,8 @@ def norm_of_product(U: Tensor, A: Tensor, B: Tensor, scaling: float, weight_norm
 def weighted_rows(W: Tensor, A: Tensor) -> Tensor:
     """W Aᵀ, (d_out, r), in A's dtype, with W (d_out, d_in) widened by blocks of rows.
 
-    On a GPU, with a bfloat16 W, a float32 A is split into the sum of two bfloat16 matrices, 16 bits of each
-    element, whose products with W are exact and summed in float32.
+    On a GPU, if W is bfloat16, a float32 A is split into the sum of two bfloat16 matrices, which keeps 16
+    bits of each element. Their products with W are exact and summed in float32.
     """
     if W.is_cuda and W.dtype == torch.bfloat16 and A.dtype == torch.float32:
         high = A.to(W.dtype)
@@ -166,7 +166,7 @@ def weighted_rows(W: Tensor, A: Tensor) -> Tensor:
 
 
 def over_norm(numerator: Tensor, norm: Tensor) -> Tensor:
-    """``numerator / norm``, and 0 where the norm is 0, in the norm's dtype at least; both (d_out,)."""
+    """``numerator / norm``, 0 where the norm is 0, in at least the norm's precision; both (d_out,)."""
     return numerator / norm.masked_fill(norm == 0, torch.inf)
 
 
@@ -203,7 +203,7 @@ class _RowNorm(torch.autograd.Function):
 
 
 def _wide_rows(W: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of W's rows, each with those rows in ``dtype``; the next slice may reuse their memory."""
+    """Slices of W's rows, each with its rows in ``dtype``; the next slice may reuse their memory."""
     if W.dtype == dtype:
         yield slice(0, W.shape[0]), W
         return

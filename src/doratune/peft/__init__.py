@@ -1,8 +1,9 @@
-"""PEFT models on the engine. The only package that knows PEFT's inside.
+"""PEFT models on the engine. Only this package and ``training/adapter.py`` know PEFT's internals.
 
-``enable(model)`` swaps the class of each supported DoRA layer; parameters, names, checkpoints, merging and
-saving stay PEFT's own, and ``disable(model)`` swaps the classes back. ``enable_automatically()`` enables each
-model as it is built.
+``enable(model)`` swaps the class of each supported LoRA or DoRA layer; parameters, names, checkpoints,
+merging and saving stay PEFT's. ``disable(model)`` swaps the classes back, and ``enable_automatically()``
+enables each model as it is built. ``hold_norms`` reuses norms while no weight changes. ``load`` and
+``adapter_file`` read saved adapters, and ``adapted`` tells which adapters a model has.
 """
 
 from doratune.peft.adapted import (

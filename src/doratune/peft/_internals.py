@@ -1,8 +1,8 @@
-"""What this package and ``training/adapter.py`` use of the insides of PEFT, of PyTorch and of the rest.
+"""Every private name of PEFT, PyTorch and others that this package and ``training/adapter.py`` use.
 
-An upgrade may move any of these names without a word in its changelog. They are imported here and nowhere
-else, and attributes are listed in ``ATTRIBUTES``, each with what it is for. A test reads this file and says
-by name which of them is gone (``tests/unit/peft/test_peft_internals.py``).
+An upgrade may move any of them without a note in its changelog. They are imported here and nowhere else;
+attributes are listed in ``ATTRIBUTES``, each with its purpose. A test reads this file and names those that
+are gone (``tests/unit/peft/test_peft_internals.py``).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch
 # Whether PEFT defines its layers over weights that bitsandbytes or torchao has quantised.
 from peft.import_utils import is_bnb_4bit_available, is_bnb_available, is_torchao_available
 
-# What every LoRA and DoRA layer is, whatever its base.
+# The base class of every LoRA and DoRA layer.
 from peft.tuners.lora import LoraLayer
 
-# The modules that hold the magnitudes; the exact type says that the engine may read them without a call.
+# The modules that hold the magnitudes; if the type is exact, the engine may read them without a call.
 from peft.tuners.lora.dora import (
     DoraConv1dLayer,
     DoraConv2dLayer,
@@ -26,10 +26,10 @@ from peft.tuners.lora.dora import (
     DoraLinearLayer,
 )
 
-# The layer classes that the engine takes over, by their exact type.
+# The layer classes that the engine supports, by exact type.
 from peft.tuners.lora.layer import Conv1d, Conv2d, Conv3d, Embedding, Linear
 
-# The strategies that mark an adapter as plain DoRA; any other is left to PEFT.
+# The variants that mark an adapter as plain DoRA; any other is left to PEFT.
 from peft.tuners.lora.variants import (
     DoraConv1dVariant,
     DoraConv2dVariant,
@@ -38,14 +38,14 @@ from peft.tuners.lora.variants import (
     DoraLinearVariant,
 )
 
-# ``BaseTuner.inject_adapter`` is where every PEFT model gets its layers; ``enable_automatically`` wraps it.
-# ``BaseTunerLayer`` is every layer with an adapter of any of PEFT's methods.
+# ``BaseTuner.inject_adapter`` gives every PEFT model its layers; ``enable_automatically`` wraps it.
+# ``BaseTunerLayer`` is the base class of all layers with an adapter, whatever PEFT's method.
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 
-# W of a layer whose weight is quantised, and a weight that DeepSpeed has sharded.
+# Return W of a quantised layer, and a weight that DeepSpeed has sharded.
 from peft.utils.integrations import dequantize_module_weight, gather_params_ctx
 
-# Called after every step of any optimizer, until it is removed.
+# Registers a hook that is called after every step of any optimizer.
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 # GPT-2's linear layer, whose weight is stored transposed.
@@ -98,29 +98,29 @@ __all__ = [
 
 ATTRIBUTES: dict[str, dict[str, str]] = {
     "LoRA layer": {
-        "active_adapters": "names of the adapters that are switched on",
+        "active_adapters": "names of the active adapters",
         "base_layer": "the frozen layer",
-        "disable_adapters": "whether the adapters are switched off",
+        "disable_adapters": "whether the adapters are disabled",
         "fan_in_fan_out": "whether the weight is stored transposed",
-        "get_base_layer": "the frozen layer below adapters over adapters",
+        "get_base_layer": "the frozen layer, also below nested adapters",
         "lora_A": "the modules with A",
         "lora_B": "the modules with B",
         "lora_bias": "which adapters have a bias, which the engine leaves to PEFT",
-        "lora_dropout": "the dropout in front of A",
+        "lora_dropout": "the dropout before A",
         "lora_magnitude_vector": "the modules with m",
-        "lora_variant": "the strategy of an adapter that is not plain LoRA",
-        "merged_adapters": "adapters whose change is in the base weight now",
-        "scaling": "s of every adapter of the layer",
+        "lora_variant": "the variant of an adapter that is not plain LoRA",
+        "merged_adapters": "adapters that are merged into the base weight",
+        "scaling": "s of every adapter",
         "use_dora": "which adapters are DoRA",
     },
     "LoRA embedding": {
-        "_get_embed_scale": "the number that the base multiplies its rows by, if it does",
+        "_get_embed_scale": "the factor that the base multiplies its rows by, if any",
         "lora_embedding_A": "A",
         "lora_embedding_B": "B",
-        "tp_layer": "set where the embedding is split over processes",
+        "tp_layer": "set if the embedding is split over processes",
     },
     "LoRA convolution": {
-        "_kernel_dim": "dimensions of the kernel, which say which convolution it is",
+        "_kernel_dim": "the kernel's number of dimensions, which tells the kind of convolution",
     },
     "tuner": {
         "inject_adapter": "puts adapters on a model",
@@ -130,23 +130,23 @@ ATTRIBUTES: dict[str, dict[str, str]] = {
         "_backward_pre_hooks": "if not empty, the module must be called",
         "_forward_hooks": "if not empty, the module must be called",
         "_forward_pre_hooks": "if not empty, the module must be called",
-        "_modules": "read at every call, where the module's own getattr takes ten times as long",
-        "_parameters": "read at every call, where the module's own getattr takes ten times as long",
+        "_modules": "read at every call, since the module's own getattr takes ten times as long",
+        "_parameters": "read at every call, since the module's own getattr takes ten times as long",
     },
     "convolution": {
-        "_conv_forward": "the convolution with a weight and a bias that are given",
+        "_conv_forward": "the convolution with a given weight and bias",
     },
     "4-bit layer": {
-        "compute_dtype": "what the layer multiplies in",
+        "compute_dtype": "the dtype in which the layer multiplies",
     },
     "4-bit weight": {
-        "quant_state": "the scales of its blocks, a part of the weight's content",
+        "quant_state": "the scales of its blocks, part of the weight's content",
     },
     "4-bit scales": {
-        "absmax": "marks a state inside another, where the scales are quantised too",
+        "absmax": "marks a state inside another: the scales are quantised too",
     },
 }
-"""Attributes by what has them, and what for."""
+"""Attributes and their purposes, by the kind of object that has them."""
 
 
 def base_of(layer: Any) -> Any:
@@ -169,14 +169,14 @@ def adapter_weights(layer: Any, name: str) -> list[Any]:
 
 
 def dropout_of(layer: Any, name: str) -> Any:
-    """The dropout in front of an adapter's A."""
+    """The dropout before an adapter's A."""
     return layer._modules["lora_dropout"]._modules[name]
 
 
 def weight_of(module: Any) -> Any:
     """``module.weight``."""
     weight = module._parameters.get("weight")
-    return module.weight if weight is None else weight  # sharding replaces a parameter by a plain tensor
+    return module.weight if weight is None else weight  # sharding replaces the parameter by a plain tensor
 
 
 def bias_of(module: Any) -> Any:
@@ -188,7 +188,7 @@ def bias_of(module: Any) -> Any:
 
 
 def must_be_called(module: Any) -> bool:
-    """Whether something happens when a module is called that reading its weight would miss."""
+    """Whether calling a module does more than reading its weight would, such as run hooks."""
     own = module.__dict__
     return bool(
         "forward" in own
@@ -200,5 +200,5 @@ def must_be_called(module: Any) -> bool:
 
 
 def convolve(conv: Any, x: Any, bias: Any = None) -> Any:
-    """The convolution that ``conv`` is, in x's dtype and with the given bias instead of the module's."""
+    """The convolution of the module ``conv``, in x's dtype and with the given bias instead of its own."""
     return conv._conv_forward(x, conv.weight.to(x.dtype), None if bias is None else bias.to(x.dtype))

@@ -1,4 +1,4 @@
-"""Which adapters a model has, for callers that do not know PEFT's inside."""
+"""Tells which adapters a model has, for callers that do not know PEFT's internals."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from doratune.peft._internals import BaseTunerLayer, adapter_weights
 
 
 def adapted_modules(model: nn.Module) -> set[nn.Module]:
-    """The layers of a model that have an adapter of any kind, and all modules in them."""
+    """The layers of a model that have an adapter of any PEFT method, and all modules in them."""
     layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
     return {part for layer in layers for part in layer.modules()}
 
 
 def shared_layers(model: nn.Module) -> list[str]:
-    """Names, in the base, of adapted layers whose weight another module uses too, as tied embeddings do."""
+    """Base-model names of adapted layers that share a weight with another module, as tied embeddings do."""
     users = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     return [
         name.removeprefix("base_model.model.")
@@ -34,7 +34,7 @@ def adapter_of(layer: nn.Module, name: str = "default") -> dict[str, nn.Paramete
 
 
 def parameter_kind(name: str) -> str:
-    """What a trained parameter is in the equations, by its name in the model: A, B, m, or W of the base."""
+    """The symbol in the equations of a trained parameter with this name: A, B, m, or W of the base."""
     kinds = {"lora_magnitude_vector": "m", "lora_A": "A", "lora_B": "B"}
     kinds.update(lora_embedding_A="A", lora_embedding_B="B")
     return next((kind for part, kind in kinds.items() if f".{part}" in name), "W")
@@ -47,5 +47,5 @@ def uses_dora(model: PeftModel) -> bool:
 
 
 def adapter_parameters(model: PeftModel) -> int:
-    """How many parameters a model's LoRA and DoRA adapters have."""
+    """The number of parameters in a model's LoRA and DoRA adapters."""
     return sum(one.numel() for name, one in model.named_parameters() if "lora_" in name)

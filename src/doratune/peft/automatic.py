@@ -1,4 +1,4 @@
-"""Puts PEFT models on the engine as they are built, without a change to the code that builds them."""
+"""Puts PEFT models on the engine as they are built, without changes to the code that builds them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ _peft_inject_adapter: Callable[..., None] | None = None
 
 
 def enable_automatically(tell: Callable[[EnableReport], object] | None = None) -> None:
-    """Put every PEFT model on the engine from now on, whenever an adapter is injected into it.
+    """From now on, put a PEFT model on the engine whenever an adapter is injected into it.
 
     Every way to build a model with LoRA or DoRA layers ends in ``BaseTuner.inject_adapter``:
     ``get_peft_model``, ``PeftModel.from_pretrained``, ``add_adapter``, ``load_adapter``,
-    ``add_weighted_adapter``, ``inject_adapter_in_model``, mixed models, and the methods that transformers'
-    models have for adapters. So that one method is wrapped, and names that other modules have already
+    ``add_weighted_adapter``, ``inject_adapter_in_model``, mixed models, and the adapter methods of
+    transformers' models. So only that method is wrapped, and functions that other modules have already
     imported need no patch.
 
-    Models without LoRA layers, and models that exist already, are left alone. Calling it again changes
-    nothing.
+    Models without LoRA layers, and models built before, are left alone. A second call changes nothing.
 
     Args:
-        tell: Called with what ``enable`` reports of a model, and again when a later adapter changes that.
+        tell: Called with a model's ``EnableReport``, and again when a later adapter changes it.
     """
     global _peft_inject_adapter
     if _peft_inject_adapter is not None:
@@ -42,8 +41,8 @@ def enable_automatically(tell: Callable[[EnableReport], object] | None = None) -
     def inject_and_enable(self: BaseTuner, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         inject_adapter(self, model, *args, **kwargs)
         if not any(isinstance(module, LoraLayer) for module in model.modules()):
-            return  # another of PEFT's methods
-        # Options that the script has set for a model hold for its later adapters too.
+            return  # another PEFT method
+        # Options that the script has set for a model apply to its later adapters too.
         chosen = (module.engine_options for module in model.modules() if isinstance(module, EngineLayer))
         options = next(chosen, EngineOptions())
         report = enable(model, dropout=options.dropout, detach_norm=options.detach_norm)
@@ -55,7 +54,7 @@ def enable_automatically(tell: Callable[[EnableReport], object] | None = None) -
 
 
 def disable_automatically() -> None:
-    """Leave the models that are built from now on to PEFT; those on the engine stay there."""
+    """From now on, leave new models to PEFT; models on the engine stay there."""
     global _peft_inject_adapter
     if _peft_inject_adapter is not None:
         BaseTuner.inject_adapter = _peft_inject_adapter

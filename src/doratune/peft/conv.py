@@ -2,9 +2,9 @@
 
     z = conv(x, W) + s·conv(conv(x, A), B)        y = g ⊙ z + b, g along the channels
 
-by PyTorch's own convolutions, with the stride, padding, dilation and groups of the base layer and of PEFT's A
-and B; these have no dilation, no groups in A and a kernel of one in B. The norm is a linear layer's: of W,
-A and B as matrices with a row for each output channel.
+computed by PyTorch's convolutions with the stride, padding, dilation and groups of the base layer and of
+PEFT's A and B. A and B have no dilation, A has no groups, and B has a kernel of size one. The norm is that of
+a linear layer: of W, A and B as matrices with one row per output channel.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PARTS = {
     4: (nn.Conv2d, DoraConv2dLayer, DoraConv2dVariant),
     5: (nn.Conv3d, DoraConv3dLayer, DoraConv3dVariant),
 }
-"""What a layer is made of, by the dimensions of its kernel."""
+"""The classes of a layer's parts, by the kernel's number of dimensions."""
 
 
 class EngineConv(EngineLayer):
@@ -66,7 +66,7 @@ class EngineConv(EngineLayer):
         adapter = None if args or kwargs else self.adapter_on_engine()
         weight: Any = self.base_layer.weight
         autocast = is_autocast(x.device.type) and x.dtype != torch.float64
-        # PEFT accepts an x without the batch dimension, at least for LoRA, and raises for other shapes.
+        # PEFT accepts an x without a batch dimension, at least for LoRA, and raises for other shapes.
         if adapter is None or x.ndim != weight.ndim or not (autocast or x.dtype == weight.dtype):
             return super().forward(x, *args, **kwargs)
         x_dropped = self.dropped(x, adapter)
@@ -135,7 +135,7 @@ class EngineConv3d(EngineConv, Conv3d):
 
 
 def _padding_obstacle(layer: Any, name: str) -> str | None:
-    """Whether PEFT's second base convolution, for dropout, pads differently from the first."""
+    """Why PEFT's second base convolution, for dropout, pads unlike the first; None if it pads alike."""
     mode = layer.base_layer.padding_mode
     dropout = not isinstance(layer.lora_dropout[name], nn.Identity)
     if layer.use_dora.get(name, False) and dropout and mode != "zeros":
@@ -150,12 +150,12 @@ def _add_update(z: Tensor, x: Tensor, A: nn.Module, B: nn.Module, scaling: float
 
 @torch.no_grad()
 def _grouped_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
-    """The norm of what PEFT takes for the weight where the base layer has groups.
+    """The norm of what PEFT uses as the weight if the base layer has groups.
 
-    A (r, d_in, ...) reads all input channels and B (d_out, r/groups, ...) a part of A's output, so that no
-    product of theirs has W's shape (d_out, d_in/groups, ...). PEFT reads B's memory as (d_out/groups, r) and
-    the product's as W's. W, divided by the groups, is small compared with the layer's input, so this is
-    dense.
+    A (r, d_in, ...) reads all input channels and B (d_out, r/groups, ...) a part of A's output, so their
+    product cannot have W's shape (d_out, d_in/groups, ...). PEFT reinterprets B's memory as
+    (d_out/groups, r) and the product's memory as W's shape. With groups, W is small compared with the layer's
+    input, so the dense form will do.
 
     Returns:
         (d_out,), float32 (float64 if W, A or B is).

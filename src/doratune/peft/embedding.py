@@ -6,11 +6,11 @@ Shapes: ids (...) of N elements, W (vocab, d) frozen, A (r, vocab), B (d, r), m 
     z = W[ids] + s·h Bᵀ                (..., d)
     y = g ⊙ z                          g = m / n, n the norm of each row of Wᵀ + s·B·A
 
-Where the base layer multiplies what it looks up (``embed_scale``, as Gemma's does), h is multiplied too, as
-in PEFT; the norm ignores it. PEFT applies no dropout here, not even for LoRA.
+If the base layer scales its embeddings (``embed_scale``, as in Gemma), h is scaled too, as in PEFT; the norm
+ignores it. PEFT applies no dropout here, not even for LoRA.
 
-Nothing of the output's size is kept for the backward pass. Of what LoRA keeps, only the ids are: h is looked
-up again.
+The layer saves nothing of the output's size for the backward pass, and of what LoRA saves only the ids: h is
+looked up again.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class EngineEmbedding(EngineLayer, Embedding):
 
 
 def _base_obstacle(base: Any) -> str | None:
-    """Why a base layer is not a plain lookup, perhaps times a number; None if it is."""
+    """Why a base layer is not a plain lookup, possibly scaled; None if it is."""
     multiplies = hasattr(base, "embed_scale")
     if not isinstance(base, nn.Embedding) or (
         type(base).forward is not nn.Embedding.forward and not multiplies
@@ -99,7 +99,7 @@ def _base_obstacle(base: Any) -> str | None:
 def _composite(
     ids: Tensor, A: Tensor, B: Tensor, scaling: float, base: nn.Embedding, embed_scale: Tensor | None
 ) -> Tensor:
-    """z, out of PyTorch's own operations."""
+    """Compute z in PyTorch's own operations."""
     z = base(ids)
     with autocast_off(z.device):
         h = _looked_up(ids, A, embed_scale, z.dtype)
@@ -108,7 +108,7 @@ def _composite(
 
 
 def _looked_up(ids: Tensor, A: Tensor, embed_scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """h, (N, r), in ``dtype``."""
+    """Compute h, (N, r), in ``dtype``."""
     h = embedding(ids.reshape(-1), A.T)
     return _scaled(h, embed_scale).to(dtype)
 
@@ -118,7 +118,7 @@ def _scaled(h: Tensor, embed_scale: Tensor | None) -> Tensor:
 
 
 class _AdaptedLookup(torch.autograd.Function):
-    """z and its gradients: with T = s·dZ B, dB = s·dZᵀ h and dA the sums of T over the places of each id."""
+    """z and its gradients: T = s·dZ B, dB = s·dZᵀ h, and dA sums T over the occurrences of each id."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""Putting a PEFT model on the engine, and taking it off."""
+"""Puts a PEFT model on the engine, and takes it off again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KINDS: dict[type[LoraLayer], type[EngineLayer]] = {
     Conv3d: EngineConv3d,
     **QUANTISED,
 }
-"""PEFT's class, by its exact type, and the one that takes its place."""
+"""The engine's class for each of PEFT's classes, by exact type."""
 
 
 @dataclass(frozen=True)
@@ -51,30 +51,30 @@ class EnableReport:
 
 
 def enable(model: nn.Module, *, dropout: DropoutForm = "peft", detach_norm: bool = True) -> EnableReport:
-    """Compute the DoRA and LoRA layers of a PEFT model with the engine, in place.
+    """Compute the LoRA and DoRA layers of a PEFT model with the engine, in place.
 
-    Parameters, their names, checkpoints, merging and saving stay PEFT's own. An adapter added later to a
-    layer that was taken is computed by the engine too; layers that get their first adapter later need another
-    call. Calling it again changes no more than the options.
+    Parameters, their names, checkpoints, merging and saving stay PEFT's. The engine also computes adapters
+    that are added later to a layer on the engine; a layer that gets its first adapter later needs another
+    call. Repeated calls change only the options.
 
-    A warning is logged where a magnitude is trained in bfloat16 or float16, and once where the model is in
-    training mode and the first steps of an optimizer leave every adapter as it was.
+    A warning is logged if a magnitude is trained in bfloat16 or float16, and once if the model is in training
+    mode and the first steps of an optimizer leave every adapter unchanged.
 
     Args:
-        model: A model with LoRA or DoRA adapters, from ``get_peft_model``, from ``PeftModel.from_pretrained``
-            or from PEFT's injection into a plain model.
-        dropout: What DoRA's dropout acts on: ``"peft"``, all but the frozen layer, as in PEFT; ``"adapter"``,
-            the adapter only, which saves a product with the base weight. See
+        model: A model with LoRA or DoRA adapters, from ``get_peft_model``, ``PeftModel.from_pretrained`` or
+            PEFT's injection into a plain model.
+        dropout: What DoRA's dropout acts on. ``"peft"``: on everything but the frozen layer's own output, as
+            in PEFT. ``"adapter"``: on the adapter only, which saves a product with the base weight. See
             ``doratune.functional.dora_linear``.
         detach_norm: Treat DoRA's norm as a constant of the backward pass (arXiv 2402.09353, section 4.3), as
-            PEFT does. Otherwise it is computed at every call, and only for dense linear layers.
+            PEFT does. Otherwise every call computes it, and only dense linear layers are supported.
 
     Returns:
-        How many layers of which kind are on the engine, and why the others are not; also logged.
+        How many layers of each kind are on the engine, and why the others are not; also logged.
 
     Raises:
-        InputError: The model has no LoRA layer, ``dropout`` names no form, or a DoRA layer cannot be computed
-            with options that differ from PEFT's; nothing is changed then.
+        InputError: The model has no LoRA layer, ``dropout`` is not one of the two forms, or the engine cannot
+            compute a DoRA layer although the options differ from PEFT's. Nothing is changed then.
     """
     check_dropout_form(dropout, where="doratune.enable")
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
@@ -108,7 +108,7 @@ def enable(model: nn.Module, *, dropout: DropoutForm = "peft", detach_norm: bool
 
 
 def disable(model: nn.Module) -> int:
-    """Give every layer of ``model`` back to PEFT, in place; nothing to do is not an error.
+    """Return every layer of ``model`` to PEFT, in place; it may have none on the engine.
 
     Args:
         model: Any model.
@@ -127,7 +127,7 @@ def disable(model: nn.Module) -> int:
 
 
 def _require_options(layers: Sequence[LoraLayer], options: EngineOptions) -> None:
-    """Raise for options that PEFT's path would silently ignore."""
+    """Raise if PEFT's path would silently ignore the options for a layer."""
     if options == EngineOptions():
         return
     for layer in layers:
@@ -138,11 +138,11 @@ def _require_options(layers: Sequence[LoraLayer], options: EngineOptions) -> Non
             obstacle = "the norm is always detached there"
         if obstacle is not None:
             raise InputError(
-                "a DoRA layer cannot be computed as asked",
+                "a DoRA layer does not support dropout or detach_norm other than PEFT's",
                 where="doratune.enable",
                 got=f"{peft_class.__name__} layer: {obstacle}",
-                expected="layers that the engine takes, where dropout or detach_norm differs from PEFT's",
-                fix="leave that layer out of target_modules, or leave the option at its default",
+                expected="layers that the engine computes",
+                fix="leave that layer out of target_modules, or keep the option's default",
             )
 
 

@@ -1,9 +1,9 @@
-"""Norms computed once for as long as no weight changes.
+"""Computes norms once while no weight changes.
 
-A layer that is called by itself has to check its weights' content to know that its norm is still right. Each
-check and each new norm then falls between two large products, when nothing that it needs is in the caches.
-Code that owns the whole forward pass computes all norms before it, one after the other, in about half the
-time, and checks none again. An evaluation computes them once rather than once per token.
+A layer on its own must check its weights' content to know that its norm is still valid. Each check and each
+new norm then falls between two large products, when the caches hold nothing it needs. Code that controls the
+whole forward pass computes all norms before it, one after the other, in about half the time, and checks none
+again. An evaluation computes them once instead of once per token.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from doratune.peft.layer import EngineLayer
 
 @contextmanager
 def hold_norms(model: nn.Module, *, base_unchanged: bool = False) -> Iterator[None]:
-    """Compute the norms of the active DoRA adapters now, and reuse them inside without a check.
+    """Compute the norms of the active DoRA adapters now, and reuse them inside without checking.
 
     Neither the weights nor the modules that hold them may change inside. Switching, scaling, merging and
-    disabling adapters is safe: the norm of an adapter that becomes active inside is computed at its first
-    call. Inside another ``hold_norms`` it does nothing.
+    disabling adapters is safe: an adapter that becomes active inside gets its norm at its first call. Inside
+    another ``hold_norms`` it does nothing.
 
     Args:
         model: Any model; layers that are not on the engine are left alone.
-        base_unchanged: Promise that no base weight has changed since its layer was first called or held.
+        base_unchanged: The caller's promise that no base weight has changed since its layer was first called
+            or held.
     """
     layers = [
         module for module in model.modules() if isinstance(module, EngineLayer) and not module.norms.held
     ]
-    held = [layer.norms for layer in layers]  # a layer that is given back to PEFT inside has none any more
+    held = [layer.norms for layer in layers]  # kept, since a layer returned to PEFT inside loses its own
     for norms in held:
         norms.hold(base_unchanged=base_unchanged)
     try:

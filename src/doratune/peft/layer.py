@@ -1,4 +1,4 @@
-"""What every kind of layer on the engine has in common."""
+"""The base class of every layer on the engine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from doratune.peft._internals import LoraLayer, dropout_of, must_be_called
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Which form of DoRA is computed.
+    """The form of DoRA that is computed.
 
     Args:
-        dropout: Which term sees the dropped input; see ``doratune.functional.dora_linear``.
+        dropout: Which terms use the dropped input; see ``doratune.functional.dora_linear``.
         detach_norm: Treat the norm as a constant of the backward pass (arXiv 2402.09353, section 4.3).
     """
 
@@ -26,14 +26,14 @@ class EngineOptions:
 
 
 class EngineLayer(nn.Module, LoraLayer):
-    """Mixed into PEFT's layer classes; a layer is put on the engine by swapping its class.
+    """A mixin for PEFT's layer classes; swapping a layer's class puts it on the engine.
 
     A call with one active adapter that the engine can compute runs on the engine. Any other call (merged,
-    disabled, several adapters, mixed batches, other variants of LoRA) is PEFT's own.
+    disabled, several adapters, mixed batches, other variants of LoRA) runs on PEFT's path.
     """
 
     peft_class: ClassVar[type[nn.Module]]
-    """The class that was swapped out."""
+    """PEFT's class of the layer."""
     supports_attached_norm: ClassVar[bool] = False
     """Whether the norm can be part of the backward pass."""
     engine_options: EngineOptions
@@ -54,11 +54,11 @@ class EngineLayer(nn.Module, LoraLayer):
         raise NotImplementedError
 
     def adapter_on_engine(self) -> str | None:
-        """The one active adapter, if the engine computes what PEFT would."""
+        """The one active adapter if the engine can compute it, else None."""
         return self._adapter_or_reason()[0]
 
     def reason_for_peft(self) -> str | None:
-        """Why a call now would be PEFT's own, whatever its input; None if it would not."""
+        """Why a call now would run on PEFT's path with any input; None if it would not."""
         return self._adapter_or_reason()[1]
 
     def _adapter_or_reason(self) -> tuple[str, None] | tuple[None, str]:
@@ -73,23 +73,23 @@ class EngineLayer(nn.Module, LoraLayer):
         return (active[0], None) if obstacle is None else (None, obstacle)
 
     def dropped(self, x: Tensor, adapter: str) -> Tensor | None:
-        """The input after the adapter's dropout, or None where nothing is dropped."""
+        """The input after the adapter's dropout, or None if there is no dropout."""
         dropout = dropout_of(self, adapter)
         idle = type(dropout) is nn.Identity or (type(dropout) is nn.Dropout and not dropout.training)
-        # PEFT's DoRA does not call an Identity, and asks the layer whether it is trained; its LoRA calls all.
+        # PEFT's DoRA skips an Identity and checks the layer's training mode; its LoRA always calls dropout.
         if self.use_dora.get(adapter, False):
             return None if idle or not self.training else dropout(x)
         return None if idle and not must_be_called(dropout) else dropout(x)
 
 
 def adopt(layer: Any, engine_class: type[EngineLayer], options: EngineOptions) -> None:
-    """Put a layer of PEFT's on the engine, in place."""
+    """Put one of PEFT's layers on the engine, in place."""
     layer.__class__ = engine_class
     layer.norms = NormCache()
     layer.engine_options = options
 
 
 def release(layer: Any) -> None:
-    """Give a layer back to PEFT, in place."""
+    """Return a layer to PEFT, in place."""
     del layer.norms, layer.engine_options
     layer.__class__ = layer.peft_class

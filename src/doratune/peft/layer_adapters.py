@@ -1,4 +1,4 @@
-"""A saved adapter layer by layer, for what is computed from A, B and m alone."""
+"""Reads a saved adapter layer by layer, for computations that need only A, B and m."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from doratune.peft.adapter_file import read_adapter_config, read_adapter_tensors
 from doratune.peft.load import fill_adapter, fitting
 
 INITIALISATIONS = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
-"""Those of PEFT that leave W as it is."""
+"""PEFT's initialisations that leave W unchanged."""
 PARTS = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector", "lora_magnitude_vector.weight")
-"""Keys of A, B and m in PEFT's file; some versions wrote the last."""
+"""Keys of A, B and m in PEFT's file; some versions wrote m under the last one."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LayerAdapter:
         scaling: s.
         A: (r, d_in).
         B: (d_out, r).
-        m: DoRA's magnitudes, (d_out,); None for LoRA.
+        m: DoRA's magnitude, (d_out,); None for LoRA.
     """
 
     scaling: float
@@ -38,17 +38,17 @@ class LayerAdapter:
     m: Tensor | None
 
     def update(self, part: slice) -> Tensor:
-        """Some rows of s·B·A, in float64."""
+        """Some rows of s·B·A, (n, d_in), in float64."""
         return self.scaling * (self.B[part].double() @ self.A.double())
 
     def magnitude(self, part: slice) -> Tensor | None:
-        """Some of the magnitudes, in float64."""
+        """Some elements of m, (n,), in float64; None for LoRA."""
         return None if self.m is None else self.m[part].double()
 
 
 @dataclass(frozen=True)
 class LayerAdapters:
-    """What an adapter consists of.
+    """An adapter's layers.
 
     Attributes:
         linear: Adapters of linear layers by their names in the base model, in the model's order.
@@ -60,25 +60,25 @@ class LayerAdapters:
 
 
 def read_layer_adapters(skeleton: nn.Module, folder: Path) -> LayerAdapters:
-    """Read an adapter without its base's weights.
+    """Read an adapter without the base model's weights.
 
     Args:
         skeleton: The base model on the meta device; PEFT's layers are put into it.
         folder: The adapter, as PEFT saves it.
 
     Raises:
-        InputError: The adapter cannot be read, does not match the model key by key, or was trained on a base
-            that its initialisation had changed.
+        InputError: The adapter cannot be read, its keys do not match the model's, or its initialisation had
+            changed the base it was trained on.
     """
     config = copy.copy(read_adapter_config(folder))
     if str(config.init_lora_weights).lower() not in INITIALISATIONS or config.kasa_config:
         raise InputError(
-            "the adapter was trained on a base that its initialisation changed",
+            "the adapter's initialisation changed the base it was trained on",
             where=str(folder),
             got="kasa_config" if config.kasa_config else f"init_lora_weights {config.init_lora_weights}",
             expected=f"one of {', '.join(INITIALISATIONS)}",
         )
-    config.init_lora_weights = True  # nothing is computed of weights that are not there
+    config.init_lora_weights = True  # others compute from weights, which are missing here
     with fitting(folder):
         model = PeftModel(skeleton, config, low_cpu_mem_usage=True)  # pyright: ignore[reportArgumentType]
     tensors = read_adapter_tensors(folder)

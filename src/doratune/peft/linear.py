@@ -33,7 +33,7 @@ class EngineLinear(EngineLayer, Linear):
         if type(base) not in (nn.Linear, Conv1D):
             return f"base layer {type(base).__name__} not supported"
         if layer.fan_in_fan_out != (type(base) is Conv1D):
-            return "fan_in_fan_out is not as the base layer stores its weight"
+            return "fan_in_fan_out does not match how the base layer stores its weight"
         obstacle = matrix_adapter_obstacle(layer, name)
         if obstacle is not None:
             return obstacle
@@ -48,7 +48,7 @@ class EngineLinear(EngineLayer, Linear):
         W = weight_of(base)
         device = x.device.type
         autocast = is_autocast(device)
-        # If the base layer does not take x's dtype, PEFT's path raises PyTorch's own error.
+        # If the base layer does not accept x's dtype, PEFT's path raises PyTorch's own error.
         if adapter is None or not (autocast or x.dtype == W.dtype):
             return super().forward(x, *args, **kwargs)
         W = W.T if self.fan_in_fan_out else W
@@ -58,7 +58,7 @@ class EngineLinear(EngineLayer, Linear):
         m = norm = None
         if rest:
             m = rest[0]
-            if options.detach_norm:  # looked for where it is needed, which is not in a small layer
+            if options.detach_norm:  # a function, since a small layer does not need it
                 norm = partial(dense_norm, self.norms, adapter, W, A, B, scaling)
         x_dropped = self.dropped(x, adapter)
         if x_dropped is None and (norm is not None or m is None):

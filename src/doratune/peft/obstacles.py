@@ -1,8 +1,8 @@
-"""Which of PEFT's layers and adapters the engine can compute, and why not the others.
+"""Decides which of PEFT's layers and adapters the engine can compute, and says why not the others.
 
-PEFT, PyTorch and the user can change a layer in too many ways to be told of each, so every call of a layer
-asks again. For a linear layer that takes a few microseconds, since modules and weights are read from the
-dictionaries that hold them: ``nn.Module.__getattr__`` takes ten times as long.
+PEFT, PyTorch and the user can change a layer in too many ways to track, so every call checks again. For a
+linear layer that takes a few microseconds, because modules and weights are read directly from the
+dictionaries that hold them; ``nn.Module.__getattr__`` takes ten times as long.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def matrix_adapter_obstacle(layer: Any, name: str) -> str | None:
     """Why A, B and m of a linear layer's adapter cannot be read; None if they can.
 
     The engine reads the weights without calling the modules that hold them. A module that is wrapped (FSDP),
-    subclassed or hooked (accelerate's offloading, DeepSpeed ZeRO-3) must be called, so it stays with PEFT.
+    subclassed or hooked (accelerate's offloading, DeepSpeed ZeRO-3) must be called, so it is left to PEFT.
     """
     return (
         variant_obstacle(layer, name, DoraLinearVariant)
@@ -36,7 +36,7 @@ def matrix_adapter_obstacle(layer: Any, name: str) -> str | None:
 
 
 def variant_obstacle(layer: Any, name: str, dora: type) -> str | None:
-    """Whether the adapter is of another kind than plain LoRA or plain DoRA, and which."""
+    """Which variant the adapter is; None if it is plain LoRA or plain DoRA."""
     variant = layer.lora_variant.get(name)
     if variant is None or type(variant) is dora:
         return None
@@ -44,7 +44,7 @@ def variant_obstacle(layer: Any, name: str, dora: type) -> str | None:
 
 
 def module_obstacle(layer: Any, name: str, adapter: type[nn.Module], magnitude: type) -> str | None:
-    """Whether the base or one of the adapter's modules is not what PEFT makes, or is hooked."""
+    """Why the base or one of the adapter's modules is not as PEFT creates it; None if all are."""
     modules = adapter_modules(layer, name)
     if list(map(type, modules)) != [adapter, adapter, magnitude][: len(modules)]:
         return "adapter weights wrapped by another module"
@@ -52,7 +52,7 @@ def module_obstacle(layer: Any, name: str, adapter: type[nn.Module], magnitude: 
 
 
 def hook_obstacle(modules: Iterable[nn.Module]) -> str | None:
-    """Whether a module must be called for something to happen."""
+    """Why the modules must be called, not only read; None if they need not be."""
     for module in modules:
         if must_be_called(module):
             return "hooks on the layer's parts (offloading or sharding)"
@@ -60,7 +60,7 @@ def hook_obstacle(modules: Iterable[nn.Module]) -> str | None:
 
 
 def weight_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
-    """Whether a dense base weight cannot be used; the devices are compared with the adapter's."""
+    """Why a dense base weight cannot be used, also with the adapter's devices; None if it can."""
     if type(weight) not in (Tensor, nn.Parameter) or weight.dtype not in FLOATING:
         return f"base weight {type(weight).__name__} of {weight.dtype} not supported"
     if weight.requires_grad:
@@ -69,9 +69,10 @@ def weight_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
 
 
 def device_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
-    """Whether a base weight and its adapter are not in one place.
+    """Why the devices of a base weight and its adapter do not fit; None if they do.
 
-    PEFT makes empty adapters (``low_cpu_mem_usage``) on the meta device and fills them before the first call.
+    PEFT creates empty adapters (``low_cpu_mem_usage``) on the meta device and fills them before the first
+    call.
     """
     device = weight.device
     for tensor in adapter:
@@ -81,7 +82,7 @@ def device_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
 
 
 def shape_obstacle(shape: tuple[int, ...], adapter: Sequence[Tensor]) -> str | None:
-    """Whether A, B and m do not fit a weight of a shape (d_out, d_in); a kernel would read beyond them."""
+    """Why A, B and m do not fit a weight of shape (d_out, d_in), where kernels would read out of bounds."""
     A, B, *m = adapter
     (rank, d_in), fits = A.shape, not m or m[0].shape == shape[:1]
     if fits and d_in == shape[1] and B.shape == (shape[0], rank):

@@ -1,7 +1,7 @@
 """PEFT's LoRA layers over quantised linear layers, computed through the base layer's own forward.
 
 No optimizer step dequantises W: the norm's U = W Aᵀ is base(A) - b, in the base layer's own precision, and
-‖W‖² is computed once. docs/engine.md says what that costs in accuracy.
+‖W‖² is computed once. docs/engine/quantised.md says what that costs in accuracy.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from doratune.peft.layer import EngineLayer
 from doratune.peft.obstacles import device_obstacle, matrix_adapter_obstacle
 
 COLUMNS = 512
-"""Columns of W at a time, where only the layer itself can tell them."""
+"""Columns of W at a time, where they must be computed by the layer itself."""
 CHECKED = 8
-"""Columns of a dequantised weight that are compared with the layer's outputs."""
+"""How many columns of a dequantised weight are compared with the layer's outputs."""
 AGREEMENT = 0.05
 """How far they may differ, relative to the largest element: the layer computes in bfloat16 or with 8 bits."""
 
 
 class QuantisedWeight(BaseWeight):
-    """A weight that can only be multiplied with by calling its layer.
+    """A weight whose products are computed by calling its layer.
 
     Args:
         base: The quantised layer, (..., d_in) -> (..., d_out).
@@ -55,10 +55,10 @@ class QuantisedWeight(BaseWeight):
     def row_norm_squared(self) -> Tensor:
         """‖W‖² per row, (d_out,), float32, from a temporary dequantised copy.
 
-        The dequantised copy may differ from what the layer computes with: bitsandbytes repacks a 4-bit weight
-        when it is first evaluated on a CPU with AVX-512 BF16, and its dequantisation ignores that. So some
-        columns are compared with the layer's outputs for unit vectors. If they differ, all columns are taken
-        from such outputs.
+        The copy may differ from the weight that the layer uses: bitsandbytes repacks a 4-bit weight when it
+        is first evaluated on a CPU with AVX-512 BF16, and its dequantisation ignores that. So a few columns
+        are compared with the layer's outputs for unit vectors. If they differ, all columns are computed that
+        way.
         """
         W = dequantised(self._base)
         count = W.shape[1]
@@ -79,7 +79,7 @@ class QuantisedWeight(BaseWeight):
         return self.apply(units.to(_compute_dtype(self._base))).T.float()
 
     def product(self, A: Tensor) -> Tensor:
-        """W Aᵀ, (d_out, r), float32, as precise as the layer is."""
+        """W Aᵀ, (d_out, r), float32, with the layer's precision."""
         return self.apply(A.to(_compute_dtype(self._base))).T.float()
 
     def apply(self, x: Tensor) -> Tensor:
@@ -89,15 +89,15 @@ class QuantisedWeight(BaseWeight):
 
 
 def dequantised(base: Any) -> Tensor:
-    """W, (d_out, d_in), by the library that quantised it."""
+    """W, (d_out, d_in), dequantised by the library that quantised it."""
     packed = base.weight
     weight: Any = dequantize_module_weight(base)
-    base.weight = packed  # on a CPU PEFT puts a copy there, which for 8 bits lacks the scales
+    base.weight = packed  # on a CPU PEFT replaces it by a copy, which for 8 bits lacks the scales
     return weight if type(weight) in (Tensor, nn.Parameter) else weight.dequantize()
 
 
 class EngineQuantisedLinear(EngineLayer):
-    """Mixed into PEFT's layers over quantised bases; see ``EngineLayer``."""
+    """A mixin for PEFT's layers over quantised bases; see ``EngineLayer``."""
 
     @staticmethod
     def adapter_obstacle(layer: Any, name: str) -> str | None:
@@ -136,7 +136,7 @@ class EngineQuantisedLinear(EngineLayer):
             return scale_by_magnitude(z, m, norm, added, remake=recompute, kept=(x, source))
 
         def difference(x: Tensor, _x_dropped: Tensor) -> Tensor:
-            # Not of the inputs' difference, as an 8-bit layer rounds its inputs.
+            # Not the layer of x - x_dropped: an 8-bit layer rounds its inputs.
             return self.base_layer(x) - inner_base
 
         form = self.engine_options.dropout
@@ -150,13 +150,13 @@ class EngineQuantisedLinear(EngineLayer):
 
 
 def _compute_dtype(base: Any) -> torch.dtype:
-    """What the layer is called with in training, as far as it says."""
+    """The dtype of the layer's inputs in training, as far as it says; otherwise float32."""
     dtype = getattr(base, "compute_dtype", None) or base.weight.dtype
     return dtype if dtype in FLOATING else torch.float32
 
 
 def _tensors(weight: Tensor) -> Iterator[Tensor]:
-    """The tensors that a quantised weight is made of, its quantisation state included."""
+    """The tensors of a quantised weight, including its quantisation state."""
     yield weight
     states = [getattr(weight, "quant_state", None)]
     for state in states:
@@ -167,14 +167,14 @@ def _tensors(weight: Tensor) -> Iterator[Tensor]:
                 states.append(value)
 
 
-# PEFT defines these classes where their library is installed.
+# PEFT defines these classes only if their library is installed.
 QUANTISED: dict[type[LoraLayer], type[EngineQuantisedLinear]] = {}
 
 if is_bnb_available():
     from doratune.peft._internals import Linear8bitLt
 
     class EngineLinear8bitLt(EngineQuantisedLinear, Linear8bitLt):
-        """Over bitsandbytes' 8-bit layer, which rounds the activations too."""
+        """For bitsandbytes' 8-bit layer, which rounds the activations too."""
 
         peft_class = Linear8bitLt
 
@@ -184,7 +184,7 @@ if is_bnb_4bit_available():
     from doratune.peft._internals import Linear4bit
 
     class EngineLinear4bit(EngineQuantisedLinear, Linear4bit):
-        """Over bitsandbytes' 4-bit layer."""
+        """For bitsandbytes' 4-bit layer."""
 
         peft_class = Linear4bit
 
@@ -194,7 +194,7 @@ if is_torchao_available():
     from doratune.peft._internals import TorchaoLoraLinear
 
     class EngineTorchaoLinear(EngineQuantisedLinear, TorchaoLoraLinear):
-        """Over torchao's int8 weights."""
+        """For torchao's int8 weights."""
 
         peft_class = TorchaoLoraLinear
 

@@ -1,8 +1,8 @@
-"""Warnings where an adapter looks as if it were trained and is not.
+"""Warns if an adapter seems to be trained but is not.
 
-An adapter that was loaded without ``is_trainable`` is frozen, and a script that trains it runs to its end.
-The first steps of any optimizer show it: they leave every parameter as it was. Only autograd's counters of
-changes are read, and a few elements, since some optimizers write past the counters.
+An adapter that was loaded without ``is_trainable`` is frozen, yet a script that trains it runs to its end.
+The first optimizer steps reveal it: they leave every parameter unchanged. Only autograd's change counters are
+read, and a few elements, since some optimizers bypass the counters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from doratune.peft._internals import LoraLayer, register_optimizer_step_post_hoo
 _log = logging.getLogger(__name__)
 
 STEPS = 3
-"""Steps of optimizers after which an adapter that none has changed is warned of; another's may come first."""
+"""Optimizer steps after which an unchanged adapter causes a warning; another optimizer's may come first."""
 ELEMENTS = 64
 """Elements of each parameter that are compared."""
 
@@ -29,7 +29,7 @@ _hook: Any = None
 
 
 def watch(model: nn.Module) -> None:
-    """Look at the first steps of any optimizer, once a model: do they change its adapters?"""
+    """Check once per model whether the first steps of any optimizer change its adapters."""
     global _hook
     if model in _watches:
         return
@@ -39,18 +39,18 @@ def watch(model: nn.Module) -> None:
 
 
 def warn_of_rounded_magnitudes(model: nn.Module) -> None:
-    """Log which trained magnitudes lose small steps to rounding."""
+    """Log a warning if trained magnitudes lose small steps to rounding."""
     if kinds := _rounded(model):
         _log.warning(
             "doratune: %d magnitudes are trained in %s, which rounds small steps away; "
-            "autocast_adapter_dtype=True, PEFT's default, keeps them in float32",
+            "PEFT's default, autocast_adapter_dtype=True, keeps them in float32",
             len(kinds),
             kinds[0],
         )
 
 
 def _rounded(model: nn.Module) -> list[str]:
-    """The types of the trained magnitudes that are not in float32."""
+    """The dtypes of the trained magnitudes in bfloat16 or float16."""
     return [
         str(one.dtype).removeprefix("torch.")
         for layer in _lora_layers(model)
@@ -60,7 +60,7 @@ def _rounded(model: nn.Module) -> list[str]:
 
 
 class _Watch:
-    """What the adapters of a model were at the first look at them; ``told``: of their magnitudes."""
+    """A model's adapters at the first check; ``told``: the warning about magnitudes has been logged."""
 
     def __init__(self, *, told: bool) -> None:
         self.told = told
@@ -68,9 +68,9 @@ class _Watch:
         self.first: dict[str, tuple[int, Tensor]] | None = None
 
     def is_over(self, model: nn.Module) -> bool:
-        """Look at a model after a step; whether there is nothing left to look for."""
+        """Check a model after a step; return whether no more checks are needed."""
         if not model.training:
-            return False  # a teacher or a reference, or it is not its turn
+            return False  # a teacher or a reference model, or not trained yet
         adapters = {
             name: one
             for name, one in model.named_parameters()
@@ -81,14 +81,14 @@ class _Watch:
             return True  # removed, or sharded
         if not any(one.requires_grad for one in adapters.values()):
             _log.warning(
-                "doratune: an optimizer steps, and no parameter of the model's adapters is trained; load the "
-                "adapter with is_trainable=True"
+                "doratune: an optimizer is running, but the model's adapters are frozen; load the adapter "
+                "with is_trainable=True"
             )
             return True
         now = {name: (version(one), _sample(one)) for name, one in adapters.items()}
         if self.first is None:
             self.first = now
-            if not self.told:  # the model may have been cast since it was put on the engine
+            if not self.told:  # the model may have been cast since it was enabled
                 warn_of_rounded_magnitudes(model)
             return False
         if now.keys() != self.first.keys() or any(
@@ -99,8 +99,8 @@ class _Watch:
         if self.steps < STEPS:
             return False
         _log.warning(
-            "doratune: %d steps of optimizers changed no parameter of the model's adapters; does an "
-            "optimizer have them, and does the loss depend on them?",
+            "doratune: %d optimizer steps changed no parameter of the model's adapters; does an optimizer "
+            "have them, and does the loss depend on them?",
             self.steps,
         )
         return True

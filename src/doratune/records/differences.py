@@ -52,21 +52,31 @@ def shared_settings(records: Mapping[str, RunRecord]) -> dict[str, Setting]:
     return shared
 
 
-def notes_on_differences(records: Mapping[str, RunRecord]) -> list[str]:
-    """Sentences on what differs between runs of one base model besides the method.
+def differing_settings(records: Mapping[str, RunRecord]) -> dict[str, dict[str, Setting]]:
+    """By setting its value in every run, where they differ; None where a run does not have it.
 
     The model's name is left out: one model may be named in several ways.
     """
+    return {
+        key: values
+        for key, values in _by_key(records).items()
+        if key != "model" and any(value != next(iter(values.values())) for value in values.values())
+    }
+
+
+def notes_on_differences(records: Mapping[str, RunRecord]) -> list[str]:
+    """Sentences on what differs between runs of one base model besides the method."""
     notes = []
     dtypes = {name: record.model.dtype for name, record in records.items()}
     if len(set(dtypes.values())) > 1:
         notes.append(f"The base model was not loaded in the same type: {by_name(dtypes)}.")
-    for key, values in _by_key(records).items():
-        first, *others = values.values()
-        if key not in ("model", "dtype") and any(value != first for value in others):
+    for key, values in differing_settings(records).items():
+        if key != "dtype":
             notes.append(f"The runs differ in {key}: {by_name(values)}.")
     if len({tuple(data.sha256 for data in one.data) for one in _described(records).values()}) > 1:
         notes.append("The runs were not trained on the same rows.")
+    elif len({tuple(data.asked for data in one.data) for one in _described(records).values()}) > 1:
+        notes.append("The runs were trained on the same rows, asked in different ways.")
     steps = {name: record.training.steps for name, record in records.items() if record.training}
     if len(set(steps.values())) > 1:
         notes.append(f"The runs took different numbers of steps: {by_name(steps)}.")
@@ -114,6 +124,8 @@ def _settings(record: RunRecord) -> dict[str, Setting]:
     known: dict[str, Setting] = {"model": record.model.name, "dtype": record.model.dtype}
     if record.data:
         known["training_data"] = [f"{data.source} {data.split}, {data.rows} rows" for data in record.data]
+    if any(data.definition for data in record.data):  # what the file was called says nothing
+        known["task"] = [data.task for data in record.data]
     known["seed"] = record.seed
     own = flat_config(record.config)
     left_out = BY_ARM | WITHOUT_EFFECT | UNUSED.get(record.method, frozenset()) | known.keys()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AwareDatetime, Field
@@ -47,13 +48,27 @@ class DataRecord(Record):
     sha256: str  #: hash of the rows as they were read
     rows: Count  #: rows in the split before any limit
     parts: dict[str, Count] | None = None  #: rows of each task of a mix, None where it is no mix
+    definition: dict[str, Any] | None = None  #: what a task's own file said; None for a shipped task
+
+    @property
+    def asked(self) -> str:
+        """What tells these rows, and how they are asked, from others: ``sha256`` where the task ships."""
+        if self.definition is None:
+            return self.sha256
+        return hashlib.sha256(f"{self.sha256}\n{way_of_asking(self.definition)}".encode()).hexdigest()
+
+
+def way_of_asking(definition: Mapping[str, Any] | None) -> str:
+    """What of a task's definition decides its prompts and answers, as text; empty for a shipped task."""
+    decides = {key: (definition or {}).get(key) for key in ("layout", "row")}
+    return json.dumps(decides, sort_keys=True, separators=(",", ":")) if definition is not None else ""
 
 
 def mixed(parts: Sequence[DataRecord]) -> DataRecord:
     """The record of rows that are mixed from several sources; of one source its own."""
     if len(parts) == 1:
         return parts[0]
-    digest = hashlib.sha256("\n".join(part.sha256 for part in parts).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(part.asked for part in parts).encode()).hexdigest()
     return DataRecord(
         source=", ".join(dict.fromkeys(part.source for part in parts)),
         split=parts[0].split,

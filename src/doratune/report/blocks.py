@@ -53,12 +53,13 @@ class Heading:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What can be told about one task."""
+    """What came out on one task."""
 
     label: str
     sample: bool
     words: str
     figures: str
+    caution: str = ""  #: what makes the verdict worth less than it seems
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Figure:
     label: str
     svg: str
     sample: bool = False
+    wide: str = ""  #: the same for a row of the page to itself; empty where others stand next to it
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,27 @@ a file with a panel for each method and kind of layer, where a dashed line is th
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from typing import TYPE_CHECKING
 
 from doratune.records.analysis import AnalysisRecord, KindCorrelation, RunAnalysis, WeightChange
 from doratune.records.study import METHOD_NAMES, StudyMethod
 from doratune.report import numbers
 from doratune.report.decomposition import kinds
-from doratune.report.figures import DASHES, GRID, MARKERS, SERIES, TEXT, colour, drawing, new_figure, to_svg
+from doratune.report.figures import (
+    DASHES,
+    GRID,
+    MARKERS,
+    SERIES,
+    TEXT,
+    Sheet,
+    as_file,
+    colour,
+    drawing,
+    new_figure,
+    to_svg,
+)
 from doratune.report.view import METHOD_SERIES
 
 if TYPE_CHECKING:
@@ -34,8 +44,8 @@ def whole_plot(analysis: AnalysisRecord) -> str:
     from matplotlib.figure import Figure
 
     methods, shown = _by_method(analysis), kinds(analysis)
-    name = "analysis"
-    with drawing(name):
+    sheet = Sheet("analysis")
+    with drawing(sheet):
         size = (0.6 + 2.4 * len(methods), 0.3 + PANEL_HEIGHT * len(shown))
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(len(shown), len(methods), squeeze=False)
@@ -43,7 +53,7 @@ def whole_plot(analysis: AnalysisRecord) -> str:
             for axes, (method, runs) in zip(row, methods.items(), strict=True):
                 _draw(axes, runs, kind, f"{METHOD_NAMES[method]}, {kind}")
         _label(figure)
-        return _as_file(to_svg(figure, name, _words(analysis, shown)))
+        return as_file(to_svg(figure, sheet, _words(analysis, shown)))
 
 
 def _by_method(analysis: AnalysisRecord) -> dict[StudyMethod, list[RunAnalysis]]:
@@ -116,22 +126,7 @@ def _words(analysis: AnalysisRecord, shown: Sequence[str]) -> str:
     return f"Change of magnitude over change of direction. {'; '.join(facts)}."
 
 
-def _as_file(element: str) -> str:
-    """An element of a page as a separate file, with the colours of the style sheet inside."""
-    sheet = (resources.files("doratune.report") / "templates" / "report.css").read_text(encoding="utf-8")
-    palette = sheet.partition("\n* {")[0]
-    view = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', element)
-    if view is None:
-        raise RuntimeError("matplotlib wrote an SVG that does not begin at 0 0")
-    head = (
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'width="{view[1]}pt" height="{view[2]}pt" style="background: var(--paper)"'
-    )
-    start, _, inside = element.partition(">")
-    return f"{start.replace('<svg', head, 1)}>\n<style>{palette}</style>{inside}\n"
-
-
-def change_plot(run: RunAnalysis, name: str) -> str | None:
+def change_plot(run: RunAnalysis, sheet: Sheet) -> str | None:
     """ΔM against ΔD of every weight at every checkpoint, coloured by kind; None without any.
 
     Every run has its own axes: full fine-tuning moves weights so much less that it would be one dot.
@@ -140,8 +135,8 @@ def change_plot(run: RunAnalysis, name: str) -> str | None:
         return None
     looks = _looks(one.kind for one in run.changes)
     steps = sorted({one.step for one in run.changes})
-    with drawing(name):
-        figure, axes = new_figure(3.3)
+    with drawing(sheet):
+        figure, axes = new_figure(sheet, 3.3)
         for kind, index in looks.items():
             for place, step in enumerate(steps, start=1):
                 of_step = [one for one in run.changes if (one.kind, one.step) == (kind, step)]
@@ -160,10 +155,10 @@ def change_plot(run: RunAnalysis, name: str) -> str | None:
         axes.ticklabel_format(style="sci", scilimits=(-2, 3))
         axes.set(xlabel="ΔD, change of direction", ylabel="ΔM, change of magnitude")
         _finish(axes, len(looks))
-        return to_svg(figure, name, _change_words(run))
+        return to_svg(figure, sheet, _change_words(run))
 
 
-def gain_plot(run: RunAnalysis, name: str) -> str | None:
+def gain_plot(run: RunAnalysis, sheet: Sheet) -> str | None:
     """How far g is from 1 over the steps, a line per kind of layer; None for a run without a magnitude."""
     if not run.gains:
         return None
@@ -171,8 +166,8 @@ def gain_plot(run: RunAnalysis, name: str) -> str | None:
     by_kind: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for one in run.gains:
         by_kind[one.kind][one.step].append(one.deviation)
-    with drawing(name):
-        figure, axes = new_figure(2.9)
+    with drawing(sheet):
+        figure, axes = new_figure(sheet, 2.9)
         for kind, index in looks.items():
             by_step = by_kind[kind]
             steps = sorted(by_step)
@@ -195,7 +190,7 @@ def gain_plot(run: RunAnalysis, name: str) -> str | None:
             for values in [by_step[max(by_step)]]
         )
         return to_svg(
-            figure, name, f"Root mean square of g − 1 at the last checkpoint of {run.name}: {ends}."
+            figure, sheet, f"Root mean square of g − 1 at the last checkpoint of {run.name}: {ends}."
         )
 
 

@@ -2,21 +2,26 @@
 
 matplotlib draws with stand-in colours, which are then replaced by CSS variables, so that one figure serves
 light, dark and print. Text stays text. The figures are small on purpose: on a phone they can still be read.
+``as_file`` makes a separate file of one.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 4.0  # inches of 72 points, so 288 units: a little less than a phone is wide
+NARROW = 4.0  # inches of 72 points, so 288 units: a little less than a phone is wide
+WIDE = 8.4  # a figure that has a row of the page to itself, with letters as large as those of two in a row
 SERIES = 7  # colours in the style sheet, --s0 to --s6
 
 TEXT, GRID, PAPER = "#000001", "#000002", "#000003"
@@ -25,6 +30,9 @@ STAND_INS = {TEXT: "var(--text)", GRID: "var(--grid)", PAPER: "var(--paper)"} | 
 }
 MARKERS = ("x", "o", "D", "^", "s", "v", "P")
 DASHES = ("solid", "solid", (0, (3, 1.5)), (0, (1, 1)), (0, (6, 1, 1, 1)), (0, (3, 1)), (0, (8, 2)))
+
+FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+THEMES = {"light": 1, "dark": 2}  #: which ":root" of the style sheet has the colours
 
 RC: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -44,16 +52,29 @@ RC: dict[Any, Any] = {
 }
 
 
-@contextmanager
-def drawing(name: str) -> Iterator[None]:
-    """Everything drawn and written inside has the page's looks and the same ids every time.
+@dataclass(frozen=True)
+class Sheet:
+    """What a figure is drawn on.
 
-    Args:
-        name: Prefix of the ids, unique in the page.
+    Attributes:
+        name: Prefix of the ids inside, unique in the page.
+        width: In inches.
     """
+
+    name: str
+    width: float = NARROW
+
+    def wide(self) -> Sheet:
+        """The sheet for the same figure with a row of the page to itself."""
+        return Sheet(f"{self.name}-wide", WIDE)
+
+
+@contextmanager
+def drawing(sheet: Sheet) -> Iterator[None]:
+    """Everything drawn and written inside has the page's looks and the same ids every time."""
     import matplotlib as mpl
 
-    with mpl.rc_context(RC), mpl.rc_context({"svg.hashsalt": name}):
+    with mpl.rc_context(RC), mpl.rc_context({"svg.hashsalt": sheet.name}):
         yield
 
 
@@ -67,20 +88,33 @@ def shortened(name: str, length: int = 20) -> str:
     return name if len(name) <= length else f"{name[: length // 2]}…{name[1 + length // 2 - length :]}"
 
 
-def new_figure(height: float) -> tuple[Figure, Axes]:
+def new_figure(sheet: Sheet, height: float) -> tuple[Figure, Axes]:
     """An empty figure, ``height`` inches high. It does not use pyplot, which keeps global state."""
+    figure, (axes,) = new_panels(sheet, height, [1])
+    return figure, axes
+
+
+def new_panels(sheet: Sheet, height: float, shares: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """An empty figure with panels under one another that share the x axis.
+
+    Args:
+        sheet: What it is drawn on.
+        height: Of all panels together, in inches.
+        shares: Of the height, one for each panel.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.add_subplot()
+    figure = Figure(figsize=(sheet.width, height), layout="constrained")
+    panels = figure.subplots(len(shares), 1, sharex=True, height_ratios=shares, squeeze=False)
+    return figure, list(panels[:, 0])
 
 
-def to_svg(figure: Figure, name: str, words: str) -> str:
+def to_svg(figure: Figure, sheet: Sheet, words: str) -> str:
     """The figure as an element for a page: no prolog, ids that are unique in the page, the page's colours.
 
     Args:
         figure: What was drawn.
-        name: Prefix of the ids inside, unique in the page.
+        sheet: What it was drawn on.
         words: What the figure shows, for those who do not see it.
     """
     from html import escape
@@ -90,7 +124,7 @@ def to_svg(figure: Figure, name: str, words: str) -> str:
     drawn = buffer.getvalue()
     drawn = drawn[drawn.index("<svg") :].strip()
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
-    drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawn)
+    drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{sheet.name}-", drawn)
     for stand_in, variable in STAND_INS.items():
         drawn = drawn.replace(stand_in, variable)
     view = re.search(r'viewBox="[^"]+"', drawn)
@@ -98,3 +132,33 @@ def to_svg(figure: Figure, name: str, words: str) -> str:
         raise RuntimeError("matplotlib wrote an SVG without a viewBox")
     inner = drawn[drawn.index(">") + 1 :]
     return f'<svg {view[0]} role="img" aria-label="{escape(words)}">{inner}'
+
+
+def as_file(element: str, theme: Literal["light", "dark"] | None = None) -> str:
+    """An element of a page as a separate file.
+
+    Args:
+        element: What ``to_svg`` gave.
+        theme: Whose colours it has; None: those that the reader prefers.
+    """
+    view = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', element)
+    if view is None:
+        raise RuntimeError("matplotlib wrote an SVG that does not begin at 0 0")
+    style = f"{_palettes()}\n" if theme is None else f"text {{ font-family: {FONTS}; }}\n"
+    head = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'width="{view[1]}pt" height="{view[2]}pt" style="background: var(--paper)"'
+    )
+    start, _, inside = element.partition(">")
+    drawn = f"{start.replace('<svg', head, 1)}>\n<style>{style}</style>{inside}\n"
+    if theme is None:
+        return drawn
+    colours = dict(re.findall(r"--([\w-]+): (#\w{6})", _palettes().split(":root")[THEMES[theme]]))
+    return re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found[1]], drawn)
+
+
+@cache
+def _palettes() -> str:
+    """The colours at the top of the style sheet: light, dark, print."""
+    sheet = (resources.files("doratune.report") / "templates" / "report.css").read_text(encoding="utf-8")
+    return sheet.partition("\n* {")[0]

@@ -1,6 +1,7 @@
 """A report as one HTML file, and as Markdown without its plots.
 
-The HTML needs nothing else: no script, no request, style and plots inside. The Markdown has GitHub's tables.
+The HTML needs no other file: style, plots and a short script are inside, and without the script it shows the
+same. The Markdown has GitHub's tables.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def _block(block: Block) -> str:
         case Verdicts():
             return "\n".join(
                 f"- {_escaped(one.label)}{f' ({SAMPLE})' if one.sample else ''}: **{_escaped(one.words)}** "
-                f"({_escaped(one.figures)})"
+                f"({_escaped(one.figures)}){f' {_escaped(one.caution)}' if one.caution else ''}"
                 for one in block.cards
             )
         case Facts():

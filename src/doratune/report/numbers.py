@@ -25,6 +25,11 @@ def points(difference: float) -> str:
     return f"{signed(difference)} points"
 
 
+def lost_points(share: float) -> str:
+    """0.167 as "16.7 points", without a sign."""
+    return f"{100 * share:.1f} points"
+
+
 def signed(value: float, digits: int = 1) -> str:
     """0.831 as "+0.8" and a negative one with a real minus; what rounds to zero has no sign."""
     text = f"{value:+.{digits}f}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import partial
 
 import yaml
 
 from doratune.records.analysis import AnalysisRecord, RunAnalysis
 from doratune.records.base import Setting
-from doratune.records.study import METHOD_NAMES, StudyRecord
+from doratune.records.study import METHOD_NAMES, StudyRecord, arm_name
 from doratune.report import decomposition, decomposition_plots, numbers, paper, plots, tables, verdicts
 from doratune.report.blocks import (
     Block,
@@ -26,16 +27,20 @@ from doratune.report.blocks import (
     Verdicts,
 )
 from doratune.report.cautions import cautions
+from doratune.report.figures import Sheet
 from doratune.report.view import Training, View, capitalised, view_of
 
 MARKS_NOTE = (
-    "A filled mark is a difference that can be told, a hollow one is not; a diamond is a mean over several."
+    "A filled mark is a clear difference, a hollow one is not; a diamond is a mean over several. Grey: "
+    "neither is shown to beat a guess or always giving the most frequent answer."
 )
 SMOOTHED_NOTE = (
-    "A faint line is the loss as it was logged, the strong one the mean of the last twentieth of all points."
+    "The faint line is the loss as logged, the strong one its running mean over a twentieth of all points."
 )
+APART_NOTE = "The lower panel is the difference from the arm whose line is broad and pale."
 BAND_NOTE = (
-    "Each line is the mean over the seeds of the last twentieth of all points; the band spans the seeds."
+    "Each line is a running mean over a twentieth of all points, averaged over the seeds. The band spans the "
+    "seeds."
 )
 
 
@@ -47,7 +52,7 @@ def page_of(record: StudyRecord, analyses: Sequence[AnalysisRecord] = ()) -> Pag
         analyses: How the weights moved in the study's runs.
     """
     view = view_of(record)
-    sections = [Section("verdict", "What came out", outcome_blocks(view))]
+    sections = [Section("verdict", "Result", outcome_blocks(view))]
     if view.cells:
         sections.append(Section("accuracy", "Accuracy", _accuracy(view)))
     if view.pairs and not view.simple:
@@ -63,12 +68,12 @@ def page_of(record: StudyRecord, analyses: Sequence[AnalysisRecord] = ()) -> Pag
     sections.append(Section("environment", "Environment", _environment(record)))
     if record.pending:
         sections.append(Section("pending", "Still to be run", [Bullets(record.pending)]))
-    sections.append(Section("repeat", "How to repeat it", [Code(record.reproduce)]))
+    sections.append(Section("repeat", "Reproduce", [Code(record.reproduce)]))
     return Page(record.title, record.question, record.environment.doratune, sections)
 
 
 def outcome_blocks(view: View) -> list[Block]:
-    """What can be told, in words, and what must be known about it."""
+    """The answer in words, and what must be known to judge it."""
     unfinished = _unfinished(view.record)
     blocks: list[Block] = [Text(unfinished, "note")] if unfinished else []
     blocks += [Text(line, "headline") for line in verdicts.headlines(view)]
@@ -80,24 +85,22 @@ def outcome_blocks(view: View) -> list[Block]:
     sentence = tables.cost_sentence(view)
     blocks += [Text(sentence)] if sentence else []
     ties = tables.tie_note(view)
-    notes = [*cautions(view), *view.record.notes, *([ties] if ties else [])]
+    below = verdicts.below_base_elsewhere(view)
+    notes = [*below, *cautions(view), *view.record.notes, *([ties] if ties else [])]
     return blocks + [Text(note, "note") for note in notes]
 
 
 def _accuracy(view: View) -> list[Block]:
     draw = plots.bar_plot if view.simple else plots.dot_plot
-
-    def drawn() -> list[Figure]:
-        return [
-            Figure(named.label, draw(named, view, f"accuracy{place}"), named.cell.sample)
-            for place, named in enumerate(view.cells)
-            if named.cell.arms or (view.simple and named.cell.base)
-        ]
-
+    shown = [
+        _Drawing(named.label, f"accuracy{place}", partial(draw, named, view), named.cell.sample)
+        for place, named in enumerate(view.cells)
+        if named.cell.arms or (view.simple and named.cell.base)
+    ]
     blocks: list[Block] = [
         tables.accuracy_table(view),
         Text(f"{tables.accuracy_note(view)} {tables.ways(view)}", "aside"),
-        Figures(drawn),
+        _figures(shown),
     ]
     published = paper.paper_table(view)
     if published:
@@ -106,21 +109,23 @@ def _accuracy(view: View) -> list[Block]:
 
 
 def _differences(view: View) -> list[Block]:
-    def drawn() -> list[Figure]:
-        return [
-            Figure(pair.name, plots.forest_plot(pair, view, f"forest{place}"))
-            for place, pair in enumerate(view.pairs)
-        ]
-
+    shown = [
+        _Drawing(pair.name, f"forest{place}", partial(plots.forest_plot, pair, view))
+        for place, pair in enumerate(view.pairs)
+    ]
     blocks: list[Block] = [
-        Figures(drawn, MARKS_NOTE),
+        _figures(shown, MARKS_NOTE),
         verdicts.difference_table(view),
         Heading("Seed by seed"),
         verdicts.seed_table(view),
     ]
     needed = verdicts.needed_table(view)
     if needed:
-        blocks += [Heading("What it would take to tell"), needed, Text(verdicts.NEEDED_NOTE, "aside")]
+        blocks += [
+            Heading("How large the study would have to be"),
+            needed,
+            Text(verdicts.NEEDED_NOTE, "aside"),
+        ]
     return blocks
 
 
@@ -132,9 +137,10 @@ def _rates(view: View) -> list[Block]:
 def _training(view: View, cost: Table) -> list[Block]:
     points = max(len(run.curve) for one in view.trainings for arm in one.arms for run in arm.runs)
     single = SMOOTHED_NOTE if plots.window(points) > 1 else ""
-    figures = _per_training(view, "Training loss", "loss", plots.loss_plot)
+    apart = f" {APART_NOTE}" if any(len(one.arms) > 1 for one in view.trainings) else ""
+    note = (single if view.one_seed else BAND_NOTE) + apart
     return [
-        replace(figures, note=single if view.one_seed else BAND_NOTE),
+        _per_training(view, "Training loss", "loss", plots.loss_plot, note.strip()),
         cost,
         Text(f"Times and memory: {tables.cost_note(view)}.", "aside"),
     ]
@@ -145,21 +151,24 @@ def _weights(analyses: Sequence[AnalysisRecord]) -> list[Block]:
         Bullets([line for one in analyses for line in decomposition.correlation_sentences(one)])
     ]
     for place, one in enumerate(analyses):
-        changes = _per_run(one, f"change{place}", decomposition_plots.change_plot)
-        gains = _per_run(one, f"gain{place}", decomposition_plots.gain_plot)
+        changes = _per_run(one, f"change{place}", decomposition_plots.change_plot, decomposition.CHANGE_MARKS)
+        gains = _per_run(one, f"gain{place}", decomposition_plots.gain_plot, decomposition.GAIN_NOTE)
         blocks += [
             Heading(one.model),
-            replace(changes, note=decomposition.CHANGE_MARKS),
+            changes,
             decomposition.correlation_table(one),
             Text(f"{decomposition.CORRELATION_NOTE} {decomposition.sources(one)}", "aside"),
-            replace(gains, note=decomposition.GAIN_NOTE),
+            gains,
         ]
     blocks.append(Text(decomposition.CHANGE_NOTE, "aside"))
     return [*blocks, Code("\n".join(dict.fromkeys(one.reproduce for one in analyses)))]
 
 
 def _settings(view: View) -> list[Block]:
-    blocks: list[Block] = [Facts(_setting_facts(view.record))]
+    differing = _differing_facts(view)
+    apart: list[Block] = [Heading("What differs"), Facts(differing)] if differing else []
+    same = [Heading("The same everywhere")] if differing else []
+    blocks: list[Block] = [*apart, *same, Facts([*_setting_facts(view.record), *_test_facts(view)])]
     plan = _plan_text(view.record)
     if plan and not view.simple:
         blocks += [Heading("The plan"), Code(plan)]
@@ -175,28 +184,64 @@ def _environment(record: StudyRecord) -> list[Block]:
     return [*([Text(note, "note")] if note else []), Facts(_environment_facts(record))]
 
 
-def _per_training(
-    view: View, title: str, name: str, draw: Callable[[Training, View, str], str | None]
-) -> Figures:
-    """One figure for each training that has something to draw."""
+@dataclass(frozen=True)
+class _Drawing:
+    """A figure that is still to be drawn.
+
+    Attributes:
+        label: What stands above it.
+        name: Prefix of the ids inside, unique in the page.
+        draw: Draws it on a sheet; None where there is nothing to draw.
+        sample: Whether it shows a built-in sample.
+    """
+
+    label: str
+    name: str
+    draw: Callable[[Sheet], str | None]
+    sample: bool = False
+
+
+def _figures(shown: Sequence[_Drawing], note: str = "") -> Figures:
+    """What there is to draw; a single figure is drawn for the width of the page too."""
 
     def drawn() -> list[Figure]:
-        found = [(one, draw(one, view, f"{name}{place}")) for place, one in enumerate(view.trainings)]
-        return [Figure(one.label or title, svg) for one, svg in found if svg]
-
-    return Figures(drawn)
-
-
-def _per_run(analysis: AnalysisRecord, name: str, draw: Callable[[RunAnalysis, str], str | None]) -> Figures:
-    """One figure for each analysed run that has something to draw."""
-
-    def drawn() -> list[Figure]:
-        found = [(run, draw(run, f"{name}-{place}")) for place, run in enumerate(analysis.runs)]
+        found = [(one, svg) for one in shown if (svg := one.draw(Sheet(one.name)))]
+        alone = len(found) == 1
         return [
-            Figure(f"{capitalised(METHOD_NAMES[run.method])} ({run.name})", svg) for run, svg in found if svg
+            Figure(
+                one.label,
+                svg,
+                one.sample,
+                wide=(one.draw(Sheet(one.name).wide()) or "") if alone else "",
+            )
+            for one, svg in found
         ]
 
-    return Figures(drawn)
+    return Figures(drawn, note)
+
+
+def _per_training(
+    view: View, title: str, name: str, draw: Callable[[Training, View, Sheet], str | None], note: str = ""
+) -> Figures:
+    """One figure for each training that has something to draw."""
+    shown = [
+        _Drawing(one.label or title, f"{name}{place}", partial(draw, one, view))
+        for place, one in enumerate(view.trainings)
+    ]
+    return _figures(shown, note)
+
+
+def _per_run(
+    analysis: AnalysisRecord, name: str, draw: Callable[[RunAnalysis, Sheet], str | None], note: str
+) -> Figures:
+    """One figure for each analysed run that has something to draw."""
+    shown = [
+        _Drawing(
+            f"{capitalised(METHOD_NAMES[run.method])} ({run.name})", f"{name}-{place}", partial(draw, run)
+        )
+        for place, run in enumerate(analysis.runs)
+    ]
+    return _figures(shown, note)
 
 
 def _setting_facts(record: StudyRecord) -> list[tuple[str, str]]:
@@ -208,9 +253,39 @@ def _setting_facts(record: StudyRecord) -> list[tuple[str, str]]:
     ]
 
 
+def _differing_facts(view: View) -> list[tuple[str, str]]:
+    """What is not the same in all arms or all cells, except for the method."""
+    known = view.record.differing
+    facts = [
+        (
+            key.replace("_", " "),
+            ", ".join(f"{arm_name(arm)} {_value(value)}" for arm, value in values.items()),
+        )
+        for key, values in known.items()
+    ]
+    if view.rates_differ and "learning_rate" not in known:
+        facts.insert(0, ("learning rate", tables.rates_in_words(view)))
+    engines = {arm.name: arm.engine for one in view.cells for arm in one.cell.arms if arm.engine}
+    if len(set(engines.values())) > 1:
+        facts.append(("engine", ", ".join(f"{arm_name(arm)} {engine}" for arm, engine in engines.items())))
+    return facts + [(fact, " and ".join(values)) for fact, values in tables.varied(view) if len(values) > 1]
+
+
+def _test_facts(view: View) -> list[tuple[str, str]]:
+    """Which rows the results are of, and how many of the file's."""
+    facts: dict[tuple[str, str], None] = {}
+    for named in view.cells:
+        test, rows = named.cell.test, named.cell.rows
+        counted = f"all {rows:,} rows" if rows == test.rows else f"{rows:,} of the {test.rows:,} rows"
+        facts[f"test rows of {named.cell.task}", f"{counted} of {test.source} ({test.split})"] = None
+    return list(facts)
+
+
 def _value(value: Setting) -> str:
     if isinstance(value, list):
         return ", ".join(_value(item) for item in value) if value else "none"
+    if value is None:
+        return "not set"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -255,6 +330,6 @@ def environment_note(record: StudyRecord) -> str | None:
     if record.environments == 1:
         return None
     return (
-        f"The runs took place in {record.environments} different environments, of which this is the last: "
-        "their times and memory cannot be compared."
+        f"The runs took place in {record.environments} different environments, so their times and memory "
+        "cannot be compared. The last of them is shown."
     )

@@ -13,34 +13,42 @@ from doratune.report.figures import (
     MARKERS,
     PAPER,
     TEXT,
+    WIDE,
+    Sheet,
     colour,
     drawing,
     new_figure,
+    new_panels,
     shortened,
     to_svg,
 )
-from doratune.report.view import NamedCell, Pair, Training, View, arm_title
+from doratune.report.view import NamedCell, NamedDifference, Pair, Training, View, arm_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LITTLE = "neither beats a constant answer"  #: of a cell that tells little
 CURVE_POINTS = 200  # of one line: more cannot be seen and makes the page large
 
+BROAD: dict[str, Any] = {"linewidth": 4.5, "alpha": 0.5, "zorder": 1.5}  # of a line that others lie on
 
-def bar_plot(named: NamedCell, view: View, name: str) -> str:
+Curve = list[tuple[int, float, float, float]]  #: (step, mean, least, most) over the seeds
+
+
+def bar_plot(named: NamedCell, view: View, sheet: Sheet) -> str:
     """Bars of accuracy from 0 to 100 % with intervals and a line at chance, as an ``<svg>`` element.
 
     Args:
         named: The cell to draw.
         view: Where the colours come from.
-        name: Prefix of the ids inside, unique in the page.
+        sheet: What it is drawn on.
     """
     cell = named.cell
     base = [("Base", cell.base.accuracy, cell.base.interval, 0)] if cell.base else []
     arms = [(arm_title(arm.name), arm.mean, arm.interval, view.series[arm.name]) for arm in cell.arms]
     bars = [*base, *arms]
-    with drawing(name):
-        figure, axes = new_figure(0.62 + 0.52 * len(bars))
+    with drawing(sheet):
+        figure, axes = new_figure(sheet, 0.62 + 0.52 * len(bars))
         for place, (title, accuracy, interval, index) in enumerate(bars):
             value, (low, high) = 100 * accuracy, (100 * bound for bound in interval)
             axes.barh(place, value, height=0.36, color=colour(index))
@@ -53,14 +61,14 @@ def bar_plot(named: NamedCell, view: View, name: str) -> str:
         axes.spines["left"].set_visible(False)
         words = "; ".join(f"{title} {_accuracy_words(share, interval)}" for title, share, interval, _ in bars)
         chance = numbers.percent(cell.chance)
-        return to_svg(figure, name, f"Accuracy on {named.label}: {words}; chance {chance}.")
+        return to_svg(figure, sheet, f"Accuracy on {named.label}: {words}; chance {chance}.")
 
 
-def dot_plot(named: NamedCell, view: View, name: str) -> str:
+def dot_plot(named: NamedCell, view: View, sheet: Sheet) -> str:
     """Each arm's mean with its interval, and its seeds, as an ``<svg>`` element."""
     arms = named.cell.arms
-    with drawing(name):
-        figure, axes = new_figure(0.75 + 0.52 * len(arms))
+    with drawing(sheet):
+        figure, axes = new_figure(sheet, 0.75 + 0.52 * len(arms))
         small = "; small: single seeds" if any(len(arm.runs) > 1 for arm in arms) else ""
         for place, arm in enumerate(arms):
             index = view.series[arm.name]
@@ -75,39 +83,77 @@ def dot_plot(named: NamedCell, view: View, name: str) -> str:
         axes.set(ylim=(len(arms) - 0.5, -0.6), yticks=[], xlabel=f"accuracy in %{small}")
         _dotted(axes)
         words = "; ".join(f"{arm_title(arm.name)} {_accuracy_words(arm.mean, arm.interval)}" for arm in arms)
-        return to_svg(figure, name, f"Accuracy on {named.label}: {words}.")
+        return to_svg(figure, sheet, f"Accuracy on {named.label}: {words}.")
 
 
-def forest_plot(pair: Pair, view: View, name: str) -> str:
-    """The differences of one pair on every cell, and pooled, around a line at zero, as an ``<svg>``."""
-    index = view.series[pair.to_arm]
-    with drawing(name):
-        figure, axes = new_figure(0.75 + 0.5 * len(pair.all))
+def forest_plot(pair: Pair, view: View, sheet: Sheet, title: str = "") -> str:
+    """The differences of one pair on every cell, and pooled, around a line at zero, as an ``<svg>``.
+
+    Cells that tell little have the grey of the base model, and an arrow where they leave the axis. Its range
+    is that of the others.
+
+    Args:
+        pair: What to draw.
+        view: Where the colours come from.
+        sheet: What it is drawn on.
+        title: What stands above, where the page does not say it.
+    """
+    wide = sheet.width >= WIDE
+    with drawing(sheet):
+        figure, axes = new_figure(sheet, 0.75 + 0.5 * len(pair.all) + (0.4 if title else 0))
+        low, high = _range(pair)
         for place, one in enumerate(pair.all):
             found = one.difference
+            index = 0 if one.tells_little else view.series[pair.to_arm]
             fill = PAPER if found.outcome == "undecided" else colour(index)
-            _whisker(axes, place, found.points, found.interval, index, "o" if one.cell else "D", fill)
+            shown = max(low, found.interval[0]), min(high, found.interval[1])
+            _whisker(axes, place, found.points, shown, index, "o" if one.cell else "D", fill)
+            for end, marker in ((low, "<"), (high, ">")):
+                if not low <= found.interval[end == high] <= high:
+                    axes.plot([end], [place], color=colour(index), marker=marker, markersize=7, clip_on=False)
             text = f"{numbers.signed(found.points)}  ({numbers.signed_interval(found.interval)})"
-            _line_label(axes, place, shortened(one.label, 26), text)
-        axes.axvline(0, color=TEXT, linewidth=1, linestyle=(0, (2, 2)))
-        axes.set(ylim=(len(pair.all) - 0.5, -0.6), yticks=[])
+            remark = _remark(pair, one) if wide else ""
+            _line_label(axes, place, shortened(one.label, 40 if wide else 26), text, remark)
+        axes.axvline(0, color=TEXT, linewidth=1, linestyle=(0, (2, 2)), zorder=0.5)
+        axes.set(xlim=(low, high), ylim=(len(pair.all) - 0.5, -0.6), yticks=[])
         axes.set_xlabel(f"points; right of 0: {shortened(arm_name(pair.to_arm), 24)} better")
         _dotted(axes)
+        if title:
+            axes.set_title(title, loc="left", fontsize=9.5)
         words = "; ".join(
             f"{one.label} {numbers.points(one.difference.points)}, "
             f"interval {numbers.signed_interval(one.difference.interval)}"
+            f"{f', {LITTLE}' if one.tells_little else ''}"
             for one in pair.all
         )
-        return to_svg(figure, name, f"{pair.name}: {words}.")
+        return to_svg(figure, sheet, f"{pair.name}: {words}.")
 
 
-def search_plot(training: Training, view: View, name: str) -> str | None:
+def _range(pair: Pair) -> tuple[float, float]:
+    """Of the axis: what the differences that tell something need, and zero."""
+    telling = [one for one in pair.all if not one.tells_little] if pair.single else []
+    bounds = [bound for one in telling or pair.all for bound in one.difference.interval]
+    low, high = min(0.0, *bounds), max(0.0, *bounds)
+    room = 0.08 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def _remark(pair: Pair, one: NamedDifference) -> str:
+    if one.tells_little:
+        return LITTLE
+    little = sum(single.tells_little for single in pair.single)
+    return (
+        f"includes {little} where {LITTLE}" if one.cell is None and little and len(pair.pooled) == 1 else ""
+    )
+
+
+def search_plot(training: Training, view: View, sheet: Sheet) -> str | None:
     """Validation accuracy over learning rate, a line per arm, the chosen ones ringed; None without tries."""
     searched = [arm for arm in training.arms if arm.trials]
     if not searched:
         return None
-    with drawing(name):
-        figure, axes = new_figure(2.9)
+    with drawing(sheet):
+        figure, axes = new_figure(sheet, 2.9)
         for arm in searched:
             index = view.series[arm.name]
             points = [
@@ -116,7 +162,10 @@ def search_plot(training: Training, view: View, name: str) -> str | None:
                 if trial.accuracy is not None  # a rate that diverged is told in words
             ]
             rates, shares, _ = zip(*points, strict=True)
-            axes.plot(rates, shares, marker=MARKERS[index], markersize=5, **_line(arm, index))
+            look = _line(arm, index)
+            if arm is searched[0] and len(searched) > 1:
+                look |= BROAD
+            axes.plot(rates, shares, marker=MARKERS[index], markersize=5, **look)
             for rate, share, chosen in points:
                 if chosen:
                     ring = {
@@ -132,23 +181,34 @@ def search_plot(training: Training, view: View, name: str) -> str | None:
         words = "; ".join(
             f"{arm_title(arm.name)} chose {numbers.learning_rate(arm.learning_rate)}" for arm in searched
         )
-        return to_svg(figure, name, f"Validation accuracy over learning rate{_on(training)}: {words}.")
+        return to_svg(figure, sheet, f"Validation accuracy over learning rate{_on(training)}: {words}.")
 
 
-def loss_plot(training: Training, view: View, name: str) -> str | None:
+def loss_plot(training: Training, view: View, sheet: Sheet) -> str | None:
     """Training loss over steps, a line per arm, as an ``<svg>`` element; None without a finite loss.
 
-    The line is a running mean. Behind it is the loss as it was logged, or the span of several seeds.
+    The line is a running mean. Behind it is the loss as it was logged, or the span of several seeds. LoRA's
+    line, or else the first, is broad and pale, so that others on top of it leave it visible. A panel below
+    shows how far the other arms are from it.
     """
     curves = [(arm, curve) for arm in training.arms if (curve := _curve(arm))]
     if not curves:
         return None
-    with drawing(name):
-        figure, axes = new_figure(2.9)
+    reference, apart = _apart(training, curves)
+    with drawing(sheet):
+        if apart:
+            figure, (axes, below) = new_panels(sheet, 3.9, [3, 1.3])
+            _draw_apart(below, reference, apart, view)
+        else:
+            figure, axes = new_figure(sheet, 2.9)
+            axes.set_xlabel("step")
         for arm, curve in curves:
             index = view.series[arm.name]
             steps, means, low, high = zip(*curve, strict=True)
-            axes.plot(steps, means, marker="o" if len(curve) == 1 else None, **_line(arm, index))
+            look = _line(arm, index)
+            if apart and arm is reference:
+                look |= BROAD
+            axes.plot(steps, means, marker="o" if len(curve) == 1 else None, **look)
             if len(arm.runs) > 1:
                 axes.fill_between(steps, low, high, color=colour(index), alpha=0.15, linewidth=0)
             elif window(len(curve)) > 1:
@@ -157,12 +217,46 @@ def loss_plot(training: Training, view: View, name: str) -> str | None:
                     *zip(*logged, strict=True), color=colour(index), linewidth=0.8, alpha=0.35, zorder=1
                 )
         axes.locator_params(axis="x", integer=True)
-        axes.set(xlabel="step", ylabel="training loss")
+        axes.set_ylabel("training loss")
         _grid_and_legend(axes)
         ends = "; ".join(
             f"{arm_title(arm.name)} from {curve[0][1]:.3f} to {curve[-1][1]:.3f}" for arm, curve in curves
         )
-        return to_svg(figure, name, f"Training loss over steps{_on(training)}: {ends}.")
+        most = "".join(
+            f" {arm_title(arm.name)} is at most {max(abs(loss) for _, loss in line):.3f} from "
+            f"{arm_name(reference.name)}."
+            for arm, line in apart
+        )
+        return to_svg(figure, sheet, f"Training loss over steps{_on(training)}: {ends}.{most}")
+
+
+def _apart(
+    training: Training, curves: Sequence[tuple[StudyArm, Curve]]
+) -> tuple[StudyArm, list[tuple[StudyArm, list[tuple[int, float]]]]]:
+    """LoRA, or the first arm, and by how much each other arm's loss is above its, at the steps both have."""
+    lora = training.of_method("lora")
+    reference, curve = next((one for one in curves if one[0] is lora), curves[0])
+    means = {step: mean for step, mean, _, _ in curve}
+    lines = [
+        (arm, [(step, mean - means[step]) for step, mean, _, _ in other if step in means])
+        for arm, other in curves
+        if arm is not reference
+    ]
+    return reference, [(arm, line) for arm, line in lines if len(line) > 1]
+
+
+def _draw_apart(
+    axes: Axes,
+    reference: StudyArm,
+    apart: Sequence[tuple[StudyArm, list[tuple[int, float]]]],
+    view: View,
+) -> None:
+    axes.axhline(0, color=colour(view.series[reference.name]), **BROAD)
+    for arm, line in apart:
+        axes.plot(*zip(*line, strict=True), **_line(arm, view.series[arm.name]))
+    axes.locator_params(axis="y", nbins=3)
+    axes.set(xlabel="step", ylabel=f"minus {shortened(arm_name(reference.name), 10)}")
+    axes.grid(visible=True, axis="y", color=GRID, linewidth=0.6, alpha=0.6)
 
 
 def window(points: int) -> int:
@@ -170,7 +264,7 @@ def window(points: int) -> int:
     return max(1, points // 20)
 
 
-def _curve(arm: StudyArm) -> list[tuple[int, float, float, float]]:
+def _curve(arm: StudyArm) -> Curve:
     """(step, mean, least, most) over the seeds, of running means, where all seeds have a finite loss."""
     import numpy as np
 
@@ -217,11 +311,14 @@ def _whisker(
     axes.plot([value], [place], color=line, zorder=3, **look)
 
 
-def _line_label(axes: Axes, place: float, name: str, text: str) -> None:
-    """The name above the left end of a row and its figures above the right end."""
+def _line_label(axes: Axes, place: float, name: str, text: str, remark: str = "") -> None:
+    """The name above the left end of a row, perhaps with a remark, and its figures above the right end."""
     across = axes.get_yaxis_transform()
-    axes.text(0, place - 0.2, name, va="bottom", weight="bold", transform=across)
-    axes.text(1, place - 0.2, text, va="bottom", ha="right", transform=across)
+    look = {"va": "bottom", "bbox": {"facecolor": PAPER, "edgecolor": "none", "pad": 0.6}}
+    named = axes.text(0, place - 0.2, name, weight="bold", transform=across, **look)
+    if remark:
+        axes.annotate(remark, (1, 0), xycoords=named, xytext=(5, 0), textcoords="offset points", **look)
+    axes.text(1, place - 0.2, text, ha="right", transform=across, **look)
 
 
 def _dotted(axes: Axes) -> None:

@@ -7,7 +7,7 @@ from statistics import median
 
 from doratune.records.answers import MANY_TIES
 from doratune.records.run import DataRecord, Evaluation, RunRecord, TrainingRecord
-from doratune.records.study import METHOD_NAMES, ArmResult, StudyArm
+from doratune.records.study import METHOD_NAMES, ArmResult, StudyArm, arm_name
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table
 from doratune.report.view import NamedCell, Training, View, arm_title, capitalised
@@ -15,8 +15,8 @@ from doratune.report.view import NamedCell, Training, View, arm_title, capitalis
 NOT_EVALUATED = "not evaluated"
 MAJORITY_NOTE = "majority is the accuracy of always giving the most frequent answer."
 SEARCH_RULE = (
-    "Every learning rate was tried by the same rule for every method and judged on validation rows that "
-    "were taken out of the training rows. The test rows were read once, with the chosen rate."
+    "Every method tried learning rates by the same rule, judged on validation rows held out of the training "
+    "rows. The test rows were read once, with the chosen rate."
 )
 NO_SEARCH = "The learning rates were given, not searched for."
 
@@ -43,13 +43,19 @@ def tie_note(view: View) -> str | None:
     if not told:
         return None
     return (
-        "On many rows several candidates have the best score, so what was evaluated cannot tell them apart. "
-        f"Where the right one is among k of them, the row counts 1/k. {'; '.join(told)}."
+        "On many rows several candidates share the best score. If the right answer is among k such "
+        f"candidates, the row counts 1/k. Rows with ties: {'; '.join(told)}."
     )
 
 
 def ways(view: View) -> str:
     """The models, ranks and ways of asking: "Model: tiny; rank: 32; format: instruct; …"."""
+    told = [f"{fact}: {' and '.join(values)}" for fact, values in varied(view) if values]
+    return f"{capitalised('; '.join(told))}."
+
+
+def varied(view: View) -> list[tuple[str, list[str]]]:
+    """What cells may differ in, with every value that there is."""
     cells = view.record.cells
     facts = {
         "model": [cell.model for cell in cells],
@@ -58,8 +64,20 @@ def ways(view: View) -> str:
         "protocol": [cell.protocol for cell in cells],
         "metric": [cell.metric for cell in cells],
     }
-    told = [f"{fact}: {' and '.join(dict.fromkeys(values))}" for fact, values in facts.items() if values]
-    return f"{capitalised('; '.join(told))}."
+    return [(fact, list(dict.fromkeys(values))) for fact, values in facts.items()]
+
+
+def rates_in_words(view: View) -> str:
+    """The learning rate of every arm, as a range where it differs between cells."""
+    told = []
+    for name in view.arms:
+        rates = sorted(
+            {arm.learning_rate for one in view.cells if (arm := one.arm(name)) and arm.learning_rate}
+        )
+        if rates:
+            ends = dict.fromkeys(numbers.learning_rate(rate) for rate in (rates[0], rates[-1]))
+            told.append(f"{arm_name(name)} {' to '.join(ends)}")
+    return ", ".join(told)
 
 
 def accuracy_table(view: View) -> Table:
@@ -126,8 +144,8 @@ def rate_note(view: View) -> str:
     if not ends:
         return SEARCH_RULE
     return (
-        f"{SEARCH_RULE} At the end of what was tried, so that a rate beyond it might have done better: "
-        f"{'. '.join(ends)}."
+        f"{SEARCH_RULE} Some chosen rates are at the end of what was tried, and a rate beyond it might have "
+        f"done better: {'. '.join(ends)}."
     )
 
 
@@ -135,7 +153,7 @@ def cost_table(view: View) -> Table | None:
     """What was trained and what it took, medians over the seeds, one row per trained arm; or None."""
     about = "engine" if len(view.trainings) == 1 else f"{view.noun}, engine"
     names = [("Method", about), ("Trainable", "share"), ("Time", "steps")]
-    names += [] if view.simple else [("Time and memory", "of LoRA's")]
+    names += [] if view.simple else [("Time and memory", "LoRA's = 1")]
     names += [("Tokens/s", ""), ("Peak memory", ""), ("Final loss", "")]
     rows = [_cost(training, arm, view) for training in view.trainings for arm in training.arms]
     return (
@@ -157,7 +175,7 @@ def cost_sentence(view: View) -> str | None:
     low, high = f"{min(times):.2f}", f"{max(times):.2f}"
     span = f" ({low} to {high} in {len(ratios)} trainings)" if low != high else ""
     return (
-        f"Training with DoRA took {median(times):.2f} of LoRA's time{span} and {median(memories):.2f} of its "
+        f"Training with DoRA took {median(times):.2f}× LoRA's time{span} and {median(memories):.2f}× its "
         f"peak memory, {cost_note(view)}."
     )
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from doratune.records.study import Needed, StudyDifference, arm_name
+from collections.abc import Sequence
+
+from doratune.records.study import Needed, StudyArm, StudyCell, StudyDifference, arm_name
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table, Verdict
 from doratune.report.cautions import lost_arms, why_lost
-from doratune.report.view import NamedDifference, Pair, View, arm_title, capitalised
+from doratune.report.view import NamedDifference, Pair, View, arm_title, capitalised, floor
 
+NO_MODEL = "a guess or the most frequent answer"
 NO_PAIR = "No two methods have been compared yet."
 NEEDED_NOTE = (
-    "How many test rows, with the seeds there are, or how many seeds, with the rows there are, it would take "
-    "to tell a true difference of that size: p below 5 % before correction, in four studies of five. This is "
-    "a rough estimate from how much the seeds and rows of this study varied."
+    "How many test rows (with this study's seeds) or seeds (with its rows) it takes to detect a true "
+    "difference of this size, with p below 5 % before correction, in four studies out of five. It is a rough "
+    "estimate from how much the seeds and rows of this study varied."
 )
 
 
@@ -34,8 +37,8 @@ def test_note(view: View) -> str:
     mean = "; for a mean over several it comes from a bootstrap over the rows" if pooled else ""
     return (
         f"p is McNemar's exact test, two-sided, on the rows where the two disagree{mean}. {corrected} The "
-        "interval (95 %) is over the rows. One seed speaks about these rows and these trained adapters, not "
-        f"about other seeds.{_ties(view)}"
+        "interval (95 %) is over the rows. One seed says something about these trained adapters, not about "
+        f"other seeds.{_ties(view)}"
     )
 
 
@@ -45,16 +48,16 @@ def _ties(view: View) -> str:
     if not any(one.tied for one in results):
         return ""
     return (
-        " Rows on which candidates tied count in part; p of a single seed is that of the exact sign-flip "
-        "test on what the rows count, which is McNemar's where none of them count in part."
+        " A row on which candidates tie counts as a fraction. For a single seed, p is then the exact "
+        "sign-flip test on those fractions, which is McNemar's test when no row is tied."
     )
 
 
 def headlines(view: View) -> list[str]:
-    """For each pair, on how many cells which of the two is better.
+    """For each pair, on how many cells which of the two is better, and on how many that means little.
 
-    A study's only difference has no headline: its card says it all. Nor do the means of the first pair stand
-    here, as they have cards.
+    A study's only difference has no headline: its card says it all. The means of the first pair have cards
+    too.
     """
     if sum(len(pair.all) for pair in view.pairs) == 1:
         return []
@@ -66,15 +69,17 @@ def headlines(view: View) -> list[str]:
 
 
 def _headline(pair: Pair, view: View) -> str:
-    against = f"{arm_title(pair.to_arm)} against {arm_name(pair.from_arm)}, on"
+    against = f"{arm_title(pair.to_arm)} compared with {arm_name(pair.from_arm)} on"
     if len(pair.single) == 1:
         only = pair.single[0]
         return f"{against} {only.label}: {only.difference.verdict}."
     outcomes = [one.difference.outcome for one in pair.single]
     better, worse, undecided = (outcomes.count(one) or "none" for one in ("better", "worse", "undecided"))
+    little = sum(one.tells_little for one in pair.single)
+    floored = f" On {little} of them neither is shown to beat {NO_MODEL}." if little else ""
     return (
-        f"{against} {numbers.counted(len(pair.single), view.noun)}: better on {better}, worse on {worse}; "
-        f"on {undecided} no difference can be told."
+        f"{against} {numbers.counted(len(pair.single), view.noun)}: better on {better}, worse on {worse}, "
+        f"no clear difference on {undecided}.{floored}"
     )
 
 
@@ -85,7 +90,8 @@ def cards(view: View) -> list[Verdict]:
             one.label,
             one.sample,
             capitalised(one.difference.verdict),
-            f"{pair.name}: {_figures(one.difference)}",
+            _card_figures(pair, one),
+            " ".join([*below_base(one.cell, one.arms), *_little(one)]) if one.cell else "",
         )
         for pair in view.pairs[:1]
         for one in [*pair.pooled, *pair.single]
@@ -96,6 +102,58 @@ def cards(view: View) -> list[Verdict]:
         for arm, runs in lost_arms(named).items()
     ]
     return differences + lost
+
+
+def below_base(cell: StudyCell, arms: Sequence[StudyArm]) -> list[str]:
+    """That arms end below the base model and by how much; empty where none does."""
+    if cell.base is None:
+        return []
+    base = cell.base.accuracy
+    lost = {
+        arm.name: numbers.lost_points(base - arm.mean)
+        for arm in arms
+        if round(100 * (base - arm.mean), 1) > 0  # as far as the page shows it
+    }
+    if not lost:
+        return []
+    who = "Both" if len(lost) == len(arms) == 2 else capitalised(_and([arm_name(name) for name in lost]))
+    verb = "ends" if len(lost) == 1 else "end"
+    by = _and(list(dict.fromkeys(lost.values())))
+    return [f"{who} {verb} below the base model ({numbers.percent(base)}), by {by}."]
+
+
+def below_base_elsewhere(view: View) -> list[str]:
+    """The same of the arms that no card tells of."""
+    told = {(id(one.cell), arm.name) for pair in view.pairs[:1] for one in pair.single for arm in one.arms}
+    return [
+        f"{named.label}: {line}"
+        for named in view.cells
+        for line in below_base(
+            named.cell, [arm for arm in named.cell.arms if (id(named.cell), arm.name) not in told]
+        )
+    ]
+
+
+def _little(one: NamedDifference) -> list[str]:
+    if one.cell is None or not one.tells_little:
+        return []
+    needs = "always giving the most frequent answer" if one.cell.majority >= one.cell.chance else "a guess"
+    return [f"Neither is shown to beat {needs} ({numbers.percent(floor(one.cell))})."]
+
+
+def _card_figures(pair: Pair, one: NamedDifference) -> str:
+    """The accuracies, the difference with its interval, and on how much it stands."""
+    difference = f"{pair.name}: {_figures(one.difference)}"
+    if one.cell is None:
+        return difference
+    base = [f"Base {numbers.percent(one.cell.base.accuracy)}"] if one.cell.base else []
+    arms = [f"{arm_title(arm.name)} {numbers.percent(arm.mean)}" for arm in reversed(one.arms)]
+    seeds = numbers.counted(len(one.difference.seeds), "seed")
+    return f"{', '.join([*base, *arms])}; {difference}; {one.cell.rows:,} rows, {seeds}"
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def difference_table(view: View) -> Table:
@@ -150,7 +208,7 @@ def needed_table(view: View) -> Table | None:
         by_size = {entry.points: entry for entry in one.difference.needed}
         seeds = len(one.difference.seeds)
         rows.append([_row_name(pair, one), *(_needed(by_size.get(size), seeds) for size in sizes)])
-    columns = [Entry("To tell")]
+    columns = [Entry("To detect")]
     columns += [Entry(f"{size:g} point{'' if size == 1 else 's'}") for size in sizes]
     return Table("Test rows or seeds needed", columns, rows) if rows else None
 
@@ -180,7 +238,7 @@ def _difference(one: NamedDifference | None) -> Entry:
 
 
 def _figures(one: StudyDifference) -> str:
-    return f"{numbers.points(one.points)} ({numbers.signed_interval(one.interval)}), {_p(one)}"
+    return f"{numbers.points(one.points)} (95 % interval {numbers.signed_interval(one.interval)}), {_p(one)}"
 
 
 def _p(one: StudyDifference) -> str:

@@ -55,6 +55,18 @@ class NamedDifference:
         """Whether it was measured on a built-in sample, which is not a benchmark."""
         return self.cell is not None and self.cell.sample
 
+    @property
+    def arms(self) -> list[StudyArm]:
+        """The two arms on its cell, ``to`` first; none for a pooled difference."""
+        by_name = {arm.name: arm for arm in self.cell.arms} if self.cell else {}
+        names = (self.difference.to_arm, self.difference.from_arm)
+        return [by_name[name] for name in names if name in by_name]
+
+    @property
+    def tells_little(self) -> bool:
+        """Whether neither arm is shown to beat a guess or always giving the most frequent answer."""
+        return self.cell is not None and all(arm.interval[0] <= floor(self.cell) for arm in self.arms)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -151,6 +163,11 @@ def view_of(record: StudyRecord) -> View:
     )
 
 
+def floor(cell: StudyCell) -> float:
+    """The accuracy that needs no model: of a guess, or of always giving the most frequent answer."""
+    return max(cell.chance, cell.majority)
+
+
 def arm_title(name: str) -> str:
     """The arm at the beginning of a line; a name that a user chose stays as it is."""
     return capitalised(arm_name(name)) if name in METHOD_NAMES else name
@@ -215,25 +232,31 @@ def _pairs(record: StudyRecord, cells: Sequence[NamedCell], noun: str) -> list[P
 
 
 def _trainings(cells: Sequence[NamedCell]) -> list[Training]:
-    """The arms of all cells; cells that share a run are put together."""
-    groups: list[tuple[list[str], dict[str, StudyArm], set[str]]] = []
-    for named in cells:
+    """The arms of all cells; cells that share a run, directly or by way of others, are put together."""
+    groups: list[tuple[list[int], set[str]]] = []
+    for place, named in enumerate(cells):
         runs = {run.run for arm in named.cell.arms for run in arm.runs}
-        group = next((one for one in groups if one[2] & runs), None)
-        if group is None:
-            group = ([], {}, set())
-            groups.append(group)
-        labels, arms, known = group
-        labels.append(named.label)
-        known |= runs
-        for arm in named.cell.arms:
-            if arm.name not in arms or len(arms[arm.name].runs) < len(arm.runs):
-                arms[arm.name] = arm
+        sharing = [group for group in groups if group[1] & runs]
+        groups = [group for group in groups if not group[1] & runs]
+        places = sorted([place, *(other for group in sharing for other in group[0])])
+        groups.append((places, runs.union(*(group[1] for group in sharing))))
+    grouped = [[cells[place] for place in places] for places, _ in sorted(groups)]
+    trained = [(group, arms) for group in grouped if (arms := _merged_arms(group))]
     return [
-        Training("; ".join(labels) if len(groups) > 1 else "", list(arms.values()))
-        for labels, arms, _ in groups
-        if arms
+        Training("; ".join(one.label for one in group) if len(groups) > 1 else "", arms)
+        for group, arms in trained
     ]
+
+
+def _merged_arms(group: Sequence[NamedCell]) -> list[StudyArm]:
+    """Each arm of the cells once, with every run that it has on any of them."""
+    arms: dict[str, StudyArm] = {}
+    for named in group:
+        for arm in named.cell.arms:
+            runs = {run.run: run for run in [*arm.runs, *(arms[arm.name].runs if arm.name in arms else [])]}
+            whole = sorted(runs.values(), key=lambda run: run.seed)
+            arms[arm.name] = arm if len(whole) == len(arm.runs) else arm.model_copy(update={"runs": whole})
+    return list(arms.values())
 
 
 def _seeds(arms: Iterable[StudyArm]) -> str:

@@ -1,7 +1,8 @@
-"""What makes a model's own forward pass cheaper without changing what it computes, behind one door.
+"""Faster replacements for parts of a model's own forward pass; results stay the same to rounding.
 
-``speed_up(model, training=...)`` is the only place where a forward pass, a norm, a rotary embedding,
-attention, the head or a frozen layer is replaced; its report says what was taken and left, and undoes it.
+``speed_up(model, training=...)`` is the only function that replaces a forward pass, an RMSNorm, a rotary
+embedding, attention, the head or a frozen layer. Its report says what was replaced and what was left alone,
+and can undo all of it.
 """
 
 from doratune.speedups.changes import SpeedupReport

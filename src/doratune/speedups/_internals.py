@@ -1,6 +1,6 @@
-"""The private and undocumented names of torch, transformers and TRL that the speed-ups touch, all of them.
+"""Every private or undocumented name of torch, transformers and TRL that the speed-ups use.
 
-``tests/unit/test_internals.py`` fails by name when an upgrade moves one.
+When an upgrade moves one, ``tests/unit/test_internals.py`` fails and names it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 # PyTorch's fused attention, as a function that an attention layer calls.
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-# Which mask a model makes for an attention implementation, and the one that sdpa takes.
+# The kind of mask that a model makes for each attention implementation, and sdpa's.
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 # The base class of a model's outputs; only this module exports it by name.
@@ -25,7 +25,7 @@ from transformers.utils.generic import ModelOutput
 
 # The gradient of a softmax.
 softmax_backward = torch.ops.aten._softmax_backward_data
-# The gradient of g v/‖v‖, from which that of an RMSNorm follows.
+# The gradient of g v/‖v‖, from which an RMSNorm's follows.
 weight_norm_backward = torch.ops.aten._weight_norm_interface_backward
 
 __all__ = [
@@ -44,18 +44,18 @@ __all__ = [
     "with_parameters",
 ]
 
-# Under which names a model's file has its rotary embedding and its attention.
+# The names of the rotary embedding and the eager attention in a model's file.
 ROTARY = "apply_rotary_pos_emb"
 EAGER_ATTENTION = "eager_attention_forward"
 
 
 def attention_implementation(model: PreTrainedModel) -> str:
-    """The name of a model's attention implementation; no public attribute tells it."""
+    """The name of a model's attention implementation, which no public attribute has."""
     return str(model.config._attn_implementation)
 
 
 def takes_attention(model: PreTrainedModel) -> bool:
-    """Whether a model attends through the interface under which an implementation can be registered."""
+    """Whether a model uses the interface in which attention implementations are registered."""
     return model._supports_attention_backend
 
 
@@ -65,12 +65,12 @@ def eager_attention(module: nn.Module) -> Any:
 
 
 def has_fused_head(model: PreTrainedModel) -> bool:
-    """Whether TRL has given a model the forward pass that scores tokens, with its argument of this name."""
+    """Whether TRL has given a model its forward pass that scores tokens, which has this argument."""
     return "fused_lm_head" in inspect.signature(model.forward, follow_wrapped=False).parameters
 
 
 def with_parameters(module: nn.Module, **parameters: Tensor) -> Any:
-    """A copy of a module with other parameters, which torch keeps in an attribute; it shares all else."""
+    """A shallow copy of a module with some parameters replaced; it shares everything else."""
     twin = copy.copy(module)
     twin.__dict__ = {**vars(module), "_parameters": {**module._parameters, **parameters}}
     return twin

@@ -1,15 +1,15 @@
-"""Causal softmax attention of a packed batch on a CPU, with a gradient written out.
+"""Causal softmax attention of a packed batch on a CPU, with an explicit gradient.
 
-transformers' eager attention repeats keys and values for every query head of a group, adds scale and mask in
-separate passes and keeps probabilities in float32; PyTorch's fused one is slow in its backward pass. Here a
-group's queries are rows of one product, scale and mask are part of it, and only what the gradient needs is
-kept, in the model's dtype (in float32 where the engine widens products of that dtype)::
+transformers' eager attention repeats keys and values for every query head of a group, applies scale and mask
+in separate passes and keeps probabilities in float32. PyTorch's fused attention has a slow backward pass.
+Here a group's queries are rows of one product that includes scale and mask, and only what the gradient needs
+is saved, in the model's dtype (in float32 where the engine widens products of that dtype)::
 
     P = softmax(s·Q Kᵀ + mask)      O = P V
     dV = Pᵀ dO      dS = P ⊙ (dO Vᵀ - Σ(P ⊙ dO Vᵀ))      dQ = s·dS K      dK = s·dSᵀ Q
 
-Rows are gathered from the packed tokens head by head: the shared tokens are in front of each row's own, and a
-last row holds the shared tokens themselves. No token sees the padding of a row, which gets no gradient.
+Rows are gathered from the packed tokens head by head: the shared tokens come before each row's own, and an
+extra last row holds the shared tokens themselves. No token sees a row's padding, which gets no gradient.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from doratune.speedups._internals import softmax_backward
 
 @dataclass(frozen=True)
 class RowLayout:
-    """Where the heads of T packed tokens stand in n rows of L queries and S + L keys, padding included.
+    """Maps the heads of T packed tokens to n rows of L queries and S + L keys, padding included.
 
     Attributes:
         rows: n.
         shared: Keys that all rows have in common, S.
         heads: Query heads, H.
         key_heads: Heads of keys and values, h; H/h query heads share one.
-        queries: For each (row, key head, head of its group, query) a place in (T, H), flattened;
-            any for padding.
-        keys: For each (row, key head, key) a place in (T, h), flattened.
-        queries_back: For each (token, head) its place among ``queries``.
-        keys_back: For each (token behind the shared ones, key head) its place among ``keys``.
+        queries: For each (row, key head, head of its group, query) its index in (T, H), flattened; arbitrary
+            for padding.
+        keys: For each (row, key head, key) its index in (T, h), flattened.
+        queries_back: For each (token, head) its index in ``queries``.
+        keys_back: For each (token after the shared ones, key head) its index in ``keys``.
         mask: Additive, (n·h, H/h·L, S + L).
     """
 
@@ -55,11 +55,14 @@ class RowLayout:
 
 
 def additive_mask(sees: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to scores: nothing where a query sees a key, else what leaves it no probability.
+    """An additive attention mask: 0 where a query sees a key, otherwise the dtype's lowest number.
 
     Args:
-        sees: Boolean.
-        dtype: Of the result.
+        sees: Boolean, any shape.
+        dtype: The mask's dtype, floating.
+
+    Returns:
+        Of the shape of ``sees``.
     """
     return torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
 
@@ -70,16 +73,16 @@ def lay_out(
     """Lay out a packed batch for its attention.
 
     Args:
-        own: Places of the tokens behind the shared ones in rows of ``longest`` tokens, flattened.
+        own: Indices of the tokens after the shared ones in rows of ``longest`` tokens, flattened.
         rows: How many rows there are.
-        longest: Tokens of the longest row behind the shared ones.
-        shared: Tokens that all rows begin with.
+        longest: Length of the longest row without the shared tokens.
+        shared: How many tokens all rows begin with.
         heads: Query heads.
         key_heads: Heads of keys and values.
-        dtype: Of the mask.
+        dtype: The mask's dtype.
     """
     slots, n = max(longest, shared), rows + (shared > 0)
-    # Which slot a token stands in. The shared ones stand in a last row.
+    # The slot of each token. The shared ones are in an extra last row.
     place = torch.cat([rows * slots + torch.arange(shared), own // longest * slots + own % longest])
     tokens = torch.zeros(n * slots, dtype=torch.long)
     tokens[place] = torch.arange(len(place))
@@ -106,17 +109,17 @@ def lay_out(
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, layout: RowLayout, scaling: float) -> Tensor:
-    """Attention of each token to those before it in its row.
+    """Attention of each token to itself and to those before it in its row.
 
     Args:
         query: (T, H, d), floating.
-        key: (T, h, d).
-        value: (T, h, d_v).
-        layout: Where they stand; its mask in the dtype of the others.
-        scaling: s.
+        key: (T, h, d), query's dtype.
+        value: (T, h, d_v), query's dtype.
+        layout: Maps the tokens to rows; its mask has query's dtype.
+        scaling: The factor s of the scores.
 
     Returns:
-        (T, H, d_v), of query's dtype.
+        (T, H, d_v), in query's dtype.
 
     Raises:
         RuntimeError: From PyTorch, if shapes or dtypes do not fit.
@@ -152,7 +155,7 @@ class _Attention(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         Q, K, V, P = ctx.saved_tensors
         layout = ctx.layout
-        dO = d_out.new_zeros(Q[..., 0].numel(), d_out.shape[-1])  # none from padding
+        dO = d_out.new_zeros(Q[..., 0].numel(), d_out.shape[-1])  # zero for padding
         dO.index_copy_(0, layout.queries_back, d_out.flatten(0, 1))
         dO = dO.view(len(Q), -1, d_out.shape[-1])
         with autocast_off(d_out.device):

@@ -1,4 +1,4 @@
-"""What was replaced in a model, how to undo it, and the report about it."""
+"""Keeps track of what was replaced in a model, undoes it and reports it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Changes:
         self._on_undo: list[Callable[[], object]] = []
 
     def take(self, part: str, count: int = 1) -> None:
-        """Count modules that a speed-up took."""
+        """Count modules that a speed-up applies to."""
         self.taken[part] += count
 
     def leave(self, part: str, reason: str, count: int = 1) -> None:
@@ -38,7 +38,7 @@ class Changes:
         """Give a module another forward pass.
 
         Args:
-            part: The speed-up, which takes the module.
+            part: The speed-up, for which the module is counted.
             module: Any module.
             forward: A function whose first argument is the module.
         """
@@ -73,20 +73,20 @@ class Changes:
             self.leave(part, reason)
 
     def report(self) -> SpeedupReport:
-        """The report about all of it."""
+        """The report on all changes so far."""
         names = dict.fromkeys((*self.taken, *self.left))
         left = {name: dict(self.left[name]) for name in names}
         return SpeedupReport({name: self.taken[name] for name in names}, left, self)
 
     def on_undo(self, restore: Callable[[], object]) -> None:
-        """Have something called by ``undo``, before the forward passes are given back."""
+        """Have ``undo`` call a function before it restores the forward passes."""
         self._on_undo.append(restore)
 
     def undo(self) -> None:
         """Restore everything.
 
         Raises:
-            DoratuneError: Other code has replaced one of the forward passes since; nothing is given back.
+            DoratuneError: Other code has replaced one of the forward passes since; nothing is restored.
         """
         latest = {id(module): (module, method) for module, _, method in self._replaced}
         for module, method in latest.values():
@@ -94,7 +94,7 @@ class Changes:
                 raise DoratuneError(
                     "a speed-up cannot be undone: other code has replaced the forward pass since",
                     where=type(module).__name__,
-                    fix="take that back first",
+                    fix="undo that replacement first",
                 )
         while self._on_undo:
             self._on_undo.pop()()
@@ -111,9 +111,9 @@ class SpeedupReport:
     """What ``speed_up`` did to a model; ``str`` gives it in one line.
 
     Attributes:
-        taken: How many modules each speed-up took, by its name. One that concerns the model takes one.
+        taken: How many modules each speed-up applies to, by its name; 1 if it concerns the whole model.
         left: How many modules each speed-up left alone, by its name and the reason.
-        changes: What ``undo`` gives back.
+        changes: What ``undo`` restores.
     """
 
     taken: dict[str, int]
@@ -121,15 +121,15 @@ class SpeedupReport:
     changes: Changes
 
     def undo(self) -> None:
-        """Give back every forward pass and the attention implementation as they were.
+        """Restore every forward pass and the attention implementation.
 
         Raises:
-            DoratuneError: Other code has replaced one of the forward passes since; nothing is given back.
+            DoratuneError: Other code has replaced one of the forward passes since; nothing is restored.
         """
         self.changes.undo()
 
     def record(self) -> list[SpeedupRecord]:
-        """The same for record.json."""
+        """The report as it is stored in record.json."""
         return [
             SpeedupRecord(name=name, taken=count, left=self.left[name]) for name, count in self.taken.items()
         ]

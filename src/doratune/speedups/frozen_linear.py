@@ -1,4 +1,4 @@
-"""Frozen linear layers without an adapter, by the engine's products where PyTorch's own are slower."""
+"""Lets frozen linear layers without an adapter use the engine's matrix products where they are faster."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PART = "frozen_linear"
 def speed_up_frozen(model: nn.Module, changes: Changes) -> None:
     """Replace the forward pass of frozen linear layers without an adapter, where that is faster.
 
-    It is done in place, for ``nn.Linear`` itself. What the layers compute stays the same to rounding; a layer
-    whose weight is trained later, or that autocast would cast, computes as before.
+    This changes ``nn.Linear`` layers in place, but no subclasses. Results stay the same to rounding. A layer
+    whose weight is trained later, or that autocast would cast, falls back to PyTorch's product.
 
     Args:
         model: Any model.
-        changes: Counts what is taken and left.
+        changes: Counts what is replaced and what is left alone.
     """
     # A replaced forward pass inside an adapted layer would make the engine leave that layer to PEFT.
     adapted = adapted_modules(model)

@@ -1,4 +1,4 @@
-"""The one place where a model's own code is replaced by faster code of ours."""
+"""The one place where a model's own code is replaced by faster code."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ _sped_up: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | None = None) -> SpeedupReport:
-    """Replace the parts of a model that we compute faster, in place; results stay the same to rounding.
+    """Replace parts of a model by faster code, in place; results stay the same to rounding.
 
-    Everything is tried on small random inputs first, and left alone where the model's own code gives other
-    values or gradients. In an evaluation only frozen layers are replaced, so that scores keep their rounding.
+    Each replacement is first tried on small random inputs, and left out where its values or gradients differ
+    from those of the model's own code. In an evaluation only frozen layers are replaced, so that scores keep
+    their rounding.
 
     Args:
         model: A causal language model of transformers, with or without adapters, and not sped up already. For
             training, as SFTTrainer has prepared it.
         training: Whether the model is trained; otherwise it is evaluated. On a CPU the base weights of DoRA
-            layers may not change in training, since their part of the norm is computed once.
-        settings: Thresholds, for measurements.
+            layers must not change during training, since their part of the norm is computed once.
+        settings: Thresholds; only measurements need other values.
 
     Returns:
-        How many modules were taken and why others were left alone, also logged; its ``undo`` gives everything
-        back.
+        How many modules were replaced and why others were left alone, which is also logged. Its ``undo``
+        restores everything.
 
     Raises:
         InputError: The model is sped up already.
@@ -52,15 +53,15 @@ def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | No
     _sped_up.add(inner)
     changes.on_undo(lambda: _sped_up.discard(inner))
     try:
-        # The checks take gradients, whatever the caller is about to do.
+        # The checks need gradients, even where the caller has turned them off.
         with torch.inference_mode(False), torch.enable_grad():
-            speed_up_frozen(inner, changes)  # asks how many threads there will be
+            speed_up_frozen(inner, changes)  # not in one thread: it decides by the number of threads
             if training:
                 with _one_thread():
                     speed_up_norms(inner, changes)
                     speed_up_rotary(inner, changes)
                     spare_forward(inner, settings or SpeedupSettings(), changes)
-    except BaseException:  # an interrupt too: without a report it could not be undone
+    except BaseException:  # interrupts too: without a report nothing could be undone
         changes.undo()
         raise
     report = changes.report()
@@ -70,7 +71,7 @@ def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | No
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """The checks are too small for several threads, which wait for each other wherever cores are shared."""
+    """One thread inside: the checks are too small for several, which wait for each other on shared cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

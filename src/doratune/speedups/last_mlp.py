@@ -1,4 +1,4 @@
-"""Running the last layer's MLP only at tokens that have a loss.
+"""Runs the last layer's MLP only at tokens that have a loss.
 
 After the last attention no token reads another, so the last MLP's output matters only for tokens that the
 head scores. Everywhere else the MLP is skipped and the layer adds zeros.
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 
 def layer_with_last_mlp(model: PreTrainedModel) -> nn.Module | None:
-    """The last decoder layer if it has a dense ``mlp`` to itself, under the usual names."""
+    """The last of a model's ``layers`` if it has a dense ``mlp`` that no other layer shares, or None."""
     layers: Any = getattr(model.base_model, "layers", None)
     if not isinstance(layers, nn.ModuleList) or not layers:
         return None
@@ -28,14 +28,14 @@ def layer_with_last_mlp(model: PreTrainedModel) -> nn.Module | None:
 
 @contextmanager
 def run_at(layer: Any, tokens: Tensor, shape: torch.Size) -> Iterator[None]:
-    """Run a layer's MLP at some tokens inside; its output is zero at all others.
+    """Run a layer's MLP only at some tokens inside; its output is zero at all others.
 
-    The layer's activations are kept, also where the others' are checkpointed: computed again, it would find
-    the hooks gone. Its backward pass is the first, so they would soon be there again.
+    The layer is not checkpointed even where the others are, since a recomputation would no longer have the
+    hooks. That takes hardly more memory: its backward step comes first and would recompute at once.
 
     Args:
         layer: Its ``mlp`` computes (rows, width, d) from (rows, width, d), token by token.
-        tokens: Places in the flattened batch, (n,), int64, none of them twice.
+        tokens: Distinct indices into the flattened batch, (n,), int64.
         shape: (rows, width) of the batch.
     """
 

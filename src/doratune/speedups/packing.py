@@ -1,12 +1,12 @@
-"""A batch as one sequence without padding: first what all rows begin with, once, then the rest of each row.
+"""Packs a batch into one sequence without padding: what all rows begin with, once, then each row's rest.
 
-All that a model does token by token (projections, MLPs, norms, adapters) then runs over real tokens only, in
-one call a layer. Attention alone needs rows: it unpacks queries, keys and values into a padded batch, attends
-there and packs the result again. Short rows attend by ``attention.py`` where the model computes the same, and
-otherwise by the model's own eager attention. Long rows attend by PyTorch's fused one.
+Whatever a model computes token by token (projections, MLPs, norms, adapters) then runs over real tokens only,
+in one call per layer. Only attention needs rows: it unpacks queries, keys and values into a padded batch,
+attends there and packs the result again. Short rows use ``attention.py`` where the model computes the same,
+and otherwise the model's own eager attention. Long rows use PyTorch's fused attention.
 
-transformers hands an attention implementation what the model was called with; ours is called ``PACKED`` there
-and, for a call without a packed batch, is transformers' sdpa.
+transformers passes the model's keyword arguments on to the attention implementation. Ours is registered as
+``PACKED``; in a call without a packed batch it is transformers' sdpa.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from doratune.speedups.same import difference, random
 
 PACKED = "doratune_packed"
 RECORDING = "doratune_recording"
-"""sdpa, with a note of each call."""
+"""The name of sdpa with a record of each call."""
 Attention = Literal["own", "eager", "sdpa"]
-"""How rows attend: by ``attention.py``, by the model's own eager attention, or by PyTorch's fused one."""
+"""What rows use: ``attention.py``, the model's own eager attention, or PyTorch's fused attention."""
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Where the tokens of a batch of right-padded rows are; T of them are left.
+    """How a batch of right-padded rows is packed into T tokens.
 
     Attributes:
         rows: How many rows there are.
-        shared: Tokens that all rows begin with and that are there once, before all others.
-        longest: Tokens of the longest row behind the shared ones.
-        tokens: Each packed token's place in the flattened batch, (T,), int64.
+        shared: How many tokens all rows begin with; they are stored once, before all others.
+        longest: Length of the longest row without the shared tokens.
+        tokens: Each packed token's index in the flattened batch, (T,), int64.
         positions: Each packed token's position in its row, (1, T), int64.
-        own: Places of the tokens behind the shared ones in rows of ``longest`` tokens, flattened,
+        own: Indices of the tokens after the shared ones in rows of ``longest`` tokens, flattened,
             (T - shared,).
-        place: Where each token of the batch went, (rows, width), int64; meaningless for padding.
-        mask: Additive for eager attention, boolean for sdpa: (1, 1, longest, shared + longest).
-        shared_mask: Likewise for the shared tokens among themselves, (1, 1, shared, shared).
-        attention: How rows attend.
-        layouts: Filled as it is needed, by heads of queries and of keys and by dtype.
+        place: The packed index of each token of the batch, (rows, width), int64; meaningless for padding.
+        mask: Boolean for sdpa, otherwise additive: (1, 1, longest, shared + longest).
+        shared_mask: The same for the shared tokens among themselves, (1, 1, shared, shared).
+        attention: What rows use.
+        layouts: Those made so far, by heads of queries and of keys and by dtype.
     """
 
     rows: int
@@ -78,14 +78,14 @@ class PackedBatch:
 def pack(
     lengths: Tensor, width: int, shared: int, *, attention: Attention, dtype: torch.dtype
 ) -> PackedBatch:
-    """Lay out a batch.
+    """Compute how to pack a batch.
 
     Args:
         lengths: Tokens of each row, (rows,), int64.
-        width: Tokens and padding of every row.
+        width: Length of every row with its padding.
         shared: How many tokens all rows begin with, fewer than the shortest row has.
-        attention: How rows attend.
-        dtype: Of an additive mask.
+        attention: What rows use.
+        dtype: The dtype of an additive mask.
     """
     rows, columns = len(lengths), torch.arange(width)
     longest = int(lengths.max()) - shared
@@ -95,7 +95,7 @@ def pack(
     tokens = torch.cat([first.flatten().nonzero(), is_own.flatten().nonzero()])[:, 0]
     place = shared + is_own.flatten().cumsum(0).view(rows, width) - 1
     place[:, :shared] = columns[:shared]
-    # The padding of a row is behind its tokens, where causal attention looks at it from nowhere.
+    # A row's padding comes after its tokens, so causal attention hides it from all of them.
     mask = torch.ones(longest, shared + longest, dtype=torch.bool).tril(shared)
     shared_mask = torch.ones(shared, shared, dtype=torch.bool).tril()
     if attention != "sdpa":
@@ -123,7 +123,7 @@ def packed_attention(
     packed: PackedBatch | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention of each row to itself and to what it shares: (1, heads, T, d) -> (1, T, heads, d)."""
+    """Causal attention of each row to itself and the shared tokens: (1, heads, T, d) -> (1, T, heads, d)."""
     if packed is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if packed.attention == "own" and not kwargs.get("dropout"):
@@ -159,12 +159,12 @@ def _rows(states: Tensor, packed: PackedBatch) -> Tensor:
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """What a layer handed to its attention implementation.
+    """What a layer passed to its attention implementation.
 
     Attributes:
         layer: The attention layer.
-        heads: Of queries, keys and values, and the elements of one of each: (H, h, d, d_v).
-        arguments: Beside the states and the mask.
+        heads: (H, h, d, d_v): how many heads of queries and of keys, and the sizes of a query and a value.
+        arguments: Everything except the states and the mask.
     """
 
     layer: nn.Module
@@ -172,13 +172,13 @@ class AttentionCall:
     arguments: dict[str, Any]
 
     def difference(self, dtype: torch.dtype) -> str | None:
-        """How the layer's own eager attention differs from that of ``attention.py``, with these arguments.
+        """How the layer's own eager attention differs from ``attention.py``, given these arguments.
 
         Args:
-            dtype: Of the model.
+            dtype: The model's dtype.
 
         Returns:
-            The difference in words, or None where they are equal to rounding.
+            The difference in words, or None if they are equal to rounding.
         """
         heads, key_heads, size, value_size = self.heads
         lengths = torch.tensor([5, 4])
@@ -194,7 +194,7 @@ class AttentionCall:
             return attend_packed
 
         tokens = int(lengths.sum()) - 2
-        # Scores of some tens show a cap that small ones hide.
+        # Large scores, in the tens, reveal a cap that small ones hide.
         states = (
             4.0 * random(1, heads, tokens, size),
             4.0 * random(1, key_heads, tokens, size).flip(-1),
@@ -212,7 +212,7 @@ def recorded_attention(
     calls: list[AttentionCall],
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """sdpa, with a note of the call for a model that was called with a list of ``calls``."""
+    """Like sdpa, but appends the call to the list ``calls`` that the model was called with."""
     heads = (query.shape[1], key.shape[1], query.shape[-1], value.shape[-1])
     calls.append(AttentionCall(module, heads, kwargs))
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

@@ -1,13 +1,13 @@
-"""RMSNorm on a CPU in few passes, with a gradient written out.
+"""RMSNorm on a CPU in few passes, with an explicit gradient.
 
-transformers computes it by half a dozen operations in float32 whose outcomes autograd keeps. Here, for rows x
-of d elements::
+transformers computes it in half a dozen float32 operations whose results autograd keeps. Here, for rows x of
+d elements::
 
     r = (‖x‖²/d + ε)^-½      y = w ⊙ (r x)
     u = w ⊙ dy               dx = r u - r³/d · (u·x) x
 
-x r is one pass, rounded to x's dtype before w comes in, as transformers rounds it. dx is the gradient of
-PyTorch's weight normalisation, g v/‖v‖, at g = √d and with √d/r in the place of ‖v‖.
+r x takes one pass and is rounded to x's dtype before it is multiplied by w, as in transformers. dx is the
+gradient of PyTorch's weight normalisation, g v/‖v‖, with g = √d and √d/r in place of ‖v‖.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ DTYPES = (torch.bfloat16, torch.float32)
 
 
 def speed_up_norms(model: nn.Module, changes: Changes) -> None:
-    """Replace, in place, the forward pass of RMSNorms as LLaMA has them.
+    """Replace, in place, the forward pass of RMSNorms like LLaMA's.
 
-    A module is one if its only parameter is a vector and its own code computes, on small random inputs, what
-    this file does, to rounding. A norm that later gets another dtype than its own, or whose weight is trained
-    later, computes as before.
+    A module counts as one if its only parameter is a vector and its own code computes the same as this file
+    on small random inputs, to rounding. A norm falls back to its own code where its input has another dtype
+    than its weight, or its weight is trained later.
 
     Args:
         model: Any model.
-        changes: Counts what is taken and left.
+        changes: Counts what is replaced and what is left alone.
     """
     for module in model.modules():
         if not _is_norm(module):
@@ -51,14 +51,14 @@ def speed_up_norms(model: nn.Module, changes: Changes) -> None:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Whether a module has exactly what an RMSNorm has: a vector of weights and an ε."""
+    """Whether a module has exactly an RMSNorm's parts: a vector of weights and an ε."""
     has_epsilon = not {"variance_epsilon", "eps"}.isdisjoint(vars(module))
     weight: Any = getattr(module, "weight", None) if has_epsilon else None
     return has_epsilon and list(map(id, module.parameters())) == [id(weight)] and weight.ndim == 1
 
 
 def _obstacle(norm: Any) -> str | None:
-    """Why a norm is left alone without a check of what it computes."""
+    """Why a norm is left alone before its results are compared, or None."""
     if "forward" in vars(norm):
         return "other code has replaced its forward pass"
     if norm.weight.device.type != "cpu":
@@ -69,7 +69,7 @@ def _obstacle(norm: Any) -> str | None:
 
 
 def _difference(norm: Any) -> str | None:
-    """How the module's own code differs from ours; rows of ε's size tell where ε goes."""
+    """How the module's own code differs from ours; rows as small as ε reveal where ε is added."""
     epsilon, weight = getattr(norm, "variance_epsilon", None), random(len(norm.weight))
     if epsilon is None:
         return "its ε has another name"
@@ -93,7 +93,7 @@ def _forward(norm: Any, x: Tensor) -> Tensor:
 
 
 def _rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """Y (..., d) of x (..., d) and a constant weight (d,) of its dtype."""
+    """The RMSNorm of x (..., d) with a constant weight (d,) of x's dtype."""
     y: Any = _RMSNorm.apply(x.reshape(-1, x.shape[-1]).contiguous(), weight, epsilon)
     return y.view(x.shape)
 
@@ -118,7 +118,7 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, r = ctx.saved_tensors
         root = x.shape[1] ** 0.5
         g = x.new_full((x.shape[0], 1), root)
-        # √d is rounded to x's dtype; what it is off by goes into the weight.
+        # √d is rounded to x's dtype; the weight makes up for the error.
         u = dy.mul(weight * (root / g[0, 0].item()))
         dx, _ = weight_norm_backward(u.contiguous(), x, g, root / r[:, None], 0)
         return dx, None, None

@@ -1,13 +1,13 @@
-"""Rotary position embedding on a CPU in few passes, with a gradient written out.
+"""Rotary position embedding on a CPU in few passes, with an explicit gradient.
 
-transformers negates one half of each head, copies both, multiplies twice and adds; its gradient does as much
+transformers negates one half of each head, copies both, multiplies twice and adds; its gradient does the same
 again. Here, with a head's halves x₁ and x₂::
 
     y₁ = x₁ cos₁ - x₂ sin₁         dx₁ = dy₁ cos₁ + dy₂ sin₂
     y₂ = x₂ cos₂ + x₁ sin₂         dx₂ = dy₂ cos₂ - dy₁ sin₁
 
-in a product and two sums, with one rounding fewer. The attention layers of transformers call the embedding as
-a function of their file; a layer that is taken finds this one under that name.
+in one product and two additions, with one rounding fewer. Attention layers of transformers call the embedding
+as a function of their file; a replaced layer finds this one under that name.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ PARAMETERS = ["q", "k", "cos", "sin", "unsqueeze_dim"]
 
 
 def speed_up_rotary(model: nn.Module, changes: Changes) -> None:
-    """Give attention layers that rotate as LLaMA's do the embedding of this file, in place.
+    """Replace, in place, the rotary embedding of attention layers that rotate as LLaMA's do.
 
-    A layer does if the function that it calls computes, on small random inputs, what this file does, to
+    A layer does if the function that it calls computes the same as this file on small random inputs, to
     rounding.
 
     Args:
         model: Any model.
-        changes: Counts what is taken and left.
+        changes: Counts what is replaced and what is left alone.
     """
     forwards: dict[Any, Callable[..., Any]] = {}
     for module in model.modules():
@@ -62,7 +62,7 @@ def speed_up_rotary(model: nn.Module, changes: Changes) -> None:
 
 
 def _obstacle(layer: nn.Module, own: Any) -> str | None:
-    """Why a layer is left alone without a check of what its function computes."""
+    """Why a layer is left alone before its function's results are compared, or None."""
     if "forward" in vars(layer):
         return "other code has replaced its forward pass"
     if type(layer).forward.__closure__ or not callable(own):
@@ -70,14 +70,14 @@ def _obstacle(layer: nn.Module, own: Any) -> str | None:
     if any(parameter.device.type != "cpu" for parameter in layer.parameters()):
         return "not on a CPU"
     if list(inspect.signature(own).parameters) != PARAMETERS:
-        return "its function takes other arguments"
+        return "its function takes different arguments"
     config = getattr(layer, "config", None)
     turned = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor") or 1.0
-    return None if turned == 1.0 else "only a part of each head is turned"
+    return None if turned == 1.0 else "only part of each head is rotated"
 
 
 def _difference(own: Any, dtype: torch.dtype) -> str | None:
-    # The halves of cos and sin are alike in transformers; the formula does not depend on it.
+    # In transformers the two halves of cos, and of sin, are equal; the formula does not rely on it.
     heads, factors = random(3, 1, 2, 5, 8), random(2, 1, 5, 8)
     inputs = [heads[0], heads[1][:, :1], *factors]
 
@@ -96,12 +96,12 @@ def _with_rotation(forward: types.FunctionType, rotation: Callable[..., Any]) ->
 
 
 def _rotation(own: Callable[..., Any]) -> Callable[..., tuple[Tensor, Tensor]]:
-    """What takes the place of a model's ``own`` function, and calls it where it does not apply."""
+    """The replacement for a model's ``own`` function, which it calls where it does not apply."""
 
     def rotate(
         q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Q and k (..., d); cos and sin of such shapes without heads."""
+        """Rotate q and k (..., d); cos and sin have their shapes without the heads."""
         if q.device.type != "cpu" or not q.dtype == k.dtype == cos.dtype or q.shape[-1] != cos.shape[-1]:
             return own(q, k, cos, sin, unsqueeze_dim)
         cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
@@ -129,7 +129,7 @@ class _Rotation(torch.autograd.Function):
 
 
 def _turned(x: Tensor, cos: Tensor, from_second: Tensor, from_first: Tensor) -> Tensor:
-    """The product of x and cos, to whose halves the other half of x is added, each times its factor."""
+    """``x * cos``, with the other half of x, times its factor, added to each half."""
     turned = x * cos
     first, second = x.chunk(2, dim=-1)
     to_first, to_second = turned.chunk(2, dim=-1)

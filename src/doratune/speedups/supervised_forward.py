@@ -1,20 +1,20 @@
-"""The forward pass of training on a CPU, without work that the loss does not need.
+"""The forward pass for training on a CPU, without work that the loss does not need.
 
-- The head scores positions that are followed by a supervised token. TRL's SFTTrainer never forms the logits
-  of a whole batch either, but on devices without Triton it scores every position, tile by tile: more than
-  half of a step of SmolLM2-135M (docs/performance.md).
+- The head scores only positions that are followed by a supervised token. TRL's SFTTrainer never forms the
+  logits of a whole batch either, but on devices without Triton it scores every position, tile by tile, the
+  largest part of a step of SmolLM2-135M (docs/notebook/cpu.md).
 - The last layer's MLP runs only where there is a loss: see ``last_mlp.py``.
-- Padding is left out. What all rows of a batch begin with, such as a template's preamble, runs once, unless
-  dropout makes the rows differ: see ``packing.py``.
+- Padding is left out. Tokens that all rows of a batch begin with, such as a template's preamble, run once,
+  unless dropout makes the rows differ: see ``packing.py``.
 - Right padding needs no attention mask: under causal attention no token sees a later one.
-- DoRA layers keep their outputs, so that none is recomputed for its magnitude's gradient. That saves up to a
+- DoRA layers keep their outputs, so that none is recomputed for the magnitude's gradient. That saves up to a
   tenth of a step's time and adds a thirtieth to its memory.
-- DoRA's norms are all computed before the first layer rather than between large products.
-- Short rows attend without PyTorch's fused attention, whose backward pass is slow: see ``attention.py``.
+- All DoRA norms are computed before the first layer rather than between large products.
+- Short rows avoid PyTorch's fused attention, whose backward pass is slow: see ``attention.py``.
 
-Each of these is tried on a tiny batch first and left out where the model's own forward pass gives another
-loss or gradient: see ``trial.py``. On other devices, and where a model computes more than this, TRL's own
-forward pass stays, and only DoRA's outputs are kept.
+Each of these is first tried on a tiny batch, and left out where it changes the loss or a gradient: see
+``trial.py``. On other devices, and where a model computes more than this, TRL's forward pass stays, and only
+DoRA's outputs are kept.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ SCALED_LOGITS = (
 
 @dataclass
 class SupervisedOutput(ModelOutput):
-    """What SFTTrainer reads of a model's output; n positions are followed by a supervised token.
+    """The model output that SFTTrainer reads; n positions are followed by a supervised token.
 
     Attributes:
-        log_probs: Of each supervised token, (n,), float32.
-        entropy: Of each distribution a supervised token is drawn from, (n,), float32, in nats.
-        is_top1: Whether the supervised token is the likeliest, (n,), bool.
-        label_mask: Which tokens behind the first of a row they are, (rows, tokens - 1), bool.
+        log_probs: Each supervised token's log-probability, (n,), float32.
+        entropy: Entropy of the distribution that predicts it, (n,), float32, in nats.
+        is_top1: Whether it is the likeliest token, (n,), bool.
+        label_mask: Which tokens after the first of a row are supervised, (rows, tokens - 1), bool.
     """
 
     log_probs: Tensor | None = None
@@ -78,12 +78,12 @@ class Plan:
     """What a forward pass leaves out.
 
     Attributes:
-        packs: Whether it leaves out padding, and repetitions of what all rows begin with.
-        own_attention: Whether short rows attend by ``attention.py``.
+        packs: Whether it leaves out padding, and repetitions of the tokens that all rows begin with.
+        own_attention: Whether short rows use ``attention.py``.
         last_mlp: Whether it leaves out the last layer's MLP where there is no loss.
         drops: Whether the model has dropout, which makes equal rows differ in training.
-        attention: The model's attention implementation, as it was.
-        settings: When it pays.
+        attention: The model's original attention implementation.
+        settings: When it pays off.
     """
 
     packs: bool
@@ -94,7 +94,7 @@ class Plan:
     settings: SpeedupSettings
 
     def attention_for(self, width: int) -> Attention:
-        """How rows of a width attend, unless they attend as the model was told to."""
+        """What rows of a width use if the model's attention may be changed."""
         chosen = self.attention == "eager"
         if self.own_attention and (chosen or width <= self.settings.own_tokens):
             return "own"
@@ -102,12 +102,12 @@ class Plan:
 
 
 def spare_forward(model: PreTrainedModel, settings: SpeedupSettings, changes: Changes) -> None:
-    """Replace the forward pass that SFTTrainer gave a model, in place, as far as this one gives the same.
+    """Replace, in place, the forward pass that SFTTrainer gave a model, as far as results stay the same.
 
     Args:
         model: The base model, adapted or trained itself, as SFTTrainer has prepared it.
-        settings: When leaving something out pays.
-        changes: Counts what is taken and left.
+        settings: When leaving something out pays off.
+        changes: Counts what is replaced and what is left alone.
     """
     attention, reason = attention_implementation(model), _obstacle(model)
     if reason is None:
@@ -135,13 +135,13 @@ def spare_forward(model: PreTrainedModel, settings: SpeedupSettings, changes: Ch
 
 
 def _difference(trial: Trial, plan: Plan) -> str | None:
-    """How a pass differs from the model's own if it leaves out all it can."""
+    """How a forward pass that leaves out all it can differs from the model's own."""
     eager = replace(plan, settings=replace(plan.settings, spared_tokens=1))
     return trial.difference(_supervised(trial.model, eager))
 
 
 def _with_packing(plan: Plan, trial: Trial, model: PreTrainedModel, changes: Changes) -> Plan:
-    """The plan with packing, and with the attention of ``attention.py``, where both give the same."""
+    """The plan with packing, and with ``attention.py``, each only if results stay the same."""
     packs = replace(plan, packs=True)
     long_rows = replace(packs, settings=replace(plan.settings, own_tokens=0, eager_tokens=0))
     reason = _packing_obstacle(model) or _difference(trial, packs) or _difference(trial, long_rows)
@@ -152,7 +152,7 @@ def _with_packing(plan: Plan, trial: Trial, model: PreTrainedModel, changes: Cha
     calls = {configuration(call.layer): call for call in trial.attention_calls()}
     kinds = tuple({type(call.layer) for call in calls.values()})
     layers = sum(isinstance(module, kinds) for module in model.modules())
-    reasons = [call.difference(model.dtype) for call in calls.values()] or ["it takes no arguments"]
+    reasons = [call.difference(model.dtype) for call in calls.values()] or ["it does not pass arguments on"]
     reason = next(filter(None, reasons), None)
     if reason is not None:
         changes.leave("attention", reason, layers)
@@ -162,9 +162,9 @@ def _with_packing(plan: Plan, trial: Trial, model: PreTrainedModel, changes: Cha
 
 
 def _with_last_mlp(plan: Plan, trial: Trial, model: PreTrainedModel, changes: Changes) -> Plan:
-    """The plan with the last MLP run where there is a loss, where that gives the same."""
+    """The plan with the last MLP run only where there is a loss, if results stay the same."""
     spares = replace(plan, last_mlp=True)
-    found = layer_with_last_mlp(model) is not None  # the copy has few layers, which may share one
+    found = layer_with_last_mlp(model) is not None  # not of the copy, which lacks layers
     reason = _difference(trial, spares) if found else "the last layer has no separate dense mlp"
     if reason is not None:
         changes.leave("last_mlp", reason)
@@ -174,13 +174,13 @@ def _with_last_mlp(plan: Plan, trial: Trial, model: PreTrainedModel, changes: Ch
 
 
 def _supervised(model: PreTrainedModel, plan: Plan) -> Callable[..., Any]:
-    """A forward pass, as a method, that takes the place of the one TRL gave a model."""
+    """A forward pass, as a method, to replace the one TRL gave a model."""
     fused_forward, head = model.forward, cast(nn.Linear, model.get_output_embeddings())
     last = layer_with_last_mlp(model) if plan.last_mlp else None
 
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         labels, ids = kwargs.get("labels"), kwargs.get("input_ids")
-        # Labels that come shifted belong to sharded sequences.
+        # Sharded sequences come with shifted labels instead.
         if not fused_lm_head or labels is None or ids is None:
             return fused_forward(*args, fused_lm_head=fused_lm_head, **kwargs)
         kwargs = {
@@ -200,7 +200,7 @@ def _supervised(model: PreTrainedModel, plan: Plan) -> Callable[..., Any]:
         shape = packed.positions.shape if packed else ids.shape
         places = packed.place if packed else torch.arange(ids.numel()).view(ids.shape)
         scored = places[:, :-1][mask]
-        # A run trains adapters or everything, so no base weight of an adapter changes from step to step.
+        # A run trains adapters or all weights, so the base weight of an adapter never changes.
         norms = hold_norms(self, base_unchanged=True)
         with keep_outputs(), norms, _last_mlp_at(last, plan, scored.unique(), shape):
             if packed:
@@ -231,7 +231,7 @@ def _keeping_outputs(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _obstacle(model: PreTrainedModel) -> str | None:
-    """Why TRL's forward pass is left as it is, without a check of what the model computes."""
+    """Why TRL's forward pass is kept before any results are compared, or None."""
     config, head = model.config.get_text_config(), model.get_output_embeddings()
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         return "not on a CPU"
@@ -243,11 +243,11 @@ def _obstacle(model: PreTrainedModel) -> str | None:
         return "its logits are scaled or capped"
     if getattr(config, "output_router_logits", False):
         return "its routers have a loss"
-    return None if layers_name(model) else "its layers are not to be found"
+    return None if layers_name(model) else "its list of layers was not found"
 
 
 def _packing_obstacle(model: PreTrainedModel) -> str | None:
-    """Why tokens may read others by more than causal attention through transformers' interface."""
+    """Why packing may change results: tokens interact other than by causal attention that can be replaced."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"} or getattr(config, "sliding_window", None) is not None:
@@ -258,13 +258,13 @@ def _packing_obstacle(model: PreTrainedModel) -> str | None:
 
 
 def _has_dropout(model: PreTrainedModel) -> bool:
-    """Whether anything is dropped in training."""
+    """Whether the model has dropout."""
     rates = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
     return any((getattr(model.config.get_text_config(), "attention_dropout", 0.0), *rates))
 
 
 def _row_lengths(ids: Tensor, attention_mask: Tensor | None) -> Tensor | None:
-    """Tokens of each row, or None if there is padding before one."""
+    """The length of each row, or None unless all padding is on the right."""
     if attention_mask is None:
         return torch.full((len(ids),), ids.shape[1])
     right_padded = attention_mask.ndim == 2 and bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
@@ -272,12 +272,12 @@ def _row_lengths(ids: Tensor, attention_mask: Tensor | None) -> Tensor | None:
 
 
 def _is_bare(kwargs: dict[str, Any]) -> bool:
-    """Whether the tokens are all there is to a row: no mask, no positions."""
+    """Whether a call has token ids only: no mask, no positions."""
     return all(value is None for name, value in kwargs.items() if name not in ("input_ids", "return_dict"))
 
 
 def _shared_tokens(ids: Tensor, lengths: Tensor) -> int:
-    """How many tokens all rows begin with; every row keeps one to itself."""
+    """How many tokens all rows begin with, leaving each row at least one of its tokens."""
     alike = (ids == ids[:1]).all(dim=0)
     return min(int(alike.int().cumprod(dim=0).sum()), int(lengths.min()) - 1)
 
@@ -285,7 +285,7 @@ def _shared_tokens(ids: Tensor, lengths: Tensor) -> int:
 def _pack(
     lengths: Tensor, width: int, shared: int, how: Attention, dtype: torch.dtype, spared: int
 ) -> PackedBatch | None:
-    """The batch packed, or None where fused attention is faster than what that saves."""
+    """The packed batch, or None if its rows use fused attention and packing would save too few tokens."""
     saved = (len(lengths) - 1) * shared
     saved = saved if saved >= spared else 0
     padding = len(lengths) * width - int(lengths.sum())
@@ -295,7 +295,7 @@ def _pack(
 
 
 def _last_mlp_at(last: Any, plan: Plan, places: Tensor, shape: torch.Size) -> AbstractContextManager[None]:
-    """The last layer's MLP at some places of a (rows, width) batch only, where that spares enough."""
+    """Run the last layer's MLP only at some places of a (rows, width) batch, if that saves enough."""
     if last is None or shape.numel() - len(places) < plan.settings.spared_tokens:
         return nullcontext()
     return run_at(last, places, shape)
@@ -306,7 +306,7 @@ def _run_packed(backbone: Any, ids: Tensor, packed: PackedBatch) -> Tensor:
     return backbone(
         input_ids=ids.flatten()[packed.tokens][None],
         position_ids=packed.positions,
-        attention_mask=packed.mask,  # transformers takes a mask of four dimensions as it is
+        attention_mask=packed.mask,  # transformers uses a four-dimensional mask as it is
         packed=packed,
         use_cache=False,
     ).last_hidden_state

@@ -1,10 +1,10 @@
-"""Log-probabilities of tokens under a linear head, with little kept for the backward pass.
+"""Log-probabilities of tokens under a linear head, with little saved for the backward pass.
 
     z = h Wᵀ + b        log p(t) = z_t - log Σ exp z        ∂ log p(t) / ∂z = 1_t - softmax(z)
 
 Under a frozen head the gradient of a token's log-probability is known as soon as its logits are, so it is
-computed then: what is kept has the hidden states' size, and no logits are computed twice. The gradient of a
-head that is trained depends on the incoming one, so its logits are recomputed in the backward pass.
+computed then: what is saved has the hidden states' size, and no logits are computed twice. The gradient of a
+trained head depends on the incoming gradient, so the logits are recomputed in the backward pass.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from doratune.speedups.settings import SpeedupSettings
 def token_scores(
     hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, settings: SpeedupSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """How likely each target is after its hidden state.
+    """How likely each target is, given its hidden state.
 
     Args:
         hidden: Last hidden states, (n, d), floating.
         targets: Token ids, (n,), int64.
         weight: The head's, (V, d), frozen or trained.
         bias: The head's, (V,), frozen or trained, or None.
-        settings: How many logits there are at a time.
+        settings: How many logits are computed at a time.
 
     Returns:
-        Three tensors (n,): log p in float32, with a gradient to ``hidden`` and to what is trained of the
-        head; the entropy of the distribution in nats, float32, and whether the target is its likeliest token,
-        bool, both without a gradient. The logits are computed in autocast's type where it is enabled.
+        Three tensors (n,): log p in float32, with a gradient to ``hidden`` and to the trained part of the
+        head; the entropy of the distribution in nats, float32; and whether the target is its likeliest token,
+        bool. The last two have no gradient. Where autocast is on, the logits are computed in its dtype.
 
     Raises:
         RuntimeError: From PyTorch, if the shapes do not fit.
@@ -104,7 +104,7 @@ def _gradients(
     weight: Tensor,
     bias: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
-    """Of ``hidden``, (``targets``), ``weight`` and ``bias``, each where it is needed."""
+    """The gradients of ``hidden``, ``targets`` (None), ``weight`` and ``bias``; None if not needed."""
     d_hidden = torch.empty_like(hidden) if needs[0] else None
     d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs[2] else None
     d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs[3] else None
@@ -130,16 +130,16 @@ def _gradients(
 def _log_probs(
     logits: Tensor, targets: Tensor, settings: SpeedupSettings
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """A few rows of logits (n, V) at a time: which, their log-softmax in float32, and targets (rows, 1).
+    """A few rows of logits (n, V) at a time: the rows, their log-softmax in float32, and targets (rows, 1).
 
-    The logits of rows that have been given may be overwritten.
+    The caller may overwrite the logits of rows that it has been given.
     """
     for rows in _parts(logits.shape[0], logits.shape[1], settings.block_elements):
         yield rows, log_softmax(logits[rows], dim=-1, dtype=torch.float32), targets[rows, None]
 
 
 def _parts(positions: int, vocabulary: int, elements: int) -> Iterator[slice]:
-    """Positions with at most so many logits together, but one at least."""
+    """Slices of positions with at most ``elements`` logits each, but at least one position."""
     size = max(1, elements // vocabulary)
     return (slice(start, start + size) for start in range(0, positions, size))
 

@@ -1,9 +1,9 @@
-"""A tiny batch through a few of a model's layers, to test whether another forward pass gives the same loss.
+"""Runs a tiny batch through a few of a model's layers, to test whether another forward pass gives the same.
 
-The rows are padded on the right, begin alike and have tokens without a loss, so that the batch contains
+The rows are padded on the right, begin with the same tokens and have tokens without a loss, so the batch has
 everything that a cheaper forward pass leaves out. They run through a copy of the model in float32 and in
-evaluation mode, which has the last layer of each class and a small vocabulary. The log-probabilities of the
-supervised tokens are compared, and the gradient of the embedded tokens, which comes through every layer.
+evaluation mode, which has only the last layer of each class and a small vocabulary. The test compares the
+log-probabilities of the supervised tokens and the gradient of the embedded tokens, which passes every layer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WORDS = 32
 
 
 class Trial:
-    """A small copy of a model, and its own outcome on the tiny batch, for others to be compared with.
+    """A small copy of a model, and its own results on the tiny batch to compare others with.
 
     Args:
         model: A causal language model with TRL's fused head and one list of layers, on a CPU.
@@ -53,15 +53,15 @@ class Trial:
             forward: A function whose first argument is the copy.
 
         Returns:
-            The difference in words, or None where they are equal to rounding.
+            The difference in words, or None if they are equal to rounding.
         """
         try:
             return unequal(self._outcome(forward.__get__(self.model)), self._wanted, self._rounds_to)
         except Exception as error:  # a model's code may raise anything
-            return f"ours raises {type(error).__name__} in its place"
+            return f"the replacement raises {type(error).__name__}"
 
     def attention_calls(self) -> list[AttentionCall]:
-        """What the layers hand to their attention; none if they do not let arguments through."""
+        """What the layers pass to their attention; empty if they do not pass arguments on."""
         calls: list[AttentionCall] = []
         self.model.set_attn_implementation(RECORDING)
         try:
@@ -96,7 +96,7 @@ class Trial:
 
 
 def layers_name(model: PreTrainedModel) -> str | None:
-    """The name of the list of a model's layers in its backbone, or None if there is not one such list."""
+    """The name of the list of layers in a model's backbone, or None unless there is exactly one."""
     count = model.config.get_text_config().num_hidden_layers
     names = [
         name
@@ -107,7 +107,7 @@ def layers_name(model: PreTrainedModel) -> str | None:
 
 
 def _small_copy(model: PreTrainedModel) -> Any:
-    """A copy in float32 with a few of the layers and words; weights that are left out are not copied."""
+    """A float32 copy with a few of the layers and words; the weights left out are not copied."""
     embedding, head = model.get_input_embeddings(), cast(nn.Module, model.get_output_embeddings())
     words = {id(one): one for module in (embedding, head) for one in module.parameters()}
     layers: Any = getattr(model.base_model, layers_name(model) or "")
@@ -116,7 +116,7 @@ def _small_copy(model: PreTrainedModel) -> Any:
         key: nn.Parameter(one.detach()[:WORDS].clone(), requires_grad=False) for key, one in words.items()
     }
     memo[id(layers)] = nn.ModuleList(copy.deepcopy(layers[number], memo) for number in sorted(kept))
-    # transformers' own ``float`` refuses quantised models, whose packed weights it would leave as they are.
+    # transformers' own ``float`` refuses quantised models; torch's leaves packed weights as they are.
     small: Any = nn.Module.float(copy.deepcopy(model, memo)).eval()
     small.get_input_embeddings().padding_idx = None
     for module in small.modules():

@@ -1,4 +1,4 @@
-"""Accuracy with its uncertainty, and the share that a constant answer would reach."""
+"""Accuracy with its interval, and the accuracy of a constant answer."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def accuracy_with_interval(correct: float, total: int) -> Accuracy:
     """Accuracy and its Wilson 95 % score interval (without continuity correction).
 
     With z = 1.96, p the share and n the total: ``(p + z²/2n ± z √(p(1 - p)/n + z²/4n²)) / (1 + z²/n)``.
-    ``scipy.stats.binomtest`` gives the same, but takes a tenth of a short evaluation's time to import.
+    ``scipy.stats.binomtest`` gives the same, but importing it takes a tenth of a short evaluation's time.
 
     Args:
-        correct: How many rows were answered correctly; one on which candidates tied counts as a part. Parts
-            vary less than whole rows of the same mean, so the interval errs on the safe side.
+        correct: How many rows were answered correctly; one on which candidates tied counts as a fraction.
+            Fractions vary less than whole rows of the same mean, so the interval errs on the safe side.
         total: How many rows there were.
 
     Raises:
@@ -47,10 +47,10 @@ def accuracy_with_interval(correct: float, total: int) -> Accuracy:
 
 
 def majority_share(golds: Sequence[Hashable]) -> float:
-    """The accuracy of always giving the most frequent right answer.
+    """The accuracy of always giving the most frequent correct answer.
 
     Args:
-        golds: The right answer of each row, as a label or as an index.
+        golds: The correct answer of each row, as a label or as an index.
 
     Raises:
         InputError: If ``golds`` is empty.

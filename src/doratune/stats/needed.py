@@ -1,9 +1,9 @@
-"""How many test rows or seeds would tell a difference of a given size.
+"""How many test rows or seeds it takes to detect a difference of a given size.
 
-"Tell" means: p < 0.05 before any correction over tasks, in four studies of five. The test is that of
-``resampling``. Its critical value is taken by Cochran's approximation, (t·v(seeds) + z·v(rows)) / (v(seeds)
-+ v(rows)) standard errors, but not less than the rows alone give; the power is averaged over what the spread
-of S seeds may come out as (χ² of S − 1).
+"Detect" means p < 0.05, before any correction over tasks, in four of five studies. The test is that of
+``resampling``. Its critical value follows Cochran's approximation, (t·v(seeds) + z·v(rows)) / (v(seeds) +
+v(rows)) standard errors, but is at least that of the rows alone. The power is averaged over the estimates
+that S seeds may give of their spread (χ² with S − 1 degrees of freedom).
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ POINTS = (1.0, 2.0, 5.0)
 POWER = 0.8
 MOST_ROWS = 10**9
 MOST_SEEDS = 10**6
-_CHI_SQUARE = (np.arange(200) + 0.5) / 200  # probabilities at which the seeds' spread is looked at
+_CHI_SQUARE = (np.arange(200) + 0.5) / 200  # probabilities at which the seeds' spread is evaluated
 
 
 def needed(found: Components, seeds: int, rows: int) -> list[Needed]:
-    """What telling each of ``POINTS`` would take.
+    """How many rows, or how many seeds, it takes to detect each of ``POINTS``.
 
     Args:
         found: How the paired difference varies, as a share (1 point is 0.01).
-        seeds: The seeds there are; with one, it is about that seed only and other seeds cannot be foreseen.
-        rows: The test rows there are.
+        seeds: How many seeds the study has. With one, nothing is known about other seeds, so the result is
+            for that seed only.
+        rows: How many test rows the study has.
     """
     return [
         Needed(
@@ -44,7 +45,7 @@ def needed(found: Components, seeds: int, rows: int) -> list[Needed]:
 
 
 def power(difference: float, found: Components, seeds: int, rows: int) -> float:
-    """The share of studies of this size that would tell a true ``difference`` (a share, not points)."""
+    """The share of studies of this size that would detect a true ``difference`` (a share, not points)."""
     by_rows = found.row / rows
     by_seeds = found.seed / seeds + found.rest / (seeds * rows)
     normal = float(stats.norm.isf((1 - LEVEL) / 2))

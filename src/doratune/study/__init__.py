@@ -1,7 +1,7 @@
-"""Studies and comparisons: a plan becomes runs, and runs become one record with what can be told from them.
+"""Studies and comparisons: a plan becomes runs, and the runs become one record with their statistics.
 
-``plan`` says what is crossed, ``material`` which rows there are, ``grid`` which jobs follow; ``schedule`` and
-``conduct`` hand them to a runner (``local`` or ``ray_cluster``), in whose processes ``execute`` does them.
-``cell`` and ``assemble`` make the record. ``compare`` plans a study of one cell; ``existing`` makes the same
-record from run directories that are there already.
+``plan`` defines what is crossed, ``material`` reads the rows, and ``grid`` derives the jobs. ``schedule`` and
+``conduct`` hand the jobs to a runner (``local`` or ``ray_cluster``), whose processes ``execute`` them;
+``cost`` estimates what they take. ``cell`` and ``assemble`` make the record. ``compare`` plans a study of one
+cell, and ``existing`` makes the same record from existing run directories.
 """

@@ -1,6 +1,6 @@
-"""The address of a run: a hash of everything that its result comes from, so that no run is done twice.
+"""The address of a run: a hash of everything that determines its result, so that no run is done twice.
 
-Not part of it: where files lie, what is only reported, and the versions of packages.
+File locations, settings that only affect reporting, and package versions are not part of it.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from doratune.records.layout import file_sha256, refuse_missing_folder
 from doratune.training.config import TrainConfig
 
 RUN_SCHEMA = 1
-"""Raised when the same settings mean another run, as when a default of ``TrainConfig`` changes."""
+"""Increased when the same settings mean a different run, as when a default of ``TrainConfig`` changes."""
 
 ADDRESS_DIGITS = 10
 
 WITHOUT_EFFECT = differences.WITHOUT_EFFECT | {"output", "model", "data", "device_map"}
-"""Settings without effect on the result, and those that enter the address as a hash of what they point to."""
+"""Settings without effect on the result, and those that enter the address as a hash of their content."""
 
 
 def run_address(config: TrainConfig, *, model: str, data: str) -> str:
     """The address of a trained run.
 
-    Settings at their default are left out, so that a setting added later leaves old addresses alone.
+    Settings at their default are left out, so that a setting added later keeps old addresses valid.
 
     Args:
         config: The whole configuration; its paths do not matter.
-        model: What ``model_identity`` gives.
+        model: The result of ``model_identity``.
         data: SHA-256 of the training rows.
     """
     settings = config.model_dump(mode="json", exclude_defaults=True, exclude=set(WITHOUT_EFFECT))
@@ -40,17 +40,17 @@ def run_address(config: TrainConfig, *, model: str, data: str) -> str:
 
 
 def address(values: Mapping[str, Any]) -> str:
-    """``ADDRESS_DIGITS`` hex digits that stand for ``values``."""
+    """A hash of ``values``, in ``ADDRESS_DIGITS`` hex digits."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:ADDRESS_DIGITS]
 
 
 MODEL_FILES = ("config.json", "tokenizer*.json", "tokenizer.model", "*.safetensors", "*.bin")
-"""The files in a model's folder that decide its results."""
+"""The files in a model's folder that determine its results."""
 
 
 def model_identity(name: str) -> str:
-    """What tells a base model apart without loading it: its files' SHA-256, else its name.
+    """Identifies a base model without loading it: by its files' SHA-256, or for a hub model by its name.
 
     Raises:
         InputError: The name can only be a folder's path, and there is no such folder.

@@ -1,4 +1,4 @@
-"""Finished groups in, one StudyRecord out."""
+"""Makes one StudyRecord of finished groups."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def record_of(
     environment: Environment | None = None,
     **more: Any,
 ) -> StudyRecord:
-    """The record of some cells, with what only all of them together tell.
+    """The record of some cells, with corrected p-values and pooled differences over all of them.
 
     Args:
         answered: The cells.
         title: Headline of the report.
-        reproduce: The command that gives this record.
-        environment: Where the runs took place; None: where the last of the cells' runs did.
-        **more: The record's other fields, in place of those of runs that no plan led to.
+        reproduce: The command that repeats this record.
+        environment: The environment of the runs; None: that of the last run.
+        **more: The record's other fields, instead of the values for runs without a plan.
     """
     records = {place: record for one in answered for place, record in one.records.items()}
     environments = [record.environment for record in records.values()]
@@ -71,11 +71,11 @@ def record_of(
 
 
 def answered_cells(progress: Progress) -> list[Answered]:
-    """The cells of a finished group, one for each task that it was tested on.
+    """The cells of a finished group, one for each test task.
 
     Raises:
-        InputError: A record or its predictions cannot be read, or the runs are not of the same base model or
-            did not answer the same rows.
+        InputError: A record or its predictions cannot be read, or the runs have different base models or
+            answered different rows.
     """
     return [_answered(progress, test) for test in progress.group.material.tests]
 
@@ -87,19 +87,21 @@ def study_record(
     answered: Sequence[Answered],
     *,
     reproduce: str,
+    left_out: Sequence[str] = (),
 ) -> StudyRecord:
     """The whole record of a study, finished or not.
 
     Args:
         plan: The plan.
         groups: All its groups.
-        inputs: What identifies its models and rows.
-        answered: The cells of the groups that are finished.
-        reproduce: The command that gives this study.
+        inputs: The hashes that identify its models and rows.
+        answered: The cells of the finished groups.
+        reproduce: The command that repeats this study.
+        left_out: Tasks of the plan that were not asked for.
     """
     finished = {_place(one.cell) for one in answered}
     wanted = {
-        (group.material.train_record.sha256, group.model, test.task.name, group.format, group.cell_rank): (
+        (group.material.train_record.asked, group.model, test.task.name, group.format, group.cell_rank): (
             _title(plan, group, test)
         )
         for group in groups
@@ -116,7 +118,13 @@ def study_record(
         inputs=inputs,
         pending=[title for place, title in wanted.items() if place not in finished],
         settings={key: value for key, value in shared.items() if key not in ("data", "training_data")},
-        notes=[*dict.fromkeys(note for one in answered for note in one.notes), *_notes(plan, records)],
+        differing=_own_settings(plan, records),
+        left_out=list(left_out),
+        notes=[
+            *([f"A part of the plan: {', '.join(left_out)} left out with --only."] if left_out else []),
+            *dict.fromkeys(note for one in answered for note in one.notes),
+            *_notes(plan, records),
+        ],
     )
 
 
@@ -188,7 +196,7 @@ def _diverged(progress: Progress) -> list[DivergedRun]:
 def _entry(job: Job, test: Test) -> Evaluation:
     """A run's evaluation on the test rows of a task."""
     for wanted in job.wanted:
-        if wanted.config.split == "test" and wanted.config.task == [test.task.name]:
+        if wanted.config.split == "test" and wanted.task == test.task.name:
             found = wanted.found()
             if found is not None:
                 return found
@@ -200,15 +208,15 @@ def _relative(group: Group, job: Job) -> str:
 
 
 def _place(cell: StudyCell) -> tuple[str, str, str, str, int | None]:
-    return cell.train.sha256 if cell.train else "", cell.model, cell.task, cell.format, cell.rank
+    return cell.train.asked if cell.train else "", cell.model, cell.task, cell.format, cell.rank
 
 
 def _title(plan: Plan, group: Group, test: Test) -> str:
-    """A cell's name, with what tells it from others of the plan."""
+    """A cell's name, with what distinguishes it from the plan's other cells."""
     entry = group.material.entry
     parts = [f"{test.task.name} ({group.format})"]
     if test.task.name != entry.name:
-        parts.append(f"trained on {' and '.join(entry.trained_on)}")
+        parts.append(f"trained on {' and '.join(entry.names)}")
     if len(plan.models) > 1:
         parts.append(Path(group.model).name)
     if len(plan.ranks) > 1:
@@ -217,7 +225,7 @@ def _title(plan: Plan, group: Group, test: Test) -> str:
 
 
 def _notes(plan: Plan, records: Mapping[str, RunRecord]) -> list[str]:
-    """What a reader must know of all runs of a plan together."""
+    """Notes for the reader on all runs of a plan together."""
     if not records:
         return []
     by_method = {record.method: record for record in records.values()}
@@ -225,14 +233,22 @@ def _notes(plan: Plan, records: Mapping[str, RunRecord]) -> list[str]:
     notes = []
     if len(set(dtypes.values())) > 1:
         notes.append(f"The base model was not loaded in the same type: {by_name(dtypes)}.")
-    for key in dict.fromkeys(key for own in plan.own_settings.values() for key in own):
-        values = {method: record.config.get(key) for method, record in by_method.items()}
+    for key, values in _own_settings(plan, records).items():
         notes.append(f"The methods differ in {key}: {by_name(values)}.")
     return notes + environment_notes(records)
 
 
+def _own_settings(plan: Plan, records: Mapping[str, RunRecord]) -> dict[str, dict[str, Any]]:
+    """By setting that a method has for itself, its value for every method that was trained."""
+    by_method = {record.method: record for record in records.values() if record.method != "base"}
+    return {
+        key: {method: record.config.get(key) for method, record in by_method.items()}
+        for key in dict.fromkeys(key for own in plan.own_settings.values() for key in own)
+    }
+
+
 def _corrected(cells: list[StudyCell]) -> list[StudyCell]:
-    """The cells with p corrected over the tasks: a family is one pair of arms at one model and rank."""
+    """The cells with p corrected over the tasks; a family is one pair of arms for one model and rank."""
     found: dict[tuple[int, int], StudyDifference] = {}
     families: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
     for index, cell in enumerate(cells):
@@ -251,7 +267,7 @@ def _corrected(cells: list[StudyCell]) -> list[StudyCell]:
 
 
 def _pooled(answered: Sequence[Answered]) -> list[PooledDifference]:
-    """Over the cells of one model, rank, pair of arms and number of seeds, where there are several."""
+    """Differences pooled over cells with the same model, rank, pair of arms and number of seeds."""
     families: dict[tuple[str, int | None, Pair, int], list[Answered]] = {}
     for one in answered:
         for pair, answers in one.pairs.items():

@@ -1,4 +1,4 @@
-"""Runs that answered the same rows in, one cell of a record out, with everything that statistics can tell."""
+"""Makes one cell of a record, with its statistics, of runs that answered the same rows."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Run:
     """A run directory that has been read.
 
     Attributes:
-        directory: Where it is.
-        place: The same as the record gives it, without the folders that all runs are in.
+        directory: Its path.
+        place: Its path in the record, relative to the folder that all runs share.
         record: Its record.json.
     """
 
@@ -39,13 +39,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Arm:
-    """The runs that differ in their seed only.
+    """Runs that differ only in their seed.
 
     Attributes:
         name: Unique in the cell.
-        method: What was trained.
-        runs: By ascending seed, each with its evaluation on the rows of the cell.
-        trials: The search for their learning rate.
+        method: The method they were trained with.
+        runs: By ascending seed, each with its evaluation on the cell's rows.
+        trials: The trials in which their learning rate was chosen.
     """
 
     name: str
@@ -64,10 +64,10 @@ class Answered:
     """A cell, with the answers behind its differences.
 
     Attributes:
-        cell: Its p-values are not corrected yet.
-        pairs: The answers of each pair of arms that was compared.
-        records: Of all its trained runs, by place.
-        notes: What was not compared of their base models, and what differs between their evaluations.
+        cell: The cell, whose p-values are not corrected yet.
+        pairs: The answers of each compared pair of arms.
+        records: The records of all its trained runs, by place.
+        notes: What could not be compared of their base models, and what differs between their evaluations.
     """
 
     cell: StudyCell
@@ -82,13 +82,13 @@ def cell_of(
     """The cell of arms that answered the same rows.
 
     Args:
-        facts: The fields of the cell that no evaluation tells.
-        entry: Any of the evaluations: they agree in what is taken from it.
-        base: The model before training, with its evaluation.
-        arms: What is compared.
+        facts: The cell's fields that are not in an evaluation.
+        entry: Any of the evaluations; they agree in the fields taken from it.
+        base: The model before training, with its evaluation, or None.
+        arms: The arms to compare.
 
     Raises:
-        InputError: Predictions cannot be read, or are not of the same rows.
+        InputError: Predictions cannot be read, or are for different rows.
     """
     answers = {run.place: read_answers(run.directory, one) for arm in arms for run, one in arm.runs}
     before = {base[0].place: read_answers(base[0].directory, base[1])} if base is not None else {}
@@ -133,7 +133,7 @@ def _runs(arms: Sequence[Arm]) -> list[tuple[Run, Evaluation]]:
 
 
 def _type_notes(evaluations: Mapping[str, Evaluation]) -> list[str]:
-    """That not all evaluations of a cell were in the same type, as rounding moves answers."""
+    """A note if the evaluations of a cell differ in dtype, since rounding changes answers."""
     by_type: dict[str, list[str]] = {}
     for place, one in evaluations.items():
         by_type.setdefault(one.scored.dtype if one.scored else "a type that is not recorded", []).append(
@@ -147,9 +147,9 @@ def _type_notes(evaluations: Mapping[str, Evaluation]) -> list[str]:
 
 
 def compared_pairs(arms: Sequence[Arm]) -> list[Pair]:
-    """Which arms are compared, by name: every method with LoRA, DoRA first.
+    """The pairs of arms that are compared, by name: every method with LoRA, DoRA first.
 
-    Without LoRA they are compared with the first method. Of several arms of one method the first one counts.
+    Without LoRA, methods are compared with the first one. If a method has several arms, the first is used.
     """
     first: dict[StudyMethod, str] = {}
     for arm in arms:
@@ -163,13 +163,13 @@ def compared_pairs(arms: Sequence[Arm]) -> list[Pair]:
 
 
 def _shared_seeds(first: Arm, second: Arm) -> list[int | None]:
-    """The seeds that both have; [None] for two single runs of different seeds."""
+    """The seeds that both arms have; [None] for two single runs with different seeds."""
     shared: list[int | None] = [seed for seed in first.seeds if seed in second.seeds]
     return [None] if not shared and len(first.runs) == len(second.runs) == 1 else shared
 
 
 def _tables(arms: Sequence[Arm], answers: Mapping[str, Answers]) -> dict[str, np.ndarray]:
-    """What each row counts, (seeds, rows) of each arm, float, the rows in the same order for all."""
+    """Each arm's credit per row, (seeds, rows), float, with the rows in the same order for all."""
     if not answers:
         return {}
     credits = {place: found.credits for place, found in answers.items()}
@@ -186,7 +186,7 @@ def _tables(arms: Sequence[Arm], answers: Mapping[str, Answers]) -> dict[str, np
 def check_same_rows(
     first: str, first_correct: Mapping[int, float], second: str, second_correct: Mapping[int, float]
 ) -> None:
-    """Refuse two arms whose predictions are of different rows.
+    """Raise if two arms have predictions for different rows.
 
     Raises:
         InputError: A row of one arm is missing in the other.
@@ -229,13 +229,13 @@ def _seed_run(run: Run, entry: Evaluation, answers: Answers) -> SeedRun:
 
 
 def engine_of(record: RunRecord) -> Literal["doratune", "peft"] | None:
-    """What computed the adapter; None where there is none, or it is not known."""
+    """What computed the adapter; None if there is no adapter or it is unknown."""
     chosen = record.config.get("engine")
     return chosen if record.method in ("lora", "dora") and chosen in ("doratune", "peft") else None
 
 
 def _result(entry: Evaluation, answers: Answers) -> ArmResult:
-    """From the answers: an evaluation of an older version counted ties otherwise."""
+    """Computed from the answers, since older versions counted ties differently in the evaluation."""
     accuracy = accuracy_with_interval(answers.total, len(answers.rows))
     return ArmResult(
         accuracy=accuracy.value,

@@ -1,4 +1,4 @@
-"""A comparison is a study of one model, training set, format and rank; this makes its plan and resumes it."""
+"""Plans and resumes a comparison, which is a study of one model, training set, format and rank."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from doratune.data.tasks import plain_name
 from doratune.errors import InputError
 from doratune.records.archive import PREDICTIONS_FILE, RUNS_FILE
 from doratune.records.layout import (
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
     from doratune.study.study import Study
 
 COMPARED: tuple[StudyMethod, ...] = ("lora", "dora")
-"""What a comparison trains."""
+"""The methods that a comparison trains."""
 QUESTION = "Is DoRA more accurate than LoRA on the same rows in the same order, with the same budget?"
 HELD_EQUAL = CROSSED - {"rank", "alpha", "learning_rate"}
-"""Settings that one method of a comparison cannot have for itself."""
+"""Settings that the methods of a comparison must share."""
 
 
 class CompareConfig(TrainingSettings):
@@ -63,7 +64,7 @@ def comparison_plan(config: CompareConfig, own: Mapping[StudyMethod, CompareConf
 
     Args:
         config: What LoRA and DoRA share.
-        own: The whole configuration of a method that has its own settings.
+        own: The whole configuration of each method with settings that differ from those.
 
     Raises:
         InputError: There is no task, or settings do not fit together.
@@ -76,7 +77,7 @@ def comparison_plan(config: CompareConfig, own: Mapping[StudyMethod, CompareConf
         )
     rates = config.learning_rates or [config.learning_rate]
     values = {
-        "title": f"LoRA and DoRA on {', '.join(config.task)}",
+        "title": f"LoRA and DoRA on {', '.join(map(plain_name, config.task))}",
         "question": QUESTION,
         "models": [config.model],
         "methods": list(COMPARED),
@@ -113,15 +114,15 @@ def comparison_plan(config: CompareConfig, own: Mapping[StudyMethod, CompareConf
 
 
 def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse an output folder that holds a comparison, unless it is to be resumed or replaced.
+    """Raise if the output folder holds a comparison that is neither resumed nor replaced.
 
     Raises:
-        InputError: It holds one, it is to be both resumed and replaced, it is a run directory, or there is
-            one of an older version to resume.
+        InputError: It holds one, both resume and overwrite are given, it is a run directory, or the
+            comparison to resume is of an older version.
     """
     if resume and overwrite:
         raise InputError(
-            "a comparison is resumed or replaced, not both",
+            "a comparison can be resumed or replaced, not both",
             where="--resume, --overwrite",
             fix="give one of the two",
         )
@@ -145,7 +146,7 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
         )
     if resume and held == [str(output / COMPARISON_NAME)]:
         raise InputError(
-            "a comparison that an older version of doratune made cannot be resumed",
+            "a comparison made by an older version of doratune cannot be resumed",
             where=held[0],
             fix="choose another --output; doratune report RUN... shows the runs in the folder",
         )
@@ -154,8 +155,8 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
 def remove_comparison(output: Path) -> None:
     """Delete the runs and the record of a comparison; other files are left alone.
 
-    Its runs are told by the address in their names: the folder may be one where other runs and rows are kept.
-    The files with its rows are written again where they differ.
+    Its runs are recognised by the address in their names, since the folder may hold other runs and rows.
+    Files with its rows are rewritten where they differ.
     """
     for run in (output / RUNS_NAME).glob(f"*-{'[0-9a-f]' * ADDRESS_DIGITS}"):
         shutil.rmtree(run, ignore_errors=True)
@@ -166,14 +167,14 @@ def remove_comparison(output: Path) -> None:
 
 
 def resumed(plan: Plan, earlier: StudyRecord) -> Plan:
-    """The plan with the seeds of the earlier one first: the learning rate is chosen with the first seed."""
+    """The plan with the earlier seeds first, since the learning rate is chosen with the first seed."""
     before = earlier.plan["seeds"] if earlier.plan is not None else []
     seeds = [seed for seed in before if seed in plan.seeds]
     return plan.model_copy(update={"seeds": [*seeds, *(one for one in plan.seeds if one not in seeds)]})
 
 
 def read_earlier(output: Path) -> StudyRecord | None:
-    """The record of the comparison in a folder, finished or not; None where none was begun.
+    """The record of the comparison in a folder, finished or not; None if there is none.
 
     Raises:
         InputError: It cannot be read.
@@ -183,14 +184,14 @@ def read_earlier(output: Path) -> StudyRecord | None:
 
 
 def check_same(study: Study, earlier: StudyRecord) -> None:
-    """Refuse to resume a comparison as another one; seeds, learning rates and tasks may be added.
+    """Raise if a comparison would be resumed as a different one; seeds, rates and tasks may be added.
 
     Args:
-        study: What is asked for now.
-        earlier: The record of what is in its folder.
+        study: The comparison requested now.
+        earlier: The record in its folder.
 
     Raises:
-        InputError: Anything else differs; everything that does is named.
+        InputError: Anything else differs; the message names all differences.
     """
     where = str(study.folder / STUDY_NAME)
     if earlier.plan is None:
@@ -201,7 +202,7 @@ def check_same(study: Study, earlier: StudyRecord) -> None:
     changed = [*_changed_inputs(study, before, earlier.inputs), *_changed_settings(study.plan, before)]
     if changed:
         raise InputError(
-            "a comparison can only be resumed as what it is: seeds, learning rates and tasks may be added",
+            "a resumed comparison may only add seeds, learning rates and tasks",
             where=where,
             got="; ".join(changed),
             fix="resume without these changes, choose another --output, or --overwrite",
@@ -209,7 +210,7 @@ def check_same(study: Study, earlier: StudyRecord) -> None:
 
 
 def _settings(config: CompareConfig) -> dict[str, Any]:
-    """What the runs share and the plan has no key for, without what is at its default."""
+    """The runs' shared settings for which the plan has no key, without those at their default."""
     own = set(TrainingSettings.model_fields) - CROSSED
     return config.model_dump(mode="json", include=own, exclude_defaults=True)
 
@@ -246,9 +247,9 @@ def _digest(identity: str) -> str:
 
 
 def _changed_settings(now: Plan, before: Plan) -> list[str]:
-    """Everything else, as "name: old value -> new value"."""
+    """All other changes, as "name: old value -> new value"."""
     old, new = _fixed(before), _fixed(now)
-    # One rate holds no rows out. Going to or from one is a change of the rates, which are compared below.
+    # With one rate no rows are held out. Going to or from one rate shows as a change of rates below.
     if None in (before.tasks[0].validation_rows, now.tasks[0].validation_rows):
         del old["validation_rows"]
     changed = [f"{name}: {old[name]} -> {new.get(name)}" for name in old if old[name] != new.get(name)]
@@ -261,7 +262,7 @@ def _changed_settings(now: Plan, before: Plan) -> list[str]:
 
 
 def _fixed(plan: Plan) -> dict[str, Any]:
-    """All that must stay, by name."""
+    """The values that must stay the same, by name."""
     task, rank = plan.tasks[0], plan.ranks[0]
     settings = TrainingSettings.model_validate(plan.settings)
     return {
@@ -285,7 +286,7 @@ def _fixed(plan: Plan) -> dict[str, Any]:
 
 
 def _growing(plan: Plan) -> dict[str, Sequence[Any]]:
-    """All that may be added to, by name."""
+    """The values that may be added to, by name."""
     rates = {f"learning_rate of {method}": plan.rates(method) for method in plan.methods}
     return {"task": plan.tasks[0].trained_on, "seed": plan.seeds, **rates}
 

@@ -1,4 +1,4 @@
-"""Conducting a study: its jobs are handed to a runner until nothing is left to do."""
+"""Conducts a study: hands its jobs to a runner until nothing is left to do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POLL_SECONDS = 1.0
 
 
 class Runner(AbstractContextManager["Runner"], Protocol):
-    """What carries out jobs."""
+    """Carries out jobs."""
 
     capacity: int
 
@@ -36,12 +36,12 @@ class Runner(AbstractContextManager["Runner"], Protocol):
         ...
 
     def stop(self, number: int) -> None:
-        """Interrupt the jobs under way, as the signal of this number reached the study."""
+        """Interrupt the running jobs, since the study has received the signal of this number."""
         ...
 
 
 class Watcher(Protocol):
-    """What is told of the progress of a study."""
+    """Follows the progress of a study."""
 
     def started(self, job: Job) -> None:
         """A job was handed to the runner."""
@@ -52,11 +52,11 @@ class Watcher(Protocol):
         ...
 
     def tick(self) -> None:
-        """A moment has passed."""
+        """Called about once a second."""
         ...
 
     def stopping(self) -> None:
-        """A signal came; the jobs under way are being stopped."""
+        """A signal arrived; the running jobs are being stopped."""
         ...
 
 
@@ -71,18 +71,18 @@ def conduct(
 ) -> None:
     """Do everything that is left of a study.
 
-    A run that fails ends its group only; the other groups go on.
+    A failed run ends only its group; the other groups continue.
 
     Args:
         groups: The study's groups.
         folder: The study's folder.
-        runner: What carries out the jobs.
-        watcher: What is told of the progress.
-        on_finished: Called with each group that is finished, also those that were before.
-        again: How the user resumes it, for messages.
+        runner: Carries out the jobs.
+        watcher: Follows the progress.
+        on_finished: Called with each finished group, including those finished before.
+        again: How the user resumes the study, for messages.
 
     Raises:
-        InputError: Another process conducts the study, or a record on disk is not of it.
+        InputError: Another process conducts the study, or a record on disk does not belong to it.
         StoppedError: On Ctrl-C or SIGTERM.
         DoratuneError: Runs have failed; each is named.
     """
@@ -98,10 +98,10 @@ def conduct(
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that this version cannot carry out a study in.
+    """Raise if this version cannot carry out a study in a folder.
 
     Raises:
-        InputError: It is a file, or its study.json is of another schema or version.
+        InputError: It is a file, or its study.json has another schema or version.
     """
     refuse_output(folder)
     if (folder / STUDY_NAME).is_file():
@@ -164,7 +164,7 @@ class _Conductor:
     def _settle(self, job: Job, outcome: Outcome) -> None:
         if outcome.interrupted:
             self.signal = self.signal or signal.SIGINT
-        elif outcome.error is not None and not self.signal:  # a process may break on a signal
+        elif outcome.error is not None and not self.signal:  # after a signal a process may break
             self.failures.append((job, outcome.error))
         self.schedule.settle(job, failed=outcome.interrupted or outcome.error is not None)
         self.watcher.ended(job, outcome)
@@ -180,7 +180,7 @@ class _Conductor:
 
 @contextmanager
 def _waiting_through_signals(noticed: Callable[[int], None]) -> Iterator[None]:
-    """Call ``noticed`` on Ctrl-C and SIGTERM, and go on: the runs' processes save a checkpoint and end."""
+    """On Ctrl-C and SIGTERM call ``noticed`` and go on; the runs' processes save a checkpoint and end."""
     previous = {
         one: signal.signal(one, lambda number, _: noticed(number)) for one in (signal.SIGINT, signal.SIGTERM)
     }

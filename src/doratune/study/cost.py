@@ -1,4 +1,4 @@
-"""What a study will take: runs, steps, tokens, and time by what its own finished runs took."""
+"""Estimates what a study will take: runs, steps, tokens, and time from its own finished runs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from doratune.study.plan import Plan
 from doratune.study.schedule import Progress
 
 START_SECONDS = 10.0
-"""What a run's process takes to start and to load its model, roughly."""
+"""Rough time for a run's process to start and to load its model."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is left of something to do."""
+    """The work that is left."""
 
     runs: int = 0  #: runs to train
     steps: int = 0  #: optimizer steps
@@ -50,7 +50,7 @@ class Speeds:
     rows: tuple[float, float] = (0.0, 0.0)
 
     def add(self, job: Job) -> None:
-        """Learn from what of a job is on disk."""
+        """Add the tokens, rows and times of a job that are on disk."""
         if job.config is not None and is_recorded(job.folder):
             training = read_record(job.folder).training
             if training is not None:
@@ -60,7 +60,7 @@ class Speeds:
             self.rows = (self.rows[0] + one.rows, self.rows[1] + one.seconds)
 
     def seconds(self, method: str, work: Work) -> float | None:
-        """Wall time of some work of a method; None if no speed is known."""
+        """Estimated wall time of a method's work; None if no speed is known."""
         tokens, token_seconds = self.tokens.get(method) or _sum(self.tokens.values())
         rows, row_seconds = self.rows
         if (work.tokens and not tokens) or (work.rows and not rows):
@@ -71,7 +71,7 @@ class Speeds:
 
 
 def known_speeds(plan: Plan, groups: Sequence[Group]) -> Speeds:
-    """From the study's finished runs; where there are none, what the plan assumes."""
+    """The speeds of the study's finished runs or, without any, those that the plan assumes."""
     speeds = Speeds()
     for job in {job.folder: job for group in groups for job in planned_jobs(group)}.values():
         speeds.add(job)
@@ -84,7 +84,7 @@ def known_speeds(plan: Plan, groups: Sequence[Group]) -> Speeds:
 
 
 def planned_jobs(group: Group) -> Iterator[Job]:
-    """All jobs of a group; where the learning rates are not chosen yet, as if the first were."""
+    """All jobs of a group; until the learning rates are chosen, as if the first were."""
     progress = Progress(group)
     yield from progress.jobs
     if all(job.done() for job in progress.jobs):
@@ -98,7 +98,7 @@ def planned_jobs(group: Group) -> Iterator[Job]:
 
 
 def work_left(groups: Iterable[Group]) -> list[tuple[Group, Job, Work]]:
-    """What is left of each job; what several jobs share is with the first of them."""
+    """The work left of each job; work that several jobs share counts for the first."""
     counted: set[tuple[str, ...]] = set()
     found = []
     for group in groups:

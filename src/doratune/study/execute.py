@@ -1,4 +1,4 @@
-"""Carrying out a job in this process, from wherever an earlier process left it."""
+"""Carries out a job in this process, continuing where an earlier process stopped."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Outcome:
 
     Attributes:
         seconds: Wall time.
-        error: What went wrong, None where nothing did.
+        error: What went wrong; None if nothing did.
         interrupted: Whether a signal stopped it.
-        diverged: Whether its training diverged, which is a result: it is not repeated.
+        diverged: Whether its training diverged, which is a result and not repeated.
     """
 
     seconds: float
@@ -51,10 +51,10 @@ class Outcome:
 
 
 def carry_out(job: Job) -> Outcome:
-    """Do what is left of a job; what it prints goes to log.txt in its run directory.
+    """Do what is left of a job; its output goes to log.txt in its run directory.
 
     Returns:
-        How it ended. Errors are returned, not raised, so that they keep their message in any other process.
+        How it ended. Errors are returned, not raised, so that their message survives in another process.
     """
     started = time.perf_counter()
     error, interrupted, diverged = None, False, False
@@ -70,7 +70,7 @@ def carry_out(job: Job) -> Outcome:
         except DoratuneError as raised:
             interrupted = isinstance(raised, StoppedError)
             error = raised.message
-        except Exception as raised:  # whatever a library raises ends this run only, and is reported
+        except Exception as raised:  # an error in a library ends only this run, and is reported
             traceback.print_exc()
             error = f"{type(raised).__name__}: {raised}\n  where: {job.folder / LOG_NAME}"
     seconds = time.perf_counter() - started
@@ -78,7 +78,7 @@ def carry_out(job: Job) -> Outcome:
 
 
 def _train(job: Job) -> None:
-    """Train the run or resume its training; train it again if it is finished and its weights are gone."""
+    """Train the run or resume it; train it again if it is finished but its weights are gone."""
     from doratune.training.train import train
 
     if job.config is None:
@@ -86,7 +86,7 @@ def _train(job: Job) -> None:
     if job.trained():
         if job.left() and not job.has_weights():
             logger.warning("the weights of %s are gone, so it is trained again", job.folder.name)
-            shutil.rmtree(job.folder / VALIDATION_NAME, ignore_errors=True)  # of the run as it was
+            shutil.rmtree(job.folder / VALIDATION_NAME, ignore_errors=True)  # the old weights' answers
             train(job.config, overwrite=True)
         return
     resume = is_started(job.folder)
@@ -100,12 +100,12 @@ def _evaluate(job: Job) -> None:
     from doratune.models.load import on_cpu
 
     for config in together(job.left()):
-        # The plan's type is that of training. On a CPU the base is evaluated as its runs are, in float32.
+        # The plan's dtype is for training. On a CPU the base is evaluated in float32, as its runs are.
         evaluate(config.model_copy(update={"dtype": "auto"}) if on_cpu() else config)
 
 
 def together(left: Sequence[Wanted]) -> list[EvalConfig]:
-    """The evaluations with tasks that share all settings in one, since each evaluation loads the model."""
+    """Merge evaluations that differ only in their task, since each evaluation loads the model."""
     found: dict[str, EvalConfig] = {}
     for config in (wanted.config for wanted in left):
         key = config.model_dump_json(exclude={"task"})
@@ -117,7 +117,7 @@ def together(left: Sequence[Wanted]) -> list[EvalConfig]:
 
 @contextmanager
 def _printing_to(path: Path) -> Iterator[None]:
-    """Append what this process prints, libraries and all, to a file."""
+    """Append all output of this process, including that of libraries, to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)

@@ -1,4 +1,4 @@
-"""Run directories in, one StudyRecord out: refuses what cannot be compared and notes what must be known."""
+"""Makes one StudyRecord of existing run directories; refuses what cannot be compared and adds notes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,25 @@ from typing import Any
 
 from doratune.errors import InputError
 from doratune.records.base_model import check_one_base_model, check_own_base_model
-from doratune.records.differences import WITHOUT_EFFECT, flat_config, notes_on_differences, shared_settings
+from doratune.records.differences import (
+    WITHOUT_EFFECT,
+    differing_settings,
+    flat_config,
+    notes_on_differences,
+    shared_settings,
+)
 from doratune.records.layout import read_record
-from doratune.records.run import DataRecord, Evaluation, RunRecord, mixed
+from doratune.records.run import DataRecord, Evaluation, RunRecord, mixed, way_of_asking
 from doratune.records.study import StudyMethod, StudyRecord, method_of
 from doratune.records.weights import check_own_weights
 from doratune.study.assemble import record_of
 from doratune.study.cell import Answered, Arm, Run, cell_of
 
 TaskKey = tuple[str, str, str]
-"""A task, its format and its protocol: what must agree for two accuracies to mean the same."""
+"""A task, its format and its protocol, which must agree for two accuracies to be comparable."""
 
 BY_SEED = WITHOUT_EFFECT | {"seed", "name", "output", "data", "resume", "overwrite"}
-"""Configuration in which the runs of one arm may differ; rows are told by their hash."""
+"""Settings in which the runs of one arm may differ; rows are compared by their hash."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +44,16 @@ class _Evaluated:
 def record_of_runs(runs: Sequence[Path], *, title: str, reproduce: str) -> StudyRecord:
     """Read finished runs and put them side by side.
 
-    Runs that differ in nothing but their seed are the runs of one arm.
+    Runs that differ only in their seed form one arm.
 
     Args:
-        runs: Run directories, one or more; their order is the order of the arms.
+        runs: One or more run directories; their order is the order of the arms.
         title: Headline of the report.
-        reproduce: The command that gives this record.
+        reproduce: The command that repeats this record.
 
     Returns:
-        The record, with a cell for each task. A run is missing from the cell of a task that it was not
-        evaluated on.
+        The record, with a cell for each task. A run appears only in the cells of tasks that it was evaluated
+        on.
 
     Raises:
         InputError: A run is missing, damaged or not evaluated, or the runs differ in base model or in
@@ -71,13 +77,14 @@ def record_of_runs(runs: Sequence[Path], *, title: str, reproduce: str) -> Study
         reproduce=reproduce,
         environment=loaded[-1].run.record.environment,
         settings=shared_settings(everything),
+        differing=differing_settings(records),
         notes=[*notes, *notes_on_differences(records), *_seed_notes(arms), *_arm_notes(arms)],
     )
 
 
 def _load(directories: Sequence[Path]) -> list[_Evaluated]:
     if not directories:
-        raise InputError("there is nothing to compare", expected="one run directory or more")
+        raise InputError("there is nothing to compare", expected="one or more run directories")
     records = [read_record(directory) for directory in directories]
     resolved = [directory.resolve() for directory in directories]
     repeated = [path for path, count in Counter(resolved).items() if count > 1]
@@ -111,7 +118,7 @@ def _evaluations(run: Run) -> dict[TaskKey, Evaluation]:
 
 
 def _check_comparable_tasks(runs: Sequence[_Evaluated]) -> None:
-    """Refuse two runs that have a task in common but never in the same format and protocol."""
+    """Raise if two runs share a task but not in the same format and protocol."""
     for index, first in enumerate(runs):
         for second in runs[index + 1 :]:
             paired = {task for task, _, _ in first.evaluations.keys() & second.evaluations.keys()}
@@ -130,7 +137,7 @@ def _ways(one: _Evaluated, task: str) -> str:
 
 
 def _arms(runs: Sequence[_Evaluated]) -> dict[str, list[_Evaluated]]:
-    """The runs by the name of their arm, by ascending seed."""
+    """The runs by the name of their arm, with ascending seeds."""
     groups: dict[str, list[_Evaluated]] = {}
     for one in runs:
         groups.setdefault(_settings_key(one.run.record), []).append(one)
@@ -145,14 +152,14 @@ def _arms(runs: Sequence[_Evaluated]) -> dict[str, list[_Evaluated]]:
 
 
 def _settings_key(record: RunRecord) -> str:
-    """What the runs of one arm have in common."""
+    """A key of everything that the runs of one arm share."""
     config = {key: value for key, value in flat_config(record.config).items() if key not in BY_SEED}
-    rows = [one.sha256 for one in record.data]
+    rows = [one.asked for one in record.data]
     return json.dumps([method_of(record), record.model.dtype, rows, config], sort_keys=True)
 
 
 def _names(arms: Sequence[Sequence[_Evaluated]]) -> list[str]:
-    """The method where it has one arm only, else the name of the first run; places where names repeat."""
+    """The method if it has one arm, otherwise the name of the first run, or its place if names repeat."""
     runs = [arm[0].run for arm in arms]
     methods = [method_of(run.record) for run in runs]
     places = [run.place for run in runs]
@@ -200,21 +207,21 @@ def _cell(key: TaskKey, base: Sequence[_Evaluated], arms: dict[str, list[_Evalua
 
 
 def _rank(trained: Sequence[_Evaluated]) -> int | None:
-    """The rank of all adapters, None where they differ."""
+    """The rank of all adapters; None if they differ."""
     records = [one.run.record for one in trained]
     ranks = {record.config.get("rank") for record in records if record.method != "full"}
     return ranks.pop() if len(ranks) == 1 else None
 
 
 def _train(trained: Sequence[_Evaluated]) -> DataRecord | None:
-    """The rows that all runs were trained on, None where they differ."""
-    rows = {tuple(part.sha256 for part in one.run.record.data): one.run.record.data for one in trained}
+    """The rows that all runs were trained on; None if they differ."""
+    rows = {tuple(part.asked for part in one.run.record.data): one.run.record.data for one in trained}
     data = next(iter(rows.values())) if len(rows) == 1 else []
     return mixed(data) if data else None
 
 
 def _seed_notes(arms: dict[str, list[_Evaluated]]) -> list[str]:
-    """That arms have other seeds than the first, so that not all runs are in a difference."""
+    """A note if arms have different seeds, so that not all runs enter a difference."""
     seeds = {name: [one.run.record.seed for one in arm] for name, arm in arms.items()}
     if len({tuple(one) for one in seeds.values()}) == 1 or all(len(one) == 1 for one in seeds.values()):
         return []
@@ -223,7 +230,7 @@ def _seed_notes(arms: dict[str, list[_Evaluated]]) -> list[str]:
 
 
 def _arm_notes(arms: dict[str, list[_Evaluated]]) -> list[str]:
-    """That a method has several arms, of which only the first is in the differences."""
+    """Notes on methods with several arms, of which only the first enters the differences."""
     methods: dict[StudyMethod, list[str]] = {}
     for name, arm in arms.items():
         methods.setdefault(method_of(arm[0].run.record), []).append(name)
@@ -239,6 +246,13 @@ def _arm_notes(arms: dict[str, list[_Evaluated]]) -> list[str]:
 def _check_same_data(
     task: str, first: _Evaluated, ours: Evaluation, second: _Evaluated, theirs: Evaluation
 ) -> None:
+    if way_of_asking(ours.data.definition) != way_of_asking(theirs.data.definition):
+        raise InputError(
+            f"the runs were evaluated on different tasks of the name {task}, so they cannot be compared",
+            where=f"{first.run.directory}, {second.run.directory}",
+            got="task files with another layout or row",
+            fix="give one of the tasks another name",
+        )
     facts = {
         "data (SHA-256)": (ours.data.sha256, theirs.data.sha256),
         "limit": (ours.limit, theirs.limit),

@@ -1,4 +1,4 @@
-"""Which answers runs gave, right or wrong: what tells arms apart whose accuracies agree."""
+"""The answers that runs gave, right or wrong: they show how arms with equal accuracy differ."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from doratune.records.study import MostGiven, SeedDifference, StudyCell
 
 Given = Mapping[int, str | None]
-"""The label that a run gave to each row, None where its text held none."""
+"""The label that a run gave to each row; None if its text had none."""
 
 
 def with_given_answers(cell: StudyCell, given: Mapping[str, Given | None]) -> StudyCell:
-    """The cell with each run's commonest answer, and how many answers runs have in common.
+    """Add to a cell each run's most frequent answer, and how many answers runs have in common.
 
     Args:
-        cell: Without them.
-        given: The answers by the run's place, the base's among them if it has any; all runs of the cell have
-            answered the same rows.
+        cell: The cell without them.
+        given: The answers by the run's place, also the base's if it has any. All runs of the cell answered
+            the same rows.
     """
     arms = [
         arm.model_copy(
@@ -62,7 +62,7 @@ def _same(first: Given | None, second: Given | None) -> int | None:
 
 
 def most_given(given: Given | None) -> MostGiven | None:
-    """The answer to most rows, None where it is not known."""
+    """The most frequent answer; None if the answers are unknown."""
     if not given:
         return None
     ((answer, count),) = Counter(given.values()).most_common(1)

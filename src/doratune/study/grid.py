@@ -1,4 +1,4 @@
-"""The grid of a plan: groups of arms in which everything but the method is held equal."""
+"""The grid of a plan: groups of arms that differ only in the method."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ TRAINING: Mapping[StudyMethod, Mapping[str, Any]] = {
     "dora-attached-norm": {"method": "dora", "norm_gradient": True},
     "full": {"method": "full"},
 }
-"""What a method of a study is in a run's configuration."""
+"""A study's method as settings of a run."""
 OF_ADAPTERS = frozenset({"rank", "alpha", "rslora", "dropout", "targets", "engine"})
-"""Settings that full fine-tuning has no use for."""
+"""Settings that full fine-tuning does not use."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Group:
     """The arms of one model, training set, format and rank.
 
     Attributes:
-        plan: The plan it is of.
+        plan: The plan it belongs to.
         folder: The study's folder.
         model: Name of the base model.
-        identity: What tells the model's content from another's, see ``address``.
+        identity: Identifies the model's content; see ``address``.
         material: The rows.
         format: How a row becomes a prompt and its candidate answers.
-        rank: Of the adapters.
+        rank: Rank of the adapters.
     """
 
     plan: Plan
@@ -54,7 +54,7 @@ class Group:
 
     @property
     def cell_rank(self) -> int | None:
-        """The rank of all adapters of the group; None where a method has its own."""
+        """The rank of all adapters of the group; None if they differ."""
         ranks = {
             self.plan.own_settings.get(method, {}).get("rank", self.rank)
             for method in self.plan.methods
@@ -63,27 +63,27 @@ class Group:
         return self.rank if ranks <= {self.rank} else ranks.pop() if len(ranks) == 1 else None
 
     def trials(self) -> list[Job]:
-        """The trial of every learning rate of every method; none where there is no rate to choose."""
+        """The trials of all methods with all learning rates; none if there is no rate to choose."""
         if not self.material.validation:
             return []
         return [self.trial(method, rate) for method in self.plan.methods for rate in self.plan.rates(method)]
 
     def trial(self, method: StudyMethod, rate: float) -> Job:
-        """Train with one learning rate and the first seed, and answer the validation rows."""
+        """The job that trains with one learning rate and the first seed, and answers the validation rows."""
         return self._job(method, rate, self.plan.seeds[0], "trial")
 
     def test(self, method: StudyMethod, rate: float, seed: int) -> Job:
-        """Train, if that is not done, and answer the test rows.
+        """The job that trains, unless that is done, and answers the test rows.
 
-        The validation rows of the first seed are in it too, for a run that must be trained again.
+        With the first seed it answers the validation rows too, in case the run must be trained again.
         """
         return self._job(method, rate, seed, "test")
 
     def base(self) -> Job:
-        """Answer the test rows with the model as it is."""
+        """The job that answers the test rows with the base model."""
         shared = {key: self.plan.settings[key] for key in _LOADING if key in self.plan.settings}
         tests = self.material.tests
-        rows = {test.task.name: test.record.sha256 for test in tests}
+        rows = {test.task.name: test.record.asked for test in tests}
         key = address(
             {
                 "model": self.identity,
@@ -91,7 +91,7 @@ class Group:
                 "format": self.format,
                 "protocol": self.plan.protocol,
                 "limit": self.material.entry.limit,
-                "data": rows if len(tests) > 1 else tests[0].record.sha256,
+                "data": rows if len(tests) > 1 else tests[0].record.asked,
             }
         )
         folder = self.folder / RUNS_NAME / f"base-{_short(list(rows))}-{key}"
@@ -101,8 +101,8 @@ class Group:
 
     def _job(self, method: StudyMethod, rate: float, seed: int, stage: Literal["trial", "test"]) -> Job:
         config = self._config(method, rate, seed)
-        key = run_address(config, model=self.identity, data=self.material.train_record.sha256)
-        name = _short([one.lower() for one in self.material.entry.trained_on])
+        key = run_address(config, model=self.identity, data=self.material.train_record.asked)
+        name = _short(self.material.entry.names)
         folder = self.folder / RUNS_NAME / f"{method}-{name}-{key}"
         wanted = self._validations(folder) if seed == self.plan.seeds[0] else []
         if stage == "test":
@@ -110,7 +110,9 @@ class Group:
         return Job(
             stage=stage,
             folder=folder,
-            config=config.model_copy(update={"output": folder}),
+            config=config.model_copy(
+                update={"output": folder, "task": [self.material.given(task) for task in config.task]}
+            ),
             wanted=tuple(wanted),
             method=method,
         )
@@ -142,10 +144,11 @@ class Group:
     def _validations(self, folder: Path) -> list[Wanted]:
         return [
             Wanted(
+                part.task or "",
                 self._evaluation(
                     str(folder), part.task or "", part.path, "validation", folder / VALIDATION_NAME
                 ),
-                part.record.sha256,
+                part.record.asked,
                 part.record.rows,
             )
             for part in self.material.validation
@@ -156,7 +159,7 @@ class Group:
     ) -> EvalConfig:
         return EvalConfig(
             target=target,
-            task=[task],
+            task=[self.material.given(task)],
             data=data,
             split=split,
             format=self.format,
@@ -168,14 +171,14 @@ class Group:
         )
 
     def _answers(self, test: Test, target: str, folder: Path) -> Wanted:
-        """The answers to the test rows of a task."""
+        """The evaluation on the test rows of a task."""
         config = self._evaluation(target, test.task.name, test.data, "test", folder)
         limit = self.material.entry.limit or test.record.rows
-        return Wanted(config, test.record.sha256, min(limit, test.record.rows))
+        return Wanted(test.task.name, config, test.record.asked, min(limit, test.record.rows))
 
 
 def _short(tasks: list[str]) -> str:
-    """The part of a run directory's name that says what it is about."""
+    """The part of a run directory's name that names its tasks."""
     return tasks[0] if len(tasks) == 1 else f"{len(tasks)}-tasks"
 
 
@@ -185,7 +188,7 @@ _LOADING = ("dtype", "load_in_4bit", "device_map", "speedups", "trust_remote_cod
 def groups_of(
     plan: Plan, identities: Mapping[str, str], materials: list[Material], folder: Path
 ) -> list[Group]:
-    """Every group of a plan, in its order: model by model, training set by training set, format, rank."""
+    """Every group of a plan, ordered by model, then training set, format and rank."""
     return [
         Group(plan, folder, model, identities[model], material, form, rank)
         for model in plan.models

@@ -1,4 +1,4 @@
-"""A job: one run of a study, with the evaluations that are wanted of it, and what of that is on disk."""
+"""A job: one run of a study with the evaluations it needs, and which of that is on disk."""
 
 from __future__ import annotations
 
@@ -34,26 +34,27 @@ class Wanted:
     """An evaluation of one task.
 
     Attributes:
-        config: How it is made.
-        sha256: Of the rows, as the evaluation's record will give it.
-        rows: How many are evaluated.
+        task: The task's name; ``config`` has the path of its file if it has one.
+        config: The evaluation's configuration.
+        asked: Hash of the rows and how they are asked, as in the evaluation's record.
+        rows: How many rows are evaluated.
     """
 
+    task: str
     config: EvalConfig
-    sha256: str
+    asked: str
     rows: int
 
     def found(self) -> Evaluation | None:
         """The evaluation on disk, or None.
 
         Raises:
-            InputError: The record cannot be read, or the evaluation there is of other rows or on another
-                base model.
+            InputError: The record cannot be read, or its evaluation has other rows or another base model.
         """
         folder = self.config.output
         if folder is None or not is_recorded(folder):
             return None
-        ours = (self.config.task[0], self.config.format, self.config.protocol, self.config.split)
+        ours = (self.task, self.config.format, self.config.protocol, self.config.split)
         record = read_record(folder)
         check_own_base_model(record, where=str(folder))
         check_own_weights(record, where=str(folder))
@@ -64,37 +65,37 @@ class Wanted:
         return None
 
     def answers(self) -> Answers | None:
-        """What each row counts, or None where nothing is on disk.
+        """The answers on disk, or None.
 
         Raises:
-            InputError: As ``found``, or the predictions cannot be read or do not match the record.
+            InputError: As for ``found``, or the predictions cannot be read or do not match the record.
         """
         found = self.found()
         folder = self.config.output
         return read_answers(folder, found) if found is not None and folder is not None else None
 
     def _check_rows(self, found: Evaluation, folder: Path) -> None:
-        if (found.data.sha256, found.limit) != (self.sha256, self.config.limit):
+        if (found.data.asked, found.limit) != (self.asked, self.config.limit):
             raise InputError(
-                f"a finished run was evaluated on other rows of {found.task} than the plan has now",
+                f"a finished run was evaluated on other rows of {found.task} than the plan now has",
                 where=str(folder),
-                got=f"SHA-256 {found.data.sha256[:12]}, limit {found.limit}",
-                expected=f"SHA-256 {self.sha256[:12]}, limit {self.config.limit}",
+                got=f"SHA-256 {found.data.asked[:12]}, limit {found.limit}",
+                expected=f"SHA-256 {self.asked[:12]}, limit {self.config.limit}",
                 fix="give the rows and limit it was evaluated on, or another --output",
             )
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does.
+    """The work of one process.
 
     Attributes:
-        stage: "trial": train, and answer the validation rows. "test": train, if that is not done, and answer
-            the test rows. "base": answer the test rows with the model as it is.
+        stage: "trial": train, and answer the validation rows. "test": train, unless that is done, and answer
+            the test rows. "base": answer the test rows with the base model.
         folder: The run directory.
         config: How it is trained; None for the base model.
         wanted: The evaluations.
-        method: What is trained, or "base".
+        method: The method trained with, or "base".
     """
 
     stage: Literal["trial", "test", "base"]
@@ -105,12 +106,12 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Tells jobs apart; the same run may be a trial first and be tested later."""
+        """Identifies the job; the same run may first be a trial and later be tested."""
         return f"{self.folder.name}, {self.stage}"
 
     @property
     def label(self) -> str:
-        """What it is, for people."""
+        """A description for messages."""
         config = self.config
         return f"{self.method}, rate {config.learning_rate:g}, seed {config.seed}" if config else "base"
 
@@ -145,7 +146,7 @@ class Job:
         """The evaluations that are not on disk.
 
         Raises:
-            InputError: A record cannot be read, or is of other rows.
+            InputError: A record cannot be read, or has other rows.
         """
         return [] if self.diverged() else [one for one in self.wanted if one.found() is None]
 
@@ -158,7 +159,7 @@ class Job:
         return self.trained() and not self.left()
 
     def has_weights(self) -> bool:
-        """Whether there is something to evaluate."""
+        """Whether there are weights to evaluate."""
         return self.config is None or trained_weights(self.folder, self.config.method) is not None
 
 

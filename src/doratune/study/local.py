@@ -1,6 +1,6 @@
-"""The runner of one machine: every run in a new process, one after the other or several at a time.
+"""Runs jobs on one machine: every run in a new process, one after the other or several at a time.
 
-A new process measures its own peak memory and starts as fresh as any other.
+In a new process a run's peak memory is its own, and every run starts from the same state.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class LocalRunner:
     """Runs jobs on this machine.
 
     Args:
-        jobs: How many at a time.
-        threads: How many threads each computes with; None: as many as its libraries choose.
+        jobs: How many jobs run at a time.
+        threads: Threads of each job; None: as many as its libraries choose.
         initializer: Called first in each process.
 
     Attributes:
-        capacity: How many jobs may be under way.
+        capacity: How many jobs may run at a time.
     """
 
     def __init__(self, jobs: int, threads: int | None, initializer: Callable[[], None] | None = None) -> None:
@@ -53,7 +53,7 @@ class LocalRunner:
         return self._waiting.submit(self._run, job)
 
     def stop(self, number: int) -> None:
-        """Pass SIGTERM on to the runs' processes; a terminal sends Ctrl-C to all of them."""
+        """Pass SIGTERM on to the runs' processes; a terminal sends them Ctrl-C itself."""
         if number == signal.SIGTERM:
             for child in multiprocessing.active_children():
                 child.terminate()
@@ -76,13 +76,13 @@ def run_alone(
     initializer: Callable[[], None] | None = None,
     threads: int | None = None,
 ) -> Result:
-    """Call a function in a new process and wait for what it returns or raises.
+    """Call a function in a new process, and return or raise its result.
 
     Args:
-        function: What is called; like its arguments it must be picklable.
+        function: The function; like its arguments it must be picklable.
         *arguments: Its arguments.
         initializer: Called first in the process.
-        threads: How many threads its libraries compute with; None: as many as they choose.
+        threads: Threads of its libraries; None: as many as they choose.
 
     Raises:
         BrokenProcessPool: The process ended before the function did.
@@ -96,7 +96,7 @@ def run_alone(
 
 
 def _prepare(initializer: Callable[[], None] | None, threads: int | None) -> None:
-    """The process's first steps; OpenMP reads its variable when torch is imported, so it comes first."""
+    """Set up the process. OpenMP reads its variable when torch is imported, so this comes before that."""
     # There is nothing to save yet, so Ctrl-C ends the process at once; training handles it later.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -107,7 +107,7 @@ def _prepare(initializer: Callable[[], None] | None, threads: int | None) -> Non
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent is gone, killed perhaps; the run is resumed from its checkpoint."""
+    """End this process if its parent has died, for example killed; the run can resume from its checkpoint."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,37 +1,39 @@
-"""The rows of a study: what is trained on, what the learning rate is chosen on, and what is tested on."""
+"""The rows of a study: for training, for choosing the learning rate, and for testing."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from doratune.data.choices import is_choice_row
 from doratune.data.examples import build_examples
 from doratune.data.mix import is_mix, load_mix
 from doratune.data.rows import Row
 from doratune.data.source import load_split
-from doratune.data.tasks import MIX, Split, Task, get_task
+from doratune.data.tasks import MIX, Split, Task, get_task, get_tasks
 from doratune.errors import InputError
-from doratune.records.layout import write_text_atomic
-from doratune.records.run import DataRecord, Format, mixed
+from doratune.records.layout import write_json_atomic, write_text_atomic
+from doratune.records.run import DataRecord, Format, mixed, way_of_asking
 from doratune.study.plan import Plan, PlanTask
 
 DATA_NAME = "data"
 CHARACTERS_PER_TOKEN = 4.3
-"""Of English under the tokenizers of today's models, for estimates only."""
+"""For English and the tokenizers of current models; used only for estimates."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that the study took out of a training set and keeps in a file.
+    """Rows that the study selected from a training set and keeps in a file.
 
     Attributes:
-        task: Whose rows; None for those of several tasks.
+        task: The rows' task; None for several tasks.
         path: The file.
-        rows: In the LLM-Adapters layout, in the order of the training set.
-        record: Where they are from, with the SHA-256 of the file.
+        rows: The rows as they were read, in the order of the training set.
+        record: Their source, with the SHA-256 of the file.
     """
 
     task: str | None
@@ -48,12 +50,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Test:
-    """Rows that results are taken from.
+    """The rows that a task is tested on.
 
     Attributes:
-        task: Whose rows.
-        data: The file they are in; None: the hub or the built-in samples.
-        record: All of them, before any limit.
+        task: The task.
+        data: The rows' file; None: the hub or the built-in samples.
+        record: The record of all rows, before any limit.
     """
 
     task: Task
@@ -67,11 +69,13 @@ class Material:
 
     Attributes:
         entry: The entry.
-        train: What is trained on, a file for each task of a mixture.
-        validation: What the learning rate is chosen on, a file for each task; empty where none is chosen.
-        tests: What results are taken from, by task.
-        tokens_per_row: Of the training rows by format, by the number of their characters.
-        inputs: SHA-256 of the rows that the entry names, before any are taken out, by what they are.
+        train: The training rows, a file for each task of a mixture.
+        validation: The rows on which the learning rate is chosen, a file for each task; empty if it is fixed.
+        tests: The test rows of each task.
+        tokens_per_row: Tokens of a training row by format, estimated from the number of characters.
+        inputs: SHA-256 of the entry's rows, before validation rows are taken out, and of the definitions of
+            tasks in YAML files, by description.
+        definitions: The definitions of such tasks, each with the path of the study's copy, by name.
     """
 
     entry: PlanTask
@@ -80,26 +84,33 @@ class Material:
     tests: list[Test]
     tokens_per_row: dict[Format, float]
     inputs: dict[str, str]
+    definitions: dict[str, tuple[Path, dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def train_record(self) -> DataRecord:
-        """All that is trained on."""
+        """The record of all training rows."""
         return mixed([part.record for part in self.train])
 
     @property
     def validation_record(self) -> DataRecord | None:
-        """All that the learning rate is chosen on."""
+        """The record of all validation rows, or None."""
         return mixed([part.record for part in self.validation]) if self.validation else None
 
     @property
     def train_path(self) -> Path:
-        """What a run is given: the file, or the folder of a mixture's files."""
+        """The path for a run's ``data``: the file, or the folder of a mixture's files."""
         return self.train[0].path if len(self.train) == 1 else self.train[0].path.parents[1]
 
+    def given(self, task: str) -> str:
+        """What a run is given for a task: its name, or the study's copy of its own file."""
+        return str(self.definitions[task][0]) if task in self.definitions else task
+
     def write(self) -> None:
-        """Write the files of the training and validation rows."""
+        """Write the files of the training and validation rows, and of tasks that do not ship."""
         for part in (*self.train, *self.validation):
             part.write()
+        for path, definition in self.definitions.values():
+            write_json_atomic(path, definition)  # which YAML reads
 
 
 @dataclass(frozen=True)
@@ -107,14 +118,16 @@ class _Source:
     """The training rows of one task, or of the commonsense mix.
 
     Attributes:
-        name: Of the task or mix.
+        name: Name of the task or mix.
+        task: The task; None for the mix.
         tasks: The task of each row.
         rows: The rows.
-        place: What they were taken from, for people.
-        sha256: Of the rows.
+        place: Their source, for messages and records.
+        sha256: Hash of the rows.
     """
 
     name: str
+    task: Task | None
     tasks: list[str]
     rows: list[Row]
     place: str
@@ -146,34 +159,50 @@ def load_material(plan: Plan, entry: PlanTask, folder: Path) -> Material:
             got=f"{entry.validation_rows} of {len(rows)} rows of {emptied[0].place}",
             fix="lower validation_rows",
         )
+    own = {task.name: task.definition for task in _tasks(entry) if task.definition is not None}
     tests = [_test(plan, entry, get_task(name)) for name in entry.tests]
     return Material(
         entry=entry,
         train=[
-            _part(folder, entry, "train", source.name, kept[source.name], source.place) for source in sources
+            _part(folder, entry, "train", source.name, kept[source.name], source.place, own)
+            for source in sources
         ],
-        validation=_validation(folder, entry, sources, rows, chosen),
+        validation=_validation(folder, entry, sources, rows, chosen, own),
         tests=tests,
         tokens_per_row={form: _tokens_per_row(form, sources) for form in entry.formats},
         inputs={
             **{f"training rows of {source.name}": source.sha256 for source in sources},
             **{f"test rows of {test.task.name}": test.record.sha256 for test in tests},
+            **{f"task {name}": _digest(way_of_asking(definition)) for name, definition in own.items()},
+        },
+        definitions={
+            name: (folder / DATA_NAME / "tasks" / f"{name}.yaml", definition)
+            for name, definition in own.items()
         },
     )
 
 
+def _tasks(entry: PlanTask) -> list[Task]:
+    """The tasks that are trained on or tested on, without the mix's own."""
+    return get_tasks([name for name in (*entry.trained_on, *entry.test) if not is_mix(name)])
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
 def assumed_material(entry: PlanTask, folder: Path) -> Material:
-    """The sizes that the plan gives for rows that are not at hand: enough for an estimate only.
+    """Material without rows, made from the sizes in the plan; enough only for an estimate.
 
     Raises:
-        InputError: The plan gives none.
+        InputError: The plan has no sizes.
     """
     sizes = entry.sizes
     if sizes is None:
         raise InputError("the plan does not say how large its data is", where=f"tasks, {entry.name}, sizes")
 
     def part(split: str, name: str, rows: int) -> Part:
-        task = _task(name)
+        task = None if is_mix(name) else get_task(name).name
         return Part(
             task, folder, [], DataRecord(task=task, source="not loaded", split=split, sha256="", rows=rows)
         )
@@ -192,28 +221,36 @@ def assumed_material(entry: PlanTask, folder: Path) -> Material:
 
 
 def _validation(
-    folder: Path, entry: PlanTask, sources: Sequence[_Source], rows: Sequence[Row], chosen: Sequence[int]
+    folder: Path,
+    entry: PlanTask,
+    sources: Sequence[_Source],
+    rows: Sequence[Row],
+    chosen: Sequence[int],
+    own: Mapping[str, dict[str, Any]],
 ) -> list[Part]:
-    """The rows that were chosen, a part for each task."""
+    """The chosen rows, as one part per task."""
     tasks = [task for source in sources for task in source.tasks]
     places = {task: source.place for source in sources for task in source.tasks}
     return [
-        _part(folder, entry, "validation", task, [rows[i] for i in chosen if tasks[i] == task], places[task])
+        _part(
+            folder,
+            entry,
+            "validation",
+            task,
+            [rows[index] for index in chosen if tasks[index] == task],
+            places[task],
+            own,
+        )
         for task in dict.fromkeys(tasks[index] for index in chosen)
     ]
 
 
 def _tokens_per_row(form: Format, sources: Sequence[_Source]) -> float:
-    """Estimated from all rows, each of which is checked on the way."""
+    """Estimate from all rows, which also checks each of them."""
     examples = [
         example
         for source in sources
-        for example in build_examples(
-            source.rows,
-            source=source.place,
-            fmt=form,
-            task=None if is_mix(source.name) else get_task(source.name),
-        )
+        for example in build_examples(source.rows, source=source.place, fmt=form, task=source.task)
     ]
     characters = sum(len(one.prompt) + len(one.candidates[one.gold]) for one in examples)
     return characters / len(examples) / CHARACTERS_PER_TOKEN
@@ -222,12 +259,12 @@ def _tokens_per_row(form: Format, sources: Sequence[_Source]) -> float:
 def _source(plan: Plan, entry: PlanTask, name: str) -> _Source:
     if is_mix(name):
         mix = load_mix(entry.train_data)
-        return _Source(MIX, mix.tasks, mix.rows, _place(mix.source, entry.train_data), mix.sha256)
+        return _Source(MIX, None, mix.tasks, mix.rows, _place(mix.source, entry.train_data), mix.sha256)
     task = get_task(name)
     data = entry.train_data or _file_in(plan.data, task, "train")
     loaded = load_split(task, "train", data=data)
     tasks = [task.name] * len(loaded.rows)
-    return _Source(task.name, tasks, loaded.rows, _place(loaded.source, data), loaded.sha256)
+    return _Source(task.name, task, tasks, loaded.rows, _place(loaded.source, data), loaded.sha256)
 
 
 def _test(plan: Plan, entry: PlanTask, task: Task) -> Test:
@@ -239,8 +276,9 @@ def _test(plan: Plan, entry: PlanTask, task: Task) -> Test:
         split="test",
         sha256=loaded.sha256,
         rows=len(loaded.rows),
+        definition=task.definition,
     )
-    for form in entry.formats:  # refuses what cannot be asked, before anything is trained
+    for form in entry.formats:  # refuses unusable rows before anything is trained
         build_examples(loaded.rows[: entry.limit], source=loaded.source, fmt=form, task=task)
     return Test(task, data, record)
 
@@ -263,10 +301,10 @@ def _file_in(folder: Path | None, task: Task, split: Split) -> Path | None:
 
 
 def _for_validation(rows: Sequence[Row], count: int, seed: int) -> list[int]:
-    """Rows with ``count`` different questions, ascending: those whose hash with the seed is lowest.
+    """Indices of ``count`` rows with different questions, ascending: those with the lowest seeded hash.
 
-    A hash makes the choice the same for every arm, seed and order of the rows. Where a question comes several
-    times its first row is taken, and the others may not be trained on.
+    A hash makes the choice the same for every arm, seed and order of the rows. If a question occurs several
+    times, its first row is taken and the others are not trained on.
     """
     first: dict[str, int] = {}
     for index, row in enumerate(rows):
@@ -276,14 +314,29 @@ def _for_validation(rows: Sequence[Row], count: int, seed: int) -> list[int]:
 
 
 def _question(row: Row) -> str:
-    return json.dumps([row["instruction"], row["input"]], ensure_ascii=False)
+    keys = ("question", "choices") if is_choice_row(row) else ("instruction", "input")
+    return json.dumps([row[key] for key in keys], ensure_ascii=False)
 
 
-def _part(folder: Path, entry: PlanTask, split: str, name: str, rows: list[Row], place: str) -> Part:
-    """Rows of a task or of the mix, with the file that they are to be in."""
-    task = _task(name)
-    digest = hashlib.sha256(_text(rows).encode("utf-8")).hexdigest()
-    record = DataRecord(task=task, source=place, split=split, sha256=digest, rows=len(rows))
+def _part(
+    folder: Path,
+    entry: PlanTask,
+    split: str,
+    name: str,
+    rows: list[Row],
+    place: str,
+    own: Mapping[str, dict[str, Any]],
+) -> Part:
+    """Rows of a task or of the mix, with the file for them."""
+    task = None if is_mix(name) else name
+    record = DataRecord(
+        task=task,
+        source=place,
+        split=split,
+        sha256=_digest(_text(rows)),
+        rows=len(rows),
+        definition=own.get(name),
+    )
     data = folder / DATA_NAME
     if len(entry.trained_on) > 1:
         path = data / entry.name / name / f"{split}.json"
@@ -293,16 +346,11 @@ def _part(folder: Path, entry: PlanTask, split: str, name: str, rows: list[Row],
     return Part(task, path, rows, record)
 
 
-def _task(name: str) -> str | None:
-    """The one task that rows belong to, or None."""
-    return None if is_mix(name) else get_task(name).name
-
-
 def _place(source: str, data: Path | None) -> str:
-    """A name for people, without the machine's folders."""
+    """A readable name without the machine's folders."""
     return "/".join(data.parts[-2:]) if data is not None else source
 
 
 def _text(rows: Sequence[Row]) -> str:
-    """A JSON array with a row a line."""
+    """A JSON array with one row per line."""
     return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n"

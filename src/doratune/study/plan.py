@@ -1,4 +1,4 @@
-"""A study's plan: what is crossed with what, what every run shares, and what is chosen on what.
+"""A study's plan: what is crossed, which settings all runs share, and how the learning rate is chosen.
 
 Paths in a plan are relative to the working directory, as everywhere on the command line.
 """
@@ -6,13 +6,14 @@ Paths in a plan are relative to the working directory, as everywhere on the comm
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, Field
 
 from doratune.data.mix import without_mix
-from doratune.data.tasks import get_task
+from doratune.data.tasks import get_tasks, plain_name
 from doratune.errors import InputError, did_you_mean
 from doratune.named_yaml import read_named
 from doratune.records.run import Format, Protocol
@@ -22,7 +23,7 @@ from doratune.training.config import TrainingSettings
 
 METHODS: tuple[StudyMethod, ...] = get_args(StudyMethod)
 CROSSED = frozenset({"model", "task", "data", "format", "rows", "rank", "alpha", "learning_rate", "seed"})
-"""Settings of training that the plan's own keys give."""
+"""Training settings that the plan has its own keys for."""
 
 Item = TypeVar("Item", bound=Hashable)
 Rate = Annotated[float, Field(gt=0)]
@@ -40,7 +41,7 @@ Axis = Annotated[list[Item], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Sizes(Settings):
-    """How large a data set is, for an estimate made where its rows are not at hand."""
+    """How large a data set is, for an estimate without its rows."""
 
     train_rows: Positive
     """Rows to train on."""
@@ -51,12 +52,12 @@ class Sizes(Settings):
 
 
 class PlanTask(Settings):
-    """A training set, and the tasks that what was trained on it is tested on."""
+    """A training set, and the tasks on which models trained on it are tested."""
 
     train: str | Axis[str]
-    """Name of a task, or commonsense-mix; a list is a mixture of them."""
+    """Name of a task or its YAML file, or commonsense-mix; a list is a mixture of them."""
     test: Annotated[list[str], AfterValidator(_distinct)] = Field(default=[])
-    """Tasks to test on; empty: those that are trained on."""
+    """Tasks to test on, by name or YAML file; empty: those that are trained on."""
     formats: Axis[Format] = Field(default=["instruct"])
     """instruct, continuation or both."""
     rows: Positive | None = None
@@ -72,17 +73,22 @@ class PlanTask(Settings):
     note: str | None = None
     """What a reader must know about the data."""
     sizes: Sizes | None = None
-    """Only for the estimate, where the rows cannot be loaded."""
+    """Only for the estimate, if the rows cannot be loaded."""
 
     @property
     def trained_on(self) -> list[str]:
         """The task, or the tasks of the mixture."""
         return [self.train] if isinstance(self.train, str) else self.train
 
+    @cached_property
+    def names(self) -> list[str]:
+        """What the task or tasks are called; read once, as their files may be changed while a study runs."""
+        return [plain_name(one).lower() for one in self.trained_on]
+
     @property
     def name(self) -> str:
-        """What the training set is called in paths and messages."""
-        return "+".join(self.trained_on).lower()
+        """The training set's name in paths and messages."""
+        return "+".join(self.names)
 
     @property
     def tests(self) -> list[str]:
@@ -98,21 +104,21 @@ class Choose(Settings):
 
 
 class Resources(Settings):
-    """What one run needs of a Ray cluster."""
+    """The resources of a Ray cluster that one run needs."""
 
     cpus: Annotated[float, Field(gt=0)] = 1.0
     """Processor cores."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs; parts of one let runs share it."""
+    """GPUs; with a fraction, runs share one."""
 
 
 class Assumed(Settings):
     """Speeds for the estimate until a run of the study is finished."""
 
     tokens_per_second: Annotated[float, Field(gt=0)]
-    """Training tokens a second."""
+    """Training tokens per second."""
     rows_per_second: Annotated[float, Field(gt=0)]
-    """Evaluated rows a second."""
+    """Evaluated rows per second."""
     basis: str
     """Where they were measured, or that they were not."""
 
@@ -135,7 +141,7 @@ class Plan(Settings):
     learning_rates: Axis[Rate]
     """Tried for every method without its own list."""
     own_learning_rates: dict[StudyMethod, Axis[Rate]] = Field(default={})
-    """Other rates for single methods, as many as the rest has."""
+    """Other rates for single methods, as many as the others have."""
     seeds: Axis[Seed]
     """One run each; the learning rate is chosen with the first."""
     data: LaxPath | None = None
@@ -143,21 +149,21 @@ class Plan(Settings):
     choose: Choose = Choose()
     """What the learning rate is chosen on."""
     protocol: Protocol = "likelihood"
-    """How the model's answer is taken."""
+    """How the model's answer is determined."""
     alpha_over_rank: Annotated[float, Field(gt=0)] = 2.0
     """Alpha of an adapter is this times its rank, as in the paper."""
     settings: dict[str, Any] = Field(default={})
-    """Settings of training that all runs share."""
+    """Training settings that all runs share."""
     own_settings: dict[StudyMethod, dict[str, Any]] = Field(default={})
-    """Settings in which single methods differ from that; rank and alpha may be among them."""
+    """Settings of single methods that differ from those, possibly rank and alpha."""
     split_seed: Seed = 0
-    """Which training rows are taken for validation."""
+    """Decides which training rows are taken for validation."""
     eval_batch_size: Positive = 32
     """Rows per forward pass in evaluation."""
     keep_weights: bool = True
-    """Whether the weights of a run are kept once the results that need them are in."""
+    """Whether a run's weights are kept once all results that need them exist."""
     resources: Resources = Resources()
-    """What one run needs of a Ray cluster."""
+    """The resources of a Ray cluster that one run needs."""
     assume: Assumed | None = None
     """Speeds for the estimate of time."""
 
@@ -166,7 +172,7 @@ class Plan(Settings):
         return float(f"{self.alpha_over_rank * rank:.12g}")
 
     def rates(self, method: StudyMethod) -> list[float]:
-        """The learning rates that are tried for a method, ascending."""
+        """The learning rates to try for a method, ascending."""
         return sorted(self.own_learning_rates.get(method, self.learning_rates))
 
 
@@ -175,10 +181,10 @@ def load_plan(name: str, *, data: Path | None = None) -> Plan:
 
     Args:
         name: The name or path.
-        data: Replaces the folder that the plan takes its rows from.
+        data: Replaces the plan's data folder.
 
     Raises:
-        InputError: There is no such plan, or it is not one that can be run.
+        InputError: There is no such plan, or it cannot be run.
     """
     values, source = read_named(name, kind="plan", where="PLAN", package="doratune.study", folder="plans")
     _check_choice(values, source)
@@ -189,12 +195,56 @@ def load_plan(name: str, *, data: Path | None = None) -> Plan:
     return plan if data is None else plan.model_copy(update={"data": data})
 
 
-def check_plan(plan: Plan, source: str) -> None:
-    """Refuse a plan whose parts do not fit together.
+def part_of(plan: Plan, only: Sequence[str]) -> Plan:
+    """The plan with the cells of some of its test tasks only, and with what is trained for them.
 
     Args:
         plan: The plan.
-        source: Where it is from, for messages.
+        only: The tasks, by name or file; commonsense-mix is its eight.
+
+    Raises:
+        InputError: A task is not among those that the plan tests.
+    """
+    known = tested(plan)
+    wanted = [plain_name(name).lower() for name in without_mix(only)]
+    for name in wanted:
+        if name not in known:
+            raise InputError(
+                "the plan does not test this task",
+                where="--only",
+                got=name,
+                expected=f"one of {', '.join(known)}",
+                fix=did_you_mean(name, known),
+            )
+    tasks = []
+    for entry in plan.tasks:
+        kept = [name for name in entry.tests if plain_name(name).lower() in wanted]
+        if kept == entry.tests:
+            tasks.append(entry)
+        elif kept:
+            tasks.append(entry.model_copy(update={"test": kept, "sizes": _share(entry, len(kept))}))
+    return plan.model_copy(update={"tasks": tasks})
+
+
+def _share(entry: PlanTask, kept: int) -> Sizes | None:
+    """The sizes of an entry of which only some tasks are tested."""
+    if entry.sizes is None:
+        return None
+    rows = entry.sizes.test_rows * kept // len(entry.tests)
+    return entry.sizes.model_copy(update={"test_rows": max(rows, 1)})
+
+
+def tested(plan: Plan) -> list[str]:
+    """Names of the tasks that a plan tests, in its order, each once."""
+    return list(dict.fromkeys(plain_name(name).lower() for entry in plan.tasks for name in entry.tests))
+
+
+def check_plan(plan: Plan, source: str) -> None:
+    """Raise if the parts of a plan do not fit together.
+
+    Args:
+        plan: The plan.
+        source: Its origin, for messages.
 
     Raises:
         InputError: Tasks, methods or learning rates do not fit together.
@@ -232,7 +282,7 @@ def _check_settings(plan: Plan, source: str) -> None:
     taken = sorted({*CROSSED, "validation_share"} & plan.settings.keys())
     if taken:
         raise InputError(
-            "a setting belongs to the plan itself, not to what its runs share",
+            "the plan has its own keys for these settings",
             where=f"{source}, settings",
             got=", ".join(taken),
             fix="use models, tasks, ranks, alpha_over_rank, learning_rates, seeds or a task's own keys",
@@ -251,17 +301,16 @@ def _check_settings(plan: Plan, source: str) -> None:
 
 
 def _check_tasks(plan: Plan, source: str) -> None:
+    _check_names(plan, source)
     repeated = sorted(_repeated([task.name for task in plan.tasks]))
     if repeated:
         raise InputError(
-            "a training set comes twice",
+            "a training set is listed twice",
             where=f"{source}, tasks",
             got=", ".join(repeated),
             fix="give it one entry; it may have several formats and test tasks",
         )
     for task in plan.tasks:
-        for name in without_mix([*task.trained_on, *task.test]):
-            _check_name(name, where=f"{source}, tasks")
         if task.train_data is not None and len(task.trained_on) > 1:
             raise InputError(
                 "one file cannot be several tasks",
@@ -284,10 +333,12 @@ def _check_tasks(plan: Plan, source: str) -> None:
             )
 
 
-def _check_name(name: str, *, where: str) -> None:
+def _check_names(plan: Plan, source: str) -> None:
+    """Refuse tasks that are not known, and two files that define a task of one name."""
     try:
-        get_task(name)
+        get_tasks(without_mix([name for task in plan.tasks for name in (*task.trained_on, *task.test)]))
     except InputError as error:
+        where = f"{source}, tasks" if error.where == "--task" else error.where
         raise InputError(
             error.what, where=where, got=error.got, expected=error.expected, fix=error.fix
         ) from None
@@ -304,7 +355,7 @@ def _check_own(plan: Plan, source: str) -> None:
         for method, own in plan.own_settings.items():
             if {"rank", "alpha"} & own.keys():
                 raise InputError(
-                    "a method cannot have its own rank where the plan crosses several ranks",
+                    "a method cannot have its own rank if the plan crosses several ranks",
                     where=f"{source}, own_settings, {method}",
                     got=f"ranks {', '.join(map(str, plan.ranks))}",
                 )
@@ -314,7 +365,7 @@ def _check_tries(plan: Plan, source: str) -> None:
     tries = {method: len(plan.rates(method)) for method in plan.methods}
     if len(set(tries.values())) > 1:
         raise InputError(
-            "the methods have different numbers of tries for their learning rate",
+            "the methods have different numbers of learning rates",
             where=f"{source}, learning_rates, own_learning_rates",
             got=", ".join(f"{method} {count}" for method, count in tries.items()),
             fix="give every method as many learning rates",
@@ -322,7 +373,7 @@ def _check_tries(plan: Plan, source: str) -> None:
     for task in plan.tasks:
         if task.validation_rows is None and max(tries.values()) > 1:
             raise InputError(
-                "there are several learning rates and no rows to choose one on",
+                "there are several learning rates but no rows to choose one on",
                 where=f"{source}, tasks, {task.name}",
                 expected="validation_rows",
             )

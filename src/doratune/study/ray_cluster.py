@@ -1,7 +1,7 @@
-"""The runner of a Ray cluster: every run is a task that asks for its resources.
+"""Runs jobs on a Ray cluster: every run is a task that requests its resources.
 
-All machines must see the working directory, the study's folder and the data under the same paths, as on a
-shared file system; doratune must be installed on all of them.
+All machines must have the working directory, the study's folder and the data under the same paths, as on a
+shared file system, and doratune must be installed on all of them.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from doratune.study.job import Job
 from doratune.study.plan import Resources
 
 RETRIES = 3
-"""How often a run is started again, from its last checkpoint, when its worker or machine is lost."""
+"""How often a run is restarted from its last checkpoint when its worker or machine is lost."""
 
 
 class RayRunner:
-    """Runs jobs on the Ray cluster that RAY_ADDRESS or ``ray start`` gives, else on this machine.
+    """Runs jobs on the Ray cluster of RAY_ADDRESS or ``ray start``, otherwise on this machine.
 
     Args:
-        resources: What one run needs.
+        resources: The resources one run needs.
         initializer: Called first in each run's process.
 
     Attributes:
-        capacity: How many jobs may be under way; Ray holds back what does not fit.
+        capacity: How many jobs may be submitted; Ray queues those that do not fit.
 
     Raises:
         InputError: Ray is not installed.
@@ -56,7 +56,7 @@ class RayRunner:
         if not ray.is_initialized():
             ray.init(log_to_driver=False)
             self._started = True
-        # A worker that lives for one run measures that run's memory only.
+        # A worker that runs only one job measures only that job's memory.
         self._remote = ray.remote(
             num_cpus=self._resources.cpus, num_gpus=self._resources.gpus, max_retries=RETRIES, max_calls=1
         )(_carry_out)
@@ -79,7 +79,7 @@ class RayRunner:
         return outcome
 
     def stop(self, number: int) -> None:
-        """Interrupt the runs under way, and give up those that wait; Ray sends them Ctrl-C."""
+        """Interrupt the active runs, to which Ray sends Ctrl-C, and cancel the queued ones."""
         import ray
 
         for reference in self._references:
@@ -87,7 +87,7 @@ class RayRunner:
 
 
 def _carry_out(job: Job, directory: Path, initializer: Callable[[], None] | None) -> Outcome:
-    """On a worker, which starts in a folder of Ray's."""
+    """Carry out a job on a worker, which starts in one of Ray's folders."""
     os.chdir(directory)
     if initializer is not None:
         initializer()

@@ -1,4 +1,4 @@
-"""Which jobs of a study can be done now: trials first, then, with the chosen rates, the tests."""
+"""Decides which jobs of a study can run now: first the trials, then the tests with the chosen rates."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from doratune.study.job import Job
 
 @dataclass(frozen=True)
 class Tried:
-    """A learning rate and what it came to on the validation rows."""
+    """A learning rate and its result on the validation rows."""
 
     rate: float
-    correct: float  #: the sum of what the rows count
+    correct: float  #: the sum of the rows' credits
     rows: int
     diverged: bool = False
 
     @property
     def accuracy(self) -> float:
-        """Share of the validation rows that were right."""
+        """The share of correct validation rows."""
         return self.correct / self.rows
 
 
 def choose_rate(tried: Sequence[Tried]) -> float | None:
-    """The learning rate with the highest accuracy; of several the smallest; None where all diverged."""
+    """The learning rate with the highest accuracy, the smallest in a tie; None if all diverged."""
     finite = [one for one in tried if not one.diverged]
     return min(finite, key=lambda one: (-one.accuracy, one.rate)).rate if finite else None
 
 
 class Progress:
-    """How far a group is.
+    """The progress of a group.
 
     Attributes:
         group: The group.
-        chosen: The learning rate of each method, None until all trials are done. A method that diverged with
+        chosen: The learning rate of each method; None until all trials are done. A method that diverged with
             every rate has none.
-        failed: Whether a job of it failed, so that it cannot be finished now.
-        jobs: The jobs of the present stage.
+        failed: Whether one of its jobs failed, so that the group cannot be finished now.
+        jobs: The jobs of the current stage.
     """
 
     def __init__(self, group: Group) -> None:
@@ -70,7 +70,7 @@ class Schedule:
     """The jobs of a study in the plan's order.
 
     Attributes:
-        groups: How far each group is.
+        groups: The progress of each group.
     """
 
     groups: list[Progress]
@@ -78,10 +78,10 @@ class Schedule:
     _done: set[str] = field(default_factory=set)
 
     def ready(self) -> Iterator[Job]:
-        """Jobs that can start now, each given once; those that are done on disk are passed over.
+        """Jobs that can start now, each yielded once; jobs that are done on disk are skipped.
 
         Raises:
-            InputError: A record on disk cannot be read, or is of other rows.
+            InputError: A record on disk cannot be read, or has other rows.
         """
         for progress in self.groups:
             self._advance(progress)
@@ -93,7 +93,7 @@ class Schedule:
                     yield job
 
     def settle(self, job: Job, *, failed: bool) -> None:
-        """Take note that a job has ended."""
+        """Note that a job has ended."""
         if not failed:
             self._done.add(job.key)
             return
@@ -102,7 +102,7 @@ class Schedule:
                 progress.failed = True
 
     def finished(self) -> list[Progress]:
-        """The groups of which nothing is left to do."""
+        """The groups with nothing left to do."""
         for progress in self.groups:
             self._advance(progress)
         return [progress for progress in self.groups if self._finished(progress)]
@@ -123,9 +123,9 @@ class Schedule:
 
 
 def tried_rates(group: Group, method: StudyMethod) -> list[Tried]:
-    """What each learning rate of an arm came to on the validation rows; all its trials must be done.
+    """The result of each learning rate of an arm on the validation rows; empty if there are no trials.
 
-    Empty where there are no trials.
+    All trials of the arm must be done.
     """
     tried = []
     if not group.material.validation:

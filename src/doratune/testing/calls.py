@@ -1,4 +1,4 @@
-"""How many calls of PEFT's LoRA layers the engine computed, and why it left the others."""
+"""Counts the calls of PEFT's LoRA layers that the engine computed, and why others were left to PEFT."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from doratune.peft.layer import EngineLayer
 
 @dataclass
 class LayerCalls:
-    """Counts by the name of PEFT's layer class; calls in a graph of ``torch.compile`` are not seen.
+    """Counts by the name of PEFT's layer class; calls in graphs of ``torch.compile`` are not seen.
 
     Attributes:
         engine: Calls that the engine computed.
-        left: Calls that were PEFT's own, by class and reason.
+        left: Calls that were left to PEFT, by class and reason.
     """
 
     engine: Counter[str] = field(default_factory=Counter)
     left: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def lines(self) -> list[str]:
-        """The counts, the largest first, after a line with their sums."""
+        """A line with the totals, then the counts, largest first."""
         if not self.engine and not self.left:
             return ["no LoRA or DoRA layer was called"]
         taken = [f"{count} {kind} on the engine" for kind, count in self.engine.most_common()]
@@ -42,11 +42,11 @@ class LayerCalls:
 class _Call:
     layer: LoraLayer
     pefts: bool = False
-    """Whether a forward method of PEFT's was reached."""
+    """Whether the call reached a forward method of PEFT."""
 
 
 class CallCounter:
-    """Counts while it is on, by wrapping the forward method of every LoRA layer class.
+    """Counts between ``start`` and ``stop``, by wrapping the forward method of every LoRA layer class.
 
     Attributes:
         calls: The counts so far.
@@ -58,14 +58,14 @@ class CallCounter:
         self._local = threading.local()  # torch.nn.DataParallel calls layers from several threads
 
     def start(self) -> None:
-        """Wrap the classes there are; calling it again takes in those that were defined meanwhile."""
+        """Wrap the existing classes; another call wraps those defined since."""
         for kind in _classes(LoraLayer):
             if "forward" in vars(kind) and kind not in self._wrapped:
                 self._wrapped[kind] = vars(kind)["forward"]
                 kind.forward = self._counting(kind, self._wrapped[kind])
 
     def stop(self) -> None:
-        """Give the classes their own methods back."""
+        """Restore the classes' own methods."""
         while self._wrapped:
             kind, forward = self._wrapped.popitem()
             setattr(kind, "forward", forward)  # noqa: B010 - no class in general has one
@@ -78,7 +78,7 @@ class CallCounter:
             if torch.compiler.is_compiling():
                 return forward(layer, *args, **kwargs)
             open_calls = self._open_calls()
-            if open_calls and open_calls[-1].layer is layer:  # its own class and then PEFT's
+            if open_calls and open_calls[-1].layer is layer:  # the engine's class calls PEFT's
                 open_calls[-1].pefts |= pefts
                 return forward(layer, *args, **kwargs)
             call = _Call(layer, pefts)
@@ -115,10 +115,10 @@ def _classes(kind: type) -> Iterator[Any]:
 
 
 def _reason(layer: LoraLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """Why a call is PEFT's if it turns out to be."""
+    """Why PEFT computes a call, if it does."""
     if not isinstance(layer, EngineLayer):
         return layer_obstacle(layer) or "not built by one of PEFT's models"
     reason = layer.reason_for_peft()
     if reason is None and (len(args) > 1 or kwargs):
         return "called with more than an input" + (f": {', '.join(kwargs)}" if kwargs else "")
-    return reason or "input of another dtype or shape than the base weight takes"
+    return reason or "the input's dtype or shape does not fit the base weight"

@@ -1,8 +1,8 @@
-"""A pytest plugin that puts every PEFT model that a test builds on the engine.
+"""A pytest plugin that enables the engine in every PEFT model that a test builds.
 
     python -m pytest -p doratune.testing.everywhere PEFT/tests/test_lora_variants.py -k dora
 
-At the end it prints how many layer calls the engine made, and how many were left to PEFT and why.
+At the end it prints how many layer calls the engine computed, how many were left to PEFT, and why.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ _counter = pytest.StashKey[CallCounter]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin."""
+    """Enable the engine and begin to count."""
     config.stash[_counter] = counter = CallCounter()
 
     def tell(_: EnableReport) -> None:
-        counter.start()  # PEFT defines the layers of some quantisation libraries when they are first used
+        counter.start()  # PEFT defines some quantised layer classes only when they are first used
 
     counter.start()
     enable_automatically(tell)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End."""
+    """Disable the engine and stop counting."""
     if _counter in config.stash:
         disable_automatically()
         config.stash[_counter].stop()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Have a worker of pytest-xdist send its counts to the process that prints them."""
+    """Send the counts of a pytest-xdist worker to the process that prints them."""
     output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
     if output is not None:
         calls = session.config.stash[_counter].calls
@@ -46,7 +46,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object | None) -> None:
-    """Add the counts of a worker of pytest-xdist."""
+    """Add the counts of a pytest-xdist worker."""
     engine, left = getattr(node, "workeroutput", {}).get(_OUTPUT, ([], []))
     calls = node.config.stash[_counter].calls
     calls.engine.update(dict(engine))

@@ -37,21 +37,21 @@ def test_rotation_moves_the_direction_only() -> None:
     assert change.direction == pytest.approx((1 - angles.cos()).mean().item(), rel=1e-12)
 
 
-def test_an_angle_far_below_the_last_bit_of_its_cosine_is_seen() -> None:
+def test_an_angle_far_below_the_last_bit_of_its_cosine_is_measured() -> None:
     W = weight(columns=2)
     change = measure([Rows(W, turned(W, torch.full((6,), 1e-9, dtype=torch.float64)))])
     assert math.cos(1e-9) == 1.0
     assert change.direction == pytest.approx(5e-19, rel=1e-5)
 
 
-def test_a_column_is_no_row() -> None:
+def test_the_magnitude_is_of_rows_not_columns() -> None:
     """The paper's column of W is PyTorch's row: scaling the inputs turns the rows."""
     W = weight()
     change = measure([Rows(W, W * torch.tensor([2.0] + [1.0] * 7))])
     assert change.direction > 1e-3
 
 
-def test_a_row_counts_the_same_in_whatever_parts_it_comes() -> None:
+def test_the_result_does_not_depend_on_how_rows_are_split() -> None:
     W, m = weight(), torch.linspace(0.5, 2, 6, dtype=torch.float64)
     after = W + 0.1 * weight().flip(0)
     whole = measure([Rows(W, after, m)])
@@ -93,7 +93,7 @@ def test_rows_of_zeros_have_no_direction() -> None:
     )
 
 
-def test_what_float32_rounds_is_no_movement() -> None:
+def test_float32_rounding_does_not_count_as_movement() -> None:
     W = weight(64, 96)
     noise = torch.randn(64, 96, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     norms = W.norm(dim=1)

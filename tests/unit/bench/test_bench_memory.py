@@ -70,7 +70,7 @@ def test_providers_by_hand() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is Linux's")
-def test_peak_is_what_calls_add_in_a_process_of_its_own() -> None:
+def test_the_peak_is_what_calls_add_in_a_separate_process() -> None:
     held = torch.ones(100_000_000)  # 400 MB, which a process would inherit in getrusage's maximum
     case = small_case(d_in=1024, d_out=2048, tokens=4096)
     peak = cpu_peak(provider("floor"), case, threads=1)

@@ -97,7 +97,7 @@ def test_answers_are_compared_row_by_row() -> None:
     ours = {7: "true", 3: None, 5: "false", 9: None}
     theirs = {3: None, 5: "true", 7: "true", 9: "true"}
     assert compare_answers(ours, theirs) == Agreement(rows=4, same=2, differing=[5, 9])
-    with pytest.raises(ValueError, match=r"other rows: \[3, 4\]"):
+    with pytest.raises(ValueError, match=r"only one side has: \[3, 4\]"):
         compare_answers({3: "true"}, {4: "true"})
 
 
@@ -160,7 +160,7 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def test_a_command_is_timed_and_weighed(tmp_path: Path) -> None:
+def test_time_and_memory_of_a_command(tmp_path: Path) -> None:
     log = tmp_path / "log"
     code = "import time, os; x = bytearray(700 << 20); time.sleep(0.3); print(os.environ['OMP_NUM_THREADS'])"
     cost = run_command(python(code), log=log, threads=3)
@@ -205,7 +205,7 @@ def test_sides_go_first_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         ({"output": Path("taken.json")}, "--overwrite"),
     ],
 )
-def test_bad_input_starts_nothing(
+def test_bad_input_is_refused_before_anything_starts(
     changes: dict[str, Any],
     expected: str,
     boolq_rows: Path,

@@ -84,7 +84,7 @@ def test_record_holds_every_provider_and_verdict(small: None) -> None:
         assert lora.milliseconds.count == 2 and lora.adapter_dtype == result.case.dtype
 
 
-def test_without_memory_nothing_is_weighed(small: None) -> None:
+def test_no_memory_is_measured_unless_requested(small: None) -> None:
     result = bench(memory=False).results[0]
     assert all(one.saved_bytes is None and one.peak is None for one in result.providers)
     assert {one.quantity: one.met for one in result.verdicts}["saved"] is None
@@ -172,4 +172,4 @@ def test_table_of_a_gpu_tells_its_own_time_apart(small: None) -> None:
             one.ratios["gpu"] = {"floor": 1.25, "peft-lora": 0.75}
     text = shown(record.model_copy(update={"case_set": "gpu"}))
     assert max(len(line) for line in text.splitlines()) <= 80
-    assert " 1.25 " in text and " 0.75 " in text and "each call queued" in text
+    assert " 1.25 " in text and " 0.75 " in text and "from calls queued" in text

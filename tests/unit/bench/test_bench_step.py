@@ -141,9 +141,7 @@ def test_table_fits_eighty_columns_and_marks_targets(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(("number", "started"), [(2, 1), (4, 2)], ids=["float32", "bfloat16"])
-def test_a_wrong_loss_ends_it_without_figures(
-    stage: Stage, tmp_path: Path, number: int, started: int
-) -> None:
+def test_a_wrong_loss_gives_no_figures(stage: Stage, tmp_path: Path, number: int, started: int) -> None:
     stage.wrong = ("doratune-dora", number)
     path = tmp_path / "step.json"
     with pytest.raises(GateError, match=f"step {number + 1} of doratune-dora and peft-dora"):
@@ -277,7 +275,7 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("doratune.environment._gpu_name", lambda: "a GPU")
 
 
-def test_where_not_even_the_frozen_model_fits_nothing_is_measured(
+def test_nothing_is_measured_if_the_frozen_model_does_not_fit(
     pretended_gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train(trainee: Trainee, turn: Any) -> StepReport:
@@ -327,7 +325,7 @@ def test_the_set_for_a_gpu_needs_one(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         step.bench_step(StepBenchConfig(case=["16x512-r32"]))
 
 
-def test_random_weights_are_the_same_in_every_run_and_of_the_type_asked_for() -> None:
+def test_random_weights_are_the_same_in_every_run_and_have_the_requested_dtype() -> None:
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     config = LlamaConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1, **heads)
     first, second = (random_model(config, torch.device("cpu"), torch.bfloat16) for _ in range(2))

@@ -57,7 +57,7 @@ def test_rounds_are_interleaved_and_only_calls_are_timed(monkeypatch: pytest.Mon
     assert times == {name: pytest.approx(rounds) for name, rounds in expected.items()}
 
 
-def test_no_layer_always_follows_the_same_other_and_every_run_has_the_same_order() -> None:
+def test_the_order_changes_each_round_and_is_the_same_in_every_run() -> None:
     _, data = subject_of("floor")
     runs = []
     for _ in range(2):
@@ -137,7 +137,7 @@ def test_a_call_gives_gradients_and_preparing_clears_them() -> None:
 
 
 @pytest.mark.usefixtures("large_layers")
-def test_an_output_that_is_let_go_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_that_nothing_saves_is_recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bool] = []
     take = OutputRecovery.take
 

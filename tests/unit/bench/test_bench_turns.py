@@ -108,7 +108,7 @@ def test_a_process_that_dies_is_named_with_its_last_words(how: str, expected: st
 
 def test_a_process_that_dies_while_it_waits_is_named() -> None:
     with (
-        pytest.raises(DoratuneError, match=r"a process of the bench died\n  where: waiting"),
+        pytest.raises(DoratuneError, match=r"a benchmark process died\n  where: waiting"),
         workers({"waiting": Failing("none")}) as running,
     ):
         for child in multiprocessing.active_children():
@@ -125,7 +125,7 @@ def test_bad_input_that_a_process_finds_stays_bad_input() -> None:
     assert caught.value.message == "no such thing\n  where: --thing\n  to do: name another"
 
 
-def test_a_process_is_quiet_and_its_pool_keeps_the_library_s_way_of_waiting(
+def test_a_process_is_quiet_and_keeps_openmp_s_default_waiting(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
@@ -147,7 +147,7 @@ def test_rotation() -> None:
     ]
 
 
-def test_alone_every_turn_comes_at_once(tmp_path: Path) -> None:
+def test_a_single_loop_never_waits(tmp_path: Path) -> None:
     turns = Alone(3)
     assert Sleeper("one", tmp_path / "log", seconds=0.02)(turns)["passes"] == 3
     assert [step.outcome for step in turns.steps] == [1, 2, 3]

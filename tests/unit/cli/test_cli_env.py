@@ -25,9 +25,9 @@ def usable(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     ("name", "float32", "bfloat16", "float16"),
     [
         ("AMD Zen 3", "PyTorch's choice", "oneDNN lacks bfloat16", "oneDNN lacks float16"),
-        ("AMD Zen 5", "oneDNN, faster than MKL", "by instructions made for it", "oneDNN lacks float16"),
+        ("AMD Zen 5", "oneDNN, faster than MKL", "bfloat16 instructions", "oneDNN lacks float16"),
         ("Intel Ice Lake", "PyTorch's choice", "only emulates bfloat16", "oneDNN lacks float16"),
-        ("Intel Sapphire Rapids", "PyTorch's choice", "AMX, in parts", "by instructions made for it"),
+        ("Intel Sapphire Rapids", "PyTorch's choice", "AMX, in blocks", "float16 instructions"),
     ],
 )
 def test_how_each_dtype_is_multiplied_and_why(
@@ -65,7 +65,7 @@ def test_why_a_gpu_does_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None
     gpu = torch.device("cuda", 0)
     monkeypatch.setattr("doratune.engine.triton.select.find_spec", lambda _name: object())
     monkeypatch.setattr(torch.version, "hip", None)
-    for capability, obstacle in (((7, 5), "compute capability 7.5, and they need 8.0"), ((9, 0), None)):
+    for capability, obstacle in (((7, 5), "compute capability 7.5 is below 8.0"), ((9, 0), None)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device, found=capability: found)
         assert kernel_obstacle(gpu) == obstacle
     monkeypatch.setattr("doratune.engine.triton.select.find_spec", lambda _name: None)

@@ -174,7 +174,7 @@ def test_every_way_of_building(way: str, told: list[EnableReport]) -> None:
     assert any(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_an_adapter_for_further_layers_is_told_and_a_repeated_one_is_not(told: list[EnableReport]) -> None:
+def test_an_adapter_for_further_layers_is_reported_but_not_a_repeated_one(told: list[EnableReport]) -> None:
     model = get_peft_model(llama(), dora())
     model.add_adapter("same", dora())
     assert [report.taken for report in told] == [{"Linear": LAYERS}]
@@ -183,7 +183,7 @@ def test_an_adapter_for_further_layers_is_told_and_a_repeated_one_is_not(told: l
     assert on_engine(model) == LAYERS + 2
 
 
-def test_each_model_is_told(told: list[EnableReport]) -> None:
+def test_each_model_is_reported(told: list[EnableReport]) -> None:
     models = [get_peft_model(llama(), dora()) for _ in range(2)]
     assert len(told) == len(models)
 

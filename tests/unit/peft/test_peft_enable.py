@@ -66,7 +66,7 @@ OBSTACLES = [
     ("hooks on the layer's parts", lambda layer: layer.lora_A["default"].register_forward_hook(print)),
     ("different devices", lambda layer: layer.base_layer.to("meta")),
     ("weights wrapped", lambda layer: layer.lora_B.update({"default": nn.Sequential()})),
-    ("fan_in_fan_out is not", lambda layer: setattr(layer, "fan_in_fan_out", True)),
+    ("fan_in_fan_out does not match", lambda layer: setattr(layer, "fan_in_fan_out", True)),
     ("lora_bias", lambda layer: layer.lora_bias.update(default=True)),
     ("variant QALoraLinear not", lambda layer: layer.lora_variant.update(default=QALoraLinearVariant())),
 ]
@@ -84,7 +84,7 @@ def test_a_layer_the_engine_cannot_compute_is_left(why, change):
     assert type(model.base_model.model.first) is Linear
 
 
-def test_plain_lora_is_taken_too():
+def test_plain_lora_is_on_the_engine_too():
     model = adapted(["first"])
     model.add_adapter("plain", LoraConfig(r=2, target_modules=["second"]))
     assert enable(model).taken == {"Linear": 2}
@@ -153,7 +153,7 @@ def test_an_option_that_a_layer_cannot_have_is_refused(option):
     model.base_model.model.first.base_layer.weight.requires_grad_()
     before = classes(model)
     with pytest.raises(
-        InputError, match=r"cannot be computed as asked(.|\n)*(being trained|always detached)"
+        InputError, match=r"does not support dropout or detach_norm(.|\n)*(being trained|always detached)"
     ):
         enable(model, **option)
     assert classes(model) == before

@@ -1,4 +1,4 @@
-"""What ``peft/_internals.py`` lists is there, and it lists everything that is used."""
+"""Everything that ``peft/_internals.py`` lists exists, and everything used is listed."""
 
 import ast
 import importlib
@@ -104,7 +104,7 @@ def test_an_attribute_that_moves_is_named(owner, name):
     assert f"{name}_moved of a {owner}" in missing(ast.parse(table))
 
 
-def test_each_import_says_what_for():
+def test_each_import_states_its_purpose():
     """A comment stands above it, and no attribute's purpose is empty."""
     lines = INTERNALS.read_text().splitlines()
     for node in ast.walk(parsed(INTERNALS)):
@@ -123,7 +123,7 @@ def test_no_other_file_imports_peft_s_inside():
     assert offenders == []
 
 
-def test_who_reads_the_list_from_outside():
+def test_users_of_the_list_outside_the_package():
     readers = {
         str(path.relative_to(SOURCE))
         for path in SOURCE.rglob("*.py")

@@ -1,4 +1,4 @@
-"""Adapters that look as if they were trained and are not: warned of once, and nothing else is."""
+"""Adapters that seem to be trained but are not: one warning, and none for anything else."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def steps(model: Any, optimizer: torch.optim.Optimizer, count: int = 6) -> None:
 
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
 @pytest.mark.parametrize("rate", [1e-3, 0.0])
-def test_training_is_not_warned_of(said: Any, optimizer: Any, rate: float) -> None:
+def test_training_gives_no_warning(said: Any, optimizer: Any, rate: float) -> None:
     """Nor a warm-up at rate zero."""
     model = adapted()
     steps(model, optimizer([one for one in model.parameters() if one.requires_grad], lr=rate))
@@ -80,7 +80,7 @@ def test_an_optimizer_without_the_adapter(said: Any) -> None:
     model = adapted()
     head = model.base_model.model.last
     steps(model, torch.optim.SGD(head.requires_grad_().parameters(), lr=1e-3))
-    assert len(said()) == 1 and "3 steps of optimizers changed no parameter" in said()[0]
+    assert len(said()) == 1 and "3 optimizer steps changed no parameter" in said()[0]
 
 
 def test_a_loss_that_does_not_depend_on_the_adapter(said: Any) -> None:
@@ -91,7 +91,7 @@ def test_a_loss_that_does_not_depend_on_the_adapter(said: Any) -> None:
     assert len(said()) == 1
 
 
-def test_a_teacher_and_an_evaluation_are_not_warned_of(said: Any, tmp_path: Path) -> None:
+def test_a_teacher_and_an_evaluation_give_no_warning(said: Any, tmp_path: Path) -> None:
     adapted().save_pretrained(tmp_path)
     gc.collect()
     teacher: Any = PeftModel.from_pretrained(Small(), tmp_path)
@@ -128,7 +128,7 @@ def test_a_second_optimizer_may_go_first(said: Any) -> None:
     assert said() == []
 
 
-def test_a_magnitude_in_bfloat16_is_warned_of(said: Any) -> None:
+def test_a_magnitude_in_bfloat16_gives_a_warning(said: Any) -> None:
     for dtype, kept in ((torch.bfloat16, False), (torch.bfloat16, True), (torch.float32, False)):
         config = LoraConfig(target_modules=["first"], use_dora=True)
         doratune.enable(get_peft_model(Small().to(dtype), config, autocast_adapter_dtype=kept))
@@ -136,7 +136,7 @@ def test_a_magnitude_in_bfloat16_is_warned_of(said: Any) -> None:
     assert "1 magnitudes are trained in bfloat16" in said()[0]
 
 
-def test_a_model_that_is_cast_later_is_warned_of_at_its_first_step(said: Any) -> None:
+def test_a_model_that_is_cast_later_gives_a_warning_at_its_first_step(said: Any) -> None:
     model = adapted().to(torch.bfloat16)
     assert said() == []
     optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.1)
@@ -146,7 +146,7 @@ def test_a_model_that_is_cast_later_is_warned_of_at_its_first_step(said: Any) ->
     assert len(said()) == 1 and "1 magnitudes are trained in bfloat16" in said()[0]
 
 
-def test_a_frozen_magnitude_in_bfloat16_is_not(said: Any, tmp_path: Path) -> None:
+def test_a_frozen_magnitude_in_bfloat16_gives_no_warning(said: Any, tmp_path: Path) -> None:
     adapted().save_pretrained(tmp_path)
     doratune.enable(
         PeftModel.from_pretrained(Small().to(torch.bfloat16), tmp_path, autocast_adapter_dtype=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,13 @@ from synthetic_study import comparison, study
 from doratune.records.layout import read_study
 from doratune.records.run import RunRecord
 from doratune.records.study import StudyRecord
+from doratune.report.figures import Sheet
 from doratune.report.files import write_report
 from doratune.report.markup import to_html, to_markdown
 from doratune.report.page import page_of
+from doratune.report.plots import forest_plot, loss_plot
 from doratune.report.terminal import print_evaluations, print_summary
+from doratune.report.view import view_of
 
 HOSTILE = """<script>alert(1)</script> & "x" | `y` [z](http://evil.example)"""
 
@@ -30,9 +34,9 @@ FIGURES = [
     *("+1.5 points", "p = 0.461", "+13.0 points", "p < 0.001"),
     *("2.44 M", "1.78 %", "2.53 M", "1.85 %"),
     *("1 min 40 s", "1 min 52 s", "1,387", "1,238", "2.00 GB", "2.10 GB", "0.412", "doratune"),
-    *("DoRA is better than LoRA", "points can be told", "sample, not a benchmark"),
-    "Training with DoRA took 1.12 of LoRA's time and 1.05 of its peak memory, measured once each.",
-    "better on 1, worse on none; on 1 no difference can be told",
+    *("DoRA is better than LoRA", "points either way", "sample, not a benchmark"),
+    "Training with DoRA took 1.12× LoRA's time and 1.05× its peak memory, measured once each.",
+    "better on 1, worse on none, no clear difference on 1",
 ]
 
 
@@ -117,12 +121,12 @@ def test_evaluations_of_one_run() -> None:
 
 def test_the_page_is_short(page: str) -> None:
     assert re.findall(r"<h2[^>]*>(.*?)</h2>", page) == [
-        "What came out",
+        "Result",
         "Accuracy",
         "Training and its cost",
         "Settings",
         "Environment",
-        "How to repeat it",
+        "Reproduce",
     ]
     text = plain(" ".join(Page(page).text))
     for fact in ("learning rate 0.0002", "bf16 no", "targets q_proj, v_proj", "model tiny"):
@@ -133,8 +137,9 @@ def test_the_page_is_short(page: str) -> None:
 
 
 def test_html_stands_alone(page: str) -> None:
-    assert not re.search(r"https?:|//[a-z]|url\((?!#)|@import|<script|<link|<img", page)
+    assert not re.search(r"https?:|//[a-z]|url\((?!#)|@import|<link|<img|<iframe", page)
     parsed = Page(page)
+    assert parsed.seen.count("script") == 1, "the page's own, without a source"
     assert all(value.startswith("#") for value in parsed.values("xlink:href") + parsed.values("href"))
     assert parsed.values("src") == []
 
@@ -144,7 +149,8 @@ def test_html_is_accessible(page: str) -> None:
     assert ("html", "lang", "en") in parsed.attributes
     assert parsed.seen.count("h1") == 1
     labels = [value for tag, name, value in parsed.attributes if (tag, name) == ("svg", "aria-label")]
-    assert len(labels) == parsed.seen.count("svg") == 3  # bars of two tasks, one figure of the losses
+    # bars of two tasks; the losses narrow and wide
+    assert len(labels) == parsed.seen.count("svg") == 2 + 2
     assert "Base 51.2 %, interval 46.4–56.1; LoRA 80.5 %, interval 76.3–84.1" in labels[0]
     ids = parsed.values("id")
     assert len(ids) == len(set(ids))
@@ -176,8 +182,8 @@ def test_hostile_text_is_escaped() -> None:
     hostile = whole.model_copy(update=changes)
     page = to_html(page_of(hostile))
     parsed = Page(page)
-    assert not {"script", "i"} & set(parsed.seen)
-    assert parsed.seen.count("svg") == 3
+    assert "i" not in parsed.seen and parsed.seen.count("script") == 1
+    assert parsed.seen.count("svg") == 2 + 2
     assert HOSTILE in html.unescape(page)
     prose = markdown(hostile).split("````")[0]
     assert not re.search(r"(?<!\\)(<|`|\[)", prose)
@@ -248,7 +254,7 @@ def test_an_adapter_that_was_trained_elsewhere_has_no_cost() -> None:
     elsewhere = one.model_copy(update={"cells": cells})
     text = markdown(elsewhere)
     assert "| LoRA (peft) | 2.44 M (1.78 %) | – | – | – | – |" in text
-    assert "of LoRA's time" not in text
+    assert "LoRA's time" not in text
     assert printed(elsewhere, 80)
     Page(to_html(page_of(elsewhere)))
 
@@ -329,5 +335,107 @@ def test_contrast_keeps_to_wcag_aa(page: str) -> None:
     for theme in themes:
         for text in ("text", "quiet"):
             assert min(contrast(theme[text], theme[back]) for back in ("paper", "raised")) >= 4.5
-        assert contrast(theme["note"], theme["note-paper"]) >= 4.5
+        assert min(contrast(theme["note"], theme[back]) for back in ("note-paper", "raised")) >= 4.5
         assert min(contrast(theme[f"s{index}"], theme["paper"]) for index in range(7)) >= 3
+
+
+def renderings(one: StudyRecord) -> list[str]:
+    return [
+        plain(text) for text in (printed(one, 300), markdown(one), " ".join(Page(to_html(page_of(one))).text))
+    ]
+
+
+def test_the_verdict_says_when_arms_end_below_the_base_model() -> None:
+    base = flags(567, 1000)
+    both = comparison({"a": {"base": base, "lora": flags(400, 1000), "dora": flags(400, 1000, 7)}})
+    one = comparison({"a": {"base": base, "lora": flags(700, 1000), "dora": flags(566, 1000)}})
+    neither = comparison({"a": {"base": base, "lora": flags(567, 1000), "dora": flags(700, 1000)}})
+    alone = comparison({"a": {"base": base, "lora": flags(400, 1000)}})
+    for text in renderings(both):
+        assert "Both end below the base model (56.7 %), by 16.7 points." in text
+        assert "Base 56.7 %, LoRA 40.0 %, DoRA 40.0 %; DoRA − LoRA: 0.0 points" in text
+        assert "1,000 rows, 1 seed" in text
+    assert all("DoRA ends below the base model (56.7 %), by 0.1 points." in text for text in renderings(one))
+    assert not any("below the base model" in text for text in renderings(neither))
+    words = "a: LoRA ends below the base model (56.7 %), by 16.7 points."  # no pair, so no card
+    assert all(words in text for text in renderings(alone))
+
+
+def test_tasks_on_which_neither_arm_beats_a_constant_answer_are_marked() -> None:
+    at_majority = {"base": flags(500, 1000), "lora": flags(525, 1000), "dora": flags(530, 1000)}
+    above = {"base": flags(500, 1000), "lora": flags(525, 1000), "dora": flags(700, 1000)}
+    marked = comparison({"a": at_majority, "b": above})  # the most frequent answer is right on 52.5 %
+    words = "Neither is shown to beat always giving the most frequent answer (52.5 %)."
+    for text in renderings(marked):
+        assert text.count(words) == 1
+        assert "On 1 of them neither is shown to beat a guess or the most frequent answer." in text
+    (pair,) = view_of(marked).pairs
+    assert [one.tells_little for one in pair.single] == [True, False]
+    svg = forest_plot(pair, view_of(marked), Sheet("x").wide())
+    assert "neither beats a constant answer" in svg and "a +0.5 points" in svg
+    assert svg.count(">neither beats a constant answer<") == 1
+
+
+def test_the_contents_list_has_every_section(page: str) -> None:
+    contents = re.search(r"<nav.*?</nav>", page, re.S)
+    assert contents
+    links = re.findall(r'<a href="#(\w+)">(.*?)</a>', contents[0])
+    assert links == re.findall(r'<h2 id="(\w+)">(.*?)</h2>', page)
+
+
+def test_a_single_figure_has_the_width_of_the_page(page: str) -> None:
+    figures = re.findall(r"<figure.*?</figure>", page, re.S)
+    widths = [[float(width) for width in re.findall(r'viewBox="0 0 ([\d.]+)', one)] for one in figures]
+    assert [len(one) for one in widths] == [1, 1, 2]  # two tasks stand side by side, the losses alone
+    assert widths[2][1] > 2 * widths[2][0] == 2 * widths[0][0]
+
+
+def test_losses_that_lie_on_one_another_are_told_apart() -> None:
+    one = comparison()
+    (training,) = view_of(one).trainings
+    svg = loss_plot(training, view_of(one), Sheet("x"))  # both curves are the same by construction
+    assert svg and "DoRA is at most 0.000 from LoRA." in svg and ">minus LoRA<" in svg
+    lora, dora = training.arms
+    (run,) = dora.runs
+    shifted = run.model_copy(update={"curve": [(step, (loss or 0) + 0.25) for step, loss in run.curve]})
+    apart = replace(training, arms=[lora, dora.model_copy(update={"runs": [shifted]})])
+    svg = loss_plot(apart, view_of(one), Sheet("x"))
+    assert svg and "DoRA is at most 0.250 from LoRA." in svg
+    single = loss_plot(replace(training, arms=[lora]), view_of(one), Sheet("x"))
+    assert single and "minus" not in single
+
+
+def test_settings_that_differ_come_first() -> None:
+    one = comparison()
+    differing = one.model_copy(update={"differing": {"batch_size": {"lora": 16, "dora": None}}})
+    for text in renderings(differing)[1:]:
+        facts = text[text.index("What differs") :]
+        assert facts.index("LoRA 16, DoRA not set") < facts.index("The same everywhere")
+        assert facts.index("The same everywhere") < facts.index("q_proj, v_proj")
+    assert "What differs" not in markdown(one)
+
+
+def test_settings_name_the_test_file_and_how_many_of_its_rows_were_evaluated() -> None:
+    one = comparison()
+    first, second = one.cells
+    longer = first.model_copy(update={"test": first.test.model_copy(update={"rows": 3270})})
+    text = plain(markdown(one.model_copy(update={"cells": [longer, second]})))
+    assert "test rows of sample-boolq: 400 of the 3,270 rows of made-up (test)" in text
+    assert "test rows of sample-winogrande: all 400 rows of made-up (test)" in text
+
+
+def test_cells_whose_runs_overlap_are_one_training() -> None:
+    """The third cell has the runs of the first and of the second, which share none."""
+    searched = study(methods=("lora", "dora"), tasks=("boolq", "arc-easy"))
+    first, second = searched.cells
+    merged = [
+        one.model_copy(update={"runs": [*one.runs[:1], *other.runs[1:]]})
+        for one, other in zip(first.arms, second.arms, strict=True)
+    ]
+    third = first.model_copy(update={"task": "piqa", "arms": merged})
+    cells = [first, second, third]
+    for order in (cells, [third, first, second], [first, third, second]):
+        (training,) = view_of(searched.model_copy(update={"cells": order, "pooled": []})).trainings
+        assert [arm.name for arm in training.arms] == ["lora", "dora"]
+        assert all(len(arm.runs) == 6 for arm in training.arms), "every run of either cell"
+    assert len(view_of(searched.model_copy(update={"cells": [first, second]})).trainings) == 2

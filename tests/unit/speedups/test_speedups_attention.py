@@ -1,4 +1,4 @@
-"""Attention of a packed batch beside plain softmax attention, row by row, in float64."""
+"""Attention of a packed batch compared with plain softmax attention, row by row, in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frozen layers by the engine's products beside PyTorch's own, on any CPU."""
+"""Frozen layers with the engine's products, compared with PyTorch's own, on any CPU."""
 
 from __future__ import annotations
 

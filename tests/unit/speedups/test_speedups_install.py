@@ -1,4 +1,4 @@
-"""The one door: a model is the same with the speed-ups, without them, and after they were undone."""
+"""``speed_up``: a model is the same with the speed-ups, without them, and after they were undone."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def state(model: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_undo_gives_back_exactly_what_was_there(name: str) -> None:
+def test_undo_restores_exactly_what_was_there(name: str) -> None:
     model = make(name)
     wanted, wanted_gradients = step(model, batch())
     held, config = [vars(module).copy() for module in model.modules()], copy.deepcopy(model.config.to_dict())
@@ -188,7 +188,7 @@ def test_a_model_is_sped_up_once_and_again_after_undo() -> None:
     assert taken(speed_up(model, training=True)) == LIKE_LLAMA
 
 
-def test_what_interrupts_it_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_the_model_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("llama")
     before = [vars(module).get("forward") for module in model.modules()]
 
@@ -203,7 +203,7 @@ def test_what_interrupts_it_leaves_the_model_as_it_was(monkeypatch: pytest.Monke
     assert taken(speed_up(model, training=True)) == LIKE_LLAMA
 
 
-def test_undo_refuses_to_take_back_what_others_have_wrapped() -> None:
+def test_undo_refuses_if_other_code_has_wrapped_a_forward_pass() -> None:
     model = make("llama")
     report = speed_up(model, training=True)
     base = model.get_base_model()

@@ -1,4 +1,4 @@
-"""RMSNorm with a gradient written out, beside float64 and beside transformers' own."""
+"""RMSNorm with an explicit gradient, compared with float64 and with transformers' own."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_what_is_trained_or_of_another_dtype_is_computed_as_before() -> None:
         torch.testing.assert_close(wide(x), LlamaRMSNorm.forward(wide, x))
 
 
-def test_a_forward_pass_that_somebody_else_has_put_there_stays() -> None:
+def test_a_forward_pass_replaced_by_other_code_stays() -> None:
     module = norm(8, torch.float32)
     module.forward = own = lambda x: x
     speed_up_norms(nn.Sequential(module))

@@ -1,4 +1,4 @@
-"""Rotary embedding with a gradient written out, beside float64 and inside transformers' attention layers."""
+"""Rotary embedding with an explicit gradient, compared with float64 and inside transformers' layers."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_model_is_the_same_with_it(config: Any, kind: Any) -> None:
         torch.testing.assert_close(quick, plain, rtol=1e-4, atol=1e-6)
 
 
-def test_a_model_that_turns_a_part_of_each_head_is_left_alone() -> None:
+def test_a_model_that_rotates_part_of_each_head_is_left_alone() -> None:
     rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
     whole, part = (Phi3ForCausalLM(Phi3Config(**SIZES, **one)) for one in ({}, {"rope_parameters": rope}))
     for model, count in ((whole, 2), (part, 0)):
@@ -99,10 +99,10 @@ def test_a_model_that_turns_a_part_of_each_head_is_left_alone() -> None:
         speed_up_rotary(model, changes)
         assert changes.taken["rotary"] == count
         assert sum("forward" in vars(module) for module in model.modules()) == count
-    assert changes.left["rotary"] == {"only a part of each head is turned": 2}
+    assert changes.left["rotary"] == {"only part of each head is rotated": 2}
 
 
-def test_heads_that_turn_in_part_after_all_are_left_to_the_model() -> None:
+def test_partly_rotated_heads_at_call_time_are_left_to_the_model() -> None:
     torch.manual_seed(0)
     partial = modeling_phi3.apply_rotary_pos_emb
     inputs = torch.randn(2, 3, 5, 16), torch.randn(2, 3, 5, 16), *torch.randn(2, 2, 5, 8)

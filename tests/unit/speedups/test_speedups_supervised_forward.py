@@ -153,7 +153,7 @@ def test_checkpointing_computes_the_same() -> None:
 
 
 @pytest.mark.parametrize("why", ["too little to save", "left", "sliding window"])
-def test_it_runs_with_every_row_where_it_must_or_should(why: str) -> None:
+def test_it_runs_on_every_row_where_it_must_or_should(why: str) -> None:
     model = adapted_model()
     if why == "sliding window":
         model.get_base_model().config.sliding_window = 30
@@ -161,7 +161,7 @@ def test_it_runs_with_every_row_where_it_must_or_should(why: str) -> None:
     assert widths(model, batch(padding="left" if why == "left" else "right")) == [(ROWS, 20)]
 
 
-def test_a_call_that_is_not_packed_attends_as_ever_after_one_that_was() -> None:
+def test_an_unpacked_call_after_a_packed_one_uses_plain_attention() -> None:
     model, inputs = adapted_model().eval(), batch(padding="left")
     base = model.get_base_model()
     inputs.pop("labels")

@@ -22,7 +22,7 @@ def test_published_wilson_intervals(correct, total, low, high):
 
 
 @pytest.mark.parametrize(("correct", "total"), [(322, 400), (0, 1), (1, 1), (5, 10), (7, 7), (1999, 3270)])
-def test_as_scipy_has_it(correct, total):
+def test_same_as_scipy(correct, total):
     wanted = binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
     result = accuracy_with_interval(correct, total)
     assert result.low == pytest.approx(wanted.low, abs=1e-12)

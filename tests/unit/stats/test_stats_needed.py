@@ -25,7 +25,7 @@ def test_rows_of_one_seed_are_the_textbook_number() -> None:
         assert one.seeds is None  # other seeds cannot be foreseen from one
 
 
-def test_no_number_is_enough_where_the_other_part_is_too_large() -> None:
+def test_no_number_is_enough_if_the_other_part_is_too_large() -> None:
     seeds_differ = needed(Components(seed=0.0025, row=0.0, rest=0.1), 3, 1000)
     assert seeds_differ[0].rows is None  # seeds 5 points apart: three of them never tell 1 point
     assert seeds_differ[0].seeds is not None
@@ -52,7 +52,7 @@ def test_the_numbers_given_are_the_smallest() -> None:
 @pytest.mark.parametrize(
     ("world", "seeds"), [(World(seed=0.0, means=(0.6, 0.78)), 3), (World(seed=0.03, means=(0.6, 0.78)), 5)]
 )
-def test_a_study_of_that_size_tells_it(world: World, seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_of_that_size_detects_it(world: World, seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers of the size that is said to be needed tell the difference in about four studies of five."""
     monkeypatch.setattr(resampling, "RESAMPLES", 1500)
     random = np.random.default_rng(11)

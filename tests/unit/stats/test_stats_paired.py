@@ -51,6 +51,19 @@ def test_with_ties_p_is_counted_out_over_all_signs(parts: tuple[float, ...]) -> 
         assert sign_flip_p(differences) == pytest.approx(share, abs=1e-12)
 
 
+def test_ties_among_many_candidates_are_drawn_where_they_cannot_be_counted_out() -> None:
+    """Sizes such as 1/23 and 1/19 have no small common unit. The truth here is that of all 4,096 choices."""
+    random = np.random.default_rng(2)
+    credits = np.array([0.0, 1.0, *(1 / ties for ties in (7, 11, 13, 17, 19, 23, 26))])
+    differences = random.choice(credits, 12) - random.choice(credits, 12)
+    signs = np.array(list(itertools.product((-1, 1), repeat=12)))
+    sums = np.abs(signs @ np.abs(differences))
+    share = np.mean(sums >= abs(differences.sum()) - 1e-9)
+    found = sign_flip_p(differences)
+    assert found == pytest.approx(share, abs=0.01)
+    assert found == sign_flip_p(differences)
+
+
 def test_without_ties_the_sign_flip_test_is_mcnemars() -> None:
     differences = np.repeat([-1.0, 0.0, 1.0], (239, 1375, 386))
     assert sign_flip_p(differences) == mcnemar_p(239, 386)

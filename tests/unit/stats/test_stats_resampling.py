@@ -80,7 +80,7 @@ def test_intervals_are_not_wider_than_they_must_be(seeds: int) -> None:
     assert held <= 0.95 + ERROR
 
 
-def test_the_plain_bootstrap_would_not_do() -> None:
+def test_the_plain_bootstrap_is_not_enough() -> None:
     """What the form here is for: on these very data the usual one misses far more often than 5 %."""
     answers, truth, _ = World(seed=0.25).studies(200, 3, 300, np.random.default_rng(7))
     random = np.random.default_rng(0)

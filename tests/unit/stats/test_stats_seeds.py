@@ -46,7 +46,7 @@ def test_an_arm_of_several_seeds() -> None:
 
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_all_right_or_all_wrong_is_not_certain(share: bool, seeds: int) -> None:
+def test_all_correct_or_all_wrong_still_has_an_interval(share: bool, seeds: int) -> None:
     mean, (low, high) = arm_summary(np.full((seeds, 100), share))
     assert (low, high)[share] == mean == share
     assert 0.02 < high - low < 0.08  # by the rule of three, 3/100
@@ -73,7 +73,7 @@ def test_each_seed_has_mcnemars_exact_p() -> None:
         assert (one.only_to, one.p_value) == (wins, pytest.approx(split.pvalue))
 
 
-def test_one_seed_speaks_about_itself() -> None:
+def test_one_seed_says_so_in_its_verdict() -> None:
     study = studies(World(seed=0.0, means=(0.3, 1.0)), 1, 1, 400)[0]
     one = found(study)
     assert one.p_value == one.seeds[0].p_value
@@ -83,7 +83,7 @@ def test_one_seed_speaks_about_itself() -> None:
     assert pooled("lora", "dora", [PairedCell("a", *study)]).verdict == one.verdict
 
 
-def test_the_other_way_round_is_the_mirror() -> None:
+def test_swapping_the_arms_mirrors_the_result() -> None:
     study = studies(World(seed=0.05, means=(0.6, 1.2)), 1, 3, 1000)[0]
     there, back = found(study), found(study[::-1])
     assert there.points == pytest.approx(-back.points)
@@ -92,17 +92,17 @@ def test_the_other_way_round_is_the_mirror() -> None:
     assert (back.outcome, back.verdict) == ("worse", "DoRA is worse than LoRA")
 
 
-def test_undecided_says_what_the_interval_leaves_room_for() -> None:
+def test_an_undecided_verdict_gives_the_largest_possible_difference() -> None:
     one = found(studies(NO_DIFFERENCE, 1, 3, 300)[0])
     most = max(abs(bound) for bound in one.interval)
-    told = float(one.verdict.split("larger than ")[1].split(" points")[0])
-    assert one.verdict == f"no difference larger than {told:.1f} points can be told"
+    told = float(one.verdict.split("at most ")[1].split(" points")[0])
+    assert one.verdict == f"no clear difference: at most {told:.1f} points either way"
     assert most <= told < most + 0.1
 
 
 @pytest.fixture
 def without_planning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would be needed is of no matter to the verdict, and takes longer than it."""
+    """Leave out the sizes needed, which take longer than the verdict and do not affect it."""
     monkeypatch.setattr("doratune.stats.seeds.needed", lambda *_: [])
 
 
@@ -132,7 +132,7 @@ def test_a_family_errs_no_more_often_than_one_task() -> None:
 
 
 @pytest.mark.slow
-def test_what_is_there_is_found() -> None:
+def test_a_large_difference_is_found() -> None:
     eight_points = World(seed=0.02, means=(0.6, 0.97))
     truth = norm.cdf(0.97 / 1.2) - norm.cdf(0.6 / 1.2)
     drawn = studies(eight_points, 100, 3, 1000)
@@ -149,7 +149,7 @@ def test_holm_by_hand() -> None:
     assert [one.p_adjusted for one in after] == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert [one.outcome for one in after] == ["better", "undecided", "undecided", "better"]
     assert [one.p_value for one in after] == [0.01, 0.04, 0.03, 0.005]
-    assert after[1].verdict.endswith("points can be told, after correction for the number of tasks")
+    assert after[1].verdict.endswith("points either way, after correction for the number of tasks")
     assert adjusted([]) == []
 
 
@@ -199,7 +199,7 @@ def test_what_does_not_fit_is_refused() -> None:
         difference("lora", right, "dora", right, [0])
     with pytest.raises(InputError, match=r"number of seeds(.|\n)*\[1, 2\]"):
         pooled("lora", "dora", [PairedCell("a", right, right), PairedCell("b", right[:1], right[:1])])
-    with pytest.raises(InputError, match="different numbers"):
+    with pytest.raises(InputError, match="different numbers of rows"):
         pooled("lora", "dora", [PairedCell("a", right, right), PairedCell("a", right[:, 1:], right[:, 1:])])
     with pytest.raises(InputError, match="no cells"):
         pooled("lora", "dora", [])

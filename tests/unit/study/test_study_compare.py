@@ -1,4 +1,4 @@
-"""Comparisons: the plan that flags become, what is run of it, and how it is resumed."""
+"""Comparisons: the plan made from the flags, the runs that follow, and how they resume."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_one_rate_is_tried_by_no_trial_and_holds_nothing_out(tmp_path: Path) -> None:
+def test_one_rate_needs_no_trial_and_no_held_out_rows(tmp_path: Path) -> None:
     runner = MadeUpRunner()
     record = run(tmp_path, runner)
     assert runner.done == [
@@ -77,7 +77,7 @@ def test_one_rate_is_tried_by_no_trial_and_holds_nothing_out(tmp_path: Path) -> 
     assert len(cell.differences) == 1 and cell.base is not None
 
 
-def test_several_rates_are_chosen_among_as_a_study_does(tmp_path: Path) -> None:
+def test_among_several_rates_the_choice_is_a_study_s(tmp_path: Path) -> None:
     runner = MadeUpRunner()
     record = run(tmp_path, runner, learning_rates=[1e-4, 1e-3], seeds=[0, 1])
     assert [one for one in runner.done if one.startswith("trial")] == [
@@ -168,7 +168,7 @@ def test_another_comparison_is_not_resumed_and_every_difference_is_named(tmp_pat
     assert runner.jobs == [] and content(tmp_path) == before
 
 
-def test_fewer_rates_are_refused_in_words_of_what_was_asked(tmp_path: Path) -> None:
+def test_removed_learning_rates_are_named_and_nothing_else(tmp_path: Path) -> None:
     run(tmp_path, learning_rates=[1e-4, 1e-3])
     with pytest.raises(InputError) as raised:
         run(tmp_path, resume=True, learning_rates=[1e-3])
@@ -192,14 +192,14 @@ def test_fewer_rates_are_refused_in_words_of_what_was_asked(tmp_path: Path) -> N
         ({"eval_batch_size": 8}, "eval_batch_size: 32 -> 8"),
     ],
 )
-def test_whatever_differs_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_every_difference_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     run(tmp_path)
     with pytest.raises(InputError) as raised:
         run(tmp_path, resume=True, **changes)
     assert message in raised.value.message
 
 
-def test_what_says_nothing_about_the_result_may_change(tmp_path: Path) -> None:
+def test_settings_without_effect_may_change(tmp_path: Path) -> None:
     run(tmp_path)
     runner = MadeUpRunner()
     run(tmp_path, runner, resume=True, save_steps=7, keep_checkpoints=1, device_map="auto")
@@ -292,7 +292,7 @@ def own(folder: Path, **changes: Any) -> Plan:
     return compare.comparison_plan(config(folder), {"dora": config(folder, **changes)})
 
 
-def test_a_method_may_have_settings_of_its_own(tmp_path: Path) -> None:
+def test_a_method_may_have_its_own_settings(tmp_path: Path) -> None:
     plan = own(tmp_path, rank=8, targets=["q_proj"], learning_rate=5e-4)
     study = open_study(plan, tmp_path / "out")
     lora, dora = (
@@ -304,16 +304,17 @@ def test_a_method_may_have_settings_of_its_own(tmp_path: Path) -> None:
     record = run_study(study, MadeUpRunner(), Silent(), reproduce="")
     assert record.cells[0].rank is None
     assert "The methods differ in rank: lora 4, dora 8." in record.notes
+    assert record.differing["rank"] == {"lora": 4, "dora": 8}
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"rows": 5}, {"format": "instruct"}, {"limit": 3}])
-def test_a_method_cannot_have_rows_or_a_seed_of_its_own(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_method_cannot_have_its_own_rows_or_seed(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=rf"share this setting(.|\n)*{next(iter(changes))}"):
         own(tmp_path, **changes)
 
 
 @pytest.mark.parametrize(("rank", "alpha"), [(49, 1.0), (3, 10.0), (7, 64.0)])
-def test_alpha_is_what_was_asked_for(tmp_path: Path, rank: int, alpha: float) -> None:
+def test_alpha_is_exactly_as_given(tmp_path: Path, rank: int, alpha: float) -> None:
     study = open_study(planned(tmp_path, rank=rank, alpha=alpha), tmp_path / "out")
     job = study.groups[0].test("lora", 1e-3, 0)
     assert job.config is not None and job.config.alpha == alpha

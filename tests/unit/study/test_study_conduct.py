@@ -73,13 +73,13 @@ def test_test_rows_are_answered_only_by_runs_with_the_chosen_rate(tmp_path: Path
         ([(1e-4, 0)], 1e-4),
     ],
 )
-def test_the_most_accurate_rate_and_of_equals_the_smallest(
+def test_the_most_accurate_rate_is_chosen_and_in_a_tie_the_smallest(
     tried: list[tuple[float, int]], rate: float
 ) -> None:
     assert choose_rate([Tried(one, correct, 10) for one, correct in tried]) == rate
 
 
-def test_nothing_is_done_twice(tmp_path: Path) -> None:
+def test_no_job_is_done_twice(tmp_path: Path) -> None:
     first = run(tmp_path, MadeUpRunner())
     again = MadeUpRunner()
     assert run(tmp_path, again) == first
@@ -122,7 +122,7 @@ def test_a_failed_run_ends_its_own_cell_only(tmp_path: Path) -> None:
     assert not any("winogrande" in job.folder.name for job in runner.jobs)
 
 
-def test_cells_are_finished_one_after_the_other(tmp_path: Path) -> None:
+def test_cells_finish_one_after_the_other(tmp_path: Path) -> None:
     runner = MadeUpRunner()
     record = run(tmp_path, runner, tasks=TWO)
     names = [job.folder.name.split("-")[2] for job in runner.jobs]
@@ -132,7 +132,7 @@ def test_cells_are_finished_one_after_the_other(tmp_path: Path) -> None:
     assert record.pooled[0].cells == ["sample-boolq (instruct)", "sample-winogrande (instruct)"]
 
 
-def test_weights_go_when_the_plan_says_so(tmp_path: Path) -> None:
+def test_weights_are_deleted_if_the_plan_says_so(tmp_path: Path) -> None:
     run(tmp_path, MadeUpRunner(), keep_weights=False)
     assert not list((tmp_path / "study/runs").glob("*/adapter"))
     runner = MadeUpRunner()

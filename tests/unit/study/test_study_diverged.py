@@ -60,7 +60,7 @@ def said(record: StudyRecord, *sentences: str) -> None:
             assert sentence in rendering
 
 
-def test_a_diverged_rate_is_a_lost_try(tmp_path: Path) -> None:
+def test_a_diverged_rate_is_not_chosen(tmp_path: Path) -> None:
     runner = MadeUpRunner(diverges=at(1e-1))
     record = run(tmp_path, runner, learning_rates=RATES)
     (cell,) = record.cells
@@ -109,7 +109,7 @@ def test_an_arm_that_diverges_with_every_rate_has_no_result(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("rates", [[1e-4, 1e-3], [1e-3]])
-def test_a_cell_of_which_nothing_is_left(tmp_path: Path, rates: list[float]) -> None:
+def test_a_cell_with_no_result_left(tmp_path: Path, rates: list[float]) -> None:
     tasks = [{"train": "sample-boolq", "limit": 40, "validation_rows": 20 if len(rates) > 1 else None}]
     runner = MadeUpRunner(diverges=lambda job: job.config is not None)
     record = run(tmp_path, runner, learning_rates=rates, tasks=tasks)
@@ -142,7 +142,7 @@ def test_the_archive_keeps_what_diverged(tmp_path: Path) -> None:
     assert first.cells[0].diverged == read_study(tmp_path / "study/study.json").cells[0].diverged
 
 
-def test_a_job_that_diverges_leaves_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_diverges_records_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def diverge(config: TrainConfig, **_: object) -> None:
         with opened_run(config, again=False, afresh=True):
             raise DivergedError("the loss is not finite", where="step 3")

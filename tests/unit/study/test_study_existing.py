@@ -51,7 +51,7 @@ def test_three_runs_side_by_side(tmp_path: Path) -> None:
     ]
     lora = boolq.arms[0]
     assert [(run.run, run.seed, run.result.correct) for run in lora.runs] == [("lora", 0, 322)]
-    assert len(lora.runs[0].curve) == 60  # the line with eval_loss only is no point of it
+    assert len(lora.runs[0].curve) == 60  # the line with eval_loss only is not part of it
     assert lora.trials == [] and boolq.validation is None
     assert boolq.base is not None and boolq.base.correct == 205
     assert (boolq.rank, boolq.train and boolq.train.rows) == (16, 2000)
@@ -135,7 +135,7 @@ def test_runs_that_differ_in_their_seed_only_are_one_arm(tmp_path: Path) -> None
     assert record.notes == []
 
 
-def test_what_has_no_effect_on_a_result_makes_no_other_arm(tmp_path: Path) -> None:
+def test_settings_without_effect_do_not_split_an_arm(tmp_path: Path) -> None:
     first, second = seeds(tmp_path, "lora", 0, 2)
     config = json.loads((second / "record.json").read_text())["config"]
     change_record(second, config=config | {"keep_checkpoints": 9, "save_steps": 7})
@@ -154,9 +154,10 @@ def test_single_runs_of_different_seeds_are_compared_and_it_is_said(tmp_path: Pa
     (one,) = record.cells[0].differences[0].seeds
     assert one.seed is None
     assert record.notes == ["The runs differ in seed: lora 0, dora 1."]
+    assert record.differing == {"seed": {"lora": 0, "dora": 1}}
 
 
-def test_other_settings_or_the_same_seed_twice_are_arms_of_their_own(tmp_path: Path) -> None:
+def test_other_settings_or_a_repeated_seed_form_separate_arms(tmp_path: Path) -> None:
     lora = seeds(tmp_path, "lora", 0, 2)
     other = write_run(tmp_path / "slow", "lora", {"a": flags(50, 100)}, name="slow", seed=1)
     config = json.loads((other / "record.json").read_text())["config"]
@@ -171,7 +172,7 @@ def test_other_settings_or_the_same_seed_twice_are_arms_of_their_own(tmp_path: P
     assert names(record.cells[0]) == ["lora-0", "lora-1", "again"]
 
 
-def test_equal_names_give_way_to_directories(tmp_path: Path) -> None:
+def test_equal_names_are_replaced_by_directories(tmp_path: Path) -> None:
     first = write_run(tmp_path / "x" / "dora", "dora", {"a": flags(6, 10)})
     second = write_run(tmp_path / "y" / "dora", "dora", {"a": flags(6, 10)})
     assert names(build(first, second).cells[0]) == ["x/dora", "y/dora"]
@@ -203,6 +204,17 @@ def test_other_rows_or_other_ways_are_refused(tmp_path: Path, changes: dict[str,
     lora, dora = pair(tmp_path)
     change_evaluation(dora, **changes)
     with pytest.raises(InputError, match=message):
+        build(lora, dora)
+
+
+def test_different_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
+    lora, dora = pair(tmp_path)
+    data = evaluation("sample-boolq", [True] * 10)["data"]
+    for run, layout, licence in ((lora, "one", "MIT"), (dora, "one", "ours")):
+        change_evaluation(run, data={**data, "definition": {"layout": layout, "licence": licence}})
+    assert build(lora, dora).cells, "a licence changes no answer"
+    change_evaluation(dora, data={**data, "definition": {"layout": "two"}})
+    with pytest.raises(InputError, match="different tasks of the name sample-boolq"):
         build(lora, dora)
 
 
@@ -267,7 +279,7 @@ def test_a_diverged_loss_becomes_a_gap_in_the_curve(tmp_path: Path) -> None:
     assert build(run).cells[0].arms[0].runs[0].curve == [(1, 2.5), (2, None)]
 
 
-def test_what_differs_is_said(tmp_path: Path) -> None:
+def test_differences_are_noted(tmp_path: Path) -> None:
     lora, dora = pair(tmp_path, seed=3)
     record = json.loads((dora / "record.json").read_text())
     config = record["config"] | {"learning_rate": 0.0001, "output": "elsewhere"}
@@ -325,7 +337,7 @@ def test_evaluations_in_different_types_and_many_ties_are_said(tmp_path: Path) -
     assert "LoRA: 1 of 10" in page and "1 tied" in page and "sign-flip" in page
 
 
-def test_a_setting_that_older_runs_lack_is_no_difference_at_its_default() -> None:
+def test_a_setting_that_older_runs_lack_does_not_differ_at_its_default() -> None:
     def run(method: str, skipped: int, **settings: str) -> RunRecord:
         made = synthetic_record(method, [])
         made["config"].update(settings)

@@ -16,7 +16,7 @@ from doratune.study.existing import record_of_runs
 from doratune.study.given import most_given
 
 
-def test_the_commonest_answer() -> None:
+def test_the_most_frequent_answer() -> None:
     assert most_given({0: "true", 1: "false", 2: "true", 3: None}) == MostGiven(answer="true", share=0.5)
     assert most_given({0: None, 1: None}) == MostGiven(answer=None, share=1.0)
     assert most_given(None) is None

@@ -127,7 +127,7 @@ def test_the_address_of_a_local_model_is_its_files(tmp_path: Path, tiny_model: P
     assert not set(named[0]) & set(named[2])
 
 
-# A setting at its default is no part of an address. So when one of these changes, RUN_SCHEMA must go up and
+# A setting at its default is not part of an address. So when one of these changes, RUN_SCHEMA must go up and
 # the new value come here; a new setting needs neither, if its default is what was done before.
 DEFAULTS_OF_SCHEMA_1 = {
     "format": "instruct",

@@ -1,4 +1,4 @@
-"""Processes of their own, and what a study is thought to take."""
+"""Runs in separate processes, and the estimate of what a study takes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_process_has_the_threads_it_was_given() -> None:
     assert run_alone(os.getpid) != os.getpid()
 
 
-def test_a_process_that_is_ended_from_outside_is_a_failed_run(tmp_path: Path) -> None:
+def test_a_killed_process_is_a_failed_run(tmp_path: Path) -> None:
     study = opened(tmp_path)
     with LocalRunner(1, None, partial(os._exit, 1)) as runner:
         outcome = runner.submit(study.groups[0].trial("dora", 1e-3)).result()
@@ -54,7 +54,7 @@ def test_full_fine_tuning_is_counted_once_for_all_ranks(tmp_path: Path) -> None:
     assert (one["runs"], two["runs"]) == (2 * lora, 3 * lora)
 
 
-def test_finished_runs_are_what_the_rest_is_reckoned_from(tmp_path: Path) -> None:
+def test_the_estimate_uses_finished_runs(tmp_path: Path) -> None:
     run_study(opened(tmp_path, assume=ASSUMED), MadeUpRunner(), Silent(), reproduce="")
     left = estimate(opened(tmp_path, assume=ASSUMED, seeds=[0, 1, 2]), jobs=1)
     assert left["total"]["runs"] == 2

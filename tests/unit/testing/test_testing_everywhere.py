@@ -1,4 +1,4 @@
-"""The pytest plugin: models of other people's tests are on the engine, and every layer call is counted."""
+"""The pytest plugin: models in other projects' tests are on the engine, and every layer call is counted."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ EXPECTED = [
 
 
 @pytest.mark.parametrize("workers", [[], pytest.param(["-n", "1"], marks=pytest.mark.slow)])
-def test_calls_are_counted_by_who_made_them(workers: list[str], pytester: pytest.Pytester) -> None:
+def test_calls_are_counted_by_where_they_ran(workers: list[str], pytester: pytest.Pytester) -> None:
     pytester.makepyfile(TESTS)
     methods = BaseTuner.inject_adapter, Linear.forward, EngineLinear.forward
     plugin = doratune.testing.everywhere.__name__
@@ -57,7 +57,7 @@ def test_calls_are_counted_by_who_made_them(workers: list[str], pytester: pytest
     assert (BaseTuner.inject_adapter, Linear.forward, EngineLinear.forward) == methods
 
 
-def test_no_layer_called_is_said(pytester: pytest.Pytester) -> None:
+def test_a_session_without_layer_calls_says_so(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_nothing(): pass")
     result = pytester.runpytest_inprocess("-p", doratune.testing.everywhere.__name__)
     result.stdout.fnmatch_lines(["no LoRA or DoRA layer was called"])

@@ -1,5 +1,5 @@
-"""What one layer costs.
+"""Time and memory of one layer: ``doratune bench op``.
 
-The cases of ``cases.yaml`` go through ``providers``: a check against the float64 reference (``gate``),
-interleaved timing, memory.
+Each provider (``providers``) of each case in ``cases.yaml`` is checked against the float64 reference
+(``gate``), then timed in turn with the others (``timing``) and measured for memory (``memory``).
 """

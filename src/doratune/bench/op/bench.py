@@ -40,11 +40,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Memory:
-    """What ``--memory`` measures, by provider.
+    """The measurements of ``--memory``, by provider.
 
     Attributes:
-        saved: Bytes kept for backward.
-        peak: The peak of some calls; a provider is missing where it cannot be measured.
+        saved: Bytes saved for backward.
+        peak: The peak over a few calls; a provider is missing where it cannot be measured.
     """
 
     saved: dict[str, int]
@@ -59,8 +59,8 @@ def bench_op(config: OpBenchConfig, *, overwrite: bool = False) -> BenchRecord:
         overwrite: Replace the file.
 
     Raises:
-        InputError: A case is unknown, the set is for a device that is not here, or the file exists. Nothing
-            has been measured then.
+        InputError: A case is unknown, the set is for a device this machine lacks, or the file exists. Nothing
+            has been measured by then.
         GateError: A provider disagrees with the reference.
     """
     case_set: CaseSet = config.case_set or ("gpu" if torch.cuda.is_available() else "cpu")
@@ -72,7 +72,7 @@ def bench_op(config: OpBenchConfig, *, overwrite: bool = False) -> BenchRecord:
     device = torch.device("cuda" if case_set == "gpu" else "cpu")
     started = datetime.now(UTC)
     pairs = [(in_dtype(case, config.dtype), file.targets(case)) for case in cases]
-    chosen = {case.name: (case, targets) for case, targets in pairs}  # two may have become the same
+    chosen = {case.name: (case, targets) for case, targets in pairs}  # with --dtype two cases may be the same
     warn_of_slow_products([case.dtype for case, _ in pairs], device)
     with torch_threads(config.threads):
         results = [measure_case(case, targets, device, config) for case, targets in chosen.values()]
@@ -98,7 +98,7 @@ def measure_case(
     config: OpBenchConfig,
     providers: Sequence[Provider] = PROVIDERS,
 ) -> CaseResult:
-    """Check every provider on one case, then time and weigh them.
+    """Check every provider on one case, then measure time and memory of all.
 
     Raises:
         GateError: A provider disagrees with the reference; none is timed.

@@ -12,13 +12,15 @@ from doratune.settings import Settings
 
 SETS: tuple[CaseSet, ...] = ("cpu", "gpu")
 QUANTITIES: dict[CaseSet, tuple[Quantity, ...]] = {"cpu": ("time",), "gpu": ("time", "gpu")}
-"""What the targets of a case are for."""
+"""The quantities that a case's targets limit."""
 
 
 class CaseEntry(Case):
-    """A case as the file has it."""
+    """A case as it is in the file."""
 
-    targets: dict[str, Ratio]  #: in time, on a GPU with and without the host's: by the provider divided by
+    targets: dict[
+        str, Ratio
+    ]  #: highest time ratio to each baseline; on a GPU with and without the host's time
 
 
 class CaseFile(Settings):
@@ -57,7 +59,7 @@ def read_cases() -> CaseFile:
     """The cases that ship with doratune.
 
     Raises:
-        pydantic.ValidationError: The file is not valid, which is a fault of the installation.
+        pydantic.ValidationError: The file is not valid; the installation is broken.
     """
     return CaseFile.model_validate(read_shipped("doratune.bench.op", "cases.yaml"), strict=True)
 
@@ -66,12 +68,12 @@ def select_cases(file: CaseFile, case_set: CaseSet, names: Sequence[str]) -> lis
     """Some cases of a set, in the order of the file.
 
     Args:
-        file: The cases there are.
+        file: All cases.
         case_set: The set to choose from.
         names: Names of cases; all of the set if empty.
 
     Raises:
-        InputError: A name is not that of a case of the set.
+        InputError: No case of the set has one of the names.
     """
     cases = file.cases(case_set)
     known = [case.name for case in cases]

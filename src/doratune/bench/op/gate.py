@@ -12,18 +12,18 @@ from doratune.bench.op.providers import Adapter, Subject, set_adapter
 from doratune.records.bench import DType
 
 LIMITS: dict[DType, float] = {
-    # Intermediate results are rounded to 8 bits (2e-3 each on average), a norm or a scale too.
+    # Intermediate results, norms and scales are rounded to 8 bits (2e-3 each on average).
     "bfloat16": 2e-2,
-    # Sums of up to 11,008 products with roundings of 6e-8.
+    # Sums of up to 11,008 products, each rounded by 6e-8.
     "float32": 1e-5,
 }
-"""Highest relative Frobenius error that a provider may have, by the case's dtype."""
+"""The highest relative Frobenius error a provider may have, by the case's dtype."""
 
 
 def truth(adapter: Adapter, data: LayerData, base_weight: Tensor) -> dict[str, Tensor]:
-    """What a layer must give, from the dense reference.
+    """The correct output and gradients of a layer, from the dense reference.
 
-    LoRA is the reference with the norm as its magnitude, a frozen layer the same with B = 0.
+    LoRA is DoRA with the norm as its magnitude; a frozen layer is LoRA with B = 0.
 
     Args:
         adapter: The kind of adapter.
@@ -31,7 +31,7 @@ def truth(adapter: Adapter, data: LayerData, base_weight: Tensor) -> dict[str, T
         base_weight: The frozen weight, (d_out, d_in), dequantised.
 
     Returns:
-        float64: the output as "y", and the gradients of x and of the adapter by name.
+        The output as "y", and the gradients of x and of the adapter by name, in float64.
     """
     leaves = {name: getattr(data, name).detach().double() for name in ("x", "A", "B", "m")}
     if adapter == "none":
@@ -50,19 +50,19 @@ def check(
 ) -> dict[str, float]:
     """Compare one call of a layer with the reference.
 
-    The layer is called with another adapter first, so that a norm cached for another adapter is noticed.
+    The layer is first called with a different adapter, which reveals a norm that is wrongly cached.
 
     Args:
         subject: The layer.
         data: Its input and adapter.
-        expected: What ``truth`` gave.
-        limit: Highest relative Frobenius error.
+        expected: The result of ``truth``.
+        limit: The highest relative Frobenius error.
 
     Returns:
         The error of the output "y" and of each gradient by name.
 
     Raises:
-        GateError: An error is above the limit, or something is not finite.
+        GateError: An error is above the limit or not finite.
     """
     with torch.no_grad():
         for parameter in subject.adapter.values():
@@ -88,7 +88,7 @@ def check(
 
 
 def relative_error(found: Tensor | None, right: Tensor) -> float:
-    """‖found − right‖ / ‖right‖ (Frobenius); infinite for a gradient that is missing or of another shape."""
+    """‖found − right‖ / ‖right‖ (Frobenius); infinite if a gradient is missing or has another shape."""
     if found is None or found.shape != right.shape:
         return float("inf")
     return float((found.detach().double() - right).norm() / right.norm())

@@ -1,4 +1,4 @@
-"""The numbers of a case: the same for every provider, and in every process."""
+"""The tensors of a case: the same for every provider and in every process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DTYPES: dict[DType, torch.dtype] = {"bfloat16": torch.bfloat16, "float32": torch
 class LayerData:
     """The tensors of one case.
 
-    Every value can be held in the case's dtype, so that adapters in that dtype and in float32 are the same.
+    The case's dtype holds every value exactly, so adapters in that dtype and in float32 are the same.
 
     Attributes:
         x: Input, (tokens, d_in), the case's dtype; requires a gradient.
@@ -27,7 +27,7 @@ class LayerData:
         W: Base weight, (d_out, d_in), the case's dtype.
         A: Down projection, (r, d_in), float32.
         B: Up projection, (d_out, r), float32; s·B·A is about half as large as W.
-        m: Magnitude, (d_out,), float32; within a fourth or so of the norm of W + s·B·A.
+        m: Magnitude, (d_out,), float32; within about a quarter of the norm of W + s·B·A.
     """
 
     x: Tensor

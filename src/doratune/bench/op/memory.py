@@ -1,10 +1,10 @@
-"""What a layer keeps for its backward pass, and the most memory that calls of it add.
+"""Measures the memory a layer saves for its backward pass, and the peak that calls of it add.
 
-On a CPU the peak is resident memory, and each provider is measured in a fresh process, so that nothing is
-left of an earlier one. glibc is told to take every larger block from the kernel and to give it back at once:
-what is resident is then what is in use, to a few kilobytes from run to run, where free blocks that the
-allocator keeps would make it vary by a tenth. The high-water mark is the kernel's, set back before the first
-call. ``getrusage`` does not help: it cannot be set back, and a process inherits it from its parent.
+On a CPU the peak is resident memory, and each provider is measured in a fresh process, free of remains of an
+earlier one. glibc is told to take every larger block from the kernel and to return it at once. Resident
+memory is then memory in use, and varies by a few kilobytes between runs; with free blocks that the allocator
+keeps it would vary by a tenth. The high-water mark is the kernel's, reset before the first call.
+``getrusage`` does not help: its peak cannot be reset, and a process inherits it from its parent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from doratune.memory import resident_bytes
 from doratune.records.bench import Case, PeakMemory
 
 CALLS = 3
-"""Calls that the peak is taken over: each allocates new gradients."""
+"""The number of calls over which the peak is taken; each allocates new gradients."""
 
 _M_MMAP_THRESHOLD = -3  # from malloc.h
 _KERNEL_BLOCK_BYTES = 1 << 16
@@ -36,13 +36,13 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 def saved_bytes(layer: nn.Module, x: Tensor) -> int:
     """Bytes that autograd holds between forward and backward of one call.
 
-    Counted are storages, each once and whole, that the forward pass gives autograd to save: the input and
-    the output too where they are saved. The layer's own parameters and buffers are not. What a function
-    hides from autograd by keeping it as an attribute of its context cannot be seen.
+    This counts, once and in full, each storage that the forward pass gives autograd to save, including the
+    input and the output where they are saved, but not the layer's parameters and buffers. Tensors that a
+    function hides from autograd as attributes of its context are not seen.
 
     Args:
         layer: The layer.
-        x: Its input.
+        x: Its input, (tokens, d_in).
     """
     own = {tensor.untyped_storage().data_ptr() for tensor in chain(layer.parameters(), layer.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}
@@ -59,7 +59,7 @@ def saved_bytes(layer: nn.Module, x: Tensor) -> int:
 
 
 def cpu_peak(provider: Provider, case: Case, threads: int) -> PeakMemory | None:
-    """Peak of resident memory in a fresh process; None where the kernel cannot tell (not Linux)."""
+    """Peak resident memory in a fresh process; None where the kernel does not report it (not Linux)."""
     if sys.platform != "linux":
         return None
     context = multiprocessing.get_context("spawn")
@@ -68,11 +68,11 @@ def cpu_peak(provider: Provider, case: Case, threads: int) -> PeakMemory | None:
 
 
 def measure_resident(provider: Provider, case: Case, threads: int) -> PeakMemory | None:
-    """Peak of this process's resident memory over some calls of a new layer; None if not permitted."""
+    """Peak of this process's resident memory over a few calls of a new layer; None if not permitted."""
     torch.set_num_threads(threads)
     _use_blocks_of_the_kernel()
     device = torch.device("cpu")
-    # What libraries load and set up on first use is no part of a layer's memory: a small layer goes first.
+    # A small layer runs first, so that what libraries load on first use is not counted.
     small = case.model_copy(update={"d_in": 256, "d_out": 256, "tokens": 64})
     for one in (small, case):
         data = draw_layer(one, device)
@@ -87,7 +87,7 @@ def measure_resident(provider: Provider, case: Case, threads: int) -> PeakMemory
 
 
 def cuda_peak(subject: Subject, data: LayerData) -> PeakMemory:
-    """Peak of the memory that torch has allocated on the GPU, over some calls."""
+    """Peak of the memory that torch allocates on the GPU, over a few calls."""
     subject.prepare(data)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -106,7 +106,7 @@ def _call(subject: Subject, data: LayerData) -> None:
 
 
 def _use_blocks_of_the_kernel() -> None:
-    """Let glibc keep no free memory that a tensor could come from unseen; has no effect on others."""
+    """Keep glibc from reusing free memory for tensors, which would go unseen; no effect on other libcs."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, _KERNEL_BLOCK_BYTES)

@@ -1,4 +1,4 @@
-"""What is measured: ways to compute one layer, from the frozen layer alone to DoRA on the engine."""
+"""The providers: ways to compute one layer, from the frozen layer alone to DoRA on the engine."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Provider:
         adapter: The kind of adapter on the frozen weight.
         engine: Whether ``doratune.enable`` is called on the PEFT model.
         base_dtype: Whether A and B have the base's dtype; PEFT makes them float32.
-        new_norm: Whether the adapter changes before each call, as after an optimiser step, so that nothing
-            computed from it for an earlier call can be used again.
+        new_norm: Whether the adapter changes before each call, as after an optimizer step, so that no cached
+            norm can be reused.
         lets_go: Whether no later operation saves the output for the backward pass, as when a sum follows the
-            layer. Otherwise it is saved, as when a product follows.
+            layer. Otherwise one does, as when a product follows.
     """
 
     name: str
@@ -64,10 +64,10 @@ class Subject:
     """A provider's layer for one case, ready to be called.
 
     Args:
-        provider: The way it is computed.
-        layer: The layer, frozen but for the adapter.
-        base: The frozen layer alone, which ``layer`` is or holds.
-        adapter: Its trained parameters by their names in the equations: A, B and, for DoRA, m.
+        provider: How it is computed.
+        layer: The layer, frozen except for the adapter.
+        base: The frozen layer, which ``layer`` is or contains.
+        adapter: The trained parameters by their names in the equations: A, B and, for DoRA, m.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Subject:
 
     @property
     def adapter_dtype(self) -> DType | None:
-        """The dtype of A and B by name, None without an adapter."""
+        """The name of A's and B's dtype; None without an adapter."""
         if not self.adapter:
             return None
         return next(name for name, dtype in DTYPES.items() if dtype == self.adapter["A"].dtype)
@@ -92,7 +92,7 @@ class Subject:
         return dequantised(self.base)
 
     def prepare(self, data: LayerData) -> None:
-        """Make ready for a call, outside of the measured time: no gradients, perhaps a changed adapter."""
+        """Prepare a call, outside the measured time: clear gradients, and change the adapter if asked to."""
         data.x.grad = None
         for parameter in self.adapter.values():
             parameter.grad = None
@@ -100,10 +100,10 @@ class Subject:
             with torch.no_grad():
                 for parameter in self.adapter.values():
                     parameter.add_(self._step)
-            self._step = -self._step  # there and back, so that the values stay where they were checked
+            self._step = -self._step  # there and back, so that the values stay close to those checked
 
     def call(self, data: LayerData) -> None:
-        """Run forward and backward once: the call that is measured."""
+        """Run forward and backward once; this call is measured."""
         if self.provider.lets_go:
             torch.autograd.backward(get_gradient_edge(self.layer(data.x)), data.dy)
         else:
@@ -111,11 +111,11 @@ class Subject:
 
 
 def build(provider: Provider, case: Case, data: LayerData) -> Subject:
-    """A provider's layer with the weights of ``data``, which it does not share with other layers.
+    """A provider's layer with its own copy of the weights in ``data``.
 
     Raises:
-        UnavailableError: The provider cannot run the case: a package is missing, or the engine does not take
-            the layer.
+        UnavailableError: The provider cannot run the case: a package is missing, or the engine does not
+            support the layer.
     """
     base = _base_layer(case, data)
     if provider.adapter == "none":
@@ -176,7 +176,7 @@ def _peft_model(base: nn.Module, case: Case, *, dora: bool) -> PeftModel:
         init_lora_weights=False,
     )
     model: Any = _OneLayer(base)
-    model.is_loaded_in_4bit = case.base == "bnb-4bit"  # PEFT chooses its layer by transformers' mark
+    model.is_loaded_in_4bit = case.base == "bnb-4bit"  # the attribute by which PEFT chooses its layer
     return get_peft_model(model, config)  # pyright: ignore[reportReturnType]
 
 
@@ -192,7 +192,7 @@ def _enable(model: PeftModel) -> None:
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """Keep ``enable`` from reporting on layers that are no part of a user's model."""
+    """Keep ``enable`` from logging about these layers, which are not part of a user's model."""
     logger = logging.getLogger("doratune.peft")
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -1,9 +1,9 @@
-"""The time of layers: every provider in turn, round by round, so that a slow stretch meets all of them.
+"""Times layers: every provider in turn, round by round, so that a slow stretch affects all alike.
 
-There are two clocks. The host's measures a call as its user has it. On a GPU a call of one layer is a dozen
-launches or two, and where the GPU is done with them sooner than the host, the host's clock measures the host.
-A model's step hides that, as the host runs ahead; so do compiled models. The GPU's clock therefore times
-calls that are queued while the GPU is busy, so that it never waits for the host.
+There are two clocks. The host's clock measures a call as its user experiences it. On a GPU a call of one
+layer is one or two dozen kernel launches; if the GPU finishes them before the host has launched the next, the
+host's clock measures the host. In a model's step, or a compiled model, the host runs ahead and this does not
+show. So the GPU's clock times calls that are queued while the GPU is busy and never waits for the host.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from doratune.bench.op.providers import Subject
 logger = logging.getLogger(__name__)
 
 BUSY_CYCLES = 20_000_000
-"""Some 10 ms, in which the host queues a call."""
+"""About 10 ms, in which the host queues a call."""
 
 
 def time_rounds(subjects: Sequence[Subject], data: LayerData, rounds: int) -> dict[str, list[float]]:
@@ -33,7 +33,7 @@ def time_rounds(subjects: Sequence[Subject], data: LayerData, rounds: int) -> di
     Args:
         subjects: The layers.
         data: Their input.
-        rounds: As in ``interleaved``.
+        rounds: Timed rounds, after ``WARMUP_ROUNDS`` that are not.
 
     Returns:
         Milliseconds of each round by provider.
@@ -48,12 +48,12 @@ def interleaved(
     """Time each of several providers once in every round.
 
     Each round has a different order, the same in every run. In a fixed order one provider would always pay
-    for what another leaves behind: caches full of its tensors, and memory given back to the kernel.
+    for what another leaves behind: caches full of its tensors, and memory returned to the kernel.
 
     Args:
         names: The providers.
         time_one: Runs one of them and returns the milliseconds.
-        rounds: Rounds that count, after ``WARMUP_ROUNDS`` that do not.
+        rounds: Timed rounds, after ``WARMUP_ROUNDS`` that are not.
 
     Returns:
         Milliseconds of each round by provider.
@@ -61,7 +61,7 @@ def interleaved(
     times: dict[str, list[float]] = {name: [] for name in names}
     collects = gc.isenabled()
     gc.collect()
-    gc.disable()  # a collection would be charged to whatever is running
+    gc.disable()  # a collection would count as time of whichever provider is running
     try:
         for number in range(WARMUP_ROUNDS + rounds):
             for name in random.Random(number).sample(names, len(names)):
@@ -94,11 +94,11 @@ def gpu_rounds(subjects: Sequence[Subject], data: LayerData, rounds: int) -> dic
     Args:
         subjects: The layers, on a GPU.
         data: Their input.
-        rounds: Rounds that count, after ``WARMUP_ROUNDS`` that do not.
+        rounds: Timed rounds, after ``WARMUP_ROUNDS`` that are not.
 
     Returns:
-        Milliseconds of each round by provider, without those whose call the host could not queue in time:
-        it waits for the GPU itself.
+        Milliseconds of each round by provider, without providers whose call the host could not queue in time
+        because the call itself waits for the GPU.
     """
     times: dict[str, list[float]] = {subject.provider.name: [] for subject in subjects}
     for number in range(WARMUP_ROUNDS + rounds):
@@ -110,7 +110,7 @@ def gpu_rounds(subjects: Sequence[Subject], data: LayerData, rounds: int) -> dic
             if number < WARMUP_ROUNDS:
                 continue
             if milliseconds is None:
-                logger.info("%s cannot be queued before the GPU reaches it, so it has no GPU time", name)
+                logger.info("%s waits for the GPU, so a call cannot be queued and has no GPU time", name)
                 del times[name]
             else:
                 times[name].append(milliseconds)

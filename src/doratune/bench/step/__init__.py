@@ -1,5 +1,5 @@
-"""What an optimizer step costs.
+"""Time and memory of an optimizer step: ``doratune bench step``.
 
-The cases of ``cases.yaml`` go through the training loops of ``loops``, in processes that take turns
-(``turns``) and whose losses are compared.
+Each case in ``cases.yaml`` runs in the training loops of ``loops``, in processes that take turns (``turns``)
+and whose losses are compared (``gate``).
 """

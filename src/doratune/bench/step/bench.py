@@ -39,7 +39,7 @@ from doratune.training.config import LLAMA_TARGETS
 logger = logging.getLogger(__name__)
 
 FLOOR = "floor"
-"""The name under which the faster frozen model is divided by."""
+"""The baseline's name for the faster of the frozen models."""
 REHEARSED_ROWS = 4
 REHEARSED_STEPS = 3
 
@@ -53,7 +53,7 @@ def bench_step(config: StepBenchConfig, *, overwrite: bool = False) -> StepBench
 
     Raises:
         InputError: A case or the model is unknown, or the file exists.
-        GateError: Two providers that train the same have different losses.
+        GateError: Two providers that should train alike have different losses.
         DoratuneError: A provider's process died.
     """
     file = read_steps()
@@ -64,7 +64,7 @@ def bench_step(config: StepBenchConfig, *, overwrite: bool = False) -> StepBench
     if config.output is not None:
         require_free(config.output, overwrite=overwrite)
     if config.model in BUILTIN:
-        resolve_builtin(config.model)  # here, so that no two processes make it at once
+        resolve_builtin(config.model)  # here, so that no two processes create it at once
     started = datetime.now(UTC)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     warn_of_slow_products([entry.dtype for entry in entries], device)
@@ -96,13 +96,13 @@ def measure_steps(
 
     Args:
         case: What is trained.
-        targets: What the ratios should reach.
+        targets: The ratios to reach.
         config: Which model, and how many rounds.
-        apart: One provider after the other, for a model that a GPU holds once. Otherwise they take turns, and
-            rehearse in float32 before.
+        apart: One provider after the other, for a model of which a GPU holds only one copy. Otherwise they
+            take turns, after a short run in float32 that compares losses.
 
     Raises:
-        GateError: Two providers that train the same have different losses.
+        GateError: Two providers that should train alike have different losses.
         DoratuneError: A provider's process failed.
     """
     steps = WARMUP_ROUNDS + config.rounds
@@ -143,7 +143,7 @@ def measure_steps(
 
 @dataclass(frozen=True)
 class Training:
-    """What all providers did, by their names; times and losses of each step; and who could not."""
+    """Times and losses of each step and the reports, by provider, and the providers that could not run."""
 
     milliseconds: dict[str, list[float]]
     losses: dict[str, list[float]]
@@ -160,10 +160,10 @@ def train_in_turn(
         case: What is trained.
         model: The base model.
         steps: Steps of each provider, all of them timed.
-        providers: Who trains.
+        providers: The providers.
 
     Raises:
-        GateError: Two providers that train the same have different losses.
+        GateError: Two providers that should train alike have different losses.
         DoratuneError: A provider's process failed.
     """
     trainees = _trainees(case, model, steps, providers)
@@ -182,7 +182,7 @@ def _train_apart(case: StepCase, model: str, steps: int) -> Training:
     """Train a case with one provider after the other, in this process; compare their losses at the end."""
     training = Training({}, {}, {}, [])
     for name, trainee in _trainees(case, model, steps, STEP_PROVIDERS).items():
-        gc.collect()  # the model before it
+        gc.collect()  # frees the previous model
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         turns = Alone(steps)
@@ -199,7 +199,7 @@ def _train_apart(case: StepCase, model: str, steps: int) -> Training:
         raise DoratuneError(
             "the frozen model alone does not fit into the GPU's memory",
             where=case.name,
-            fix="name a smaller --model, or the case with activations checkpointed",
+            fix="choose a smaller --model, or the case with activation checkpointing",
         )
     check_losses(training.losses, case.dtype)
     return training
@@ -210,7 +210,7 @@ def _trainees(
 ) -> dict[str, Trainee]:
     threads = torch.get_num_threads()
     return {
-        # One step more than will come, so that no trainer does what it does at its end within a step.
+        # One step more than will run, so that no trainer does its final work within a timed step.
         provider.name: Trainee(provider, case, model, steps + 1, threads)
         for provider in providers
     }

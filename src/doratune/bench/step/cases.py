@@ -12,9 +12,9 @@ from doratune.settings import Settings
 
 
 class StepEntry(StepCase):
-    """A case as the file has it."""
+    """A case as it is in the file."""
 
-    targets: dict[Quantity, dict[str, Ratio]]  #: the highest ratio, by quantity and provider divided by
+    targets: dict[Quantity, dict[str, Ratio]]  #: the highest ratio, by quantity and baseline
 
     def case(self) -> StepCase:
         """The case without its targets."""
@@ -25,7 +25,7 @@ class StepFile(Settings):
     """The whole of ``cases.yaml``."""
 
     targets_for: str  #: the provider that the targets are for
-    headline: list[StepEntry]  #: what is measured unless something else is asked for
+    headline: list[StepEntry]  #: measured by default
     growth: list[StepEntry]  #: how the figures change with the size of the step
     gpu: list[StepEntry]  #: for a large model on a GPU
 
@@ -33,12 +33,12 @@ class StepFile(Settings):
         """Some cases, in the order of the file.
 
         Args:
-            step_set: The set to choose from; None: all if there are names, else the headline. "all" is of
-                one model, without those for a GPU.
+            step_set: The set to choose from; None: "all" if there are names, otherwise "headline". "all" does
+                not include "gpu", which is for a larger model.
             names: Names of cases; all of the set if empty.
 
         Raises:
-            InputError: A name is not that of a case of the set.
+            InputError: No case of the set has one of the names.
         """
         everything = self.headline + self.growth
         step_set = step_set or ("all" if names else "headline")
@@ -66,6 +66,6 @@ def read_steps() -> StepFile:
     """The cases that ship with doratune.
 
     Raises:
-        pydantic.ValidationError: The file is not valid, which is a fault of the installation.
+        pydantic.ValidationError: The file is not valid; the installation is broken.
     """
     return StepFile.model_validate(read_shipped("doratune.bench.step", "cases.yaml"), strict=True)

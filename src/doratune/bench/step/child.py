@@ -1,4 +1,4 @@
-"""The work of a process of ``doratune bench step``; no torch, see ``turns.Work``."""
+"""The work of one process of ``doratune bench step``. No torch here: see ``turns.Work``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from doratune.bench.step.turns import Turn
 
 
 def train(trainee: Trainee, turn: Turn) -> StepReport:
-    """Train until no turn comes any more; a turn is one optimizer step, its outcome the loss of that step."""
+    """Train until the turns are over; a turn is one optimizer step, and its outcome is the step's loss."""
     from doratune.bench.step.loops import run
 
     return run(trainee, turn)

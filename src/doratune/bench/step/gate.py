@@ -1,4 +1,4 @@
-"""The check of ``doratune bench step``: providers that train the same have the same losses."""
+"""The check of ``doratune bench step``: providers that should train alike have the same losses."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from doratune.bench.step.providers import ALIKE
 from doratune.records.bench import DType
 
 FIRST_LIMITS: dict[DType, float] = {
-    # An adapter starts as the base model, but for DoRA's magnitude, which PEFT makes in the base's dtype.
+    # An adapted model starts as the base model, except that PEFT rounds DoRA's magnitude to the base's dtype.
     "bfloat16": 5e-3,
     "float32": 1e-4,
 }
-"""How far apart the first losses may be, relatively, over all providers."""
+"""The largest relative difference between the first losses of any two providers."""
 
 LIMITS: dict[DType, float] = {
-    # What an adapter adds in its first steps is below half a unit in the last place of most outputs. How much
-    # of it survives depends on where a computation rounds, and the first steps of Adam make it 1 to 2 %.
+    # In the first steps an adapter adds less than half a unit in the last place of most outputs. How much of
+    # that survives depends on where a computation rounds, and Adam's first steps turn it into 1 to 2 %.
     "bfloat16": 3e-2,
-    # Roundings of 6e-8 that Adam enlarges where a gradient is near zero; 1e-6 in three steps of SmolLM2.
+    # Roundings of 6e-8, which Adam amplifies where a gradient is near zero; 1e-6 in three steps of SmolLM2.
     "float32": 1e-4,
 }
-"""How far apart the losses of two providers that train the same may be, relatively, in each step."""
+"""The largest relative difference, in each step, between two providers that should train alike."""
 
 
 def check_losses(losses: Mapping[str, Sequence[float]], dtype: DType) -> None:
-    """Compare the losses of the providers, as far as they have come.
+    """Compare the providers' losses so far.
 
     Args:
-        losses: Of each step, by provider; all have come equally far. One that ran out of memory is not there.
-        dtype: The case's.
+        losses: The loss of each step, by provider, with the same number of steps for all; without those that
+            ran out of memory.
+        dtype: The case's dtype.
 
     Raises:
-        GateError: Some are further apart than the limits, or not finite.
+        GateError: Losses differ by more than the limits, or are not finite.
     """
     first = {name: steps[0] for name, steps in losses.items()}
     lowest = min(first, key=first.__getitem__)
@@ -49,8 +50,8 @@ def check_losses(losses: Mapping[str, Sequence[float]], dtype: DType) -> None:
 def _compare(found: float, right: float, limit: float, where: str) -> None:
     if not abs(found - right) <= limit * abs(right):
         raise GateError(
-            "two providers that train the same have different losses, so no figure is given",
+            "two providers that should train alike have different losses, so there are no figures",
             where=where,
             got=f"losses of {found:.5f} and {right:.5f}",
-            expected=f"no further apart than {limit:.0e} of the loss",
+            expected=f"a relative difference of at most {limit:.0e}",
         )

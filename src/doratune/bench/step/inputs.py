@@ -1,4 +1,4 @@
-"""What a step trains: the base model and the rows, the same for every provider and in every process."""
+"""The base model and the rows of a step: the same for every provider and in every process."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from doratune.models.precision import resolve_dtype
 from doratune.records.bench import StepCase
 
 RANDOM_LLAMA = "random-llama-7b"
-"""Speed does not depend on the weights, so 13 GB of them need not be downloaded."""
+"""LLaMA-7B with random weights: speed does not depend on them, and a download of 13 GB is saved."""
 
 
 def load_base(name: str, dtype: str) -> LoadedModel:
     """A base model on this process's device.
 
     Args:
-        name: ``RANDOM_LLAMA``, or as ``load_model`` takes it.
-        dtype: As ``load_model`` takes it.
+        name: ``RANDOM_LLAMA``, or a name that ``load_model`` accepts.
+        dtype: As for ``load_model``.
 
     Raises:
-        InputError: If nothing loadable is found under ``name``.
+        InputError: No loadable model is found under ``name``.
     """
     if name != RANDOM_LLAMA:
         return load_model(name, dtype=dtype)
@@ -36,7 +36,7 @@ def load_base(name: str, dtype: str) -> LoadedModel:
 
 
 def random_model(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """A model drawn from a fixed seed, made where and as it is used: nothing larger is ever held."""
+    """A model with random weights from a fixed seed, created on its device in its dtype to save memory."""
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2}
     config.pad_token_id = vocabulary["<unk>"]
     torch.manual_seed(0)
@@ -58,13 +58,13 @@ def random_model(config: LlamaConfig, device: torch.device, dtype: torch.dtype) 
 
 
 def draw_rows(case: StepCase, vocabulary: int) -> Dataset:
-    """Rows of random tokens, drawn from a fixed seed.
+    """Rows of random tokens from a fixed seed.
 
-    They are one batch, so that every optimizer step takes all of them: in whatever order a trainer draws
-    them, all providers train on the same.
+    They are one batch. Every optimizer step takes all of them, so all providers train on the same rows in
+    whatever order a trainer draws them.
 
     Args:
-        case: Number and length of the rows, and which tokens are trained on.
+        case: Number and length of the rows, and which tokens have a loss.
         vocabulary: Number of token ids.
 
     Returns:

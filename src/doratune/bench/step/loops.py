@@ -1,4 +1,4 @@
-"""The training loops of ``doratune bench step``, each as it is used, but for a pause before every step.
+"""The training loops of ``doratune bench step``, unchanged except for a pause before every step.
 
 They are the frozen model alone, stock TRL with PEFT, and doratune's trainer with the same hyperparameters.
 """
@@ -39,20 +39,20 @@ from doratune.training.train import build_trainer
 LEARNING_RATE = 2e-4
 SEED = 0
 CHECKPOINTING = {"use_reentrant": False}
-"""How activations are checkpointed, where they are: as ``doratune train`` does."""
+"""How activations are checkpointed, if they are: as in ``doratune train``."""
 STOCK_ATTENTION = "sdpa"
-"""What transformers takes where nothing else is asked for."""
+"""transformers' default."""
 Pause = Callable[[float | None], None]
-"""Called before a step with the loss of the one before."""
+"""Called before a step with the previous step's loss."""
 
 
 def run(trainee: Trainee, turn: Turn) -> StepReport:
-    """Train in this process, one step in each turn, until no turn comes any more."""
+    """Train in this process, one step per turn, until the turns are over."""
     torch.set_num_threads(trainee.threads)
 
     def pause(loss: float | None) -> None:
         if torch.cuda.is_available():
-            torch.cuda.synchronize()  # a step ends when its work is done
+            torch.cuda.synchronize()  # a step ends when the GPU has finished it
         turn.wait(loss)
 
     with tempfile.TemporaryDirectory(prefix="doratune-") as folder:
@@ -69,7 +69,7 @@ def run(trainee: Trainee, turn: Turn) -> StepReport:
 
 
 def _prepare(trainee: Trainee, folder: Path, pause: Pause) -> tuple[PreTrainedModel, Callable[[], object]]:
-    """The model, and the loop that trains it or runs it."""
+    """The model, and the loop that trains or runs it."""
     provider = trainee.provider
     if isinstance(provider, Frozen):
         step = FrozenStep(provider, trainee.model, trainee.case)
@@ -90,7 +90,7 @@ def _prepare(trainee: Trainee, folder: Path, pause: Pause) -> tuple[PreTrainedMo
 
 
 class PauseCallback(TrainerCallback):
-    """Pauses before each step, when the rows of it have been loaded."""
+    """Pauses before each step, after its rows have been loaded."""
 
     def __init__(self, pause: Pause) -> None:
         self._pause = pause
@@ -104,7 +104,7 @@ class PauseCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Take note of the step's loss."""
+        """Remember the step's loss."""
         self._loss = (logs or {})["loss"]
 
     def on_step_begin(
@@ -118,9 +118,9 @@ class FrozenStep:
     """Forward, loss and backward to the embedded input, with logits only where there is a loss.
 
     Args:
-        provider: Which attention.
-        model: The base model, as ``inputs.load_base`` takes it.
-        case: The rows.
+        provider: Says which attention to use.
+        model: The base model's name, as for ``inputs.load_base``.
+        case: Describes the rows.
     """
 
     def __init__(self, provider: Frozen, model: str, case: StepCase) -> None:
@@ -135,7 +135,7 @@ class FrozenStep:
         self._supervised = self._targets != IGNORED
 
     def __call__(self) -> float:
-        """Run the step; its loss."""
+        """Run the step and return its loss."""
         model: Any = self.model
         embedded = model.get_input_embeddings()(self._ids).requires_grad_()
         hidden = model.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
@@ -146,10 +146,10 @@ class FrozenStep:
 
 
 def stock_trainer(trainee: Trainee, method: Method, folder: Path) -> SFTTrainer:
-    """TRL's SFTTrainer with its defaults, but for what the case says and what concerns the output.
+    """TRL's SFTTrainer with its defaults, except for the case's settings and the output.
 
-    Two more differ. TRL checkpoints activations unless told not to, which ``doratune train`` does not, and
-    which would set time against memory in the comparison. And every step is logged, for its loss.
+    Two more settings differ. TRL checkpoints activations by default; ``doratune train`` does not, and the
+    comparison would trade time for memory. And every step is logged, for its loss.
     """
     case = trainee.case
     base = load_base(trainee.model, case.dtype)

@@ -1,4 +1,4 @@
-"""Which steps are measured, and what their processes are told and report. No torch: see ``turns.Work``."""
+"""The providers, and the inputs and reports of their processes. No torch here: see ``turns.Work``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Frozen:
 
     Attributes:
         name: Its name in tables and records.
-        attention: By transformers' name.
+        attention: transformers' name of the attention implementation.
     """
 
     name: str
@@ -66,24 +66,24 @@ ONE_LINE = (
     Stock("enabled-lora", "lora", enabled=True),
     Stock("enabled-dora", "dora", enabled=True),
 )
-"""Those of ``benchmarks/one_line.py``: what ``doratune.enable`` does to a user's script."""
+"""The providers of ``benchmarks/one_line.py``: what ``doratune.enable`` does for a user's script."""
 ALIKE = {
     "doratune-lora": "peft-lora",
     "doratune-dora": "peft-dora",
     "enabled-lora": "peft-lora",
     "enabled-dora": "peft-dora",
 }
-"""Providers that train the same, step by step, and so must have the same losses."""
+"""Pairs of providers that train alike, step by step, and so must have the same losses."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a process knows at its end.
+    """What a process reports at its end.
 
     Attributes:
-        attention: The model's attention, by transformers' name.
+        attention: transformers' name of the model's attention implementation.
         trainable: Number of trained parameters.
-        before_bytes: Memory held before the first step; None if not known.
+        before_bytes: Memory held before the first step; None if unknown.
         peak_bytes: The most memory held since the process began.
     """
 
@@ -98,9 +98,9 @@ class Trainee:
     """What a process trains.
 
     Attributes:
-        provider: Whose training loop.
+        provider: Says which training loop to use.
         case: What is trained.
-        model: The base model, as ``inputs.load_base`` takes it.
+        model: The base model's name, as for ``inputs.load_base``.
         steps: Optimizer steps of the schedule.
         threads: torch's threads inside an operation.
     """

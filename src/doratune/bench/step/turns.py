@@ -1,8 +1,8 @@
-"""Processes that take turns: one of them computes, the others sleep. No torch here.
+"""Processes that take turns: one computes while the others sleep. No torch here.
 
-Each process runs its own loop and calls ``Turn.wait`` once in every pass; the parent hands the turn from
-one to the next. A pass ends where the process waits again, so it is timed as a whole, on the parent's clock,
-and a slow stretch of the machine meets all of them alike.
+Each process runs its own loop and calls ``Turn.wait`` once per iteration; the parent passes the turn from one
+to the next. An iteration ends when the process waits again, so the parent's clock times it as a whole, and a
+slow stretch of the machine affects all processes alike.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from doratune.errors import DoratuneError
 Item = TypeVar("Item")
 
 SECONDS_TO_END = 10
-"""What a process gets to end by itself after its report."""
+"""The time a process has to exit after its report."""
 
 
 class TurnsOverError(Exception):
-    """Raised in a process that waits for its turn: none will come."""
+    """Raised in a process that waits for its turn: there are no more turns."""
 
 
 class Turn(Protocol):
-    """What a loop sees of the taking of turns."""
+    """A loop's view of the turns."""
 
     def wait(self, outcome: Any = None) -> None:
-        """Hand the turn back, with what came of it, and go on when it comes again.
+        """End the turn with its outcome, and return when the next one begins.
 
         Raises:
-            TurnsOverError: It does not come again.
+            TurnsOverError: There are no more turns.
         """
         ...
 
 
 class Alone:
-    """A single loop in this process: each turn comes at once.
+    """For a single loop in this process: the next turn begins at once.
 
     Args:
-        turns: How many come.
+        turns: How many turns there are.
 
     Attributes:
-        steps: The turns that were taken.
+        steps: The turns so far.
     """
 
     def __init__(self, turns: int) -> None:
@@ -69,16 +69,16 @@ class Alone:
 
 
 class PipedTurn:
-    """A process's side."""
+    """The turns of a child process, given by the parent through a pipe."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
 
     def wait(self, outcome: Any = None) -> None:
-        """Hand the turn back, with what came of it, and sleep until it comes again.
+        """End the turn with its outcome, and sleep until the next one begins.
 
         Raises:
-            TurnsOverError: It does not come again.
+            TurnsOverError: There are no more turns.
         """
         self._pipe.send(outcome)
         try:
@@ -91,7 +91,7 @@ class PipedTurn:
 
 Work = Callable[[Turn], Any]
 """What a process does; the result is its report. It is pickled, and its module is imported before the process
-is set up, so that libraries which print or read the environment must be imported inside."""
+is set up, so libraries that print or read the environment must be imported inside it."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class Step:
     """One turn of one process.
 
     Attributes:
-        milliseconds: From the turn being given until it came back.
-        outcome: What the process handed back with it.
+        milliseconds: From the start of the turn to its end.
+        outcome: What the process returned at the end of the turn.
     """
 
     milliseconds: float
@@ -126,7 +126,7 @@ class _Worker:
         return Step((time.perf_counter() - start) * 1e3, outcome)
 
     def send(self, comes: bool) -> None:
-        """Tell the process whether its turn comes; ``receive`` says if it has died meanwhile."""
+        """Tell the process whether it has another turn; if it has died, ``receive`` raises."""
         with suppress(BrokenPipeError, ConnectionResetError):
             self.pipe.send(comes)
 
@@ -134,7 +134,7 @@ class _Worker:
         """What the process sends next.
 
         Raises:
-            DoratuneError: The one that the process raised; or it died, for any other reason.
+            DoratuneError: The process raised it, or died for any other reason.
         """
         try:
             message = self.pipe.recv()
@@ -142,7 +142,7 @@ class _Worker:
             self.process.join()
             lines = self.errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise DoratuneError(
-                "a process of the bench died",
+                "a benchmark process died",
                 where=self.name,
                 got=lines[-1] if lines else f"exit code {self.process.exitcode}",
             ) from None
@@ -152,19 +152,19 @@ class _Worker:
 
 
 class Workers:
-    """The parent's side: processes that all wait for their turn."""
+    """The parent's view: processes that all wait for their turn."""
 
     def __init__(self, workers: Sequence[_Worker]) -> None:
         self._workers = workers
 
     def round(self, number: int) -> dict[str, Step]:
-        """Give each process one turn, beginning with another one in each round.
+        """Give each process one turn; each round begins with a different process.
 
         Args:
-            number: The round's.
+            number: The number of the round.
 
         Returns:
-            The steps by process.
+            Each process's step, by name.
 
         Raises:
             DoratuneError: A process failed.
@@ -172,10 +172,10 @@ class Workers:
         return {worker.name: worker.step() for worker in rotated(self._workers, number)}
 
     def finish(self) -> dict[str, Any]:
-        """Give no more turns.
+        """End the turns.
 
         Returns:
-            The report of each process.
+            Each process's report, by name.
 
         Raises:
             DoratuneError: A process failed.
@@ -191,7 +191,7 @@ class Workers:
 
 @contextmanager
 def workers(works: Mapping[str, Work]) -> Iterator[Workers]:
-    """Start a fresh process for each work and let all come to their first wait; none outlives the context.
+    """Start a process for each work and wait until all are ready; none outlives the context.
 
     Raises:
         DoratuneError: A process failed.
@@ -217,15 +217,15 @@ def workers(works: Mapping[str, Work]) -> Iterator[Workers]:
 
 
 def rotated(items: Sequence[Item], number: int) -> list[Item]:
-    """The items in turn, beginning with the one whose turn it is to begin in this round."""
+    """The items in order, rotated so that each round begins with a different one."""
     first = number % len(items)
     return [*items[first:], *items[:first]]
 
 
 def _live(work: Work, pipe: Connection, errors: Path) -> None:
     begin()
-    # As it comes, an idle pool's threads sleep after some milliseconds. Told to spin for ever, they would
-    # compute against the others; told to sleep at once, they make a step up to 1.7 times as long.
+    # By default an idle pool's threads sleep after some milliseconds. If told to spin for ever, they would
+    # take time from the other processes; if told to sleep at once, a step takes up to 1.7 times as long.
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         os.environ.pop(name, None)
     for path, descriptor in ((os.devnull, 1), (str(errors), 2)):

@@ -1,5 +1,7 @@
-"""Kernels for GPUs, each of which fuses several passes that PyTorch's operations make over large tensors.
+"""Triton kernels for GPUs, each of which fuses several passes that PyTorch makes over large tensors.
 
-All of them are optional: without Triton, or for a dtype that they do not take, PyTorch's operations compute
-the same (``select.py``). The modules with kernels import Triton, so they are imported where they are called.
+All are optional: without Triton, or for a dtype they do not support, PyTorch's operations compute the same
+(``select.py``). ``norm`` and ``tiled_norm`` compute weight norms, ``content_hash`` and ``norm_cache`` reuse
+them, ``magnitude_forward`` and ``magnitude_backward`` scale outputs and compute the gradients. Modules with
+kernels import Triton, so import them only where they are called.
 """

@@ -1,9 +1,9 @@
-"""Whether W, A or B have changed, told by a hash of their content, by a kernel and for a kernel.
+"""Detects whether W, A or B has changed, by a hash that one kernel computes and the next one uses.
 
-Each lane of a program takes words from its own places: a ← (a ⊕ w)·C, then the upper half of a is mixed into
-the lower one. Every step can be undone, so that a lane in which one word has changed ends elsewhere for
-certain. The hash is the sum of all lanes' ends, scrambled once more: after any other change it is the same by
-chance, one in 2⁶⁴.
+Each lane of a program reads words from its own positions: a ← (a ⊕ w)·C, then the upper half of a is mixed
+into the lower half. Every step is invertible, so a lane in which one word has changed is certain to end in a
+different state. The hash is the sum of all lanes' final states, each scrambled once more. Any other change
+goes unnoticed with a probability of 2⁻⁶⁴.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
@@ -22,19 +22,19 @@ from doratune.engine.triton.sizes import LANES, STEPS, WORD, hashed_parts
 
 
 def hashable(W: Tensor) -> bool:
-    """Whether a contiguous tensor on a GPU is whole words."""
+    """Whether a contiguous tensor on a GPU consists of whole, aligned words."""
     return W.data_ptr() % WORD == 0 and W.numel() * W.element_size() % WORD == 0
 
 
 def look_and_split(W: Tensor, A: Tensor, B: Tensor, split: Tensor, known: Known | None) -> None:
-    """Split A and B, and have ``known.state`` say whether one of the three is another than at the last look.
+    """Split A and B, and record in ``known.state`` whether W, A or B has changed since the last call.
 
     Args:
         W: (d_out, d_in), contiguous, ``hashable``.
         A: (r, d_in), any floating dtype of at most 32 bits, contiguous.
         B: (d_out, r), likewise.
-        split: (2·(r·d_in + d_out·r),), bfloat16: becomes the high halves of A, its low ones, and those of B.
-        known: Of them, or None to split only.
+        split: (2·(r·d_in + d_out·r),), bfloat16; receives the high halves of A, its low halves, then B's.
+        known: The last norm of these tensors, or None to split only.
     """
     W_parts, A_parts, B_parts = hashed_parts(W, A, B)
     if known is None:
@@ -61,7 +61,7 @@ def look_and_split(W: Tensor, A: Tensor, B: Tensor, split: Tensor, known: Known 
 
 @triton.jit
 def _scrambled(values):
-    """Other values for other values, each bit of which depends on all of theirs."""
+    """Distinct values for distinct values; each bit depends on every bit of the input."""
     values = (values ^ (values >> 30)) * 0xBF58476D1CE4E5B9
     values = (values ^ (values >> 27)) * 0x94D049BB133111EB
     return values ^ (values >> 31)
@@ -75,7 +75,7 @@ def _with_words(state, words):
 
 @triton.jit
 def _split_part(source, high, low, size, part, state, LANES: tl.constexpr, STEPS: tl.constexpr):
-    """Split one part of A or B; returns ``state`` with its content."""
+    """Split one part of A or B; returns ``state`` updated with its content."""
     for step in tl.static_range(STEPS):
         at = (part * STEPS + step) * LANES + tl.arange(0, LANES)
         there = at < size
@@ -107,7 +107,7 @@ def _look_and_split(
 ):
     part = tl.program_id(0)
     lanes = tl.arange(0, LANES)
-    # Other starts in other lanes and parts, or two that change places would sum to the same.
+    # Each lane of each part starts from a different state: otherwise swapping two would not change the sum.
     state = _scrambled(part.to(tl.uint64) * LANES + lanes.to(tl.uint64) + 1)
     if part < W_parts:
         words = W.to(tl.pointer_type(tl.uint64))

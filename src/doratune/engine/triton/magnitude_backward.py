@@ -17,17 +17,17 @@ from doratune.engine.triton.select import launching
 from doratune.engine.triton.sizes import blocks
 
 ROWS, COLUMNS = 32, 128
-"""Of dY at a time."""
+"""The size of a block of dY."""
 STEPS = 4
-"""Times that many rows, in one program."""
+"""Blocks of rows per program."""
 SUMMED_COLUMNS = 64
-"""Of dm, in one program."""
+"""Columns of dm per program."""
 DEPTH = 64
-"""Columns of x and W at a time, where z is computed again."""
+"""Columns of x and W per block, where z is recomputed."""
 
 
 class Source(NamedTuple):
-    """What z = x Wᵀ + h Bᵀ is made of. All of at most 32 bits; W of any strides, the others contiguous.
+    """The factors of z = x Wᵀ + h Bᵀ. Dtypes have at most 32 bits; all but W are contiguous.
 
     Attributes:
         x: (N, d_in).
@@ -51,17 +51,17 @@ def gradients(
     source: Source | None = None,
     smallest: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of z and m. All of at most 32 bits; dY and ``held`` contiguous.
+    """The gradients of z and m. Dtypes have at most 32 bits; dY and ``held`` are contiguous.
 
     Args:
         dY: (N, d).
-        held: z, or where ``smallest`` is above 0 the output y = g ⊙ z + bias; (N, d), dY's dtype.
+        held: z if ``smallest`` is 0, else the output y = g ⊙ z + bias; (N, d), dY's dtype.
         m: (d,), any floating dtype.
         norm: (d,), float32; where it is 0, so are g and both gradients.
-        bias: Of y, (d,), any floating dtype, or None.
-        source: Gives z itself in the columns where |g| is below ``smallest``, of which there are few or none;
-            None if there are none.
-        smallest: The smallest |g| by which y can be divided.
+        bias: The bias in y, (d,), any floating dtype, or None.
+        source: The factors of z, to recompute the columns where |g| is below ``smallest``, which are few;
+            None if there are no such columns.
+        smallest: The smallest |g| by which y may be divided.
 
     Returns:
         (N, d) in dY's dtype, and (d,) in float32.
@@ -137,8 +137,8 @@ def _scale_and_sum(
     if BIAS:
         shift = tl.load(bias + columns, mask=column_there, other=0.0).to(tl.float32)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for step in tl.static_range(STEPS):  # unrolled, so that loads of the next are on their way
-        # Blocks begin where 32 bits may not reach; inside one they do.
+    for step in tl.static_range(STEPS):  # unrolled, so that the next block's loads are in flight
+        # A block's start may exceed 32 bits; offsets inside it do not.
         first = (tl.program_id(1) * STEPS + step) * ROWS
         rows = tl.arange(0, ROWS)
         there = (rows < n_rows - first)[:, None] & column_there[None, :]

@@ -14,17 +14,17 @@ from doratune.engine.triton.select import launching
 from doratune.engine.triton.sizes import block_of, blocks
 
 ROWS, COLUMNS = 64, 128
-"""Of z at a time."""
+"""The size of a block of z."""
 STEPS = 4
-"""Times that many rows, in one program, for which it reads its part of B once."""
+"""Blocks of rows per program, which reads its part of B once for all of them."""
 RANKS = 64
 """The highest rank: above it, a separate product is faster."""
 
 
 def add_and_scale_(z: Tensor, h: Tensor, B: Tensor, m: Tensor, norm: Tensor, bias: Tensor | None) -> Tensor:
-    """``(m / norm) ⊙ (z + h Bᵀ) + bias`` in place of z, 0 for m / norm where the norm is 0.
+    """Replace z by ``(m / norm) ⊙ (z + h Bᵀ) + bias``, with 0 for m / norm where the norm is 0.
 
-    Computed in float32, with B rounded to h's dtype. All of at most 32 bits; z, h and B contiguous.
+    Computed in float32, with B rounded to h's dtype. Dtypes have at most 32 bits; z, h and B are contiguous.
 
     Args:
         z: (N, d_out).
@@ -42,12 +42,14 @@ def add_and_scale_(z: Tensor, h: Tensor, B: Tensor, m: Tensor, norm: Tensor, bia
 
 
 def scale(z: Tensor, m: Tensor, norm: Tensor | None, out: Tensor, bias: Tensor | None) -> Tensor:
-    """``(m / norm) ⊙ z + bias`` into ``out``, computed in float32. All of at most 32 bits; both contiguous.
+    """Write ``(m / norm) ⊙ z + bias``, computed in float32, into ``out``.
+
+    Dtypes have at most 32 bits; z and ``out`` are contiguous.
 
     Args:
         z: (N, d).
         m: (d,), any floating dtype.
-        norm: (d,), float32, where it is 0 so is m / norm; None for 1.
+        norm: (d,), float32; where it is 0, so is m / norm. None for 1.
         out: Of z's shape and dtype; may be z itself.
         bias: (d,), any floating dtype, or None.
 
@@ -127,8 +129,8 @@ def _add_and_scale(
             mask=rank_there[:, None] & column_there[None, :],
             other=0.0,
         ).to(h.dtype.element_ty)
-    for step in tl.static_range(STEPS):  # unrolled, so that loads of the next are on their way
-        # Blocks begin where 32 bits may not reach; inside one they do.
+    for step in tl.static_range(STEPS):  # unrolled, so that the next block's loads are in flight
+        # A block's start may exceed 32 bits; offsets inside it do not.
         first = (tl.program_id(1) * STEPS + step) * ROWS
         rows = tl.arange(0, ROWS)
         row_there = rows < n_rows - first

@@ -1,8 +1,8 @@
 """The norm of each row of W + s·B·A in one pass over a bfloat16 W, with V = W + s·B·A in registers.
 
-No term is subtracted from another, so that a row which s·B·A nearly cancels keeps its digits. A and B are
-taken as sums of two bfloat16 matrices each, 16 bits of every element, and of their four products the smallest
-is left out: an element of B·A is off by some 2⁻¹⁶ of it.
+Squares are only added, never subtracted, so a row that s·B·A nearly cancels keeps its digits. A and B are
+each split into the sum of two bfloat16 matrices, which keeps 16 bits of every element. Of the four products
+the smallest is left out, so an element of B·A has a relative error of about 2⁻¹⁶.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
@@ -20,9 +20,9 @@ from doratune.engine.triton.select import launching, shared_memory
 from doratune.engine.triton.sizes import block_of, blocks
 
 ROWS = 32
-"""Of W, in one program."""
+"""Rows of W per program."""
 LARGE_SHARED_MEMORY = 180 << 10
-"""Bytes from which on the larger of two configurations is used, as measured on an H200. It takes 100 KB."""
+"""Bytes from which the larger of two configurations, which takes 100 KB, is used; measured on an H200."""
 RANKS = 32
 """The highest rank: above it, tiles of s·B·A are faster (``tiled_norm.py``)."""
 
@@ -62,7 +62,7 @@ def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
 
 
 def configuration(ranks: int, *, is_large: bool) -> dict[str, int]:
-    """How many columns of W at a time, and how many such parts are on their way at once."""
+    """Columns of W per block (``DEPTH``), and blocks in flight at once (``STAGES``)."""
     return {"DEPTH": min(256, (8192 if is_large else 4096) // ranks), "STAGES": 3 if is_large else 2}
 
 
@@ -90,7 +90,7 @@ def _dora_row_norm(
     )
     b_high, b_low = halves(b)
     squares = tl.zeros((ROWS, DEPTH), tl.float32)
-    for start in tl.range(0, d_in, DEPTH, num_stages=STAGES):  # of all loads, not only of those for products
+    for start in tl.range(0, d_in, DEPTH, num_stages=STAGES):  # pipelines all loads, not only the products'
         places = start + tl.arange(0, DEPTH)
         place_there = places < d_in
         w_there = row_there[:, None] & place_there[None, :]

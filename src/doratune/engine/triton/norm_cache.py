@@ -1,6 +1,6 @@
 """The last norm of a matrix on a GPU: its value, and a hash of what it was computed from.
 
-Both stay on the GPU, where one kernel compares the hashes and the next one computes or copies
+Both stay on the GPU, where one kernel compares the hashes and the next one computes the norm or copies it
 (``content_hash.py``, ``tiled_norm.py``). So nothing waits for the GPU, and a norm is recomputed whenever a
 bit has changed.
 """
@@ -23,10 +23,10 @@ class Known:
 
     Attributes:
         norm: (d_out,), float32.
-        state: (4,), int64: the hash of the content, whether there is one, whether it differed from the
-            content at the last look, and how many programs of this look are done.
-        hashes: (``hashed_parts``,), int64: room for those of the content's parts.
-        arrivals: (``row_tiles``,), int32: how many tiles of each row of them are done, 0 between calls.
+        state: (4,), int64: the hash of the content, whether there is one, whether the last check found a
+            change, and how many programs of the current check are done.
+        hashes: (number of ``hashed_parts``,), int64: room for the hashes of the content's parts.
+        arrivals: (``row_tiles``,), int32: how many tiles are done in each row of tiles; 0 between calls.
     """
 
     norm: Tensor
@@ -36,7 +36,7 @@ class Known:
 
     @classmethod
     def nothing(cls, W: Tensor, A: Tensor, B: Tensor) -> Known:
-        """No norm yet, of W (d_out, d_in), A (r, d_in) and B (d_out, r)."""
+        """No norm yet, for W (d_out, d_in), A (r, d_in) and B (d_out, r)."""
         return cls(
             W.new_empty(W.shape[0], dtype=torch.float32),
             W.new_zeros(4, dtype=torch.int64),
@@ -46,10 +46,10 @@ class Known:
 
 
 class NormMemory:
-    """Each stream's last norm, since streams do not wait for one another.
+    """The last norm on each stream, since streams do not wait for one another.
 
     Attributes:
-        lock: Held from ``of`` to the launch of the kernel that relies on the check, as two threads that
+        lock: Held from ``of`` to the launch of the kernel that relies on the check, since two threads that
             share a stream could interleave their kernels.
     """
 
@@ -58,14 +58,14 @@ class NormMemory:
         self._known: dict[tuple[torch.device, int], tuple[object, Known]] = {}
 
     def of(self, W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Known | None:
-        """What is known on the current stream; None while a CUDA graph is recorded.
+        """The last norm on the current stream; None while a CUDA graph is captured.
 
         A graph would write to this memory even after it has been freed.
 
         Args:
             W: (d_out, d_in), on a GPU.
-            A: (r, d_in), there too.
-            B: (d_out, r), there too.
+            A: (r, d_in), on the same GPU.
+            B: (d_out, r), on the same GPU.
             scaling: LoRA's s.
         """
         with launching(W.device):
@@ -78,5 +78,5 @@ class NormMemory:
         return self._known[place][1]
 
     def forget(self) -> None:
-        """Know nothing any more."""
+        """Drop the norms of all streams."""
         self._known.clear()

@@ -1,4 +1,4 @@
-"""Whether a tensor goes to the kernels."""
+"""Decides whether the kernels are used."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from doratune.engine._internals import shared_memory_of
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 OLDEST = (8, 0)
-"""The first compute capability with bfloat16, Ampere's. The kernels were not tried on AMD's GPUs."""
+"""The first compute capability with bfloat16, Ampere's. The kernels are untested on AMD's GPUs."""
 
 
 def taken(*tensors: Tensor) -> bool:
-    """Whether all are on a GPU, not empty, and in a dtype that the kernels take; and Triton is here."""
+    """Whether the kernels take all tensors: not empty, in a supported dtype, on a GPU where kernels run."""
     if not all(one.is_cuda and one.dtype in DTYPES and one.numel() > 0 for one in tensors):
         return False
     return _runs_on(tensors[0].device)
 
 
 def launching(device: torch.device) -> AbstractContextManager[Any]:
-    """A context for launches on a GPU: Triton launches on the current one, wherever its arguments are."""
+    """A context for kernel launches: Triton launches on the current GPU, wherever the arguments are."""
     return nullcontext() if torch.cuda.current_device() == device.index else torch.cuda.device(device)
 
 
 @functools.cache
 def shared_memory(device: torch.device) -> int:
-    """Bytes of shared memory that one program may take on a GPU; 0 if PyTorch does not say."""
+    """Bytes of shared memory that one program may use on a GPU; 0 if PyTorch does not say."""
     return shared_memory_of(torch.cuda.get_device_properties(device))
 
 
@@ -40,12 +40,12 @@ def kernel_obstacle(device: torch.device) -> str | None:
     if device.type != "cuda":
         return "no NVIDIA GPU"
     if torch.version.hip is not None:
-        return "not tried on AMD's GPUs"
+        return "untested on AMD's GPUs"
     if find_spec("triton") is None:
         return "Triton is not installed"
     capability = torch.cuda.get_device_capability(device)
     if capability < OLDEST:
-        return f"compute capability {capability[0]}.{capability[1]}, and they need {OLDEST[0]}.{OLDEST[1]}"
+        return f"compute capability {capability[0]}.{capability[1]} is below {OLDEST[0]}.{OLDEST[1]}"
     return None
 
 

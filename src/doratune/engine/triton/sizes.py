@@ -1,17 +1,17 @@
-"""Sizes of blocks, in plain integers: Triton's own functions for them take microseconds in every launch."""
+"""Block sizes, in plain integers: Triton's own functions for them take microseconds per launch."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 SMALLEST = 16
-"""The smallest side of a product that Triton takes."""
+"""The smallest dimension that Triton accepts in a product."""
 WORD = 8
-"""Bytes of W that are hashed at a time."""
+"""Bytes in a word, the unit in which W is hashed."""
 LANES, STEPS = 1024, 8
-"""Words of W, or elements of A or B, side by side and one after the other in one part of a hash."""
+"""A part of a hash covers LANES x STEPS words of W, or elements of A or B; each lane takes STEPS of them."""
 TILE = 128
-"""Rows, and columns, of a tile of W + s·B·A."""
+"""Rows and columns of a tile of W + s·B·A."""
 
 
 def blocks(size: int, block: int) -> int:
@@ -20,17 +20,17 @@ def blocks(size: int, block: int) -> int:
 
 
 def block_of(size: int, *, at_most: int) -> int:
-    """A power of two for a block of ``size`` elements: the next one, from ``SMALLEST`` to ``at_most``."""
+    """The smallest power of two that holds ``size`` elements, kept between ``SMALLEST`` and ``at_most``."""
     return max(SMALLEST, min(at_most, 1 << max(size - 1, 0).bit_length()))
 
 
 def hashed_parts(W: Tensor, A: Tensor, B: Tensor) -> tuple[int, int, int]:
-    """Parts whose hashes are the content's: of W, of A, of B."""
+    """The numbers of parts in which W, A and B are hashed."""
     counts = W.numel() * W.element_size() // WORD, A.numel(), B.numel()
     W_parts, A_parts, B_parts = (blocks(count, LANES * STEPS) for count in counts)
     return W_parts, A_parts, B_parts
 
 
 def row_tiles(d_out: int) -> int:
-    """Rows of tiles."""
+    """The number of rows of tiles."""
     return blocks(d_out, TILE)

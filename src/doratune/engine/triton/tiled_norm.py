@@ -1,13 +1,13 @@
 """The norm of each row of W + s·B·A for ranks above ``norm.RANKS``: a product that stores sums of squares.
 
-With A and B taken as sums of two bfloat16 matrices each, as in ``norm.py``, s·B·A is one product over three
-times r terms. Each program has a tile of it in registers, adds W's and stores the squares' sum per row; the
-last one in a row of tiles sums those.
+With A and B split into two bfloat16 matrices each, as in ``norm.py``, B·A is one product with an inner
+dimension of 3r. Each program has one tile of it in registers, scales it, adds W's tile and stores each row's
+sum of squares. The last program in a row of tiles adds these sums up.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
 # pyright: reportPossiblyUnboundVariable=false
-# ruff: noqa: SIM102 - CHECK is known when a kernel is compiled, and an ``and`` would read what is not there
+# ruff: noqa: SIM102 - CHECK is a compile-time constant; with an ``and``, None would be loaded from
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from doratune.engine.triton.select import launching
 from doratune.engine.triton.sizes import TILE, blocks, row_tiles
 
 DEPTH, STAGES = 64, 3
-"""Terms at a time, and how many such parts are on their way at once: 96 KB of shared memory."""
+"""Terms per block, and blocks in flight at once: 96 KB of shared memory."""
 GROUP = 8
-"""Tiles above one another whose programs run at a time, so that they share their part of A."""
+"""Tiles of one column whose programs run at about the same time, so that they share their part of A."""
 SUMMED_TILES = 32
-"""Whose sums are added at a time."""
+"""Tiles whose sums are added at a time."""
 
 
 def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float, memory: NormMemory | None) -> Tensor:
@@ -37,7 +37,7 @@ def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float, memory: NormM
         A: (r, d_in), any floating dtype of at most 32 bits, contiguous.
         B: (d_out, r), likewise.
         scaling: LoRA's s.
-        memory: Where the norm of the same content is taken from, or None to compute it.
+        memory: Holds the last norm, reused if the content is the same; None to compute it always.
 
     Returns:
         (d_out,), float32.
@@ -48,13 +48,13 @@ def dora_row_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float, memory: NormM
         try:
             return norm_unless_known(W, A, B, scaling, memory.of(W, A, B, scaling))
         except BaseException:
-            # The first kernel may have noted content whose norm the second one has not computed.
+            # The first kernel may have recorded content whose norm the second one has not computed.
             memory.forget()
             raise
 
 
 def norm_unless_known(W: Tensor, A: Tensor, B: Tensor, scaling: float, known: Known | None) -> Tensor:
-    """``dora_row_norm`` with what is known of just these tensors."""
+    """``dora_row_norm``; reuses the norm in ``known`` if these tensors have not changed."""
     (d_out, d_in), rank = W.shape, A.shape[0]
     tiles = blocks(d_in, TILE)
     split = W.new_empty(2 * (A.numel() + B.numel()))
@@ -127,9 +127,8 @@ def _sum_squares(
     B_low = B_high + d_out * rank
     total = tl.zeros((TILE, TILE), tl.float32)
     for step in tl.range(0, 3 * steps, num_stages=STAGES):
-        product = (
-            step // steps
-        )  # of the high halves, then B's high and A's low ones, then B's low and A's high
+        # 0: the high halves; 1: B's high and A's low halves; 2: B's low and A's high halves.
+        product = step // steps
         ranks = (step - product * steps) * DEPTH + tl.arange(0, DEPTH)
         b = tl.load(
             split + tl.where(product == 2, B_low, B_high) + rows[:, None] * rank + ranks[None, :],

@@ -1,0 +1,1 @@
+"""The pages of docs/results, written from the committed records."""

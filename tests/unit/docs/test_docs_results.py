@@ -1,0 +1,48 @@
+"""docs/results says what the committed records say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from results_pages.bars import Bar, chart
+from results_pages.records import fit
+from results_pages.write import OUTPUT, TEMPLATES, results_pages
+
+COMPUTED = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+CODE = re.compile(r"^```.*?^```|`[^`]*`|\]\([^)]*\)", re.DOTALL | re.MULTILINE)
+
+
+def test_every_page_is_what_the_command_writes() -> None:
+    pages = results_pages()
+    stale = [
+        name
+        for name, text in pages.items()
+        if not (OUTPUT / name).is_file() or (OUTPUT / name).read_text(encoding="utf-8") != text
+    ]
+    assert not stale, "run: python benchmarks/results_pages"
+    committed = {path.name for path in OUTPUT.glob("*.md")} | {
+        f"plots/{path.name}" for path in (OUTPUT / "plots").iterdir()
+    }
+    assert committed == set(pages)
+
+
+@pytest.mark.parametrize("template", sorted(TEMPLATES.glob("*.md")), ids=lambda path: path.stem)
+def test_no_figure_is_typed_by_hand(template: Path) -> None:
+    prose = CODE.sub("", COMPUTED.sub("", template.read_text(encoding="utf-8")))
+    prose = re.sub(r"[Ss]ection \d\.\d|95 %", "", prose)
+    assert re.findall(r"\d+\.\d+|\d+ (?:%|ms|GB|times)", prose) == [], "figures come from a record"
+
+
+def test_a_bar_is_as_long_as_its_value_and_said_in_words() -> None:
+    drawn = chart("a & b", [Bar("half", 0.5, text="0.50"), Bar("one", 1.0, target=2.0, text="1.00")])
+    half, one = (float(width) for width in re.findall(r'<rect[^>]* width="([\d.]+)"', drawn))
+    assert one == pytest.approx(2 * half, abs=0.1)
+    assert "<title>a &amp; b</title>" in drawn and "<desc>half: 0.50; one: 1.00</desc>" in drawn
+    assert "prefers-color-scheme: dark" in drawn
+
+
+def test_a_line_through_points_on_a_line() -> None:
+    assert fit([(1, 5), (2, 7), (4, 11)]) == pytest.approx((2, 3))
