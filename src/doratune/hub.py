@@ -46,11 +46,11 @@ def looks_like_path(name: str) -> bool:
     """Whether a name can only mean a file or folder, so that the hub should not be asked for it.
 
     That is so if it starts like a path, has a backslash, ends in a slash, has several slashes, or the part
-    before its slash is an existing folder.
+    before its slash exists.
     """
     if name.startswith((".", "/", "~")) or "\\" in name or name.endswith("/"):
         return True
-    return name.count("/") > 1 or ("/" in name and Path(name).parent.is_dir())
+    return name.count("/") > 1 or ("/" in name and Path(name).parent.exists())
 
 
 @contextmanager

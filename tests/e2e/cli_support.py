@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from doratune.cli.main import main
 
@@ -56,6 +57,20 @@ def logging_kept() -> Iterator[None]:
     finally:
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
+
+
+def forget_checksum(run: Path) -> None:
+    """Make a run's record one of an older version, which had no checksum of the weights."""
+    path = run / "record.json"
+    record = json.loads(path.read_text())
+    del record["training"]["weights_checksum"]
+    path.write_text(json.dumps(record))
+
+
+def swap_weights(weights: Path) -> None:
+    """Give a file of weights other values: every tensor has its name, shape and type."""
+    tensors = load_file(weights)
+    save_file({key: one.flip(-1) for key, one in tensors.items()}, weights, metadata={"format": "pt"})
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

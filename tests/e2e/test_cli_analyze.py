@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_support import SMALL, Cli, logging_kept
+from cli_support import SMALL, Cli, forget_checksum, logging_kept, swap_weights
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -209,6 +209,7 @@ def test_full_weights_that_are_not_finite_are_one_error(cli: Cli, runs: Path) ->
     from safetensors.torch import save_file
 
     shutil.copytree(runs / "full", "full")
+    forget_checksum(Path("full"))
     path = Path("full/model/model.safetensors")
     weights = load_file(path)
     weights["model.layers.1.self_attn.v_proj.weight"][3, 5] = float("nan")
@@ -268,9 +269,19 @@ def _other_targets(run: Path) -> None:
     path.write_text(json.dumps({**config, "target_modules": ["q_proj"]}))
 
 
+def _in_an_older_run(spoil: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Spoil the weights of a run whose record has no checksum of them, so that they are read."""
+
+    def change(run: Path) -> None:
+        forget_checksum(run)
+        spoil(run)
+
+    return change
+
+
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "no checkpoints": (_without_checkpoints, "no checkpoints"),
-    "an unfinished run": (_unfinished, "no finished run"),
+    "an unfinished run": (_unfinished, "the run is not finished"),
     "a missing folder": (shutil.rmtree, "no such run directory"),
     "another base": (
         _changed_record(model={"name": "other", "fingerprint": "0" * 16}),
@@ -281,11 +292,19 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda run: (run / "adapter/adapter_model.safetensors").write_bytes(b""),
         "cannot be",
     ),
-    "an adapter with a layer less": (_without_a_layer, "missing"),
-    "an adapter that is not finite": (_not_finite, "not finite"),
+    "other weights": (
+        lambda run: swap_weights(run / "adapter/adapter_model.safetensors"),
+        "not those that its training left",
+    ),
+    "other weights in a checkpoint": (
+        lambda run: swap_weights(run / "checkpoints/checkpoint-2/adapter_model.safetensors"),
+        "adapter_model.safetensors has changed",
+    ),
+    "an adapter with a layer less": (_in_an_older_run(_without_a_layer), "missing"),
+    "an adapter that is not finite": (_in_an_older_run(_not_finite), "not finite"),
     "an adapter of another configuration": (_other_targets, "unused"),
     "a missing adapter": (lambda run: shutil.rmtree(run / "adapter"), "cannot be read"),
-    "an adapter of more": (_foreign_parameter, "lm_head"),
+    "an adapter of more": (_in_an_older_run(_foreign_parameter), "lm_head"),
 }
 
 

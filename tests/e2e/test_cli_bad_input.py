@@ -196,21 +196,43 @@ def test_a_tokenizer_with_more_ids_than_embeddings(cli: Cli, tiny_model: Path, c
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize("output", ["run", "run/below"])
-@pytest.mark.parametrize("verb", ["train", "train --overwrite", "eval", "report", "analyze"])
-def test_output_that_is_a_file(cli: Cli, tiny_model: Path, verb: str, output: str) -> None:
+OUTPUTS = {
+    "run": "the output is a file",
+    "run/below": "the output is a file",
+    "nowhere": "a link that leads nowhere",
+    "n" * 300: "name is too long",
+    "a\nb": "no text can hold",
+}
+VERBS = [
+    *("train", "train --overwrite", "train --resume", "eval", "report", "analyze", "bench op", "study"),
+    *("compare", "compare --overwrite", "compare --resume"),
+]
+
+
+@pytest.mark.parametrize("output", OUTPUTS, ids=["file", "below a file", "link", "long", "newline"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_output_that_cannot_be_written(cli: Cli, tiny_model: Path, verb: str, output: str) -> None:
     """Nothing is computed whose results could not be written."""
     _file("run", "precious")
+    Path("nowhere").symlink_to("gone")
     name, *flags = verb.split()
+    training: list[object] = ["--model", tiny_model, "--task", "sample-boolq", *SMALL]
     rest: dict[str, list[object]] = {
-        "train": ["--model", tiny_model, "--task", "sample-boolq", *SMALL],
+        "train": training,
+        "compare": training,
+        "study": ["smollm2-three-tasks"],
         "eval": [tiny_model, "--task", "sample-boolq"],
         "report": ["a-run"],
         "analyze": ["a-run"],
+        "bench": ["--set", "cpu"],
     }
-    outcome = cli(name, *rest[name], *flags, "--output", output)
-    assert outcome.code == 2 and "the output is a file" in outcome.err and "right" not in outcome.err
-    assert Path("run").read_text() == "precious"
+    outcome = cli(name, *flags, *rest[name], "--output", output)
+    said = OUTPUTS[output]
+    if name == "bench":
+        said = {"run": "output file exists", "nowhere": "a link that leads nowhere"}.get(output, said)
+    assert outcome.code == 2 and said in outcome.err and "right" not in outcome.err, outcome.err
+    assert "Traceback" not in outcome.err and Path("run").read_text() == "precious"
+    assert sorted(one.name for one in Path().iterdir()) == ["nowhere", "run"]
 
 
 def test_analyze_of_nothing(cli: Cli) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_support import Cli, lines
+from cli_support import SMALL, Cli, forget_checksum, lines, swap_weights
 from safetensors.torch import load_file, save_file
 
 
@@ -293,6 +293,7 @@ def test_a_damaged_adapter_is_not_scored(cli: Cli, dora_run: Path) -> None:
         ({"lora_alpha": 1}, "lora_alpha 1"),
         ({"use_rslora": True}, "use_rslora True"),
         ({"alpha_pattern": {"q_proj": 3}}, "alpha_pattern"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights olora"),  # changes the base when it is loaded
     ],
 )
 def test_an_adapter_that_is_scaled_otherwise_than_in_its_run_is_refused(
@@ -308,15 +309,136 @@ def test_an_adapter_that_is_scaled_otherwise_than_in_its_run_is_refused(
         assert not Path("out").exists()
 
 
+def test_patterns_that_match_no_layer_are_said(cli: Cli, dora_run: Path) -> None:
+    """PEFT passes over them, and warns; every tensor is in its place."""
+    shutil.copytree(dora_run / "adapter", "plain")
+    path = Path("plain/adapter_config.json")
+    patterns = {"alpha_pattern": {"layers.7.q_proj": 3}, "rank_pattern": {"q_prj": 8}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **patterns}))
+    outcome = cli("eval", "plain", "--task", "sample-boolq", "--limit", 4)
+    assert outcome.code == 0, outcome.err
+    said = [line for line in outcome.err.splitlines() if line.startswith("peft warns: ")]
+    for kind, (name,) in patterns.items():
+        assert sum(kind in line and name in line for line in said) == 1, outcome.err
+
+
 def test_an_adapter_whose_norms_overflow_is_not_scored(cli: Cli, dora_run: Path) -> None:
     """All its weights are finite, and its layers answer zero."""
     shutil.copytree(dora_run, "run")
+    forget_checksum(Path("run"))
     path = Path("run/adapter/adapter_model.safetensors")
     tensors = load_file(path)
     save_file({key: one * 1e30 if "lora_B" in key else one for key, one in tensors.items()}, path)
     outcome = cli("eval", "run", "--task", "sample-boolq", "--eval-rows", 4)
     assert outcome.code == 2 and "norms of the adapter are not finite" in outcome.err, outcome.err
     assert "_proj" in outcome.err and "predictions" not in [one.name for one in Path("run").iterdir()]
+
+
+FIRST, SECOND = (["--task", f"sample-{task}", "--limit", 4] for task in ("boolq", "winogrande"))
+
+
+@pytest.mark.parametrize("method", ["dora", "full"])
+def test_other_weights_in_a_run_are_refused(cli: Cli, dora_run: Path, tiny_model: Path, method: str) -> None:
+    """Every name, shape and type is as it was."""
+    if method == "full":
+        flags = ["--model", tiny_model, "--task", "sample-boolq", "--rows", 16, *SMALL]
+        assert cli("train", "--method", "full", *flags, "--output", "run").code == 0
+    else:
+        shutil.copytree(dora_run, "run")
+    name = "model/model.safetensors" if method == "full" else "adapter/adapter_model.safetensors"
+    assert cli("eval", "run", *FIRST).code == 0
+    record = json.loads(Path("run/record.json").read_text())
+    trained = record["training"]["weights_checksum"]
+    assert record["evaluations"][0]["scored"]["weights_checksum"] == trained
+    swap_weights(Path("run", name))
+    for target in ("run", Path("run", name).parent):
+        outcome = cli("eval", target, *SECOND)
+        assert outcome.code == 2 and "not those that its training left" in outcome.err, outcome.err
+        assert name.partition("/")[0] in outcome.err and trained in outcome.err and "to do: " in outcome.err
+    assert json.loads(Path("run/record.json").read_text()) == record
+    # As the message says. A full model is a base model by itself.
+    shutil.copytree(Path("run", name).parent, "copy")
+    assert cli("eval", "copy", *SECOND, "--output", "out").code == 0
+    if method == "dora":
+        forget_checksum(Path("run"))
+        outcome = cli("eval", "run", *SECOND)
+        assert outcome.code == 2 and "holds evaluations of other weights" in outcome.err
+        assert cli("eval", "run", *FIRST, "--overwrite").code == 0, "there are no other evaluations"
+
+
+def test_a_report_of_evaluations_of_different_weights_is_refused(cli: Cli, run: Path) -> None:
+    for flags in (FIRST, SECOND):
+        assert cli("eval", run, *flags).code == 0
+    assert cli("report", run, "--output", "report").code == 0
+    path = run / "record.json"
+    record = json.loads(path.read_text())
+    record["evaluations"][1]["scored"]["weights_checksum"] = "xxh3_128:0"
+    path.write_text(json.dumps(record))
+    outcome = cli("report", run, "--output", "report")
+    assert outcome.code == 2 and "different weights" in outcome.err and "xxh3_128:0" in outcome.err
+
+
+def test_an_adapter_that_was_trained_on_is_not_added_to_its_evaluations(cli: Cli, run: Path) -> None:
+    shutil.copytree(run / "adapter", "plain")
+    assert cli("eval", "plain", *FIRST, "--output", "out").code == 0
+    swap_weights(Path("plain/adapter_model.safetensors"))
+    before = Path("out/record.json").read_text()
+    outcome = cli("eval", "plain", *SECOND, "--output", "out")
+    assert outcome.code == 2 and "holds evaluations of other weights" in outcome.err
+    assert Path("out/record.json").read_text() == before
+    assert cli("eval", "plain", *FIRST, "--output", "out", "--overwrite").code == 0
+    assert cli("eval", "plain", *SECOND, "--output", "out").code == 0
+
+
+@pytest.mark.parametrize("name", ["other_adapter", "model", "checkpoints/checkpoint-2"])
+def test_another_adapter_in_a_run_is_not_the_run_s(cli: Cli, run: Path, name: str) -> None:
+    """It is evaluated by itself, and the run's record stays as it is."""
+    other = Path(shutil.copytree(run / "adapter", run / name, dirs_exist_ok=True))
+    config = json.loads((other / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 1}))
+    before = (run / "record.json").read_text()
+    outcome = cli("eval", other, *FIRST, "--output", "out")
+    assert outcome.code == 0, outcome.err
+    assert (run / "record.json").read_text() == before
+    record = json.loads(Path("out/record.json").read_text())
+    assert (record["name"], record["training"]) == (other.name, None)
+
+
+def test_the_adapter_of_a_run_is_the_run_s_however_it_is_named(
+    cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run / "adapter")
+    assert cli("eval", ".", *FIRST).code == 0
+    assert cli("eval", "../adapter/", *SECOND).code == 0
+    assert len(json.loads((run / "record.json").read_text())["evaluations"]) == 2
+
+
+def test_the_base_is_not_scored_in_place_of_an_adapter_that_is_not_there(cli: Cli, run: Path) -> None:
+    """A record without its adapter: of an adapter elsewhere, and of a run whose folder is not whole."""
+    shutil.copytree(run / "adapter", "plain")
+    assert cli("eval", "plain", *FIRST, "--output", "out").code == 0
+    outcome = cli("eval", "out", *SECOND)
+    assert outcome.code == 2 and "not the adapter" in outcome.err and "(plain)" in outcome.err
+    (run / "config.yaml").unlink()
+    assert cli("eval", run, *FIRST).code == 0, "its weights are there"
+    shutil.rmtree(run / "adapter")
+    outcome = cli("eval", run, *SECOND)
+    assert outcome.code == 2 and "weights are not there" in outcome.err and "adapter" in outcome.err
+
+
+def test_a_run_that_diverged_is_not_to_be_resumed(cli: Cli, tiny_model: Path) -> None:
+    flags = ["--model", tiny_model, "--task", "sample-boolq", "--rows", 32, *SMALL, "--output", "run"]
+    outcome = cli("train", *flags, "--learning-rate", "1e30")
+    assert outcome.code == 1 and "training stopped at step" in outcome.err
+    stopped = outcome.err[outcome.err.index("training stopped") :].splitlines()[0]
+    for command in (["eval", "run", *FIRST], ["report", "run", "--output", "out"]):
+        outcome = cli(*command)
+        assert outcome.code == 2 and "diverged" in outcome.err and stopped in outcome.err, outcome.err
+        assert "--learning-rate" in outcome.err and "--on-nonfinite skip" in outcome.err
+    outcome = cli("train", *flags)
+    assert outcome.code == 2 and "--overwrite" in outcome.err and "--resume" not in outcome.err
+    assert cli("train", *flags, "--overwrite").code == 0
+    assert cli("eval", "run", *FIRST).code == 0
 
 
 def test_the_revision_that_an_adapter_names_is_not_passed_over(cli: Cli, dora_run: Path) -> None:

@@ -18,7 +18,9 @@ from doratune.models.weights import WeightFiles
 from doratune.peft.adapter_file import read_adapter_config, refuse_other_settings
 from doratune.peft.layer_adapters import LayerAdapter, read_layer_adapters
 from doratune.records.analysis import AnalysisRecord, GainDrift, RunAnalysis, WeightChange
-from doratune.records.layout import ADAPTER_NAME
+from doratune.records.layout import ADAPTER_NAME, weights_path
+from doratune.records.weights import checked_weights
+from doratune.training.checkpoints import changed_weights
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +60,7 @@ def _analyze_run(run: AnalysedRun, base: Base, layers: list[str]) -> RunAnalysis
     gains: list[GainDrift] = []
     dtype = getattr(torch, run.record.model.dtype)
     for step, folder in run.checkpoints:
-        if run.method != "full":
-            refuse_other_settings(read_adapter_config(folder), run.record, folder)
+        _check(run, folder)
         moved = _full(base, folder, dtype, layers) if run.method == "full" else _adapted(base, folder, dtype)
         for layer, change in moved:
             kind = layer.rpartition(".")[2]
@@ -92,6 +93,22 @@ def _analyze_run(run: AnalysedRun, base: Base, layers: list[str]) -> RunAnalysis
         gains=gains,
         correlations=correlations(changes),
     )
+
+
+def _check(run: AnalysedRun, folder: Path) -> None:
+    """Refuse a checkpoint, or the trained weights, that are not as the run left them."""
+    if run.method != "full":
+        refuse_other_settings(read_adapter_config(folder), run.record, folder)
+    if folder == weights_path(run.directory, run.record.method):
+        training = run.record.training
+        checked_weights(folder, training.weights_checksum if training else None)
+    elif changed := changed_weights(folder):
+        raise InputError(
+            "a checkpoint is not as it was written",
+            where=str(folder),
+            got=f"{changed} has changed",
+            fix="copy the folder again from where it was trained, or remove the checkpoint",
+        )
 
 
 def _full(base: Base, folder: Path, dtype: torch.dtype, layers: list[str]) -> Iterator[tuple[str, Change]]:

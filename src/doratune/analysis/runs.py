@@ -48,10 +48,10 @@ def load_runs(directories: Sequence[Path]) -> list[AnalysedRun]:
     """
     if not directories:
         raise InputError("there is nothing to analyse", expected="one or more run directories")
+    records = [read_record(directory) for directory in directories]
     repeated = [path for path, count in Counter(path.resolve() for path in directories).items() if count > 1]
     if repeated:
         raise InputError("a run is given twice", where=str(repeated[0]), fix="name each run directory once")
-    records = [read_record(directory) for directory in directories]
     unique = len({record.name for record in records}) == len(records)
     runs = [
         AnalysedRun(

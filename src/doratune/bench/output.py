@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from doratune.errors import InputError
+from doratune.records.layout import refuse_output
 
 
 def require_free(path: Path, *, overwrite: bool) -> None:
     """Check that a record may be written to ``path``.
 
     Raises:
-        InputError: It is a folder, or a file that may not be replaced.
+        InputError: It is a folder, a file that may not be replaced, or cannot be written where it is to be.
     """
+    refuse_output(path.parent if os.path.lexists(path) else path)
+    if path.is_symlink() and not path.exists():
+        raise InputError("the output file is a link that leads nowhere", where="--output", got=str(path))
     if path.is_dir():
         raise InputError("the output is a folder", where="--output", got=str(path), expected="a file")
     if path.exists() and not overwrite:

@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from doratune.cli.parse import AsJson, command_line, parse
-from doratune.records.layout import refuse_file
+from doratune.records.layout import refuse_output
 from doratune.settings import LaxPath, Settings
 
 ABOUT = """Measure how training moved the magnitude and the direction of the weights, as section 3.2 of the
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     from doratune.report.terminal import print_analysis
 
     configure_logging()
-    refuse_file(command.output)
+    refuse_output(command.output)
     analysis = analyze([Path(run) for run in command.runs], reproduce=command_line("analyze", argv))
     paths = write_analysis(analysis, command.output)
     if command.as_json:

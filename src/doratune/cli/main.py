@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
+from pathlib import Path
 
 from doratune import __version__
 from doratune.cli.installed import check_installed
 from doratune.cli.library_messages import show_library_logs
-from doratune.errors import DoratuneError, InputError, did_you_mean
+from doratune.errors import LONGEST, DoratuneError, InputError, did_you_mean
 
 VERBS = {
     "train": "fine-tune a causal LM with LoRA or DoRA, or all of its weights",
@@ -34,9 +36,12 @@ VERBS = {
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 """tyro's own flags."""
 
+OF_NAMES = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
+"""Errors of the system that come of a name that the user gave."""
 OF_FILES = {
+    *OF_NAMES,
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE),
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.ENOENT, errno.EEXIST),
 }
 """Errors of the system that are about the user's files and disks."""
 
@@ -105,10 +110,11 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in OF_FILES:
             raise
+        kind = InputError if error.errno in OF_NAMES or _unreadable(error.filename) else DoratuneError
         return _failed(
-            DoratuneError(
+            kind(
                 "a file or folder could not be read or written",
-                where=error.filename and str(error.filename),
+                where=error.filename and str(error.filename)[:LONGEST],
                 got=error.strerror,
                 fix="look at the path, its permissions and the disk's free space; what was written is kept",
             )
@@ -118,6 +124,17 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     # What the user's script raises is not ours to turn into messages and exit codes.
     return done if isinstance(done, int) else done()
+
+
+def _unreadable(name: object) -> bool:
+    """Whether a file or folder is there, as far as can be told, and may not be read."""
+    if not isinstance(name, str | os.PathLike):
+        return False
+    try:
+        Path(name).stat()
+    except OSError as error:
+        return error.errno == errno.EACCES
+    return not os.access(name, os.R_OK)
 
 
 def _failed(error: DoratuneError) -> int:

@@ -21,7 +21,7 @@ from doratune.records.layout import (
     is_recorded,
     is_started,
     read_study,
-    refuse_file,
+    refuse_output,
 )
 from doratune.settings import LaxPath, Settings
 
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     """Run the verb."""
     command = parse(ReportCommand, argv, verb="report", about=ABOUT)
     runs = [Path(run) for run in command.runs]
-    refuse_file(command.output)
+    refuse_output(command.output)
     _refuse_other_results(command.output, runs)
     studies = [run for run in runs if (run / STUDY_NAME).is_file()]
     if studies:
@@ -91,7 +91,9 @@ def _refuse_other_results(output: Path, shown: list[Path]) -> None:
 
     Either could not be resumed, or not be reported, any more.
     """
-    if output.resolve() in [folder.resolve() for folder in shown] and not is_recorded(output):
+    if output.resolve() in [folder.resolve() for folder in shown if folder.is_dir()] and not is_recorded(
+        output
+    ):
         return
     if is_started(output) or is_recorded(output):
         held = "a run"

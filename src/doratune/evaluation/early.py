@@ -10,7 +10,7 @@ from doratune.data.tasks import get_task
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.models.names import refuse_unknown_model
-from doratune.records.layout import is_recorded, read_record, refuse_file
+from doratune.records.layout import is_recorded, read_record, refuse_output
 
 
 def refuse_early(config: EvalConfig) -> None:
@@ -23,7 +23,7 @@ def refuse_early(config: EvalConfig) -> None:
     if config.model is not None:
         refuse_unknown_model(config.model)
     if config.output is not None:
-        refuse_file(config.output)
+        refuse_output(config.output)
     if config.format == "continuation":
         refuse_generated_texts(config, "continuation")
     if not config.task:

@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from doratune.records.layout import (
     is_recorded,
     predictions_name,
     read_record,
-    refuse_file,
+    refuse_output,
     write_jsonl_atomic,
     write_record,
 )
@@ -70,7 +70,7 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
     """
     refuse_early(config)
     found = find_trained(config.target)
-    refuse_file(output_folder(config, found))
+    refuse_output(output_folder(config, found))
     fmt: Format = config.format or (found.record.config.get("format") if found.record else None) or "instruct"
     refuse_generated_texts(config, fmt)
     tasks = _load_tasks(config, fmt, found.record)
@@ -82,6 +82,9 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
     target = load_target(config, found, first)
     if held is not None:
         _refuse_other_target(held, target.record, where=str(target.output))
+        _refuse_other_weights(
+            held, target, [predictions_name(one.task.name, fmt, config.protocol) for one in tasks]
+        )
     record = held or target.record
     for rows in tasks:
         evaluation, predictions = _evaluate_task(target, rows, config, fmt)
@@ -164,6 +167,20 @@ def _refuse_other_target(held: RunRecord, ours: RunRecord, *, where: str) -> Non
             expected=f"{ours.name} ({ours.method}) of base {ours.model.name}",
             fix="give another --output",
         )
+
+
+def _refuse_other_weights(held: RunRecord, target: Target, replaced: Sequence[str]) -> None:
+    """Refuse to add evaluations of an adapter to those of other weights that were in its folder before."""
+    for one in held.evaluations:
+        known = one.scored.weights_checksum if one.scored and one.predictions not in replaced else None
+        if known is not None and known != target.scored.weights_checksum:
+            raise InputError(
+                "the output folder holds evaluations of other weights",
+                where=f"{target.output}, {one.task}",
+                got=known,
+                expected=f"{target.scored.weights_checksum}, as they are now",
+                fix="give another --output, or evaluate all its tasks again with --overwrite",
+            )
 
 
 def _evaluate_task(

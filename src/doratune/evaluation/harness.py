@@ -27,7 +27,7 @@ from doratune.evaluation.batching import base_model, evaluation_mode, not_finite
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.target import Target, find_trained, load_target, output_folder
 from doratune.hub import hub_or_cache, offline
-from doratune.records.layout import refuse_file, write_text_atomic
+from doratune.records.layout import refuse_output, write_text_atomic
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -73,7 +73,7 @@ def evaluate_with_lm_eval(config: EvalConfig, *, overwrite: bool = False) -> dic
         raise InputError("no task to evaluate", where="--task", fix="name one or more of lm-eval's tasks")
     found = find_trained(config.target)
     folder = output_folder(config, found) / FOLDER
-    refuse_file(folder)
+    refuse_output(folder)
     requested = {one.name: one for one in map(_load_task, dict.fromkeys(config.task))}
     if len(requested) != len(set(config.task)):
         raise InputError("two files define a task of one name", where="--task", got=" ".join(config.task))

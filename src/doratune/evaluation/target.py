@@ -29,14 +29,14 @@ from doratune.records.base_model import compare_base_models
 from doratune.records.layout import (
     ADAPTER_CONFIG,
     ADAPTER_NAME,
-    MODEL_CONFIG,
     MODEL_NAME,
-    RECORD_NAME,
     is_recorded,
     is_started,
     read_base_model,
     read_record,
     trained_weights,
+    unfinished,
+    weights_path,
 )
 from doratune.records.run import (
     Method,
@@ -47,6 +47,7 @@ from doratune.records.run import (
     ScoredWeights,
     SpeedupRecord,
 )
+from doratune.records.weights import checked_weights
 from doratune.speedups import speed_up
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,9 @@ class Found:
 def find_trained(target: str) -> Found:
     """What a run directory, an adapter's folder or a model's name stands for.
 
+    Of the folders in a run directory only the one with the weights that it trained is the run's; any other is
+    an adapter or a model by itself.
+
     Args:
         target: What the user named.
 
@@ -111,30 +115,45 @@ def find_trained(target: str) -> Found:
         The folders. ``run`` alone for evaluations of a base model, as ``compare`` leaves them.
 
     Raises:
-        InputError: If it is a run directory whose training is not finished.
+        InputError: If it is a run directory whose training is not finished, or whose weights are not there.
     """
     folder = Path(target).expanduser()
+    run = _run_of(folder)
+    if run is None:
+        return Found(adapter=folder) if (folder / ADAPTER_CONFIG).is_file() else Found()
+    if not is_recorded(run):
+        raise unfinished(run)
+    record = read_record(run)
+    if record.method == "base":
+        return Found(run, record)
+    if record.training is None:
+        raise InputError(
+            "the folder holds evaluations of an adapter, not the adapter",
+            where=target,
+            fix=f"name the adapter's folder ({record.config.get('target')}), and this one with --output",
+        )
+    weights = trained_weights(run, record.method)
+    if weights is None:
+        raise InputError(
+            "the run's weights are not there",
+            where=str(weights_path(run, record.method)),
+            fix="copy the folder again from where it was trained, or train again with --overwrite",
+        )
+    full = record.method == "full"
+    return Found(run, record, adapter=None if full else weights, model=weights if full else None)
+
+
+def _run_of(folder: Path) -> Path | None:
+    """The directory of the run that ``folder`` is, or whose weights it holds; None if it is no run's."""
+    place = folder.absolute()
+    run = folder.parent if folder.name == place.name else place.parent
+    if place.name in (ADAPTER_NAME, MODEL_NAME) and is_started(run):
+        method = read_record(run).method if is_recorded(run) else None
+        if method is None or weights_path(run, method).name == place.name:
+            return run
     if (folder / ADAPTER_CONFIG).is_file():
-        return replace(_found(folder.parent), adapter=folder)
-    if folder.name == MODEL_NAME and is_started(folder.parent):
-        folder = folder.parent
-    found = _found(folder)
-    if not is_started(folder):
-        return found
-    weights = trained_weights(folder) if found.run else None
-    if weights is not None:
-        kind = "adapter" if weights.name == ADAPTER_NAME else "model"
-        return replace(found, **{kind: weights})
-    raise InputError(
-        "the run is not finished",
-        where=target,
-        expected=f"{RECORD_NAME} and {ADAPTER_NAME}/{ADAPTER_CONFIG} or {MODEL_NAME}/{MODEL_CONFIG}",
-        fix="finish it with the command it was started with and --resume",
-    )
-
-
-def _found(folder: Path) -> Found:
-    return Found(folder, read_record(folder)) if is_recorded(folder) else Found()
+        return None
+    return folder if is_started(folder) or is_recorded(folder) else None
 
 
 def output_folder(config: EvalConfig, found: Found) -> Path:
@@ -172,22 +191,21 @@ def load_target(config: EvalConfig, found: Found, texts: Sequence[str] = TEXTS) 
 
 
 def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Target:
-    run, record, adapter = found.run, found.record, found.adapter
+    record, adapter = found.record, found.adapter
+    checksum = _checked(found)
     base = _load(config, record, found)
     base_record = model_record(base)
     output = output_folder(config, found)
-    if found.model is not None and run is not None and record is not None:
+    if found.model is not None and record is not None:
         other_base = _other_base(config, record.model, base_record, trained=True)
-        scored = _scored(base, "full", merged=False)
+        scored = _scored(base, "full", checksum, merged=False)
         return Target(base.model, base.tokenizer, record, output, scored, other_base=other_base)
     trained_on = record.model if record is not None else _saved_base(config, adapter, base_record)
     other_base = _other_base(config, trained_on, base_record)
     if adapter is None:
         record = record or _new_record(config, base_record, "base", adapter=0)
-        scored = _scored(base, "base", merged=False)
+        scored = _scored(base, "base", None, merged=False)
         return Target(base.model, base.tokenizer, record, output, scored, other_base=other_base)
-    if record is not None and record.training is not None:
-        refuse_other_settings(read_adapter_config(adapter), record, adapter)
     peft_model = load_adapter(base.model, adapter)
     if record is None:
         method: Method = "dora" if uses_dora(peft_model) else "lora"
@@ -199,8 +217,18 @@ def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Targ
     apart, difference = merge_obstacle(base, peft_model), None
     if apart is None:
         model, difference = merge(peft_model, base.tokenizer, texts)
-    scored = _scored(base, "adapter", merged=apart is None, difference=difference)
+    scored = _scored(base, "adapter", checksum, merged=apart is None, difference=difference)
     return Target(model, base.tokenizer, record, output, scored, apart=apart, other_base=other_base)
+
+
+def _checked(found: Found) -> str | None:
+    """The checksum of the weights, if there are any but the base's; those of a run must be the run's."""
+    weights, training = found.adapter or found.model, found.record.training if found.record else None
+    if weights is None:
+        return None
+    if found.adapter is not None and found.record is not None:
+        refuse_other_settings(read_adapter_config(weights), found.record, weights)
+    return checked_weights(weights, training.weights_checksum if training else None)
 
 
 def _refuse_overflow(model: PeftModel, folder: Path) -> None:
@@ -231,11 +259,21 @@ def _log_scored(target: Target) -> None:
 
 
 def _scored(
-    base: LoadedModel, weights: ScoredWeights, *, merged: bool, difference: float | None = None
+    base: LoadedModel,
+    weights: ScoredWeights,
+    checksum: str | None,
+    *,
+    merged: bool,
+    difference: float | None = None,
 ) -> ScoredRecord:
     """What answers, as the record has it."""
-    dtype = str(base.dtype).removeprefix("torch.")
-    return ScoredRecord(weights=weights, merged=merged, merge_difference=difference, dtype=dtype)
+    return ScoredRecord(
+        weights=weights,
+        merged=merged,
+        merge_difference=difference,
+        dtype=str(base.dtype).removeprefix("torch."),
+        weights_checksum=checksum,
+    )
 
 
 def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedModel:

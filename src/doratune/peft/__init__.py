@@ -10,12 +10,12 @@ from doratune.peft.adapted import (
     adapted_modules,
     adapter_of,
     adapter_parameters,
-    dora_norms,
     parameter_kind,
     shared_layers,
     uses_dora,
 )
 from doratune.peft.automatic import disable_automatically, enable_automatically
+from doratune.peft.dora_norms import dora_norms
 from doratune.peft.enable import EnableReport, disable, enable
 from doratune.peft.hold_norms import hold_norms
 

@@ -6,10 +6,9 @@ from collections import Counter
 from typing import Any
 
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 
 from doratune.peft._internals import BaseTunerLayer, adapter_weights
-from doratune.peft.layer import EngineLayer
 
 
 def adapted_modules(model: nn.Module) -> set[nn.Module]:
@@ -32,17 +31,6 @@ def shared_layers(model: nn.Module) -> list[str]:
 def adapter_of(layer: nn.Module, name: str = "default") -> dict[str, nn.Parameter]:
     """The parameters of a linear layer's adapter by their names in the equations: A, B and, for DoRA, m."""
     return dict(zip("ABm", adapter_weights(layer, name), strict=False))
-
-
-def dora_norms(model: nn.Module) -> dict[str, Tensor]:
-    """The norms of the active DoRA adapters on the engine, (d_out,) each, by their layers' names."""
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, EngineLayer)}
-    norms = {}
-    for name, layer in layers.items():
-        adapter = layer.adapter_on_engine()
-        if adapter is not None and layer.use_dora.get(adapter, False):
-            norms[name] = layer.adapter_norm(adapter)
-    return norms
 
 
 def parameter_kind(name: str) -> str:

@@ -121,7 +121,9 @@ def read_adapter_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def refuse_other_settings(config: LoraConfig, record: RunRecord, folder: Path) -> None:
-    """Refuse an adapter that is scaled otherwise than it was in its run, which no tensor shows.
+    """Refuse an adapter that is scaled, or whose base is changed, otherwise than in its run.
+
+    No tensor shows it: some initialisations change the base when the adapter is loaded, too.
 
     Args:
         config: The adapter's.
@@ -137,7 +139,7 @@ def refuse_other_settings(config: LoraConfig, record: RunRecord, folder: Path) -
         for key, setting in (("r", "rank"), ("lora_alpha", "alpha"), ("use_rslora", "rslora"))
         if setting in trained
     }
-    expected |= {"rank_pattern": {}, "alpha_pattern": {}}
+    expected |= {"rank_pattern": {}, "alpha_pattern": {}, "init_lora_weights": True}
     if wrong := [key for key, value in expected.items() if getattr(config, key) != value]:
         raise InputError(
             "the adapter's configuration has other settings than its run was trained with",

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import json
 import os
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from doratune.errors import InputError
+from doratune.errors import LONGEST, InputError
 from doratune.hub import looks_like_path
 from doratune.records.analysis import AnalysisRecord
 from doratune.records.run import Divergence, Format, Method, ModelRecord, Protocol, RunRecord
@@ -33,7 +34,7 @@ ADAPTER_NAME = "adapter"
 MODEL_NAME = "model"
 RECORD_NAME = "record.json"
 DIVERGED_NAME = "diverged.json"
-"""Beside or in place of the record of a study's run that diverged."""
+"""In place of the record of a run that diverged."""
 PREDICTIONS_NAME = "predictions"
 RUN_NAMES = frozenset(
     {
@@ -55,6 +56,9 @@ BASE_MODEL_NAME = "base_model.json"
 """What an adapter's folder and a checkpoint say of their base model."""
 MODEL_CONFIG = "config.json"
 """transformers' file that shows that a folder holds a model."""
+
+ROOM_FOR_NAMES = 256
+"""Bytes of a path that the files in an output folder may take up."""
 
 RUNS_NAME = "runs"
 """Folder in a study's folder with its run directories."""
@@ -89,12 +93,36 @@ def weights_path(run: Path, method: Method) -> Path:
     return run / (MODEL_NAME if method == "full" else ADAPTER_NAME)
 
 
-def trained_weights(run: Path) -> Path | None:
-    """The folder of a run's adapter, or of its model after full fine-tuning; None if there is neither."""
-    for folder, file in ((run / ADAPTER_NAME, ADAPTER_CONFIG), (run / MODEL_NAME, MODEL_CONFIG)):
-        if (folder / file).is_file():
-            return folder
-    return None
+def trained_weights(run: Path, method: Method) -> Path | None:
+    """``weights_path``, if the adapter or the model is there."""
+    folder = weights_path(run, method)
+    file = MODEL_CONFIG if method == "full" else ADAPTER_CONFIG
+    return folder if (folder / file).is_file() else None
+
+
+def unfinished(run: Path) -> InputError:
+    """The error for a run directory without a record."""
+    if has_diverged(run):
+        return InputError(
+            "the run has no result: its training diverged",
+            where=str(run),
+            got=read_divergence(run).message.partition("\n")[0],
+            fix="train again with --overwrite and a lower --learning-rate, or with --on-nonfinite skip if it "
+            "is some rows'; --resume would diverge again",
+        )
+    if is_started(run):
+        return InputError(
+            "the run is not finished",
+            where=str(run),
+            expected=f"a file {RECORD_NAME}",
+            fix="finish it with the command it was started with and --resume",
+        )
+    return InputError(
+        "the directory holds no finished run",
+        where=str(run),
+        expected=f"a file {RECORD_NAME}",
+        fix="give a directory that `doratune train` or `doratune eval` wrote",
+    )
 
 
 def checkpoints(run: Path) -> dict[int, Path]:
@@ -137,7 +165,7 @@ def write_text_atomic(path: Path, text: str) -> None:
 def write_bytes_atomic(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` by way of a temporary file in its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name:.40}.{os.getpid()}.part")  # no longer than the system takes
     try:
         with partial.open("wb") as file:
             file.write(content)
@@ -269,21 +297,48 @@ def refuse_missing_folder(name: str, what: str, *, where: str) -> None:
         return
     if path.is_file():
         raise InputError(f"this is a file, not a {what} folder", where=where, got=name)
-    if looks_like_path(name):
+    if looks_like_path(name) or path.is_symlink():
         raise InputError(f"there is no such {what} folder", where=where, got=name, fix="check the path")
 
 
-def refuse_file(output: Path) -> None:
-    """Refuse a file, or a path through one, where an output folder should be: before anything is computed.
+def refuse_output(output: Path, *, where: str = "--output") -> None:
+    """Refuse an output folder that cannot be made or written to: before anything is computed.
+
+    Args:
+        output: The folder, there or not.
+        where: Where the user named it, for the message.
 
     Raises:
-        InputError: It is one.
+        InputError: It, or a folder that it is to be in, is a file, leads nowhere, may not be written to or
+            has a name that the system does not take.
     """
-    for place in (output, *output.parents):
-        if place.is_dir():
-            return
-        if place.exists():
-            raise InputError("the output is a file, not a folder", where="--output", got=place)
+    if strange := [one for one in str(output) if unicodedata.category(one) in ("Cc", "Cs")]:
+        raise InputError(
+            "the output's name has a character that no text can hold",
+            where=where,
+            got=f"{str(output)[:LONGEST]!r}, with {strange[0]!r}",
+            fix="choose another name",
+        )
+    place = next(one for one in (output, *output.parents) if os.path.lexists(one))
+    try:
+        if not place.is_dir():
+            what = "is a link that leads nowhere" if place.is_symlink() else "is a file, not a folder"
+            raise InputError(f"the output {what}", where=where, got=place)
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise InputError(
+                "the output folder may not be written to",
+                where=where,
+                got=place,
+                fix="choose another folder, or mend its permissions",
+            )
+        longest = os.pathconf(place, "PC_NAME_MAX")
+        long = [name for name in output.parts if len(os.fsencode(name)) > longest]
+        if long or len(os.fsencode(output.absolute())) + ROOM_FOR_NAMES > os.pathconf(place, "PC_PATH_MAX"):
+            raise InputError("the output's name is too long", where=where, got=output)
+    except OSError as error:
+        raise InputError(
+            "the output folder cannot be used", where=where, got=f"{place}: {error.strerror}"
+        ) from error
 
 
 def read_record(run: Path) -> RunRecord:
@@ -295,12 +350,7 @@ def read_record(run: Path) -> RunRecord:
     if not run.is_dir():
         raise InputError("there is no such run directory", where=str(run))
     if not is_recorded(run):
-        raise InputError(
-            "the directory holds no finished run",
-            where=str(run),
-            expected=f"a file {RECORD_NAME}",
-            fix="give a directory that `doratune train` or `doratune eval` wrote, or let that run finish",
-        )
+        raise unfinished(run)
     return _read_schema(run / RECORD_NAME, RunRecord)
 
 

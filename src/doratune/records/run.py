@@ -129,6 +129,7 @@ class TrainingRecord(Record):
     changes: dict[str, ChangeRecord] | None = (
         None  #: since step 0: A, B, m, or W of full; None if not measured
     )
+    weights_checksum: str | None = None  #: of what was saved, see ``records.weights``; None: older version
 
 
 class ScoredRecord(Record):
@@ -138,6 +139,7 @@ class ScoredRecord(Record):
     merged: bool  #: whether the adapter was merged into the base; False where there is no adapter
     merge_difference: FiniteOrNone = None  #: largest one to the unmerged model's scores, where it was taken
     dtype: str  #: the type that the model computed in, such as "float32"
+    weights_checksum: str | None = None  #: of an adapter or a full model; None: the base, or older version
 
 
 class Evaluation(Record):
@@ -181,7 +183,7 @@ class Environment(Record):
 
 
 class Divergence(Record):
-    """The whole of diverged.json: a run of a study whose training reached something that is not finite."""
+    """The whole of diverged.json: a run whose training reached something that is not finite."""
 
     message: str  #: what training said
     seconds: Seconds  #: wall time that it took

@@ -178,6 +178,7 @@ class StudyCell(Record):
     arms: list[StudyArm]  #: in the order of the plan or of the runs; those without a result are missing
     differences: list[StudyDifference]  #: dora minus lora first, then the other methods against lora
     diverged: list[DivergedRun] = Field(default=[])  #: runs without a result, trials and others
+    alike: list[list[str]] = Field(default=[])  #: runs, with the base's, that answered every row the same
 
 
 class PooledDifference(Record):

@@ -20,7 +20,7 @@ def cautions(view: View) -> list[str]:
     for named in view.cells:
         found += _diverged(named)
     for named in view.cells:
-        found += [line for one in named.cell.differences if (line := _same_answers(named, one))]
+        found += _same_answers(named)
         found += [line for arm in named.cell.arms if (line := _one_answer(named, arm))]
     trained = {line: None for one in view.trainings for arm in one.arms for line in _unmoved(arm, one.label)}
     return [*found, *trained, *_lost_time(view)]
@@ -78,15 +78,43 @@ def _lost_time(view: View) -> Iterator[str]:
         )
 
 
-def _same_answers(named: NamedCell, one: StudyDifference) -> str | None:
-    same = [seed.seed for seed in one.seeds if seed.same_answers == named.cell.rows]
-    if not same:
-        return None
-    seeds = "" if len(one.seeds) == 1 else f" with {_listed(same)}"
-    return (
-        f"{named.label}: {arm_title(one.to_arm)} and {arm_name(one.from_arm)} gave the same answer to every "
-        f"row{seeds}, so nothing tells them apart there."
-    )
+def _same_answers(named: NamedCell) -> Iterator[str]:
+    """That runs gave the same answer to every row: those that are compared, then any others."""
+    told: set[frozenset[str]] = set()
+    for one in named.cell.differences:
+        same = [seed.seed for seed in one.seeds if seed.same_answers == named.cell.rows]
+        if not same:
+            continue
+        told |= {_compared_runs(named, one, seed) for seed in same}
+        seeds = "" if len(one.seeds) == 1 else f" with {_listed(same)}"
+        yield (
+            f"{named.label}: {arm_title(one.to_arm)} and {arm_name(one.from_arm)} gave the same answer to "
+            f"every row{seeds}, so nothing tells them apart there."
+        )
+    for places in named.cell.alike:
+        if frozenset(places) not in told:
+            *first, last = _runs_named(named, places)
+            who = " and ".join([", ".join(first), last] if first else [last])
+            yield (
+                f"{named.label}: {who} gave the same answer to every row, so nothing tells them apart there."
+            )
+
+
+def _compared_runs(named: NamedCell, one: StudyDifference, seed: int | None) -> frozenset[str]:
+    arms = [arm for arm in named.cell.arms if arm.name in (one.from_arm, one.to_arm)]
+    return frozenset(run.run for arm in arms for run in arm.runs if seed in (run.seed, None))
+
+
+def _runs_named(named: NamedCell, places: Sequence[str]) -> list[str]:
+    """What runs are called, those of one arm together."""
+    names, left = [], set(places)
+    for arm in named.cell.arms:
+        seeds = [run.seed for run in arm.runs if run.run in left]
+        left -= {run.run for run in arm.runs}
+        if seeds:
+            title = arm_name(arm.name) if names else arm_title(arm.name)
+            names.append(title + (f" with {_listed(seeds)}" if len(arm.runs) > 1 else ""))
+    return [*names, "the base model"] if left else names
 
 
 def _one_answer(named: NamedCell, arm: StudyArm) -> str | None:

@@ -91,6 +91,7 @@ def cell_of(
         InputError: Predictions cannot be read, or are for different rows.
     """
     answers = {run.place: read_answers(run.directory, one) for arm in arms for run, one in arm.runs}
+    before = {base[0].place: read_answers(base[0].directory, base[1])} if base is not None else {}
     correct = _tables(arms, answers)
     compared: dict[Pair, tuple[PairedCell, list[int | None]]] = {}
     by_name = {arm.name: arm for arm in arms}
@@ -111,7 +112,7 @@ def cell_of(
         rows=entry.rows,
         chance=entry.chance,
         majority=entry.majority,
-        base=_result(base[1], read_answers(base[0].directory, base[1])) if base is not None else None,
+        base=_result(base[1], before[base[0].place]) if base is not None else None,
         arms=[_arm(arm, correct[arm.name], answers) for arm in arms],
         differences=[
             difference(first, paired.from_correct, second, paired.to_correct, seeds)
@@ -119,7 +120,7 @@ def cell_of(
         ],
         **facts,
     )
-    cell = with_given_answers(cell, {place: found.given for place, found in answers.items()})
+    cell = with_given_answers(cell, {place: found.given for place, found in (answers | before).items()})
     records = {run.place: run.record for arm in arms for run, _ in arm.runs}
     evaluations = {run.place: one for run, one in [*([base] if base else []), *_runs(arms)]}
     return Answered(

@@ -18,6 +18,7 @@ from doratune.records.layout import (
     is_recorded,
     is_started,
     read_study,
+    refuse_output,
 )
 from doratune.records.run import Protocol
 from doratune.records.study import StudyMethod, StudyRecord
@@ -125,6 +126,7 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
             where="--resume, --overwrite",
             fix="give one of the two",
         )
+    refuse_output(output)
     if is_started(output) or is_recorded(output):
         raise InputError(
             "the output folder is a run directory",

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from doratune.errors import DoratuneError, StoppedError
 from doratune.records.archive import has_archive, restore_runs
-from doratune.records.layout import STUDY_NAME, read_study, refuse_file, write_text_atomic
+from doratune.records.layout import STUDY_NAME, read_study, refuse_output, write_text_atomic
 from doratune.records.lock import locked
 from doratune.study.execute import Outcome
 from doratune.study.grid import Group
@@ -103,7 +103,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         InputError: It is a file, or its study.json has another schema or version.
     """
-    refuse_file(folder)
+    refuse_output(folder)
     if (folder / STUDY_NAME).is_file():
         read_study(folder / STUDY_NAME)
 

@@ -15,9 +15,8 @@ from pathlib import Path
 
 from doratune.errors import DivergedError, DoratuneError, StoppedError
 from doratune.evaluation.config import EvalConfig
-from doratune.records.layout import VALIDATION_NAME, is_started, write_config, write_divergence
+from doratune.records.layout import VALIDATION_NAME, is_started, write_config
 from doratune.records.lock import locked
-from doratune.records.run import Divergence
 from doratune.study.job import Job, Wanted
 
 logger = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ def carry_out(job: Job) -> Outcome:
             interrupted = True
         except DivergedError as raised:
             diverged = True
-            _note_divergence(job, raised, time.perf_counter() - started)
+            print(raised.message)
         except DoratuneError as raised:
             interrupted = isinstance(raised, StoppedError)
             error = raised.message
@@ -94,14 +93,6 @@ def _train(job: Job) -> None:
     if resume:  # the address says that it is the same run; only its paths may have changed
         write_config(job.folder, job.config.model_dump(mode="json"))
     train(job.config, resume=resume)
-
-
-def _note_divergence(job: Job, raised: DivergedError, seconds: float) -> None:
-    """Record in the run directory and its log that training diverged, so that it is not repeated."""
-    assert job.config is not None
-    print(raised.message)
-    config = job.config.model_dump(mode="json")
-    write_divergence(job.folder, Divergence(message=raised.message, seconds=seconds, config=config))
 
 
 def _evaluate(job: Job) -> None:

@@ -22,6 +22,7 @@ from doratune.records.differences import (
 from doratune.records.layout import read_record
 from doratune.records.run import DataRecord, Evaluation, RunRecord, mixed, way_of_asking
 from doratune.records.study import StudyMethod, StudyRecord, method_of
+from doratune.records.weights import check_own_weights
 from doratune.study.assemble import record_of
 from doratune.study.cell import Answered, Arm, Run, cell_of
 
@@ -84,14 +85,15 @@ def record_of_runs(runs: Sequence[Path], *, title: str, reproduce: str) -> Study
 def _load(directories: Sequence[Path]) -> list[_Evaluated]:
     if not directories:
         raise InputError("there is nothing to compare", expected="one or more run directories")
+    records = [read_record(directory) for directory in directories]
     resolved = [directory.resolve() for directory in directories]
     repeated = [path for path, count in Counter(resolved).items() if count > 1]
     if repeated:
         raise InputError("a run is given twice", where=str(repeated[0]), fix="name each run directory once")
     common = Path(os.path.commonpath([path.parent for path in resolved]))
     runs = [
-        Run(directory, path.relative_to(common).as_posix(), read_record(directory))
-        for directory, path in zip(directories, resolved, strict=True)
+        Run(directory, path.relative_to(common).as_posix(), record)
+        for directory, path, record in zip(directories, resolved, records, strict=True)
     ]
     return [_Evaluated(run, _evaluations(run)) for run in runs]
 
@@ -105,6 +107,7 @@ def _evaluations(run: Run) -> dict[TaskKey, Evaluation]:
             fix=f"doratune eval {run.directory} --task TASK",
         )
     check_own_base_model(run.record, where=str(run.directory))
+    check_own_weights(run.record, where=str(run.directory))
     keyed = {(entry.task, entry.format, entry.protocol): entry for entry in found}
     if len(keyed) < len(found):
         raise InputError(

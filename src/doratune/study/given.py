@@ -12,11 +12,12 @@ Given = Mapping[int, str | None]
 
 
 def with_given_answers(cell: StudyCell, given: Mapping[str, Given | None]) -> StudyCell:
-    """Add to a cell each run's most frequent answer, and how many answers two runs have in common.
+    """Add to a cell each run's most frequent answer, and how many answers runs have in common.
 
     Args:
         cell: The cell without them.
-        given: The answers by the run's place; all runs of the cell have answered the same rows.
+        given: The answers by the run's place, also the base's if it has any. All runs of the cell answered
+            the same rows.
     """
     arms = [
         arm.model_copy(
@@ -42,7 +43,16 @@ def with_given_answers(cell: StudyCell, given: Mapping[str, Given | None]) -> St
         one.model_copy(update={"seeds": [counted(seed, one.from_arm, one.to_arm) for seed in one.seeds]})
         for one in cell.differences
     ]
-    return cell.model_copy(update={"arms": arms, "differences": differences})
+    return cell.model_copy(update={"arms": arms, "differences": differences, "alike": _alike(given)})
+
+
+def _alike(given: Mapping[str, Given | None]) -> list[list[str]]:
+    """The runs that gave the same answer to every row, where there are several."""
+    groups: dict[frozenset[tuple[int, str | None]], list[str]] = {}
+    for place, answers in given.items():
+        if answers:
+            groups.setdefault(frozenset(answers.items()), []).append(place)
+    return [places for places in groups.values() if len(places) > 1]
 
 
 def _same(first: Given | None, second: Given | None) -> int | None:

@@ -22,7 +22,11 @@ from doratune.records.layout import (
 )
 from doratune.records.run import Evaluation
 from doratune.records.study import StudyMethod
+from doratune.records.weights import check_own_weights
 from doratune.training.config import TrainConfig
+
+TOLD_APART = {"seed", "learning_rate", "rank", "alpha", "format", "norm_gradient"}
+"""Settings, with the method, in which the runs of a study differ."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Wanted:
         ours = (self.task, self.config.format, self.config.protocol, self.config.split)
         record = read_record(folder)
         check_own_base_model(record, where=str(folder))
+        check_own_weights(record, where=str(folder))
         for one in record.evaluations:
             if (one.task, one.format, one.protocol, one.data.split) == ours:
                 self._check_rows(one, folder)
@@ -115,8 +120,27 @@ class Job:
         return self.config is not None and has_diverged(self.folder)
 
     def trained(self) -> bool:
-        """Whether nothing is left to train."""
-        return self.config is None or is_recorded(self.folder) or self.diverged()
+        """Whether nothing is left to train.
+
+        Raises:
+            InputError: The folder holds the record of another run.
+        """
+        if not is_recorded(self.folder):
+            return self.config is None or self.diverged()
+        record = read_record(self.folder)
+        expected = self.config.model_dump(include=TOLD_APART) if self.config else {}
+        expected = {key: value for key, value in expected.items() if key in record.config}
+        expected["method"] = self.config.method if self.config else "base"
+        found = {**record.config, "method": record.method}
+        if wrong := [key for key in expected if found[key] != expected[key]]:
+            raise InputError(
+                "the folder of a study's run holds another run",
+                where=str(self.folder),
+                got=", ".join(f"{key} {found[key]}" for key in wrong),
+                expected=", ".join(f"{key} {expected[key]}" for key in wrong),
+                fix="move it back to where it was; a run that is missing is trained again",
+            )
+        return True
 
     def left(self) -> list[Wanted]:
         """The evaluations that are not on disk.
@@ -127,12 +151,16 @@ class Job:
         return [] if self.diverged() else [one for one in self.wanted if one.found() is None]
 
     def done(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether nothing is left to do.
+
+        Raises:
+            InputError: As ``trained`` and ``left``.
+        """
         return self.trained() and not self.left()
 
     def has_weights(self) -> bool:
         """Whether there are weights to evaluate."""
-        return self.config is None or trained_weights(self.folder) is not None
+        return self.config is None or trained_weights(self.folder, self.config.method) is not None
 
 
 def drop_weights(run: Path) -> None:

@@ -153,6 +153,22 @@ def last_whole(run: Path) -> Path | None:
     return None
 
 
+def changed_weights(checkpoint: Path) -> str | None:
+    """The first file of a checkpoint's weights that is not as it was sealed.
+
+    None too for a checkpoint without a seal. The optimizer's state, which may be gone, is not looked at.
+    """
+    try:
+        sealed = json.loads((checkpoint / SEAL_NAME).read_text(encoding="utf-8"))["xxh3_128"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return SEAL_NAME
+    found = _checksums(checkpoint, "*.safetensors")
+    weights = {name for name in sealed if name.endswith(".safetensors")} | found.keys()
+    return min((name for name in weights if sealed.get(name) != found.get(name)), default=None)
+
+
 def _damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None for a whole one."""
     try:
@@ -178,10 +194,10 @@ def _has_state(checkpoint: Path) -> bool:
     return True
 
 
-def _checksums(checkpoint: Path) -> dict[str, str]:
-    """The xxh3 of each file, by its path in the checkpoint."""
+def _checksums(checkpoint: Path, files: str = "*") -> dict[str, str]:
+    """The xxh3 of each file whose name matches, by its path in the checkpoint."""
     found = {}
-    for path in sorted(checkpoint.rglob("*")):
+    for path in sorted(checkpoint.rglob(files)):
         if path.is_file() and path.name != SEAL_NAME:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, xxhash.xxh3_128)  # pyright: ignore[reportArgumentType]

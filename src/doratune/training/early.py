@@ -7,7 +7,7 @@ import math
 from doratune.data.examples import Example
 from doratune.errors import InputError
 from doratune.models.names import refuse_unknown_model
-from doratune.records.layout import refuse_file
+from doratune.records.layout import refuse_output
 from doratune.records.run import DataRecord
 from doratune.training import run_directory
 from doratune.training.config import TrainConfig, check_method
@@ -39,7 +39,7 @@ def refuse_early(config: TrainConfig, *, resume: bool = False, overwrite: bool =
         raise uneven_batch(config, f"micro-batches of {config.micro_batch_size}")
     if config.steps is not None:
         config.warmup(config.steps)
-    refuse_file(config.output)
+    refuse_output(config.output)
     if resume:
         run_directory.refuse_other_run(config)
     elif not overwrite:

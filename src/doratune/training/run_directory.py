@@ -6,7 +6,9 @@ an unfinished run. torch is imported only to write or to resume: what is refused
 
 from __future__ import annotations
 
+import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,19 +16,25 @@ from typing import Any
 
 import yaml
 
-from doratune.errors import DoratuneError, InputError
+from doratune.errors import DivergedError, DoratuneError, InputError
 from doratune.records.layout import (
     CHECKPOINTS_NAME,
     CONFIG_NAME,
+    DIVERGED_NAME,
     RUN_NAMES,
     checkpoints,
+    has_diverged,
     is_recorded,
     is_started,
     write_config,
+    write_divergence,
 )
 from doratune.records.lock import locked
+from doratune.records.run import Divergence
 from doratune.settings import validate
 from doratune.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 FULL = 1 << 20
 """A disk with less room than this, in bytes, is full."""
@@ -45,6 +53,10 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
         InputError: If there is no unfinished run, or it was started with other settings.
     """
     refuse_other_run(config)
+    if has_diverged(config.output):
+        logger.warning(
+            "training in %s diverged before, and does so again unless its cause is gone", config.output
+        )
     from doratune.training.checkpoints import last_whole
 
     return last_whole(config.output)
@@ -87,7 +99,9 @@ def refuse_taken(output: Path) -> None:
             "the output folder already holds a run",
             where="--output",
             got=f"{output} with {', '.join(held)}",
-            fix="choose another folder, or add --resume to go on or --overwrite to start again",
+            fix="choose another folder, or add --overwrite to start again"
+            if has_diverged(output)
+            else "choose another folder, or add --resume to go on or --overwrite to start again",
         )
 
 
@@ -103,6 +117,7 @@ def opened(config: TrainConfig, *, again: bool, afresh: bool) -> Iterator[None]:
     Raises:
         InputError: Another process is training into it, or has begun a run there since ``refuse_taken``.
         DoratuneError: Something could not be written; what had been written is kept.
+        DivergedError: Raised inside; the run directory then says so.
     """
     from accelerate import PartialState
 
@@ -114,7 +129,17 @@ def opened(config: TrainConfig, *, again: bool, afresh: bool) -> Iterator[None]:
             refuse_taken(config.output)
         if afresh:
             _start(config)
-        yield
+        (config.output / DIVERGED_NAME).unlink(missing_ok=True)
+        started = time.perf_counter()
+        try:
+            yield
+        except DivergedError as error:
+            seconds = time.perf_counter() - started
+            write_divergence(
+                config.output,
+                Divergence(message=error.message, seconds=seconds, config=config.model_dump(mode="json")),
+            )
+            raise
 
 
 @contextmanager

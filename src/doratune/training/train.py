@@ -34,6 +34,7 @@ from doratune.records.layout import (
     write_record,
 )
 from doratune.records.run import ChangeRecord, ModelRecord, ParameterCount, RunRecord, TrainingRecord
+from doratune.records.weights import weights_checksum
 from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory
 from doratune.training._internals import TRAINING_ARGS_NAME, SFTConfig
@@ -107,7 +108,7 @@ def train(
             )
         trainer.check_final()
         changes = changes_since(start, model)
-        _save_weights(trainer, weights_path(config.output, config.method), base_record)
+        checksum = _save_weights(trainer, weights_path(config.output, config.method), base_record)
         record = RunRecord(
             name=config.output.name,
             method=config.method,
@@ -116,7 +117,7 @@ def train(
             parameters=parameters,
             data=data,
             seed=config.seed,
-            training=_training_record(trainer, metrics, speedups, changes),
+            training=_training_record(trainer, metrics, speedups, changes, checksum),
             evaluations=[],
             environment=describe_environment(),
             started=started,
@@ -293,13 +294,19 @@ def _parameter_count(model: Any) -> ParameterCount:
     return ParameterCount(trainable=trainable, total=total, share=trainable / total)
 
 
-def _save_weights(trainer: RowTrainer, folder: Path, base: ModelRecord) -> None:
-    """Write the adapter as PEFT does, or the model as transformers does, without pickled arguments."""
+def _save_weights(trainer: RowTrainer, folder: Path, base: ModelRecord) -> str | None:
+    """Write the adapter as PEFT does, or the model as transformers does, without pickled arguments.
+
+    Returns:
+        The checksum of what was written; None in processes that do not write.
+    """
     trainer.save_model(str(folder))
-    if trainer.is_world_process_zero():
-        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-        if isinstance(trainer.model, PeftModel):
-            write_base_model(folder, base)  # an adapter may be evaluated without its run
+    if not trainer.is_world_process_zero():
+        return None
+    (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+    if isinstance(trainer.model, PeftModel):
+        write_base_model(folder, base)  # an adapter may be evaluated without its run
+    return weights_checksum(folder)
 
 
 def _training_record(
@@ -307,6 +314,7 @@ def _training_record(
     metrics: MetricsCallback,
     speedups: SpeedupReport | None,
     changes: dict[str, ChangeRecord] | None,
+    checksum: str | None,
 ) -> TrainingRecord:
     return TrainingRecord(
         seconds=metrics.seconds,
@@ -318,5 +326,6 @@ def _training_record(
         final_loss=metrics.loss,
         skipped_steps=metrics.skipped,
         changes=changes,
+        weights_checksum=checksum,
         speedups=speedups.record() if speedups else [],
     )

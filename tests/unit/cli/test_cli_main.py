@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -28,6 +29,24 @@ def test_a_disk_s_error_is_one_message(
     err = capsys.readouterr().err
     assert "could not be read or written" in err
     assert "where: runs/one/record.json" in err and f"got: {os.strerror(number)}" in err
+
+
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EISDIR])
+def test_a_name_that_the_system_does_not_take_is_bad_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    assert raised(monkeypatch, OSError(number, os.strerror(number), "n" * 5000)) == 2
+    assert len(capsys.readouterr().err) < 1500
+
+
+@pytest.mark.parametrize(("writing", "code"), [(False, 2), (True, 1)])
+def test_permission_to_read_is_asked_of_the_user_and_to_write_is_lost_on_the_way(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, writing: bool, code: int
+) -> None:
+    (tmp_path / "data.json").touch()
+    monkeypatch.setattr(os, "access", lambda *_: writing)
+    error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "data.json"))
+    assert raised(monkeypatch, error) == code
 
 
 def test_other_errors_are_not_taken_for_the_disk_s(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from doratune.records.layout import (
     read_jsonl,
     read_record,
     read_study,
+    refuse_output,
     write_json_atomic,
     write_jsonl_atomic,
     write_text_atomic,
@@ -78,7 +81,12 @@ def test_the_study_in_the_docs_is_read() -> None:
     assert found["pooled"] == written["pooled"]
     trained = [run["training"] for cell in written["cells"] for arm in cell["arms"] for run in arm["runs"]]
     for training in trained:
-        for name, missing in (("speedups", None), ("skipped_steps", 0), ("changes", None)):
+        for name, missing in (
+            ("speedups", None),
+            ("skipped_steps", 0),
+            ("changes", None),
+            ("weights_checksum", None),
+        ):
             training.setdefault(name, missing)  # was not recorded then
     for cell in written["cells"]:
         for seed in (seed for one in cell["differences"] for seed in one["seeds"]):
@@ -132,3 +140,78 @@ def test_checkpoints_go_by_step_not_by_name(tmp_path: Path) -> None:
         (100, "checkpoint-100"),
     ]
     assert checkpoints(tmp_path / "none") == {}
+
+
+def test_output_that_can_be_written_to_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    names = (
+        "",
+        ".",
+        "new",
+        "there",
+        "there/new/newer",
+        "link",
+        "link/new",
+        "там/　 ñ",
+        "n" * 255,
+        tmp_path / "x",
+    )
+    for name in names:
+        refuse_output(Path(name))
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["link", "there"], "nothing is made"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("file", "is a file"),
+        ("file/below/it", "is a file"),
+        ("nowhere", "leads nowhere"),
+        ("nowhere/below", "leads nowhere"),
+        ("circle/below", "leads nowhere"),
+        ("n" * 256, "too long"),
+        ("new/" + "ñ" * 128, "too long"),
+        ("new/" * 1000, "too long"),
+        ("a\nb", "'\\\\n'"),
+        ("a\0b", "'\\\\x00'"),
+        ("a\udcffb", "'\\\\udcff'"),
+    ],
+)
+def test_output_that_cannot_be_made_is_refused(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to("gone")
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(InputError, match=said) as caught:
+        refuse_output(Path(name))
+    assert "--output" in caught.value.message and len(caught.value.message.splitlines()) < 5
+    assert "\0" not in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["shut", "shut/new"])
+def test_output_without_permission_is_refused(name: str, tmp_path: Path) -> None:
+    """Asked in a process of a user who may not write there: root may, anywhere."""
+    (tmp_path / "shut").mkdir(mode=0o555)
+    tmp_path.chmod(0o755)
+    code = (
+        "import os, pathlib, sys\n"
+        "from doratune.errors import InputError\n"
+        "from doratune.records.layout import refuse_output\n"
+        "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "try: refuse_output(pathlib.Path(sys.argv[1]))\n"
+        "except InputError as error: print(error.message)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, name], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "may not be written to" in done.stdout and "got: shut\n" in done.stdout
+
+
+def test_a_long_name_leaves_room_for_the_temporary_file(tmp_path: Path) -> None:
+    path = tmp_path / ("ñ" * 120 + ".json")
+    write_text_atomic(path, "x")
+    assert path.read_text() == "x" and list(tmp_path.iterdir()) == [path]

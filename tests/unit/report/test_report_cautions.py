@@ -93,6 +93,23 @@ def test_arms_with_the_same_answers() -> None:
         assert f"boolq: DoRA and LoRA gave the same answer to every row with {words}, so" in line
 
 
+def test_runs_of_one_method_with_the_same_answers() -> None:
+    """Other seeds, other rates, and the base: no difference is between them."""
+    record = study(methods=("lora", "dora"), tasks=("boolq",))
+    lora, dora = ([run.run for run in arm.runs] for arm in record.cells[0].arms)
+    for alike, words in (
+        ([lora[:2]], "LoRA with seeds 0, 1 gave"),
+        ([[lora[0], dora[2]]], "LoRA with seed 0 and DoRA with seed 2 gave"),
+        ([[*lora, "runs/base"]], "LoRA with seeds 0, 1, 2 and the base model gave"),
+        ([[lora[1], dora[1], "runs/base"]], "LoRA with seed 1, DoRA with seed 1 and the base model gave"),
+    ):
+        (line,) = told(changed(record, lambda _, alike=alike: {"alike": alike}))
+        assert line == f"boolq: {words} the same answer to every row, so nothing tells them apart there."
+    pairs = [[one, other] for one, other in zip(lora, dora, strict=True)]
+    same = changed(with_same(record, missing=0), lambda _: {"alike": pairs})
+    assert told(same) == told(with_same(record, missing=0)), "said once, of the seeds together"
+
+
 def test_an_arm_with_one_answer() -> None:
     record = comparison()
     always = with_runs(record, "dora", lambda _: {"most_given": MostGiven(answer="false", share=0.98)})

@@ -148,6 +148,27 @@ def test_other_test_rows_are_refused(tmp_path: Path) -> None:
         run(tmp_path, runner, tasks=changed)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (1, 3, "method dora"),  # LoRA's and DoRA's of one seed and rate
+        (5, 6, "seed 1"),
+        (0, 1, "learning_rate 0.001"),
+        (4, 6, "method lora"),  # in place of the base
+    ],
+)
+def test_a_run_in_the_place_of_another_is_refused(first: int, second: int, said: str, tmp_path: Path) -> None:
+    """As when folders are copied back by hand: both are whole, and one would be shown as the other."""
+    runner = MadeUpRunner()
+    run(tmp_path, runner)
+    one, other = (runner.jobs[number].folder for number in (first, second))
+    shutil.rmtree(one)
+    shutil.copytree(other, one)
+    with pytest.raises(InputError, match="holds another run") as caught:
+        run(tmp_path, MadeUpRunner())
+    assert said in caught.value.message and str(one) in caught.value.message
+
+
 def test_records_of_another_schema_version_are_refused(tmp_path: Path) -> None:
     run(tmp_path, MadeUpRunner())
     study = tmp_path / "study/study.json"

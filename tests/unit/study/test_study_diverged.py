@@ -22,6 +22,8 @@ from doratune.study.cost import known_speeds, work_left
 from doratune.study.execute import carry_out
 from doratune.study.job import Job
 from doratune.study.study import run_study
+from doratune.training.config import TrainConfig
+from doratune.training.run_directory import opened as opened_run
 
 RATES = [1e-4, 1e-3, 1e-1]
 
@@ -141,8 +143,9 @@ def test_the_archive_keeps_what_diverged(tmp_path: Path) -> None:
 
 
 def test_a_job_that_diverges_records_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def diverge(*_: object, **__: object) -> None:
-        raise DivergedError("the loss is not finite", where="step 3")
+    def diverge(config: TrainConfig, **_: object) -> None:
+        with opened_run(config, again=False, afresh=True):
+            raise DivergedError("the loss is not finite", where="step 3")
 
     monkeypatch.setattr("doratune.training.train.train", diverge)
     job = opened(tmp_path).groups[0].trials()[0]

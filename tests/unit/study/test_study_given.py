@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import synthetic_runs
 
 from doratune.records.layout import read_jsonl, write_jsonl_atomic
 from doratune.records.study import MostGiven
+from doratune.report.cautions import cautions
+from doratune.report.view import view_of
 from doratune.study.existing import record_of_runs
 from doratune.study.given import most_given
 
@@ -45,6 +48,29 @@ def test_a_difference_holds_how_many_answers_agree(tmp_path: Path, dora: list[st
     assert cell.arms[0].runs[0].most_given == MostGiven(answer="a", share=0.75)
     if dora is OTHER_WRONG:
         assert cell.differences[0].points == 0, "accuracies do not tell these apart"
+
+
+def test_runs_that_answer_alike_are_recorded_whatever_their_arms(tmp_path: Path) -> None:
+    """Two arms of LoRA, one of DoRA and the base; right on the same rows is not enough."""
+    given = {"base": LORA, "lora": LORA, "dora": OTHER_WRONG}
+    runs = [written(tmp_path, method, [*answers]) for method, answers in given.items()]
+    for name, answers, rate in (("other-lora", LORA, 1e-3), ("third-lora", OTHER_WRONG[::-1], 1e-4)):
+        place = written(tmp_path / name, "lora", [*answers]).rename(tmp_path / f"{name}-run")
+        path = place / "record.json"
+        record = json.loads(path.read_text())
+        record["config"]["learning_rate"] = rate
+        path.write_text(json.dumps(record | {"name": name}))
+        runs.append(place)
+    record = record_of_runs(runs, title="", reproduce="")
+    (cell,) = record.cells
+    assert cell.alike == [["lora", "other-lora-run", "base"]]
+    (line,) = cautions(view_of(record))
+    assert line == (
+        "boolq: LoRA, other-lora and the base model gave the same answer to every row, so nothing tells them "
+        "apart there."
+    )
+    again = [written(tmp_path / "old", "lora", [*LORA], old=True), runs[0]]
+    assert record_of_runs(again, title="", reproduce="").cells[0].alike == []
 
 
 def test_predictions_without_answers_say_nothing(tmp_path: Path) -> None:

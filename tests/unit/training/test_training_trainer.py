@@ -23,6 +23,7 @@ from doratune.training.train import build_trainer
 from doratune.training.trainer import SKIPS_IN_A_ROW, RowTrainer
 
 ROWS = 17
+LAYER = "base_model.model.model.layers.1.self_attn.v_proj"
 
 
 @pytest.fixture
@@ -154,6 +155,20 @@ def test_a_parameter_that_is_not_finite_stops_a_run_before_it_is_saved(
     with pytest.raises(DivergedError, match="step 1 of 4: a parameter, or its square, is not finite"):
         trainer.train()
     assert not checkpoints(run)
+
+
+@pytest.mark.parametrize("engine", ["doratune", "peft"])
+def test_a_norm_that_overflows_is_noticed(
+    engine: str, tiny_model: Path, rows: Dataset, tmp_path: Path
+) -> None:
+    """The layer's output is zero then, its weights and the loss are finite."""
+    trainer, _ = made(tiny_model, rows, tmp_path / "run", method="dora", engine=engine)
+    trainer.check_final()
+    model: Any = trainer.model
+    with torch.no_grad():
+        model.get_parameter(LAYER + ".lora_B.default.weight").fill_(1e25)
+    with pytest.raises(DivergedError, match="a DoRA norm of the trained model is not finite"):
+        trainer.check_final()
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "full"])
