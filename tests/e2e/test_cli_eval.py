@@ -223,6 +223,7 @@ def test_an_adapter_that_is_scaled_otherwise_than_in_its_run_is_refused(
         assert not Path("out").exists()
 
 
+@pytest.mark.filterwarnings("default:The following .*_pattern keys")
 def test_patterns_that_match_no_layer_are_said(cli: Cli, dora_run: Path) -> None:
     """PEFT passes over them, and warns; every tensor is in its place."""
     shutil.copytree(dora_run / "adapter", "plain")
