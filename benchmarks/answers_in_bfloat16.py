@@ -1,7 +1,7 @@
 """Counts answers that rounding decides: one adapter, evaluated in float32 and in several ways in bfloat16.
 
     python benchmarks/answers_in_bfloat16.py --run runs/boolq --task boolq --data boolq/test.json \
-        --limit 300 --output answers.json
+        --eval-rows 300 --output answers.json
 
 All use the protocol `generate`:
 
@@ -59,8 +59,10 @@ Answers = list[str | None]
 def ours(options: argparse.Namespace, loaded: LoadedData) -> Iterator[tuple[str, Answers]]:
     """The answers of doratune's own `generate`, by way."""
     task = get_task(options.task)
-    examples = build_examples(loaded.rows[: options.limit], source=loaded.source, fmt="instruct", task=task)
-    batch_size = EvalConfig.model_fields["batch_size"].default
+    examples = build_examples(
+        loaded.rows[: options.eval_rows], source=loaded.source, fmt="instruct", task=task
+    )
+    batch_size = EvalConfig.model_fields["eval_batch_size"].default
     for way, dtype, merges in (
         ("float32", "float32", True),
         ("beside", "bfloat16", False),
@@ -89,7 +91,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="run directory of doratune train")
     parser.add_argument("--task", required=True)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--limit", type=int)
+    parser.add_argument("--eval-rows", type=int)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()

@@ -84,7 +84,7 @@ def phase_commands(
         *_flags(settings.model_dump(exclude={"targets", "format"})),
         *("--targets", *settings.targets),
     ]
-    test = _flags({"task": config.task, "data": config.test_data, "limit": config.test_rows})
+    test = _flags({"task": config.task, "data": config.test_data, "eval-rows": config.test_rows})
     base = _flags({"model": config.model, "dtype": settings.dtype})
     return {
         "doratune-train": [
@@ -103,7 +103,7 @@ def phase_commands(
 
 def rehearsal(config: PipelineBenchConfig, folder: Path) -> list[str]:
     """A command before the timed ones, which fetches the model and fails if it or a row is unusable."""
-    test = _flags({"task": config.task, "data": config.test_data, "limit": 1, "dtype": config.dtype})
+    test = _flags({"task": config.task, "data": config.test_data, "eval-rows": 1, "dtype": config.dtype})
     return [*evaluation(config.model, test, "likelihood"), "--output", str(folder / "rehearsal")]
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/pipeline/reference.py train --data boolq/train.json --rows 1000 --output runs/reference
     python benchmarks/pipeline/reference.py eval --adapter runs/reference --task boolq \
-        --data boolq/test.json --limit 300 --output runs/reference/predictions.jsonl
+        --data boolq/test.json --eval-rows 300 --output runs/reference/predictions.jsonl
 
 Written from the study's description (arXiv 2402.09353 and its scripts' settings): stock PEFT with
 ``use_dora``, transformers' ``Trainer`` with the model's own loss on the logits of every token, rows padded to
@@ -102,7 +102,9 @@ def evaluate(options: argparse.Namespace) -> None:
     """Write one line per row with the text that the model generated and the answer in it."""
     task = get_task(options.task)
     loaded = load_split(task, "test", data=options.data)
-    examples = build_examples(loaded.rows[: options.limit], source=loaded.source, fmt="instruct", task=task)
+    examples = build_examples(
+        loaded.rows[: options.eval_rows], source=loaded.source, fmt="instruct", task=task
+    )
     base = load_model(options.model, dtype=options.dtype)
     model = PeftModel.from_pretrained(base.model, options.adapter).merge_and_unload()
     model.eval()
@@ -148,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluates.set_defaults(run=evaluate)
     evaluates.add_argument("--adapter", required=True)
     evaluates.add_argument("--task", required=True)
-    evaluates.add_argument("--limit", type=int)
+    evaluates.add_argument("--eval-rows", type=int)
     evaluates.add_argument("--output", type=Path, required=True)
     for command in (trains, evaluates):
         command.add_argument("--data", type=Path, required=True)

@@ -18,7 +18,9 @@ from doratune.cli import main as program
 from doratune.cli.main import VERBS
 
 WIDTH = "400"  # columns: one line for each flag
-BOX = re.compile(r"╭─ (?P<title>.*?) ─+╮\n(?P<rows>.*?)╰─+╯", re.DOTALL)
+GROUP = re.compile(
+    r"^(?P<title>[a-z][a-z ]*):\n(?P<rows>(?:  (?:--|[A-Z]).*\n(?: {20,}.*\n)*)+)", re.MULTILINE
+)
 
 
 @dataclass
@@ -31,7 +33,7 @@ class Entry:
 
 @dataclass
 class Group:
-    """The flags in one box of a help text."""
+    """The flags in one group of a help text."""
 
     title: str
     entries: list[Entry] = field(default_factory=list)
@@ -61,7 +63,7 @@ def command_line_page() -> str:
 @functools.cache
 def help_of(*words: str) -> str:
     """What a verb prints for ``--help``, with one line for each flag."""
-    shown = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # for boxes that are not ASCII
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     run = importlib.import_module(f"doratune.cli.{words[0]}").main
     with _wide(), contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
         run([*words[1:], "--help"])
@@ -76,14 +78,14 @@ def parse_help(text: str) -> tuple[str, list[Group]]:
         text: As printed.
 
     Returns:
-        What comes before the first box, and the boxes.
+        What comes before the first group, and the groups.
     """
-    boxes = list(BOX.finditer(text))
-    about = text[: boxes[0].start()] if boxes else text
+    groups = list(GROUP.finditer(text))
+    about = text[: groups[0].start()] if groups else text
     lines = [
         line if line.startswith(" ") else textwrap.fill(line, 100) for line in about.strip().splitlines()
     ]
-    return "\n".join(lines), [_group(box["title"], box["rows"]) for box in boxes]
+    return "\n".join(lines), [_group(one["title"], one["rows"]) for one in groups]
 
 
 def _wrapped(line: str) -> str:
@@ -93,13 +95,10 @@ def _wrapped(line: str) -> str:
 def _group(title: str, rows: str) -> Group:
     group = Group(title)
     for row in rows.splitlines():
-        inside = row.strip("│").rstrip()
-        if not inside.strip("─ "):
+        if row.startswith(" " * 20):  # the help of the line above
+            group.entries[-1].help = f"{group.entries[-1].help} {row.strip()}".strip()
             continue
-        if inside.startswith("  ") and group.entries:  # the help of the line above
-            group.entries[-1].help = f"{group.entries[-1].help} {inside.strip()}".strip()
-            continue
-        spelling, _, told = inside.strip().partition("  ")
+        spelling, _, told = row.strip().partition("  ")
         group.entries.append(Entry(spelling, told.strip()))
     return group
 

@@ -11,7 +11,7 @@ here=$(dirname "$0") out=$1 model=${MODEL:-smollm2-135m}
 task="--task multiple-choice --format continuation"
 
 doratune train --model "$model" --method dora $task --data "$here/train.jsonl" \
-    --epochs 4 --batch-size 8 --learning-rate 1e-3 ${FLAGS:-} --output "$out/dora"
+    --epochs 4 --batch-size 8 --learning-rate 1e-3 --warmup-steps 2 ${FLAGS:-} --output "$out/dora"
 doratune eval "$out/dora" $task --data "$here/test.jsonl"
 doratune eval "$model" $task --data "$here/test.jsonl" --output "$out/base"
 doratune report "$out/base" "$out/dora" --output "$out/report"

@@ -66,7 +66,7 @@ def test_the_reference_trains_the_adapter_that_doratune_trains(
         change = 0.01 if "lora_B" in name else 1e-4  # B begins at zero, so it is nothing but steps
         assert (tensor - theirs[name]).norm() < change * theirs[name].norm(), name
     done = reference("eval", "--model", tiny_model, "--adapter", "theirs", "--task", "boolq", "--data",
-                     boolq_rows, "--limit", 2, "--output", "answers.jsonl")  # fmt: skip
+                     boolq_rows, "--eval-rows", 2, "--output", "answers.jsonl")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [line["row"] for line in lines(Path("answers.jsonl"))] == [0, 1]
 

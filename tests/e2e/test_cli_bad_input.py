@@ -167,7 +167,7 @@ def test_model_is_refused(cli: Cli, tiny_model: Path, case: str) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ["train", "--model", "model", *SMALL, "--rows", "8", "--task", "sample-boolq"],
+        ["train", "--model", "model", *SMALL, "--rows", "16", "--task", "sample-boolq"],
         ["eval", "model", "--task", "sample-boolq"],
         ["eval", "model", "--task", "sample-boolq", "--protocol", "generate"],
         ["eval", "model", "--task", "ours.yaml", "--harness", "lm-eval"],

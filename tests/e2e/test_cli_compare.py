@@ -29,7 +29,7 @@ def changes(folder: Path) -> dict[Path, int]:
 
 @pytest.mark.slow
 def test_compare_then_resume_then_report(cli: Cli, tiny_model: Path) -> None:
-    flags = ["--model", tiny_model, *TASKS, "--limit", 20, *SMALL, "--output", "both"]
+    flags = ["--model", tiny_model, *TASKS, "--eval-rows", 20, *SMALL, "--output", "both"]
     outcome = cli("compare", *flags)
     assert outcome.code == 0, outcome.err
     record = json.loads(Path("both/study.json").read_text())
@@ -74,7 +74,7 @@ def test_compare_then_resume_then_report(cli: Cli, tiny_model: Path) -> None:
     shown = cli("report", "both", "--output", "shown", "--json")
     assert shown.code == 0 and json.loads(shown.out) == again
 
-    assert cli("eval", base, "--task", "sample-hellaswag", "--limit", 10).code == 0
+    assert cli("eval", base, "--task", "sample-hellaswag", "--eval-rows", 10).code == 0
     evaluations = json.loads((base / "record.json").read_text())["evaluations"]
     assert [(one["task"], one["format"]) for one in evaluations] == [
         ("sample-boolq", "continuation"),
@@ -91,19 +91,19 @@ def _winogrande(run: Path) -> str:
 def test_another_comparison_is_not_resumed(cli: Cli, tiny_model: Path) -> None:
     """The first one's results were once shown under the second one's command."""
     flags = ["--model", tiny_model, *TASKS, *SMALL, "--output", "both"]
-    assert cli("compare", *flags, "--learning-rate", "1e-3", "--limit", 20).code == 0
+    assert cli("compare", *flags, "--learning-rate", "1e-3", "--eval-rows", 20).code == 0
     before = {path: path.read_bytes() for path in Path("both").rglob("*") if path.is_file()}
-    changed = ["--rank", 16, "--learning-rate", "5e-2", "--limit", 40]
+    changed = ["--rank", 16, "--learning-rate", "5e-2", "--eval-rows", 40]
     outcome = cli("compare", *flags, *changed, "--resume")
     assert outcome.code == 2 and "Traceback" not in outcome.err
-    for difference in ("rank: 4 -> 16", "learning_rate of dora: 0.001 -> 0.05", "limit: 20 -> 40"):
+    for difference in ("rank: 4 -> 16", "learning_rate of dora: 0.001 -> 0.05", "eval_rows: 20 -> 40"):
         assert difference in outcome.err
     assert {path: path.read_bytes() for path in Path("both").rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.slow
 def test_seeds_and_rates_may_be_added(cli: Cli, tiny_model: Path) -> None:
-    flags = ["--model", tiny_model, *TASKS, *SMALL, "--limit", 20, "--output", "both", "--resume"]
+    flags = ["--model", tiny_model, *TASKS, *SMALL, "--eval-rows", 20, "--output", "both", "--resume"]
     flags += ["--validation-rows", 10, "--learning-rates", "1e-3", "1e-2"]
     assert cli("compare", *flags, "--seeds", 1).code == 0
     finished = changes(Path("both"))
@@ -122,7 +122,7 @@ def test_seeds_and_rates_may_be_added(cli: Cli, tiny_model: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_then_resume_comes_out_the_same(cli: Cli, tiny_model: Path) -> None:
-    flags: list[Any] = ["--model", tiny_model, *TASKS[:-1], 160, *SMALL, "--limit", 20, "--save-steps", 2]
+    flags: list[Any] = ["--model", tiny_model, *TASKS[:-1], 160, *SMALL, "--eval-rows", 20, "--save-steps", 2]
     command = [sys.executable, "-m", "doratune", "compare", *map(str, flags), "--output", "stopped"]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=os.environ, start_new_session=True
@@ -148,7 +148,7 @@ def test_flags_override_a_method_of_a_preset(cli: Cli, tiny_model: Path) -> None
         "task: [sample-boolq]\nformat: continuation\nrows: 16\n"
         "methods:\n  dora: {learning_rate: 1e-4, rank: 2}\n"
     )
-    flags = ["--preset", "mine.yaml", "--model", tiny_model, *SMALL, "--limit", 10]
+    flags = ["--preset", "mine.yaml", "--model", tiny_model, *SMALL, "--eval-rows", 10]
     assert cli("compare", *flags, "--output", "out").code == 0
     arms = json.loads(Path("out/study.json").read_text())["cells"][0]["arms"]
     assert [arm["learning_rate"] for arm in arms] == [2e-4, 1e-4]

@@ -18,7 +18,7 @@ def run(dora_run: Path, tmp_path: Path) -> Path:
 
 
 def test_run_is_evaluated_in_its_own_format(cli: Cli, run: Path) -> None:
-    outcome = cli("eval", run, "--task", "sample-boolq", "--limit", 30)
+    outcome = cli("eval", run, "--task", "sample-boolq", "--eval-rows", 30)
     assert outcome.code == 0, outcome.err
     record = json.loads((run / "record.json").read_text())
     (evaluation,) = record["evaluations"]
@@ -34,7 +34,7 @@ def test_run_is_evaluated_in_its_own_format(cli: Cli, run: Path) -> None:
 
 def test_batches_do_not_change_the_scores(cli: Cli, run: Path) -> None:
     for size in (1, 16):
-        flags = ["--limit", 20, "--batch-size", size, "--output", f"batch{size}"]
+        flags = ["--eval-rows", 20, "--eval-batch-size", size, "--output", f"batch{size}"]
         assert cli("eval", run, "--task", "sample-winogrande", *flags).code == 0
     ones, sixteens = (lines(Path(f"batch{size}/predictions/sample-winogrande.jsonl")) for size in (1, 16))
     for one, other in zip(ones, sixteens, strict=True):
@@ -66,9 +66,9 @@ def test_merged_is_unmerged(run: Path) -> None:
 
 
 def test_protocols_and_formats_stand_side_by_side(cli: Cli, run: Path) -> None:
-    assert cli("eval", run, "--task", "sample-boolq", "--limit", 6).code == 0
-    assert cli("eval", run, "--task", "sample-boolq", "--limit", 6, "--protocol", "generate").code == 0
-    assert cli("eval", run, "--task", "sample-boolq", "--limit", 6, "--format", "continuation").code == 0
+    assert cli("eval", run, "--task", "sample-boolq", "--eval-rows", 6).code == 0
+    assert cli("eval", run, "--task", "sample-boolq", "--eval-rows", 6, "--protocol", "generate").code == 0
+    assert cli("eval", run, "--task", "sample-boolq", "--eval-rows", 6, "--format", "continuation").code == 0
     record = json.loads((run / "record.json").read_text())
     assert sorted(one["predictions"] for one in record["evaluations"]) == [
         "predictions/sample-boolq.continuation.jsonl",
@@ -81,12 +81,12 @@ def test_protocols_and_formats_stand_side_by_side(cli: Cli, run: Path) -> None:
 
 
 def test_repeating_is_refused_unless_asked_for(cli: Cli, run: Path) -> None:
-    assert cli("eval", run, "--task", "sample-boolq", "--limit", 4).code == 0
+    assert cli("eval", run, "--task", "sample-boolq", "--eval-rows", 4).code == 0
     before = (run / "record.json").read_text()
-    outcome = cli("eval", run, "--task", "sample-boolq", "--limit", 5)
+    outcome = cli("eval", run, "--task", "sample-boolq", "--eval-rows", 5)
     assert outcome.code == 2 and "already there" in outcome.err
     assert (run / "record.json").read_text() == before
-    assert cli("eval", run, "--task", "sample-boolq", "--limit", 5, "--overwrite").code == 0
+    assert cli("eval", run, "--task", "sample-boolq", "--eval-rows", 5, "--overwrite").code == 0
     (evaluation,) = json.loads((run / "record.json").read_text())["evaluations"]
     assert evaluation["rows"] == 5
 
@@ -103,8 +103,8 @@ def test_base_model_and_file(cli: Cli, tiny_model: Path, boolq_rows: Path) -> No
 
 def test_plain_adapter_folder(cli: Cli, run: Path) -> None:
     shutil.copytree(run / "adapter", "plain_adapter")
-    assert cli("eval", run, "--task", "sample-boolq", "--limit", 8).code == 0
-    rest = ["--limit", 8, "--dtype", "float32", "--output", "plain"]
+    assert cli("eval", run, "--task", "sample-boolq", "--eval-rows", 8).code == 0
+    rest = ["--eval-rows", 8, "--dtype", "float32", "--output", "plain"]
     assert cli("eval", "plain_adapter", "--task", "sample-boolq", *rest).code == 0
     name = "predictions/sample-boolq.jsonl"
     assert lines(Path("plain", name)) == lines(run / name)
@@ -138,7 +138,7 @@ def test_another_base_is_refused_or_recorded(cli: Cli, run: Path, tiny_model: Pa
     from doratune.models.load import load_model
 
     other_base(tiny_model, kind)
-    flags = ["--task", "sample-boolq", "--limit", 4, "--model", "other"]
+    flags = ["--task", "sample-boolq", "--eval-rows", 4, "--model", "other"]
     before = (run / "record.json").read_bytes()
     outcome = cli("eval", run, *flags)
     assert outcome.code == 2 and "trained for another base model" in outcome.err
@@ -156,10 +156,96 @@ def test_another_base_is_refused_or_recorded(cli: Cli, run: Path, tiny_model: Pa
     assert outcome.code == 2 and "evaluated on another base model" in outcome.err
 
 
+def other_config(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rms_norm_eps": 0.1}))
+
+
+def other_tokenizer(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    values = json.loads(path.read_text())
+    vocabulary = values["model"]["vocab"]
+    vocabulary["Ġthe"], vocabulary["Ġis"] = vocabulary["Ġis"], vocabulary["Ġthe"]
+    path.write_text(json.dumps(values))
+
+
+SAME_WEIGHTS = {
+    "configuration": (other_config, "rms_norm_eps is 1e-06 in the run and 0.1 here"),
+    "tokenizer": (other_tokenizer, "'Below is an instruction that d…' is "),
+}
+
+
+@pytest.mark.parametrize("what", SAME_WEIGHTS)
+@pytest.mark.parametrize("target", ["run", "plain"])
+def test_another_base_over_the_same_weights_is_refused_or_recorded(
+    cli: Cli, run: Path, tiny_model: Path, target: str, what: str
+) -> None:
+    """Of a run, and of an adapter's folder that was copied out of it."""
+    change, said = SAME_WEIGHTS[what]
+    shutil.copytree(tiny_model, "other")
+    change(Path("other"))
+    shutil.copytree(run / "adapter", "plain")
+    flags = ["--task", "sample-boolq", "--eval-rows", 4, "--model", "other", "--output", "out"]
+    outcome = cli("eval", target, *flags)
+    assert outcome.code == 2 and said in outcome.err, outcome.err
+    assert "--allow-other-base" in outcome.err and "Traceback" not in outcome.err
+    assert not Path("out").exists()
+    outcome = cli("eval", target, *flags, "--allow-other-base")
+    assert outcome.code == 0 and "trained for another base model" in outcome.err, outcome.err
+    record = json.loads(Path("out/record.json").read_text())
+    other, trained_on = record["evaluations"][0]["other_base"], record["model"]
+    assert (other["name"], trained_on["name"]) == ("other", str(tiny_model))
+    assert other["fingerprint"] == trained_on["fingerprint"]
+    differ = [key for key in ("config", "tokenizer") if other[key] != trained_on[key]]
+    assert differ == [{"configuration": "config"}.get(what, what)]
+
+
+def test_a_base_that_changed_in_its_place_is_another_one(cli: Cli, tiny_model: Path, dora_run: Path) -> None:
+    shutil.copytree(tiny_model, "base")
+    shutil.copytree(dora_run, "run")
+    path = Path("run/record.json")
+    record = json.loads(path.read_text())
+    record["model"]["name"] = record["config"]["model"] = "base"
+    path.write_text(json.dumps(record))
+    flags = ["--task", "sample-boolq", "--eval-rows", 4]
+    assert cli("eval", "run", *flags).code == 0
+    other_config(Path("base"))
+    for command in (["eval", "run", *flags, "--overwrite"], ["analyze", "run"]):
+        outcome = cli(*command, "--output", "out")
+        assert outcome.code == 2 and "rms_norm_eps is 1e-06 in the run and 0.1 here" in outcome.err
+
+
+def test_a_run_of_an_older_version_is_evaluated_and_it_is_said(cli: Cli, run: Path) -> None:
+    path = run / "record.json"
+    record = json.loads(path.read_text())
+    del record["model"]["config"], record["model"]["tokenizer"]
+    path.write_text(json.dumps(record))
+    outcome = cli("eval", run, "--task", "sample-boolq", "--eval-rows", 4)
+    assert outcome.code == 0 and "configurations and tokenizers were not compared" in outcome.err
+
+
+def test_an_adapter_of_plain_peft_knows_its_base_by_name_only(cli: Cli, run: Path, tiny_model: Path) -> None:
+    shutil.copytree(tiny_model, "copy")
+    shutil.copytree(run / "adapter", "plain")
+    Path("plain/base_model.json").unlink()
+    flags = ["--task", "sample-boolq", "--eval-rows", 4, "--output"]
+    outcome = cli("eval", "plain", *flags, "named")
+    assert outcome.code == 0 and "not compared" not in outcome.err
+    outcome = cli("eval", "plain", *flags, "other", "--model", "copy")
+    assert outcome.code == 0 and "so copy was not compared with it" in outcome.err
+
+
+def test_a_key_twice_in_an_adapters_configuration_is_refused(cli: Cli, run: Path) -> None:
+    path = run / "adapter/adapter_config.json"
+    path.write_text(path.read_text().rstrip().removesuffix("}") + ', "r": 4}')
+    outcome = cli("eval", run, "--task", "sample-boolq", "--eval-rows", 4)
+    assert outcome.code == 2 and "one key several times" in outcome.err and "'r'" in outcome.err
+
+
 def test_a_folder_holds_evaluations_of_one_thing(cli: Cli, run: Path, tiny_model: Path) -> None:
     other_base(tiny_model, "noise")
     shutil.copytree(run / "adapter", "plain")
-    first, second = (["--task", f"sample-{task}", "--limit", 2] for task in ("boolq", "winogrande"))
+    first, second = (["--task", f"sample-{task}", "--eval-rows", 2] for task in ("boolq", "winogrande"))
     targets = {"base": tiny_model, "other": "other", "run": run, "plain": "plain"}
     for name, target in targets.items():
         assert cli("eval", target, *first, "--dtype", "float32", "--output", f"of-{name}").code == 0
@@ -172,7 +258,7 @@ def test_a_folder_holds_evaluations_of_one_thing(cli: Cli, run: Path, tiny_model
 
 def test_its_own_base_under_another_name_is_no_other(cli: Cli, run: Path, tiny_model: Path) -> None:
     shutil.copytree(tiny_model, "copy")
-    assert cli("eval", run, "--task", "sample-boolq", "--limit", 4, "--model", "copy").code == 0
+    assert cli("eval", run, "--task", "sample-boolq", "--eval-rows", 4, "--model", "copy").code == 0
     assert json.loads((run / "record.json").read_text())["evaluations"][0]["other_base"] is None
 
 
@@ -196,7 +282,7 @@ def test_a_damaged_adapter_is_not_scored(cli: Cli, dora_run: Path) -> None:
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "layers_to_transform": [1]}))
     for target in ("run", "run/adapter"):
-        outcome = cli("eval", target, "--task", "sample-boolq", "--limit", 4, "--output", "out")
+        outcome = cli("eval", target, "--task", "sample-boolq", "--eval-rows", 4, "--output", "out")
         assert outcome.code == 2 and "15 unused" in outcome.err and "layers.0" in outcome.err, outcome.err
         assert "Traceback" not in outcome.err and "warns" not in outcome.err and not Path("out").exists()
 
@@ -230,7 +316,7 @@ def test_patterns_that_match_no_layer_are_said(cli: Cli, dora_run: Path) -> None
     path = Path("plain/adapter_config.json")
     patterns = {"alpha_pattern": {"layers.7.q_proj": 3}, "rank_pattern": {"q_prj": 8}}
     path.write_text(json.dumps({**json.loads(path.read_text()), **patterns}))
-    outcome = cli("eval", "plain", "--task", "sample-boolq", "--limit", 4)
+    outcome = cli("eval", "plain", "--task", "sample-boolq", "--eval-rows", 4)
     assert outcome.code == 0, outcome.err
     said = [line for line in outcome.err.splitlines() if line.startswith("peft warns: ")]
     for kind, (name,) in patterns.items():
@@ -244,12 +330,12 @@ def test_an_adapter_whose_norms_overflow_is_not_scored(cli: Cli, dora_run: Path)
     path = Path("run/adapter/adapter_model.safetensors")
     tensors = load_file(path)
     save_file({key: one * 1e30 if "lora_B" in key else one for key, one in tensors.items()}, path)
-    outcome = cli("eval", "run", "--task", "sample-boolq", "--limit", 4)
+    outcome = cli("eval", "run", "--task", "sample-boolq", "--eval-rows", 4)
     assert outcome.code == 2 and "norms of the adapter are not finite" in outcome.err, outcome.err
     assert "_proj" in outcome.err and "predictions" not in [one.name for one in Path("run").iterdir()]
 
 
-FIRST, SECOND = (["--task", f"sample-{task}", "--limit", 4] for task in ("boolq", "winogrande"))
+FIRST, SECOND = (["--task", f"sample-{task}", "--eval-rows", 4] for task in ("boolq", "winogrande"))
 
 
 @pytest.mark.parametrize("method", ["dora", "full"])
@@ -361,7 +447,7 @@ def test_the_revision_that_an_adapter_names_is_not_passed_over(cli: Cli, dora_ru
     shutil.copytree(dora_run / "adapter", "plain")
     path = Path("plain/adapter_config.json")
     config = {**json.loads(path.read_text()), "revision": "v1"}
-    flags = ["--task", "sample-boolq", "--limit", 4, "--output", "out"]
+    flags = ["--task", "sample-boolq", "--eval-rows", 4, "--output", "out"]
     path.write_text(json.dumps(config))
     assert cli("eval", "plain", *flags).code == 0
     shutil.rmtree("out")
@@ -373,7 +459,7 @@ def test_the_revision_that_an_adapter_names_is_not_passed_over(cli: Cli, dora_ru
 
 def test_an_ordinary_evaluation_says_what_it_scored_and_warns_of_nothing(cli: Cli, dora_run: Path) -> None:
     shutil.copytree(dora_run, "run")
-    outcome = cli("eval", "run", "--task", "sample-boolq", "--limit", 4, "--dtype", "float32")
+    outcome = cli("eval", "run", "--task", "sample-boolq", "--eval-rows", 4, "--dtype", "float32")
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("scored:") == 1 and "merging moved a log-probability by at most" in outcome.err
     assert "warns" not in outcome.err

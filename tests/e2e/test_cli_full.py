@@ -56,7 +56,7 @@ def test_full_fine_tuning_trains_every_weight(cli: Cli, flags: list[object], tin
 
 def test_a_fully_fine_tuned_run_is_evaluated_with_its_own_weights(cli: Cli, flags: list[object]) -> None:
     assert cli("train", "--method", "full", *flags, "--output", "run").code == 0
-    task = ["--task", "sample-boolq", "--limit", 8]
+    task = ["--task", "sample-boolq", "--eval-rows", 8]
     outcome = cli("eval", "run", *task)
     assert outcome.code == 0, outcome.err
     shutil.copytree("run/model", "plain")
@@ -67,6 +67,19 @@ def test_a_fully_fine_tuned_run_is_evaluated_with_its_own_weights(cli: Cli, flag
     assert again.code == 2 and "already there" in again.err, "the folder of the weights is its run"
     other = cli("eval", "run", *task, "--overwrite", "--model", "smollm2-135m")
     assert other.code == 2 and "--model" in other.err
+
+
+def test_another_configuration_over_the_trained_weights_is_refused(cli: Cli, flags: list[object]) -> None:
+    assert cli("train", "--method", "full", *flags, "--output", "run").code == 0
+    path = Path("run/model/config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rms_norm_eps": 0.1}))
+    command = ["eval", "run", "--task", "sample-boolq", "--eval-rows", 4]
+    outcome = cli(*command)
+    assert outcome.code == 2 and "rms_norm_eps is 1e-06 in the run and 0.1 here" in outcome.err
+    assert "--model" not in outcome.err
+    assert cli(*command, "--allow-other-base").code == 0
+    (entry,) = json.loads(Path("run/record.json").read_text())["evaluations"]
+    assert entry["other_base"]["config"]["settings"]["rms_norm_eps"] == 0.1
 
 
 def test_full_fine_tuning_goes_on_where_it_stopped(cli: Cli, flags: list[object]) -> None:
@@ -112,7 +125,7 @@ def test_weights_stay_float32_where_bfloat16_is_computed_in(
 def test_the_report_holds_a_full_run_beside_an_adapter(cli: Cli, flags: list[object]) -> None:
     for method in ("lora", "full"):
         assert cli("train", "--method", method, *flags, "--output", f"runs/{method}").code == 0
-        assert cli("eval", f"runs/{method}", "--task", "sample-boolq", "--limit", 8).code == 0
+        assert cli("eval", f"runs/{method}", "--task", "sample-boolq", "--eval-rows", 8).code == 0
     outcome = cli("report", "runs/lora", "runs/full", "--output", "report", "--json")
     assert outcome.code == 0, outcome.err
     record = json.loads(outcome.out)

@@ -172,7 +172,7 @@ def test_our_prompts_differ_by_the_line_break_only(cli: Cli, run: Path) -> None:
         wanted = [line_break.raw[0] + raw for raw in score.raw]
         assert log_likelihoods(sample) == pytest.approx(wanted, rel=1e-5, abs=1e-4)
         assert sample["acc"] == float(best(score.raw) == one.gold)
-    flags = ["--task", "sample-hellaswag", "--format", "continuation", "--limit", ROWS]
+    flags = ["--task", "sample-hellaswag", "--format", "continuation", "--eval-rows", ROWS]
     assert cli("eval", run, *flags).code == 0
     (evaluation,) = json.loads((run / "record.json").read_text())["evaluations"]
     assert evaluation["accuracy_raw"] == pytest.approx(
@@ -248,7 +248,7 @@ def test_activations_that_overflow_are_an_error_in_every_protocol(
     model.save_pretrained("large")
     task = write_task("endings", cut_as_lm_eval_does(examples_of("sample-hellaswag", 4)))
     harness = ["--harness", "lm-eval", "--task", task]
-    ours = ["--task", "sample-boolq", "--limit", 4, "--protocol", way]
+    ours = ["--task", "sample-boolq", "--eval-rows", 4, "--protocol", way]
     outcome = cli("eval", "large", *(harness if way == "lm-eval" else ours), "--output", "out")
     assert outcome.code == 1
     assert "weights or activations are not finite" in outcome.err and "mask" not in outcome.err
@@ -259,7 +259,7 @@ def test_activations_that_overflow_are_an_error_in_every_protocol(
 def test_what_is_written_and_when_it_is_refused(cli: Cli, run: Path) -> None:
     task = write_task("endings", cut_as_lm_eval_does(examples_of("sample-hellaswag")))
     record = (run / "record.json").read_text()
-    outcome = cli("eval", run, "--harness", "lm-eval", "--task", task, "--limit", 5, "--json")
+    outcome = cli("eval", run, "--harness", "lm-eval", "--task", task, "--eval-rows", 5, "--json")
     assert outcome.code == 0, outcome.err
     found = results_of(run, "endings")
     assert json.loads(outcome.out) == {"endings": found} and "samples" not in found
@@ -355,7 +355,7 @@ def test_an_adapter_s_norms_are_held_from_request_to_request(
     monkeypatch.setattr(HFLM, "_model_call", watched)
     task = write_task("sample-boolq", cut_as_lm_eval_does(examples_of("sample-boolq")))
     outcome = cli(
-        "eval", run, "--harness", "lm-eval", "--dtype", "bfloat16", "--batch-size", 8, "--task", task
+        "eval", run, "--harness", "lm-eval", "--dtype", "bfloat16", "--eval-batch-size", 8, "--task", task
     )
     assert outcome.code == 0, outcome.err
     assert len(held) > 1 and all(layers and all(layers) for layers in held)

@@ -59,6 +59,7 @@ def test_every_example_parses(command: list[str], monkeypatch: pytest.MonkeyPatc
             verb.main(command[1:])
         return
     monkeypatch.setattr(verb, "parse", parse_only)
+    monkeypatch.setattr(verb, "read_settings", lambda path: {}, raising=False)  # of a run that is not there
     with pytest.raises(_ParsedError):
         verb.main(command[1:])
 
@@ -91,8 +92,8 @@ def test_verb_help_needs_no_torch(verb: str) -> None:
 
 
 def _help(cli: Cli, verb: str) -> str:
-    """A verb's help without its boxes and line breaks."""
-    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", cli(verb, "--help").out).split())
+    """A verb's help without its line breaks."""
+    return " ".join(cli(verb, "--help").out.split())
 
 
 @pytest.mark.parametrize("verb", ["train", "compare"])
@@ -101,7 +102,7 @@ def test_help_names_presets_and_trackers_that_exist(cli: Cli, verb: str) -> None
 
     shown = _help(cli, verb)
     presets = {path.stem for path in (ROOT / "src/doratune/training/presets").glob("*.yaml")}
-    named = re.search(r"--preset \{None\}\|STR ([\w\-, ]+), or a YAML file", shown)
+    named = re.search(r"--preset NAME ([\w\-, ]+), or a YAML file", shown)
     assert named and set(named[1].split(", ")) == presets
     trackers = re.search(r"Trackers of transformers' Trainer: ([a-z, ]+)\.", shown)
     assert trackers and set(trackers[1].split(", ")) <= INTEGRATION_TO_CALLBACK.keys()

@@ -98,7 +98,7 @@ def test_the_verbs_need_no_network(blocked: Blocked, tiny_model: Path, tmp_path:
         "question": "Is the hub left alone?",
         "models": [str(tiny_model)],
         "methods": ["lora", "dora"],
-        "tasks": [{"train": "sample-boolq", "rows": 16, "limit": 4}],
+        "tasks": [{"train": "sample-boolq", "rows": 16, "eval_rows": 4}],
         "ranks": [4],
         "learning_rates": [1e-3],
         "seeds": [0],
@@ -106,7 +106,7 @@ def test_the_verbs_need_no_network(blocked: Blocked, tiny_model: Path, tmp_path:
     }
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
     rows = ["--task", "sample-boolq", "--rows", "16", *SMALL]
-    evaluated = ["--task", "sample-boolq", "--limit", "4"]
+    evaluated = ["--task", "sample-boolq", "--eval-rows", "4"]
     commands = [
         ["env"],
         *(

@@ -37,7 +37,7 @@ def write_plan(path: Path, model: Path, **changes: Any) -> Path:
                 "formats": ["continuation"],
                 "rows": 160,
                 "validation_rows": 24,
-                "limit": 40,
+                "eval_rows": 40,
             }
         ],
         "ranks": [4],
@@ -285,7 +285,7 @@ def test_a_failed_run_is_named_and_ends_with_1(cli: Cli, tiny_model: Path, tmp_p
 
 @pytest.mark.slow
 def test_a_rate_that_diverges_is_lost_and_not_tried_again(tmp_path: Path, tiny_model: Path) -> None:
-    rows = {"train": "sample-boolq", "rows": 32, "validation_rows": 12, "limit": 20}
+    rows = {"train": "sample-boolq", "rows": 32, "validation_rows": 12, "eval_rows": 20}
     changes: dict[str, Any] = {"learning_rates": [1e-3, 1e30], "tasks": [rows]}
     plan = load_plan(str(write_plan(tmp_path / "plan.yaml", tiny_model, **changes)))
 

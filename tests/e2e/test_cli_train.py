@@ -130,7 +130,7 @@ def test_speedups_change_nothing_but_what_the_record_says_of_them(cli: Cli, flag
     assert off == [] and taken["supervised_forward"] == 1 and taken["rms_norm"] == 5
     scores = []
     for switch in ("on", "off"):
-        flags = ["--task", "sample-boolq", "--limit", 8, "--speedups", switch, "--overwrite"]
+        flags = ["--task", "sample-boolq", "--eval-rows", 8, "--speedups", switch, "--overwrite"]
         assert cli("eval", "on", *flags).code == 0
         rows = lines(Path("on", "predictions", "sample-boolq.jsonl"))
         scores.append([score for row in rows for score in row["scores"]])
@@ -144,7 +144,7 @@ def test_a_run_without_speedups_is_evaluated_without(cli: Cli, flags: list[objec
     Path("plain.yaml").write_text("speedups: off\n")
     assert cli("train", *flags, "--preset", "plain.yaml", "--output", "run").code == 0
     assert "speedups: 'off'" in Path("run", "config.yaml").read_text()
-    assert cli("eval", "run", "--task", "sample-boolq", "--limit", 4).code == 0
+    assert cli("eval", "run", "--task", "sample-boolq", "--eval-rows", 4).code == 0
     record = json.loads(Path("run", "record.json").read_text())
     assert record["training"]["speedups"] == record["evaluations"][0]["speedups"] == []
 
@@ -302,6 +302,53 @@ def test_a_checkpoint_that_does_not_match_is_not_resumed(cli: Cli, flags: list[o
     assert outcome.code == 0, outcome.err
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_run_is_not_resumed_on_another_base(
+    cli: Cli, flags: list[object], tiny_model: Path, file: str
+) -> None:
+    from safetensors.torch import save_file
+
+    shutil.copytree(tiny_model, "base")
+    every = [*flags, "--model", "base", "--save-steps", 2, "--output", "run"]
+    assert cli("train", *every).code == 0
+    adapter = adapter_weights(Path("run"))
+    shutil.rmtree("run/adapter")
+    Path("run/record.json").unlink()
+    shutil.rmtree("run/checkpoints/checkpoint-6")
+    path = Path("base") / file
+    whole = path.read_bytes()
+    if file == "config.json":
+        path.write_text(json.dumps({**json.loads(whole), "rms_norm_eps": 0.1}))
+    elif file == "tokenizer.json":
+        values = json.loads(whole)
+        vocabulary = values["model"]["vocab"]
+        vocabulary["Ġthe"], vocabulary["Ġis"] = vocabulary["Ġis"], vocabulary["Ġthe"]
+        path.write_text(json.dumps(values))
+    else:
+        tensors = load_file(path)
+        tensors["model.layers.1.mlp.up_proj.weight"] *= 1.5
+        save_file(tensors, path, metadata={"format": "pt"})
+    outcome = cli("train", *every, "--resume")
+    assert outcome.code == 2 and "begun with another base model" in outcome.err, outcome.err
+    assert not Path("run/adapter").exists()
+    path.write_bytes(whole)
+    assert cli("train", *every, "--resume").code == 0
+    assert all(one.equal(adapter[name]) for name, one in adapter_weights(Path("run")).items())
+
+
+def test_a_checkpoint_of_an_older_version_is_resumed_and_it_is_said(cli: Cli, flags: list[object]) -> None:
+    from doratune.training.checkpoints import seal
+
+    every = [*flags, "--save-steps", 2, "--output", "run"]
+    assert cli("train", *every).code == 0
+    Path("run/record.json").unlink()
+    shutil.rmtree("run/adapter")
+    Path("run/checkpoints/checkpoint-6/base_model.json").unlink()
+    seal(Path("run/checkpoints/checkpoint-6"))
+    outcome = cli("train", *every, "--resume")
+    assert outcome.code == 0 and "checkpoint-6 does not say what its base model was" in outcome.err
+
+
 def test_bfloat16_on_a_cpu(cli: Cli, flags: list[object]) -> None:
     outcome = cli("train", *flags, "--dropout", 0, "--dtype", "bfloat16", "--output", "run")
     assert outcome.code == 0, outcome.err
@@ -312,7 +359,7 @@ def test_bfloat16_on_a_cpu(cli: Cli, flags: list[object]) -> None:
     assert losses(Path("run")) == pytest.approx(
         losses(Path("exact")), abs=0.03
     )  # bfloat16: 8 bits, losses near 6.4
-    evaluated = cli("eval", "run", "--task", "sample-boolq", "--limit", 4)
+    evaluated = cli("eval", "run", "--task", "sample-boolq", "--eval-rows", 4)
     assert evaluated.code == 0 and "adapter merged into the base" in evaluated.err
     found = json.loads(Path("run/record.json").read_text())
     assert found["model"]["dtype"] == "bfloat16"  # that of training
@@ -320,7 +367,9 @@ def test_bfloat16_on_a_cpu(cli: Cli, flags: list[object]) -> None:
     difference = scored.pop("merge_difference")
     assert scored.pop("weights_checksum") == found["training"]["weights_checksum"]
     assert scored == {"weights": "adapter", "merged": True, "dtype": "float32"} and 0 < difference < 1e-4
-    by_name = cli("eval", "run", "--task", "sample-boolq", "--limit", 4, "--dtype", "bfloat16", "--overwrite")
+    by_name = cli(
+        "eval", "run", "--task", "sample-boolq", "--eval-rows", 4, "--dtype", "bfloat16", "--overwrite"
+    )
     assert by_name.code == 0 and "kept apart from the base" in by_name.err and "in bfloat16" in by_name.err
     (entry,) = json.loads(Path("run/record.json").read_text())["evaluations"]
     assert entry["scored"]["dtype"] == "bfloat16" and entry["scored"]["merged"] is False
@@ -334,7 +383,7 @@ def test_4_bit_base_trains_and_evaluates_in_4_bits(cli: Cli, flags: list[object]
     speedups = json.loads(Path("run", "record.json").read_text())["training"]["speedups"]
     taken = {one["name"] for one in speedups if one["taken"]}
     assert {"supervised_forward", "packing", "attention", "last_mlp", "rms_norm", "rotary"} <= taken
-    evaluated = cli("eval", "run", "--task", "sample-boolq", "--limit", 4)
+    evaluated = cli("eval", "run", "--task", "sample-boolq", "--eval-rows", 4)
     assert evaluated.code == 0 and "kept apart from the base" in evaluated.err
     assert {weight.dtype for weight in adapter_weights(Path("run")).values()} == {torch.float32}
 

@@ -48,7 +48,7 @@ def test_the_demo_runs_from_the_wheel(wheel: Path, tiny_model: Path, tmp_path: P
     subprocess.run([*pip, "--no-index", "--no-deps", str(wheel)], check=True)
 
     demo = ["doratune", "compare", "--preset", "demo", "--output", "runs/demo"]
-    small = ["--model", tiny_model, "--cutoff", 512, "--rows", 8, "--warmup-steps", 1, "--limit", 4]
+    small = ["--model", tiny_model, "--cutoff", 512, "--rows", 8, "--warmup-steps", 1, "--eval-rows", 4]
     result = environment.run(*demo, *small, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "sample-winogrande" in result.stdout

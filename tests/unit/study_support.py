@@ -31,7 +31,7 @@ PLAN: dict[str, Any] = {
     "question": "Does the study do what its plan says?",
     "models": ["smollm2-135m"],
     "methods": ["lora", "dora"],
-    "tasks": [{"train": "sample-boolq", "rows": 32, "validation_rows": 20, "limit": 40}],
+    "tasks": [{"train": "sample-boolq", "rows": 32, "validation_rows": 20, "eval_rows": 40}],
     "ranks": [4],
     "learning_rates": [1e-4, 1e-3],
     "seeds": [0, 1],
@@ -127,7 +127,7 @@ class MadeUpRunner:
             wanted.config.task[0],
             flags,
             data={**data, "sha256": wanted.asked},
-            limit=wanted.config.limit,
+            limit=wanted.config.eval_rows,
             format=wanted.config.format,
         )
         write_jsonl_atomic(

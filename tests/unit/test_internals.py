@@ -24,11 +24,12 @@ from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 import doratune
 from doratune.engine import _internals as of_engine
 from doratune.evaluation import _internals as of_evaluation
+from doratune.models._internals import gguf_reader
 from doratune.speedups import _internals as of_speedups
 from doratune.speedups.supervised_forward import SupervisedOutput
 
 SOURCE = Path(doratune.__file__).parent
-PACKAGES = ("engine", "speedups", "training", "evaluation", "bench")
+PACKAGES = ("engine", "models", "speedups", "training", "evaluation", "bench")
 OTHERS = ("torch", "transformers", "trl", "accelerate", "lm_eval")
 DOCUMENTED = (
     "torch.autograd.function",
@@ -268,3 +269,7 @@ def test_a_file_that_does_is_noticed(tmp_path: Path) -> None:
         "model._x",
         "torch.ops",
     ]
+
+
+def test_the_gguf_reader_draws_its_bar_by_a_name_of_its_module() -> None:
+    assert callable(gguf_reader.tqdm) and "tqdm(" in inspect.getsource(gguf_reader)

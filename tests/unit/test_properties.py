@@ -194,7 +194,7 @@ PRESET = {
     "rank": 8,
     "learning_rate": 1e-3,
     "methods": {"dora": {"rank": 4}},
-    "compare": {"limit": 5},
+    "compare": {"eval_rows": 5},
 }
 
 

@@ -19,6 +19,7 @@ Examples:
   doratune compare --task boolq --data boolq/train.json --test-data boolq/test.json --rows 2000
                    --epochs 1 --output runs/boolq
 """
+FIRST = ("model", "task", "data", "test_data", "output")
 
 
 class CompareCommand(CompareConfig):
@@ -74,4 +75,4 @@ def main(argv: list[str]) -> int:
 
 def _parse(argv: list[str], defaults: dict[str, object], source: str) -> CompareCommand:
     validate(CompareConfig, {"output": "-", **defaults}, where=source)
-    return parse(CompareCommand, argv, verb="compare", about=ABOUT, defaults=defaults)
+    return parse(CompareCommand, argv, verb="compare", about=ABOUT, first=FIRST, defaults=defaults)

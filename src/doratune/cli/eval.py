@@ -8,6 +8,7 @@ from doratune.cli.imports import lasting_imports
 from doratune.cli.parse import AsJson, parse, part, peek
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
+from doratune.evaluation.early import refuse_early
 
 ABOUT = """Evaluate a run directory, an adapter folder or a base model.
 
@@ -15,9 +16,10 @@ Examples:
   doratune eval finetuned_result/dora_r32 --task boolq
   doratune eval finetuned_result/dora_r32 --task boolq --data boolq/test.json --protocol generate
   doratune eval smollm2-135m --task sample-boolq sample-winogrande --format continuation
-  doratune eval path/to/peft_adapter --task hellaswag --limit 500 --output runs/adapter
+  doratune eval path/to/peft_adapter --task hellaswag --eval-rows 500 --output runs/adapter
   doratune eval finetuned_result/dora_r32 --harness lm-eval --task arc_easy piqa my_task.yaml
 """
+FIRST = ("target", "task", "data", "eval_rows", "output")
 
 
 class EvalCommand(EvalConfig):
@@ -33,12 +35,13 @@ class EvalCommand(EvalConfig):
 
 def main(argv: list[str]) -> int:
     """Run the verb."""
-    command = parse(EvalCommand, argv, verb="eval", about=ABOUT)
+    command = parse(EvalCommand, argv, verb="eval", about=ABOUT, first=FIRST)
     config = part(EvalConfig, command)
 
     if command.harness is not None:
         return _run_harness(config, argv, overwrite=command.overwrite, as_json=command.as_json)
 
+    refuse_early(config)
     with lasting_imports():
         from doratune.cli.output import configure_logging, new_console, print_json
         from doratune.evaluation.evaluate import evaluate

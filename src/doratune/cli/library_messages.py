@@ -66,6 +66,15 @@ HARMLESS = (
 )
 """What ordinary runs give, each looked at once."""
 
+HIDDEN_BARS = (
+    Harmless("transformers", "Loading weights", "seconds; the verb says next what it has loaded"),
+    Harmless("transformers", "Writing model shards", "seconds; the folder is named at the end"),
+    Harmless("transformers", "Converting and de-quantizing GGUF tensors", "once; `models.gguf` announces it"),
+    Harmless("datasets", "Generating .* split", "the number of rows is said, or why there are none"),
+    Harmless("datasets", "Saving the dataset", "seconds; tokenised rows, for the next run"),
+)
+"""Progress bars that are not drawn. lm-eval's are: nothing else tells how far it is."""
+
 
 def show_library_logs() -> None:
     """Show what libraries log as warnings and errors; to be called before they are imported, and after.

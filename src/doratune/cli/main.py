@@ -27,8 +27,14 @@ VERBS = {
     "run": "your own script, with the PEFT models it builds on the engine",
     "bench": "time and memory of DoRA and LoRA compared with PEFT's, by layer or by training step",
     "tasks": "the tasks there are, how their rows look, and a template for your own",
+    "methods": "the methods of training, one a line",
+    "models": "the built-in models, one a line, or the folder of one",
+    "presets": "the presets, one a line",
     "env": "what is installed, and how the engine computes here",
 }
+
+COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
+"""tyro's own flags."""
 
 OF_NAMES = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 """Errors of the system that come of a name that the user gave."""
@@ -55,6 +61,12 @@ examples:
   doratune tasks sample-boolq --show 2
   doratune run train.py --output_dir out
   doratune bench op --set cpu --case 4096x4096-r32-t512
+
+exit codes: 0 done, 1 failure, 2 the input cannot be used, 130 ended by Ctrl-C, 143 ended by SIGTERM;
+            run ends as the script that it runs
+
+shell completion (bash, zsh or tcsh):
+  doratune --tyro-print-completion bash > ~/.local/share/bash-completion/completions/doratune
 """
 
 
@@ -76,6 +88,12 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     verb, rest = arguments[0], arguments[1:]
     try:
+        if verb in COMPLETION:
+            check_installed(verb)
+            from doratune.cli.completion import complete
+
+            complete(arguments)
+            return 0
         if verb not in VERBS:
             raise InputError(
                 "unknown verb",

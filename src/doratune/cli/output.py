@@ -26,7 +26,7 @@ def show_messages() -> None:
 
 
 def configure_logging() -> None:
-    """Show doratune's messages and the libraries' warnings, without their progress bars."""
+    """Show doratune's messages and the libraries' warnings, without their progress bars (``HIDDEN_BARS``)."""
     show_messages()
     show_library_logs()
 

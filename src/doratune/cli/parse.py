@@ -13,6 +13,8 @@ os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
 
 import tyro
 
+from doratune.cli.flags import refuse_unknown_flags
+from doratune.cli.help import help_text
 from doratune.settings import Settings
 from doratune.training.presets import preset_names
 
@@ -25,7 +27,13 @@ Kind = TypeVar("Kind", bound=Settings)
 
 
 def parse(
-    kind: type[Kind], argv: list[str], *, verb: str, about: str, defaults: Mapping[str, Any] | None = None
+    kind: type[Kind],
+    argv: list[str],
+    *,
+    verb: str,
+    about: str,
+    first: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> Kind:
     """Read the flags of a verb.
 
@@ -34,11 +42,20 @@ def parse(
         argv: The arguments after the verb.
         verb: Its name.
         about: What ``--help`` shows above the options: what it does, and examples.
+        first: The settings that everyone needs; ``--help`` shows the others in groups below them.
         defaults: Values of a preset, already checked; flags override them.
 
     Returns:
-        The settings. Wrong flags end the process with exit code 2 and one message.
+        The settings. ``--help``, and values that are not of a flag's type, end the process, the latter with
+        exit code 2 and one message.
+
+    Raises:
+        InputError: A flag is unknown.
     """
+    if "-h" in argv or "--help" in argv:
+        print(help_text(kind, verb=verb, about=about, first=first, defaults=defaults), end="")
+        raise SystemExit(0)
+    refuse_unknown_flags(kind, argv, verb=verb)
     required = {name: tyro.MISSING for name, field in kind.model_fields.items() if field.is_required()}
     default = kind.model_construct(**{**required, **(defaults or {})})
     return tyro.cli(kind, args=argv, default=default, prog=f"doratune {verb}", description=about)
@@ -52,6 +69,13 @@ def part(kind: type[Kind], command: Settings) -> Kind:
 def command_line(verb: str, argv: list[str], *, without: Sequence[str] = ("--json",)) -> str:
     """The command as a shell reads it, for "reproduce" in a record, without some flags."""
     return shlex.join(["doratune", verb, *(word for word in argv if word not in without)])
+
+
+def print_list(described: Mapping[str, str]) -> None:
+    """Print names and what they are, one a line."""
+    width = max(map(len, described))
+    for name, what in described.items():
+        print(f"{name:{width}}  {what}")
 
 
 def peek(argv: list[str], *flags: str) -> dict[str, str | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from doratune.data.convert import convert_row
 from doratune.data.rows import Row
 from doratune.data.tasks import GENERIC, Task
 from doratune.errors import InputError
+from doratune.strict_json import repeated_key
 
 _LAYOUT = 'objects with the texts "instruction", "output", "answer" and, if there is one, "input"'
 _KEYS = ("instruction", "input", "output", "answer")
@@ -64,10 +64,11 @@ def _row(value: Any, task: Task | None, where: str, expected: str) -> Row:
     if not isinstance(value, _Object):
         raise InputError("a row is not an object", where=where, got=_short(value), expected=expected)
     if value.repeated is not None:
+        key, values = value.repeated
         raise InputError(
             "a row has one key several times",
             where=where,
-            got=f"{value.repeated!r} with the values {', '.join(map(_short, value.values_of_repeated))}",
+            got=f"{key!r} with the values {', '.join(map(_short, values))}",
             expected="each key once",
         )
     if task is None or task.sample:
@@ -125,11 +126,7 @@ class _Object(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        self.repeated: str | None = None
-        if len(self) < len(pairs):
-            counts = Counter(key for key, _ in pairs)
-            self.repeated = next(key for key, count in counts.items() if count > 1)
-            self.values_of_repeated = [value for key, value in pairs if key == self.repeated]
+        self.repeated = repeated_key(pairs)
 
 
 def _checked(value: dict[str, Any], where: str, *, named: bool) -> Row:

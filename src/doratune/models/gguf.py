@@ -6,6 +6,8 @@ import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +40,15 @@ def read_gguf(path: Path, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedTok
 
     _require_file(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = load_whole(
-            str(path.parent),
-            gguf_file=path.name,
-            # Dense floats: packed GGUF blocks can be neither trained through nor saved.
-            quantization_config=GgufConfig(dequantize=True),
-            **kwargs,
-        )
+        with _without_bars():
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            model = load_whole(
+                str(path.parent),
+                gguf_file=path.name,
+                # Dense floats: packed GGUF blocks can be neither trained through nor saved.
+                quantization_config=GgufConfig(dequantize=True),
+                **kwargs,
+            )
     except (DoratuneError, MemoryError):
         raise
     except Exception as error:  # the reader follows what the file says, to whatever error that ends in
@@ -69,6 +72,26 @@ def _without_added_ids(tokenizer: PreTrainedTokenizerBase, rows: int) -> PreTrai
     rebuilt = type(tokenizer)(tokenizer_object=pruned, **tokenizer.init_kwargs)
     rebuilt.chat_template = tokenizer.chat_template
     return rebuilt
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Leave out transformers' bars of the conversion, a few seconds each, which is announced in one line."""
+    from unittest.mock import patch
+
+    import transformers
+
+    from doratune.models._internals import gguf_reader
+
+    bars = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        with patch.object(gguf_reader, "tqdm", lambda tensors, **_: tensors):
+            yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 def convert_once(gguf: Path) -> Path:
@@ -96,7 +119,8 @@ def write_safetensors(gguf: Path, folder: Path) -> None:
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         model, tokenizer = read_gguf(gguf, dtype=torch.float32)
-        model.save_pretrained(partial)
+        with _without_bars():
+            model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         partial.chmod(0o755)
         try:

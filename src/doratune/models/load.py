@@ -10,15 +10,17 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from doratune.errors import DoratuneError, InputError, did_you_mean
+from doratune.errors import DoratuneError, InputError
 from doratune.hub import hub_or_cache
 from doratune.models.builtin import BUILTIN, resolve_builtin
+from doratune.models.config_files import refuse_repeated_keys, refuse_repeated_keys_of_hub
 from doratune.models.gguf import first_line, read_gguf, unreadable
+from doratune.models.names import no_such_model, refuse_unknown_model
 from doratune.models.precision import resolve_dtype
 from doratune.models.tokenizer import ensure_pad_token, refuse_unembedded_ids
 from doratune.models.weights import WeightFiles, refuse_pickles
 from doratune.models.whole import load_whole, refuse_not_finite
-from doratune.records.layout import ADAPTER_CONFIG, ADAPTER_NAME, MODEL_CONFIG, refuse_missing_folder
+from doratune.records.layout import ADAPTER_CONFIG, ADAPTER_NAME, MODEL_CONFIG
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +87,7 @@ def load_model(
         kwargs["device_map"] = device_map or {"": device}
 
     path = Path(name).expanduser()
-    refuse_missing_folder(name, "model", where="--model")
+    refuse_unknown_model(name)
     if name in BUILTIN:
         folder, source = resolve_builtin(name)
         model, tokenizer = _from_folder(folder, kwargs)
@@ -97,8 +99,6 @@ def load_model(
             raise InputError("a GGUF file cannot be loaded in 4 bits", where="--load-in-4bit", got=name)
         source = f"GGUF file {path}"
         model, tokenizer = read_gguf(path, **kwargs)
-    elif "/" not in name and (fix := did_you_mean(name, BUILTIN)):
-        raise _no_such_model(name, fix)
     else:
         source = f"hub {name}"
         model, tokenizer = _from_hub(name, {**kwargs, "trust_remote_code": trust_remote_code})
@@ -122,6 +122,7 @@ def _from_folder(folder: Path, kwargs: dict[str, Any]) -> tuple[PreTrainedModel,
         )
     if not (folder / MODEL_CONFIG).is_file():
         raise InputError("the model folder has no config.json", where="--model", got=folder)
+    refuse_repeated_keys(folder)
     WeightFiles(folder)  # its messages name the file; nothing but the headers is read
     try:
         return _pretrained(str(folder), kwargs)
@@ -146,20 +147,11 @@ def _from_hub(name: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, PreTr
                     got=f"{name}: {answer.failure}",
                     fix="check the id and the connection, or name a local folder",
                 ) from error
-            raise _no_such_model(name, f"check the path or id ({first_line(error)})") from error
+            raise no_such_model(name, f"check the path or id ({first_line(error)})") from error
+    refuse_repeated_keys_of_hub(name)
     if answer.failure:
         logger.warning("%s; the copy in the cache is used", answer.failure)
     return loaded
-
-
-def _no_such_model(name: str, fix: str) -> InputError:
-    return InputError(
-        "no such model",
-        where="--model",
-        got=name,
-        expected=f"a built-in name ({', '.join(BUILTIN)}), a folder, a .gguf file or a hub id",
-        fix=fix,
-    )
 
 
 def _pretrained(name: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

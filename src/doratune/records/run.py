@@ -21,6 +21,23 @@ Metric = Literal["accuracy", "accuracy_norm"]
 ScoredWeights = Literal["base", "adapter", "full"]
 
 
+class ConfigRecord(Record):
+    """The settings of a base model's config.json, as transformers filled them in."""
+
+    transformers: str  #: its version, which decides what settings there are
+    settings: dict[str, Any]  #: those that can change what the model computes
+
+
+class TokenizerRecord(Record):
+    """What a base model's tokenizer does."""
+
+    vocabulary: Count  #: how many tokens it has
+    eos: int  #: the id that closes a training row
+    ends: list[int]  #: the ids that end a generated answer; generation_config.json may add some
+    prompts: dict[str, str]  #: ids of texts of ours, with the special tokens around them
+    completions: dict[str, str]  #: ids of texts of ours, without
+
+
 class ModelRecord(Record):
     """The base model, before any adapter."""
 
@@ -29,6 +46,8 @@ class ModelRecord(Record):
     dtype: str  #: the type of the base weights, such as "float32"
     parameters: Count  #: number of parameters of the base model
     fingerprint: str | None = None  #: hash of its weights, see ``base_model``; None where it was not taken
+    config: ConfigRecord | None = None  #: what it computes besides; None in records of older versions
+    tokenizer: TokenizerRecord | None = None  #: what ids it computes on; None in records of older versions
 
 
 class ParameterCount(Record):

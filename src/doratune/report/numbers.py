@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from doratune.duration import duration as duration
+
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -54,19 +56,6 @@ def slope(value: float | None) -> str:
 def p_value(p: float) -> str:
     """0.0312 as "p = 0.031"; what would round to zero as "p < 0.001"."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-def duration(seconds: float) -> str:
-    """112.3 seconds as "1 min 52 s"; under ten seconds with a decimal, from an hour on without seconds."""
-    if round(seconds, 1) < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def gigabytes(count: int) -> str:

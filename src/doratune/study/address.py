@@ -21,6 +21,9 @@ RUN_SCHEMA = 1
 
 ADDRESS_DIGITS = 10
 
+FORMER_DEFAULTS: Mapping[str, Any] = {"warmup_steps": 100}
+"""Left out of an address as they were, so that older runs are found; the defaults of today are in it."""
+
 WITHOUT_EFFECT = differences.WITHOUT_EFFECT | {"output", "model", "data", "device_map"}
 """Settings without effect on the result, and those that enter the address as a hash of their content."""
 
@@ -28,7 +31,8 @@ WITHOUT_EFFECT = differences.WITHOUT_EFFECT | {"output", "model", "data", "devic
 def run_address(config: TrainConfig, *, model: str, data: str) -> str:
     """The address of a trained run.
 
-    Settings at their default are left out, so that a setting added later keeps old addresses valid.
+    Settings at their default are left out, so that a setting added later keeps old addresses valid; for
+    a default that has changed, see ``FORMER_DEFAULTS``.
 
     Args:
         config: The whole configuration; its paths do not matter.
@@ -36,6 +40,10 @@ def run_address(config: TrainConfig, *, model: str, data: str) -> str:
         data: SHA-256 of the training rows.
     """
     settings = config.model_dump(mode="json", exclude_defaults=True, exclude=set(WITHOUT_EFFECT))
+    for name, former in FORMER_DEFAULTS.items():
+        settings[name] = getattr(config, name)
+        if settings[name] == former:
+            del settings[name]
     return address({"schema": RUN_SCHEMA, "config": settings, "model": model, "data": data})
 
 
@@ -45,7 +53,7 @@ def address(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:ADDRESS_DIGITS]
 
 
-MODEL_FILES = ("config.json", "tokenizer*.json", "tokenizer.model", "*.safetensors", "*.bin")
+MODEL_FILES = ("*.json", "merges.txt", "vocab.txt", "*.model", "*.safetensors", "*.bin")
 """The files in a model's folder that determine its results."""
 
 

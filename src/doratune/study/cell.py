@@ -197,7 +197,7 @@ def check_same_rows(
             "the arms did not answer the same rows, so they cannot be compared",
             where=f"{first}, {second}",
             got=f"{len(unpaired)} rows that only one of them answered, such as row {min(unpaired)}",
-            fix="evaluate both on the same data with the same --limit",
+            fix="evaluate both on the same data with the same --eval-rows",
         )
 
 

@@ -24,7 +24,7 @@ from doratune.records.run import Protocol
 from doratune.records.study import StudyMethod, StudyRecord
 from doratune.settings import LaxPath, Positive, validate
 from doratune.study.address import ADDRESS_DIGITS, WITHOUT_EFFECT
-from doratune.study.plan import CROSSED, Plan, Rate, Seed, check_plan
+from doratune.study.plan import CROSSED, Plan, Rate, Seed, check_plan, recorded_plan
 from doratune.training.config import TrainingSettings
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class CompareConfig(TrainingSettings):
     """JSON or JSONL file with the test rows, for a comparison on --data."""
     protocol: Protocol = "likelihood"
     """likelihood: rank the candidate answers; generate: beam search and answer pattern."""
-    limit: Positive | None = None
+    eval_rows: Positive | None = None
     """Only the first so many test rows of each task."""
     eval_batch_size: Positive = 32
     """Rows per forward pass in evaluation."""
@@ -87,7 +87,7 @@ def comparison_plan(config: CompareConfig, own: Mapping[StudyMethod, CompareConf
                 "formats": [config.format],
                 "rows": config.rows,
                 "validation_rows": config.validation_rows if len(rates) > 1 else None,
-                "limit": config.limit,
+                "eval_rows": config.eval_rows,
                 "train_data": config.data,
                 "test_data": config.test_data,
             }
@@ -198,7 +198,7 @@ def check_same(study: Study, earlier: StudyRecord) -> None:
         raise InputError(
             "the folder holds a report, not a comparison", where=where, fix="choose another --output"
         )
-    before = validate(Plan, earlier.plan, where=f"{where}, plan")
+    before = recorded_plan(earlier.plan, where=f"{where}, plan")
     changed = [*_changed_inputs(study, before, earlier.inputs), *_changed_settings(study.plan, before)]
     if changed:
         raise InputError(
@@ -271,7 +271,7 @@ def _fixed(plan: Plan) -> dict[str, Any]:
         "format": _listed(task.formats),
         "rows": task.rows,
         "validation_rows": task.validation_rows,
-        "limit": task.limit,
+        "eval_rows": task.eval_rows,
         "rank": _listed(plan.ranks),
         "alpha": plan.alpha(rank),
         "protocol": plan.protocol,

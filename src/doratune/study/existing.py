@@ -255,7 +255,7 @@ def _check_same_data(
         )
     facts = {
         "data (SHA-256)": (ours.data.sha256, theirs.data.sha256),
-        "limit": (ours.limit, theirs.limit),
+        "eval_rows": (ours.limit, theirs.limit),
         "rows": (ours.rows, theirs.rows),
         "metric": (ours.metric, theirs.metric),
     }
@@ -267,5 +267,5 @@ def _check_same_data(
                 else f"the runs report different accuracies of {task}, so they cannot be compared",
                 where=f"{first.run.directory}, {second.run.directory}",
                 got=f"{fact} {our_value}, {their_value}",
-                fix="evaluate both on the same data with the same --limit",
+                fix="evaluate both on the same data with the same --eval-rows",
             )

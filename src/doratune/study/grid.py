@@ -90,7 +90,7 @@ class Group:
                 "settings": {key: value for key, value in shared.items() if key not in WITHOUT_EFFECT},
                 "format": self.format,
                 "protocol": self.plan.protocol,
-                "limit": self.material.entry.limit,
+                "limit": self.material.entry.eval_rows,
                 "data": rows if len(tests) > 1 else tests[0].record.asked,
             }
         )
@@ -164,8 +164,8 @@ class Group:
             split=split,
             format=self.format,
             protocol=self.plan.protocol,
-            limit=self.material.entry.limit if split == "test" else None,
-            batch_size=self.plan.eval_batch_size,
+            eval_rows=self.material.entry.eval_rows if split == "test" else None,
+            eval_batch_size=self.plan.eval_batch_size,
             output=output,
             trust_remote_code=self.plan.settings.get("trust_remote_code", False),
         )
@@ -173,7 +173,7 @@ class Group:
     def _answers(self, test: Test, target: str, folder: Path) -> Wanted:
         """The evaluation on the test rows of a task."""
         config = self._evaluation(target, test.task.name, test.data, "test", folder)
-        limit = self.material.entry.limit or test.record.rows
+        limit = self.material.entry.eval_rows or test.record.rows
         return Wanted(test.task.name, config, test.record.asked, min(limit, test.record.rows))
 
 

@@ -75,13 +75,13 @@ class Wanted:
         return read_answers(folder, found) if found is not None and folder is not None else None
 
     def _check_rows(self, found: Evaluation, folder: Path) -> None:
-        if (found.data.asked, found.limit) != (self.asked, self.config.limit):
+        if (found.data.asked, found.limit) != (self.asked, self.config.eval_rows):
             raise InputError(
                 f"a finished run was evaluated on other rows of {found.task} than the plan now has",
                 where=str(folder),
-                got=f"SHA-256 {found.data.asked[:12]}, limit {found.limit}",
-                expected=f"SHA-256 {self.asked[:12]}, limit {self.config.limit}",
-                fix="give the rows and limit it was evaluated on, or another --output",
+                got=f"SHA-256 {found.data.asked[:12]}, eval_rows {found.limit}",
+                expected=f"SHA-256 {self.asked[:12]}, eval_rows {self.config.eval_rows}",
+                fix="give the rows and --eval-rows it was evaluated on, or another --output",
             )
 
 

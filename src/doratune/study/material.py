@@ -279,7 +279,7 @@ def _test(plan: Plan, entry: PlanTask, task: Task) -> Test:
         definition=task.definition,
     )
     for form in entry.formats:  # refuses unusable rows before anything is trained
-        build_examples(loaded.rows[: entry.limit], source=loaded.source, fmt=form, task=task)
+        build_examples(loaded.rows[: entry.eval_rows], source=loaded.source, fmt=form, task=task)
     return Test(task, data, record)
 
 

@@ -64,7 +64,7 @@ class PlanTask(Settings):
     """At most this many training rows, of a mixture per task, drawn by the run's seed; None: all of them."""
     validation_rows: Positive | None = None
     """Rows taken out of train, on which the learning rate is chosen; None: there is only one rate."""
-    limit: Positive | None = None
+    eval_rows: Positive | None = None
     """Only the first so many test rows of each task."""
     train_data: LaxPath | None = None
     """JSON or JSONL file with the training rows, instead of the hub; for commonsense-mix a folder."""
@@ -237,6 +237,29 @@ def _share(entry: PlanTask, kept: int) -> Sizes | None:
 def tested(plan: Plan) -> list[str]:
     """Names of the tasks that a plan tests, in its order, each once."""
     return list(dict.fromkeys(plain_name(name).lower() for entry in plan.tasks for name in entry.tests))
+
+
+def recorded_plan(values: dict[str, Any], *, where: str) -> Plan:
+    """The plan in a study's record, also as older versions wrote it.
+
+    Args:
+        values: What the record holds.
+        where: The record, for messages.
+
+    Raises:
+        InputError: It is not a plan.
+    """
+    tasks = values.get("tasks")
+    if isinstance(tasks, list) and any("limit" in task for task in tasks if isinstance(task, dict)):
+        values = values | {
+            "tasks": [_renamed(task, "limit", "eval_rows") for task in tasks],
+            "settings": {"warmup_steps": 100} | values.get("settings", {}),  # the default at that time
+        }
+    return validate(Plan, values, where=where)
+
+
+def _renamed(values: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    return {new if key == old else key: value for key, value in values.items()}
 
 
 def check_plan(plan: Plan, source: str) -> None:

@@ -1,4 +1,4 @@
-"""Metrics, progress, and an orderly stop on Ctrl-C or SIGTERM during training."""
+"""Metrics, and an orderly stop on Ctrl-C or SIGTERM during training."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from doratune.records.base import finite_or_none
@@ -91,65 +89,6 @@ class MetricsCallback(TrainerCallback):
 def _strict(line: dict[str, Any]) -> dict[str, Any]:
     """The line with null for what JSON cannot hold: NaN and infinities."""
     return {key: finite_or_none(value) for key, value in line.items()}
-
-
-class ProgressCallback(TrainerCallback):
-    """A bar with loss, tokens/s and time left; without a terminal, ten lines over the whole run."""
-
-    def __init__(self, metrics: MetricsCallback, label: str) -> None:
-        self.metrics = metrics
-        self.label = label
-        self.console = Console(file=sys.stderr)
-        self._bar: Progress | None = None
-        self._task: Any = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Open the bar."""
-        if not state.is_world_process_zero or not self.console.is_terminal:
-            return
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total} steps  {task.fields[status]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-        )
-        self._task = self._bar.add_task(
-            self.label, total=state.max_steps, completed=state.global_step, status=""
-        )
-        self._bar.start()
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Show the newest figures."""
-        if not state.is_world_process_zero or "loss" not in (logs or {}):
-            return
-        speed = self.metrics.tokens / max(self.metrics.seconds, 1e-9)
-        status = f"loss {self.metrics.loss:.3f}  {speed:,.0f} tokens/s"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=state.global_step, status=status)
-        elif state.global_step % max(state.max_steps // 10, 1) == 0:
-            left = self.metrics.seconds / state.global_step * (state.max_steps - state.global_step)
-            self.console.print(
-                f"{self.label}: step {state.global_step}/{state.max_steps}  {status}  {left:.0f} s left",
-                highlight=False,
-            )
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Close the bar."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
 
 
 class StopCallback(TrainerCallback):

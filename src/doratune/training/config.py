@@ -1,11 +1,13 @@
 """The settings of a training run: strict, documented once, used by flags, presets and config.yaml alike.
 
 No torch here, so that ``--help`` stays fast. Defaults are those of the paper's commonsense runs
-(arXiv 2402.09353, appendix; the authors' LLaMA-7B scripts).
+(arXiv 2402.09353, appendix; the authors' LLaMA-7B scripts), but for the warm-up, whose 100 steps are longer
+than a short run.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -14,6 +16,9 @@ from doratune.errors import InputError
 from doratune.records.run import Format
 from doratune.settings import Dtype, LaxPath, OnOff, Positive, Settings
 
+WARMUP_SHARE = 0.03
+"""Of all optimizer steps, where no number of warm-up steps is given."""
+FEW_STEPS = 10
 LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 
 
@@ -54,8 +59,8 @@ class TrainingSettings(Settings):
     """Peak learning rate of AdamW."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Learning rate after the warm-up."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
-    """Optimizer steps of linear warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Optimizer steps of linear warm-up; None: 3 % of all steps."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's decoupled weight decay."""
     epochs: Annotated[float, Field(gt=0)] = 3.0
@@ -98,7 +103,25 @@ class TrainingSettings(Settings):
 
     def total_steps(self, rows: int) -> int:
         """Optimizer steps that ``rows`` training rows come to."""
-        return self.steps or max(round(-(-rows // self.batch_size) * self.epochs), 1)
+        return self.steps or max(math.ceil(self.epochs * -(-rows // self.batch_size)), 1)
+
+    def warmup(self, steps: int) -> int:
+        """Optimizer steps of warm-up in a run of ``steps``.
+
+        Raises:
+            InputError: The warm-up that was asked for is as long as the run, or longer.
+        """
+        if self.warmup_steps is None:
+            # The learning rate of the first warm-up step is 0, which a run of a few steps cannot spare.
+            return max(round(WARMUP_SHARE * steps), int(steps > FEW_STEPS))
+        if self.warmup_steps >= steps:
+            raise InputError(
+                "the run would end before its warm-up does",
+                where="--warmup-steps",
+                got=f"{self.warmup_steps} warm-up steps of {steps} in all",
+                fix="lower --warmup-steps, or train for more --epochs or --steps",
+            )
+        return self.warmup_steps
 
 
 class TrainConfig(TrainingSettings):

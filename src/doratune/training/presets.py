@@ -7,6 +7,7 @@ Besides settings of training a preset may hold ``include`` (another preset, whos
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import Any
 
 from doratune.errors import InputError
@@ -40,6 +41,12 @@ class Preset:
 def preset_names() -> list[str]:
     """Names of the presets that ship with doratune."""
     return shipped_names("doratune.training", "presets")
+
+
+def preset_title(name: str) -> str:
+    """What a shipped preset is for: the first line of its file, a comment."""
+    text = (resources.files("doratune.training") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    return text.partition("\n")[0].removeprefix("#").strip()
 
 
 def load_preset(name: str, *, included_by: tuple[str, ...] = ()) -> Preset:

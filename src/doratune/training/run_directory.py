@@ -1,7 +1,7 @@
 """A run directory: whether a run may write to it, and what is in it.
 
 config.yaml is written first and record.json last, so a directory with the first and without the second holds
-an unfinished run.
+an unfinished run. torch is imported only to write or to resume: what is refused is refused before.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from accelerate import PartialState
 
 from doratune.errors import DivergedError, DoratuneError, InputError
 from doratune.records.layout import (
@@ -33,7 +32,6 @@ from doratune.records.layout import (
 from doratune.records.lock import locked
 from doratune.records.run import Divergence
 from doratune.settings import validate
-from doratune.training.checkpoints import last_whole
 from doratune.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -54,6 +52,22 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
     Raises:
         InputError: If there is no unfinished run, or it was started with other settings.
     """
+    refuse_other_run(config)
+    from doratune.training.checkpoints import last_whole
+
+    if has_diverged(config.output):
+        logger.warning(
+            "training in %s diverged before, and does so again unless its cause is gone", config.output
+        )
+    return last_whole(config.output)
+
+
+def refuse_other_run(config: TrainConfig) -> None:
+    """Check that ``config.output`` holds an unfinished run of this configuration.
+
+    Raises:
+        InputError: If there is no unfinished run, or it was started with other settings.
+    """
     output = config.output
     if is_recorded(output):
         raise InputError("the run is finished; there is nothing to resume", where="--resume", got=output)
@@ -67,11 +81,9 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
             "a run can only be resumed with the settings it was started with",
             where=str(output / CONFIG_NAME),
             got="; ".join(changed),
-            fix="resume without these flags, or train into another folder",
+            fix=f"resume with --config {output / CONFIG_NAME} and without these flags, or train into another "
+            "folder",
         )
-    if has_diverged(output):
-        logger.warning("training in %s diverged before, and does so again unless its cause is gone", output)
-    return last_whole(output)
 
 
 def refuse_taken(output: Path) -> None:
@@ -107,6 +119,8 @@ def opened(config: TrainConfig, *, again: bool, afresh: bool) -> Iterator[None]:
         DoratuneError: Something could not be written; what had been written is kept.
         DivergedError: Raised inside; the run directory then says so.
     """
+    from accelerate import PartialState
+
     if not PartialState().is_main_process:
         yield
         return
@@ -159,6 +173,32 @@ def _start(config: TrainConfig) -> None:
 
 def _held(output: Path) -> list[str]:
     return [name for name in sorted(RUN_NAMES) if (output / name).exists()]
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a config.yaml, to be used again for another run.
+
+    Args:
+        path: The file, in a run directory or elsewhere.
+
+    Returns:
+        The settings by name, without the output.
+
+    Raises:
+        InputError: There is no such file, or it is not a run's.
+    """
+    if path.is_dir():
+        path /= CONFIG_NAME
+    if not path.is_file():
+        raise InputError("there is no such configuration", where="--config", got=path, fix="check the path")
+    try:
+        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError("the configuration cannot be read", where=str(path), got=error) from error
+    if not isinstance(values, dict):
+        raise InputError("the configuration is not a mapping of settings", where=str(path))
+    config = validate(TrainConfig, {**values, "output": "-"}, where=str(path))
+    return config.model_dump(exclude={"output"})
 
 
 def read_config(run: Path) -> TrainConfig:

@@ -16,6 +16,7 @@ from peft import PeftModel
 from transformers import PrinterCallback, set_seed
 
 from doratune.data.examples import Example
+from doratune.duration import about
 from doratune.environment import describe_environment
 from doratune.errors import InputError, StoppedError
 from doratune.hub import without_telemetry
@@ -25,31 +26,44 @@ from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model
 from doratune.models.precision import resolve_dtype
 from doratune.peft.load import fill_adapter
-from doratune.records.layout import CHECKPOINTS_NAME, refuse_output, weights_path, write_record
-from doratune.records.run import ChangeRecord, ParameterCount, RunRecord, TrainingRecord
+from doratune.records.layout import (
+    CHECKPOINTS_NAME,
+    checkpoints,
+    weights_path,
+    write_base_model,
+    write_record,
+)
+from doratune.records.run import ChangeRecord, ModelRecord, ParameterCount, RunRecord, TrainingRecord
 from doratune.records.weights import weights_checksum
 from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory
 from doratune.training._internals import TRAINING_ARGS_NAME, SFTConfig
 from doratune.training.adapter import add_adapter
-from doratune.training.callbacks import MetricsCallback, ProgressCallback, StopCallback
+from doratune.training.callbacks import MetricsCallback, StopCallback
+from doratune.training.card import name_base, write_card
 from doratune.training.changes import changes_since, starting_point
-from doratune.training.checkpoints import CheckpointCallback
-from doratune.training.config import TrainConfig, check_method
-from doratune.training.data import load_training_examples, name_rows
+from doratune.training.checkpoints import CheckpointCallback, refuse_other_base
+from doratune.training.config import TrainConfig
+from doratune.training.data import name_rows
+from doratune.training.early import Rows, load_rows, refuse_early, uneven_batch
+from doratune.training.estimate import seconds_per_step
+from doratune.training.progress import ProgressCallback
 from doratune.training.tokenise import encode_examples
 from doratune.training.trainer import RowTrainer
 
 logger = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> RunRecord:
+def train(
+    config: TrainConfig, *, resume: bool = False, overwrite: bool = False, loaded: Rows | None = None
+) -> RunRecord:
     """Train an adapter, or all weights, and write the run directory.
 
     Args:
         config: The resolved configuration.
         resume: Continue from the last checkpoint in ``config.output``.
         overwrite: Replace the run in ``config.output``.
+        loaded: What ``load_rows`` gave for the configuration, if that has been called.
 
     Returns:
         The run's record, also written to record.json.
@@ -61,30 +75,25 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         DoratuneError: Training moved no weight at all.
     """
     started = datetime.datetime.now(datetime.UTC)
-    check_method(config)
-    refuse_output(config.output)
+    refuse_early(config, resume=resume, overwrite=overwrite)
     checkpoint = run_directory.checkpoint_to_resume(config) if resume else None
-    if not (resume or overwrite):
-        run_directory.refuse_taken(config.output)
-    examples, data = load_training_examples(config)
+    examples, data = loaded or load_rows(config)
     base = load_base(config)
-    rows = encode_examples(
-        examples,
-        base.tokenizer,
-        cutoff=config.cutoff,
-        drop_long_rows=config.drop_long_rows,
-        loss_on_prompt=config.loss_on == "prompt-and-answer",
-        context=positions(base.model.config),
-    ).shuffle(seed=config.seed, keep_in_memory=True)
     base_record = model_record(base)
+    if checkpoint is not None:
+        refuse_other_base(checkpoint, base_record)
+    rows = encode_rows(config, base, examples)
     metrics, stop = MetricsCallback(config.output), StopCallback()
-    trainer, speedups = build_trainer(config, base, rows, metrics, stop, examples=examples)
+    trainer, speedups = build_trainer(
+        config, base, rows, metrics, stop, examples=examples, base_record=base_record
+    )
     model: Any = trainer.model
     parameters, start = _parameter_count(model), starting_point(model)
     if checkpoint is not None and isinstance(trainer.model, PeftModel):
         fill_adapter(trainer.model, checkpoint)  # transformers passes over what does not match
     with run_directory.opened(config, again=resume or overwrite, afresh=checkpoint is None):
         logger.info("training %s on %d rows with %s", config.method, len(rows), base.source)
+        _say_how_long(trainer, config, checkpoint)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
@@ -99,7 +108,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
             )
         trainer.check_final()
         changes = changes_since(start, model)
-        checksum = _save_weights(trainer, weights_path(config.output, config.method))
+        checksum = _save_weights(trainer, weights_path(config.output, config.method), base_record)
         record = RunRecord(
             name=config.output.name,
             method=config.method,
@@ -115,6 +124,9 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
             finished=datetime.datetime.now(datetime.UTC),
         )
         if trainer.is_world_process_zero():
+            if config.method != "full":
+                name_base(weights_path(config.output, config.method), config.model)
+                write_card(weights_path(config.output, config.method), record)
             write_record(config.output, record)
     return record
 
@@ -137,6 +149,22 @@ def load_base(config: TrainConfig) -> LoadedModel:
     )
 
 
+def encode_rows(config: TrainConfig, base: LoadedModel, examples: list[Example]) -> Dataset:
+    """The rows that a run trains on, in the seed's order.
+
+    Raises:
+        InputError: Rows are too long, for the cutoff or the model.
+    """
+    return encode_examples(
+        examples,
+        base.tokenizer,
+        cutoff=config.cutoff,
+        drop_long_rows=config.drop_long_rows,
+        loss_on_prompt=config.loss_on == "prompt-and-answer",
+        context=positions(base.model.config),
+    ).shuffle(seed=config.seed, keep_in_memory=True)
+
+
 def build_trainer(
     config: TrainConfig,
     base: LoadedModel,
@@ -145,6 +173,7 @@ def build_trainer(
     stop: StopCallback,
     *,
     examples: Sequence[Example] = (),
+    base_record: ModelRecord | None = None,
 ) -> tuple[RowTrainer, SpeedupReport | None]:
     """Adapt ``base`` if the method does, and make the trainer of a run; nothing is written before it trains.
 
@@ -155,6 +184,7 @@ def build_trainer(
         metrics: Writes the run's metrics.jsonl.
         stop: Ends the run in order on Ctrl-C or SIGTERM.
         examples: What the rows were made of, by which messages name them.
+        base_record: What checkpoints say of the base model.
 
     Returns:
         The trainer, and what was sped up in its model, None with ``speedups`` off.
@@ -190,29 +220,32 @@ def build_trainer(
                 metrics,
                 ProgressCallback(metrics, config.method),
                 stop,
-                CheckpointCallback(config.output, keep=config.keep_checkpoints),
+                CheckpointCallback(
+                    config.output, keep=config.keep_checkpoints, model=config.model, base=base_record
+                ),
             ],
         )
     trainer.remove_callback(PrinterCallback)
     return trainer, speed_up(base.model, training=True) if config.speedups == "on" else None
 
 
+def _say_how_long(trainer: RowTrainer, config: TrainConfig, checkpoint: Path | None) -> None:
+    """Say how many steps there are, and how long they will take on this machine."""
+    steps = config.total_steps(len(trainer.batches.lengths))
+    done = next((step for step, folder in checkpoints(config.output).items() if folder == checkpoint), 0)
+    each = seconds_per_step(trainer)
+    time = "" if each is None else f", {about(each * (steps - done))} on this machine (estimated)"
+    logger.info("%s%s", f"{steps - done:,} of {steps:,} steps left" if done else f"{steps:,} steps", time)
+
+
 def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates: bool) -> SFTConfig:
-    steps = config.total_steps(rows)
-    if config.warmup_steps >= steps:
-        raise InputError(
-            "the run would end before its warm-up does",
-            where="--warmup-steps",
-            got=f"{config.warmup_steps} warm-up steps of {steps} in all",
-            fix="lower --warmup-steps, or train for more --epochs or --steps",
-        )
     args = SFTConfig(
         output_dir=str(config.output / CHECKPOINTS_NAME),
         num_train_epochs=config.epochs,
         max_steps=config.steps or -1,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule if config.schedule != "constant" else "constant_with_warmup",
-        warmup_steps=config.warmup_steps,
+        warmup_steps=config.warmup(config.total_steps(rows)),
         weight_decay=config.weight_decay,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -242,12 +275,7 @@ def _share_out(config: TrainConfig, args: SFTConfig) -> None:
     devices = args.world_size
     micro = config.micro_batch_size or max(config.batch_size // devices, 1)
     if config.batch_size % (micro * devices):
-        raise InputError(
-            "the batch cannot be divided evenly",
-            where="--batch-size, --micro-batch-size",
-            got=f"{config.batch_size} rows over {devices} device(s) in micro-batches of {micro}",
-            expected="batch size = micro-batch size x devices x a whole number",
-        )
+        raise uneven_batch(config, f"micro-batches of {micro} on {devices} device(s)")
     args.per_device_train_batch_size = args.per_device_eval_batch_size = micro
     args.gradient_accumulation_steps = config.batch_size // (micro * devices)
 
@@ -266,7 +294,7 @@ def _parameter_count(model: Any) -> ParameterCount:
     return ParameterCount(trainable=trainable, total=total, share=trainable / total)
 
 
-def _save_weights(trainer: RowTrainer, folder: Path) -> str | None:
+def _save_weights(trainer: RowTrainer, folder: Path, base: ModelRecord) -> str | None:
     """Write the adapter as PEFT does, or the model as transformers does, without pickled arguments.
 
     Returns:
@@ -276,6 +304,8 @@ def _save_weights(trainer: RowTrainer, folder: Path) -> str | None:
     if not trainer.is_world_process_zero():
         return None
     (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+    if isinstance(trainer.model, PeftModel):
+        write_base_model(folder, base)  # an adapter may be evaluated without its run
     return weights_checksum(folder)
 
 

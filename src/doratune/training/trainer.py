@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,15 +122,21 @@ class RowTrainer(SFTTrainer):
         model: Any = self.model_wrapped
         model.eval()
         rows = range(min(self.args.per_device_train_batch_size, len(self.batches.lengths)))
-        columns: Any = self._rows.select(rows).select_columns(["input_ids", "labels"])
-        inputs = self.data_collator(columns.to_list())
-        loss, _, _ = self.prediction_step(model, inputs, prediction_loss_only=True)
+        loss, _, _ = self.prediction_step(model, self._collated(rows), prediction_loss_only=True)
         if loss is not None and not self._everywhere(loss):
             self._stop("the trained model's loss is not finite", {})
         # Divided by an infinite norm, a layer's output is zero, and the loss finite.
         norms = dora_norms(model)
         if norms and not self._everywhere(*norms.values()):
             self._stop("a DoRA norm of the trained model is not finite", {})
+
+    def inputs(self, rows: Sequence[int]) -> dict[str, Any]:
+        """What the model is given for some rows, on its device."""
+        return {name: one.to(self.args.device) for name, one in self._collated(rows).items()}
+
+    def _collated(self, rows: Sequence[int]) -> dict[str, Any]:
+        columns: Any = self._rows.select(rows).select_columns(["input_ids", "labels"])
+        return self.data_collator(columns.to_list())
 
     def _problem(self, logs: Mapping[str, float]) -> str | None:
         """What ends training at the step that is logged, or None; takes note of a step that was left out."""

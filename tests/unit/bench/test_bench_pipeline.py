@@ -143,7 +143,7 @@ def test_doratune_understands_its_commands_and_both_sides_get_the_same_settings(
     assert (ours.method, ours.engine, ours.rows, ours.steps) == ("dora", "doratune", 1000, None)
     for phase, protocol in (("doratune-generate", "generate"), ("doratune-likelihood", "likelihood")):
         told = parse(EvalCommand, commands[phase][4:], verb="eval", about="")
-        assert (told.target, told.protocol, told.limit) == (str(ours.output), protocol, 300)
+        assert (told.target, told.protocol, told.eval_rows) == (str(ours.output), protocol, 300)
     theirs = commands["reference-train"]
     words = commands["doratune-train"]
     for name in set(PipelineSettings.model_fields) - {"targets", "format"}:
@@ -153,7 +153,7 @@ def test_doratune_understands_its_commands_and_both_sides_get_the_same_settings(
     generation = commands["reference-generate"]
     assert generation[generation.index("--adapter") + 1] == str(ours.output / "adapter")
     tried = parse(EvalCommand, rehearsal(config(), tmp_path)[4:], verb="eval", about="")
-    assert (tried.target, tried.limit, tried.task) == ("smollm2-135m", 1, ["boolq"])
+    assert (tried.target, tried.eval_rows, tried.task) == ("smollm2-135m", 1, ["boolq"])
 
 
 def python(code: str) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 
 from doratune.cli.library_messages import (
     HARMLESS,
+    HIDDEN_BARS,
     LIBRARIES,
     Harmless,
     is_harmless,
@@ -39,7 +40,7 @@ def literal(message: str) -> str:
     return max(re.split(r"\.\*|\\\w\+?\*?|[.'<>`+*]", message), key=len)
 
 
-@pytest.mark.parametrize("one", HARMLESS, ids=lambda one: one.message[:30])
+@pytest.mark.parametrize("one", HARMLESS + HIDDEN_BARS, ids=lambda one: one.message[:30])
 def test_what_is_kept_back_is_really_said(one: Harmless) -> None:
     """By its library, of the installed version; else the entry goes."""
     spec = find_spec(one.library)

@@ -10,6 +10,7 @@ from gguf_file import write_gguf
 
 from doratune.errors import InputError
 from doratune.models.fingerprint import fingerprint
+from doratune.models.gguf import write_safetensors
 from doratune.models.load import load_model
 from doratune.models.weights import weights_folder
 
@@ -42,3 +43,20 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").mkdir()
     with pytest.raises(InputError, match=r"no config\.json"):
         load_model(str(tmp_path / "model.gguf"))
+
+
+def test_a_conversion_draws_no_bars_and_leaves_the_switch(
+    gguf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import transformers
+
+    bars = transformers.utils.logging
+    before = bars.is_progress_bar_enabled()
+    bars.enable_progress_bar()
+    try:
+        write_safetensors(gguf, tmp_path / "out")
+        assert bars.is_progress_bar_enabled()
+    finally:
+        if not before:
+            bars.disable_progress_bar()
+    assert "%" not in capfd.readouterr().err and (tmp_path / "out" / "config.json").is_file()

@@ -30,7 +30,7 @@ FLAGS: dict[str, Any] = {
     "alpha": 8.0,
     "learning_rate": 1e-3,
     "rows": 32,
-    "limit": 20,
+    "eval_rows": 20,
     "epochs": 1.0,
     "warmup_steps": 1,
     "validation_rows": 10,
@@ -161,9 +161,9 @@ def test_another_comparison_is_not_resumed_and_every_difference_is_named(tmp_pat
     before = content(tmp_path)
     runner = MadeUpRunner()
     with pytest.raises(InputError) as raised:
-        run(tmp_path, runner, resume=True, rank=16, learning_rate=5e-2, limit=40)
+        run(tmp_path, runner, resume=True, rank=16, learning_rate=5e-2, eval_rows=40)
     assert raised.value.exit_code == 2
-    for difference in ("rank: 4 -> 16", "learning_rate of dora: 0.001 -> 0.05", "limit: 20 -> 40"):
+    for difference in ("rank: 4 -> 16", "learning_rate of dora: 0.001 -> 0.05", "eval_rows: 20 -> 40"):
         assert difference in raised.value.message
     assert runner.jobs == [] and content(tmp_path) == before
 
@@ -307,7 +307,7 @@ def test_a_method_may_have_its_own_settings(tmp_path: Path) -> None:
     assert record.differing["rank"] == {"lora": 4, "dora": 8}
 
 
-@pytest.mark.parametrize("changes", [{"seed": 1}, {"rows": 5}, {"format": "instruct"}, {"limit": 3}])
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"rows": 5}, {"format": "instruct"}, {"eval_rows": 3}])
 def test_a_method_cannot_have_its_own_rows_or_seed(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=rf"share this setting(.|\n)*{next(iter(changes))}"):
         own(tmp_path, **changes)
@@ -335,3 +335,18 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
 
 def test_the_mix_is_tested_task_by_task(tmp_path: Path) -> None:
     assert planned(tmp_path, task=["commonsense-mix"]).tasks[0].tests == list(MIXED)
+
+
+def test_a_comparison_recorded_under_an_older_name_of_a_setting_is_resumed(tmp_path: Path) -> None:
+    """``eval_rows`` of a plan was called ``limit``."""
+    run(tmp_path)
+    path = tmp_path / "out" / "study.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    (task,) = record["plan"]["tasks"]
+    task["limit"] = task.pop("eval_rows")
+    path.write_text(json.dumps(record), encoding="utf-8")
+    runner = MadeUpRunner()
+    run(tmp_path, runner, resume=True)
+    assert runner.jobs == []
+    with pytest.raises(InputError, match="eval_rows: 20 -> 40"):
+        run(tmp_path, resume=True, eval_rows=40)

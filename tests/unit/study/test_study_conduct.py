@@ -19,8 +19,8 @@ from doratune.study.schedule import Tried, choose_rate
 from doratune.study.study import run_study
 
 TWO = [
-    {"train": "sample-boolq", "validation_rows": 20, "limit": 40},
-    {"train": "sample-winogrande", "validation_rows": 20, "limit": 40},
+    {"train": "sample-boolq", "validation_rows": 20, "eval_rows": 40},
+    {"train": "sample-winogrande", "validation_rows": 20, "eval_rows": 40},
 ]
 
 
@@ -143,8 +143,8 @@ def test_weights_are_deleted_if_the_plan_says_so(tmp_path: Path) -> None:
 def test_other_test_rows_are_refused(tmp_path: Path) -> None:
     run(tmp_path, MadeUpRunner())
     runner = MadeUpRunner()
-    changed = [{"train": "sample-boolq", "rows": 32, "validation_rows": 20, "limit": 39}]
-    with pytest.raises(InputError, match=r"evaluated on other rows(.|\n)*limit 40(.|\n)*limit 39"):
+    changed = [{"train": "sample-boolq", "rows": 32, "validation_rows": 20, "eval_rows": 39}]
+    with pytest.raises(InputError, match=r"evaluated on other rows(.|\n)*eval_rows 40(.|\n)*eval_rows 39"):
         run(tmp_path, runner, tasks=changed)
 
 

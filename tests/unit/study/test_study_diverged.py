@@ -110,7 +110,7 @@ def test_an_arm_that_diverges_with_every_rate_has_no_result(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("rates", [[1e-4, 1e-3], [1e-3]])
 def test_a_cell_with_no_result_left(tmp_path: Path, rates: list[float]) -> None:
-    tasks = [{"train": "sample-boolq", "limit": 40, "validation_rows": 20 if len(rates) > 1 else None}]
+    tasks = [{"train": "sample-boolq", "eval_rows": 40, "validation_rows": 20 if len(rates) > 1 else None}]
     runner = MadeUpRunner(diverges=lambda job: job.config is not None)
     record = run(tmp_path, runner, learning_rates=rates, tasks=tasks)
     (cell,) = record.cells

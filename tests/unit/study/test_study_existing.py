@@ -193,7 +193,7 @@ def test_an_adapter_that_was_trained_elsewhere_is_an_arm(tmp_path: Path) -> None
     ("changes", "message"),
     [
         ({"data": evaluation("a", [True])["data"] | {"sha256": "ef" * 32}}, "SHA-256"),
-        ({"limit": 10}, "limit None, 10"),
+        ({"limit": 10}, "eval_rows None, 10"),
         ({"metric": "accuracy_norm"}, "metric accuracy, accuracy_norm"),
         ({"protocol": "generate"}, "continuation/likelihood, continuation/generate"),
         ({"format": "instruct"}, "continuation/likelihood, instruct/likelihood"),

@@ -14,7 +14,7 @@ from doratune.data.rows import Row
 from doratune.data.samples import generate
 from doratune.data.source import load_file
 from doratune.errors import InputError
-from doratune.study.address import run_address
+from doratune.study.address import FORMER_DEFAULTS, run_address
 from doratune.study.material import Material
 from doratune.training.config import TrainConfig
 
@@ -161,8 +161,15 @@ DEFAULTS_OF_SCHEMA_1 = {
 
 
 def test_defaults_are_those_that_addresses_leave_out() -> None:
-    defaults = TrainConfig(output=Path("out")).model_dump(mode="json")
+    defaults = {**TrainConfig(output=Path("out")).model_dump(mode="json"), **FORMER_DEFAULTS}
     assert {key: defaults[key] for key in DEFAULTS_OF_SCHEMA_1} == DEFAULTS_OF_SCHEMA_1
+
+
+def test_a_former_default_has_the_address_it_had() -> None:
+    """Computed by the version whose default warm-up was 100 steps: once with it, once with 10."""
+    assert run_address(TrainConfig(output=Path("a"), warmup_steps=100), model="m", data="d") == "d2c283b770"
+    assert run_address(TrainConfig(output=Path("a"), warmup_steps=10), model="m", data="d") == "caf7e4bd05"
+    assert run_address(TrainConfig(output=Path("a")), model="m", data="d") not in ("d2c283b770", "caf7e4bd05")
 
 
 def test_every_setting_is_part_of_the_address() -> None:

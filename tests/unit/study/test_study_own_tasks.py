@@ -22,7 +22,7 @@ from doratune.study.plan import load_plan
 from doratune.study.study import open_study, run_study
 
 THREE = [
-    {"train": name, "validation_rows": 20, "limit": 40}
+    {"train": name, "validation_rows": 20, "eval_rows": 40}
     for name in ("sample-boolq", "sample-winogrande", "sample-hellaswag")
 ]
 

@@ -1,0 +1,89 @@
+"""Unknown flags: refused with the flag that was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+
+from doratune.cli.help import flag_name, is_positional
+from doratune.errors import InputError
+from doratune.settings import Settings
+
+MEANT: dict[str, tuple[str, ...]] = {
+    "lr": ("learning-rate",),
+    "limit": ("eval-rows",),
+    "batch-size": ("eval-batch-size",),
+    "per-device-train-batch-size": ("micro-batch-size",),
+    "per-device-eval-batch-size": ("eval-batch-size",),
+    "train-batch-size": ("batch-size",),
+    "max-steps": ("steps",),
+    "num-epochs": ("epochs",),
+    "num-train-epochs": ("epochs",),
+    "warmup": ("warmup-steps",),
+    "lr-scheduler-type": ("schedule",),
+    "output-dir": ("output",),
+    "out": ("output",),
+    "base-model": ("model",),
+    "model-name-or-path": ("model",),
+    "adapter-name": ("method",),
+    "data-path": ("data",),
+    "dataset": ("task", "data"),
+    "tasks": ("task",),
+    "lora-r": ("rank",),
+    "r": ("rank",),
+    "lora-alpha": ("alpha",),
+    "lora-dropout": ("dropout",),
+    "target-modules": ("targets",),
+    "cutoff-len": ("cutoff",),
+    "max-length": ("cutoff",),
+    "val-set-size": ("validation-share",),
+    "use-gradient-checkpointing": ("gradient-checkpointing",),
+    "load-4bit": ("load-in-4bit",),
+    "bf16": ("dtype",),
+    "fp16": ("dtype",),
+    "resume-from-checkpoint": ("resume",),
+}
+"""What flags of other programs, and of earlier versions, are called here."""
+
+
+def refuse_unknown_flags(kind: type[Settings], argv: list[str], *, verb: str) -> None:
+    """Refuse flags that a verb does not have; all of them in one message.
+
+    Args:
+        kind: The verb's settings.
+        argv: The arguments after the verb.
+        verb: Its name.
+
+    Raises:
+        InputError: There are some.
+    """
+    known = [flag_name(name, one) for name, one in kind.model_fields.items() if not is_positional(one)]
+    switches = [f"no-{name}" for name in known]
+    given = [word.partition("=")[0] for word in argv if word.startswith("--") and len(word) > 2]
+    unknown = [flag for flag in dict.fromkeys(given) if _name(flag) not in {*known, *switches}]
+    if not unknown:
+        return
+    meant = {flag: _meant(_name(flag), known) for flag in unknown}
+    found = [flag for flag in unknown if meant[flag]]
+    if found and len(unknown) == 1:
+        fix = f"did you mean {meant[found[0]]}?"
+    elif found:
+        fix = "did you mean " + ", ".join(f"{meant[flag]} for {flag}" for flag in found) + "?"
+    else:
+        fix = f"doratune {verb} --help lists the flags"
+    raise InputError(
+        "unknown flag" if len(unknown) == 1 else "unknown flags",
+        where=f"doratune {verb}",
+        got=" ".join(unknown),
+        fix=fix,
+    )
+
+
+def _name(flag: str) -> str:
+    """Flags may be written with underscores, as tyro takes them."""
+    return flag.removeprefix("--").replace("_", "-")
+
+
+def _meant(name: str, known: list[str]) -> str | None:
+    there = [one for one in MEANT.get(name, ()) if one in known]
+    near = there or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return " or ".join(f"--{one}" for one in near) or None

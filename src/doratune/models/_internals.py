@@ -1,0 +1,11 @@
+"""The undocumented names of transformers that loading touches, all of them.
+
+``tests/unit/test_internals.py`` fails by name when an upgrade moves one.
+"""
+
+from __future__ import annotations
+
+# Its ``tqdm`` draws a bar of the conversion from GGUF, which transformers' own switch does not reach.
+from transformers import modeling_gguf_pytorch_utils as gguf_reader
+
+__all__ = ["gguf_reader"]

@@ -1,0 +1,70 @@
+"""How long a run will take here, before its first step: a few rows are computed forward and backward."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from doratune.training.trainer import RowTrainer
+
+ROWS = 4
+"""So few that the measurement takes a part of a step's time, and so many that a CPU's cores have work."""
+RECOMPUTED = 4 / 3
+"""Forward and backward pass with checkpointing, which begins with the training, over those without."""
+
+
+def seconds_per_step(trainer: RowTrainer) -> float | None:
+    """Seconds of an optimizer step, estimated from a few rows of usual length.
+
+    The model is left as it is, and so are the random numbers that training will draw.
+
+    Args:
+        trainer: Has not begun.
+
+    Returns:
+        The estimate; None where no process has the whole model.
+    """
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return None
+    args, lengths = trainer.args, trainer.batches.lengths
+    checkpointed = bool(args.gradient_checkpointing)
+    count = 1 if checkpointed else min(ROWS, args.per_device_train_batch_size)
+    rows = _usual(lengths, count)
+    compute(trainer, rows)  # the first call also allocates, and tries what is quickest
+    each = compute(trainer, rows) / sum(lengths[row] for row in rows)
+    in_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    tokens = min(in_step, len(lengths)) * sum(lengths) / len(lengths)
+    return each * tokens * (RECOMPUTED if checkpointed else 1.0)
+
+
+def _usual(lengths: Sequence[int], count: int) -> list[int]:
+    """Rows of about the median length."""
+    by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
+    start = max((len(by_length) - count) // 2, 0)
+    return by_length[start : start + count]
+
+
+def compute(trainer: RowTrainer, rows: list[int]) -> float:
+    """The seconds of a forward and a backward pass; the model and the random numbers are left as they are."""
+    model: Any = trainer.model
+    inputs = trainer.inputs(rows)
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    model.train()
+    with torch.random.fork_rng(gpus):
+        _wait()
+        started = time.perf_counter()
+        with trainer.accelerator.autocast():
+            loss = model(**inputs).loss
+        loss.backward()
+        _wait()
+        seconds = time.perf_counter() - started
+    model.zero_grad(set_to_none=True)
+    return seconds
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,91 @@
+"""What a run will take, without the run: nothing is trained and nothing is written."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from doratune.memory import peak_memory_bytes
+from doratune.training.callbacks import MetricsCallback, StopCallback
+from doratune.training.config import TrainConfig
+from doratune.training.early import Rows, refuse_early
+from doratune.training.estimate import compute, seconds_per_step
+from doratune.training.train import build_trainer, encode_rows, load_base
+from doratune.training.trainer import RowTrainer
+
+ADAM_BYTES = 8
+"""AdamW's two averages of each trained parameter, in float32."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a run will take.
+
+    Attributes:
+        rows: Training rows.
+        longest: Tokens of the longest one.
+        tokens: Tokens that are trained on, over all steps.
+        steps: Optimizer steps.
+        warmup_steps: How many of them warm up.
+        seconds: Estimated time of training; None where no process has the whole model.
+        memory_bytes: Highest memory of the process, measured with the longest rows; None likewise.
+    """
+
+    rows: int
+    longest: int
+    tokens: int
+    steps: int
+    warmup_steps: int
+    seconds: float | None
+    memory_bytes: int | None
+
+
+def rehearse(
+    config: TrainConfig, loaded: Rows, *, resume: bool = False, overwrite: bool = False
+) -> Rehearsal:
+    """Load what a run needs, and compute one micro-batch of its longest rows.
+
+    Args:
+        config: The resolved configuration.
+        loaded: What ``load_rows`` gave for it.
+        resume: As for ``train``: what it would refuse is refused.
+        overwrite: Likewise.
+
+    Raises:
+        InputError: As ``train``.
+    """
+    refuse_early(config, resume=resume, overwrite=overwrite)
+    examples, _ = loaded
+    base = load_base(config)
+    rows = encode_rows(config, base, examples)
+    with tempfile.TemporaryDirectory(prefix="doratune-") as scratch:  # the Trainer makes its folder
+        elsewhere = config.model_copy(update={"output": Path(scratch)})
+        metrics = MetricsCallback(elsewhere.output)
+        trainer, _ = build_trainer(elsewhere, base, rows, metrics, StopCallback())
+        lengths = trainer.batches.lengths
+        steps = config.total_steps(len(lengths))
+        each = seconds_per_step(trainer)
+        return Rehearsal(
+            rows=len(lengths),
+            longest=max(lengths),
+            tokens=sum(trainer.batches.tokens(step) for step in range(steps)),
+            steps=steps,
+            warmup_steps=config.warmup(steps),
+            seconds=None if each is None else each * steps,
+            memory_bytes=None if each is None else _memory(trainer),
+        )
+
+
+def _memory(trainer: RowTrainer) -> int:
+    """The highest memory of a step on the longest rows."""
+    args, model = trainer.args, trainer.model
+    adapted: Any = model
+    if args.gradient_checkpointing:
+        adapted.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
+    lengths = trainer.batches.lengths
+    longest = sorted(range(len(lengths)), key=lengths.__getitem__)[-args.per_device_train_batch_size :]
+    compute(trainer, longest)
+    trained = sum(one.numel() for one in adapted.parameters() if one.requires_grad)
+    return peak_memory_bytes() + ADAM_BYTES * trained
