@@ -309,13 +309,14 @@ def test_an_adapter_that_is_scaled_otherwise_than_in_its_run_is_refused(
         assert not Path("out").exists()
 
 
+@pytest.mark.filterwarnings("default:The following .*_pattern keys")
 def test_patterns_that_match_no_layer_are_said(cli: Cli, dora_run: Path) -> None:
     """PEFT passes over them, and warns; every tensor is in its place."""
     shutil.copytree(dora_run / "adapter", "plain")
     path = Path("plain/adapter_config.json")
     patterns = {"alpha_pattern": {"layers.7.q_proj": 3}, "rank_pattern": {"q_prj": 8}}
     path.write_text(json.dumps({**json.loads(path.read_text()), **patterns}))
-    outcome = cli("eval", "plain", "--task", "sample-boolq", "--limit", 4)
+    outcome = cli("eval", "plain", "--task", "sample-boolq", "--eval-rows", 4)
     assert outcome.code == 0, outcome.err
     said = [line for line in outcome.err.splitlines() if line.startswith("peft warns: ")]
     for kind, (name,) in patterns.items():
@@ -334,7 +335,7 @@ def test_an_adapter_whose_norms_overflow_is_not_scored(cli: Cli, dora_run: Path)
     assert "_proj" in outcome.err and "predictions" not in [one.name for one in Path("run").iterdir()]
 
 
-FIRST, SECOND = (["--task", f"sample-{task}", "--limit", 4] for task in ("boolq", "winogrande"))
+FIRST, SECOND = (["--task", f"sample-{task}", "--eval-rows", 4] for task in ("boolq", "winogrande"))
 
 
 @pytest.mark.parametrize("method", ["dora", "full"])

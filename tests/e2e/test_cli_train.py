@@ -365,6 +365,7 @@ def test_bfloat16_on_a_cpu(cli: Cli, flags: list[object]) -> None:
     assert found["model"]["dtype"] == "bfloat16"  # that of training
     scored = found["evaluations"][0]["scored"]
     difference = scored.pop("merge_difference")
+    assert scored.pop("weights_checksum") == found["training"]["weights_checksum"]
     assert scored == {"weights": "adapter", "merged": True, "dtype": "float32"} and 0 < difference < 1e-4
     by_name = cli(
         "eval", "run", "--task", "sample-boolq", "--eval-rows", 4, "--dtype", "bfloat16", "--overwrite"
