@@ -1,11 +1,17 @@
-# The two commands of the README, and what a contributor runs. VENV may name another virtual environment,
-# WORKERS another number of processes that share the tests and the cores.
+# The two commands of the README, and what a contributor runs. VENV may name another virtual environment, PYTHON
+# another interpreter to make it with, WORKERS another number of processes that share the tests and the cores. pip's
+# own settings hold: PIP_INDEX_URL, HTTPS_PROXY, pip.conf.
 VENV ?= .venv
 WORKERS ?= 2
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick faults lint clean
+.PHONY: demo test quick faults lint docs wheel clean
+
+ifneq ($(filter demo,$(or $(MAKECMDGOALS),demo)),)
+$(info make demo: installs doratune into $(VENV) and downloads a model of 135M parameters (both once), trains LoRA and \
+DoRA on three small tasks, and writes runs/demo/report.html: 2 to 5 minutes on two cores once all is installed)
+endif
 
 demo: $(VENV)/.installed
 	$(BIN)/doratune compare --preset demo --output runs/demo --overwrite
@@ -27,16 +33,26 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict
+
+wheel: $(VENV)/.installed-dev
+	$(BIN)/python -m build
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet -c constraints.txt -e .
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[cli]'
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	touch $@ $(VENV)/.installed
+
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) runs build dist site

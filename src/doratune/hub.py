@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import sys
 import threading
 import time
@@ -134,11 +135,18 @@ def offline() -> Iterator[None]:
 
     huggingface_hub and datasets each keep a copy of that variable, which they read for each request.
     """
-    with ExitStack() as stack:
-        stack.enter_context(_set("huggingface_hub.constants", "HF_HUB_OFFLINE"))
-        if "datasets" in sys.modules:
-            stack.enter_context(_set("datasets.config", "HF_HUB_OFFLINE"))
-        yield
+    known = "datasets" in sys.modules
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(_set("huggingface_hub.constants", "HF_HUB_OFFLINE"))
+            if known:
+                stack.enter_context(_set("datasets.config", "HF_HUB_OFFLINE"))
+            yield
+    finally:
+        # Imported meanwhile, it took its copy from the switch as it was set here.
+        if not known and "datasets" in sys.modules and "HF_DATASETS_OFFLINE" not in os.environ:
+            constants, config = map(importlib.import_module, ("huggingface_hub.constants", "datasets.config"))
+            setattr(config, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)  # noqa: B010 - a module of any kind
 
 
 def without_telemetry() -> AbstractContextManager[None]:

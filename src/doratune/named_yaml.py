@@ -40,7 +40,12 @@ _Loader.add_implicit_resolver(
 
 def read_shipped(package: str, path: str) -> Any:
     """The content of a YAML file inside ``package``."""
-    return yaml.load((resources.files(package) / path).read_text(encoding="utf-8"), Loader=_Loader)
+    return yaml.load(read_shipped_text(package, path), Loader=_Loader)
+
+
+def read_shipped_text(package: str, path: str) -> str:
+    """The text of a file inside ``package``."""
+    return (resources.files(package) / path).read_text(encoding="utf-8")
 
 
 def shipped_names(package: str, folder: str) -> list[str]:

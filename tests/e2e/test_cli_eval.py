@@ -156,6 +156,92 @@ def test_another_base_is_refused_or_recorded(cli: Cli, run: Path, tiny_model: Pa
     assert outcome.code == 2 and "evaluated on another base model" in outcome.err
 
 
+def other_config(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rms_norm_eps": 0.1}))
+
+
+def other_tokenizer(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    values = json.loads(path.read_text())
+    vocabulary = values["model"]["vocab"]
+    vocabulary["Ġthe"], vocabulary["Ġis"] = vocabulary["Ġis"], vocabulary["Ġthe"]
+    path.write_text(json.dumps(values))
+
+
+SAME_WEIGHTS = {
+    "configuration": (other_config, "rms_norm_eps is 1e-06 in the run and 0.1 here"),
+    "tokenizer": (other_tokenizer, "'Below is an instruction that d…' is "),
+}
+
+
+@pytest.mark.parametrize("what", SAME_WEIGHTS)
+@pytest.mark.parametrize("target", ["run", "plain"])
+def test_another_base_over_the_same_weights_is_refused_or_recorded(
+    cli: Cli, run: Path, tiny_model: Path, target: str, what: str
+) -> None:
+    """Of a run, and of an adapter's folder that was copied out of it."""
+    change, said = SAME_WEIGHTS[what]
+    shutil.copytree(tiny_model, "other")
+    change(Path("other"))
+    shutil.copytree(run / "adapter", "plain")
+    flags = ["--task", "sample-boolq", "--eval-rows", 4, "--model", "other", "--output", "out"]
+    outcome = cli("eval", target, *flags)
+    assert outcome.code == 2 and said in outcome.err, outcome.err
+    assert "--allow-other-base" in outcome.err and "Traceback" not in outcome.err
+    assert not Path("out").exists()
+    outcome = cli("eval", target, *flags, "--allow-other-base")
+    assert outcome.code == 0 and "trained for another base model" in outcome.err, outcome.err
+    record = json.loads(Path("out/record.json").read_text())
+    other, trained_on = record["evaluations"][0]["other_base"], record["model"]
+    assert (other["name"], trained_on["name"]) == ("other", str(tiny_model))
+    assert other["fingerprint"] == trained_on["fingerprint"]
+    differ = [key for key in ("config", "tokenizer") if other[key] != trained_on[key]]
+    assert differ == [{"configuration": "config"}.get(what, what)]
+
+
+def test_a_base_that_changed_in_its_place_is_another_one(cli: Cli, tiny_model: Path, dora_run: Path) -> None:
+    shutil.copytree(tiny_model, "base")
+    shutil.copytree(dora_run, "run")
+    path = Path("run/record.json")
+    record = json.loads(path.read_text())
+    record["model"]["name"] = record["config"]["model"] = "base"
+    path.write_text(json.dumps(record))
+    flags = ["--task", "sample-boolq", "--eval-rows", 4]
+    assert cli("eval", "run", *flags).code == 0
+    other_config(Path("base"))
+    for command in (["eval", "run", *flags, "--overwrite"], ["analyze", "run"]):
+        outcome = cli(*command, "--output", "out")
+        assert outcome.code == 2 and "rms_norm_eps is 1e-06 in the run and 0.1 here" in outcome.err
+
+
+def test_a_run_of_an_older_version_is_evaluated_and_it_is_said(cli: Cli, run: Path) -> None:
+    path = run / "record.json"
+    record = json.loads(path.read_text())
+    del record["model"]["config"], record["model"]["tokenizer"]
+    path.write_text(json.dumps(record))
+    outcome = cli("eval", run, "--task", "sample-boolq", "--eval-rows", 4)
+    assert outcome.code == 0 and "configurations and tokenizers were not compared" in outcome.err
+
+
+def test_an_adapter_of_plain_peft_knows_its_base_by_name_only(cli: Cli, run: Path, tiny_model: Path) -> None:
+    shutil.copytree(tiny_model, "copy")
+    shutil.copytree(run / "adapter", "plain")
+    Path("plain/base_model.json").unlink()
+    flags = ["--task", "sample-boolq", "--eval-rows", 4, "--output"]
+    outcome = cli("eval", "plain", *flags, "named")
+    assert outcome.code == 0 and "not compared" not in outcome.err
+    outcome = cli("eval", "plain", *flags, "other", "--model", "copy")
+    assert outcome.code == 0 and "so copy was not compared with it" in outcome.err
+
+
+def test_a_key_twice_in_an_adapters_configuration_is_refused(cli: Cli, run: Path) -> None:
+    path = run / "adapter/adapter_config.json"
+    path.write_text(path.read_text().rstrip().removesuffix("}") + ', "r": 4}')
+    outcome = cli("eval", run, "--task", "sample-boolq", "--eval-rows", 4)
+    assert outcome.code == 2 and "one key several times" in outcome.err and "'r'" in outcome.err
+
+
 def test_a_folder_holds_evaluations_of_one_thing(cli: Cli, run: Path, tiny_model: Path) -> None:
     other_base(tiny_model, "noise")
     shutil.copytree(run / "adapter", "plain")

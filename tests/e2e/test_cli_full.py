@@ -69,6 +69,19 @@ def test_a_fully_fine_tuned_run_is_evaluated_with_its_own_weights(cli: Cli, flag
     assert other.code == 2 and "--model" in other.err
 
 
+def test_another_configuration_over_the_trained_weights_is_refused(cli: Cli, flags: list[object]) -> None:
+    assert cli("train", "--method", "full", *flags, "--output", "run").code == 0
+    path = Path("run/model/config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rms_norm_eps": 0.1}))
+    command = ["eval", "run", "--task", "sample-boolq", "--eval-rows", 4]
+    outcome = cli(*command)
+    assert outcome.code == 2 and "rms_norm_eps is 1e-06 in the run and 0.1 here" in outcome.err
+    assert "--model" not in outcome.err
+    assert cli(*command, "--allow-other-base").code == 0
+    (entry,) = json.loads(Path("run/record.json").read_text())["evaluations"]
+    assert entry["other_base"]["config"]["settings"]["rms_norm_eps"] == 0.1
+
+
 def test_full_fine_tuning_goes_on_where_it_stopped(cli: Cli, flags: list[object]) -> None:
     every = [*flags, "--method", "full", "--save-steps", 2]
     assert cli("train", *every, "--output", "whole").code == 0

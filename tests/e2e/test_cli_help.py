@@ -24,7 +24,7 @@ def _examples(text: str) -> list[list[str]]:
     joined = re.sub(r"\\?\n {12,}", " ", text)
     launched = r"(?:\$ |\S*/bin/|(?:accelerate launch|torchrun) .*?-m )?"
     found = re.findall(rf"^\s*{launched}(doratune [a-z]+(?: .*)?)$", joined, flags=re.MULTILINE)
-    return [shlex.split(command, comments=True)[1:] for command in found]
+    return [shlex.split(command.split(" > ")[0], comments=True)[1:] for command in found]
 
 
 def _abouts() -> list[list[str]]:

@@ -302,6 +302,53 @@ def test_a_checkpoint_that_does_not_match_is_not_resumed(cli: Cli, flags: list[o
     assert outcome.code == 0, outcome.err
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_run_is_not_resumed_on_another_base(
+    cli: Cli, flags: list[object], tiny_model: Path, file: str
+) -> None:
+    from safetensors.torch import save_file
+
+    shutil.copytree(tiny_model, "base")
+    every = [*flags, "--model", "base", "--save-steps", 2, "--output", "run"]
+    assert cli("train", *every).code == 0
+    adapter = adapter_weights(Path("run"))
+    shutil.rmtree("run/adapter")
+    Path("run/record.json").unlink()
+    shutil.rmtree("run/checkpoints/checkpoint-6")
+    path = Path("base") / file
+    whole = path.read_bytes()
+    if file == "config.json":
+        path.write_text(json.dumps({**json.loads(whole), "rms_norm_eps": 0.1}))
+    elif file == "tokenizer.json":
+        values = json.loads(whole)
+        vocabulary = values["model"]["vocab"]
+        vocabulary["Ġthe"], vocabulary["Ġis"] = vocabulary["Ġis"], vocabulary["Ġthe"]
+        path.write_text(json.dumps(values))
+    else:
+        tensors = load_file(path)
+        tensors["model.layers.1.mlp.up_proj.weight"] *= 1.5
+        save_file(tensors, path, metadata={"format": "pt"})
+    outcome = cli("train", *every, "--resume")
+    assert outcome.code == 2 and "begun with another base model" in outcome.err, outcome.err
+    assert not Path("run/adapter").exists()
+    path.write_bytes(whole)
+    assert cli("train", *every, "--resume").code == 0
+    assert all(one.equal(adapter[name]) for name, one in adapter_weights(Path("run")).items())
+
+
+def test_a_checkpoint_of_an_older_version_is_resumed_and_it_is_said(cli: Cli, flags: list[object]) -> None:
+    from doratune.training.checkpoints import seal
+
+    every = [*flags, "--save-steps", 2, "--output", "run"]
+    assert cli("train", *every).code == 0
+    Path("run/record.json").unlink()
+    shutil.rmtree("run/adapter")
+    Path("run/checkpoints/checkpoint-6/base_model.json").unlink()
+    seal(Path("run/checkpoints/checkpoint-6"))
+    outcome = cli("train", *every, "--resume")
+    assert outcome.code == 0 and "checkpoint-6 does not say what its base model was" in outcome.err
+
+
 def test_bfloat16_on_a_cpu(cli: Cli, flags: list[object]) -> None:
     outcome = cli("train", *flags, "--dropout", 0, "--dtype", "bfloat16", "--output", "run")
     assert outcome.code == 0, outcome.err

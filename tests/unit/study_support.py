@@ -126,7 +126,7 @@ class MadeUpRunner:
         entry = synthetic_runs.evaluation(
             wanted.config.task[0],
             flags,
-            data={**data, "sha256": wanted.sha256},
+            data={**data, "sha256": wanted.asked},
             limit=wanted.config.eval_rows,
             format=wanted.config.format,
         )

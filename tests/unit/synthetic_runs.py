@@ -59,6 +59,7 @@ def evaluation(task: str, flags: list[bool], **changes: Any) -> dict[str, Any]:
             "sha256": "ab" * 32,
             "rows": rows,
             "parts": None,
+            "definition": None,
         },
         "limit": None,
         "speedups": [],
@@ -94,6 +95,14 @@ def record(method: str, evaluations: list[dict[str, Any]], **changes: Any) -> di
             "dtype": "float32",
             "parameters": 134_515_008,
             "fingerprint": "v2:00112233:44556677",
+            "config": {"transformers": "5.23.0", "settings": {"model_type": "llama"}},
+            "tokenizer": {
+                "vocabulary": 2,
+                "eos": 1,
+                "ends": [1],
+                "prompts": {"a": "0"},
+                "completions": {"a": "0"},
+            },
         },
         "parameters": {
             "trainable": PARAMETERS[method],

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -173,3 +176,15 @@ def test_an_address_with_a_password_is_said_without_it(point: Point) -> None:
         with pytest.raises(InputError) as caught:
             load_model("org/model")
     assert address in caught.value.message and "secret" not in caught.value.message
+
+
+def test_datasets_imported_while_nothing_is_asked_asks_again_afterwards() -> None:
+    code = (
+        "from doratune.hub import offline\n"
+        "with offline():\n"
+        "    import datasets.config\n"
+        "    assert datasets.config.HF_HUB_OFFLINE\n"
+        "assert not datasets.config.HF_HUB_OFFLINE\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

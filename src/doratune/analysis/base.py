@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from doratune.errors import InputError
+from doratune.models.config_files import refuse_repeated_keys
+from doratune.models.config_settings import config_record
 from doratune.models.fingerprint import fingerprint_of
 from doratune.models.weights import WeightFiles, weights_folder
 from doratune.models.whole import only_finite
@@ -35,23 +37,25 @@ class Base:
     def __init__(self, record: ModelRecord) -> None:
         self._folder = weights_folder(record.name)
         self._files = WeightFiles(self._folder)
+        refuse_repeated_keys(self._folder)
         skeleton = self.skeleton()
         self.linear = [name for name, module in skeleton.named_modules() if isinstance(module, nn.Linear)]
         names = [name for name, _ in skeleton.named_parameters()]
         fingerprint = fingerprint_of(names, only_finite(self._files.rows, record.name))
-        found = compare_base_models(record, record.model_copy(update={"fingerprint": fingerprint}))
+        # How weights moved does not depend on the tokenizer, which is not read.
+        here = record.model_copy(update={"fingerprint": fingerprint, "config": config_record(skeleton)})
+        found = compare_base_models(record, here)
         if not found.same:
             raise InputError(
                 "the base model is not the one that the run was trained from",
                 where=record.name,
-                got=f"fingerprint {fingerprint}",
-                expected=f"fingerprint {record.fingerprint}",
+                got=found.difference,
                 fix="restore the model that the run was trained from",
             )
-        if found.note:
-            logger.warning(found.note)
+        for note in found.notes:
+            logger.warning(note)
 
-    def skeleton(self) -> nn.Module:
+    def skeleton(self) -> PreTrainedModel:
         """The model's modules and shapes, with no memory for its weights."""
         return _skeleton(self._folder)
 
@@ -68,7 +72,7 @@ class Base:
         return self._files.rows(f"{layer}.weight", part).to(dtype).double()
 
 
-def _skeleton(folder: Path) -> nn.Module:
+def _skeleton(folder: Path) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(str(folder))
         with torch.device("meta"):

@@ -13,6 +13,7 @@ from doratune.cli.models import ModelsCommand
 from doratune.cli.presets import PresetsCommand
 from doratune.cli.report import ReportCommand
 from doratune.cli.study import StudyCommand
+from doratune.cli.tasks import TasksCommand
 from doratune.cli.train import TrainCommand
 from doratune.settings import Settings
 
@@ -23,6 +24,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "study": StudyCommand,
     "report": ReportCommand,
     "analyze": AnalyzeCommand,
+    "tasks": TasksCommand,
     "methods": MethodsCommand,
     "models": ModelsCommand,
     "presets": PresetsCommand,

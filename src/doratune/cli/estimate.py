@@ -76,8 +76,7 @@ def _cells(part: dict[str, Any]) -> list[str]:
 
 def _remarks(found: dict[str, Any]) -> list[str]:
     lines = [
-        f"The rows of {train} were not loaded ({why}); the plan's sizes are used."
-        for train, why in found["assumed"].items()
+        f"The rows of {train} {why}; the plan's sizes are used." for train, why in found["assumed"].items()
     ]
     lines.append(
         "Runs that are finished are not counted. Tokens are estimated from the number of characters."

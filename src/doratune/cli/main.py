@@ -11,6 +11,7 @@ import importlib
 import sys
 
 from doratune import __version__
+from doratune.cli.installed import check_installed
 from doratune.cli.library_messages import show_library_logs
 from doratune.errors import DoratuneError, InputError, did_you_mean
 
@@ -23,6 +24,7 @@ VERBS = {
     "analyze": "how training moved the magnitude and the direction of the weights",
     "run": "your own script, with the PEFT models it builds on the engine",
     "bench": "time and memory of DoRA and LoRA compared with PEFT's, by layer or by training step",
+    "tasks": "the tasks there are, how their rows look, and a template for your own",
     "methods": "the methods of training, one a line",
     "models": "the built-in models, one a line, or the folder of one",
     "presets": "the presets, one a line",
@@ -51,6 +53,7 @@ examples:
   doratune eval finetuned_result/dora_r32 --task boolq
   doratune report runs/lora runs/dora --output runs/report
   doratune analyze runs/lora runs/dora --output runs/analysis
+  doratune tasks sample-boolq --show 2
   doratune run train.py --output_dir out
   doratune bench op --set cpu --case 4096x4096-r32-t512
 
@@ -78,13 +81,14 @@ def main(argv: list[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"doratune {__version__}")
         return 0
-    if arguments[0] in COMPLETION:
-        from doratune.cli.completion import complete
-
-        complete(arguments)
-        return 0
     verb, rest = arguments[0], arguments[1:]
     try:
+        if verb in COMPLETION:
+            check_installed(verb)
+            from doratune.cli.completion import complete
+
+            complete(arguments)
+            return 0
         if verb not in VERBS:
             raise InputError(
                 "unknown verb",
@@ -92,6 +96,7 @@ def main(argv: list[str] | None = None) -> int:
                 expected=f"one of {', '.join(VERBS)}",
                 fix=did_you_mean(verb, VERBS, form="doratune {}") or "see doratune --help",
             )
+        check_installed(verb)
         if verb != "run":  # a script decides by itself
             show_library_logs()
         done = importlib.import_module(f"doratune.cli.{verb}").main(rest)

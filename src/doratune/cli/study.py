@@ -17,6 +17,7 @@ A folder given again is resumed: finished runs are kept, and what was added to t
 Examples:
   doratune study smollm2-three-tasks --output runs/study --dry-run
   doratune study smollm2-three-tasks --data dataset --output runs/study
+  doratune study smollm2-three-tasks --only boolq winogrande --output runs/two-tasks
   doratune study plan.yaml --output runs/study --jobs 2
 """
 
@@ -30,6 +31,8 @@ class StudyCommand(Settings):
     """Folder of the study; one that holds runs of the plan is resumed."""
     data: LaxPath | None = None
     """Folder with <task>/train.json and <task>/test.json, instead of the hub; overrides the plan's."""
+    only: list[str] | None = None
+    """Test tasks to which the study is limited, with what is trained for them; None: all of the plan."""
     runner: Literal["local", "ray"] = "local"
     """local: this machine; ray: a Ray cluster whose machines share the output folder."""
     jobs: Positive = 1
@@ -37,7 +40,7 @@ class StudyCommand(Settings):
     threads: Positive | None = None
     """Threads of each run; None: the cores divided among the jobs."""
     dry_run: bool = False
-    """Estimate what the study will take, and write nothing."""
+    """Estimate what the study will take. Writes nothing and does not ask the hub."""
     as_json: AsJson = False
     """Print the record, or with --dry-run the estimate, as JSON."""
 
@@ -52,7 +55,7 @@ def main(argv: list[str]) -> int:
 
     show_messages()
     plan = load_plan(command.plan, data=command.data)
-    study = open_study(plan, command.output, only_to_estimate=command.dry_run)
+    study = open_study(plan, command.output, only=command.only, only_to_estimate=command.dry_run)
     if command.dry_run:
         from doratune.cli.estimate import show_estimate
 

@@ -24,7 +24,7 @@ def convert_row(task: Task, original: Mapping[str, Any], *, where: str) -> Row:
     """Word one original row as the original study does.
 
     Args:
-        task: A task with rows on the hub.
+        task: A task that says how rows of its own schema are read.
         original: The row, by column.
         where: Its place, for messages.
 
@@ -37,17 +37,19 @@ def convert_row(task: Task, original: Mapping[str, Any], *, where: str) -> Row:
     """
     schema = task.row
     if schema is None:
-        raise ValueError(f"the task {task.name} has no rows on the hub")
+        raise ValueError(f"the task {task.name} does not say how its rows are read")
     options = _options(task, schema, original, where)
-    if not task.layout.fits(len(options)):
+    if not task.fits(len(options)):
         raise InputError(
             f"a row has a number of options that {task.name} does not know",
             where=where,
             got=len(options),
-            expected=f"{task.layout.fewest} to {len(task.labels)}",
+            expected=" to ".join(map(str, dict.fromkeys(task.counts))),
         )
-    columns = [name for _, name, *_ in Formatter().parse(schema.stem) if name]
-    stem = schema.stem.format(**{name: _text(original, name, where) for name in columns})
+    stem = "".join(
+        text + (_text(original, name, where) if name else "")
+        for text, name, *_ in Formatter().parse(schema.stem)
+    )
     keys = schema.answers if isinstance(schema.answers, list) else _texts(original, schema.answers, where)
     answer = str(_column(original, schema.answer, where))
     if answer not in keys:

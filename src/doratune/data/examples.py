@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from doratune.data.choices import is_choice_row, worded
 from doratune.data.layouts import Layout, Question, layouts, recognise
 from doratune.data.mix import MixedData
 from doratune.data.rows import Row, answer_text, render_prompt
@@ -35,7 +36,7 @@ class Example:
 
 
 def build_examples(rows: Sequence[Row], *, source: str, fmt: Format, task: Task | None) -> list[Example]:
-    """Turn rows in the LLM-Adapters layout into examples.
+    """Turn rows into examples.
 
     Args:
         rows: As :func:`doratune.data.source.load_split` gives them.
@@ -67,6 +68,8 @@ def _example(
     index: int, row: Row, source: str, fmt: Format, task: Task | None, known: list[Layout]
 ) -> Example:
     where = f"{source}, row {index + 1}"
+    if task is not None and is_choice_row(row):
+        return _choice_example(index, row, where, fmt, task)
     found = recognise(row["instruction"], known)
     if found is None and (task is not None or fmt == "continuation"):
         raise _unrecognised(row, where, task)
@@ -77,6 +80,25 @@ def _example(
         instruction, candidates = _worded(row, *found, labels=labels, fmt=fmt, where=where)
     name = task.name if task else ""
     return Example(index, name, render_prompt(instruction, row["input"]), candidates, labels, gold)
+
+
+def _choice_example(index: int, row: Row, where: str, fmt: Format, task: Task) -> Example:
+    question, gold = worded(row, where)
+    labels = task.labels[: len(question.options)]
+    if fmt == "instruct":
+        instruction = task.layout.render(question)
+        candidates = tuple(answer_text(label) for label in labels)
+    else:
+        instruction, candidates = task.layout.continue_from(question)
+        if len({*candidates} - {""}) < len(candidates):
+            raise InputError(
+                "a row's choices are the same or empty once the layout has cleaned them",
+                where=where,
+                got=", ".join(map(repr, candidates)),
+                expected="different texts",
+                fix="change the layout's clean, or use --format instruct",
+            )
+    return Example(index, task.name, render_prompt(instruction), candidates, labels, gold)
 
 
 def _labels(row: Row, layout: Layout, question: Question, *, where: str) -> tuple[tuple[str, ...], int]:

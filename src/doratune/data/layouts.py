@@ -12,11 +12,15 @@ from functools import cache, cached_property
 from string import Formatter
 from typing import NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from doratune.data.fields import Unfit, columns
 from doratune.named_yaml import read_definitions
 from doratune.records.run import Metric
 from doratune.settings import Settings
+
+MOST = 26
+"""Most options that a question may have: the letters from A to Z."""
 
 
 class Substitution(Settings):
@@ -41,8 +45,8 @@ class Question(NamedTuple):
 class Layout(Settings):
     """One wording, and how the continuation format is made from it."""
 
-    name: str
-    """Name of the file."""
+    name: str = ""
+    """Name of the file; empty for a layout that a task's own file holds."""
     template: str
     """The instruction: text, {stem}, text, where the options are listed {options} and text, and {labels}."""
     labels: list[str]
@@ -50,20 +54,48 @@ class Layout(Settings):
     fewest: int
     """Smallest number of options."""
     option: str | None = None
-    """One option in the list, {number} in it and {text} at its end; None where the labels are the options."""
+    """One option in the list, with {number} or {label}, and {text} at its end; None where the labels are the
+    options."""
     between: str = ""
     """What separates two options."""
     continuation: str
     """The instruction of the continuation format, with {stem}."""
+    whole_words: bool = True
+    """Whether a label counts in a generated text only as a word; not so in the original study."""
     metric: Metric
     """What ranks the answers' texts: by byte where lm-evaluation-harness goes by their length, too."""
     clean: list[Substitution] = Field(default=[])
     """Applied in order to stem and options in the continuation format only."""
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Layout:
+        _check_labels(self.labels, self.fewest)
+        listed = self.option is not None
+        fields = ["stem", "options", "labels"] if listed else ["stem", "labels"]
+        if columns(self.template) != fields or not self.template.endswith("{labels}"):
+            named = ", ".join(f"{{{name}}}" for name in fields[:-1])
+            raise Unfit(
+                "template", f"a text with {named} and, at its end, {{labels}}, each once in this order"
+            )
+        listing = columns(self.option) if self.option is not None else []
+        if self.option is not None and (listing not in _OPTION_FIELDS or not self.option.endswith("{text}")):
+            raise Unfit("option", "a text with {label} or {number} and, at its end, {text}")
+        if listed and not self.between:
+            raise Unfit("between", "what separates two options, such as a line break")
+        if columns(self.continuation) != ["stem"]:
+            raise Unfit("continuation", "a text with {stem} once")
+        for number, substitution in enumerate(self.clean):
+            try:
+                re.compile(substitution.find)
+            except re.error as error:
+                raise Unfit(f"clean.{number}.find", f"a regular expression ({error})") from None
+        return self
+
     @cached_property
     def pattern(self) -> str:
         """Regular expression for an answer in a generated text, case-sensitive as in the original study."""
-        return "|".join(re.escape(label) for label in self.labels)
+        labels = "|".join(re.escape(label) for label in self.labels)
+        return rf"(?<!\w)(?:{labels})(?!\w)" if self.whole_words else labels
 
     def fits(self, count: int) -> bool:
         """Whether a question may have this many options."""
@@ -122,7 +154,7 @@ class Layout(Settings):
         return Question(stem, tuple(self._cleaned(text) for text in question.options))
 
     def _option_head(self, index: int) -> str:
-        return (self.option or "").format(number=index + 1, text="")
+        return (self.option or "").format(number=index + 1, label=self.labels[index], text="")
 
     def _cleaned(self, text: str) -> str:
         for substitution in self.clean:
@@ -138,6 +170,20 @@ class Layout(Settings):
     def _counts(self) -> dict[str, int]:
         """How many options an instruction has, by the labels at its end."""
         return {"/".join(self.labels[:count]): count for count in range(self.fewest, len(self.labels) + 1)}
+
+
+_OPTION_FIELDS = (["label", "text"], ["number", "text"])
+
+
+def _check_labels(labels: list[str], fewest: int) -> None:
+    if not 2 <= len(labels) <= MOST:
+        raise Unfit("labels", f"2 to {MOST} labels", got=f"{len(labels)}")
+    if len(set(labels)) < len(labels):
+        raise Unfit("labels", "each label once")
+    if wrong := [label for label in labels if not label or label != label.strip() or "/" in label]:
+        raise Unfit("labels", "labels without a slash and without space around them", got=repr(wrong[0]))
+    if not 2 <= fewest <= len(labels):
+        raise Unfit("fewest", f"2 to {len(labels)}, the number of labels")
 
 
 @cache

@@ -1,48 +1,82 @@
-"""Files of rows in the LLM-Adapters layout: one JSON array, or one JSON object a line."""
+"""Files of rows: one JSON array, or one JSON object a line."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from doratune.data.choices import EXPECTED, KEYS, check_choice_row
+from doratune.data.convert import convert_row
 from doratune.data.rows import Row
+from doratune.data.tasks import GENERIC, Task
 from doratune.errors import InputError
+from doratune.strict_json import repeated_key
 
 _LAYOUT = 'objects with the texts "instruction", "output", "answer" and, if there is one, "input"'
 _KEYS = ("instruction", "input", "output", "answer")
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, task: Task | None = None) -> list[Row]:
     """Read a data file.
+
+    A row with "instruction" or "output" is in the LLM-Adapters layout, which every task reads. Any other is
+    in the task's own: as its ``row`` says, or question, choices and answer where there is no ``row``.
 
     Args:
         path: A JSON file (an array of objects) or a JSONL file (an object a line; blank lines are skipped).
+        task: Whose rows; None: only the LLM-Adapters layout is read.
 
     Returns:
-        The rows, with the four keys of the layout and nothing else; a missing ``input`` is empty.
+        The rows, with the keys of the layout and nothing else; a missing ``input`` is empty.
 
     Raises:
-        InputError: The file cannot be read, is not JSON, or a row lacks a text.
+        InputError: The file cannot be read, is not JSON, or a row is not in a layout that the task reads.
     """
     text = _read_text(path)
     start = text.lstrip()[:1]
+    expected = EXPECTED if task is not None and _is_generic(task) else _LAYOUT
     if not start:
-        raise InputError("the data file is empty", where=str(path), expected=f"{_LAYOUT}, in JSON or JSONL")
+        raise InputError("the data file is empty", where=str(path), expected=f"{expected}, in JSON or JSONL")
     values = _parse_lines(text, path) if start == "{" else _parse(text, path)
     if not isinstance(values, list):
         raise InputError(
             "the data file is neither a JSON array nor JSON lines",
             where=str(path),
             got=_short(values),
-            expected=_LAYOUT,
+            expected=expected,
         )
     if not values:
         raise InputError(
-            "the data file holds no rows", where=str(path), got="an empty array", expected=_LAYOUT
+            "the data file holds no rows", where=str(path), got="an empty array", expected=expected
         )
-    return [_checked(value, f"{path}, row {number}") for number, value in enumerate(values, start=1)]
+    return [
+        _row(value, task, f"{path}, row {number}", expected) for number, value in enumerate(values, start=1)
+    ]
+
+
+def _is_generic(task: Task) -> bool:
+    """Whether the task's rows are question, choices and answer."""
+    return task.row is None and not task.sample
+
+
+def _row(value: Any, task: Task | None, where: str, expected: str) -> Row:
+    if not isinstance(value, _Object):
+        raise InputError("a row is not an object", where=where, got=_short(value), expected=expected)
+    if value.repeated is not None:
+        key, values = value.repeated
+        raise InputError(
+            "a row has one key several times",
+            where=where,
+            got=f"{key!r} with the values {', '.join(map(_short, values))}",
+            expected="each key once",
+        )
+    if task is None or task.sample:
+        return _checked(value, where, named=task is not None)
+    own = _is_generic(task) and "question" in value
+    if not own and {"instruction", "output"} & value.keys():
+        return _checked(value, where, named=True)
+    return check_choice_row(value, task, where) if task.row is None else convert_row(task, value, where=where)
 
 
 def _read_text(path: Path) -> str:
@@ -92,28 +126,21 @@ class _Object(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        self.repeated: str | None = None
-        if len(self) < len(pairs):
-            counts = Counter(key for key, _ in pairs)
-            self.repeated = next(key for key, count in counts.items() if count > 1)
-            self.values_of_repeated = [value for key, value in pairs if key == self.repeated]
+        self.repeated = repeated_key(pairs)
 
 
-def _checked(value: Any, where: str) -> Row:
-    if not isinstance(value, _Object):
-        raise InputError("a row is not an object", where=where, got=_short(value), expected=_LAYOUT)
-    if value.repeated is not None:
-        raise InputError(
-            "a row has one key several times",
-            where=where,
-            got=f"{value.repeated!r} with the values {', '.join(map(_short, value.values_of_repeated))}",
-            expected="each key once",
-        )
+def _checked(value: dict[str, Any], where: str, *, named: bool) -> Row:
+    """A row in the LLM-Adapters layout; ``named`` says whether its task was."""
+    other = not named and value.keys() >= set(KEYS)
     row = {"input": "", **value}
     for key in _KEYS:
         if key not in row:
             raise InputError(
-                f"a row has no {key!r}", where=where, got=f"the keys {', '.join(value)}", expected=_LAYOUT
+                f"a row has no {key!r}",
+                where=where,
+                got=f"the keys {', '.join(value)}",
+                expected=_LAYOUT,
+                fix=f"add --task {GENERIC} for rows with {', '.join(KEYS)}" if other else None,
             )
         if not isinstance(row[key], str):
             raise InputError(f"{key!r} is not a text", where=where, got=_short(row[key]), expected=_LAYOUT)

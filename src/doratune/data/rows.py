@@ -1,4 +1,4 @@
-"""A row in the LLM-Adapters layout, the form of all data here, and how it becomes a prompt.
+"""Rows, in one of two layouts, and how an instruction becomes a prompt.
 
 The prompt is the Alpaca template as the original study used it, without its stray spaces. Wording:
 github.com/tatsu-lab/stanford_alpaca, by way of AGI-Edgerunners/LLM-Adapters (both Apache-2.0).
@@ -6,8 +6,11 @@ github.com/tatsu-lab/stanford_alpaca, by way of AGI-Edgerunners/LLM-Adapters (bo
 
 from __future__ import annotations
 
-Row = dict[str, str]
-"""The keys "instruction", "input" (often empty), "output" and "answer"."""
+from typing import Any
+
+Row = dict[str, Any]
+"""In the LLM-Adapters layout the texts "instruction", "input" (often empty), "output" and "answer"; or a
+"question", its "choices" and the "answer", as ``choices`` reads them."""
 
 _PLAIN = """\
 Below is an instruction that describes a task. Write a response that appropriately completes the request.

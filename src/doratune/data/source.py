@@ -7,10 +7,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from doratune.data.choices import EXAMPLE
 from doratune.data.originals import hub_name, load_hub_rows
 from doratune.data.reader import read_rows
 from doratune.data.rows import Row
 from doratune.data.tasks import Split, Task
+from doratune.errors import InputError
 from doratune.records.layout import file_sha256
 
 
@@ -19,7 +21,7 @@ class LoadedData:
     """Rows and what they were taken from.
 
     Attributes:
-        rows: In the LLM-Adapters layout.
+        rows: As :func:`doratune.data.reader.read_rows` gives them.
         source: The file, hub data set or built-in sample.
         sha256: Of the file's bytes; for other sources, of the rows as canonical JSON.
     """
@@ -29,13 +31,17 @@ class LoadedData:
     sha256: str
 
 
-def load_file(path: Path) -> LoadedData:
+def load_file(path: Path, task: Task | None = None) -> LoadedData:
     """The rows of a JSON or JSONL file.
+
+    Args:
+        path: The file.
+        task: Whose rows; None: rows in the LLM-Adapters layout, of any task.
 
     Raises:
         InputError: The file cannot be used.
     """
-    return LoadedData(read_rows(path), str(path), file_sha256(path))
+    return LoadedData(read_rows(path, task), str(path), file_sha256(path))
 
 
 def load_split(task: Task, split: Split, *, data: Path | None = None) -> LoadedData:
@@ -47,11 +53,20 @@ def load_split(task: Task, split: Split, *, data: Path | None = None) -> LoadedD
         data: A file to take them from instead.
 
     Raises:
-        InputError: The file cannot be used, or rows on the hub are not what the task says they are.
+        InputError: The file cannot be used, rows on the hub are not what the task says they are, or the task
+            has rows in files only and none was given.
         DoratuneError: The hub cannot be reached.
     """
     if data is not None:
-        return load_file(data)
+        return load_file(data, task)
+    if task.hub is None and not task.sample:
+        raise InputError(
+            f"the rows of {task.name} are in a file, and none was given",
+            where="--data",
+            expected="a JSON or JSONL file" + (f" with rows such as {EXAMPLE}" if task.row is None else ""),
+            fix=f"name the file with the {split} rows: --data FILE; in compare --data and --test-data, in a "
+            "plan train_data and test_data",
+        )
     if task.hub is not None:
         rows, name = load_hub_rows(task, split), hub_name(task.hub, split)
     else:

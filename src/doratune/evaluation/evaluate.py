@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from doratune.data.examples import Example, build_examples
 from doratune.data.mix import without_mix
 from doratune.data.source import LoadedData, load_split
-from doratune.data.tasks import Task, get_task
+from doratune.data.tasks import Task, get_tasks
 from doratune.errors import DoratuneError, InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.early import refuse_early, refuse_generated_texts
@@ -37,7 +37,7 @@ from doratune.records.layout import (
     write_record,
 )
 from doratune.records.lock import locked
-from doratune.records.run import DataRecord, Evaluation, Format, Metric, RunRecord
+from doratune.records.run import DataRecord, Evaluation, Format, Metric, RunRecord, way_of_asking
 from doratune.stats.accuracy import accuracy_with_interval, majority_share
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
     refuse_file(output_folder(config, found))
     fmt: Format = config.format or (found.record.config.get("format") if found.record else None) or "instruct"
     refuse_generated_texts(config, fmt)
-    tasks = _load_tasks(config, fmt)
+    tasks = _load_tasks(config, fmt, found.record)
     held = _held(config.output or found.run)
     if not overwrite:
         for rows in tasks:
@@ -106,15 +106,31 @@ def _add(evaluation: Evaluation, record: RunRecord, folder: Path) -> RunRecord:
     return found
 
 
-def _load_tasks(config: EvalConfig, fmt: Format) -> list[TaskRows]:
+def _load_tasks(config: EvalConfig, fmt: Format, run: RunRecord | None) -> list[TaskRows]:
     names = without_mix(config.task)
+    trained = {data.task: data.definition for data in (run.data if run else []) if data.task}
+    recorded = {name: definition for name, definition in trained.items() if definition is not None}
     loaded = []
-    for name in dict.fromkeys(names):
-        task = get_task(name)
+    for task in get_tasks(names, recorded=recorded):
+        _refuse_changed(task, recorded, config)
         data = load_split(task, "test", data=config.data)
         examples = build_examples(data.rows[: config.eval_rows], source=data.source, fmt=fmt, task=task)
         loaded.append(TaskRows(task, data, examples))
     return loaded
+
+
+def _refuse_changed(task: Task, recorded: Mapping[str, Mapping[str, Any]], config: EvalConfig) -> None:
+    """Refuse a file that asks in another way than the one of this name that the run was trained with."""
+    trained = recorded.get(task.name)
+    if trained is not None and way_of_asking(task.definition) != way_of_asking(trained):
+        raise InputError(
+            f"the file of the task {task.name} was changed since the run was trained",
+            where=config.target,
+            got=f"another layout or row in {' '.join(config.task)}",
+            expected="what the run's record holds",
+            fix=f"evaluate with --task {task.name}, which is taken from the record, or give the changed file "
+            "another name",
+        )
 
 
 def _held(output: Path | None) -> RunRecord | None:
@@ -185,6 +201,7 @@ def _evaluate_task(
             split=config.split,
             sha256=rows.loaded.sha256,
             rows=len(rows.loaded.rows),
+            definition=rows.task.definition,
         ),
         limit=config.eval_rows,
         speedups=list(target.speedups),

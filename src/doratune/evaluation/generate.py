@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from transformers import (
@@ -36,6 +35,7 @@ from doratune.evaluation.batching import (
     repeated,
     row_name,
 )
+from doratune.models.tokenizer import answer_ends
 
 
 def generate_answers(
@@ -131,9 +131,7 @@ def _generation_settings(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_beams: int, max_new_tokens: int
 ) -> GenerationConfig:
     """Beam search that ends at the tokenizer's or the model's own end-of-sequence tokens."""
-    own: Any = getattr(model.generation_config, "eos_token_id", None)
-    end: Any = tokenizer.eos_token_id
-    ends = {end, *(own if isinstance(own, list) else [own])} - {None}
+    ends = answer_ends(model, tokenizer)
     if not ends:
         raise InputError(
             "no end-of-sequence token is known, so no answer would ever end",
@@ -145,8 +143,8 @@ def _generation_settings(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         use_cache=True,
-        eos_token_id=sorted(ends),
-        pad_token_id=min(ends) if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        eos_token_id=ends,
+        pad_token_id=ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
     )
 
 

@@ -34,6 +34,7 @@ from doratune.records.layout import (
     RECORD_NAME,
     is_recorded,
     is_started,
+    read_base_model,
     read_record,
     trained_weights,
 )
@@ -173,12 +174,14 @@ def load_target(config: EvalConfig, found: Found, texts: Sequence[str] = TEXTS) 
 def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Target:
     run, record, adapter = found.run, found.record, found.adapter
     base = _load(config, record, found)
-    if found.model is not None and run is not None and record is not None:
-        scored = _scored(base, "full", merged=False)
-        return Target(base.model, base.tokenizer, record, output_folder(config, found), scored)
     base_record = model_record(base)
-    other_base = _other_base(config, record.model, base_record) if record is not None else None
     output = output_folder(config, found)
+    if found.model is not None and run is not None and record is not None:
+        other_base = _other_base(config, record.model, base_record, trained=True)
+        scored = _scored(base, "full", merged=False)
+        return Target(base.model, base.tokenizer, record, output, scored, other_base=other_base)
+    trained_on = record.model if record is not None else _saved_base(config, adapter, base_record)
+    other_base = _other_base(config, trained_on, base_record)
     if adapter is None:
         record = record or _new_record(config, base_record, "base", adapter=0)
         scored = _scored(base, "base", merged=False)
@@ -188,7 +191,7 @@ def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Targ
     peft_model = load_adapter(base.model, adapter)
     if record is None:
         method: Method = "dora" if uses_dora(peft_model) else "lora"
-        record = _new_record(config, base_record, method, adapter=adapter_parameters(peft_model))
+        record = _new_record(config, trained_on, method, adapter=adapter_parameters(peft_model))
     if record.config.get("engine", "doratune") == "doratune":
         enable(peft_model)
     _refuse_overflow(peft_model, adapter)
@@ -299,19 +302,50 @@ def _named_base(adapter: Path) -> str:
     return name
 
 
-def _other_base(config: EvalConfig, trained_on: ModelRecord, loaded: ModelRecord) -> ModelRecord | None:
-    """What was loaded, if it is allowed and not what the record names."""
-    found = compare_base_models(trained_on, loaded)
+def _saved_base(config: EvalConfig, adapter: Path | None, loaded: ModelRecord) -> ModelRecord:
+    """What an adapter without a run says of its base; what was loaded where it says no more than a name."""
+    if adapter is None:
+        return loaded
+    saved = read_base_model(adapter)
+    if saved is not None:
+        return saved
+    named = read_adapter_config(adapter).base_model_name_or_path
+    if config.model not in (None, named):
+        logger.warning(
+            "the adapter says of its base model only that it is called %s, so %s was not compared with it",
+            named,
+            loaded.name,
+        )
+    return loaded
+
+
+def _other_base(
+    config: EvalConfig, trained_on: ModelRecord, loaded: ModelRecord, *, trained: bool = False
+) -> ModelRecord | None:
+    """What was loaded, if it is allowed and not what the record names.
+
+    Args:
+        config: The evaluation's settings.
+        trained_on: The base model by the record.
+        loaded: The model that was loaded.
+        trained: It is the base model after all its weights were trained, so they are other ones.
+    """
+    found = compare_base_models(trained_on, loaded, weights=not trained)
     if found.same:
-        if found.note:
-            logger.warning(found.note)
+        for note in found.notes:
+            logger.warning(note)
         return None
+    what = "the adapter was trained for another base model"
+    fix = "evaluate it without --model or with the model it was trained on"
+    if trained:
+        what = "the model's configuration or tokenizer is not the one it was trained with"
+        fix = "copy its folder again from where it was trained"
     error = InputError(
-        "the adapter was trained for another base model",
+        what,
         where=config.target,
         got=f"base {loaded.name} ({loaded.source}): {found.difference}",
         expected=f"base {trained_on.name} ({trained_on.source})",
-        fix="evaluate it without --model or with the model it was trained on, or add --allow-other-base",
+        fix=f"{fix}, or add --allow-other-base",
     )
     if not config.allow_other_base:
         raise error

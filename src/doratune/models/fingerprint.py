@@ -14,7 +14,9 @@ import xxhash
 from torch import Tensor
 
 from doratune.errors import DoratuneError
+from doratune.models.config_settings import config_record
 from doratune.models.load import LoadedModel
+from doratune.models.token_probes import tokenizer_record
 from doratune.models.weights import WeightFiles, weights_folder
 from doratune.models.whole import NotFiniteError, only_finite
 from doratune.records.base_model import UNSEEN
@@ -40,6 +42,8 @@ def model_record(base: LoadedModel) -> ModelRecord:
         dtype=str(base.dtype).removeprefix("torch."),
         parameters=base.model.num_parameters(),
         fingerprint=fingerprint(base),
+        config=config_record(base.model),
+        tokenizer=tokenizer_record(base.model, base.tokenizer),
     )
 
 

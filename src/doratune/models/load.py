@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from doratune.errors import DoratuneError, InputError
 from doratune.hub import hub_or_cache
 from doratune.models.builtin import BUILTIN, resolve_builtin
+from doratune.models.config_files import refuse_repeated_keys, refuse_repeated_keys_of_hub
 from doratune.models.gguf import first_line, read_gguf, unreadable
 from doratune.models.names import no_such_model, refuse_unknown_model
 from doratune.models.precision import resolve_dtype
@@ -121,6 +122,7 @@ def _from_folder(folder: Path, kwargs: dict[str, Any]) -> tuple[PreTrainedModel,
         )
     if not (folder / MODEL_CONFIG).is_file():
         raise InputError("the model folder has no config.json", where="--model", got=folder)
+    refuse_repeated_keys(folder)
     WeightFiles(folder)  # its messages name the file; nothing but the headers is read
     try:
         return _pretrained(str(folder), kwargs)
@@ -146,6 +148,7 @@ def _from_hub(name: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, PreTr
                     fix="check the id and the connection, or name a local folder",
                 ) from error
             raise no_such_model(name, f"check the path or id ({first_line(error)})") from error
+    refuse_repeated_keys_of_hub(name)
     if answer.failure:
         logger.warning("%s; the copy in the cache is used", answer.failure)
     return loaded

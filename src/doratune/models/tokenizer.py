@@ -35,6 +35,13 @@ def ensure_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     model.config.pad_token_id = tokenizer.pad_token_id
 
 
+def answer_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a generated answer: the tokenizer's end of sequence and the model's own ones."""
+    own: Any = getattr(model.generation_config, "eos_token_id", None)
+    end: Any = tokenizer.eos_token_id
+    return sorted({end, *(own if isinstance(own, list) else [own])} - {None})
+
+
 def refuse_unembedded_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Refuse a tokenizer that gives ids which the embedding has no row for.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from doratune.errors import InputError
 from doratune.hub import hub_or_cache, looks_like_path
 from doratune.models.builtin import BUILTIN, resolve_builtin
 from doratune.models.gguf import convert_once
+from doratune.strict_json import read_object
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = re.compile(r".*\.(bin|pt|pth|ckpt)")
@@ -141,10 +141,10 @@ def refuse_pickles(files: Iterable[str], place: str) -> None:
 
 
 def _shards(folder: Path) -> list[Path]:
+    index = read_object(folder / INDEX, "the index of the weights")
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         files = sorted({folder / name for name in index["weight_map"].values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             "the index of the weights cannot be read",
             where=str(folder / INDEX),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from peft import LoraConfig
 from safetensors import SafetensorError
@@ -16,6 +14,7 @@ from doratune.errors import InputError, first_of
 from doratune.finite import is_finite
 from doratune.records.layout import ADAPTER_CONFIG
 from doratune.records.run import RunRecord
+from doratune.strict_json import read_object
 
 WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"  # as PEFT writes them
 CONVERT = (
@@ -38,7 +37,7 @@ def read_adapter_config(folder: Path) -> LoraConfig:
         InputError: It is missing or broken, of another PEFT method, or asks for what this PEFT does not know.
     """
     path = folder / ADAPTER_CONFIG
-    values = _read_object(path)
+    values = read_object(path, "the adapter's configuration")
     method = values.get("peft_type")
     if method != "LORA":
         raise InputError(
@@ -157,29 +156,3 @@ def _unusable(path: Path, key: str, value: object, expected: str) -> InputError:
         got=f"{key} {value!r}",
         expected=expected,
     )
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            repeated = next(key for key in found if sum(key == one for one, _ in pairs) > 1)
-            raise InputError(
-                "the adapter's configuration has one key several times",
-                where=str(path),
-                got=repeated,
-                expected="each key once",
-            )
-        return found
-
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            "the adapter's configuration cannot be read", where=str(path), got=str(error)
-        ) from error
-    if not isinstance(values, dict):
-        raise InputError(
-            "the adapter's configuration is not a JSON object", where=str(path), got=type(values).__name__
-        )
-    return values

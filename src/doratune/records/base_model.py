@@ -1,7 +1,8 @@
 """Whether two runs began from one base model. The only place that decides it.
 
-A model is known by its weights, not by its name: a folder, its absolute path, a built-in name and a copy of a
-hub repository are one model while their weights are equal, and one path holds two models once they change.
+A model is known by its weights, its settings and what its tokenizer does, not by its name: a folder, its
+absolute path, a built-in name and a copy of a hub repository are one model while these are equal, and one
+path holds two models once they change.
 
 A fingerprint is ``v2:<vectors>:<weights>``, as ``models.fingerprint`` takes it. ``<vectors>`` is a hash of
 the weights of one dimension (norms, biases), which stay floats in a quantised model; ``<weights>`` is a hash
@@ -12,16 +13,23 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from doratune.errors import InputError
-from doratune.records.run import ModelRecord, RunRecord
+from doratune.errors import InputError, first_of, shown
+from doratune.records.run import ConfigRecord, ModelRecord, RunRecord, TokenizerRecord
 
 UNSEEN = "unseen"
 NORMS_ONLY = "Of the base models only the norm weights were compared: a record has no hash of the others."
 NAMES_ONLY = "The base models were compared by name and size: a record has no fingerprint of the weights."
+WEIGHTS_ONLY = "The base models' configurations and tokenizers were not compared: a record has neither."
+ABSENT = object()
+SHOWN_TEXT = 30
+"""Characters of a text in a message."""
+SHOWN_IDS = 5
+"""Token ids in a message, from the one before the first that differs."""
 
 
 @dataclass(frozen=True)
@@ -31,37 +39,145 @@ class BaseComparison:
     Attributes:
         same: Whether they are one model, as far as can be told.
         difference: What differs; empty where they are one.
-        note: What was not compared; None where every weight was, or where they differ.
+        notes: What was not compared, in sentences; none where they differ.
     """
 
     same: bool
     difference: str = ""
-    note: str | None = None
+    notes: tuple[str, ...] = ()
 
 
-def compare_base_models(ours: ModelRecord, theirs: ModelRecord) -> BaseComparison:
+def compare_base_models(
+    ours: ModelRecord,
+    theirs: ModelRecord,
+    *,
+    places: tuple[str, str] = ("in the run", "here"),
+    weights: bool = True,
+) -> BaseComparison:
     """Tell whether two records are of one base model, by the most that both of them know.
 
     All weights are compared if both records have a hash of them; else the vectors and the number of
-    parameters; else, where a record has no fingerprint, the names and the number of parameters.
+    parameters; else, where a record has no fingerprint, the names and the number of parameters. Settings and
+    token ids are compared where both records have them.
+
+    Args:
+        ours: What one says of its base model.
+        theirs: What the other one says.
+        places: What both are called where their values are put side by side.
+        weights: Whether the weights are compared too; those of a fully fine-tuned model are its own.
     """
+    found = [
+        _compare_weights(ours, theirs) if weights else BaseComparison(True),
+        _compare_configs(ours.config, theirs.config, places),
+        _compare_tokenizers(ours.tokenizer, theirs.tokenizer, places),
+    ]
+    differences = [one.difference for one in found if not one.same]
+    if not differences:
+        return BaseComparison(True, notes=tuple(dict.fromkeys(note for one in found for note in one.notes)))
     alike = (ours.name, ours.parameters) == (theirs.name, theirs.parameters)
     named = f"{ours.name} ({ours.parameters:,} parameters), {theirs.name} ({theirs.parameters:,})"
     named = f"{ours.name} twice" if alike else named
+    return BaseComparison(False, ", ".join([named, *filter(None, differences)]))
+
+
+def _compare_weights(ours: ModelRecord, theirs: ModelRecord) -> BaseComparison:
     our_vectors, our_weights = _parts(ours.fingerprint)
     their_vectors, their_weights = _parts(theirs.fingerprint)
     if our_weights is not None and their_weights is not None:
         equal = (our_vectors, our_weights) == (their_vectors, their_weights)
-        return BaseComparison(equal, "" if equal else f"{named}, with different weights")
+        return BaseComparison(equal, "" if equal else "with different weights")
     if ours.parameters != theirs.parameters:
-        return BaseComparison(False, named)
+        return BaseComparison(False)
     if our_vectors is not None and their_vectors is not None:
         if our_vectors != their_vectors:
-            return BaseComparison(False, f"{named}, with different norm weights")
-        return BaseComparison(True, note=NORMS_ONLY)
+            return BaseComparison(False, "with different norm weights")
+        return BaseComparison(True, notes=(NORMS_ONLY,))
     if _spelled_out(ours.name) != _spelled_out(theirs.name):
-        return BaseComparison(False, f"{named}, of which one has no fingerprint")
-    return BaseComparison(True, note=NAMES_ONLY)
+        return BaseComparison(False, "of which one has no fingerprint")
+    return BaseComparison(True, notes=(NAMES_ONLY,))
+
+
+def _compare_configs(
+    ours: ConfigRecord | None, theirs: ConfigRecord | None, places: tuple[str, str]
+) -> BaseComparison:
+    """A setting that one version of transformers has and another has not is no difference of the models."""
+    if ours is None or theirs is None:
+        return BaseComparison(True, notes=(WEIGHTS_ONLY,))
+    if ours == theirs:
+        return BaseComparison(True)
+    our_settings, their_settings = dict(_flat(ours.settings)), dict(_flat(theirs.settings))
+    keys = sorted(our_settings.keys() | their_settings.keys())
+    single = [key for key in keys if (key in our_settings) != (key in their_settings)]
+    if ours.transformers == theirs.transformers:
+        single = []
+    changed = [
+        f"{key} is {_value(our_settings, key)} {places[0]} and {_value(their_settings, key)} {places[1]}"
+        for key in keys
+        if key not in single and our_settings.get(key, ABSENT) != their_settings.get(key, ABSENT)
+    ]
+    if changed:
+        return BaseComparison(False, f"with different settings in config.json: {first_of(changed)}")
+    note = (
+        "Settings of the base models were not compared, as only one of transformers "
+        f"{ours.transformers} and {theirs.transformers} has them: {first_of(single)}."
+    )
+    return BaseComparison(True, notes=(note,) if single else ())
+
+
+def _compare_tokenizers(
+    ours: TokenizerRecord | None, theirs: TokenizerRecord | None, places: tuple[str, str]
+) -> BaseComparison:
+    if ours is None or theirs is None:
+        return BaseComparison(True, notes=(WEIGHTS_ONLY,))
+    if ours == theirs:
+        return BaseComparison(True)
+    facts = {
+        "its size": (ours.vocabulary, theirs.vocabulary),
+        "what ends a row": (ours.eos, theirs.eos),
+        "what ends an answer": (ours.ends, theirs.ends),
+    }
+    changed = [
+        f"{what} is {one} {places[0]} and {other} {places[1]}"
+        for what, (one, other) in facts.items()
+        if one != other
+    ]
+    # Another version of doratune may ask for the ids of other texts.
+    for texts, others in ((ours.prompts, theirs.prompts), (ours.completions, theirs.completions)):
+        for text, ids in texts.items():
+            if others.get(text, ids) != ids:
+                one, other = _first_difference(ids.split(), others[text].split())
+                named = shown(text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT]}…")
+                changed.append(f"{named} is {one} {places[0]} and {other} {places[1]}")
+    if changed:
+        return BaseComparison(False, f"with different tokenizers: {first_of(changed)}")
+    return BaseComparison(True)
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings inside of settings by their path, such as rope_parameters.rope_theta and layer_types.0."""
+    if isinstance(value, dict | list):
+        inside = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, one in inside:
+            yield from _flat(one, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _value(settings: Mapping[str, Any], key: str) -> str:
+    return shown(settings[key]) if key in settings else "absent"
+
+
+def _first_difference(ours: list[str], theirs: list[str]) -> tuple[str, str]:
+    """Both lists of ids from just before the first one that differs."""
+    pairs = zip(ours, theirs, strict=False)
+    same = next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(ours), len(theirs)))
+    start = max(same - 1, 0)
+
+    def part(ids: list[str]) -> str:
+        inside = " ".join(ids[start : start + SHOWN_IDS]) or "nothing"
+        return f"{'… ' if start else ''}{inside}{' …' if len(ids) > start + SHOWN_IDS else ''}"
+
+    return part(ours), part(theirs)
 
 
 def check_one_base_model(models: Mapping[str, ModelRecord], *, fix: str) -> list[str]:
@@ -79,7 +195,7 @@ def check_one_base_model(models: Mapping[str, ModelRecord], *, fix: str) -> list
     """
     notes: dict[str, None] = {}
     for (our_run, ours), (their_run, theirs) in itertools.combinations(models.items(), 2):
-        found = compare_base_models(ours, theirs)
+        found = compare_base_models(ours, theirs, places=(f"in {our_run}", f"in {their_run}"))
         if not found.same:
             raise InputError(
                 "the runs have different base models, so they cannot be compared",
@@ -87,8 +203,7 @@ def check_one_base_model(models: Mapping[str, ModelRecord], *, fix: str) -> list
                 got=found.difference,
                 fix=fix,
             )
-        if found.note:
-            notes[found.note] = None
+        notes |= dict.fromkeys(found.notes)
     return list(notes)
 
 

@@ -75,6 +75,8 @@ def notes_on_differences(records: Mapping[str, RunRecord]) -> list[str]:
             notes.append(f"The runs differ in {key}: {by_name(values)}.")
     if len({tuple(data.sha256 for data in one.data) for one in _described(records).values()}) > 1:
         notes.append("The runs were not trained on the same rows.")
+    elif len({tuple(data.asked for data in one.data) for one in _described(records).values()}) > 1:
+        notes.append("The runs were trained on the same rows, asked in different ways.")
     steps = {name: record.training.steps for name, record in records.items() if record.training}
     if len(set(steps.values())) > 1:
         notes.append(f"The runs took different numbers of steps: {by_name(steps)}.")
@@ -122,6 +124,8 @@ def _settings(record: RunRecord) -> dict[str, Setting]:
     known: dict[str, Setting] = {"model": record.model.name, "dtype": record.model.dtype}
     if record.data:
         known["training_data"] = [f"{data.source} {data.split}, {data.rows} rows" for data in record.data]
+    if any(data.definition for data in record.data):  # what the file was called says nothing
+        known["task"] = [data.task for data in record.data]
     known["seed"] = record.seed
     own = flat_config(record.config)
     left_out = BY_ARM | WITHOUT_EFFECT | UNUSED.get(record.method, frozenset()) | known.keys()

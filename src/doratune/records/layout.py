@@ -22,8 +22,9 @@ from pydantic import ValidationError
 from doratune.errors import InputError
 from doratune.hub import looks_like_path
 from doratune.records.analysis import AnalysisRecord
-from doratune.records.run import Divergence, Format, Method, Protocol, RunRecord
+from doratune.records.run import Divergence, Format, Method, ModelRecord, Protocol, RunRecord
 from doratune.records.study import StudyRecord, from_version_1
+from doratune.strict_json import strict_loads
 
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
@@ -50,6 +51,8 @@ RUN_NAMES = frozenset(
 
 ADAPTER_CONFIG = "adapter_config.json"
 """PEFT's file that shows that a folder holds an adapter."""
+BASE_MODEL_NAME = "base_model.json"
+"""What an adapter's folder and a checkpoint say of their base model."""
 MODEL_CONFIG = "config.json"
 """transformers' file that shows that a folder holds a model."""
 
@@ -177,7 +180,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = strict_loads(line)
         except json.JSONDecodeError as error:
             place = f"{path}, line {number}, column {error.colno}"
             raise InputError("a line is not valid JSON", where=place, got=error.msg) from None
@@ -206,6 +209,30 @@ def write_config(run: Path, config: Mapping[str, Any]) -> None:
 def write_record(run: Path, record: RunRecord) -> None:
     """Write ``run``/record.json."""
     write_json_atomic(run / RECORD_NAME, record.to_dict())
+
+
+def write_base_model(folder: Path, base: ModelRecord) -> None:
+    """Write ``folder``/base_model.json."""
+    write_json_atomic(folder / BASE_MODEL_NAME, base.to_dict())
+
+
+def read_base_model(folder: Path) -> ModelRecord | None:
+    """Read ``folder``/base_model.json; None where there is none, as in folders of PEFT's own.
+
+    Raises:
+        InputError: It is not what ``write_base_model`` wrote.
+    """
+    path = folder / BASE_MODEL_NAME
+    if not path.is_file():
+        return None
+    text = _read_text(path)
+    try:
+        strict_loads(text)
+        return ModelRecord.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise _invalid(path, error) from None
+    except (RecursionError, ValueError) as error:
+        raise InputError("the file cannot be read", where=str(path), got=error) from None
 
 
 def write_divergence(run: Path, divergence: Divergence) -> None:
@@ -314,7 +341,7 @@ def _read_schema(
 ) -> Schema:
     text = _read_text(path)
     try:
-        data = json.loads(text)
+        data = strict_loads(text)
     except json.JSONDecodeError as error:
         place = f"{path}, line {error.lineno}, column {error.colno}"
         raise InputError("the file is not valid JSON", where=place, got=error.msg) from None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AwareDatetime, Field
@@ -20,6 +21,23 @@ Metric = Literal["accuracy", "accuracy_norm"]
 ScoredWeights = Literal["base", "adapter", "full"]
 
 
+class ConfigRecord(Record):
+    """The settings of a base model's config.json, as transformers filled them in."""
+
+    transformers: str  #: its version, which decides what settings there are
+    settings: dict[str, Any]  #: those that can change what the model computes
+
+
+class TokenizerRecord(Record):
+    """What a base model's tokenizer does."""
+
+    vocabulary: Count  #: how many tokens it has
+    eos: int  #: the id that closes a training row
+    ends: list[int]  #: the ids that end a generated answer; generation_config.json may add some
+    prompts: dict[str, str]  #: ids of texts of ours, with the special tokens around them
+    completions: dict[str, str]  #: ids of texts of ours, without
+
+
 class ModelRecord(Record):
     """The base model, before any adapter."""
 
@@ -28,6 +46,8 @@ class ModelRecord(Record):
     dtype: str  #: the type of the base weights, such as "float32"
     parameters: Count  #: number of parameters of the base model
     fingerprint: str | None = None  #: hash of its weights, see ``base_model``; None where it was not taken
+    config: ConfigRecord | None = None  #: what it computes besides; None in records of older versions
+    tokenizer: TokenizerRecord | None = None  #: what ids it computes on; None in records of older versions
 
 
 class ParameterCount(Record):
@@ -47,13 +67,27 @@ class DataRecord(Record):
     sha256: str  #: hash of the rows as they were read
     rows: Count  #: rows in the split before any limit
     parts: dict[str, Count] | None = None  #: rows of each task of a mix, None where it is no mix
+    definition: dict[str, Any] | None = None  #: what a task's own file said; None for a shipped task
+
+    @property
+    def asked(self) -> str:
+        """What tells these rows, and how they are asked, from others: ``sha256`` where the task ships."""
+        if self.definition is None:
+            return self.sha256
+        return hashlib.sha256(f"{self.sha256}\n{way_of_asking(self.definition)}".encode()).hexdigest()
+
+
+def way_of_asking(definition: Mapping[str, Any] | None) -> str:
+    """What of a task's definition decides its prompts and answers, as text; empty for a shipped task."""
+    decides = {key: (definition or {}).get(key) for key in ("layout", "row")}
+    return json.dumps(decides, sort_keys=True, separators=(",", ":")) if definition is not None else ""
 
 
 def mixed(parts: Sequence[DataRecord]) -> DataRecord:
     """The record of rows that are mixed from several sources; of one source its own."""
     if len(parts) == 1:
         return parts[0]
-    digest = hashlib.sha256("\n".join(part.sha256 for part in parts).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(part.asked for part in parts).encode()).hexdigest()
     return DataRecord(
         source=", ".join(dict.fromkeys(part.source for part in parts)),
         split=parts[0].split,

@@ -204,6 +204,7 @@ class StudyRecord(Record):
     cells: list[StudyCell]  #: the finished cells, in the plan's order
     pooled: list[PooledDifference]  #: over the cells of a model and rank
     pending: list[str]  #: cells that are not finished, as "task (format)"
+    left_out: list[str] = Field(default=[])  #: tasks of the plan file that were not asked for, with --only
     settings: dict[str, Setting]  #: what all runs share
     differing: dict[str, dict[str, Setting]] = Field(default={})  #: by setting: its value in each arm or run
     notes: list[str]  #: what a reader must know

@@ -53,7 +53,7 @@ def address(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:ADDRESS_DIGITS]
 
 
-MODEL_FILES = ("config.json", "tokenizer*.json", "tokenizer.model", "*.safetensors", "*.bin")
+MODEL_FILES = ("*.json", "merges.txt", "vocab.txt", "*.model", "*.safetensors", "*.bin")
 """The files in a model's folder that determine its results."""
 
 

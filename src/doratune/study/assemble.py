@@ -87,6 +87,7 @@ def study_record(
     answered: Sequence[Answered],
     *,
     reproduce: str,
+    left_out: Sequence[str] = (),
 ) -> StudyRecord:
     """The whole record of a study, finished or not.
 
@@ -96,10 +97,11 @@ def study_record(
         inputs: The hashes that identify its models and rows.
         answered: The cells of the finished groups.
         reproduce: The command that repeats this study.
+        left_out: Tasks of the plan that were not asked for.
     """
     finished = {_place(one.cell) for one in answered}
     wanted = {
-        (group.material.train_record.sha256, group.model, test.task.name, group.format, group.cell_rank): (
+        (group.material.train_record.asked, group.model, test.task.name, group.format, group.cell_rank): (
             _title(plan, group, test)
         )
         for group in groups
@@ -117,7 +119,12 @@ def study_record(
         pending=[title for place, title in wanted.items() if place not in finished],
         settings={key: value for key, value in shared.items() if key not in ("data", "training_data")},
         differing=_own_settings(plan, records),
-        notes=[*dict.fromkeys(note for one in answered for note in one.notes), *_notes(plan, records)],
+        left_out=list(left_out),
+        notes=[
+            *([f"A part of the plan: {', '.join(left_out)} left out with --only."] if left_out else []),
+            *dict.fromkeys(note for one in answered for note in one.notes),
+            *_notes(plan, records),
+        ],
     )
 
 
@@ -189,7 +196,7 @@ def _diverged(progress: Progress) -> list[DivergedRun]:
 def _entry(job: Job, test: Test) -> Evaluation:
     """A run's evaluation on the test rows of a task."""
     for wanted in job.wanted:
-        if wanted.config.split == "test" and wanted.config.task == [test.task.name]:
+        if wanted.config.split == "test" and wanted.task == test.task.name:
             found = wanted.found()
             if found is not None:
                 return found
@@ -201,7 +208,7 @@ def _relative(group: Group, job: Job) -> str:
 
 
 def _place(cell: StudyCell) -> tuple[str, str, str, str, int | None]:
-    return cell.train.sha256 if cell.train else "", cell.model, cell.task, cell.format, cell.rank
+    return cell.train.asked if cell.train else "", cell.model, cell.task, cell.format, cell.rank
 
 
 def _title(plan: Plan, group: Group, test: Test) -> str:
@@ -209,7 +216,7 @@ def _title(plan: Plan, group: Group, test: Test) -> str:
     entry = group.material.entry
     parts = [f"{test.task.name} ({group.format})"]
     if test.task.name != entry.name:
-        parts.append(f"trained on {' and '.join(entry.trained_on)}")
+        parts.append(f"trained on {' and '.join(entry.names)}")
     if len(plan.models) > 1:
         parts.append(Path(group.model).name)
     if len(plan.ranks) > 1:

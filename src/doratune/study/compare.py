@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from doratune.data.tasks import plain_name
 from doratune.errors import InputError
 from doratune.records.archive import PREDICTIONS_FILE, RUNS_FILE
 from doratune.records.layout import (
@@ -75,7 +76,7 @@ def comparison_plan(config: CompareConfig, own: Mapping[StudyMethod, CompareConf
         )
     rates = config.learning_rates or [config.learning_rate]
     values = {
-        "title": f"LoRA and DoRA on {', '.join(config.task)}",
+        "title": f"LoRA and DoRA on {', '.join(map(plain_name, config.task))}",
         "question": QUESTION,
         "models": [config.model],
         "methods": list(COMPARED),

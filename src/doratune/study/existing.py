@@ -20,7 +20,7 @@ from doratune.records.differences import (
     shared_settings,
 )
 from doratune.records.layout import read_record
-from doratune.records.run import DataRecord, Evaluation, RunRecord, mixed
+from doratune.records.run import DataRecord, Evaluation, RunRecord, mixed, way_of_asking
 from doratune.records.study import StudyMethod, StudyRecord, method_of
 from doratune.study.assemble import record_of
 from doratune.study.cell import Answered, Arm, Run, cell_of
@@ -151,7 +151,7 @@ def _arms(runs: Sequence[_Evaluated]) -> dict[str, list[_Evaluated]]:
 def _settings_key(record: RunRecord) -> str:
     """A key of everything that the runs of one arm share."""
     config = {key: value for key, value in flat_config(record.config).items() if key not in BY_SEED}
-    rows = [one.sha256 for one in record.data]
+    rows = [one.asked for one in record.data]
     return json.dumps([method_of(record), record.model.dtype, rows, config], sort_keys=True)
 
 
@@ -212,7 +212,7 @@ def _rank(trained: Sequence[_Evaluated]) -> int | None:
 
 def _train(trained: Sequence[_Evaluated]) -> DataRecord | None:
     """The rows that all runs were trained on; None if they differ."""
-    rows = {tuple(part.sha256 for part in one.run.record.data): one.run.record.data for one in trained}
+    rows = {tuple(part.asked for part in one.run.record.data): one.run.record.data for one in trained}
     data = next(iter(rows.values())) if len(rows) == 1 else []
     return mixed(data) if data else None
 
@@ -243,6 +243,13 @@ def _arm_notes(arms: dict[str, list[_Evaluated]]) -> list[str]:
 def _check_same_data(
     task: str, first: _Evaluated, ours: Evaluation, second: _Evaluated, theirs: Evaluation
 ) -> None:
+    if way_of_asking(ours.data.definition) != way_of_asking(theirs.data.definition):
+        raise InputError(
+            f"the runs were evaluated on different tasks of the name {task}, so they cannot be compared",
+            where=f"{first.run.directory}, {second.run.directory}",
+            got="task files with another layout or row",
+            fix="give one of the tasks another name",
+        )
     facts = {
         "data (SHA-256)": (ours.data.sha256, theirs.data.sha256),
         "eval_rows": (ours.limit, theirs.limit),

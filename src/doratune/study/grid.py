@@ -83,7 +83,7 @@ class Group:
         """The job that answers the test rows with the base model."""
         shared = {key: self.plan.settings[key] for key in _LOADING if key in self.plan.settings}
         tests = self.material.tests
-        rows = {test.task.name: test.record.sha256 for test in tests}
+        rows = {test.task.name: test.record.asked for test in tests}
         key = address(
             {
                 "model": self.identity,
@@ -91,7 +91,7 @@ class Group:
                 "format": self.format,
                 "protocol": self.plan.protocol,
                 "limit": self.material.entry.eval_rows,
-                "data": rows if len(tests) > 1 else tests[0].record.sha256,
+                "data": rows if len(tests) > 1 else tests[0].record.asked,
             }
         )
         folder = self.folder / RUNS_NAME / f"base-{_short(list(rows))}-{key}"
@@ -101,8 +101,8 @@ class Group:
 
     def _job(self, method: StudyMethod, rate: float, seed: int, stage: Literal["trial", "test"]) -> Job:
         config = self._config(method, rate, seed)
-        key = run_address(config, model=self.identity, data=self.material.train_record.sha256)
-        name = _short([one.lower() for one in self.material.entry.trained_on])
+        key = run_address(config, model=self.identity, data=self.material.train_record.asked)
+        name = _short(self.material.entry.names)
         folder = self.folder / RUNS_NAME / f"{method}-{name}-{key}"
         wanted = self._validations(folder) if seed == self.plan.seeds[0] else []
         if stage == "test":
@@ -110,7 +110,9 @@ class Group:
         return Job(
             stage=stage,
             folder=folder,
-            config=config.model_copy(update={"output": folder}),
+            config=config.model_copy(
+                update={"output": folder, "task": [self.material.given(task) for task in config.task]}
+            ),
             wanted=tuple(wanted),
             method=method,
         )
@@ -142,10 +144,11 @@ class Group:
     def _validations(self, folder: Path) -> list[Wanted]:
         return [
             Wanted(
+                part.task or "",
                 self._evaluation(
                     str(folder), part.task or "", part.path, "validation", folder / VALIDATION_NAME
                 ),
-                part.record.sha256,
+                part.record.asked,
                 part.record.rows,
             )
             for part in self.material.validation
@@ -156,7 +159,7 @@ class Group:
     ) -> EvalConfig:
         return EvalConfig(
             target=target,
-            task=[task],
+            task=[self.material.given(task)],
             data=data,
             split=split,
             format=self.format,
@@ -171,7 +174,7 @@ class Group:
         """The evaluation on the test rows of a task."""
         config = self._evaluation(target, test.task.name, test.data, "test", folder)
         limit = self.material.entry.eval_rows or test.record.rows
-        return Wanted(config, test.record.sha256, min(limit, test.record.rows))
+        return Wanted(test.task.name, config, test.record.asked, min(limit, test.record.rows))
 
 
 def _short(tasks: list[str]) -> str:

@@ -30,13 +30,15 @@ class Wanted:
     """An evaluation of one task.
 
     Attributes:
+        task: The task's name; ``config`` has the path of its file if it has one.
         config: The evaluation's configuration.
-        sha256: Hash of the rows, as in the evaluation's record.
+        asked: Hash of the rows and how they are asked, as in the evaluation's record.
         rows: How many rows are evaluated.
     """
 
+    task: str
     config: EvalConfig
-    sha256: str
+    asked: str
     rows: int
 
     def found(self) -> Evaluation | None:
@@ -48,7 +50,7 @@ class Wanted:
         folder = self.config.output
         if folder is None or not is_recorded(folder):
             return None
-        ours = (self.config.task[0], self.config.format, self.config.protocol, self.config.split)
+        ours = (self.task, self.config.format, self.config.protocol, self.config.split)
         record = read_record(folder)
         check_own_base_model(record, where=str(folder))
         for one in record.evaluations:
@@ -68,12 +70,12 @@ class Wanted:
         return read_answers(folder, found) if found is not None and folder is not None else None
 
     def _check_rows(self, found: Evaluation, folder: Path) -> None:
-        if (found.data.sha256, found.limit) != (self.sha256, self.config.eval_rows):
+        if (found.data.asked, found.limit) != (self.asked, self.config.eval_rows):
             raise InputError(
                 f"a finished run was evaluated on other rows of {found.task} than the plan now has",
                 where=str(folder),
-                got=f"SHA-256 {found.data.sha256[:12]}, eval_rows {found.limit}",
-                expected=f"SHA-256 {self.sha256[:12]}, eval_rows {self.config.eval_rows}",
+                got=f"SHA-256 {found.data.asked[:12]}, eval_rows {found.limit}",
+                expected=f"SHA-256 {self.asked[:12]}, eval_rows {self.config.eval_rows}",
                 fix="give the rows and --eval-rows it was evaluated on, or another --output",
             )
 

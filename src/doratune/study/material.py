@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from doratune.data.choices import is_choice_row
 from doratune.data.examples import build_examples
 from doratune.data.mix import is_mix, load_mix
 from doratune.data.rows import Row
 from doratune.data.source import load_split
-from doratune.data.tasks import MIX, Split, Task, get_task
+from doratune.data.tasks import MIX, Split, Task, get_task, get_tasks
 from doratune.errors import InputError
-from doratune.records.layout import write_text_atomic
-from doratune.records.run import DataRecord, Format, mixed
+from doratune.records.layout import write_json_atomic, write_text_atomic
+from doratune.records.run import DataRecord, Format, mixed, way_of_asking
 from doratune.study.plan import Plan, PlanTask
 
 DATA_NAME = "data"
@@ -30,7 +32,7 @@ class Part:
     Attributes:
         task: The rows' task; None for several tasks.
         path: The file.
-        rows: The rows, in the LLM-Adapters layout and the order of the training set.
+        rows: The rows as they were read, in the order of the training set.
         record: Their source, with the SHA-256 of the file.
     """
 
@@ -71,7 +73,9 @@ class Material:
         validation: The rows on which the learning rate is chosen, a file for each task; empty if it is fixed.
         tests: The test rows of each task.
         tokens_per_row: Tokens of a training row by format, estimated from the number of characters.
-        inputs: SHA-256 of the entry's rows, before validation rows are taken out, by description.
+        inputs: SHA-256 of the entry's rows, before validation rows are taken out, and of the definitions of
+            tasks in YAML files, by description.
+        definitions: The definitions of such tasks, each with the path of the study's copy, by name.
     """
 
     entry: PlanTask
@@ -80,6 +84,7 @@ class Material:
     tests: list[Test]
     tokens_per_row: dict[Format, float]
     inputs: dict[str, str]
+    definitions: dict[str, tuple[Path, dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def train_record(self) -> DataRecord:
@@ -96,10 +101,16 @@ class Material:
         """The path for a run's ``data``: the file, or the folder of a mixture's files."""
         return self.train[0].path if len(self.train) == 1 else self.train[0].path.parents[1]
 
+    def given(self, task: str) -> str:
+        """What a run is given for a task: its name, or the study's copy of its own file."""
+        return str(self.definitions[task][0]) if task in self.definitions else task
+
     def write(self) -> None:
-        """Write the files of the training and validation rows."""
+        """Write the files of the training and validation rows, and of tasks that do not ship."""
         for part in (*self.train, *self.validation):
             part.write()
+        for path, definition in self.definitions.values():
+            write_json_atomic(path, definition)  # which YAML reads
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,7 @@ class _Source:
 
     Attributes:
         name: Name of the task or mix.
+        task: The task; None for the mix.
         tasks: The task of each row.
         rows: The rows.
         place: Their source, for messages and records.
@@ -115,6 +127,7 @@ class _Source:
     """
 
     name: str
+    task: Task | None
     tasks: list[str]
     rows: list[Row]
     place: str
@@ -146,20 +159,36 @@ def load_material(plan: Plan, entry: PlanTask, folder: Path) -> Material:
             got=f"{entry.validation_rows} of {len(rows)} rows of {emptied[0].place}",
             fix="lower validation_rows",
         )
+    own = {task.name: task.definition for task in _tasks(entry) if task.definition is not None}
     tests = [_test(plan, entry, get_task(name)) for name in entry.tests]
     return Material(
         entry=entry,
         train=[
-            _part(folder, entry, "train", source.name, kept[source.name], source.place) for source in sources
+            _part(folder, entry, "train", source.name, kept[source.name], source.place, own)
+            for source in sources
         ],
-        validation=_validation(folder, entry, sources, rows, chosen),
+        validation=_validation(folder, entry, sources, rows, chosen, own),
         tests=tests,
         tokens_per_row={form: _tokens_per_row(form, sources) for form in entry.formats},
         inputs={
             **{f"training rows of {source.name}": source.sha256 for source in sources},
             **{f"test rows of {test.task.name}": test.record.sha256 for test in tests},
+            **{f"task {name}": _digest(way_of_asking(definition)) for name, definition in own.items()},
+        },
+        definitions={
+            name: (folder / DATA_NAME / "tasks" / f"{name}.yaml", definition)
+            for name, definition in own.items()
         },
     )
+
+
+def _tasks(entry: PlanTask) -> list[Task]:
+    """The tasks that are trained on or tested on, without the mix's own."""
+    return get_tasks([name for name in (*entry.trained_on, *entry.test) if not is_mix(name)])
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def assumed_material(entry: PlanTask, folder: Path) -> Material:
@@ -173,7 +202,7 @@ def assumed_material(entry: PlanTask, folder: Path) -> Material:
         raise InputError("the plan does not say how large its data is", where=f"tasks, {entry.name}, sizes")
 
     def part(split: str, name: str, rows: int) -> Part:
-        task = _task(name)
+        task = None if is_mix(name) else get_task(name).name
         return Part(
             task, folder, [], DataRecord(task=task, source="not loaded", split=split, sha256="", rows=rows)
         )
@@ -192,13 +221,26 @@ def assumed_material(entry: PlanTask, folder: Path) -> Material:
 
 
 def _validation(
-    folder: Path, entry: PlanTask, sources: Sequence[_Source], rows: Sequence[Row], chosen: Sequence[int]
+    folder: Path,
+    entry: PlanTask,
+    sources: Sequence[_Source],
+    rows: Sequence[Row],
+    chosen: Sequence[int],
+    own: Mapping[str, dict[str, Any]],
 ) -> list[Part]:
     """The chosen rows, as one part per task."""
     tasks = [task for source in sources for task in source.tasks]
     places = {task: source.place for source in sources for task in source.tasks}
     return [
-        _part(folder, entry, "validation", task, [rows[i] for i in chosen if tasks[i] == task], places[task])
+        _part(
+            folder,
+            entry,
+            "validation",
+            task,
+            [rows[index] for index in chosen if tasks[index] == task],
+            places[task],
+            own,
+        )
         for task in dict.fromkeys(tasks[index] for index in chosen)
     ]
 
@@ -208,12 +250,7 @@ def _tokens_per_row(form: Format, sources: Sequence[_Source]) -> float:
     examples = [
         example
         for source in sources
-        for example in build_examples(
-            source.rows,
-            source=source.place,
-            fmt=form,
-            task=None if is_mix(source.name) else get_task(source.name),
-        )
+        for example in build_examples(source.rows, source=source.place, fmt=form, task=source.task)
     ]
     characters = sum(len(one.prompt) + len(one.candidates[one.gold]) for one in examples)
     return characters / len(examples) / CHARACTERS_PER_TOKEN
@@ -222,12 +259,12 @@ def _tokens_per_row(form: Format, sources: Sequence[_Source]) -> float:
 def _source(plan: Plan, entry: PlanTask, name: str) -> _Source:
     if is_mix(name):
         mix = load_mix(entry.train_data)
-        return _Source(MIX, mix.tasks, mix.rows, _place(mix.source, entry.train_data), mix.sha256)
+        return _Source(MIX, None, mix.tasks, mix.rows, _place(mix.source, entry.train_data), mix.sha256)
     task = get_task(name)
     data = entry.train_data or _file_in(plan.data, task, "train")
     loaded = load_split(task, "train", data=data)
     tasks = [task.name] * len(loaded.rows)
-    return _Source(task.name, tasks, loaded.rows, _place(loaded.source, data), loaded.sha256)
+    return _Source(task.name, task, tasks, loaded.rows, _place(loaded.source, data), loaded.sha256)
 
 
 def _test(plan: Plan, entry: PlanTask, task: Task) -> Test:
@@ -239,6 +276,7 @@ def _test(plan: Plan, entry: PlanTask, task: Task) -> Test:
         split="test",
         sha256=loaded.sha256,
         rows=len(loaded.rows),
+        definition=task.definition,
     )
     for form in entry.formats:  # refuses unusable rows before anything is trained
         build_examples(loaded.rows[: entry.eval_rows], source=loaded.source, fmt=form, task=task)
@@ -276,14 +314,29 @@ def _for_validation(rows: Sequence[Row], count: int, seed: int) -> list[int]:
 
 
 def _question(row: Row) -> str:
-    return json.dumps([row["instruction"], row["input"]], ensure_ascii=False)
+    keys = ("question", "choices") if is_choice_row(row) else ("instruction", "input")
+    return json.dumps([row[key] for key in keys], ensure_ascii=False)
 
 
-def _part(folder: Path, entry: PlanTask, split: str, name: str, rows: list[Row], place: str) -> Part:
+def _part(
+    folder: Path,
+    entry: PlanTask,
+    split: str,
+    name: str,
+    rows: list[Row],
+    place: str,
+    own: Mapping[str, dict[str, Any]],
+) -> Part:
     """Rows of a task or of the mix, with the file for them."""
-    task = _task(name)
-    digest = hashlib.sha256(_text(rows).encode("utf-8")).hexdigest()
-    record = DataRecord(task=task, source=place, split=split, sha256=digest, rows=len(rows))
+    task = None if is_mix(name) else name
+    record = DataRecord(
+        task=task,
+        source=place,
+        split=split,
+        sha256=_digest(_text(rows)),
+        rows=len(rows),
+        definition=own.get(name),
+    )
     data = folder / DATA_NAME
     if len(entry.trained_on) > 1:
         path = data / entry.name / name / f"{split}.json"
@@ -291,11 +344,6 @@ def _part(folder: Path, entry: PlanTask, split: str, name: str, rows: list[Row],
         several = [name] if split == "validation" and name != entry.name else []
         path = data / ".".join([entry.name, split, *several, "json"])
     return Part(task, path, rows, record)
-
-
-def _task(name: str) -> str | None:
-    """The task of the rows; None for the mix."""
-    return None if is_mix(name) else get_task(name).name
 
 
 def _place(source: str, data: Path | None) -> str:

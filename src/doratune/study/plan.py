@@ -6,13 +6,14 @@ Paths in a plan are relative to the working directory, as everywhere on the comm
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, Field
 
 from doratune.data.mix import without_mix
-from doratune.data.tasks import get_task
+from doratune.data.tasks import get_tasks, plain_name
 from doratune.errors import InputError, did_you_mean
 from doratune.named_yaml import read_named
 from doratune.records.run import Format, Protocol
@@ -54,9 +55,9 @@ class PlanTask(Settings):
     """A training set, and the tasks on which models trained on it are tested."""
 
     train: str | Axis[str]
-    """Name of a task, or commonsense-mix; a list is a mixture of them."""
+    """Name of a task or its YAML file, or commonsense-mix; a list is a mixture of them."""
     test: Annotated[list[str], AfterValidator(_distinct)] = Field(default=[])
-    """Tasks to test on; empty: those that are trained on."""
+    """Tasks to test on, by name or YAML file; empty: those that are trained on."""
     formats: Axis[Format] = Field(default=["instruct"])
     """instruct, continuation or both."""
     rows: Positive | None = None
@@ -79,10 +80,15 @@ class PlanTask(Settings):
         """The task, or the tasks of the mixture."""
         return [self.train] if isinstance(self.train, str) else self.train
 
+    @cached_property
+    def names(self) -> list[str]:
+        """What the task or tasks are called; read once, as their files may be changed while a study runs."""
+        return [plain_name(one).lower() for one in self.trained_on]
+
     @property
     def name(self) -> str:
         """The training set's name in paths and messages."""
-        return "+".join(self.trained_on).lower()
+        return "+".join(self.names)
 
     @property
     def tests(self) -> list[str]:
@@ -189,6 +195,50 @@ def load_plan(name: str, *, data: Path | None = None) -> Plan:
     return plan if data is None else plan.model_copy(update={"data": data})
 
 
+def part_of(plan: Plan, only: Sequence[str]) -> Plan:
+    """The plan with the cells of some of its test tasks only, and with what is trained for them.
+
+    Args:
+        plan: The plan.
+        only: The tasks, by name or file; commonsense-mix is its eight.
+
+    Raises:
+        InputError: A task is not among those that the plan tests.
+    """
+    known = tested(plan)
+    wanted = [plain_name(name).lower() for name in without_mix(only)]
+    for name in wanted:
+        if name not in known:
+            raise InputError(
+                "the plan does not test this task",
+                where="--only",
+                got=name,
+                expected=f"one of {', '.join(known)}",
+                fix=did_you_mean(name, known),
+            )
+    tasks = []
+    for entry in plan.tasks:
+        kept = [name for name in entry.tests if plain_name(name).lower() in wanted]
+        if kept == entry.tests:
+            tasks.append(entry)
+        elif kept:
+            tasks.append(entry.model_copy(update={"test": kept, "sizes": _share(entry, len(kept))}))
+    return plan.model_copy(update={"tasks": tasks})
+
+
+def _share(entry: PlanTask, kept: int) -> Sizes | None:
+    """The sizes of an entry of which only some tasks are tested."""
+    if entry.sizes is None:
+        return None
+    rows = entry.sizes.test_rows * kept // len(entry.tests)
+    return entry.sizes.model_copy(update={"test_rows": max(rows, 1)})
+
+
+def tested(plan: Plan) -> list[str]:
+    """Names of the tasks that a plan tests, in its order, each once."""
+    return list(dict.fromkeys(plain_name(name).lower() for entry in plan.tasks for name in entry.tests))
+
+
 def recorded_plan(values: dict[str, Any], *, where: str) -> Plan:
     """The plan in a study's record, also as older versions wrote it.
 
@@ -274,6 +324,7 @@ def _check_settings(plan: Plan, source: str) -> None:
 
 
 def _check_tasks(plan: Plan, source: str) -> None:
+    _check_names(plan, source)
     repeated = sorted(_repeated([task.name for task in plan.tasks]))
     if repeated:
         raise InputError(
@@ -283,8 +334,6 @@ def _check_tasks(plan: Plan, source: str) -> None:
             fix="give it one entry; it may have several formats and test tasks",
         )
     for task in plan.tasks:
-        for name in without_mix([*task.trained_on, *task.test]):
-            _check_name(name, where=f"{source}, tasks")
         if task.train_data is not None and len(task.trained_on) > 1:
             raise InputError(
                 "one file cannot be several tasks",
@@ -307,10 +356,12 @@ def _check_tasks(plan: Plan, source: str) -> None:
             )
 
 
-def _check_name(name: str, *, where: str) -> None:
+def _check_names(plan: Plan, source: str) -> None:
+    """Refuse tasks that are not known, and two files that define a task of one name."""
     try:
-        get_task(name)
+        get_tasks(without_mix([name for task in plan.tasks for name in (*task.trained_on, *task.test)]))
     except InputError as error:
+        where = f"{source}, tasks" if error.where == "--task" else error.where
         raise InputError(
             error.what, where=where, got=error.got, expected=error.expected, fix=error.fix
         ) from None

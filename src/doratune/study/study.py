@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from doratune.errors import DoratuneError, InputError
-from doratune.records.layout import STUDY_NAME, write_json_atomic
+from doratune.hub import offline
+from doratune.records.layout import STUDY_NAME, read_study, write_json_atomic
 from doratune.records.study import StudyRecord
 from doratune.study.address import model_identity
 from doratune.study.assemble import answered_cells, study_record
@@ -18,9 +20,11 @@ from doratune.study.conduct import Runner, Watcher, check_folder, conduct
 from doratune.study.grid import Group, groups_of
 from doratune.study.local import LocalRunner
 from doratune.study.material import Material, assumed_material, load_material
-from doratune.study.plan import Plan, PlanTask, Resources
+from doratune.study.plan import Plan, PlanTask, Resources, part_of, tested
 from doratune.study.ray_cluster import RayRunner
 from doratune.study.schedule import Progress
+
+NOT_HERE = "are not on this machine, and a dry run does not ask the hub"
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Study:
         folder: The study's folder.
         groups: Its groups, in order.
         inputs: The hashes that identify its models and rows, by description.
-        assumed: Why rows could not be loaded, by training set; the plan's sizes are used instead.
+        assumed: Why rows were not loaded, by training set; the plan's sizes are used instead.
+        left_out: Tasks of the plan that were not asked for.
     """
 
     plan: Plan
@@ -40,40 +45,57 @@ class Study:
     groups: list[Group]
     inputs: dict[str, str]
     assumed: dict[str, str]
+    left_out: tuple[str, ...] = ()
 
 
-def open_study(plan: Plan, folder: Path, *, only_to_estimate: bool = False) -> Study:
+def open_study(
+    plan: Plan, folder: Path, *, only: Sequence[str] | None = None, only_to_estimate: bool = False
+) -> Study:
     """Read the rows of a plan; nothing is written.
 
     Args:
         plan: The plan.
         folder: The study's folder.
-        only_to_estimate: Use the sizes in the plan if the hub cannot be reached.
+        only: The test tasks to which the study is limited; None: all of the plan.
+        only_to_estimate: Do not ask the hub; use the sizes in the plan for rows that are not on this machine.
 
     Raises:
-        InputError: The rows or the folder cannot be used.
-        DoratuneError: The hub cannot be reached.
+        InputError: The rows or the folder cannot be used, or the plan does not test a task.
+        DoratuneError: The hub cannot be reached, or the plan has no sizes for an estimate.
     """
     check_folder(folder)
+    everything = tested(plan)
+    if only is not None:
+        plan = part_of(plan, only)
+    left_out = tuple(name for name in everything if name not in tested(plan))
+    if not only_to_estimate:
+        _keep_results(folder, left_out)
     assumed: dict[str, str] = {}
 
     def load(entry: PlanTask) -> Material:
         try:
             return load_material(plan, entry, folder)
         except DoratuneError as error:
-            if isinstance(error, InputError) or not only_to_estimate or entry.sizes is None:
+            if isinstance(error, InputError) or not only_to_estimate:
                 raise
-            assumed[entry.name] = error.what
+            if entry.sizes is None:
+                raise DoratuneError(
+                    f"the rows of {entry.name} {NOT_HERE}",
+                    where=f"tasks, {entry.name}",
+                    fix="add sizes to the task in the plan, or name a folder with the rows: --data",
+                ) from error
+            assumed[entry.name] = NOT_HERE
             return assumed_material(entry, folder)
 
-    materials = [load(entry) for entry in plan.tasks]
+    with offline() if only_to_estimate else nullcontext():
+        materials = [load(entry) for entry in plan.tasks]
     identities = {name: model_identity(name) for name in plan.models}
     inputs = {_qualified("model", name, plan.models): one for name, one in identities.items()}
     for material in materials:
         names = [entry.name for entry in plan.tasks]
         for what, digest in material.inputs.items():
             inputs[_qualified(what, material.entry.name, names)] = digest
-    return Study(plan, folder, groups_of(plan, identities, materials, folder), inputs, assumed)
+    return Study(plan, folder, groups_of(plan, identities, materials, folder), inputs, assumed, left_out)
 
 
 def run_study(
@@ -99,7 +121,14 @@ def run_study(
 
     def write() -> StudyRecord:
         answered = [one for group in study.groups for one in finished.get(id(group), [])]
-        record = study_record(study.plan, study.groups, study.inputs, answered, reproduce=reproduce)
+        record = study_record(
+            study.plan,
+            study.groups,
+            study.inputs,
+            answered,
+            left_out=study.left_out,
+            reproduce=reproduce,
+        )
         write_json_atomic(study.folder / STUDY_NAME, record.to_dict())
         return record
 
@@ -145,6 +174,21 @@ def make_runner(
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = max(cores // jobs, 1)
     return LocalRunner(jobs, threads, initializer)
+
+
+def _keep_results(folder: Path, left_out: Sequence[str]) -> None:
+    """Refuse to write a record without the results of tasks that the record in the folder has."""
+    path = folder / STUDY_NAME
+    if not left_out or not path.is_file():
+        return
+    held = list(dict.fromkeys(cell.task for cell in read_study(path).cells if cell.task in left_out))
+    if held:
+        raise InputError(
+            "the study's record has results of tasks that --only leaves out",
+            where=str(path),
+            got=", ".join(held),
+            fix="name them too, leave --only out, or choose another --output",
+        )
 
 
 def _qualified(what: str, name: str, names: Sequence[str]) -> str:

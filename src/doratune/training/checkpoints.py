@@ -18,7 +18,15 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from doratune.errors import DoratuneError, InputError
-from doratune.records.layout import checkpoints, is_started, write_json_atomic
+from doratune.records.base_model import compare_base_models
+from doratune.records.layout import (
+    checkpoints,
+    is_started,
+    read_base_model,
+    write_base_model,
+    write_json_atomic,
+)
+from doratune.records.run import ModelRecord
 from doratune.training.card import name_base
 
 logger = logging.getLogger(__name__)
@@ -33,13 +41,15 @@ class CheckpointCallback(TrainerCallback):
     Args:
         run: The run directory.
         keep: How many are kept.
-        base: The base model as the user named it.
+        model: The base model as the user named it.
+        base: What each checkpoint is to say of it.
     """
 
-    def __init__(self, run: Path, *, keep: int, base: str) -> None:
-        self._base = base
+    def __init__(self, run: Path, *, keep: int, model: str, base: ModelRecord | None = None) -> None:
+        self._model = model
         self._run = run
         self._keep = keep
+        self._base = base
         self._there = False
 
     def on_train_begin(
@@ -66,7 +76,9 @@ class CheckpointCallback(TrainerCallback):
                 fix="train again; two runs must not share a folder",
             )
         found = checkpoints(self._run)
-        name_base(found[state.global_step], self._base)
+        name_base(found[state.global_step], self._model)
+        if self._base is not None:
+            write_base_model(found[state.global_step], self._base)
         seal(found[state.global_step])
         for folder in list(found.values())[: -self._keep]:
             shutil.rmtree(folder)
@@ -75,6 +87,33 @@ class CheckpointCallback(TrainerCallback):
 def seal(checkpoint: Path) -> None:
     """Write the checksums of a checkpoint's files."""
     write_json_atomic(checkpoint / SEAL_NAME, {"xxh3_128": _checksums(checkpoint)})
+
+
+def refuse_other_base(checkpoint: Path, base: ModelRecord) -> None:
+    """Refuse to go on from a checkpoint of another base model; what cannot be compared is logged.
+
+    Args:
+        checkpoint: Where training would go on.
+        base: The base model as it is now.
+
+    Raises:
+        InputError: It is another one than training began with.
+    """
+    begun = read_base_model(checkpoint)
+    if begun is None:
+        logger.warning("%s does not say what its base model was, so it was not compared", checkpoint.name)
+        return
+    found = compare_base_models(begun, base)
+    if not found.same:
+        raise InputError(
+            "the run was begun with another base model",
+            where=str(checkpoint),
+            got=f"base {base.name} ({base.source}): {found.difference}",
+            expected=f"base {begun.name} ({begun.source})",
+            fix="put back the model that it was begun with, or train again with --overwrite",
+        )
+    for note in found.notes:
+        logger.warning(note)
 
 
 def last_whole(run: Path) -> Path | None:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from doratune.data.examples import Example, build_examples, build_mixed_examples
 from doratune.data.mix import MixedData, is_mix, load_mix
 from doratune.data.source import LoadedData, load_file, load_split
-from doratune.data.tasks import MIX, get_task
+from doratune.data.task_file import is_task_file
+from doratune.data.tasks import MIX, Task, get_task, get_tasks
 from doratune.errors import InputError
 from doratune.records.run import DataRecord
 from doratune.training.config import TrainingSettings
@@ -51,12 +52,13 @@ def load_training_examples(config: TrainingSettings) -> tuple[list[Example], lis
         unnamed = build_examples(loaded.rows, source=loaded.source, fmt=config.format, task=None)
         sources = [(None, loaded, unnamed)]
     else:
+        get_tasks([name for name in config.task if not is_mix(name)])
         sources = [_load_named(name, config) for name in config.task]
     examples: list[Example] = []
     records: list[DataRecord] = []
-    for name, loaded, built in sources:
+    for task, loaded, built in sources:
         examples += _draw(built, config.rows, config.seed)
-        records.append(_record(name, loaded))
+        records.append(_record(task, loaded))
     return examples, records
 
 
@@ -73,12 +75,14 @@ def name_rows(examples: Sequence[Example]) -> str:
     return "; ".join(parts)
 
 
-def _load_named(name: str, config: TrainingSettings) -> tuple[str, LoadedData, list[Example]]:
-    """Name, rows and examples of a task, or of the mix."""
+def _load_named(name: str, config: TrainingSettings) -> tuple[Task | str, LoadedData, list[Example]]:
+    """A task, or the name of the mix, with rows and examples."""
     if config.data is not None and len(config.task) > 1:
-        part = load_file(config.data / name / "train.json")
         task = None if is_mix(name) else get_task(name)
-        return name, part, build_examples(part.rows, source=part.source, fmt=config.format, task=task)
+        folder = task.name if task is not None and is_task_file(name) else name
+        part = load_file(config.data / folder / "train.json", task)
+        built = build_examples(part.rows, source=part.source, fmt=config.format, task=task)
+        return task or name, part, built
     if is_mix(name):
         mix = load_mix(config.data)
         logger.info("%s: %d rows, %d repeated ones left out", MIX, len(mix.rows), mix.duplicates)
@@ -86,12 +90,13 @@ def _load_named(name: str, config: TrainingSettings) -> tuple[str, LoadedData, l
     task = get_task(name)
     loaded = load_split(task, "train", data=config.data)
     examples = build_examples(loaded.rows, source=loaded.source, fmt=config.format, task=task)
-    return task.name, loaded, examples
+    return task, loaded, examples
 
 
-def _record(task: str | None, loaded: LoadedData) -> DataRecord:
+def _record(task: Task | str | None, loaded: LoadedData) -> DataRecord:
     return DataRecord(
-        task=task,
+        task=task.name if isinstance(task, Task) else task,
+        definition=task.definition if isinstance(task, Task) else None,
         source=loaded.source,
         split="train",
         sha256=loaded.sha256,

@@ -26,8 +26,14 @@ from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model
 from doratune.models.precision import resolve_dtype
 from doratune.peft.load import fill_adapter
-from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, weights_path, write_record
-from doratune.records.run import ChangeRecord, ParameterCount, RunRecord, TrainingRecord
+from doratune.records.layout import (
+    CHECKPOINTS_NAME,
+    checkpoints,
+    weights_path,
+    write_base_model,
+    write_record,
+)
+from doratune.records.run import ChangeRecord, ModelRecord, ParameterCount, RunRecord, TrainingRecord
 from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory
 from doratune.training._internals import TRAINING_ARGS_NAME, SFTConfig
@@ -35,7 +41,7 @@ from doratune.training.adapter import add_adapter
 from doratune.training.callbacks import MetricsCallback, StopCallback
 from doratune.training.card import name_base, write_card
 from doratune.training.changes import changes_since, starting_point
-from doratune.training.checkpoints import CheckpointCallback
+from doratune.training.checkpoints import CheckpointCallback, refuse_other_base
 from doratune.training.config import TrainConfig
 from doratune.training.data import name_rows
 from doratune.training.early import Rows, load_rows, refuse_early, uneven_batch
@@ -72,10 +78,14 @@ def train(
     checkpoint = run_directory.checkpoint_to_resume(config) if resume else None
     examples, data = loaded or load_rows(config)
     base = load_base(config)
-    rows = encode_rows(config, base, examples)
     base_record = model_record(base)
+    if checkpoint is not None:
+        refuse_other_base(checkpoint, base_record)
+    rows = encode_rows(config, base, examples)
     metrics, stop = MetricsCallback(config.output), StopCallback()
-    trainer, speedups = build_trainer(config, base, rows, metrics, stop, examples=examples)
+    trainer, speedups = build_trainer(
+        config, base, rows, metrics, stop, examples=examples, base_record=base_record
+    )
     model: Any = trainer.model
     parameters, start = _parameter_count(model), starting_point(model)
     if checkpoint is not None and isinstance(trainer.model, PeftModel):
@@ -97,7 +107,7 @@ def train(
             )
         trainer.check_final()
         changes = changes_since(start, model)
-        _save_weights(trainer, weights_path(config.output, config.method))
+        _save_weights(trainer, weights_path(config.output, config.method), base_record)
         record = RunRecord(
             name=config.output.name,
             method=config.method,
@@ -162,6 +172,7 @@ def build_trainer(
     stop: StopCallback,
     *,
     examples: Sequence[Example] = (),
+    base_record: ModelRecord | None = None,
 ) -> tuple[RowTrainer, SpeedupReport | None]:
     """Adapt ``base`` if the method does, and make the trainer of a run; nothing is written before it trains.
 
@@ -172,6 +183,7 @@ def build_trainer(
         metrics: Writes the run's metrics.jsonl.
         stop: Ends the run in order on Ctrl-C or SIGTERM.
         examples: What the rows were made of, by which messages name them.
+        base_record: What checkpoints say of the base model.
 
     Returns:
         The trainer, and what was sped up in its model, None with ``speedups`` off.
@@ -207,7 +219,9 @@ def build_trainer(
                 metrics,
                 ProgressCallback(metrics, config.method),
                 stop,
-                CheckpointCallback(config.output, keep=config.keep_checkpoints, base=config.model),
+                CheckpointCallback(
+                    config.output, keep=config.keep_checkpoints, model=config.model, base=base_record
+                ),
             ],
         )
     trainer.remove_callback(PrinterCallback)
@@ -279,11 +293,13 @@ def _parameter_count(model: Any) -> ParameterCount:
     return ParameterCount(trainable=trainable, total=total, share=trainable / total)
 
 
-def _save_weights(trainer: RowTrainer, folder: Path) -> None:
+def _save_weights(trainer: RowTrainer, folder: Path, base: ModelRecord) -> None:
     """Write the adapter as PEFT does, or the model as transformers does, without pickled arguments."""
     trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        if isinstance(trainer.model, PeftModel):
+            write_base_model(folder, base)  # an adapter may be evaluated without its run
 
 
 def _training_record(

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from doratune.data.layouts import Layout, Question, layouts, recognise
-from doratune.data.tasks import Task, get_task, task_names
+from doratune.data.tasks import GENERIC, Task, get_task, task_names
 from doratune.errors import InputError
 from doratune.named_yaml import read_definitions
 
@@ -63,7 +63,7 @@ SAMPLES = {"sample-boolq": "boolq", "sample-hellaswag": "hellaswag", "sample-win
 
 
 def test_all_tasks_are_there():
-    assert set(task_names()) == {*PATTERNS, *SAMPLES}
+    assert set(task_names()) == {*PATTERNS, *SAMPLES, GENERIC}
 
 
 def test_files_are_named_after_what_they_define():
@@ -177,7 +177,6 @@ def test_a_definition_of_a_task():
         {"colour": "red"},
         {"version": "1"},
         {"layout": "nonsense"},
-        {"hub": None},
         {"row": None},
         {"sample": True},
         {"hub": {"path": "a/b", "splits": {"train": "train", "dev": "test"}}},

@@ -114,7 +114,7 @@ SPOILT: dict[str, tuple[Spoil, list[str]]] = {
     ),
     "a configuration that is a list": (
         lambda f: (f / "config.json").write_text("[]"),
-        ["the model cannot be read"],
+        ["config.json is not a JSON object"],
     ),
     "a configuration of negative sizes": (config(hidden_size=-4), ["the model cannot be read"]),
     "a configuration of wrong types": (config(hidden_size="wide"), ["the model cannot be read", "wide"]),

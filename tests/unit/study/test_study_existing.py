@@ -207,6 +207,17 @@ def test_other_rows_or_other_ways_are_refused(tmp_path: Path, changes: dict[str,
         build(lora, dora)
 
 
+def test_different_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
+    lora, dora = pair(tmp_path)
+    data = evaluation("sample-boolq", [True] * 10)["data"]
+    for run, layout, licence in ((lora, "one", "MIT"), (dora, "one", "ours")):
+        change_evaluation(run, data={**data, "definition": {"layout": layout, "licence": licence}})
+    assert build(lora, dora).cells, "a licence changes no answer"
+    change_evaluation(dora, data={**data, "definition": {"layout": "two"}})
+    with pytest.raises(InputError, match="different tasks of the name sample-boolq"):
+        build(lora, dora)
+
+
 def test_predictions_of_other_rows_are_refused(tmp_path: Path) -> None:
     lora, dora = pair(tmp_path)
     path = dora / "predictions/sample-boolq.jsonl"

@@ -92,7 +92,7 @@ def test_none_is_no_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 def saved(run: Path, step: int, keep: int, meanwhile: Callable[[Path], object] = bool) -> None:
     arguments = TrainingArguments(output_dir=str(run / "checkpoints"), use_cpu=True)
     state, control = TrainerState(global_step=step, is_world_process_zero=True), TrainerControl()
-    callback = CheckpointCallback(run, keep=keep, base="a-model")
+    callback = CheckpointCallback(run, keep=keep, model="a-model")
     callback.on_train_begin(arguments, state, control)
     meanwhile(run)
     callback.on_save(arguments, state, control)

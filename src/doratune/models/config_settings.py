@@ -1,0 +1,105 @@
+"""The settings of a model's configuration that can change what it computes, to tell two base models apart.
+
+All settings count except those in ``WITHOUT_EFFECT`` and those that no code reads. A list of the settings
+that matter would have to be kept for every architecture, and what it lacks would pass silently.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import transformers
+from transformers import (
+    PretrainedConfig,
+    PreTrainedModel,
+    cache_utils,
+    masking_utils,
+    modeling_layers,
+    modeling_rope_utils,
+    modeling_utils,
+)
+
+from doratune.records.run import ConfigRecord
+
+WITHOUT_EFFECT = frozenset(
+    {
+        # where it is from and what wrote it
+        *("_name_or_path", "name_or_path", "transformers_version", "architectures", "auto_map"),
+        # how weights are stored and loaded: they have a fingerprint themselves
+        *("dtype", "torch_dtype", "quantization_config"),
+        # what else a call returns, keeps or saves memory by
+        *("output_attentions", "output_hidden_states", "return_dict", "use_cache"),
+        *("chunk_size_feed_forward", "gradient_checkpointing"),
+        # how weights that no file has are drawn: such models are refused
+        *("initializer_range", "initializer_factor"),
+        # of heads for classification, which a causal LM has not
+        *("id2label", "label2id", "num_labels", "problem_type"),
+        # the tokenizer's ids, which are compared by themselves; padding is masked
+        *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id"),
+        # read only to make layer_types
+        "max_window_layers",
+    }
+)
+"""Settings that change no number that is scored or trained on."""
+SHARED_CODE = (modeling_utils, modeling_layers, modeling_rope_utils, masking_utils, cache_utils)
+"""What transformers' models have in common."""
+
+
+def config_record(model: PreTrainedModel) -> ConfigRecord:
+    """The settings of a model's configuration that can change what it computes.
+
+    They are those that transformers has filled in, so that one left out is the same as its default. A GGUF
+    file has numbers in float32, so all are rounded to it.
+
+    Args:
+        model: As it was loaded, or without memory for its weights.
+    """
+    config = model.config.get_text_config()
+    return ConfigRecord(
+        transformers=transformers.__version__,
+        settings={
+            key: _canonical(value)
+            for key, value in sorted(config.to_dict().items())
+            if key not in WITHOUT_EFFECT and _has_reader(key, value, config, model)
+        },
+    )
+
+
+def _has_reader(key: str, value: Any, config: PretrainedConfig, model: PreTrainedModel) -> bool:
+    """Whether any code may read a setting; files hold many that the configuration's class does not know."""
+    if config.is_custom_code() or key == "model_type":
+        return True
+    if key in {field.name for field in dataclasses.fields(config)}:  # pyright: ignore[reportArgumentType]
+        return True
+    modules = (sys.modules[type(model).__module__], *SHARED_CODE)
+    return value is not None and any(key in _words(str(module.__file__)) for module in modules)
+
+
+@cache
+def _words(file: str) -> frozenset[str]:
+    """The names in a file of Python that can be attributes or texts."""
+    return frozenset(re.findall(r"""[."'](\w+)""", Path(file).read_text(encoding="utf-8")))
+
+
+def _canonical(value: Any) -> Any:
+    """A value as JSON has it: 10000.0 is 10000, a tuple is a list, and float64 is rounded to float32."""
+    if isinstance(value, dict):
+        return {
+            str(key): _canonical(one) for key, one in sorted(value.items(), key=lambda item: str(item[0]))
+        }
+    if isinstance(value, list | tuple):
+        return [_canonical(one) for one in value]
+    if isinstance(value, float):
+        with np.errstate(over="ignore"):
+            rounded = float(str(np.float32(value)))
+        if not math.isfinite(rounded):
+            return str(rounded)
+        return int(rounded) if rounded.is_integer() else rounded
+    return value if isinstance(value, bool | int | str | None) else str(value)

@@ -1,0 +1,72 @@
+"""JSON in which every key of an object is there once; Python's reader takes the last of several values."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from doratune.errors import InputError, shown
+
+
+class RepeatedKeyError(ValueError):
+    """An object has one key several times.
+
+    Args:
+        key: The first such key.
+        values: What it has.
+    """
+
+    def __init__(self, key: str, values: Sequence[Any]) -> None:
+        super().__init__(f"the key {key!r} with the values {', '.join(map(shown, values))}")
+
+
+def repeated_key(pairs: Sequence[tuple[str, Any]]) -> tuple[str, list[Any]] | None:
+    """The first key that an object has several times, with its values; None where each is there once."""
+    if len(dict(pairs)) == len(pairs):
+        return None
+    counts = Counter(key for key, _ in pairs)
+    repeated = next(key for key, count in counts.items() if count > 1)
+    return repeated, [value for key, value in pairs if key == repeated]
+
+
+def strict_loads(text: str) -> Any:
+    """What ``text`` holds.
+
+    Raises:
+        RepeatedKeyError: An object has one key several times, at any depth.
+        ValueError: It is not JSON.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Args:
+        path: The file.
+        what: What it is, for the messages, such as "the adapter's configuration".
+
+    Raises:
+        InputError: It cannot be read, is not JSON or not an object, or has one key several times.
+    """
+    try:
+        values = strict_loads(path.read_text(encoding="utf-8"))
+    except RepeatedKeyError as error:
+        raise InputError(
+            f"{what} has one key several times", where=str(path), got=str(error), expected="each key once"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{what} cannot be read", where=str(path), got=str(error)) from error
+    if not isinstance(values, dict):
+        raise InputError(f"{what} is not a JSON object", where=str(path), got=type(values).__name__)
+    return values
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if found := repeated_key(pairs):
+        raise RepeatedKeyError(*found)
+    return dict(pairs)

@@ -1,0 +1,53 @@
+"""The README is short, its links lead somewhere, and its figures are those of the committed records."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+LINKS = re.findall(r'(?:\]\(|src="|srcset=")([^)"]+)', TEXT)
+
+
+def test_it_is_short() -> None:
+    assert len(TEXT.split()) <= 900
+    assert len(re.findall(r"<img |!\[", TEXT)) == 3
+    assert len(re.findall(r"^\|[-|: ]+\|$", TEXT, flags=re.MULTILINE)) == 2
+
+
+@pytest.mark.parametrize("target", sorted({link for link in LINKS if not link.startswith("https://")}))
+def test_its_links_lead_somewhere(target: str) -> None:
+    assert (ROOT / target.partition("#")[0]).exists()
+
+
+def test_it_has_no_figures_but_those_checked_here() -> None:
+    """Figures are decimals; versions, sizes of models and arguments of commands are not meant."""
+    prose = re.sub(r"```.*?```|\]\([^)]*\)|<[^>]*>", "", TEXT, flags=re.DOTALL)
+    prose = prose.replace("Python 3.11", "").replace("arXiv 2402.09353", "").replace("Apache-2.0", "")
+    assert re.findall(r"\d+\.\d+", prose) == ["1.04", "0.87", "0.55", "0.5", "1.8", "2.7"]
+
+
+def test_the_step_of_llama_7b() -> None:
+    record = json.loads((ROOT / "benchmarks/results/step-llama7b-h200.json").read_text(encoding="utf-8"))
+    (result,) = record["results"]
+    median = {one["provider"]: one["milliseconds"]["median"] for one in result["providers"]}
+    ratios = [
+        median["doratune-dora"] / median[other] for other in ("doratune-lora", "peft-lora", "peft-dora")
+    ]
+    sentence = TEXT[TEXT.index("On an H200") :].partition("([")[0]
+    assert re.findall(r"(\d\.\d\d)×", sentence) == [f"{ratio:.2f}" for ratio in ratios]
+
+
+def test_the_study() -> None:
+    study = json.loads((ROOT / "docs/results/smollm2/study.json").read_text(encoding="utf-8"))
+    (pooled,) = study["pooled"]
+    difference = pooled["difference"]
+    low, high = (f"{end:+.1f}".replace("-", "−") for end in difference["interval"])
+    assert len(pooled["cells"]) == 7 and difference["outcome"] == "undecided"
+    assert "no clear difference in any of seven cells" in " ".join(TEXT.split())
+    assert f"{difference['points']:.1f} points more" in TEXT and f"{low} to {high}" in TEXT
+    picture = (ROOT / "docs/pictures/forest.svg").read_text(encoding="utf-8")
+    assert "includes 5 where neither beats a constant answer" in picture
+    assert "On five of the seven neither method beats a constant answer" in " ".join(TEXT.split())
