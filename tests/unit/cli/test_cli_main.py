@@ -52,3 +52,13 @@ def test_permission_to_read_is_asked_of_the_user_and_to_write_is_lost_on_the_way
 def test_other_errors_are_not_taken_for_the_disk_s(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConnectionRefusedError):
         raised(monkeypatch, ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_the_shell_s_completion_has_verbs_and_flags(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--tyro-print-completion", shell])
+    assert end.value.code in (0, None)
+    script = capsys.readouterr().out
+    for word in ("doratune", "train", "compare", "presets", "--learning-rate", "--eval-rows", "--dry-run"):
+        assert word in script, word
