@@ -31,7 +31,7 @@ class TrainingSettings(Settings):
     model: str = "smollm2-135m"
     """Built-in name, local folder, .gguf file or hub id."""
     task: list[str] = Field(default=[])
-    """Tasks to train on, by name or YAML file; several are mixed. multiple-choice: rows of your own with --data.
+    """Tasks to train on, by name or YAML file; several are mixed. multiple-choice: your own rows, with --data.
     commonsense-mix: the paper's eight, without repeated rows."""
     data: LaxPath | None = None
     """JSON or JSONL file in the LLM-Adapters layout, instead of the hub; for commonsense-mix a folder, for
