@@ -31,8 +31,8 @@ class TrainingSettings(Settings):
     model: str = "smollm2-135m"
     """Built-in name, local folder, .gguf file or hub id."""
     task: list[str] = Field(default=[])
-    """Tasks to train on, by name or YAML file; several are mixed. multiple-choice: your own rows, with --data.
-    commonsense-mix: the paper's eight, without repeated rows."""
+    """Tasks to train on, by name or YAML file; several are mixed. multiple-choice: your own rows of
+    --data. commonsense-mix: the paper's eight, without repeated rows."""
     data: LaxPath | None = None
     """JSON or JSONL file in the LLM-Adapters layout, instead of the hub; for commonsense-mix a folder, for
     several tasks a folder with <task>/train.json."""
