@@ -1,7 +1,7 @@
-"""Rows that say everything themselves: a question, its choices and the right one.
+"""Rows that need no task description: a question, its choices and the right one.
 
 ``answer`` may be the 0-based index, the letter from A on, or the text of a choice. An answer that can be read
-as two different choices is refused: the wrong reading would train on wrong answers, and nothing would show.
+as two different choices is refused: the wrong reading would silently train on wrong answers.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ def is_choice_row(row: Mapping[str, Any]) -> bool:
 
 
 def check_choice_row(row: Mapping[str, Any], task: Task, where: str) -> dict[str, Any]:
-    """A row with the three keys and nothing else.
+    """Check a row, and keep only its three keys.
 
     Args:
         row: The row as it was read.
-        task: Whose row.
-        where: Its place, for messages.
+        task: The row's task.
+        where: The row's place, for messages.
 
     Raises:
-        InputError: A key is missing or not of its type, choices repeat or do not fit the task, or which of
-            them is right is not clear.
+        InputError: A key is missing or of a wrong type, choices repeat or do not fit the task, or it is not
+            clear which one is right.
     """
     optional = task.layout.option is None
     expected = WITHOUT_CHOICES if optional else EXPECTED
@@ -70,7 +70,7 @@ def right_choice(choices: Sequence[str], answer: Any, where: str) -> int:
         where: The row's place, for messages.
 
     Raises:
-        InputError: It means none of them, or different ones by its text and as an index or letter.
+        InputError: It matches no choice, or different ones as a text and as an index or letter.
     """
     last = chr(ord("A") + len(choices) - 1)
     readings: dict[str, int] = {}
@@ -103,7 +103,7 @@ def right_choice(choices: Sequence[str], answer: Any, where: str) -> int:
 
 
 def worded(row: Mapping[str, Any], where: str) -> tuple[Question, int]:
-    """The question that a row asks, and the index of its right option."""
+    """A row's question, and the index of its right option."""
     choices = row["choices"]
     return Question(row["question"], tuple(choices)), right_choice(choices, row["answer"], where)
 

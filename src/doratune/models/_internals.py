@@ -1,4 +1,4 @@
-"""The undocumented names of transformers that loading touches, all of them.
+"""All undocumented names of transformers that loading uses.
 
 ``tests/unit/test_internals.py`` fails by name when an upgrade moves one.
 """
