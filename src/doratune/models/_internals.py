@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-# Its ``tqdm`` draws a bar of the conversion from GGUF, which transformers' own switch does not reach.
+# Its ``tqdm`` draws the bar of the GGUF conversion, which transformers' own switch does not turn off.
 from transformers import modeling_gguf_pytorch_utils as gguf_reader
 
 __all__ = ["gguf_reader"]

@@ -1,7 +1,7 @@
 """The settings of a model's configuration that can change what it computes, to tell two base models apart.
 
-All settings count except those in ``WITHOUT_EFFECT`` and those that no code reads. A list of the settings that
-matter would have to be kept for every architecture instead, and its gaps would pass silently.
+All settings count except those in ``WITHOUT_EFFECT`` and those that no code reads. A list of the settings
+that matter would have to be kept for every architecture, and its gaps would pass silently.
 """
 
 from __future__ import annotations

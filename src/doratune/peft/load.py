@@ -74,10 +74,10 @@ def fill_adapter(
 
 
 def _unfilled(model: PeftModel, missing: Sequence[str]) -> list[str]:
-    """Those of the model's ``missing`` keys that belong to its adapter, as PEFT saves them."""
+    """The ``missing`` keys that belong to the model's adapter, as PEFT saves them."""
     state = model.state_dict()
     left = {id(state[key]) for key in missing}
-    # PEFT itself says what an adapter consists of: layers, trained biases, whole modules, single tokens.
+    # PEFT itself knows what an adapter consists of: layers, trained biases, whole modules, single tokens.
     saved = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
     return [key for key, tensor in saved.items() if id(tensor) in left]
 
