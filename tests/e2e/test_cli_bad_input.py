@@ -201,7 +201,7 @@ OUTPUTS = {
     "run/below": "the output is a file",
     "nowhere": "a link that leads nowhere",
     "n" * 300: "name is too long",
-    "a\nb": "no text can hold",
+    "a\nb": "a control character",
 }
 VERBS = [
     *("train", "train --overwrite", "train --resume", "eval", "report", "analyze", "bench op", "study"),

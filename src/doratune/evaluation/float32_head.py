@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 def float32_head(model: PreTrainedModel) -> Iterator[None]:
     """Compute a model's logits in float32 inside the ``with`` statement; its weights stay as they are.
 
-    The weight of a plain head is never copied as a whole. A head with an adapter or a quantised one is copied,
+    The weight of a plain head is never copied as a whole. A quantised head, or one with an adapter, is copied
     with its floats in float32. If that is impossible, the head is left as it is, with a warning.
 
     Args:
