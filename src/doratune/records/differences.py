@@ -27,8 +27,8 @@ UNUSED = {
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Setting]:
     """The configuration without nesting: ``{"lora": {"rank": 8}}`` becomes ``{"lora.rank": 8}``.
 
-    Unset values (None) and the values in ``ADDED`` are left out. A list with anything but plain values becomes
-    its text.
+    Unset values (None) and the values in ``ADDED`` are left out. A list with anything but plain values
+    becomes its text.
     """
     flat: dict[str, Setting] = {}
     for key, value in config.items():
