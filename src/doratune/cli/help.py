@@ -35,7 +35,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
 }
 """The groups of flags, by the name of their setting. A name means the same in every verb."""
-FIRST = "needed first"
+FIRST = "essentials"
 LEFT = 26
 """Columns of a flag's name."""
 WIDEST = 110

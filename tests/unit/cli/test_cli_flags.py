@@ -51,7 +51,7 @@ def test_the_help_shows_every_flag_once_with_words(verb: str) -> None:
 
 
 def test_the_completion_knows_the_verbs() -> None:
-    assert set(COMMANDS) == set(VERBS) - {"run", "bench", "tasks"}
+    assert set(COMMANDS) == set(VERBS) - {"run", "bench"}
 
 
 @pytest.mark.parametrize(
