@@ -57,7 +57,7 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
         values = strict_loads(path.read_text(encoding="utf-8"))
     except RepeatedKeyError as error:
         raise InputError(
-            f"{what} has one key several times", where=str(path), got=str(error), expected="each key once"
+            f"{what} repeats a key", where=str(path), got=str(error), expected="each key once"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{what} cannot be read", where=str(path), got=str(error)) from error

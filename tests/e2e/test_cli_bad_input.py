@@ -47,7 +47,7 @@ CASES = {
     "nothing to train on": (lambda: [], ["--task", "--data"]),
     "file for two tasks": (
         lambda: ["--task", "boolq", "winogrande", "--data", _rows("r.json", {})],
-        ["one file cannot be several tasks"],
+        ["one data file can only be for one task"],
     ),
     "the mix from one file": (
         lambda: ["--task", "commonsense-mix", "--data", _rows("r.json", {})],

@@ -84,7 +84,7 @@ def test_repeating_is_refused_unless_asked_for(cli: Cli, run: Path) -> None:
     assert cli("eval", run, "--task", "sample-boolq", "--eval-rows", 4).code == 0
     before = (run / "record.json").read_text()
     outcome = cli("eval", run, "--task", "sample-boolq", "--eval-rows", 5)
-    assert outcome.code == 2 and "already there" in outcome.err
+    assert outcome.code == 2 and "already exist" in outcome.err
     assert (run / "record.json").read_text() == before
     assert cli("eval", run, "--task", "sample-boolq", "--eval-rows", 5, "--overwrite").code == 0
     (evaluation,) = json.loads((run / "record.json").read_text())["evaluations"]
@@ -239,7 +239,7 @@ def test_a_key_twice_in_an_adapters_configuration_is_refused(cli: Cli, run: Path
     path = run / "adapter/adapter_config.json"
     path.write_text(path.read_text().rstrip().removesuffix("}") + ', "r": 4}')
     outcome = cli("eval", run, "--task", "sample-boolq", "--eval-rows", 4)
-    assert outcome.code == 2 and "one key several times" in outcome.err and "'r'" in outcome.err
+    assert outcome.code == 2 and "repeats a key" in outcome.err and "'r'" in outcome.err
 
 
 def test_a_folder_holds_evaluations_of_one_thing(cli: Cli, run: Path, tiny_model: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_fully_fine_tuned_run_is_evaluated_with_its_own_weights(cli: Cli, flag
     own, plain = (lines(Path(folder, "predictions/sample-boolq.jsonl")) for folder in ("run", "eval-plain"))
     assert [row["scores"] for row in own] == [row["scores"] for row in plain]
     again = cli("eval", "run/model", *task)
-    assert again.code == 2 and "already there" in again.err, "the folder of the weights is its run"
+    assert again.code == 2 and "already exist" in again.err, "the folder of the weights is its run"
     other = cli("eval", "run", *task, "--overwrite", "--model", "smollm2-135m")
     assert other.code == 2 and "--model" in other.err
 

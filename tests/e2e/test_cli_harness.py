@@ -267,7 +267,7 @@ def test_what_is_written_and_when_it_is_refused(cli: Cli, run: Path) -> None:
     assert found["doratune"]["method"] == "dora" and found["doratune"]["target"] == str(run)
     assert len(samples_of(run, "endings")) == 5
     again = cli("eval", run, "--harness", "lm-eval", "--task", task)
-    assert again.code == 2 and "already there" in again.err and "--overwrite" in again.err
+    assert again.code == 2 and "already exist" in again.err and "--overwrite" in again.err
     assert results_of(run, "endings") == found
     assert cli("eval", run, "--harness", "lm-eval", "--task", task, "--overwrite").code == 0
     assert len(samples_of(run, "endings")) == ROWS

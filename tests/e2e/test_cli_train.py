@@ -329,7 +329,7 @@ def test_a_run_is_not_resumed_on_another_base(
         tensors["model.layers.1.mlp.up_proj.weight"] *= 1.5
         save_file(tensors, path, metadata={"format": "pt"})
     outcome = cli("train", *every, "--resume")
-    assert outcome.code == 2 and "begun with another base model" in outcome.err, outcome.err
+    assert outcome.code == 2 and "started with another base model" in outcome.err, outcome.err
     assert not Path("run/adapter").exists()
     path.write_bytes(whole)
     assert cli("train", *every, "--resume").code == 0

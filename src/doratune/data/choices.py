@@ -50,7 +50,7 @@ def check_choice_row(row: Mapping[str, Any], task: Task, where: str) -> dict[str
             )
     question, choices = given["question"], given["choices"]
     if not isinstance(question, str) or not question.strip():
-        raise InputError("'question' is not a text", where=where, got=_short(question), expected=expected)
+        raise InputError("'question' is not text", where=where, got=_short(question), expected=expected)
     if not isinstance(choices, list) or not all(isinstance(one, str) and one.strip() for one in choices):
         raise InputError(
             "'choices' is not a list of texts", where=where, got=_short(choices), expected=expected
@@ -84,7 +84,7 @@ def right_choice(choices: Sequence[str], answer: Any, where: str) -> int:
             readings["the letter"] = ord(written) - ord("A")
     if not readings:
         raise InputError(
-            "a row's answer is none of its choices",
+            "a row's answer is not one of its choices",
             where=where,
             got=_short(answer),
             expected=f"an index from 0 to {len(choices) - 1}, a letter from A to {last}, or one of "
@@ -112,7 +112,7 @@ def _check_choices(choices: list[str], task: Task, where: str) -> None:
     if not task.fits(len(choices)):
         fewest, most = task.counts
         raise InputError(
-            f"a row has a number of choices that {task.name} does not know",
+            f"{task.name} does not allow this number of choices",
             where=where,
             got=len(choices),
             expected=str(most) if fewest == most else f"{fewest} to {most}",
@@ -121,7 +121,7 @@ def _check_choices(choices: list[str], task: Task, where: str) -> None:
     repeated = next((one for one in bare if bare.count(one) > 1), None)
     if repeated is not None:
         raise InputError(
-            "a row has one choice twice", where=where, got=repr(repeated), expected="each choice once"
+            "a row repeats a choice", where=where, got=repr(repeated), expected="each choice once"
         )
     if task.layout.option is None and tuple(choices) != task.labels:
         raise InputError(

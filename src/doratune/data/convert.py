@@ -41,7 +41,7 @@ def convert_row(task: Task, original: Mapping[str, Any], *, where: str) -> Row:
     options = _options(task, schema, original, where)
     if not task.fits(len(options)):
         raise InputError(
-            f"a row has a number of options that {task.name} does not know",
+            f"{task.name} does not allow this number of options",
             where=where,
             got=len(options),
             expected=" to ".join(map(str, dict.fromkeys(task.counts))),
@@ -54,7 +54,7 @@ def convert_row(task: Task, original: Mapping[str, Any], *, where: str) -> Row:
     answer = str(_column(original, schema.answer, where))
     if answer not in keys:
         raise InputError(
-            "a row has no answer among its options",
+            "a row's answer is not one of its options",
             where=f"{where}, column {schema.answer}",
             got=repr(answer),
             expected=", ".join(keys),
@@ -89,7 +89,7 @@ def _text(original: Mapping[str, Any], path: str, where: str) -> str:
     value = _column(original, path, where)
     if not isinstance(value, str):
         raise InputError(
-            "a column is not a text", where=f"{where}, column {path}", got=repr(value), expected="a text"
+            "a column is not text", where=f"{where}, column {path}", got=repr(value), expected="a text"
         )
     return value
 

@@ -107,7 +107,7 @@ def _labels(row: Row, layout: Layout, question: Question, *, where: str) -> tupl
     answer = row["answer"]
     if answer not in labels:
         raise InputError(
-            "a row's answer is none of its candidates",
+            "a row's answer is not one of its candidates",
             where=where,
             got=repr(answer),
             expected=", ".join(labels),

@@ -66,7 +66,7 @@ def _row(value: Any, task: Task | None, where: str, expected: str) -> Row:
     if value.repeated is not None:
         key, values = value.repeated
         raise InputError(
-            "a row has one key several times",
+            "a row repeats a key",
             where=where,
             got=f"{key!r} with the values {', '.join(map(_short, values))}",
             expected="each key once",
@@ -143,7 +143,7 @@ def _checked(value: dict[str, Any], where: str, *, named: bool) -> Row:
                 fix=f"add --task {GENERIC} for rows with {', '.join(KEYS)}" if other else None,
             )
         if not isinstance(row[key], str):
-            raise InputError(f"{key!r} is not a text", where=where, got=_short(row[key]), expected=_LAYOUT)
+            raise InputError(f"{key!r} is not text", where=where, got=_short(row[key]), expected=_LAYOUT)
         if key != "input" and not row[key].strip():
             raise InputError(f"{key!r} is empty", where=where, got=repr(row[key]), expected=_LAYOUT)
         if not _is_unicode(row[key]):

@@ -143,7 +143,7 @@ def _refuse_repeated(held: RunRecord | None, task: str, fmt: Format, config: Eva
     name = predictions_name(task, fmt, config.protocol)
     if held is not None and any(one.predictions == name for one in held.evaluations):
         raise InputError(
-            "this evaluation is already there",
+            "this evaluation already exists",
             where=str(config.output or config.target),
             got=f"{task} ({fmt}, {config.protocol})",
             fix="add --overwrite to replace it, or --output to write elsewhere",
@@ -233,7 +233,7 @@ def _evaluate_task(
     )
     if answers.many_tied:
         logger.warning(
-            "%s: on %d of %d rows several candidates have the best score, so they count in part",
+            "%s: on %d of %d rows several candidates tie for the best score, so they count as fractions",
             rows.task.name,
             answers.tied,
             len(predictions),

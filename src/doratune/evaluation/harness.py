@@ -80,7 +80,7 @@ def evaluate_with_lm_eval(config: EvalConfig, *, overwrite: bool = False) -> dic
     for name in requested:
         if not overwrite and (folder / name / RESULTS_NAME).exists():
             raise InputError(
-                "these results are already there",
+                "these results already exist",
                 where=str(folder / name / RESULTS_NAME),
                 fix="add --overwrite to replace them, or --output to write elsewhere",
             )
@@ -126,7 +126,7 @@ def _load_task(name: str) -> _Requested:
     is_file = name not in manager.task_index and Path(name).is_file()
     if name not in manager.task_index and not is_file:
         raise InputError(
-            "lm-eval knows no such task",
+            "lm-eval has no such task",
             where="--task",
             got=name,
             expected="a task, group or tag of lm-eval, or a YAML file that defines a task",
@@ -171,13 +171,13 @@ def _loaded_offline(name: str) -> Any:
 def _refuse_unsuitable(task: Task) -> None:
     if runs_programs(task):
         raise InputError(
-            "the task runs programs that the model writes, which doratune does not do",
+            "the task runs code that the model writes, which doratune does not do",
             where="--task",
             got=name_of(task),
             fix="run lm-eval itself in a sandbox: the adapter is a plain PEFT adapter",
         )
     if is_multimodal(task):
-        raise InputError("the task is not about text alone", where="--task", got=name_of(task))
+        raise InputError("the task is not text only", where="--task", got=name_of(task))
 
 
 def _evaluate_task(target: Target, requested: _Requested, config: EvalConfig, folder: Path) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _encode_candidates(tokenizer: PreTrainedTokenizerBase, example: Example) -> 
                 "a candidate answer has no tokens",
                 where=row_name(example),
                 got=repr(text),
-                expected="a text that the model can be asked the probability of",
+                expected="at least one token",
             )
     return encoded
 

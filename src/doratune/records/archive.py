@@ -176,7 +176,7 @@ def check_against_archive(record: StudyRecord, folder: Path) -> None:
                 )
                 if (right, len(rows)) != (run.result.correct, cell.rows):
                     raise InputError(
-                        "the archived answers are not those of the study's record",
+                        "the archived answers do not match the study's record",
                         where=f"{folder / PREDICTIONS_FILE}, {run.run}, {name}",
                         got=f"{right} of {len(rows)} rows right",
                         expected=f"{run.result.correct} of {cell.rows}",

@@ -107,8 +107,8 @@ def unfinished(run: Path) -> InputError:
             "the run has no result: its training diverged",
             where=str(run),
             got=read_divergence(run).message.partition("\n")[0],
-            fix="train again with --overwrite and a lower --learning-rate, or with --on-nonfinite skip if it "
-            "is some rows'; --resume would diverge again",
+            fix="train again with --overwrite and a lower --learning-rate, or with --on-nonfinite skip if "
+            "only some rows cause it; --resume would diverge again",
         )
     if is_started(run):
         return InputError(
@@ -329,7 +329,7 @@ def refuse_output(output: Path, *, where: str = "--output") -> None:
                 "the output folder may not be written to",
                 where=where,
                 got=place,
-                fix="choose another folder, or mend its permissions",
+                fix="choose another folder, or fix its permissions",
             )
         longest = os.pathconf(place, "PC_NAME_MAX")
         long = [name for name in output.parts if len(os.fsencode(name)) > longest]
@@ -418,7 +418,7 @@ def _invalid(path: Path, error: ValidationError) -> InputError:
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
     place = f"{path}, {field}" if field else str(path)
-    return InputError("the file does not keep to its schema", where=place, expected=first["msg"])
+    return InputError("the file does not follow its schema", where=place, expected=first["msg"])
 
 
 def _read_text(path: Path) -> str:

@@ -69,10 +69,10 @@ def changes_since(start: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ch
     logger.info("since step 0 the weights moved: %s, root mean square", ", ".join(shown))
     if not any(one.largest for one in changes.values()):
         raise DoratuneError(
-            "training left every weight as it was",
+            "training changed no weight",
             got=f"{sum(one.elements for one in changes.values()):,} elements without a change",
             expected="weights that move at a learning rate above zero",
-            fix="raise --learning-rate, or keep the weights in float32, which rounds no small step away",
+            fix="raise --learning-rate, or keep the weights in float32, which does not round small steps away",
         )
     return changes
 

@@ -71,7 +71,7 @@ class CheckpointCallback(TrainerCallback):
             return
         if self._there and not is_started(self._run):
             raise DoratuneError(
-                "the run directory was removed while the run was written to it",
+                "the run directory was removed during training",
                 where=str(self._run),
                 fix="train again; two runs must not share a folder",
             )
@@ -106,11 +106,11 @@ def refuse_other_base(checkpoint: Path, base: ModelRecord) -> None:
     found = compare_base_models(begun, base)
     if not found.same:
         raise InputError(
-            "the run was begun with another base model",
+            "the run was started with another base model",
             where=str(checkpoint),
             got=f"base {base.name} ({base.source}): {found.difference}",
             expected=f"base {begun.name} ({begun.source})",
-            fix="put back the model that it was begun with, or train again with --overwrite",
+            fix="restore the model that it was started with, or train again with --overwrite",
         )
     for note in found.notes:
         logger.warning(note)
@@ -139,7 +139,9 @@ def last_whole(run: Path) -> Path | None:
         passed_over.append(f"{folder.name} cannot be used: {reason}")
     for folder in newest_first:
         if _has_state(folder) and not (folder / SEAL_NAME).exists():
-            logger.warning("%s has no checksums, as in older versions; it is used as it is", folder.name)
+            logger.warning(
+                "%s has no checksums, like those of older versions; it is used unchecked", folder.name
+            )
             return folder
     if any((folder / SEAL_NAME).exists() for folder in newest_first):
         raise InputError(
@@ -179,7 +181,7 @@ def _damage(checkpoint: Path) -> str | None:
         if changed := sorted(name for name, checksum in sealed.items() if found[name] != checksum):
             return f"{changed[0]} has changed since it was written"
     except FileNotFoundError:
-        return "it was not written to its end"
+        return "it was not written completely"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{SEAL_NAME} cannot be read"
     return None

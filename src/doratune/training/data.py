@@ -42,7 +42,7 @@ def load_training_examples(config: TrainingSettings) -> tuple[list[Example], lis
         )
     if config.data is not None and len(config.task) > 1 and not config.data.is_dir():
         raise InputError(
-            "one file cannot be several tasks",
+            "one data file can only be for one task",
             where="--task",
             got=" ".join(config.task),
             expected="one task with --data, or a folder with <task>/train.json",

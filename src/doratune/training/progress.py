@@ -79,7 +79,7 @@ class ProgressCallback(TrainerCallback):
             self._bar.update(self._task, completed=state.global_step, status=status)
             if now - self._shown >= EVERY and not self._measured:
                 self._measured = True
-                self._say(f"measured: {seconds / steps:.2g} s a step, {about(left)} left")
+                self._say(f"measured: {seconds / steps:.2g} s per step, {about(left)} left")
             return
         last = state.global_step == state.max_steps
         if now - self._shown >= EVERY or last:

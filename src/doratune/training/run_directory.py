@@ -55,13 +55,13 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
     refuse_other_run(config)
     if has_diverged(config.output):
         logger.warning(
-            "training in %s diverged before, and does so again unless its cause is gone", config.output
+            "training in %s diverged before, and will diverge again unless the cause is gone", config.output
         )
     from doratune.training.checkpoints import last_whole
 
     if has_diverged(config.output):
         logger.warning(
-            "training in %s diverged before, and does so again unless its cause is gone", config.output
+            "training in %s diverged before, and will diverge again unless the cause is gone", config.output
         )
     return last_whole(config.output)
 
@@ -105,7 +105,7 @@ def refuse_taken(output: Path) -> None:
             got=f"{output} with {', '.join(held)}",
             fix="choose another folder, or add --overwrite to start again"
             if has_diverged(output)
-            else "choose another folder, or add --resume to go on or --overwrite to start again",
+            else "choose another folder, or add --resume to continue or --overwrite to start again",
         )
 
 
@@ -164,7 +164,7 @@ def _write_errors(output: Path) -> Iterator[None]:
             "the run could not be written",
             where=str(where),
             got=reason,
-            fix="mend that, then run the same command with --resume to go on from the last checkpoint",
+            fix="fix the cause, then run the same command with --resume to continue from the last checkpoint",
         ) from error
 
 

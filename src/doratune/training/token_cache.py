@@ -78,7 +78,7 @@ def load_rows(key: str) -> Dataset | None:
     folder = _folder(key)
     try:
         if (folder / CHECKSUM_NAME).read_bytes() != _checksum(folder):
-            logger.warning("the tokenised rows in %s are damaged and are made again", folder)
+            logger.warning("the tokenised rows in %s are damaged and are created again", folder)
             return None
         rows = Dataset.load_from_disk(str(folder), keep_in_memory=False)
     except OSError:
@@ -113,7 +113,7 @@ def store_rows(key: str, rows: Dataset) -> Dataset:
         problem = error
     stored = load_rows(key)
     if stored is None:
-        logger.warning("the tokenised rows cannot be kept in %s: %s", folder, problem)
+        logger.warning("the tokenised rows cannot be cached in %s: %s", folder, problem)
         return rows
     return stored
 

@@ -95,7 +95,7 @@ def _report_long_rows(examples: list[Example], lengths: np.ndarray, cutoff: int,
         logger.warning("%s and are left out (the longest has %d)", count, longest)
         return
     raise InputError(
-        "rows would lose their answer to the cutoff",
+        "the cutoff would remove the answers of rows",
         where=_name(examples[first]),
         got=f"{lengths[first]} tokens with its answer; {count} (the longest has {longest})",
         fix=f"raise --cutoff to {longest}, or leave such rows out with --drop-long-rows",

@@ -104,7 +104,7 @@ def train(
                 stop.number,
                 f"training was interrupted after step {done} of {planned}",
                 where=str(config.output),
-                fix="run the same command with --resume to go on from there",
+                fix="run the same command with --resume to continue from there",
             )
         trainer.check_final()
         changes = changes_since(start, model)

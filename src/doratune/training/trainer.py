@@ -193,6 +193,6 @@ class RowTrainer(SFTTrainer):
             where=str(run),
             got="; ".join([*found, f"the step's rows: {rows}"]),
             fix="start again with a lower --learning-rate"
-            + ("" if self._skips else ", or with --on-nonfinite skip if it is some rows'")
+            + ("" if self._skips else ", or with --on-nonfinite skip if only some rows cause it")
             + (f"; the last good checkpoint is {last[0]}" if last else "; there is no checkpoint before it"),
         )

@@ -231,7 +231,7 @@ def test_evaluating_it_is_evaluating_its_tasks(monkeypatch, tiny_model, tmp_path
         (lambda folder: (folder / "piqa.jsonl").write_text('{"goal": "x"}'), ["row 1", "column", "sol1"]),
         (
             lambda folder: (folder / "piqa.jsonl").write_text(lines([{**ORIGINALS["piqa"][0], "label": -1}])),
-            ["row 1, column label", "no answer among its options"],
+            ["row 1, column label", "not one of its options"],
         ),
     ],
 )

@@ -131,7 +131,7 @@ def test_a_row_without_a_key(tmp_path, key):
 @pytest.mark.parametrize("value", [True, None, 1, ["yes"]])
 def test_a_value_that_is_no_text(tmp_path, key, value):
     message = str(refused(written(tmp_path, json.dumps([ROW, {**ROW, key: value}]))))
-    assert f"'{key}' is not a text" in message and "row 2" in message and json.dumps(value) in message
+    assert f"'{key}' is not text" in message and "row 2" in message and json.dumps(value) in message
 
 
 @pytest.mark.parametrize("key", ["instruction", "output", "answer"])

@@ -50,7 +50,7 @@ def garble(folder: Path) -> None:
         (flip, "optimizer.pt has changed"),
         (cut, "optimizer.pt has changed"),
         (remove, "part/state.json is missing"),
-        (unseal, "it was not written to its end"),
+        (unseal, "it was not written completely"),
         (garble, f"{SEAL_NAME} cannot be read"),
     ],
 )
@@ -109,5 +109,5 @@ def test_the_oldest_are_deleted_once_the_newest_is_sealed(tmp_path: Path) -> Non
 def test_a_run_directory_that_is_gone_ends_training(tmp_path: Path) -> None:
     write_config(tmp_path, {})
     checkpoint(tmp_path, 2)
-    with pytest.raises(DoratuneError, match="removed while"):
+    with pytest.raises(DoratuneError, match="removed during"):
         saved(tmp_path, 2, keep=2, meanwhile=lambda run: (run / "config.yaml").unlink())

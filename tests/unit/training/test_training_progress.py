@@ -48,6 +48,6 @@ def test_a_bar_and_the_measured_time_in_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     text = trained(monkeypatch, capsys, tmp_path, terminal=True)
-    assert text.count("measured: 25 s a step, about 3 min left") == 1
+    assert text.count("measured: 25 s per step, about 3 min left") == 1
     for part in ("10/10", "steps", "loss 0.200", "rate 2.0e-04", "40 tokens/s", "0.0 s left"):
         assert part in text, part

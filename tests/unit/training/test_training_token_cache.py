@@ -329,7 +329,7 @@ def test_without_a_place_to_write_training_goes_on(tmp_path, monkeypatch, tokeni
     monkeypatch.setenv("DORATUNE_CACHE", str(tmp_path / "file"))
     rows = encode_examples(made(), tokenizer, **ALL)
     assert rows.to_list() == one_by_one(made(), tokenizer, []) and not rows.cache_files
-    assert "cannot be kept" in caplog.text
+    assert "cannot be cached" in caplog.text
 
 
 def test_what_no_run_has_used_for_a_month_goes(home):
