@@ -249,7 +249,7 @@ def test_eval_refuses(cli: Cli, tiny_model: Path) -> None:
     assert not Path("out").exists()
 
 
-def test_hub_out_of_reach_is_no_traceback(cli: Cli, tiny_model: Path) -> None:
+def test_an_unreachable_hub_gives_no_traceback(cli: Cli, tiny_model: Path) -> None:
     outcome = cli("eval", tiny_model, "--task", "boolq", "--output", "out")
     assert outcome.code == 1 and "--data" in outcome.err and "Traceback" not in outcome.err
 

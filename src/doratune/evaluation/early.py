@@ -30,9 +30,7 @@ def refuse_early(config: EvalConfig) -> None:
         raise InputError("no task to evaluate", where="--task", fix="name one or more tasks")
     names = without_mix(config.task)
     if config.data is not None and len(names) != 1:
-        raise InputError(
-            "one file can only hold the rows of one task", where="--task", got=" ".join(config.task)
-        )
+        raise InputError("one file holds rows of one task only", where="--task", got=" ".join(config.task))
     if config.split == "validation" and config.data is None:
         raise InputError("validation rows can only come from a file", where="--split", fix="add --data")
     run = Path(config.target).expanduser()

@@ -52,9 +52,7 @@ def load_whole(place: str, **kwargs: Any) -> PreTrainedModel:
     if left_out := [name for name in unused if _has_its_part(model, name)]:
         raise _refused("the model's files hold weights that its configuration leaves out", place, left_out)
     if unused:
-        logger.warning(
-            "weights %s of %s are not used: a causal LM does not have them", first_of(unused), place
-        )
+        logger.warning("weights %s of %s are not used: no causal LM has them", first_of(unused), place)
     return model
 
 

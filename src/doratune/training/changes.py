@@ -72,7 +72,7 @@ def changes_since(start: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ch
             "training changed no weight",
             got=f"{sum(one.elements for one in changes.values()):,} elements without a change",
             expected="weights that move at a learning rate above zero",
-            fix="raise --learning-rate, or keep the weights in float32, which does not round small steps away",
+            fix="raise --learning-rate, or keep the weights in float32, where small steps are not lost",
         )
     return changes
 

@@ -139,9 +139,7 @@ def last_whole(run: Path) -> Path | None:
         passed_over.append(f"{folder.name} cannot be used: {reason}")
     for folder in newest_first:
         if _has_state(folder) and not (folder / SEAL_NAME).exists():
-            logger.warning(
-                "%s has no checksums, like those of older versions; it is used unchecked", folder.name
-            )
+            logger.warning("%s has no checksums, as in older versions; it is used unchecked", folder.name)
             return folder
     if any((folder / SEAL_NAME).exists() for folder in newest_first):
         raise InputError(

@@ -110,7 +110,7 @@ def test_an_answer_with_two_meanings_is_refused(
         (["yes", "no"], "no", 1),
     ],
 )
-def test_readings_that_agree_are_taken(choices: list[str], answer: object, right: int) -> None:
+def test_readings_that_agree_are_accepted(choices: list[str], answer: object, right: int) -> None:
     assert right_choice(choices, answer, "row 1") == right
 
 

@@ -242,7 +242,7 @@ def test_a_folder_that_cannot_be_used(folder, break_it, parts):
     assert all(part in str(caught.value) for part in parts)
 
 
-def test_a_file_is_no_folder(boolq_rows, tmp_path):
+def test_a_file_is_refused_as_a_folder(boolq_rows, tmp_path):
     for place in (boolq_rows, tmp_path / "none"):
         with pytest.raises(InputError, match="read from a folder"):
             load_mix(place)

@@ -35,7 +35,7 @@ def trained(
     return capsys.readouterr().err
 
 
-def test_a_line_a_minute_without_a_terminal(
+def test_a_line_per_minute_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     lines = trained(monkeypatch, capsys, tmp_path, terminal=False).splitlines()
