@@ -218,7 +218,7 @@ def test_report_writes_and_checks_the_archive(tmp_path: Path, capsys: pytest.Cap
     record["cells"][0]["arms"][0]["runs"][0]["result"]["correct"] += 1
     (output / "study.json").write_text(json.dumps(record))
     assert main(["report", str(output), "--output", str(output)]) == 2
-    assert "not those of the study's record" in capsys.readouterr().err
+    assert "do not match the study's record" in capsys.readouterr().err
     run = str(next((tmp_path / "study" / RUNS_NAME).glob("lora-*")))
     assert main(["report", run, "--output", str(output), "--archive"]) == 2
 
