@@ -1,6 +1,6 @@
-# The two commands of the README, and what a contributor runs. VENV may name another virtual environment, PYTHON
-# another interpreter to make it with, WORKERS another number of processes that share the tests and the cores. pip's
-# own settings hold: PIP_INDEX_URL, HTTPS_PROXY, pip.conf.
+# The two commands of the README (demo and test), and commands for contributors. VENV names another virtual
+# environment, PYTHON the interpreter to create it with, WORKERS the number of test processes, which share the cores.
+# pip's own settings apply: PIP_INDEX_URL, HTTPS_PROXY, pip.conf.
 VENV ?= .venv
 WORKERS ?= 2
 PYTHON ?= python3
@@ -10,20 +10,20 @@ BIN := $(VENV)/bin
 
 ifneq ($(filter demo,$(or $(MAKECMDGOALS),demo)),)
 $(info make demo: installs doratune into $(VENV) and downloads a model of 135M parameters (both once), trains LoRA and \
-DoRA on three small tasks, and writes runs/demo/report.html: 2 to 5 minutes on two cores once all is installed)
+DoRA on three small tasks, and writes runs/demo/report.html: 2 to 5 minutes on two cores after the installation)
 endif
 
 demo: $(VENV)/.installed
 	$(BIN)/doratune compare --preset demo --output runs/demo --overwrite
 
-# In the order of collection, the commands' tests first: they are few and long, and would be left to one worker.
+# Keep the collected order, with the commands' tests first: they are few and long, and last they would keep one worker busy.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 quick: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow'
 
-# Kills, full disks, signals, thousands of steps: docs/reliability.md has what came out. About an hour.
+# Kills, full disks, signals, thousands of steps; the results are in docs/reliability.md. Takes about an hour.
 faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/faults
 

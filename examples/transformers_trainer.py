@@ -24,7 +24,7 @@ tokenizer = AutoTokenizer.from_pretrained(arguments.model)
 
 
 def encode(line: str) -> dict[str, list[int]]:
-    """Token ids of a row; only the answer's have labels, so that only they have a loss."""
+    """Token ids of a row; only the answer has labels, so only it has a loss."""
     row = json.loads(line)
     prompt = tokenizer(row["question"])["input_ids"]
     answer = tokenizer(f" {row['answer']}", add_special_tokens=False)["input_ids"]
@@ -51,6 +51,6 @@ trainer = Trainer(
 trainer.train()
 model.save_pretrained(arguments.output)
 
-# Loaded again, as plain PEFT does. The engine computes inference too.
+# Load it again with plain PEFT. The engine also works for inference.
 again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(arguments.model), arguments.output)
 doratune.enable(again)

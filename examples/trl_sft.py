@@ -1,9 +1,9 @@
-"""TRL's SFTTrainer with a DoRA adapter on the engine: one line more than without doratune.
+"""TRL's SFTTrainer with a DoRA adapter on the engine, which takes one additional line.
 
 pip install 'doratune[cli]'
 python examples/trl_sft.py --model "$(doratune models --path smollm2-135m)" --output runs/trl
 
-A hub id, such as HuggingFaceTB/SmolLM2-135M-Instruct, works for --model too.
+--model also accepts a hub id, such as HuggingFaceTB/SmolLM2-135M-Instruct.
 """
 
 import argparse
@@ -35,7 +35,7 @@ tokenizer = AutoTokenizer.from_pretrained(arguments.model)
 base = AutoModelForCausalLM.from_pretrained(arguments.model)
 config = LoraConfig(r=16, lora_alpha=32, use_dora=True, target_modules="all-linear", task_type="CAUSAL_LM")
 model = get_peft_model(base, config)
-print(doratune.enable(model))  # the one line; it says how many layers the engine computes
+print(doratune.enable(model))  # the one line; it reports how many layers the engine computes
 
 trainer = SFTTrainer(
     model=model,

@@ -1,4 +1,4 @@
-"""JSON in which every key of an object is there once; Python's reader takes the last of several values."""
+"""JSON without repeated keys, of which Python's reader silently takes the last."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from doratune.errors import InputError, shown
 
 
 class RepeatedKeyError(ValueError):
-    """An object has one key several times.
+    """An object repeats a key.
 
     Args:
-        key: The first such key.
-        values: What it has.
+        key: The first repeated key.
+        values: Its values.
     """
 
     def __init__(self, key: str, values: Sequence[Any]) -> None:
@@ -24,7 +24,7 @@ class RepeatedKeyError(ValueError):
 
 
 def repeated_key(pairs: Sequence[tuple[str, Any]]) -> tuple[str, list[Any]] | None:
-    """The first key that an object has several times, with its values; None where each is there once."""
+    """An object's first repeated key, with its values; None if no key is repeated."""
     if len(dict(pairs)) == len(pairs):
         return None
     counts = Counter(key for key, _ in pairs)
@@ -33,10 +33,10 @@ def repeated_key(pairs: Sequence[tuple[str, Any]]) -> tuple[str, list[Any]] | No
 
 
 def strict_loads(text: str) -> Any:
-    """What ``text`` holds.
+    """Parse ``text`` as JSON.
 
     Raises:
-        RepeatedKeyError: An object has one key several times, at any depth.
+        RepeatedKeyError: An object repeats a key, at any depth.
         ValueError: It is not JSON.
         RecursionError: It is nested too deeply.
     """
@@ -51,13 +51,13 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
         what: What it is, for the messages, such as "the adapter's configuration".
 
     Raises:
-        InputError: It cannot be read, is not JSON or not an object, or has one key several times.
+        InputError: It cannot be read, is not JSON or not an object, or repeats a key.
     """
     try:
         values = strict_loads(path.read_text(encoding="utf-8"))
     except RepeatedKeyError as error:
         raise InputError(
-            f"{what} has one key several times", where=str(path), got=str(error), expected="each key once"
+            f"{what} repeats a key", where=str(path), got=str(error), expected="each key once"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{what} cannot be read", where=str(path), got=str(error)) from error

@@ -110,6 +110,6 @@ def test_help() -> None:
         assert flag in done.stdout
 
 
-def test_it_is_no_verb_of_doratune(cli: Cli) -> None:
+def test_it_is_not_a_verb_of_doratune(cli: Cli) -> None:
     outcome = cli("bench", "pipeline", "--help")
     assert outcome.code == 2 and "expected: one of op, step" in outcome.err

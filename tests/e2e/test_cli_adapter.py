@@ -65,7 +65,7 @@ def test_the_card_s_code_loads_the_adapter_with_peft_alone(cli: Cli, builtin: Pa
         torch.testing.assert_close(names["model"](ids).logits, ours(ids).logits)
 
 
-def test_a_base_that_is_not_here_is_one_message(cli: Cli, tiny_model: Path) -> None:
+def test_a_missing_base_is_one_message(cli: Cli, tiny_model: Path) -> None:
     base = Path(shutil.copytree(tiny_model, "base"))
     adapter = trained(cli, base)
     shutil.copytree(adapter, "elsewhere")

@@ -127,7 +127,7 @@ def test_dora_begins_as_the_base_and_its_gains_drift(
     assert gain["deviation"] == pytest.approx((g - 1).square().mean().sqrt().item(), rel=1e-4)
 
 
-def test_small_parts_give_the_same(
+def test_small_parts_give_the_same_analysis(
     cli: Cli, runs: Path, analysis: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("doratune.analysis.analyze.PART_ELEMENTS", 64 * 7)
@@ -164,7 +164,7 @@ def test_the_table_and_the_plot(cli: Cli, runs: Path, monkeypatch: pytest.Monkey
     assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
 
 
-def test_a_base_in_bfloat16_is_taken_as_the_run_saw_it(cli: Cli, tiny_model: Path) -> None:
+def test_a_bfloat16_base_is_rounded_as_in_training(cli: Cli, tiny_model: Path) -> None:
     """Its rounding is no movement: before the first update there is none at all."""
     flags = ["--model", tiny_model, "--task", "sample-boolq", "--rows", 16, *SMALL, "--dtype", "bfloat16"]
     for method in ("lora", "dora"):
@@ -318,7 +318,7 @@ def test_bad_runs_are_one_error(what: str, cli: Cli, runs: Path) -> None:
     assert not Path("analysis").exists()
 
 
-def test_what_is_no_training_run_is_refused(cli: Cli, runs: Path, tiny_model: Path) -> None:
+def test_runs_that_cannot_be_analysed_are_refused(cli: Cli, runs: Path, tiny_model: Path) -> None:
     assert cli("eval", tiny_model, "--task", "sample-boolq", "--eval-rows", 4, "--output", "base").code == 0
     outcome = cli("analyze", "base", "--output", "analysis")
     assert outcome.code == 2 and "nothing was trained" in outcome.err

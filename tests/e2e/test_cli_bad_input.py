@@ -47,7 +47,7 @@ CASES = {
     "nothing to train on": (lambda: [], ["--task", "--data"]),
     "file for two tasks": (
         lambda: ["--task", "boolq", "winogrande", "--data", _rows("r.json", {})],
-        ["one file cannot be several tasks"],
+        ["one data file can only be for one task"],
     ),
     "the mix from one file": (
         lambda: ["--task", "commonsense-mix", "--data", _rows("r.json", {})],
@@ -201,7 +201,7 @@ OUTPUTS = {
     "run/below": "the output is a file",
     "nowhere": "a link that leads nowhere",
     "n" * 300: "name is too long",
-    "a\nb": "no text can hold",
+    "a\nb": "a control character",
 }
 VERBS = [
     *("train", "train --overwrite", "train --resume", "eval", "report", "analyze", "bench op", "study"),
@@ -249,7 +249,7 @@ def test_eval_refuses(cli: Cli, tiny_model: Path) -> None:
     assert not Path("out").exists()
 
 
-def test_hub_out_of_reach_is_no_traceback(cli: Cli, tiny_model: Path) -> None:
+def test_an_unreachable_hub_gives_no_traceback(cli: Cli, tiny_model: Path) -> None:
     outcome = cli("eval", tiny_model, "--task", "boolq", "--output", "out")
     assert outcome.code == 1 and "--data" in outcome.err and "Traceback" not in outcome.err
 

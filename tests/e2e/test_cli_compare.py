@@ -121,7 +121,7 @@ def test_seeds_and_rates_may_be_added(cli: Cli, tiny_model: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_then_resume_comes_out_the_same(cli: Cli, tiny_model: Path) -> None:
+def test_ctrl_c_then_resume_gives_the_same(cli: Cli, tiny_model: Path) -> None:
     flags: list[Any] = ["--model", tiny_model, *TASKS[:-1], 160, *SMALL, "--eval-rows", 20, "--save-steps", 2]
     command = [sys.executable, "-m", "doratune", "compare", *map(str, flags), "--output", "stopped"]
     with subprocess.Popen(
@@ -156,7 +156,7 @@ def test_flags_override_a_method_of_a_preset(cli: Cli, tiny_model: Path) -> None
     assert [one["rank"] for one in configs if "rank" in one] == [4, 4], "--rank is among the flags"
 
 
-def test_report_refuses_what_is_no_run(cli: Cli, tmp_path: Path) -> None:
+def test_report_refuses_folders_without_a_run(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("report", tmp_path / "nowhere", "--output", "out")
     assert outcome.code == 2 and "no such run directory" in outcome.err
     Path("old/lora").mkdir(parents=True)

@@ -64,7 +64,7 @@ def test_a_fully_fine_tuned_run_is_evaluated_with_its_own_weights(cli: Cli, flag
     own, plain = (lines(Path(folder, "predictions/sample-boolq.jsonl")) for folder in ("run", "eval-plain"))
     assert [row["scores"] for row in own] == [row["scores"] for row in plain]
     again = cli("eval", "run/model", *task)
-    assert again.code == 2 and "already there" in again.err, "the folder of the weights is its run"
+    assert again.code == 2 and "already exist" in again.err, "the folder of the weights is its run"
     other = cli("eval", "run", *task, "--overwrite", "--model", "smollm2-135m")
     assert other.code == 2 and "--model" in other.err
 
@@ -82,7 +82,7 @@ def test_another_configuration_over_the_trained_weights_is_refused(cli: Cli, fla
     assert entry["other_base"]["config"]["settings"]["rms_norm_eps"] == 0.1
 
 
-def test_full_fine_tuning_goes_on_where_it_stopped(cli: Cli, flags: list[object]) -> None:
+def test_full_fine_tuning_resumes_where_it_stopped(cli: Cli, flags: list[object]) -> None:
     every = [*flags, "--method", "full", "--save-steps", 2]
     assert cli("train", *every, "--output", "whole").code == 0
     shutil.copytree("whole", "killed")
@@ -122,7 +122,7 @@ def test_weights_stay_float32_where_bfloat16_is_computed_in(
     assert losses(Path("auto")) == pytest.approx(losses(Path("exact")), abs=0.03)
 
 
-def test_the_report_holds_a_full_run_beside_an_adapter(cli: Cli, flags: list[object]) -> None:
+def test_the_report_has_a_full_run_next_to_an_adapter(cli: Cli, flags: list[object]) -> None:
     for method in ("lora", "full"):
         assert cli("train", "--method", method, *flags, "--output", f"runs/{method}").code == 0
         assert cli("eval", f"runs/{method}", "--task", "sample-boolq", "--eval-rows", 8).code == 0
@@ -168,7 +168,7 @@ def test_the_norms_gradient_changes_training(cli: Cli, flags: list[object]) -> N
     ],
     ids=" ".join,
 )
-def test_settings_that_a_method_cannot_keep_to(
+def test_settings_that_a_method_does_not_support(
     cli: Cli, flags: list[object], more: list[str], said: str
 ) -> None:
     outcome = cli("train", *flags, *more, "--output", "run")

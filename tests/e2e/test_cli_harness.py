@@ -192,7 +192,7 @@ def test_ours_is_normalised_by_bytes_and_acc_norm_by_characters(cli: Cli, run: P
     assert found["acc_bytes,none"] == 1 and found["acc_norm,none"] < 1
 
 
-def test_an_adapter_that_stays_beside_its_base(cli: Cli, run: Path) -> None:
+def test_an_adapter_that_is_not_merged(cli: Cli, run: Path) -> None:
     examples = cut_as_lm_eval_does(examples_of("sample-winogrande", 8))
     flags = ["--harness", "lm-eval", "--dtype", "bfloat16", "--task", write_task("options", examples)]
     outcome = cli("eval", run, *flags)
@@ -267,7 +267,7 @@ def test_what_is_written_and_when_it_is_refused(cli: Cli, run: Path) -> None:
     assert found["doratune"]["method"] == "dora" and found["doratune"]["target"] == str(run)
     assert len(samples_of(run, "endings")) == 5
     again = cli("eval", run, "--harness", "lm-eval", "--task", task)
-    assert again.code == 2 and "already there" in again.err and "--overwrite" in again.err
+    assert again.code == 2 and "already exist" in again.err and "--overwrite" in again.err
     assert results_of(run, "endings") == found
     assert cli("eval", run, "--harness", "lm-eval", "--task", task, "--overwrite").code == 0
     assert len(samples_of(run, "endings")) == ROWS

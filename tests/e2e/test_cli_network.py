@@ -127,7 +127,7 @@ def test_the_verbs_need_no_network(blocked: Blocked, tiny_model: Path, tmp_path:
     assert blocked.leaks(printed) == []
 
 
-def test_a_task_file_of_lm_eval_with_rows_in_files_needs_none(
+def test_a_task_file_of_lm_eval_with_rows_in_files_needs_no_hub(
     blocked: Blocked, tiny_model: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("lm_eval")
@@ -145,7 +145,7 @@ def test_a_task_file_of_lm_eval_with_rows_in_files_needs_none(
     assert blocked.leaks(printed) == []
 
 
-def test_failures_tell_no_secret(blocked: Blocked, tiny_model: Path) -> None:
+def test_failures_reveal_no_secret(blocked: Blocked, tiny_model: Path) -> None:
     """These ask for the network, and their messages name the hub's address."""
     commands = [
         ["eval", "org/model", "--task", "sample-boolq", "--output", "out"],

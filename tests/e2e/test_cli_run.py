@@ -200,7 +200,7 @@ TRAINS_A_FROZEN_ADAPTER = """
 """
 
 
-def test_a_script_that_trains_a_frozen_adapter_is_told(tmp_path: Path) -> None:
+def test_a_script_that_trains_a_frozen_adapter_gets_a_warning(tmp_path: Path) -> None:
     script = write(tmp_path / "script.py", TRAINS_A_FROZEN_ADAPTER)
     result = launch(VERB, script, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

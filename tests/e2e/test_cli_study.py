@@ -137,7 +137,7 @@ def wait_for(process: subprocess.Popen[bytes], happened: Callable[[], bool], log
 
 
 @pytest.mark.slow
-def test_interrupted_and_killed_three_times_it_comes_out_the_same(
+def test_interrupted_and_killed_three_times_gives_the_same(
     whole: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     plan, study, log = (
@@ -170,7 +170,7 @@ def test_interrupted_and_killed_three_times_it_comes_out_the_same(
 
 
 @pytest.mark.slow
-def test_ray_gives_what_one_machine_gives_though_a_worker_is_lost(
+def test_ray_gives_the_same_as_one_machine_despite_a_lost_worker(
     whole: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("ray")

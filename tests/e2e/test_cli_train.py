@@ -181,7 +181,7 @@ def test_two_processes_train_what_one_does(cli: Cli, flags: list[object]) -> Non
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "full"])
-def test_a_run_that_diverges_is_no_finished_run(cli: Cli, flags: list[object], method: str) -> None:
+def test_a_run_that_diverges_is_not_finished(cli: Cli, flags: list[object], method: str) -> None:
     every = [*flags, "--method", method, "--save-steps", 1, "--keep-checkpoints", 9]
     outcome = cli("train", *every, "--learning-rate", "1e30", "--output", "run")
     assert outcome.code == 1 and "Traceback" not in outcome.err
@@ -329,14 +329,14 @@ def test_a_run_is_not_resumed_on_another_base(
         tensors["model.layers.1.mlp.up_proj.weight"] *= 1.5
         save_file(tensors, path, metadata={"format": "pt"})
     outcome = cli("train", *every, "--resume")
-    assert outcome.code == 2 and "begun with another base model" in outcome.err, outcome.err
+    assert outcome.code == 2 and "started with another base model" in outcome.err, outcome.err
     assert not Path("run/adapter").exists()
     path.write_bytes(whole)
     assert cli("train", *every, "--resume").code == 0
     assert all(one.equal(adapter[name]) for name, one in adapter_weights(Path("run")).items())
 
 
-def test_a_checkpoint_of_an_older_version_is_resumed_and_it_is_said(cli: Cli, flags: list[object]) -> None:
+def test_a_checkpoint_of_an_older_version_is_resumed_with_a_warning(cli: Cli, flags: list[object]) -> None:
     from doratune.training.checkpoints import seal
 
     every = [*flags, "--save-steps", 2, "--output", "run"]

@@ -82,7 +82,7 @@ def test_an_id_is(name: str, point: Point, tmp_path: Path, monkeypatch: pytest.M
     assert not looks_like_path(name) and asked[0] == f"/api/models/{name}"
 
 
-def test_a_file_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_refused_as_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("model.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match="a file, not a model folder"):

@@ -23,7 +23,7 @@ def test_the_same_key_in_two_objects_is_no_repetition() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"r": 4, "r": 8}', r"the file has one key several times\n.*\n.*the key 'r' with the values 4, 8"),
+        ('{"r": 4, "r": 8}', r"the file repeats a key\n.*\n.*the key 'r' with the values 4, 8"),
         ("[]", "the file is not a JSON object"),
         ("{", "the file cannot be read"),
         ("[" * 100_000, "the file cannot be read"),

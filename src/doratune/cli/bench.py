@@ -15,7 +15,7 @@ Shown = TypeVar("Shown", bound=Record)
 
 ABOUT = """usage: doratune bench WHAT [options]      (doratune bench WHAT --help shows its options)
 
-Measure what DoRA and LoRA cost compared with PEFT's, after checking that all compute the same.
+Measure what DoRA and LoRA cost compared with PEFT's, after checking that their results agree.
 
 what:
   op    single layers: the time of forward and backward, what is saved for backward, peak memory
@@ -40,7 +40,7 @@ Examples:
 
 ABOUT_STEP = """Train a model on one batch with every provider: the frozen model alone, stock TRL with PEFT's
 LoRA and DoRA, and doratune's LoRA and DoRA. Each runs its loop in a separate process. They take turns
-step by step, and those that train the same must have the same losses.
+step by step, and providers that train the same parameters must have the same losses.
 
 Examples:
   doratune bench step
@@ -55,7 +55,7 @@ class Output(Settings):
     """The flags that every bench has for its record."""
 
     output: LaxPath | None = None
-    """JSON file for the record; None: none is written."""
+    """JSON file for the record; None: not written."""
     overwrite: bool = False
     """Replace the output file."""
     as_json: AsJson = False

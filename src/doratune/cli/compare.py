@@ -10,7 +10,7 @@ from doratune.study.compare import COMPARED, CompareConfig
 from doratune.training.presets import Preset, load_preset
 
 ABOUT = """Evaluate a base model, train it with LoRA and with DoRA on the same rows, order, seeds and budget,
-evaluate both, and write study.json, report.md and report.html. Several tasks are a mixture: one training set.
+evaluate both, and write study.json, report.md and report.html. Several tasks are mixed into one training set.
 
 Examples:
   doratune compare --preset demo --output runs/demo

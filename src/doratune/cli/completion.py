@@ -1,4 +1,4 @@
-"""Shell completion of all verbs: tyro writes it."""
+"""Shell completion of all verbs, written by tyro."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "presets": PresetsCommand,
     "env": EnvCommand,
 }
-"""The flags of each verb; run has a script's, and bench has verbs below it."""
+"""The settings of each verb; ``run`` has a script's flags, and ``bench`` has subcommands."""
 
 
 def complete(arguments: list[str]) -> None:

@@ -18,7 +18,7 @@ def estimate(study: Study, *, jobs: int) -> dict[str, Any]:
         jobs: Runs at a time.
 
     Returns:
-        Plain values; ``seconds`` is None where nothing is known of the speed.
+        Plain values; ``seconds`` is None if the speed is unknown.
     """
     speeds = known_speeds(study.plan, study.groups)
     left = work_left(study.groups)
@@ -82,7 +82,7 @@ def _remarks(found: dict[str, Any]) -> list[str]:
         "Runs that are finished are not counted. Tokens are estimated from the number of characters."
     )
     if found["basis"] is None:
-        lines.append("Time: no run of this study is finished, and the plan assumes no speed.")
+        lines.append("Time: not known, as no run of this study has finished and the plan assumes no speed.")
     else:
         lines.append(f"Time: estimated from {found['basis']}.")
     return lines

@@ -26,7 +26,7 @@ class EvalCommand(EvalConfig):
     """The flags of ``doratune eval``."""
 
     harness: Literal["lm-eval"] | None = None
-    """lm-eval: let lm-evaluation-harness run its tasks of these names, or YAML files; None: our own tasks."""
+    """lm-eval: run lm-evaluation-harness's tasks, by name or YAML file; None: doratune's tasks."""
     overwrite: bool = False
     """Replace evaluations that are already there."""
     as_json: AsJson = False

@@ -42,7 +42,7 @@ MEANT: dict[str, tuple[str, ...]] = {
     "fp16": ("dtype",),
     "resume-from-checkpoint": ("resume",),
 }
-"""What flags of other programs, and of earlier versions, are called here."""
+"""Flags of other programs and of earlier versions, with their names here."""
 
 
 def refuse_unknown_flags(kind: type[Settings], argv: list[str], *, verb: str) -> None:
@@ -54,7 +54,7 @@ def refuse_unknown_flags(kind: type[Settings], argv: list[str], *, verb: str) ->
         verb: Its name.
 
     Raises:
-        InputError: There are some.
+        InputError: A flag is unknown.
     """
     known = [flag_name(name, one) for name, one in kind.model_fields.items() if not is_positional(one)]
     switches = [f"no-{name}" for name in known]

@@ -1,4 +1,4 @@
-"""The help of a verb: what it does, and its flags in groups, those that everyone needs first."""
+"""The help of a verb: what it does, and its flags in groups, the most needed ones first."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "as_json",
     ),
 }
-"""The flags of verbs that have many, by the name of their setting; one name means one thing in all verbs."""
+"""The groups of flags, by the name of their setting. A name means the same in every verb."""
 FIRST = "essentials"
 LEFT = 26
 """Columns of a flag's name."""
@@ -104,7 +104,7 @@ def is_positional(field: FieldInfo) -> bool:
 
 
 def _lines(name: str, field: FieldInfo, preset: object, width: int) -> list[str]:
-    """A flag: its name with what it takes, and what it does."""
+    """A flag: its name, the value it takes, and what it does."""
     flag, value = flag_name(name, field), _metavar(field.annotation)
     if is_positional(field):
         left = flag.upper()
@@ -114,7 +114,7 @@ def _lines(name: str, field: FieldInfo, preset: object, width: int) -> list[str]
         left = f"--{flag} {value}"
     given = [one.help for one in field.metadata if getattr(one, "help", None)]
     text = given[0] if given else field.description or ""
-    # What the code calls None is a flag that is not given.
+    # None in a docstring means that the flag is not given.
     text = " ".join([*text.replace("None: ", "default: ").split(), *_note(field, preset)])
     lines = textwrap.wrap(text, width - LEFT - 2, break_long_words=False, break_on_hyphens=False) or [""]
     head, margin = f"  {left}", " " * LEFT
@@ -124,7 +124,7 @@ def _lines(name: str, field: FieldInfo, preset: object, width: int) -> list[str]
 
 
 def _note(field: FieldInfo, preset: object) -> list[str]:
-    """What stands behind a flag's help: its default, or that it has none."""
+    """The end of a flag's help: its default, or that it is required."""
     if field.is_required() and preset is None:
         return ["(required)"]
     default = field.get_default(call_default_factory=True) if preset is None else preset

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def lasting_imports() -> Iterator[None]:
-    """Import here what stays until the process ends.
+    """Import modules that stay until the process ends, without the garbage collector.
 
     torch, transformers and PEFT create a million objects, none of which becomes garbage. The collector would
     traverse them several times during the imports, again in a long run, and once more at exit: two of the
@@ -29,6 +29,6 @@ def lasting_imports() -> Iterator[None]:
 
 @atexit.register
 def _thaw() -> None:
-    """Let Python free what was frozen: at exit Triton's bindings print a page about objects left over."""
+    """Let Python free the frozen objects: otherwise Triton's bindings report a page of leaks at exit."""
     if "triton" in sys.modules:
         gc.unfreeze()

@@ -1,4 +1,4 @@
-"""Whether the packages are installed that the base install leaves out."""
+"""Whether the packages of the extra ``cli``, which the base install leaves out, are installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from doratune.errors import InputError, first_of
 EXTRA = "cli"
 INSTALL = f"pip install 'doratune[{EXTRA}]'"
 ENGINE_VERBS = ("run", "env")
-"""The verbs that need the base install only."""
+"""The verbs that need only the base install."""
 
 
 def check_installed(verb: str) -> None:
@@ -21,7 +21,7 @@ def check_installed(verb: str) -> None:
         verb: A verb of the command line.
 
     Raises:
-        InputError: One of them is missing.
+        InputError: A package is missing.
     """
     if verb not in ENGINE_VERBS and (missing := missing_packages()):
         names = first_of(missing)
@@ -35,7 +35,7 @@ def missing_packages() -> list[str]:
     """
     try:
         written = importlib.metadata.requires("doratune") or []
-    except importlib.metadata.PackageNotFoundError:  # a source tree that is on the path only
+    except importlib.metadata.PackageNotFoundError:  # a source tree on the path, not installed
         return []
     requirements = map(Requirement, written)
     return [one.name for one in requirements if _of_extra(one) and not _is_installed(one.name)]

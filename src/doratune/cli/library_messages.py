@@ -1,7 +1,7 @@
-"""What libraries warn of is shown, one line each and once; only what is listed here is kept back.
+"""Libraries' warnings: each is shown once, on one line; only those listed here are hidden.
 
-A warning may be the only sign that a run is wrong: weights that were missing from a file, gradients that an
-operator does not have. So nothing is silenced by its library or its level.
+A warning may be the only sign that a run is wrong: weights missing from a file, an operator without a
+gradient. So no library or level is silenced as a whole.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import warnings
 from dataclasses import dataclass
 
 LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets", "lm_eval", "torchao", "bitsandbytes")
-"""Whose logs are shown in our way; other loggers are left as they are."""
+"""The libraries whose logs are shown this way; other loggers are left alone."""
 
 
 @dataclass(frozen=True)
 class Harmless:
-    """A message that is kept back.
+    """A message that is hidden.
 
     Attributes:
-        library: Which library says it.
-        message: How it begins, a regular expression.
-        reason: Why it tells nothing about the run.
+        library: The library it comes from.
+        message: A regular expression for its beginning.
+        reason: Why it does not matter to the run.
     """
 
     library: str
@@ -35,25 +35,27 @@ HARMLESS = (
     Harmless(
         "transformers",
         r".\w*gradient_checkpointing\w*. is deprecated",
-        "PEFT and TRL ask transformers by a name that it has changed; it still does the same",
+        "PEFT and TRL use an old name of transformers; it still does the same",
     ),
     Harmless(
         "peft",
         "Setting `save_embedding_layers` to `True` as embedding layers found",
-        "an adapter of embeddings is saved with their base, which makes its file larger only",
+        "an adapter of embeddings is saved with their base weights, which only makes its file larger",
     ),
     Harmless(
         "lm_eval",
         "`pretrained` model kwarg is not of type `str`",
-        "doratune loads the model itself and gives lm-eval no argument that this would make it ignore",
+        "doratune loads the model itself and passes lm-eval no argument that it would ignore then",
     ),
     Harmless(
         "lm_eval",
         "Passed an already-initialized model through `pretrained`",
-        "there is one process, as lm-eval then assumes",
+        "lm-eval then assumes one process, which is the case",
     ),
     Harmless(
-        "torchao", "Failed to load .*torchao/_C", "kernels for other Pythons and GPUs, which are not used"
+        "torchao",
+        "Failed to load .*torchao/_C",
+        "kernels for other Python versions and GPUs, which are not used",
     ),
     Harmless(
         "bitsandbytes", "Failed to load CPU gemm_4bit_forward", "an optional kernel; the usual one is used"
@@ -61,25 +63,25 @@ HARMLESS = (
     Harmless(
         "torch",
         r"<enum '\w+'> is an Enum subclass and is now natively supported",
-        "torchao registers an enumeration in a way that PyTorch has made unnecessary",
+        "torchao registers an enumeration, which PyTorch no longer needs",
     ),
 )
-"""What ordinary runs give, each looked at once."""
+"""Messages of ordinary runs, each examined before it was listed."""
 
 HIDDEN_BARS = (
-    Harmless("transformers", "Loading weights", "seconds; the verb says next what it has loaded"),
-    Harmless("transformers", "Writing model shards", "seconds; the folder is named at the end"),
+    Harmless("transformers", "Loading weights", "takes seconds; then the verb says what it loaded"),
+    Harmless("transformers", "Writing model shards", "takes seconds; the folder is named at the end"),
     Harmless("transformers", "Converting and de-quantizing GGUF tensors", "once; `models.gguf` announces it"),
-    Harmless("datasets", "Generating .* split", "the number of rows is said, or why there are none"),
-    Harmless("datasets", "Saving the dataset", "seconds; tokenised rows, for the next run"),
+    Harmless("datasets", "Generating .* split", "the number of rows is printed, or why there are none"),
+    Harmless("datasets", "Saving the dataset", "takes seconds; tokenised rows, for the next run"),
 )
-"""Progress bars that are not drawn. lm-eval's are: nothing else tells how far it is."""
+"""Progress bars that are not drawn. lm-eval's are: nothing else shows its progress."""
 
 
 def show_library_logs() -> None:
-    """Show what libraries log as warnings and errors; to be called before they are imported, and after.
+    """Show the warnings and errors that libraries log. Call it before they are imported, and again after.
 
-    Some log while they are imported, and transformers sets its own logger up then.
+    Some log during their import, in which transformers also sets up its own logger.
     """
     handler = _OneLine(logging.WARNING)
     handler.addFilter(_Fresh())
@@ -91,7 +93,7 @@ def show_library_logs() -> None:
 
 
 def show_library_warnings() -> None:
-    """Show what libraries warn of by ``warnings``."""
+    """Show the warnings that libraries give through ``warnings``."""
     for one in HARMLESS:
         warnings.filterwarnings("ignore", message=one.message)
     warnings.showwarning = _show

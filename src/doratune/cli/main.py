@@ -1,7 +1,7 @@
 """``doratune VERB ...``: finds the verb, runs it, and turns errors into messages and exit codes.
 
 Exit codes: 0 done, 1 failure, 2 the input cannot be used, 130 interrupted by Ctrl-C, 143 ended by SIGTERM.
-``run`` ends as the script that it runs.
+``run`` exits as its script does.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ VERBS = {
     "study": "a whole plan: tasks, methods, learning rates and seeds, with statistics",
     "report": "the same table and report from runs that exist",
     "analyze": "how training moved the magnitude and the direction of the weights",
-    "run": "your own script, with the PEFT models it builds on the engine",
+    "run": "your own script, with its PEFT models on the engine",
     "bench": "time and memory of DoRA and LoRA compared with PEFT's, by layer or by training step",
-    "tasks": "the tasks there are, how their rows look, and a template for your own",
-    "methods": "the methods of training, one a line",
-    "models": "the built-in models, one a line, or the folder of one",
-    "presets": "the presets, one a line",
+    "tasks": "the tasks, what their rows look like, and a template for your own",
+    "methods": "the training methods, one per line",
+    "models": "the built-in models, one per line, or the folder of one",
+    "presets": "the presets, one per line",
     "env": "what is installed, and how the engine computes here",
 }
 
@@ -37,7 +37,7 @@ COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 """tyro's own flags."""
 
 OF_NAMES = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
-"""Errors of the system that come of a name that the user gave."""
+"""Errors of the system that a name given by the user causes."""
 OF_FILES = {
     *OF_NAMES,
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE),
@@ -63,7 +63,7 @@ examples:
   doratune bench op --set cpu --case 4096x4096-r32-t512
 
 exit codes: 0 done, 1 failure, 2 the input cannot be used, 130 ended by Ctrl-C, 143 ended by SIGTERM;
-            run ends as the script that it runs
+            run exits as its script does
 
 shell completion (bash, zsh or tcsh):
   doratune --tyro-print-completion bash > ~/.local/share/bash-completion/completions/doratune
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
                 fix=did_you_mean(verb, VERBS, form="doratune {}") or "see doratune --help",
             )
         check_installed(verb)
-        if verb != "run":  # a script decides by itself
+        if verb != "run":  # there the script decides
             show_library_logs()
         done = importlib.import_module(f"doratune.cli.{verb}").main(rest)
     except DoratuneError as error:
@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _unreadable(name: object) -> bool:
-    """Whether a file or folder is there, as far as can be told, and may not be read."""
+    """Whether a file or folder may not be read, although it seems to exist."""
     if not isinstance(name, str | os.PathLike):
         return False
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from doratune.cli.parse import parse, print_list
 from doratune.settings import Settings
 
-ABOUT = """List the methods of training, one a line.
+ABOUT = """List the training methods, one per line.
 
 Examples:
   doratune methods

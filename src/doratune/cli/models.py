@@ -7,7 +7,7 @@ from doratune.errors import InputError, did_you_mean
 from doratune.models.builtin import BUILTIN, resolve_builtin
 from doratune.settings import Settings
 
-ABOUT = """List the built-in models, one a line, or print the folder of one for Python and other programs.
+ABOUT = """List the built-in models, one per line, or print the folder of one for Python and other programs.
 
 A built-in model comes from a package on the package index, not from the hub. Its weights are converted to
 safetensors once, in the cache.
@@ -22,7 +22,7 @@ class ModelsCommand(Settings):
     """The flags of ``doratune models``."""
 
     path: str | None = None
-    """Print the folder of this model, and make it if need be."""
+    """Print the folder of this model, and create it if necessary."""
 
 
 def main(argv: list[str]) -> int:

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
-# pydantic reads this when it is imported; its links are no help at a terminal.
+# pydantic reads this when it is imported; its links do not help in a terminal.
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
 
 import tyro
@@ -77,17 +77,17 @@ def _told(kind: type[Kind], *, where: str) -> type[Kind]:
 
 
 def part(kind: type[Kind], command: Settings) -> Kind:
-    """The fields of ``kind`` out of the settings of a verb, which add flags to them."""
+    """The fields of ``kind`` in the settings of a verb, which has more flags."""
     return kind(**command.model_dump(include=set(kind.model_fields)))
 
 
 def command_line(verb: str, argv: list[str], *, without: Sequence[str] = ("--json",)) -> str:
-    """The command as a shell reads it, for "reproduce" in a record, without some flags."""
+    """The command as typed in a shell, without some flags, for "reproduce" in a record."""
     return shlex.join(["doratune", verb, *(word for word in argv if word not in without)])
 
 
 def print_list(described: Mapping[str, str]) -> None:
-    """Print names and what they are, one a line."""
+    """Print names with their descriptions, one per line."""
     width = max(map(len, described))
     for name, what in described.items():
         print(f"{name:{width}}  {what}")

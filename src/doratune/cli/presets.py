@@ -6,7 +6,7 @@ from doratune.cli.parse import parse, print_list
 from doratune.settings import Settings
 from doratune.training.presets import preset_names, preset_title
 
-ABOUT = """List the presets that come with doratune, one a line: settings by name, which flags override.
+ABOUT = """List the presets that come with doratune, one per line: named settings, which flags override.
 
 Examples:
   doratune presets

@@ -77,12 +77,12 @@ class StudyProgress:
         self.tick()
 
     def tick(self) -> None:
-        """Show how far the runs under way are."""
+        """Show the progress of the current runs."""
         status = ", ".join(_step(job) for job in self._running.values())
         self._bar.update(self._task, completed=self._ended, status=f"{status}{self._time_left()}")
 
     def stopping(self) -> None:
-        """Say what Ctrl-C has led to."""
+        """Say what happens after Ctrl-C."""
         self._console.print("stopping: every run saves a checkpoint first; Ctrl-C again stops at once")
 
     def _time_left(self) -> str:
@@ -91,7 +91,7 @@ class StudyProgress:
         if len(known) < len(times):
             return ""
         now = time.monotonic()
-        # How many runs a cluster does at a time is seen from the total time of those that have ended.
+        # The total time of the jobs that have ended shows how many a cluster runs at a time.
         at_a_time = max(self._jobs, self._busy / (self._noted - self._began)) if self._busy else self._jobs
         return f", about {duration(max(sum(known) / at_a_time - (now - self._noted), 0.0))} left"
 

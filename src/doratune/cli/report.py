@@ -87,9 +87,9 @@ def main(argv: list[str]) -> int:
 
 
 def _refuse_other_results(output: Path, shown: list[Path]) -> None:
-    """Refuse to write over the record of a study whose runs are there, or into a run's folder.
+    """Refuse to overwrite the record of a study whose runs are there, or to write into a run's folder.
 
-    Either could not be resumed, or not be reported, any more.
+    The study or run could no longer be resumed or reported.
     """
     if output.resolve() in [folder.resolve() for folder in shown if folder.is_dir()] and not is_recorded(
         output
@@ -107,12 +107,12 @@ def _refuse_other_results(output: Path, shown: list[Path]) -> None:
 
 
 def _is_old_comparison(folder: Path) -> bool:
-    """Whether what is in a folder was written by ``compare`` before its record was that of a study."""
+    """Whether a folder holds a comparison of a version before ``compare`` wrote a study's record."""
     return (folder / COMPARISON_NAME).is_file() and not (folder / RECORD_NAME).is_file()
 
 
 def _run_folders(folder: Path) -> str:
-    """The runs in the folder of an old comparison; RUN... where there are none any more."""
+    """The runs in the folder of an old comparison, or RUN... if they are gone."""
     found = sorted(str(path.parent) for path in folder.glob(f"*/{RECORD_NAME}"))
     return shlex.join(found) or "RUN..."
 

@@ -20,9 +20,9 @@ from doratune.errors import InputError
 
 ABOUT = """usage: doratune run SCRIPT [ARGS...]
 
-Run a Python script as `python SCRIPT ARGS...` does, with every PEFT model that it builds on the engine.
-The script needs no change, and its checkpoints stay plain PEFT checkpoints. What follows SCRIPT is the
-script's own. For each model one line on stderr says how many layers are on the engine, and why others are
+Run a Python script as `python SCRIPT ARGS...` does, and put every PEFT model that it builds on the engine.
+The script needs no change, and its checkpoints stay plain PEFT checkpoints. Arguments after SCRIPT are the
+script's. For each model one line on stderr says how many layers are on the engine, and why others are
 not; another one warns of a model in training whose adapter no optimizer step changes. Processes that the
 script starts by itself are not covered; let accelerate or torchrun start them.
 
@@ -106,7 +106,7 @@ def _say(line: str) -> None:
 
 
 def _speaks() -> bool:
-    """Of the processes that a launcher started, one speaks."""
+    """Whether this process prints: of those that a launcher started, one does."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -119,7 +119,7 @@ def _after_import(name: str, then: Callable[[], None]) -> None:
 
 
 class _AfterImport(MetaPathFinder):
-    """Finds nothing itself: it lets the other finders find ``name`` and adds a step to its execution."""
+    """Leaves finding ``name`` to the other finders, and adds a step to its execution."""
 
     def __init__(self, name: str, then: Callable[[], None]) -> None:
         self._name = name

@@ -10,9 +10,9 @@ from doratune.cli.parse import AsJson, command_line, parse
 from doratune.settings import LaxPath, Positive, Settings
 
 ABOUT = """Carry out a plan: models x methods x tasks x ranks x seeds. The learning rate of every method is
-chosen on rows taken out of the training set; the test rows are answered once by each run that counts.
+chosen on rows held out of the training set; then each run with the chosen rate answers the test rows once.
 
-A folder given again is resumed: finished runs are kept, and what was added to the plan is done.
+The same --output resumes a study: finished runs are kept, and what was added to the plan is run.
 
 Examples:
   doratune study smollm2-three-tasks --output runs/study --dry-run
@@ -23,7 +23,7 @@ Examples:
 
 
 class StudyCommand(Settings):
-    """The flags of ``doratune study``; apart from the plan and its data none changes a result."""
+    """The flags of ``doratune study``; only the plan and its data change a result."""
 
     plan: Annotated[str, Positional]
     """Name of a shipped plan, or a YAML file."""
@@ -32,7 +32,7 @@ class StudyCommand(Settings):
     data: LaxPath | None = None
     """Folder with <task>/train.json and <task>/test.json, instead of the hub; overrides the plan's."""
     only: list[str] | None = None
-    """Test tasks to which the study is limited, with what is trained for them; None: all of the plan."""
+    """Run only these test tasks, and the training that they need; None: all of the plan."""
     runner: Literal["local", "ray"] = "local"
     """local: this machine; ray: a Ray cluster whose machines share the output folder."""
     jobs: Positive = 1
@@ -40,7 +40,7 @@ class StudyCommand(Settings):
     threads: Positive | None = None
     """Threads of each run; None: the cores divided among the jobs."""
     dry_run: bool = False
-    """Estimate what the study will take. Writes nothing and does not ask the hub."""
+    """Estimate the study's steps, tokens and time. Writes nothing and does not ask the hub."""
     as_json: AsJson = False
     """Print the record, or with --dry-run the estimate, as JSON."""
 

@@ -25,7 +25,7 @@ Examples:
   doratune tasks --template > my-task.yaml
 """
 SHOWN = 2
-"""Rows that are shown where only a file was named."""
+"""Rows that --data shows without --show."""
 
 
 class TasksCommand(Settings):
@@ -34,7 +34,7 @@ class TasksCommand(Settings):
     name: Annotated[str | None, Positional] = None
     """Name of a task, or its YAML file; None: all that ship."""
     show: Positive | None = None
-    """Print so many training rows as they are trained on and scored."""
+    """Print this many training rows, as they are trained on and scored."""
     data: LaxPath | None = None
     """JSON or JSONL file with the rows to show, instead of the task's own."""
     format: Format = "instruct"

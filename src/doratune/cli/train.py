@@ -37,7 +37,7 @@ class TrainCommand(TrainConfig):
     config: LaxPath | None = None
     """Settings of an earlier run: its config.yaml; flags override it."""
     dry_run: bool = False
-    """Say what the run will take in rows, tokens, steps, time and memory; write nothing."""
+    """Print the run's rows, tokens, steps, time and memory; write nothing."""
     resume: bool = False
     """Continue from the last checkpoint of an interrupted run."""
     overwrite: bool = False
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
 
 
 def _defaults(argv: list[str]) -> dict[str, Any]:
-    """What flags override: the settings of a preset, or of an earlier run."""
+    """The settings of a preset or of an earlier run, which flags override."""
     known = peek(argv, "preset", "config", "method")
     if known["preset"] and known["config"]:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Data: tasks and their wording as YAML, readers, the prompt, and examples ready to be encoded.
+"""Tasks and their wording as YAML, readers of rows, the prompt, examples, and their encoding as tokens.
 
 Importing this package, or any of its modules but ``encode``, imports no torch, transformers or datasets.
 """

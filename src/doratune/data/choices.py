@@ -1,7 +1,7 @@
-"""Rows that say everything themselves: a question, its choices and the right one.
+"""Rows that need no task description: a question, its choices and the right one.
 
 ``answer`` may be the 0-based index, the letter from A on, or the text of a choice. An answer that can be read
-as two different choices is refused: the wrong reading would train on wrong answers, and nothing would show.
+as two different choices is refused: the wrong reading would silently train on wrong answers.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ def is_choice_row(row: Mapping[str, Any]) -> bool:
 
 
 def check_choice_row(row: Mapping[str, Any], task: Task, where: str) -> dict[str, Any]:
-    """A row with the three keys and nothing else.
+    """Check a row, and keep only its three keys.
 
     Args:
         row: The row as it was read.
-        task: Whose row.
-        where: Its place, for messages.
+        task: The row's task.
+        where: The row's place, for messages.
 
     Raises:
-        InputError: A key is missing or not of its type, choices repeat or do not fit the task, or which of
-            them is right is not clear.
+        InputError: A key is missing or of a wrong type, choices repeat or do not fit the task, or it is not
+            clear which one is right.
     """
     optional = task.layout.option is None
     expected = WITHOUT_CHOICES if optional else EXPECTED
@@ -50,7 +50,7 @@ def check_choice_row(row: Mapping[str, Any], task: Task, where: str) -> dict[str
             )
     question, choices = given["question"], given["choices"]
     if not isinstance(question, str) or not question.strip():
-        raise InputError("'question' is not a text", where=where, got=_short(question), expected=expected)
+        raise InputError("'question' is not text", where=where, got=_short(question), expected=expected)
     if not isinstance(choices, list) or not all(isinstance(one, str) and one.strip() for one in choices):
         raise InputError(
             "'choices' is not a list of texts", where=where, got=_short(choices), expected=expected
@@ -70,7 +70,7 @@ def right_choice(choices: Sequence[str], answer: Any, where: str) -> int:
         where: The row's place, for messages.
 
     Raises:
-        InputError: It means none of them, or different ones by its text and as an index or letter.
+        InputError: It matches no choice, or different ones as a text and as an index or letter.
     """
     last = chr(ord("A") + len(choices) - 1)
     readings: dict[str, int] = {}
@@ -84,7 +84,7 @@ def right_choice(choices: Sequence[str], answer: Any, where: str) -> int:
             readings["the letter"] = ord(written) - ord("A")
     if not readings:
         raise InputError(
-            "a row's answer is none of its choices",
+            "a row's answer is not one of its choices",
             where=where,
             got=_short(answer),
             expected=f"an index from 0 to {len(choices) - 1}, a letter from A to {last}, or one of "
@@ -103,7 +103,7 @@ def right_choice(choices: Sequence[str], answer: Any, where: str) -> int:
 
 
 def worded(row: Mapping[str, Any], where: str) -> tuple[Question, int]:
-    """The question that a row asks, and the index of its right option."""
+    """A row's question, and the index of its right option."""
     choices = row["choices"]
     return Question(row["question"], tuple(choices)), right_choice(choices, row["answer"], where)
 
@@ -112,7 +112,7 @@ def _check_choices(choices: list[str], task: Task, where: str) -> None:
     if not task.fits(len(choices)):
         fewest, most = task.counts
         raise InputError(
-            f"a row has a number of choices that {task.name} does not know",
+            f"{task.name} does not allow this number of choices",
             where=where,
             got=len(choices),
             expected=str(most) if fewest == most else f"{fewest} to {most}",
@@ -121,7 +121,7 @@ def _check_choices(choices: list[str], task: Task, where: str) -> None:
     repeated = next((one for one in bare if bare.count(one) > 1), None)
     if repeated is not None:
         raise InputError(
-            "a row has one choice twice", where=where, got=repr(repeated), expected="each choice once"
+            "a row repeats a choice", where=where, got=repr(repeated), expected="each choice once"
         )
     if task.layout.option is None and tuple(choices) != task.labels:
         raise InputError(

@@ -13,7 +13,7 @@ from doratune.errors import InputError
 
 
 def convert_rows(task: Task, originals: Iterable[Mapping[str, Any]], *, name: str) -> list[Row]:
-    """Word the rows of one split as :func:`convert_row` does; ``name`` is what messages call the split."""
+    """Apply :func:`convert_row` to the rows of one split; messages call the split ``name``."""
     return [
         convert_row(task, original, where=f"{name}, row {number}")
         for number, original in enumerate(originals, start=1)
@@ -21,7 +21,7 @@ def convert_rows(task: Task, originals: Iterable[Mapping[str, Any]], *, name: st
 
 
 def convert_row(task: Task, original: Mapping[str, Any], *, where: str) -> Row:
-    """Word one original row as the original study does.
+    """Write one original row in the original study's wording.
 
     Args:
         task: A task that says how rows of its own schema are read.
@@ -33,7 +33,7 @@ def convert_row(task: Task, original: Mapping[str, Any], *, where: str) -> Row:
 
     Raises:
         InputError: A column is missing or is not a text, the number of options does not fit the layout, or
-            the answer is none of them (as in test splits that are published without answers).
+            the answer is not among them (as in test splits published without answers).
     """
     schema = task.row
     if schema is None:
@@ -41,7 +41,7 @@ def convert_row(task: Task, original: Mapping[str, Any], *, where: str) -> Row:
     options = _options(task, schema, original, where)
     if not task.fits(len(options)):
         raise InputError(
-            f"a row has a number of options that {task.name} does not know",
+            f"{task.name} does not allow this number of options",
             where=where,
             got=len(options),
             expected=" to ".join(map(str, dict.fromkeys(task.counts))),
@@ -54,7 +54,7 @@ def convert_row(task: Task, original: Mapping[str, Any], *, where: str) -> Row:
     answer = str(_column(original, schema.answer, where))
     if answer not in keys:
         raise InputError(
-            "a row has no answer among its options",
+            "a row's answer is not one of its options",
             where=f"{where}, column {schema.answer}",
             got=repr(answer),
             expected=", ".join(keys),
@@ -89,7 +89,7 @@ def _text(original: Mapping[str, Any], path: str, where: str) -> str:
     value = _column(original, path, where)
     if not isinstance(value, str):
         raise InputError(
-            "a column is not a text", where=f"{where}, column {path}", got=repr(value), expected="a text"
+            "a column is not text", where=f"{where}, column {path}", got=repr(value), expected="a text"
         )
     return value
 

@@ -1,4 +1,4 @@
-"""Tasks and examples as lines of text, for people."""
+"""Tasks and examples as lines of text to read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def task_table(tasks: Sequence[Task]) -> list[str]:
 
 
 def task_lines(task: Task) -> list[str]:
-    """What a task is, a fact a line."""
+    """A task's description, one fact per line."""
     facts = {
         "task": task.name if task.title == task.name else f"{task.name} ({task.title})",
         "asks": task.asks,
@@ -37,7 +37,7 @@ def task_lines(task: Task) -> list[str]:
 
 
 def example_lines(example: Example) -> list[str]:
-    """A row as it is trained on, with what carries the loss marked, and as it is scored."""
+    """A row as it is trained on, with the supervised part marked, and as it is scored."""
     target = example.candidates[example.gold]
     scored = [
         f"    {'*' if index == example.gold else ' '} {label}: {text!r}"
@@ -45,7 +45,7 @@ def example_lines(example: Example) -> list[str]:
     ]
     return [
         f"row {example.row + 1}",
-        "  trained on (the loss is on what is between >>> and <<<, and on the end of the text):",
+        "  trained on (the loss covers the text between >>> and <<< and the end of the text):",
         *(f"    {line}".rstrip() for line in f"{example.prompt}>>>{target}<<<".split("\n")),
         "  scored by the likelihood of each after that prompt (* is right):",
         *scored,

@@ -1,8 +1,8 @@
-"""Text to token ids, once and the same for training and evaluation.
+"""Text to token ids, the same way for training and evaluation.
 
-A supervised row is its prompt's ids + its completion's ids + [eos] in training and the same without the last
-id when a completion is scored, so the boundary between prompt and completion never moves. Texts go to the
-tokenizer in lists, which a fast one spreads over the processor's cores; the ids are those of one text alone.
+In training a row is its prompt's ids + its completion's ids + [eos]; a scored completion has the same ids
+without [eos]. So the boundary between prompt and completion is always the same. Texts go to the tokenizer in
+lists, which a fast one spreads over the processor's cores; each gets the ids that it would get alone.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from transformers import PreTrainedTokenizerBase
 from doratune.errors import DoratuneError
 
 IGNORED = -100
-"""Label of a token that carries no loss, as PyTorch and transformers have it."""
+"""Label of a token without a loss, in PyTorch and transformers."""
 CHUNK = 1000
-"""Texts in one call of the tokenizer, whose own notes on them take many times their ids' memory."""
+"""Texts per call of the tokenizer, whose output takes many times the memory of the ids."""
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of prompts that are to be continued.
+    """Token ids of prompts for the model to continue.
 
-    Special tokens which the tokenizer puts in front (such as LLaMA's BOS) are kept; those which it puts
-    behind (an EOS, with ``add_eos_token``) are left out, because the completion follows.
+    Special tokens that the tokenizer adds in front (such as LLaMA's BOS) are kept; those that it adds at the
+    end (an EOS, with ``add_eos_token``) are left out, because the completion follows.
 
     Args:
         tokenizer: The model's tokenizer.

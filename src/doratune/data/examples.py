@@ -43,20 +43,20 @@ def build_examples(rows: Sequence[Row], *, source: str, fmt: Format, task: Task 
         source: What they were taken from, for messages.
         fmt: "instruct": the instruction as it is, with "the correct answer is <label>" as candidates.
             "continuation": the question without its options, with the answers' own texts as candidates.
-        task: Whose rows they are. None for a file without a task: each row's layout is then recognised by
-            its wording, and in the instruct format a row in no known layout is plain instruction data, with
-            its output as the only candidate.
+        task: The rows' task. None for a file without a task: each row's layout is then recognised by its
+            wording, and in the instruct format a row in no known layout is plain instruction data, whose
+            output is the only candidate.
 
     Raises:
-        InputError: A row is not in the layout, its answer is none of its candidates, its output says
-            something else than its answer, or where its options begin is not clear.
+        InputError: A row is not in the layout, its answer is not among its candidates, its output disagrees
+            with its answer, or it is not clear where its options begin.
     """
     known = list(layouts().values()) if task is None else [task.layout]
     return [_example(index, row, source, fmt, task, known) for index, row in enumerate(rows)]
 
 
 def build_mixed_examples(mix: MixedData, *, fmt: Format) -> list[Example]:
-    """Turn the rows of a mix into examples, each as one of its own task."""
+    """Turn the rows of a mix into examples, each with its own task."""
     tasks = [get_task(name) for name in mix.tasks]
     return [
         _example(index, row, mix.source, fmt, task, [task.layout])
@@ -107,7 +107,7 @@ def _labels(row: Row, layout: Layout, question: Question, *, where: str) -> tupl
     answer = row["answer"]
     if answer not in labels:
         raise InputError(
-            "a row's answer is none of its candidates",
+            "a row's answer is not one of its candidates",
             where=where,
             got=repr(answer),
             expected=", ".join(labels),
@@ -146,7 +146,7 @@ def _unrecognised(row: Row, where: str, task: Task | None) -> InputError:
     got = repr(_short(row["instruction"]))
     if task is None:
         return InputError(
-            "a row is in no known layout, so its candidate answers are not known",
+            "a row is in no known layout, so its candidate answers are unknown",
             where=where,
             got=got,
             expected="an instruction in the wording of one of the tasks",
@@ -163,7 +163,7 @@ def _unrecognised(row: Row, where: str, task: Task | None) -> InputError:
 
 
 def _space_difference(text: str, wanted: str) -> str | None:
-    """What to do about a text that would be the wanted one but for the space in it; None for any other."""
+    """The fix for a text that differs from the wanted one only in its spaces; None for any other."""
     if text == wanted or text.split() != wanted.split():
         return None
     before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
@@ -172,5 +172,5 @@ def _space_difference(text: str, wanted: str) -> str | None:
 
 
 def _short(text: str) -> str:
-    """Both ends, which is where a wording differs from another."""
+    """Both ends, where wordings differ from one another."""
     return text if len(text) <= 100 else f"{text[:60]}...{text[-37:]}"

@@ -1,15 +1,15 @@
-"""What is wrong with a field of a task's file, for one short message."""
+"""A fault in a field of a task's file, for one short message."""
 
 from __future__ import annotations
 
 from string import Formatter
 
 
-class Unfit(ValueError):  # noqa: N818 - pydantic takes a ValueError for a fault of the data
-    """A field that a definition cannot have.
+class Unfit(ValueError):  # noqa: N818 - pydantic reports a ValueError as a fault of the data
+    """A field has a value that a definition does not allow.
 
     Args:
-        field: Its name below what is being checked, with dots.
+        field: Its dotted name, relative to the checked part.
         expected: What would be right.
         got: What was found; None: the field's value.
     """
@@ -22,7 +22,7 @@ class Unfit(ValueError):  # noqa: N818 - pydantic takes a ValueError for a fault
 
 
 def columns(template: str) -> list[str]:
-    """The names in braces of a text, in order; an empty list where the braces do not match.
+    """The names in braces in a text, in order; an empty list if the braces do not match.
 
     A conversion or format, as in ``{text!r}`` and ``{text:>9}``, is not a name.
     """

@@ -20,11 +20,11 @@ from doratune.records.run import Metric
 from doratune.settings import Settings
 
 MOST = 26
-"""Most options that a question may have: the letters from A to Z."""
+"""The most options that a question may have, one for each letter from A to Z."""
 
 
 class Substitution(Settings):
-    """A regular expression and what takes the place of its matches."""
+    """A regular expression and the replacement of its matches."""
 
     find: str
     replace: str
@@ -46,26 +46,26 @@ class Layout(Settings):
     """One wording, and how the continuation format is made from it."""
 
     name: str = ""
-    """Name of the file; empty for a layout that a task's own file holds."""
+    """Name of the file; empty for a layout inside a task's file."""
     template: str
-    """The instruction: text, {stem}, text, where the options are listed {options} and text, and {labels}."""
+    """The instruction: text, {stem}, text, then {options} and text if options are listed, then {labels}."""
     labels: list[str]
     """What the answers are called, in order; a question with fewer options uses the first ones."""
     fewest: int
     """Smallest number of options."""
     option: str | None = None
-    """One option in the list, with {number} or {label}, and {text} at its end; None where the labels are the
+    """One option in the list, with {number} or {label}, and {text} at its end; None if the labels are the
     options."""
     between: str = ""
-    """What separates two options."""
+    """The separator between two options."""
     continuation: str
     """The instruction of the continuation format, with {stem}."""
     whole_words: bool = True
-    """Whether a label counts in a generated text only as a word; not so in the original study."""
+    """Whether a label in a generated text counts only as a whole word; False in the original study."""
     metric: Metric
-    """What ranks the answers' texts: by byte where lm-evaluation-harness goes by their length, too."""
+    """How the answers' texts are ranked: per byte where lm-evaluation-harness too divides by their length."""
     clean: list[Substitution] = Field(default=[])
-    """Applied in order to stem and options in the continuation format only."""
+    """Applied in order to stem and options, in the continuation format only."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Layout:
@@ -134,7 +134,7 @@ class Layout(Settings):
         return Question(texts[0], (*texts[1:], body))
 
     def ambiguity(self, instruction: str) -> str | None:
-        """What is in an instruction of this layout twice, so that its options may begin at either."""
+        """Text that an instruction of this layout holds twice, so its options may begin at either place."""
         if self.option is None:
             return None
         _, *middle, _ = self._literals
@@ -148,7 +148,7 @@ class Layout(Settings):
         """Instruction and candidates of the continuation format.
 
         Returns:
-            The instruction as ``stem``, and the answers' own texts without space around them as ``options``.
+            The instruction as ``stem``, and the answers' texts, stripped of spaces, as ``options``.
         """
         stem = self.continuation.format(stem=self._cleaned(question.stem))
         return Question(stem, tuple(self._cleaned(text) for text in question.options))
@@ -193,7 +193,7 @@ def layouts() -> dict[str, Layout]:
 
 
 def recognise(instruction: str, among: Iterable[Layout]) -> tuple[Layout, Question] | None:
-    """The layout among the given ones that the instruction is written in, with the question it asks."""
+    """The given layout that the instruction is written in, and its question; None if there is none."""
     for layout in among:
         question = layout.parse(instruction)
         if question is not None:

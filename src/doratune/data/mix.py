@@ -2,7 +2,7 @@
 
 The original study trains on one file of 170,420 rows. 63,238 of them are WinoGrande's: all of its nested
 sizes (xs to xl) and its debiased part one after the other, so that most sentences come several times. Here
-WinoGrande is its largest size, 40,398 rows, and a row that is in the mix already is left out.
+WinoGrande is its largest size, 40,398 rows, and repeated rows of the mix are left out.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class MixedData(LoadedData):
 
     Attributes:
         tasks: Name of the task of each row, in the order of ``rows``.
-        duplicates: How many rows were left out because they were there already.
+        duplicates: How many repeated rows were left out.
     """
 
     tasks: list[str]
@@ -54,15 +54,15 @@ class MixedData(LoadedData):
 def load_mix(directory: Path | None = None) -> MixedData:
     """The training rows of the eight tasks, mixed.
 
-    The order is that of the rows' own SHA-256: the same everywhere, whatever order they came in, and with
-    the tasks spread evenly.
+    They are sorted by SHA-256, so the order is the same everywhere, whatever order they came in, and the
+    tasks are spread evenly.
 
     Args:
-        directory: A folder of files in the data sets' own schemas, as ``originals.find_local``
-            wants them, instead of the hub.
+        directory: A folder of files in the data sets' own schemas, as ``originals.find_local`` expects
+            them; None: the hub.
 
     Raises:
-        InputError: The folder lacks a task, or rows are not what their task says they are.
+        InputError: The folder lacks a task, or rows do not match their task.
         DoratuneError: The hub cannot be reached.
     """
     tasks = [get_task(name) for name in MIXED]
@@ -91,7 +91,7 @@ def is_mix(name: str) -> bool:
 
 
 def without_mix(names: Sequence[str]) -> list[str]:
-    """Names of tasks, with the mix's own tasks where the mix was named."""
+    """Names of tasks, the mix replaced by its tasks."""
     return [task for name in names for task in (MIXED if is_mix(name) else (name,))]
 
 

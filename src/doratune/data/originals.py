@@ -1,4 +1,4 @@
-"""A task's rows in the data set's own schema: from the Hugging Face hub, or from a copy without it."""
+"""A task's rows in the data set's own schema: from the Hugging Face hub, or from a local copy."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
 def hub_name(source: HubSource, split: Split) -> str:
-    """The place of a split in one word, such as ``allenai/winogrande/winogrande_xl:validation``."""
+    """A split's place as one word, such as ``allenai/winogrande/winogrande_xl:validation``."""
     revision = f"@{source.revision}" if source.revision else ""
     config = f"/{source.config}" if source.config else ""
     return f"{source.path}{config}{revision}:{source.splits[split]}"
 
 
 def load_hub_rows(task: Task, split: Split) -> list[Row]:
-    """Download (or take from the local cache) a split and word its rows as the original study does.
+    """Download a split, or take it from the cache, and write its rows in the original study's wording.
 
     Raises:
-        DoratuneError: The data set cannot be had.
-        InputError: Its rows are not what the task says they are.
+        DoratuneError: The data set cannot be loaded.
+        InputError: Its rows do not match the task.
     """
     source = task.hub
     if source is None:
@@ -69,10 +69,10 @@ def load_hub_rows(task: Task, split: Split) -> list[Row]:
 
 
 def find_local(task: Task, directory: Path) -> Path:
-    """What holds a task's rows in a folder.
+    """The file or folder that holds a task's rows in a folder.
 
     Args:
-        task: Whose rows.
+        task: The rows' task.
         directory: Holds for each task either a file (``boolq.jsonl``, ``boolq.json`` or ``boolq.parquet``)
             or a folder (``boolq``) with the files of the hub's data set; case does not matter.
 
@@ -92,15 +92,15 @@ def find_local(task: Task, directory: Path) -> Path:
 
 
 def load_local_rows(task: Task, split: Split, place: Path) -> list[Row]:
-    """Word the rows of a local copy as the original study does.
+    """Write the rows of a local copy in the original study's wording.
 
     Args:
         task: A task with rows on the hub, whose schema the copy has.
-        split: Which part of a folder; a file is that part.
-        place: What :func:`find_local` found.
+        split: The part to read of a folder; a file is one part.
+        place: The result of :func:`find_local`.
 
     Raises:
-        InputError: The files cannot be read, or their rows are not what the task says they are.
+        InputError: The files cannot be read, or their rows do not match the task.
     """
     source = task.hub
     if source is None:
@@ -109,7 +109,7 @@ def load_local_rows(task: Task, split: Split, place: Path) -> list[Row]:
 
     try:
         if place.is_dir():
-            # A copy of the hub's data set says which configurations it has; files alone are all of one.
+            # A copy of the hub's data set lists its configurations; bare files have only one.
             known = datasets.get_dataset_config_names(str(place))
             config = source.config if source.config in known else None
             loaded = datasets.load_dataset(str(place), config, split=source.splits[split])

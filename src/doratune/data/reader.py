@@ -1,4 +1,4 @@
-"""Files of rows: one JSON array, or one JSON object a line."""
+"""Files of rows: one JSON array, or one JSON object per line."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _KEYS = ("instruction", "input", "output", "answer")
 def read_rows(path: Path, task: Task | None = None) -> list[Row]:
     """Read a data file.
 
-    A row with "instruction" or "output" is in the LLM-Adapters layout, which every task reads. Any other is
-    in the task's own: as its ``row`` says, or question, choices and answer where there is no ``row``.
+    A row with "instruction" or "output" is in the LLM-Adapters layout, which every task reads. Other rows are
+    read as the task's ``row`` says, or as question, choices and answer if it has no ``row``.
 
     Args:
-        path: A JSON file (an array of objects) or a JSONL file (an object a line; blank lines are skipped).
-        task: Whose rows; None: only the LLM-Adapters layout is read.
+        path: A JSON file (an array of objects) or a JSONL file (an object per line; blank lines are skipped).
+        task: The rows' task; None: only the LLM-Adapters layout is read.
 
     Returns:
-        The rows, with the keys of the layout and nothing else; a missing ``input`` is empty.
+        The rows with only the keys of the layout; a missing ``input`` is empty.
 
     Raises:
         InputError: The file cannot be read, is not JSON, or a row is not in a layout that the task reads.
@@ -66,7 +66,7 @@ def _row(value: Any, task: Task | None, where: str, expected: str) -> Row:
     if value.repeated is not None:
         key, values = value.repeated
         raise InputError(
-            "a row has one key several times",
+            "a row repeats a key",
             where=where,
             got=f"{key!r} with the values {', '.join(map(_short, values))}",
             expected="each key once",
@@ -122,7 +122,7 @@ def _parse(text: str, path: Path, line: int | None = None) -> Any:
 
 
 class _Object(dict[str, Any]):
-    """A JSON object that remembers which key it had twice; only one of the values could be used."""
+    """A JSON object that remembers a repeated key, of whose values only one could be used."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
@@ -130,7 +130,7 @@ class _Object(dict[str, Any]):
 
 
 def _checked(value: dict[str, Any], where: str, *, named: bool) -> Row:
-    """A row in the LLM-Adapters layout; ``named`` says whether its task was."""
+    """A row in the LLM-Adapters layout; ``named`` says whether a task was named."""
     other = not named and value.keys() >= set(KEYS)
     row = {"input": "", **value}
     for key in _KEYS:
@@ -143,7 +143,7 @@ def _checked(value: dict[str, Any], where: str, *, named: bool) -> Row:
                 fix=f"add --task {GENERIC} for rows with {', '.join(KEYS)}" if other else None,
             )
         if not isinstance(row[key], str):
-            raise InputError(f"{key!r} is not a text", where=where, got=_short(row[key]), expected=_LAYOUT)
+            raise InputError(f"{key!r} is not text", where=where, got=_short(row[key]), expected=_LAYOUT)
         if key != "input" and not row[key].strip():
             raise InputError(f"{key!r} is empty", where=where, got=repr(row[key]), expected=_LAYOUT)
         if not _is_unicode(row[key]):

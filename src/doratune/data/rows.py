@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 Row = dict[str, Any]
-"""In the LLM-Adapters layout the texts "instruction", "input" (often empty), "output" and "answer"; or a
-"question", its "choices" and the "answer", as ``choices`` reads them."""
+"""A row: in the LLM-Adapters layout the texts "instruction", "input" (often empty), "output" and "answer"; or
+a "question", its "choices" and the "answer", see ``choices``."""
 
 _PLAIN = """\
 Below is an instruction that describes a task. Write a response that appropriately completes the request.
@@ -40,7 +40,7 @@ def render_prompt(instruction: str, context: str = "") -> str:
 
     Args:
         instruction: What to do.
-        context: The row's ``input``; the template has no place for it when it is empty.
+        context: The row's ``input``; if it is empty, the prompt has no section for it.
 
     Returns:
         The prompt, ending in "### Response:" and a line break.
@@ -50,7 +50,7 @@ def render_prompt(instruction: str, context: str = "") -> str:
 
 
 def answer_text(label: str) -> str:
-    """What a model is to write for an answer in the instruct format; the ``output`` of a row."""
+    """The text that a model should write for an answer in the instruct format; the ``output`` of a row."""
     return f"the correct answer is {label}"
 
 

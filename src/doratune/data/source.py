@@ -1,4 +1,4 @@
-"""Where a task's rows come from: a file, the built-in samples, or the hub."""
+"""Loading a task's rows: from a file, the built-in samples, or the hub."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LoadedData:
     Attributes:
         rows: As :func:`doratune.data.reader.read_rows` gives them.
         source: The file, hub data set or built-in sample.
-        sha256: Of the file's bytes; for other sources, of the rows as canonical JSON.
+        sha256: SHA-256 of the file's bytes; for other sources, of the rows as canonical JSON.
     """
 
     rows: list[Row]
@@ -36,7 +36,7 @@ def load_file(path: Path, task: Task | None = None) -> LoadedData:
 
     Args:
         path: The file.
-        task: Whose rows; None: rows in the LLM-Adapters layout, of any task.
+        task: The rows' task; None: rows of any task, in the LLM-Adapters layout.
 
     Raises:
         InputError: The file cannot be used.
@@ -45,16 +45,16 @@ def load_file(path: Path, task: Task | None = None) -> LoadedData:
 
 
 def load_split(task: Task, split: Split, *, data: Path | None = None) -> LoadedData:
-    """The rows to train on or to test on.
+    """A task's rows for training or testing.
 
     Args:
-        task: Whose rows.
+        task: The task.
         split: "train" or "test".
-        data: A file to take them from instead.
+        data: A file to take the rows from instead.
 
     Raises:
-        InputError: The file cannot be used, rows on the hub are not what the task says they are, or the task
-            has rows in files only and none was given.
+        InputError: The file cannot be used, rows on the hub do not match the task, or the task's rows are in
+            a file and none was given.
         DoratuneError: The hub cannot be reached.
     """
     if data is not None:

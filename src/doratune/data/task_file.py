@@ -26,19 +26,19 @@ _EXPECTED = {
     "dict_type": "a mapping",
     "model_type": "a mapping",
 }
-"""What pydantic's complaints come to in a task's file."""
+"""pydantic's errors, in words for a task's file."""
 _BRANCHES = {"str": "a text", "list[str]": "a list of texts"}
-"""The types that a field of several types may have, as pydantic names them in the place of a fault."""
+"""The types in a union, by pydantic's name for them in a fault's location."""
 _TRUTH = 'YAML reads yes, no, on, off, true and false as truth values: write them in quotes, as "yes"'
 
 
 def is_task_file(name: str) -> bool:
-    """Whether a task is given by the path of its file."""
+    """Whether a name is the path of a task's file."""
     return Path(name).suffix in (".yaml", ".yml")
 
 
 def task_template() -> str:
-    """The text of a task's file with comments, to begin with."""
+    """A commented task file to start from."""
     return read_shipped_text("doratune.data", "template.yaml")
 
 
@@ -46,9 +46,9 @@ def read_task_file(path: str, kind: type[Kind], *, taken: Collection[str]) -> Ki
     """Read a task's definition.
 
     Args:
-        path: Its file.
-        kind: What it holds.
-        taken: Names that it cannot have.
+        path: The file.
+        kind: The class that describes it.
+        taken: Names that are already used.
 
     Raises:
         InputError: There is no such file, or it does not define a task; the first fault is named.
@@ -78,7 +78,7 @@ def read_task_file(path: str, kind: type[Kind], *, taken: Collection[str]) -> Ki
 
 
 def _fault(kind: type[Settings], error: ValidationError, source: str) -> InputError:
-    """The first fault of a file, and how many more fields have one."""
+    """The error for a file: its first fault, and how many more fields have one."""
     faults: dict[str, list[Any]] = {}
     for fault in error.errors(include_url=False):
         own = fault.get("ctx", {}).get("error")
@@ -98,7 +98,7 @@ def _fault(kind: type[Settings], error: ValidationError, source: str) -> InputEr
 
 
 def _told(kind: type[Settings], field: str, faults: list[Any]) -> tuple[str, str, str | None]:
-    """What was got and expected in a field, and what to do."""
+    """What was found and expected in a field, and the fix."""
     first = faults[0]
     own = first.get("ctx", {}).get("error")
     if isinstance(own, Unfit):
@@ -119,7 +119,7 @@ def _told(kind: type[Settings], field: str, faults: list[Any]) -> tuple[str, str
 
 
 def _at(value: Any, field: str) -> Any:
-    """The value of a field, in dots, of what was checked."""
+    """The value at a dotted name."""
     for part in field.split(".") if field else []:
         if isinstance(value, Mapping):
             value = value.get(part)
@@ -131,7 +131,7 @@ def _at(value: Any, field: str) -> Any:
 
 
 def _fields_beside(kind: type[Settings], field: str) -> Collection[str]:
-    """The fields that there may be where an unknown one was found."""
+    """The known fields in the place of an unknown one."""
     model: Any = kind
     for part in field.split(".")[:-1]:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None

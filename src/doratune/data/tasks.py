@@ -18,9 +18,9 @@ from doratune.settings import Settings
 Split = Literal["train", "test"]
 
 MIX = "commonsense-mix"
-"""What the mix of all benchmark tasks is called where a task may be named."""
+"""The name of the mix of all benchmark tasks."""
 GENERIC = "multiple-choice"
-"""The task of rows that say everything themselves."""
+"""The task of rows with a question, its choices and the answer."""
 
 
 class HubSource(Settings):
@@ -33,7 +33,7 @@ class HubSource(Settings):
     revision: str | None = None
     """Branch, tag or commit, None for the newest."""
     splits: dict[Split, str]
-    """The data set's split that the original study used to train, and the one it used to test."""
+    """The data set's splits that the original study trained and tested on."""
 
 
 class RowSchema(Settings):
@@ -42,11 +42,11 @@ class RowSchema(Settings):
     stem: str
     """The stem, with columns in braces."""
     options: str | list[str] | None = None
-    """The columns of the options, or one column that lists them; None where the labels are the options."""
+    """The columns of the options, or one column that lists them; None if the labels are the options."""
     answer: str
     """The column of the right answer."""
     answers: str | list[str]
-    """The values of that column that stand for the options, in order, or the column that lists them."""
+    """The values of that column, one per option in order, or the column that lists them."""
 
     @model_validator(mode="after")
     def _reads_a_row(self) -> RowSchema:
@@ -69,9 +69,9 @@ class Task(Settings):
     """A multiple-choice task."""
 
     name: str
-    """Name of the task, and of the files with its results; of a shipped one also of its own file."""
+    """Name of the task and of the files with its results; also of the YAML file of a shipped task."""
     title: str = ""
-    """Name for people; the name where it is empty."""
+    """Name to display; if empty, the name."""
     asks: str = ""
     """What it asks, in a few words."""
     version: int = 1
@@ -79,15 +79,15 @@ class Task(Settings):
     licence: str = "not stated"
     """Licence of the rows."""
     sample: bool = False
-    """Whether it is a built-in sample, which is no benchmark."""
+    """Whether it is a built-in sample, not a benchmark."""
     layout: Annotated[Layout, BeforeValidator(_named_layout)]
     """The wording of its instructions; in the file the name of a layout, or a layout itself."""
     choices: list[int] | None = None
-    """Fewest and most options of a row, where they are not all that the layout allows."""
+    """Fewest and most options of a row; None: as many as the layout allows."""
     hub: HubSource | None = None
-    """Where its rows are; None for a sample, and for a task whose rows are in files."""
+    """Where its rows are; None for a sample, and for a task with rows in files."""
     row: RowSchema | None = None
-    """How they become instructions; None for a sample, and for rows in the layout ``multiple-choice``."""
+    """How rows become instructions; None for a sample, and for rows with question, choices and answer."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ class Task(Settings):
 
     @property
     def definition(self) -> dict[str, Any] | None:
-        """The whole of it, for records; None for a shipped task, which its name tells."""
+        """The whole definition, for records; None for a shipped task, which its name identifies."""
         return None if self.name in _tasks() else self.model_dump(mode="json", exclude_none=True)
 
     def fits(self, count: int) -> bool:
@@ -174,7 +174,7 @@ def get_task(name: str, *, recorded: Mapping[str, Mapping[str, Any]] | None = No
     Args:
         name: A name, in any case, so that folder names such as ``ARC-Easy`` work too; or a path ending in
             .yaml or .yml.
-        recorded: Definitions of other tasks that a record holds, by name.
+        recorded: Definitions of further tasks, from a record, by name.
 
     Raises:
         InputError: There is no such task, or the file cannot be used.
@@ -202,25 +202,25 @@ def get_tasks(names: Sequence[str], *, recorded: Mapping[str, Mapping[str, Any]]
 
     Args:
         names: Names or paths.
-        recorded: Definitions of tasks that a record holds, by name.
+        recorded: Definitions of further tasks, from a record, by name.
 
     Raises:
-        InputError: As ``get_task``, or two files define a task of one name.
+        InputError: As in ``get_task``, or two files define tasks of the same name.
     """
     found: dict[str, Task] = {}
     for task in (get_task(name, recorded=recorded) for name in names):
         if found.setdefault(task.name, task) != task:
             raise InputError(
-                "two definitions are of a task of one name",
+                "two tasks have the same name",
                 where="--task",
                 got=" ".join(names),
-                fix=f"give one of the two another name than {task.name}",
+                fix=f"give one of them another name than {task.name}",
             )
     return list(found.values())
 
 
 def plain_name(name: str) -> str:
-    """What a task that was given by name or file is called.
+    """The name of a task that was given by name or file.
 
     Raises:
         InputError: The file cannot be used.

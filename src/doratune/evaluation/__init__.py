@@ -1,1 +1,1 @@
-"""How a model is asked and how its answers are counted: protocols, answer extraction, accuracy."""
+"""Evaluation: loading a run, adapter or model, asking it by a protocol, and counting its answers."""

@@ -1,4 +1,4 @@
-"""The undocumented names of other libraries that an evaluation touches, all of them.
+"""All undocumented names of other libraries that an evaluation uses.
 
 lm-eval is optional, so its names are imported where they are used. ``tests/unit/test_internals.py`` fails by
 name when an upgrade moves one.
@@ -32,21 +32,21 @@ __all__ = [
 
 
 def table(results: Mapping[str, Any], part: str) -> str:
-    """lm-eval's own table of results, in Markdown: of the part ``results`` or ``groups``."""
+    """lm-eval's table of the part ``results`` or ``groups``, in Markdown."""
     from lm_eval.utils import make_table
 
     return make_table(results, part)
 
 
 def serialised(value: Any) -> Any:
-    """What lm-eval writes to JSON for a value that JSON cannot hold."""
+    """lm-eval's JSON form of a value that JSON cannot hold."""
     from lm_eval.utils import handle_non_serializable
 
     return handle_non_serializable(value)
 
 
 def runs_programs(task: Task) -> bool:
-    """Whether lm-eval would run programs that the model writes."""
+    """Whether lm-eval would run code that the model writes."""
     return getattr(task, "UNSAFE_CODE", False)
 
 
@@ -61,7 +61,7 @@ def name_of(item: Task | Group) -> str:
 
 
 def forward_name(module: nn.Module) -> str:
-    """The attribute that holds a module's own forward pass: accelerate, which moves weights, wraps it."""
+    """The attribute with a module's original forward pass; accelerate wraps it to move weights."""
     return "_old_forward" if hasattr(module, "_hf_hook") else "forward"
 
 

@@ -1,8 +1,8 @@
-"""What both protocols share: rows batched by length, and the rows' common beginning run once.
+"""The parts that both protocols share: batches of rows by length, and one pass over the rows' common prefix.
 
 A batch is laid out as ``[prefix][padding][rest of the prompt]``. The prefix (the template's preamble) is the
 same in every row, so its keys and values are computed once, with batch size 1, and repeated. The padding
-behind it is masked and takes no position.
+after it is masked and has no positions.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
 
 
 def row_name(example: Example) -> str:
-    """Where an example is from, for messages; rows are counted from 1 there."""
+    """An example's row and task, for messages, which count rows from 1."""
     return f"row {example.row + 1}" + (f" of task {example.task}" if example.task else "")
 
 
 def not_finite(where: str, what: str) -> DoratuneError:
-    """The error of scores or logits that are NaN or infinite, of what ``where`` names."""
+    """The error for scores or logits that are not finite."""
     return DoratuneError(
         "the model's weights or activations are not finite, so it cannot be evaluated",
         where=where,
@@ -75,7 +75,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) 
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Row indices in batches of rows of similar length, the longest first: a lack of memory shows at once.
+    """Row indices in batches of similar length, the longest first, so that a lack of memory shows at once.
 
     Raises:
         InputError: If ``batch_size`` is not positive.
@@ -87,8 +87,8 @@ def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]
 
 
 def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
-    """The tokens all prompts begin with, except that each prompt keeps its last token to itself."""
-    # What the first and the last in lexicographic order have in common, all have in common.
+    """The tokens that all prompts begin with, without the last token of any prompt."""
+    # The common prefix of the first and the last in lexicographic order is common to all.
     first, last = min(prompts), max(prompts)
     limit = min(map(len, prompts)) - 1
     return first[: next((place for place in range(limit) if first[place] != last[place]), limit)]

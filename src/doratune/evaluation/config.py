@@ -11,7 +11,7 @@ from doratune.settings import Dtype, LaxPath, OnOff, Positive, Settings
 
 
 class EvalConfig(Settings):
-    """What is evaluated, on which rows and how."""
+    """What is evaluated, on which rows, and how."""
 
     target: Annotated[str, Positional]
     """Run directory, adapter folder or base model (built-in name, folder, .gguf file, hub id)."""
@@ -20,13 +20,13 @@ class EvalConfig(Settings):
     data: LaxPath | None = None
     """JSON or JSONL file with the rows of the (one) task, instead of the hub."""
     split: Literal["test", "validation"] = "test"
-    """What the rows are recorded as; validation: rows of --data that something is chosen on."""
+    """How the rows are recorded; validation: rows of --data used to choose something."""
     format: Format | None = None
     """instruct or continuation; None: the format of the run, else instruct."""
     protocol: Protocol = "likelihood"
     """likelihood: rank the candidate answers; generate: the paper's beam search and answer pattern."""
     eval_rows: Positive | None = None
-    """Only the first so many rows of each task."""
+    """Only this many rows of each task, from the first on."""
     eval_batch_size: Positive = 32
     """Rows per forward pass."""
     output: LaxPath | None = None
@@ -36,11 +36,11 @@ class EvalConfig(Settings):
     allow_other_base: bool = False
     """Evaluate an adapter also on a base model with other weights than it was trained on."""
     dtype: Dtype = "auto"
-    """Type of the weights; auto: on a CPU float32, on a GPU that of the run, else what it is fast at."""
+    """Type of the weights; auto: float32 on a CPU; on a GPU the run's type, else the one it is fast at."""
     load_in_4bit: bool = False
-    """Load a base model in 4 bits; a run that was trained so is loaded so anyway."""
+    """Load a base model in 4 bits; a run trained in 4 bits always is."""
     speedups: OnOff | None = None
-    """on, or off: transformers' own code only; None: as the run was trained, else on."""
+    """off: transformers' own code only; None: as the run was trained, else on."""
     device_map: str | None = None
     """transformers' device_map, such as auto; None: this process's device."""
     trust_remote_code: bool = False

@@ -1,4 +1,4 @@
-"""What of an evaluation can be refused before torch is imported and a model is loaded."""
+"""Checks of an evaluation before torch is imported and a model is loaded."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from doratune.records.layout import is_recorded, read_record, refuse_output
 
 
 def refuse_early(config: EvalConfig) -> None:
-    """Refuse targets, tasks and files that cannot be used, of what shows without a model.
+    """Refuse unusable targets, tasks and files, as far as can be told without a model.
 
     Raises:
-        InputError: One cannot.
+        InputError: One of them cannot be used.
     """
     refuse_unknown_model(config.target, where="doratune eval", what="run, adapter or model")
     if config.model is not None:
@@ -30,25 +30,23 @@ def refuse_early(config: EvalConfig) -> None:
         raise InputError("no task to evaluate", where="--task", fix="name one or more tasks")
     names = without_mix(config.task)
     if config.data is not None and len(names) != 1:
-        raise InputError("one file holds the rows of one task", where="--task", got=" ".join(config.task))
+        raise InputError("one file holds rows of one task only", where="--task", got=" ".join(config.task))
     if config.split == "validation" and config.data is None:
-        raise InputError(
-            "there are no validation rows but those of a file", where="--split", fix="add --data"
-        )
+        raise InputError("validation rows can only come from a file", where="--split", fix="add --data")
     run = Path(config.target).expanduser()
     own = {one.task for one in read_record(run).data} if is_recorded(run) else set()
     for name in names:
         if name not in own:
             get_task(name)
     if config.data is not None and not config.data.is_file():
-        read_rows(config.data)  # says what is wrong with it
+        read_rows(config.data)  # its errors name the fault
 
 
 def refuse_generated_texts(config: EvalConfig, form: str) -> None:
-    """Refuse to look for answers in generated text where a row has no labels.
+    """Refuse the protocol generate for a format without answer labels.
 
     Raises:
-        InputError: The format has none.
+        InputError: The format has no labels.
     """
     if config.protocol == "generate" and form != "instruct":
         raise InputError(

@@ -1,4 +1,4 @@
-"""One evaluation: tasks -> predictions and accuracies in a record."""
+"""One evaluation, from tasks to predictions and accuracies in a record."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TaskRows:
-    """A task's rows, ready to be answered."""
+    """A task's rows as examples."""
 
     task: Task
     loaded: LoadedData
@@ -55,12 +55,11 @@ class TaskRows:
 def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
     """Evaluate a run, an adapter or a base model.
 
-    Everything that can be refused is checked before the model is loaded, and each task is written as soon
-    as it is done.
+    All checks of the input come before the model is loaded. Each task is written as soon as it is done.
 
     Args:
-        config: What, on which rows, how.
-        overwrite: Replace evaluations that the record already holds.
+        config: The evaluation's settings.
+        overwrite: Replace evaluations that are already in the record.
 
     Returns:
         The record with the new evaluations.
@@ -94,7 +93,7 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
 
 
 def _add(evaluation: Evaluation, record: RunRecord, folder: Path) -> RunRecord:
-    """Write an evaluation into the record on disk, which another process may have added to meanwhile."""
+    """Add an evaluation to the record on disk, which another process may have changed meanwhile."""
     with locked(folder, wait=True):
         found = _held(folder) or record
         if found.training is not None and found.started != record.started:
@@ -123,7 +122,7 @@ def _load_tasks(config: EvalConfig, fmt: Format, run: RunRecord | None) -> list[
 
 
 def _refuse_changed(task: Task, recorded: Mapping[str, Mapping[str, Any]], config: EvalConfig) -> None:
-    """Refuse a file that asks in another way than the one of this name that the run was trained with."""
+    """Refuse a task file that differs from the one of this name that the run was trained with."""
     trained = recorded.get(task.name)
     if trained is not None and way_of_asking(task.definition) != way_of_asking(trained):
         raise InputError(
@@ -144,7 +143,7 @@ def _refuse_repeated(held: RunRecord | None, task: str, fmt: Format, config: Eva
     name = predictions_name(task, fmt, config.protocol)
     if held is not None and any(one.predictions == name for one in held.evaluations):
         raise InputError(
-            "this evaluation is already there",
+            "this evaluation already exists",
             where=str(config.output or config.target),
             got=f"{task} ({fmt}, {config.protocol})",
             fix="add --overwrite to replace it, or --output to write elsewhere",
@@ -170,7 +169,7 @@ def _refuse_other_target(held: RunRecord, ours: RunRecord, *, where: str) -> Non
 
 
 def _refuse_other_weights(held: RunRecord, target: Target, replaced: Sequence[str]) -> None:
-    """Refuse to add evaluations of an adapter to those of other weights that were in its folder before."""
+    """Refuse to add an adapter's evaluations to those of weights that were in its folder before."""
     for one in held.evaluations:
         known = one.scored.weights_checksum if one.scored and one.predictions not in replaced else None
         if known is not None and known != target.scored.weights_checksum:
@@ -234,7 +233,7 @@ def _evaluate_task(
     )
     if answers.many_tied:
         logger.warning(
-            "%s: on %d of %d rows several candidates have the best score, so they count in part",
+            "%s: on %d of %d rows several candidates tie for the best score, so they count as fractions",
             rows.task.name,
             answers.tied,
             len(predictions),
@@ -256,7 +255,7 @@ def _answer_by_likelihood(
             {
                 "row": example.row,
                 "answer": example.labels[example.gold],
-                "prediction": example.labels[judged.index(max(judged))],  # the first of those that tie
+                "prediction": example.labels[judged.index(max(judged))],  # the first if several tie
                 "correct": found.credit == 1,
                 "tied": found.tied,
                 "credit": found.credit,
@@ -295,7 +294,7 @@ def _answer_by_generation(
 
 
 def _share(predictions: list[dict[str, Any]], examples: list[Example], key: str) -> float | None:
-    """The accuracy by the scores under ``key``, or None where there are none."""
+    """The accuracy by the scores under ``key``, or None if there are none."""
     if predictions[0][key] is None:
         return None
     credits = [

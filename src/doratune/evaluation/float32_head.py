@@ -1,8 +1,8 @@
-"""The last hidden states times the head in float32, whatever the type of the model.
+"""Computes logits in float32, whatever the type of the model.
 
-In bfloat16 a logit near 20 is a multiple of 0.125, so candidates tie by the thousand; no later conversion
-brings back what that rounding took. What the model does with its logits afterwards, such as capping or
-scaling them, is in float32 then too.
+In bfloat16 a logit near 20 is a multiple of 0.125, so thousands of candidates tie, and no later conversion
+undoes that rounding. The model's later operations on the logits, such as capping or scaling, are then in
+float32 too.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def float32_head(model: PreTrainedModel) -> Iterator[None]:
-    """Compute the logits of a model in float32 inside; its weights stay as they are.
+    """Compute a model's logits in float32 inside the ``with`` statement; its weights stay as they are.
 
-    The weight of a plain head is never copied as a whole. A head with an adapter, or one that is quantised,
-    is copied, with its floats in float32. What cannot be computed so is left as it is, and said.
+    The weight of a plain head is never copied as a whole. A quantised head, or one with an adapter, is copied
+    with its floats in float32. If that is impossible, the head is left as it is, with a warning.
 
     Args:
-        model: A model of transformers; PEFT's adapters may be active in it.
+        model: A transformers model, with or without PEFT adapters.
     """
     head = model.get_output_embeddings()
     if head is None:
@@ -68,7 +68,7 @@ def _plain(head: nn.Module) -> Callable[[Tensor], Tensor] | None:
         return None
 
     def forward(hidden: Tensor) -> Tensor:
-        # Looked up here, as a head that is kept elsewhere is brought for each call.
+        # Looked up for each call: an offloaded head is moved here just for it.
         logits = linear_in_float32(hidden.reshape(-1, hidden.shape[-1]), head.weight, head.bias)
         return logits.view(*hidden.shape[:-1], -1)
 
@@ -76,12 +76,12 @@ def _plain(head: nn.Module) -> Callable[[Tensor], Tensor] | None:
 
 
 def _float32_copy(head: nn.Module) -> nn.Module | None:
-    """A copy of a head whose floats are float32, or None where there can be none."""
+    """A copy of a head with its floats in float32, or None if it cannot be made."""
     if any(one.is_meta for one in head.parameters()):
         _warn(f"its {type(head).__name__} is not in memory")
         return None
     try:
-        # Inference mode would make tensors that a layer's own code may not take.
+        # Tensors made in inference mode may not work with a layer's code.
         with torch.inference_mode(False), torch.no_grad():
             memo: dict[int, Any] = {
                 id(one): nn.Parameter(one.detach().float(), requires_grad=False)
@@ -89,7 +89,7 @@ def _float32_copy(head: nn.Module) -> nn.Module | None:
                 if type(one) is nn.Parameter and one.is_floating_point()
             }
             twin = copy.deepcopy(head, memo)
-    except Exception as error:  # a library's layer raises what it likes
+    except Exception as error:  # each library's layer raises its own exceptions
         _warn(f"its {type(head).__name__} cannot be copied ({error})")
         return None
     for module in twin.modules():
@@ -98,7 +98,7 @@ def _float32_copy(head: nn.Module) -> nn.Module | None:
 
 
 def _checked(twin: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The forward pass of a float32 copy; says so once if it rounds all the same."""
+    """The forward pass of a float32 copy; warns once if it rounds nevertheless."""
     said = False
 
     def forward(hidden: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Protocol ``generate``: the model writes its answer, as in the paper's evaluation (beam 4, 32 new tokens).
 
-Each prompt is run once, not once per beam: its keys and values are computed at the batch's size, repeated for
-the beams and handed to transformers' own ``generate``, which does the beam search.
+Each prompt is run once, not once per beam: its keys and values are computed, repeated for the beams and
+passed to transformers' ``generate``, which does the beam search.
 """
 
 from __future__ import annotations
@@ -108,18 +108,18 @@ def extract_answer(text: str, pattern: str, labels: Collection[str]) -> str | No
 
 
 class _FiniteLogits(LogitsProcessor):
-    """Refuses to go on from logits that are not finite: a search over them ends somewhere, too.
+    """Refuses logits that are not finite, over which a search would silently produce some answer.
 
     Args:
         examples: The rows of the batch.
-        num_beams: Sequences of each.
+        num_beams: Sequences per row.
     """
 
     def __init__(self, examples: Sequence[Example], num_beams: int) -> None:
         self._examples, self._num_beams = examples, num_beams
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # A softmax of NaN or of +inf is NaN in every place; a token may rightly have the logit -inf.
+        # A softmax over NaN or +inf is NaN everywhere; a logit of -inf is legitimate.
         broken = ~torch.isfinite(scores.amax(dim=-1))
         if broken.any():
             row = int(broken.nonzero()[0, 0]) // self._num_beams
@@ -130,7 +130,7 @@ class _FiniteLogits(LogitsProcessor):
 def _generation_settings(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_beams: int, max_new_tokens: int
 ) -> GenerationConfig:
-    """Beam search that ends at the tokenizer's or the model's own end-of-sequence tokens."""
+    """Beam search that ends at the end-of-sequence tokens of the tokenizer or the model."""
     ends = answer_ends(model, tokenizer)
     if not ends:
         raise InputError(
@@ -150,7 +150,7 @@ def _generation_settings(
 
 @contextmanager
 def _own_settings_aside(model: PreTrainedModel) -> Iterator[None]:
-    """Put the model's own settings (sampling, penalties) aside: ``generate`` fills gaps in ours with them."""
+    """Hide the model's settings (sampling, penalties), with which ``generate`` would fill gaps in ours."""
     own = model.generation_config
     model.generation_config = GenerationConfig()
     try:

@@ -1,8 +1,8 @@
 """lm-evaluation-harness on a run, an adapter or a base model.
 
-Rows, prompts, scores, metrics and the files' contents are lm-eval's. doratune loads the model as
-``doratune eval`` does and decides where the results go. They are not an :class:`Evaluation` in a record:
-lm-eval has other metrics, and one of its tasks may be a whole group.
+Rows, prompts, scores, metrics and the files' contents are lm-eval's. doratune loads the model as for
+``doratune eval`` and decides where the results go. They do not become an :class:`Evaluation` in a record,
+because lm-eval has other metrics and a name may stand for a whole group of tasks.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FOLDER = "lm-eval"
-"""Where in a run directory the results are."""
+"""The folder of the results in a run directory."""
 RESULTS_NAME = "results.json"
 
 
 @dataclass(frozen=True)
 class _Requested:
-    """What one name on the command line means to lm-eval."""
+    """The task, group or tag that a name on the command line stands for in lm-eval."""
 
     name: str
     items: list[Task | Group]
@@ -52,12 +52,12 @@ class _Requested:
 def evaluate_with_lm_eval(config: EvalConfig, *, overwrite: bool = False) -> dict[str, dict[str, Any]]:
     """Let lm-eval evaluate a run, an adapter or a base model.
 
-    Everything that can be refused is checked before the model is loaded, and what each name stands for is
-    written as soon as it is done, to ``lm-eval/<name>`` in the run directory: ``results.json`` and, with one
-    line a row, ``samples_<task>.jsonl`` for every task in it.
+    All checks of the input come before the model is loaded. The results of each name are written as soon as
+    they are there, to ``lm-eval/<name>`` in the run directory: ``results.json`` and, for every task in it,
+    ``samples_<task>.jsonl`` with one line per row.
 
     Args:
-        config: What and how; ``task`` holds lm-eval's names of tasks, groups and tags, or its YAML files.
+        config: The settings; ``task`` holds lm-eval's names of tasks, groups and tags, or its YAML files.
             ``data``, ``format`` and ``protocol`` are not used.
         overwrite: Replace results that are already there.
 
@@ -66,7 +66,7 @@ def evaluate_with_lm_eval(config: EvalConfig, *, overwrite: bool = False) -> dic
 
     Raises:
         InputError: lm-eval is not installed, or the target or a task cannot be used.
-        DoratuneError: The rows of a task cannot be had, or the model's logits are not finite.
+        DoratuneError: The rows of a task cannot be loaded, or the model's logits are not finite.
     """
     _require_lm_eval()
     if not config.task:
@@ -80,7 +80,7 @@ def evaluate_with_lm_eval(config: EvalConfig, *, overwrite: bool = False) -> dic
     for name in requested:
         if not overwrite and (folder / name / RESULTS_NAME).exists():
             raise InputError(
-                "these results are already there",
+                "these results already exist",
                 where=str(folder / name / RESULTS_NAME),
                 fix="add --overwrite to replace them, or --output to write elsewhere",
             )
@@ -109,7 +109,7 @@ def _require_lm_eval() -> None:
 
 @cache
 def _manager() -> TaskManager:
-    """lm-eval's index of its own tasks, which takes seconds to make."""
+    """lm-eval's index of its tasks, which takes seconds to build."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager()
@@ -119,20 +119,20 @@ def _load_task(name: str) -> _Requested:
     """Find a task and its rows.
 
     Raises:
-        InputError: There is no such task, its file is not one, or it needs what a text model cannot give.
-        DoratuneError: Its rows cannot be had.
+        InputError: There is no such task, its file does not define one, or it does not suit a text model.
+        DoratuneError: Its rows cannot be loaded.
     """
     manager = _manager()
     is_file = name not in manager.task_index and Path(name).is_file()
     if name not in manager.task_index and not is_file:
         raise InputError(
-            "lm-eval knows no such task",
+            "lm-eval has no such task",
             where="--task",
             got=name,
             expected="a task, group or tag of lm-eval, or a YAML file that defines a task",
             fix=did_you_mean(name, manager.all_tasks),
         )
-    # A task in a file may have its rows in files too, which is tried before the hub is asked.
+    # A task in a file may have its rows in files too, so this is tried before the hub is asked.
     loaded = _loaded_offline(name) if is_file else None
     if loaded is None:
         with hub_or_cache(None) as answer:
@@ -164,33 +164,33 @@ def _loaded_offline(name: str) -> Any:
     with offline():
         try:
             return _manager().load([name])
-        except Exception:  # it is tried again with the hub, whose error tells more
+        except Exception:  # tried again with the hub, whose error tells more
             return None
 
 
 def _refuse_unsuitable(task: Task) -> None:
     if runs_programs(task):
         raise InputError(
-            "the task runs programs that the model writes, which doratune does not do",
+            "the task runs code that the model writes, which doratune does not do",
             where="--task",
             got=name_of(task),
             fix="run lm-eval itself in a sandbox: the adapter is a plain PEFT adapter",
         )
     if is_multimodal(task):
-        raise InputError("the task is not about text alone", where="--task", got=name_of(task))
+        raise InputError("the task is not text only", where="--task", got=name_of(task))
 
 
 def _evaluate_task(target: Target, requested: _Requested, config: EvalConfig, folder: Path) -> dict[str, Any]:
     import lm_eval
     from lm_eval.models import huggingface
 
-    # Their decorators hide both signatures from the type checker.
+    # Decorators hide both signatures from the type checker.
     wrap, simple_evaluate = cast(Any, huggingface.HFLM), cast(Any, lm_eval.simple_evaluate)
     wrapped = wrap(
         pretrained=target.model,
         tokenizer=target.tokenizer,
         batch_size=config.eval_batch_size,
-        # The logits are float32 in ``evaluation_mode``; by default their softmax need not be.
+        # The logits are float32 in ``evaluation_mode``; by default their softmax might not be.
         softmax_dtype="float32",
     )
     where = f"{config.target}, {requested.name}"
@@ -208,7 +208,7 @@ def _evaluate_task(target: Target, requested: _Requested, config: EvalConfig, fo
         lines = [json.dumps(row, ensure_ascii=False, default=serialised) for row in rows]
         file = f"samples_{name}.jsonl".replace("/", "_")  # a task of the user's own may have any name
         write_text_atomic(folder / file, "".join(f"{line}\n" for line in lines))
-    # NaN and infinities are written as lm-eval writes them: they are no reason to lose hours of its work.
+    # NaN and infinities are written as lm-eval does, rather than losing hours of its work.
     text = json.dumps(results, indent=2, ensure_ascii=False, default=serialised)
     write_text_atomic(folder / RESULTS_NAME, text + "\n")
     return json.loads(text)
@@ -216,10 +216,10 @@ def _evaluate_task(target: Target, requested: _Requested, config: EvalConfig, fo
 
 @contextmanager
 def _refusing_not_finite(model: PreTrainedModel, where: str) -> Iterator[None]:
-    """Refuse logits that are NaN or infinite: lm-eval would count what they come to."""
+    """Refuse logits that are NaN or infinite, with which lm-eval would go on counting."""
 
     def look(_head: object, _inputs: object, logits: torch.Tensor) -> None:
-        # A token may rightly have the logit -inf.
+        # A logit of -inf is legitimate.
         if not torch.isfinite(logits.amax()):
             raise not_finite(where, "logits that are NaN or infinite")
 
@@ -233,7 +233,7 @@ def _refusing_not_finite(model: PreTrainedModel, where: str) -> Iterator[None]:
 
 
 def _provenance(target: Target, config: EvalConfig) -> dict[str, Any]:
-    """What lm-eval cannot know of a model that it did not load itself."""
+    """Facts about the model that lm-eval cannot know, as it did not load it."""
     return {
         "version": __version__,
         "target": config.target,

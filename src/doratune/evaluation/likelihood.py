@@ -2,12 +2,12 @@
 
     log p(candidate | prompt) = sum over the candidate's tokens of log p(token | prompt, tokens before it)
 
-with the head and all after it in float32, without an end-of-sequence token. "Normalised": divided by the
-candidate's length in UTF-8 bytes.
+with the head and everything after it in float32, without an end-of-sequence token. "Normalised" means divided
+by the candidate's length in UTF-8 bytes.
 
-The prompt is run once and shared by its candidates. They follow it in the same sequence as a tree of tokens
-(``tree.py``); a 4D attention mask lets each tree node see the prompt and its own ancestors only, and its
-position goes on from the prompt's length. The layout of a row, of which the prefix comes out of a cache:
+The prompt is run once for all its candidates. They follow it in the same sequence as a tree of tokens
+(``tree.py``). A 4D attention mask lets each tree node see only the prompt and its ancestors, and its position
+continues from the prompt's length. The layout of a row, whose prefix comes from a cache:
 
     [prefix][padding][rest of the prompt][tree]
 """
@@ -77,8 +77,8 @@ def score_candidates(
     Raises:
         InputError: If a prompt or candidate has no tokens, a row has no candidates or is too long for the
             model, or the attention implementation takes no 4D mask.
-        DoratuneError: If a score is not finite, or the model does not follow the 4D mask: one row of the
-            first batch is scored again candidate by candidate, and must come out the same.
+        DoratuneError: If a score is not finite, or the model does not follow the 4D mask. To check the mask,
+            one row of the first batch is scored again candidate by candidate; the scores must agree.
     """
     if not examples:
         return []
@@ -120,7 +120,7 @@ def _encode_candidates(tokenizer: PreTrainedTokenizerBase, example: Example) -> 
                 "a candidate answer has no tokens",
                 where=row_name(example),
                 got=repr(text),
-                expected="a text that the model can be asked the probability of",
+                expected="at least one token",
             )
     return encoded
 
@@ -138,11 +138,11 @@ def _score_batch(
     trees: list[CandidateTree],
 ) -> list[list[float]]:
     """Scores of each row's candidates; ``rests`` are the prompts without the prefix that ``cache`` holds."""
-    # A row's tree follows its own prompt, so that only its whole length is padded, and all rows end together:
-    # then the slots whose logits are asked for are the last ones of every row.
+    # A row's tree follows its prompt directly and the padding comes first, so all rows end together, and the
+    # slots that need logits are the last ones of every row.
     width = max(len(rest) + len(tree.tokens) for rest, tree in zip(rests, trees, strict=True))
     slots = 1 + max(len(tree.tokens) for tree in trees)
-    # Padding may hold any token: it is seen by nothing.
+    # Padding may hold any token, as nothing sees it.
     ids = torch.zeros(len(rests), width, dtype=torch.long)
     positions = torch.zeros_like(ids)
     for row, (rest, tree) in enumerate(zip(rests, trees, strict=True)):
@@ -161,8 +161,8 @@ def _score_batch(
         position_ids=positions.to(model.device),
         past_key_values=repeated(cache, len(rests)),
         use_cache=True,
-        # By index, not by number: the head would get a slice, and the product of a slice with strides copies
-        # the head's weight for every row on a CPU, which took three quarters of all time.
+        # Indices, because a number of slots would give the head a strided slice. On a CPU, its product copies
+        # the head's weight for every row, which took three quarters of the time.
         logits_to_keep=torch.arange(width - slots, width, device=model.device),
     ).logits
     return [_path_scores(row_logits, tree) for row_logits, tree in zip(logits, trees, strict=True)]
@@ -171,7 +171,7 @@ def _score_batch(
 def _tree_mask(
     prefix_length: int, queries: int, lengths: list[int], parents: list[list[int]]
 ) -> torch.Tensor:
-    """Who sees whom, boolean (rows, queries, prefix + queries); queries: [padding][prompt][tree]."""
+    """Which query sees which key, (rows, queries, prefix + queries); queries: [padding][prompt][tree]."""
     mask = torch.zeros(len(lengths), queries, prefix_length + queries, dtype=torch.bool)
     mask[:, :, :prefix_length] = True
     own = mask[:, :, prefix_length:]
@@ -183,7 +183,7 @@ def _tree_mask(
             length, length, dtype=torch.bool
         ).tril()
         for node, parent in enumerate(row_parents):
-            # Slot 0 is the prompt's last token, at tree - 1: a node sees what its parent sees, and itself.
+            # Slot 0 is the prompt's last token, at tree - 1. A node sees itself and what its parent sees.
             own[row, tree + node] |= own[row, tree - 1 + parent]
     return mask
 
@@ -216,13 +216,13 @@ def _check_scores(
     scores: list[float],
     example: Example,
 ) -> None:
-    """Hold one row's scores against plain forward passes, one per candidate."""
+    """Compare one row's scores with plain forward passes, one per candidate."""
     for candidate, score in zip(candidates, scores, strict=True):
         ids = torch.tensor([prompt + candidate], device=model.device)
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(candidate) + 1).logits[0, :-1]
         wanted = torch.log_softmax(logits.float(), dim=-1)[range(len(candidate)), candidate].sum().item()
-        # Rounding moves a score by less than this (measured in bfloat16: 0.06), a mask that is not followed
-        # by more. It is the rounding of the hidden states that counts: the head is computed in float32.
+        # Rounding changes a score by less than this (measured in bfloat16: 0.06), ignoring the mask by more.
+        # Only the rounding of the hidden states counts, as the head is computed in float32.
         rounding = 1e-2 if model.dtype == torch.float32 else 0.25
         tolerance = rounding * max(1.0, abs(wanted))
         if not math.isfinite(wanted):

@@ -1,4 +1,4 @@
-"""Merging an adapter into its base, and holding the merged model against the unmerged one."""
+"""Merging an adapter into its base, and comparing the merged model with the unmerged one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from doratune.models.load import LoadedModel
 from doratune.peft import shared_layers
 
 ROWS, TOKENS, PLACES = 3, 128, 16
-"""Texts that are compared, tokens of each, and places at the end of each with the whole vocabulary."""
+"""Number of texts compared, tokens of each, and positions at its end, compared over the whole vocabulary."""
 TOLERANCE = 1e-3
-"""Largest difference of a log-probability, relative to the largest one there. Rounding: 1e-6 to 1e-5."""
+"""Largest allowed difference of a log-probability, relative to the largest. Rounding gives 1e-6 to 1e-5."""
 
 
 def merge_obstacle(base: LoadedModel, model: PeftModel) -> str | None:
@@ -25,7 +25,7 @@ def merge_obstacle(base: LoadedModel, model: PeftModel) -> str | None:
 
     Args:
         base: The base.
-        model: It with the adapter.
+        model: The base with the adapter.
     """
     if getattr(base.model, "is_quantized", False):
         return "a quantised base would round small changes away"
@@ -44,14 +44,14 @@ def merge(
     Args:
         model: A base in float32 with its adapter.
         tokenizer: Its tokenizer.
-        texts: What both models are asked; the first few count.
+        texts: Texts to compare the two models on; only the first few are used.
 
     Returns:
-        The base with the adapter merged into it, and the largest difference of a log-probability to the
-        unmerged model.
+        The base with the adapter merged into it, and the largest difference of a log-probability from the
+        unmerged model's.
 
     Raises:
-        DoratuneError: The adapter cannot be merged, or that changed more than rounding does.
+        DoratuneError: The adapter cannot be merged, or merging changed more than rounding does.
     """
     rows = [ids[:TOKENS] for text in texts[:ROWS] if (ids := tokenizer(text).input_ids)]
     before = _log_probabilities(model, rows)
@@ -65,7 +65,7 @@ def merge(
     largest = max([1.0, *(one.abs().max().item() for one in before)])
     if not difference <= TOLERANCE * largest:
         raise DoratuneError(
-            "merging the adapter changed the model by more than rounding",
+            "merging the adapter changed the model by more than rounding does",
             got=f"a log-probability that differs by {difference:.3g}",
             expected=f"at most {TOLERANCE * largest:.3g}, which rounding can do",
             fix="evaluate with --dtype bfloat16, where the adapter is kept apart from the base",
@@ -74,7 +74,7 @@ def merge(
 
 
 def _log_probabilities(model: Any, rows: Sequence[list[int]]) -> list[torch.Tensor]:
-    """Of the whole vocabulary at each row's last places, (places, vocabulary)."""
+    """Log-probabilities of the whole vocabulary at each row's last positions, (positions, vocabulary)."""
     with evaluation_mode(model):
         return [
             torch.log_softmax(

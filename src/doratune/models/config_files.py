@@ -1,4 +1,4 @@
-"""The small JSON files of a model, which transformers reads with the last of several values of a key."""
+"""Checks a model's small JSON files for repeated keys, of which transformers takes the last value."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ NAMES = (
 
 
 def refuse_repeated_keys(folder: Path) -> None:
-    """Refuse a model folder whose settings have one key several times.
+    """Refuse a model folder whose settings repeat a key.
 
     Raises:
-        InputError: A file has, at any depth, or is not a JSON object.
+        InputError: A file repeats a key, at any depth, or is not a JSON object.
     """
     _refuse(folder / name for name in NAMES)
 
 
 def refuse_repeated_keys_of_hub(repository: str) -> None:
-    """The same of a model that was just loaded from the hub, or from the copy in the cache.
+    """The same for a model that was just loaded from the hub or the cache.
 
     Raises:
-        InputError: A file has one key several times, or is not a JSON object.
+        InputError: A file repeats a key, or is not a JSON object.
     """
     from huggingface_hub import try_to_load_from_cache
 

@@ -1,7 +1,7 @@
 """The settings of a model's configuration that can change what it computes, to tell two base models apart.
 
 All settings count except those in ``WITHOUT_EFFECT`` and those that no code reads. A list of the settings
-that matter would have to be kept for every architecture, and what it lacks would pass silently.
+that matter would have to be kept for every architecture, and its gaps would pass silently.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ from doratune.records.run import ConfigRecord
 
 WITHOUT_EFFECT = frozenset(
     {
-        # where it is from and what wrote it
+        # the model's origin and the software that wrote it
         *("_name_or_path", "name_or_path", "transformers_version", "architectures", "auto_map"),
-        # how weights are stored and loaded: they have a fingerprint themselves
+        # how weights are stored and loaded: the weights have a fingerprint
         *("dtype", "torch_dtype", "quantization_config"),
-        # what else a call returns, keeps or saves memory by
+        # further outputs of a call, its cache, and ways to save memory
         *("output_attentions", "output_hidden_states", "return_dict", "use_cache"),
         *("chunk_size_feed_forward", "gradient_checkpointing"),
-        # how weights that no file has are drawn: such models are refused
+        # how weights missing from the files are initialised: such models are refused
         *("initializer_range", "initializer_factor"),
-        # of heads for classification, which a causal LM has not
+        # of classification heads, which a causal LM does not have
         *("id2label", "label2id", "num_labels", "problem_type"),
-        # the tokenizer's ids, which are compared by themselves; padding is masked
+        # the tokenizer's ids, which are compared separately; padding is masked
         *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id"),
         # read only to make layer_types
         "max_window_layers",
     }
 )
-"""Settings that change no number that is scored or trained on."""
+"""Settings that change no scored number and no training."""
 SHARED_CODE = (modeling_utils, modeling_layers, modeling_rope_utils, masking_utils, cache_utils)
-"""What transformers' models have in common."""
+"""The code that transformers' models share."""
 
 
 def config_record(model: PreTrainedModel) -> ConfigRecord:
     """The settings of a model's configuration that can change what it computes.
 
-    They are those that transformers has filled in, so that one left out is the same as its default. A GGUF
-    file has numbers in float32, so all are rounded to it.
+    transformers has filled them in, so a setting left out equals its default. Numbers are rounded to float32,
+    as a GGUF file has them.
 
     Args:
-        model: As it was loaded, or without memory for its weights.
+        model: The loaded model, or one on the meta device.
     """
     config = model.config.get_text_config()
     return ConfigRecord(
@@ -73,7 +73,7 @@ def config_record(model: PreTrainedModel) -> ConfigRecord:
 
 
 def _has_reader(key: str, value: Any, config: PretrainedConfig, model: PreTrainedModel) -> bool:
-    """Whether any code may read a setting; files hold many that the configuration's class does not know."""
+    """Whether any code may read a setting; files have many that the configuration's class does not know."""
     if config.is_custom_code() or key == "model_type":
         return True
     if key in {field.name for field in dataclasses.fields(config)}:  # pyright: ignore[reportArgumentType]
@@ -84,12 +84,12 @@ def _has_reader(key: str, value: Any, config: PretrainedConfig, model: PreTraine
 
 @cache
 def _words(file: str) -> frozenset[str]:
-    """The names in a file of Python that can be attributes or texts."""
+    """The words in a Python file that can be attributes or strings."""
     return frozenset(re.findall(r"""[."'](\w+)""", Path(file).read_text(encoding="utf-8")))
 
 
 def _canonical(value: Any) -> Any:
-    """A value as JSON has it: 10000.0 is 10000, a tuple is a list, and float64 is rounded to float32."""
+    """A value as in JSON: 10000.0 is 10000, a tuple is a list, and float64 is rounded to float32."""
     if isinstance(value, dict):
         return {
             str(key): _canonical(one) for key, one in sorted(value.items(), key=lambda item: str(item[0]))

@@ -1,4 +1,4 @@
-"""How long a row may be for a model."""
+"""How long a row a model can take."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from transformers import PretrainedConfig
 
 
 def positions(config: PretrainedConfig) -> int | None:
-    """For how many tokens a model has positions, None where it does not say."""
+    """The number of tokens that a model has positions for; None if it does not say."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def attention_window(config: PretrainedConfig) -> int | None:
-    """How many tokens back a model's layers see, None where it is all of them."""
+    """How many tokens back a model's layers see; None if they see all."""
     return getattr(config.get_text_config(), "sliding_window", None)

@@ -1,6 +1,6 @@
 """Telling base models apart by their weights, so that an adapter is not put on the wrong one.
 
-What a fingerprint consists of, and how two are compared, is in ``records.base_model``.
+``records.base_model`` tells the parts of a fingerprint and compares two.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from doratune.records.run import ModelRecord
 logger = logging.getLogger(__name__)
 
 HASHED = torch.bfloat16
-"""Floats are rounded to this type first, so that a model in float32 has the fingerprint that it has here."""
+"""Floats are rounded to this type first, so a model's fingerprint is the same in float32."""
 EXACT = (torch.float32, HASHED)
-"""Loaded in these types, weights round to ``HASHED`` as those of the file do; float16 loses small ones."""
+"""Weights loaded in these types round to ``HASHED`` like those in the file; float16 loses small ones."""
 
 
 def model_record(base: LoadedModel) -> ModelRecord:
-    """What a run's record says of its base model.
+    """A base model as a run's record describes it.
 
     Args:
         base: The model as it was loaded, before any adapter is added.
@@ -51,15 +51,15 @@ def fingerprint(base: LoadedModel) -> str | None:
     """A hash of all weights of a base model.
 
     It is the same in float32, bfloat16, float16 and 4 bits. Weights that were loaded in float16 or quantised
-    are no longer those of the file, and offloaded ones are not at hand, so they are read from the file again;
-    if that cannot be done, only the weights of one dimension are hashed.
+    differ from the file's, and offloaded ones are not in memory, so these are read from the file again. If
+    that is impossible, only the weights of one dimension are hashed.
 
     Args:
         base: The model as it was loaded, before any adapter is added.
 
     Returns:
         ``v2:<16 hex digits>:<16 hex digits>``, the last part ``UNSEEN`` if the weights could not be read;
-        None if not even those of one dimension could.
+        None if even those of one dimension could not be read.
 
     Raises:
         NotFiniteError: If a weight in the file is not finite.
@@ -82,12 +82,12 @@ def fingerprint(base: LoadedModel) -> str | None:
 
 
 def fingerprint_of(names: Iterable[str], weight: Callable[[str], Tensor], *, complete: bool = True) -> str:
-    """The same from a model's parameters, of which one is in memory at a time.
+    """The same from a model's parameters, with one in memory at a time.
 
     Args:
         names: The parameters, in any order.
-        weight: Gives the values of one.
-        complete: False where ``names`` are not all of them.
+        weight: Returns the values of one.
+        complete: Whether ``names`` are all of them.
     """
     vectors, everything = hashlib.sha256(), hashlib.sha256()
     for name in sorted(names):

@@ -51,15 +51,15 @@ def read_gguf(path: Path, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedTok
             )
     except (DoratuneError, MemoryError):
         raise
-    except Exception as error:  # the reader follows what the file says, to whatever error that ends in
+    except Exception as error:  # a broken file can make the reader raise anything
         raise unreadable(path, error) from error
     return model, _without_added_ids(tokenizer, model.config.get_text_config().vocab_size)
 
 
 def _without_added_ids(tokenizer: PreTrainedTokenizerBase, rows: int) -> PreTrainedTokenizerBase:
-    """The file's tokenizer, without GPT-2's end of text.
+    """The file's tokenizer, without GPT-2's end-of-text token.
 
-    transformers adds it to every byte-level vocabulary, under an id that the embedding has no row for.
+    transformers adds it to every byte-level vocabulary, with an id that the embedding has no row for.
     """
     from tokenizers import Tokenizer
 
@@ -76,7 +76,7 @@ def _without_added_ids(tokenizer: PreTrainedTokenizerBase, rows: int) -> PreTrai
 
 @contextmanager
 def _without_bars() -> Iterator[None]:
-    """Leave out transformers' bars of the conversion, a few seconds each, which is announced in one line."""
+    """Hide transformers' progress bars of the conversion: it takes seconds and is announced in one line."""
     from unittest.mock import patch
 
     import transformers
@@ -95,7 +95,7 @@ def _without_bars() -> Iterator[None]:
 
 
 def convert_once(gguf: Path) -> Path:
-    """The folder of a GGUF file's weights in safetensors, made on first use and kept by the file's content.
+    """The folder of a GGUF file's weights in safetensors, created on first use and cached by content.
 
     Args:
         gguf: The file.
@@ -126,7 +126,7 @@ def write_safetensors(gguf: Path, folder: Path) -> None:
         try:
             partial.rename(folder)
         except OSError:
-            # Another process finished the same conversion first; its result is as good as ours.
+            # Another process finished the same conversion first; its result is the same.
             if not (folder / "config.json").is_file():
                 raise
     finally:
@@ -139,7 +139,7 @@ def unreadable(path: Path, error: Exception) -> InputError:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says: its first line, and those that go on with it."""
+    """The first line of an exception's message, with the lines that continue it."""
     said = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
     lines = [line.strip() for line in said.splitlines() if line.strip()] or [type(error).__name__]
     end = next((at for at, line in enumerate(lines) if not line.endswith((":", ",", " or"))), len(lines) - 1)

@@ -1,4 +1,4 @@
-"""Loading: transformers' own, with the errors a user can act on."""
+"""Loading with transformers, with errors that a user can act on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LoadedModel:
     Attributes:
         model: The transformers model, in evaluation mode.
         tokenizer: Its tokenizer, which has a pad token.
-        name: What the user asked for.
+        name: The name that the user gave.
         source: Where it came from, in one line.
         dtype: The floating-point type of its unquantised weights.
     """
@@ -62,8 +62,8 @@ def load_model(
     """Load a causal LM and its tokenizer.
 
     Args:
-        name: A built-in name (``smollm2-135m``), a local folder, a ``.gguf`` file or a hub id, looked at in
-            this order.
+        name: A built-in name (``smollm2-135m``), a local folder, a ``.gguf`` file or a hub id, tried in this
+            order.
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         load_in_4bit: Quantise the base to NF4 with bitsandbytes while loading.
         device_map: Passed to transformers, for example ``auto``; None: this process's device.
@@ -73,8 +73,8 @@ def load_model(
         The model on this process's device (or as ``device_map`` says).
 
     Raises:
-        InputError: If nothing loadable is found under ``name``, or it is not whole: weights are missing, left
-            over, of other shapes or not finite, or the tokenizer has ids without an embedding.
+        InputError: If ``name`` cannot be found or loaded, or the model is not complete: weights are missing,
+            left over, of other shapes or not finite, or the tokenizer has ids without an embedding.
     """
     from accelerate import PartialState
 
@@ -123,12 +123,12 @@ def _from_folder(folder: Path, kwargs: dict[str, Any]) -> tuple[PreTrainedModel,
     if not (folder / MODEL_CONFIG).is_file():
         raise InputError("the model folder has no config.json", where="--model", got=folder)
     refuse_repeated_keys(folder)
-    WeightFiles(folder)  # its messages name the file; nothing but the headers is read
+    WeightFiles(folder)  # its messages name the file; only the headers are read
     try:
         return _pretrained(str(folder), kwargs)
     except (DoratuneError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # each configuration class, tokenizer and file format raises its own kinds
+    except Exception as error:  # each configuration class, tokenizer and file format has its own exceptions
         raise unreadable(folder, error) from error
 
 
@@ -139,7 +139,7 @@ def _from_hub(name: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, PreTr
             loaded = _pretrained(name, kwargs)
         except (DoratuneError, MemoryError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # the hub, the network, the configuration and the files raise their own
+        except Exception as error:  # the hub, the network, the configuration and the files have their own
             if answer.failure:
                 raise InputError(
                     "the model could not be loaded from the hub",

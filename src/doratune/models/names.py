@@ -1,4 +1,4 @@
-"""What can be said of a model's name before anything is loaded; no torch."""
+"""Checks of a model's name before anything is loaded, without torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from doratune.records.layout import refuse_missing_folder
 
 
 def refuse_unknown_model(name: str, *, where: str = "--model", what: str = "model") -> None:
-    """Refuse a name that is no model's, as far as that shows without the hub.
+    """Refuse a name that cannot be a model's, as far as can be told without the hub.
 
     Args:
         name: A built-in name, a folder, a ``.gguf`` file or a hub id.
@@ -18,7 +18,7 @@ def refuse_unknown_model(name: str, *, where: str = "--model", what: str = "mode
         what: What the folder should hold, for the message.
 
     Raises:
-        InputError: It can only be a path and nothing is there, or it is a built-in name misspelt.
+        InputError: It can only be a path and nothing is there, or it is a misspelt built-in name.
     """
     refuse_missing_folder(name, what, where=where)
     path = Path(name).expanduser()
@@ -33,7 +33,7 @@ def refuse_unknown_model(name: str, *, where: str = "--model", what: str = "mode
 
 
 def cached_builtin(name: str) -> str:
-    """The built-in model whose folder in another machine's cache this was; any other name as it is.
+    """The built-in model whose folder in some machine's cache this is; any other name unchanged.
 
     Older versions wrote that folder into an adapter's configuration.
     """
@@ -45,7 +45,7 @@ def cached_builtin(name: str) -> str:
 
 
 def no_such_model(name: str, fix: str, *, where: str = "--model") -> InputError:
-    """The error for a name under which there is no model."""
+    """The error for a name that is not a model's."""
     return InputError(
         "no such model",
         where=where,

@@ -1,4 +1,4 @@
-"""Which floating-point type a model is computed in."""
+"""The floating-point type that a model is computed in."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def resolve_dtype(name: str, device_type: str) -> torch.dtype:
         The torch dtype.
 
     Raises:
-        InputError: If ``name`` is unknown, or float16 is asked for on a CPU, where training in it overflows.
+        InputError: If ``name`` is unknown, or is float16 on a CPU, where training in it overflows.
     """
     if name not in get_args(Dtype):
         known = ", ".join(get_args(Dtype))

@@ -1,7 +1,7 @@
-"""What a tokenizer does, by which two bases are told apart: the ids that it gives to texts of ours.
+"""Tells tokenizers apart by what they do: by the ids that they give to the texts below.
 
-Two tokenizers are the same if their ids are, whether they are read from a folder or a GGUF file, written in
-Python or in Rust, or saved again by another version.
+Tokenizers with equal ids are the same, whether they are read from a folder or a GGUF file, implemented in
+Python or Rust, or saved again by another version.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PADDING = re.compile(r"\[PAD\d+\]")
 
 
 def tokenizer_record(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TokenizerRecord:
-    """What tells a tokenizer apart from those that give other ids.
+    """The record of a tokenizer that distinguishes it from those that give other ids.
 
     Args:
         model: May name further tokens that end an answer.
@@ -63,7 +63,7 @@ def tokenizer_record(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 
 def _size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many tokens there are, without padding at the end."""
+    """The number of tokens, without padding at the end."""
     size = len(tokenizer)
     while size and PADDING.fullmatch(str(tokenizer.convert_ids_to_tokens(size - 1))):
         size -= 1
@@ -73,6 +73,6 @@ def _size(tokenizer: PreTrainedTokenizerBase) -> int:
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> str:
     try:
         ids: Iterable[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
-    except Exception as error:  # a vocabulary of words may lack one; what is raised depends on the tokenizer
+    except Exception as error:  # a word may be missing from the vocabulary; each tokenizer raises its own
         return type(error).__name__
     return " ".join(map(str, ids))

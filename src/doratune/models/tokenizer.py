@@ -1,4 +1,4 @@
-"""What a tokenizer must have for the model that it comes with."""
+"""A tokenizer's special tokens, and whether its ids fit its model's embedding."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ logger = logging.getLogger(__name__)
 
 
 def ensure_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Give a tokenizer without a pad token one that exists already, so that no embedding is added.
+    """Give a tokenizer without a pad token an existing token to pad with, so that no embedding is added.
 
     Args:
-        model: Whose configuration is to name it.
-        tokenizer: May get a pad token.
-        name: What the user asked for, for the message.
+        model: Its configuration gets the pad token too.
+        tokenizer: Gets the pad token if it has none.
+        name: The name that the user gave, for the message.
 
     Raises:
         InputError: If the tokenizer has no end-of-sequence token.
     """
     if tokenizer.eos_token is None:
         raise InputError(
-            "the tokenizer has no end-of-sequence token, so no answer could ever end",
+            "the tokenizer has no end-of-sequence token, so no answer would ever end",
             where="--model",
             got=name,
         )
@@ -36,24 +36,24 @@ def ensure_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 
 
 def answer_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a generated answer: the tokenizer's end of sequence and the model's own ones."""
+    """The tokens that end a generated answer: the tokenizer's end of sequence and those the model names."""
     own: Any = getattr(model.generation_config, "eos_token_id", None)
     end: Any = tokenizer.eos_token_id
     return sorted({end, *(own if isinstance(own, list) else [own])} - {None})
 
 
 def refuse_unembedded_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Refuse a tokenizer that gives ids which the embedding has no row for.
+    """Refuse a tokenizer with ids that the embedding has no row for.
 
     An embedding with more rows than the tokenizer has ids is usual: rows are padded to a round number.
 
     Args:
-        model: Has the embedding.
-        tokenizer: Gives the ids.
-        name: What the user asked for, for the message.
+        model: The model with the embedding.
+        tokenizer: Its tokenizer.
+        name: The name that the user gave, for the message.
 
     Raises:
-        InputError: If there is such an id, whether or not any text has it.
+        InputError: If there is such an id, whether or not any text uses it.
     """
     embedded: Any = model.get_input_embeddings().num_embeddings
     beyond = sorted((id, token) for token, id in tokenizer.get_vocab().items() if id >= embedded)

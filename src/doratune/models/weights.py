@@ -1,4 +1,4 @@
-"""A model's weights out of its safetensors files, some rows at a time, without the model."""
+"""Reading a model's weights from its safetensors files, some rows at a time, without loading the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PICKLED = re.compile(r".*\.(bin|pt|pth|ckpt)")
 
 
 def weights_folder(name: str) -> Path:
-    """The folder that holds a model's config.json and safetensors, fetched or converted if need be.
+    """The folder with a model's config.json and safetensors, downloaded or converted if necessary.
 
     Args:
         name: What ``load_model`` takes: a built-in name, a folder, a .gguf file or a hub id.
@@ -44,7 +44,7 @@ def weights_folder(name: str) -> Path:
     with hub_or_cache(name) as answer:
         try:
             return Path(snapshot_download(name, allow_patterns=["config.json", "model*.safetensors", INDEX]))
-        except Exception as error:  # the hub and the network raise their own kinds
+        except Exception as error:  # the hub and the network have their own exceptions
             raise _not_there(name, answer.failure) from error
 
 
@@ -90,7 +90,7 @@ class WeightFiles:
         return tuple(self._slice(name).get_shape())
 
     def rows(self, name: str, part: slice = slice(None)) -> Tensor:
-        """Some rows of a parameter, in the type it is kept in; only they are read.
+        """Some rows of a parameter, in the type of the file; only they are read.
 
         Raises:
             InputError: If it is not in the files.
@@ -120,14 +120,14 @@ def _files(folder: Path) -> list[Path]:
 
 
 def refuse_pickles(files: Iterable[str], place: str) -> None:
-    """Refuse a model whose weights are there as pickles only.
+    """Refuse a model that has its weights only as pickles.
 
     Args:
         files: The names of its files.
         place: Its folder or hub id.
 
     Raises:
-        InputError: If they are; the first is named, with the line that converts them.
+        InputError: If it does; the message names the first, and a command that converts them.
     """
     names = sorted(files)
     pickled = [name for name in names if PICKLED.fullmatch(name)]
@@ -163,7 +163,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _conversion(place: str) -> str:
-    """A line for the shell that writes a pickled model as safetensors beside it, or here."""
+    """A shell command that writes a pickled model as safetensors next to it, or in the current folder."""
     new = f"{place if Path(place).is_dir() else Path(place).name}-safetensors"
     code = (
         "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "

@@ -1,7 +1,7 @@
-"""A model is loaded whole or not at all: no weight left random, none left out, none that is not finite.
+"""A model is loaded completely or not at all: no weight is random, left out, or not finite.
 
-transformers fills what a file lacks with random numbers, leaves out what the model has no place for, and
-says so in a log only.
+transformers fills weights missing from a file with random numbers and leaves out those that the model has no
+place for, and only logs it.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ OLD_MASKS = re.compile(r"\bh\.\d+\.attn\.(attention\.)?((masked_)?bias|causal_ma
 
 
 class NotFiniteError(InputError):
-    """A model has a NaN or an infinity among its weights."""
+    """A model's weights contain NaN or infinity."""
 
 
 def load_whole(place: str, **kwargs: Any) -> PreTrainedModel:
-    """A causal LM by transformers, every weight of which comes from its files.
+    """Load a causal LM with transformers; every weight must come from its files.
 
     Args:
         place: A folder or a hub id.
         **kwargs: For ``from_pretrained``.
 
     Raises:
-        InputError: If weights are missing, have another shape than the configuration says, or belong to a
-            part of the model that the configuration leaves out.
+        InputError: If weights are missing, differ in shape from the configuration, or belong to a part of the
+            model that the configuration leaves out.
     """
-    # Other shapes are let through here, to be refused by name below.
+    # Other shapes are let through here and refused below, by name.
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         place, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
     )
@@ -52,21 +52,21 @@ def load_whole(place: str, **kwargs: Any) -> PreTrainedModel:
     if left_out := [name for name in unused if _has_its_part(model, name)]:
         raise _refused("the model's files hold weights that its configuration leaves out", place, left_out)
     if unused:
-        logger.warning("not used, as no causal LM has them: weights %s of %s", first_of(unused), place)
+        logger.warning("weights %s of %s are not used: no causal LM has them", first_of(unused), place)
     return model
 
 
 def refuse_not_finite(model: PreTrainedModel, name: str) -> None:
-    """Refuse a model with a NaN or an infinity among its weights.
+    """Refuse a model whose weights contain NaN or infinity.
 
-    Quantised weights hold none, and weights that are elsewhere (offloaded, on another process) are not read.
+    Quantised weights cannot; weights elsewhere (offloaded, on another process) are not checked.
 
     Args:
-        model: As it was loaded.
-        name: What the user asked for, for the message.
+        model: The loaded model.
+        name: The name that the user gave, for the message.
 
     Raises:
-        NotFiniteError: It has one; the first few are named.
+        NotFiniteError: They do; the message names the first few.
     """
     read = {
         key: one.detach()
@@ -77,11 +77,11 @@ def refuse_not_finite(model: PreTrainedModel, name: str) -> None:
 
 
 def only_finite(weight: Callable[[str], Tensor], name: str) -> Callable[[str], Tensor]:
-    """``weight``, which gives a parameter by its name, but refusing one that is not finite.
+    """``weight`` with a check that refuses parameters that are not finite.
 
     Args:
-        weight: Gives the values of one.
-        name: What the user asked for, for the message.
+        weight: Returns the values of a parameter by name.
+        name: The name that the user gave, for the message.
     """
 
     def checked(key: str) -> Tensor:
@@ -104,9 +104,9 @@ def _refuse(keys: Iterable[str], weight: Callable[[str], Tensor], name: str) -> 
 
 
 def _has_its_part(model: PreTrainedModel, key: str) -> bool:
-    """Whether a weight without a place belongs to a part of this model, as a layer too many or a bias does.
+    """Whether a weight without a place belongs to a part of this model, such as an extra layer or a bias.
 
-    A part that the causal LM has not at all, such as the image encoder beside it, is left out rightly.
+    Parts that the causal LM does not have at all, such as an image encoder, are rightly left out.
     """
     modules = dict(model.named_modules())
     for name in (key, f"{model.base_model_prefix}.{key}"):

@@ -1,4 +1,4 @@
-"""A folder in which PEFT saved an adapter, read and checked without its model."""
+"""Reading and checking a saved PEFT adapter without its model."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def read_adapter_config(folder: Path) -> LoraConfig:
         The configuration. A key that this PEFT does not know is left out only if it switches nothing on.
 
     Raises:
-        InputError: It is missing or broken, of another PEFT method, or asks for what this PEFT does not know.
+        InputError: It is missing or broken, of another PEFT method, or uses a key unknown to this PEFT.
     """
     path = folder / ADAPTER_CONFIG
     values = read_object(path, "the adapter's configuration")
     method = values.get("peft_type")
     if method != "LORA":
         raise InputError(
-            "the adapter is of no method that doratune knows",
+            "the adapter's method is not one that doratune knows",
             where=str(path),
             got=f"peft_type {method}" if "peft_type" in values else "no peft_type",
             expected="peft_type LORA, which is LoRA's and DoRA's",
@@ -61,7 +61,7 @@ def read_adapter_config(folder: Path) -> LoraConfig:
             raise _unusable(path, key, value, "a positive number")
     switches = [field.name for field in fields(LoraConfig) if field.type in ("bool", bool)]
     for key in switches:
-        if not isinstance(values.get(key), bool | None):  # PEFT takes any text for true, "false" too
+        if not isinstance(values.get(key), bool | None):  # PEFT takes any text as true, even "false"
             raise _unusable(path, key, values[key], "true or false")
     if not isinstance(values.get("base_model_name_or_path", ""), str | None):
         raise _unusable(path, "base_model_name_or_path", values["base_model_name_or_path"], "a text")
@@ -69,7 +69,7 @@ def read_adapter_config(folder: Path) -> LoraConfig:
         return LoraConfig(
             **{key: value for key, value in values.items() if key in known - {"runtime_config"}}
         )
-    except Exception as error:  # what a wrong value raises depends on the key
+    except Exception as error:  # the exception for a wrong value depends on the key
         raise InputError(
             "the adapter's configuration cannot be used",
             where=str(path),
@@ -121,17 +121,17 @@ def read_adapter_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def refuse_other_settings(config: LoraConfig, record: RunRecord, folder: Path) -> None:
-    """Refuse an adapter that is scaled, or whose base is changed, otherwise than in its run.
+    """Refuse an adapter whose scale or change of the base differs from its run's.
 
-    No tensor shows it: some initialisations change the base when the adapter is loaded, too.
+    The tensors do not show it: some initialisations also change the base when the adapter is loaded.
 
     Args:
-        config: The adapter's.
-        record: Of the run that trained it.
-        folder: The adapter's, for the message.
+        config: The adapter's configuration.
+        record: The record of the run that trained it.
+        folder: The adapter's folder, for the message.
 
     Raises:
-        InputError: Its configuration names other settings than the record.
+        InputError: Its configuration has other settings than the record.
     """
     trained = record.config
     expected = {

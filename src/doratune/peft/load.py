@@ -1,4 +1,4 @@
-"""A saved adapter onto a model: every tensor of its file is used, and every tensor of the model is filled."""
+"""Loading a saved adapter: every tensor in its file must be used, and every adapter tensor filled."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from doratune.peft.adapter_file import WEIGHTS, read_adapter_config, read_adapte
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """Put the adapter in ``folder`` onto ``model``.
+    """Load the adapter in ``folder`` into ``model``.
 
     Args:
-        model: The base model that it was trained on.
+        model: The base model that the adapter was trained on.
         folder: A LoRA or DoRA adapter as PEFT saves it.
 
     Returns:
         The PEFT model, frozen.
 
     Raises:
-        InputError: The adapter cannot be read, does not fit the model, is not complete, holds more than the
-            model has a place for, or was trained on a base that was changed for it and is not at hand.
+        InputError: The adapter cannot be read, does not fit the model, is incomplete, has tensors that the
+            model has no place for, or was trained on a base that its initialisation changed and that is lost.
     """
     config = read_adapter_config(folder)
     _refuse_conditional(config, folder)
     _refuse_lost_base(config, folder)
     tensors = read_adapter_tensors(folder)
     with fitting(folder), warnings.catch_warnings():
-        # Said better below, as an error.
+        # fill_adapter raises a better error.
         warnings.filterwarnings("ignore", "Found missing adapter keys")
         loaded = PeftModel.from_pretrained(model, str(folder), config=config)
     fill_adapter(loaded, folder, tensors)
@@ -46,13 +46,13 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
 def fill_adapter(
     model: PeftModel, folder: Path, tensors: dict[str, Tensor] | None = None, *, on_meta: bool = False
 ) -> None:
-    """Fill a model's adapter from a file that must match it key by key.
+    """Fill a model's adapter from a file whose keys must match it exactly.
 
     Args:
-        model: Has the adapter's layers already.
+        model: A model with the adapter's layers.
         folder: The adapter's folder.
-        tensors: What ``read_adapter_tensors`` gives for it, if that has been called.
-        on_meta: The model has no memory: the keys and shapes are compared only.
+        tensors: The result of ``read_adapter_tensors``, if it has been called.
+        on_meta: The model is on the meta device, so only keys and shapes are compared.
 
     Raises:
         InputError: The file cannot be read, or its keys or shapes are not the model's.
@@ -74,17 +74,17 @@ def fill_adapter(
 
 
 def _unfilled(model: PeftModel, missing: Sequence[str]) -> list[str]:
-    """Those of the model's ``missing`` keys that belong to its adapter, as PEFT saves them."""
+    """The ``missing`` keys that belong to the model's adapter, as PEFT saves them."""
     state = model.state_dict()
     left = {id(state[key]) for key in missing}
-    # PEFT itself says what an adapter consists of: layers, trained biases, whole modules, single tokens.
+    # PEFT itself knows what an adapter consists of: layers, trained biases, whole modules, single tokens.
     saved = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
     return [key for key, tensor in saved.items() if id(tensor) in left]
 
 
 @contextmanager
 def fitting(folder: Path) -> Iterator[None]:
-    """What PEFT raises while it puts the adapter in ``folder`` onto a model, as one InputError."""
+    """Turn PEFT's exceptions while it loads the adapter in ``folder`` into one InputError."""
     try:
         yield
     except KeyError as error:
@@ -95,7 +95,7 @@ def fitting(folder: Path) -> Iterator[None]:
         ) from error
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # what PEFT raises for a value that it cannot use depends on the key
+    except Exception as error:  # PEFT's exception for an unusable value depends on the key
         lines = str(error).strip().splitlines() or [""]
         raise InputError(
             "the adapter does not fit this base model",
@@ -106,7 +106,7 @@ def fitting(folder: Path) -> Iterator[None]:
 
 
 def _refuse_conditional(config: LoraConfig, folder: Path) -> None:
-    """Refuse an adapter that is not always on: scored row by row it would be silently off."""
+    """Refuse an adapter that is not always on: it would silently be off when rows are scored."""
     for key in ("alora_invocation_tokens", "arrow_config"):
         if getattr(config, key):
             raise InputError(
@@ -139,6 +139,6 @@ def _refuse_lost_base(config: LoraConfig, folder: Path) -> None:
         "the adapter was trained on a base that its initialisation changed, and that base is not saved",
         where=str(folder),
         got=f"init_lora_weights {config.init_lora_weights}, whose change came from {reason}",
-        # PEFT leaves the magnitudes as they are, and they do not fit the converted direction.
+        # PEFT does not convert the magnitudes, so they do not fit the converted direction.
         fix=merge if config.use_dora else convert,
     )

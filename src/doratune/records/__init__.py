@@ -1,9 +1,10 @@
-"""What is written to disk about runs and studies, and what two records have in common.
+"""The files that describe runs, studies, analyses and benchmarks, and comparisons of records.
 
-``run`` is record.json, ``study`` study.json, ``analysis`` analysis.json; ``bench`` is what benchmarks write.
+``run`` is record.json, ``study`` study.json, ``analysis`` analysis.json, and ``bench`` a benchmark's file.
 ``layout`` names, reads and writes the files; ``lock`` lets one process at a time write to a folder;
-``answers`` counts a run's predictions; ``archive`` packs the runs of a study. ``differences`` tells in which
-settings runs differ, ``base_model`` whether they began from one model.
+``answers`` counts a run's predictions; ``weights`` hashes trained weights; ``archive`` packs the runs of a
+study. ``differences`` lists the settings in which runs differ; ``base_model`` decides whether they have the
+same base model.
 
-No torch here, so that a report can be made on any machine.
+It imports no torch, so a report can be made on any machine.
 """

@@ -16,13 +16,13 @@ def _measured(value: float) -> float:
 
 
 Measured = Annotated[float, AfterValidator(_measured)]
-"""Kept to the seven digits that float32 weights have: there are thousands of them."""
+"""A number kept to the seven digits of float32, because there are thousands of them."""
 Size = Annotated[Measured, Field(ge=0)]
 Correlation = Annotated[float, Field(ge=-1, le=1)]
 
 
 class WeightChange(Record):
-    """One weight at one checkpoint, against the base (arXiv 2402.09353, equations 3 and 4).
+    """One weight at one checkpoint, compared with the base (arXiv 2402.09353, equations 3 and 4).
 
     With m(k) the norm of the k-th row of W as PyTorch stores it (the k-th output), V(k) that row:
     ΔM = mean over k of |m_t(k) − m_0(k)|; ΔD = mean over k of 1 − cos(V_t(k), W_0(k)).
@@ -33,11 +33,11 @@ class WeightChange(Record):
     kind: str  #: its last part, such as "q_proj"
     magnitude: Size  #: ΔM
     direction: Size  #: ΔD
-    rounding: bool = False  #: whether neither is more than what float32 rounds; such a weight did not move
+    rounding: bool = False  #: whether both are within float32's rounding; such a weight did not move
 
 
 class GainDrift(Record):
-    """How far DoRA's g = m / ‖V‖ of one layer is from 1."""
+    """How far g = m / ‖V‖ of one DoRA layer is from 1."""
 
     step: Count  #: optimizer steps so far
     layer: str  #: module name in the base model
@@ -52,7 +52,7 @@ class KindCorrelation(Record):
     kind: str  #: kind of layer, or "all"
     correlation: Correlation | None  #: None where it is not defined
     slope: float | None  #: least squares, ΔM per ΔD
-    points: Count  #: number of (layer, checkpoint) pairs; those that moved by rounding only are left out
+    points: Count  #: number of (layer, checkpoint) pairs, without those that did not move beyond rounding
 
 
 class RunAnalysis(Record):
@@ -63,7 +63,7 @@ class RunAnalysis(Record):
     run: str  #: run directory as it was given
     steps: list[Count]  #: the checkpoints, ascending
     changes: list[WeightChange]  #: every adapted weight at every checkpoint
-    gains: list[GainDrift]  #: empty but for DoRA
+    gains: list[GainDrift]  #: empty unless the method is DoRA
     correlations: list[KindCorrelation]  #: "all" first, then per kind
 
 

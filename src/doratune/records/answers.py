@@ -1,8 +1,8 @@
-"""A run's answers to the rows of an evaluation, and what each of them counts.
+"""A run's answers to the rows of an evaluation, and the credit for each.
 
-A row counts 1 if the right candidate alone has the best score, 1/k if it shares that with k - 1 others, else
-0. Evaluations of versions before ties were recorded counted the first of the tied candidates as the answer.
-Their scores are kept exactly, so that their ties are found again, and counted, when they are read.
+A row counts 1 if only the right candidate has the best score, 1/k if it shares it with k - 1 others, else 0.
+Older versions did not record ties and took the first tied candidate as the answer. Their scores are stored
+exactly, so their ties are found and counted when they are read.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from doratune.records.layout import read_jsonl
 from doratune.records.run import Evaluation, Metric
 
 MANY_TIES = 0.01
-"""The share of tied rows above which it is said."""
+"""The share of tied rows above which they are mentioned."""
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What one row counts.
+    """The credit for one row.
 
     Attributes:
         credit: Between 0 and 1.
-        tied: How many candidates have the best score, 1 for no tie; None without scores.
+        tied: Number of candidates with the best score, 1 for no tie; None without scores.
     """
 
     credit: float
@@ -37,12 +37,12 @@ class Counted:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the rows of an evaluation count.
+    """The credits for the rows of an evaluation.
 
     Attributes:
         rows: By the row's number.
-        given: The label that was given to each row, None where a text held none; None for predictions that
-            do not hold them.
+        given: The label given to each row, None if the text had no answer; None for predictions without
+            labels.
     """
 
     rows: Mapping[int, Counted]
@@ -50,44 +50,44 @@ class Answers:
 
     @property
     def credits(self) -> dict[int, float]:
-        """What each row counts."""
+        """Each row's credit."""
         return {row: one.credit for row, one in self.rows.items()}
 
     @property
     def right(self) -> int:
-        """Rows that were right, without ties."""
+        """Number of right rows, without ties."""
         return sum(one.credit == 1 for one in self.rows.values())
 
     @property
     def tied(self) -> int | None:
-        """Rows on which candidates tied; None without scores."""
+        """Number of rows on which candidates tied; None without scores."""
         known = [one.tied for one in self.rows.values() if one.tied is not None]
         return sum(count > 1 for count in known) if known else None
 
     @property
     def many_tied(self) -> bool:
-        """Whether more rows are tied than goes without saying."""
+        """Whether enough rows are tied to mention it."""
         return (self.tied or 0) > MANY_TIES * len(self.rows)
 
     @property
     def total(self) -> float:
-        """The sum of what the rows count."""
+        """The sum of the credits."""
         return math.fsum(one.credit for one in self.rows.values())
 
 
 def counted(scores: Sequence[float], gold: int) -> Counted:
-    """What a row counts whose right candidate is ``gold``."""
+    """The credit for a row whose right candidate is ``gold``."""
     best = max(scores)
     tied = sum(score == best for score in scores)
     return Counted(1 / tied if scores[gold] == best else 0.0, tied)
 
 
 def count_rows(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Answers:
-    """What each prediction counts, of any version.
+    """The credit for each prediction, from any version.
 
     Args:
         rows: The predictions of one evaluation.
-        metric: By which scores they were judged.
+        metric: Which scores they were judged by.
     """
     key = "scores" if metric == "accuracy" else "scores_norm"
     places = _places(rows, key)
@@ -98,7 +98,7 @@ def count_rows(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Answers:
 
 
 def read_answers(run: Path, entry: Evaluation) -> Answers:
-    """What each row of an evaluation counts.
+    """Read the predictions of an evaluation and count them.
 
     Raises:
         InputError: The predictions cannot be read, or do not match the counts in the record.
@@ -140,10 +140,10 @@ def _count_row(row: Mapping[str, Any], key: str, places: Mapping[str, int]) -> C
 
 
 def _places(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, int]:
-    """The place of each label among a row's candidates, which older predictions do not hold.
+    """The position of each label among a row's candidates, which older predictions lack.
 
-    The first best score was the answer. A label that was never given has its place in its name: the labels of
-    all tasks are numbered, but for BoolQ's two.
+    The answer had the first best score. The position of a label that was never given is in its name: all
+    tasks' labels except BoolQ's two are numbered.
     """
     numbers = {row["answer"]: re.search(r"\d+$", str(row["answer"])) for row in rows if row.get("answer")}
     places = {label: int(number.group()) - 1 for label, number in numbers.items() if number}

@@ -1,8 +1,8 @@
-"""A study's runs as two files that fit a repository: their records and metrics, and all their predictions.
+"""A study's runs as two files small enough for a repository: records with metrics, and all predictions.
 
-``RUNS_FILE`` has a compressed line of JSON for each run directory, ``PREDICTIONS_FILE`` a row of Parquet for
-each row that a run answered. Scores are kept exactly, so candidates that tied still do; scores per byte are
-kept as the number of bytes. Training rows, weights, checkpoints and logs are left out.
+``RUNS_FILE`` has a line of compressed JSON for each run directory, ``PREDICTIONS_FILE`` a row of Parquet for
+each row that a run answered. Scores are exact, so ties stay ties; scores per byte are stored as numbers of
+bytes. Training rows, weights, checkpoints and logs are left out.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def write_archive(study: Path, folder: Path) -> list[Path]:
     """Archive the finished runs of a study.
 
     Args:
-        study: The study's folder. Runs in it that are not finished are named in a warning and left out.
+        study: The study's folder. Unfinished runs in it are named in a warning and left out.
         folder: Where the two files go; may be the same.
 
     Returns:
@@ -132,13 +132,13 @@ def restore_runs(folder: Path, study: Path) -> list[Path]:
         if line["metrics"] is not None:
             write_jsonl_atomic(run / METRICS_NAME, line["metrics"])
             write_config(run, record.config)
-        write_record(run, record)  # last, as it says that the run is finished
+        write_record(run, record)  # last, because it marks the run as finished
         written.append(run)
     return written
 
 
 def _checked_line(line: Mapping[str, Any], folder: Path) -> RunRecord | Divergence:
-    """What a line of the archive holds of its run."""
+    """The run's record or divergence in a line of the archive."""
     try:
         if not isinstance(line["run"], str) or not isinstance(line["metrics"], list | None):
             raise TypeError("run is not a text, or metrics is not a list")
@@ -154,10 +154,10 @@ def _checked_line(line: Mapping[str, Any], folder: Path) -> RunRecord | Divergen
 
 
 def check_against_archive(record: StudyRecord, folder: Path) -> None:
-    """Refuse a study.json whose results are not those of the archived answers.
+    """Refuse a study.json whose results do not match the archived answers.
 
     Raises:
-        InputError: A run's answers are missing, or not as many of them are right as the record says.
+        InputError: A run's answers are missing, or the number of right ones differs from the record.
     """
     answers: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in _read_parquet(folder).to_pylist():
@@ -167,7 +167,7 @@ def check_against_archive(record: StudyRecord, folder: Path) -> None:
         for arm in cell.arms:
             for run in arm.runs:
                 rows = answers.get((run.run, name), [])
-                # Before ties were counted, the first of the tied candidates was the answer.
+                # Versions that did not count ties took the first tied candidate as the answer.
                 counts_ties = run.result.tied is not None
                 right = (
                     count_rows(rows, cell.metric).right
@@ -176,7 +176,7 @@ def check_against_archive(record: StudyRecord, folder: Path) -> None:
                 )
                 if (right, len(rows)) != (run.result.correct, cell.rows):
                     raise InputError(
-                        "the archived answers are not those of the study's record",
+                        "the archived answers do not match the study's record",
                         where=f"{folder / PREDICTIONS_FILE}, {run.run}, {name}",
                         got=f"{right} of {len(rows)} rows right",
                         expected=f"{run.result.correct} of {cell.rows}",
@@ -185,10 +185,10 @@ def check_against_archive(record: StudyRecord, folder: Path) -> None:
 
 
 def _predictions(study: Path, run: Path, record: RunRecord) -> Iterator[dict[str, Any]]:
-    """What the archive keeps of each row that a run answered."""
+    """The archived fields of each row that a run answered."""
     for entry in record.evaluations:
         path = run / entry.predictions
-        read_answers(run, entry)  # refuses what does not match the record
+        read_answers(run, entry)  # refuses predictions that do not match the record
         for row in read_jsonl(path):
             kept = {key: row.get(key) for key in _KEPT}
             kept |= {"run": run.relative_to(study).as_posix(), "predictions": entry.predictions}
@@ -196,7 +196,7 @@ def _predictions(study: Path, run: Path, record: RunRecord) -> Iterator[dict[str
 
 
 def _bytes(row: Mapping[str, Any], path: Path) -> list[int] | None:
-    """The bytes of each candidate, by which the scores were divided; 0 for a score of 0."""
+    """The number of bytes by which each candidate's score was divided; 0 for a score of 0."""
     scores, per_byte = row.get("scores"), row.get("scores_norm")
     if scores is None or per_byte is None:
         return None
@@ -213,7 +213,7 @@ def _per_byte(scores: Sequence[float], sizes: Sequence[int]) -> list[float]:
 def _prediction(row: Mapping[str, Any]) -> dict[str, Any]:
     """A line of a run's predictions, as evaluation wrote it."""
     scores, sizes = row["scores"], row["bytes"]
-    # Predictions of versions before ties were recorded have neither.
+    # Predictions of versions that did not record ties have neither.
     ties = {key: row[key] for key in ("tied", "credit") if row.get("credit") is not None}
     return {
         "row": row["row"],
@@ -228,7 +228,7 @@ def _prediction(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
-    """The rows, those of one test row together: their answers and sizes repeat."""
+    """The rows, sorted by test row, because answers and sizes repeat there."""
     import pyarrow as pa
     from pyarrow import parquet
 

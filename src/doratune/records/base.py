@@ -1,4 +1,4 @@
-"""What every record shares: unknown keys are refused, fields do not change, numbers are finite."""
+"""The base of all records: unknown keys are refused, fields do not change, numbers are finite."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 Scalar = bool | int | float | str | None
 Setting = Scalar | list[Scalar]
-"""The value of a setting, as a configuration or a plan has it."""
+"""The value of a setting in a configuration or plan."""
 
 
 class Record(BaseModel):

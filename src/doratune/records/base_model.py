@@ -1,12 +1,12 @@
-"""Whether two runs began from one base model. The only place that decides it.
+"""Decides whether two runs have the same base model. No other module does.
 
-A model is known by its weights, its settings and what its tokenizer does, not by its name: a folder, its
-absolute path, a built-in name and a copy of a hub repository are one model while these are equal, and one
-path holds two models once they change.
+A model is identified by its weights, its settings and what its tokenizer does, not by its name. A folder, its
+absolute path, a built-in name and a copy of a hub repository are the same model if these are equal, and a
+path stands for another model once they change.
 
-A fingerprint is ``v2:<vectors>:<weights>``, as ``models.fingerprint`` takes it. ``<vectors>`` is a hash of
+A fingerprint, computed by ``models.fingerprint``, is ``v2:<vectors>:<weights>``. ``<vectors>`` is a hash of
 the weights of one dimension (norms, biases), which stay floats in a quantised model; ``<weights>`` is a hash
-of all weights, or ``UNSEEN`` where they could not be read. Older records hold ``<vectors>`` alone.
+of all weights, or ``UNSEEN`` if they could not be read. Older records hold only ``<vectors>``.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ NAMES_ONLY = "The base models were compared by name and size: a record has no fi
 WEIGHTS_ONLY = "The base models' configurations and tokenizers were not compared: a record has neither."
 ABSENT = object()
 SHOWN_TEXT = 30
-"""Characters of a text in a message."""
+"""The most characters of a text in a message."""
 SHOWN_IDS = 5
-"""Token ids in a message, from the one before the first that differs."""
+"""Token ids in a message, starting just before the first difference."""
 
 
 @dataclass(frozen=True)
 class BaseComparison:
-    """What two records say of their base models.
+    """The comparison of two records' base models.
 
     Attributes:
-        same: Whether they are one model, as far as can be told.
-        difference: What differs; empty where they are one.
-        notes: What was not compared, in sentences; none where they differ.
+        same: Whether they are the same model, as far as can be told.
+        difference: What differs; empty if they are the same.
+        notes: What was not compared, in sentences; none if they differ.
     """
 
     same: bool
@@ -54,17 +54,17 @@ def compare_base_models(
     places: tuple[str, str] = ("in the run", "here"),
     weights: bool = True,
 ) -> BaseComparison:
-    """Tell whether two records are of one base model, by the most that both of them know.
+    """Tell whether two records have the same base model, from all that both contain.
 
     All weights are compared if both records have a hash of them; else the vectors and the number of
     parameters; else, where a record has no fingerprint, the names and the number of parameters. Settings and
     token ids are compared where both records have them.
 
     Args:
-        ours: What one says of its base model.
-        theirs: What the other one says.
-        places: What both are called where their values are put side by side.
-        weights: Whether the weights are compared too; those of a fully fine-tuned model are its own.
+        ours: One base model's record.
+        theirs: The other's.
+        places: Names of the two, for messages with both values.
+        weights: Whether to compare the weights too; those of a fully fine-tuned model differ anyway.
     """
     found = [
         _compare_weights(ours, theirs) if weights else BaseComparison(True),
@@ -100,7 +100,7 @@ def _compare_weights(ours: ModelRecord, theirs: ModelRecord) -> BaseComparison:
 def _compare_configs(
     ours: ConfigRecord | None, theirs: ConfigRecord | None, places: tuple[str, str]
 ) -> BaseComparison:
-    """A setting that one version of transformers has and another has not is no difference of the models."""
+    """Compare settings; one that only one version of transformers has does not count as a difference."""
     if ours is None or theirs is None:
         return BaseComparison(True, notes=(WEIGHTS_ONLY,))
     if ours == theirs:
@@ -141,7 +141,7 @@ def _compare_tokenizers(
         for what, (one, other) in facts.items()
         if one != other
     ]
-    # Another version of doratune may ask for the ids of other texts.
+    # Another version of doratune may record the ids of other texts.
     for texts, others in ((ours.prompts, theirs.prompts), (ours.completions, theirs.completions)):
         for text, ids in texts.items():
             if others.get(text, ids) != ids:
@@ -154,7 +154,7 @@ def _compare_tokenizers(
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings inside of settings by their path, such as rope_parameters.rope_theta and layer_types.0."""
+    """Nested settings by path, such as rope_parameters.rope_theta and layer_types.0."""
     if isinstance(value, dict | list):
         inside = value.items() if isinstance(value, dict) else enumerate(value)
         for key, one in inside:
@@ -168,7 +168,7 @@ def _value(settings: Mapping[str, Any], key: str) -> str:
 
 
 def _first_difference(ours: list[str], theirs: list[str]) -> tuple[str, str]:
-    """Both lists of ids from just before the first one that differs."""
+    """Both lists of ids, from just before the first difference."""
     pairs = zip(ours, theirs, strict=False)
     same = next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(ours), len(theirs)))
     start = max(same - 1, 0)
@@ -184,14 +184,14 @@ def check_one_base_model(models: Mapping[str, ModelRecord], *, fix: str) -> list
     """Refuse runs of different base models.
 
     Args:
-        models: What each run says of its base model, by the run's name or folder.
+        models: The base model's record in each run, by the run's name or folder.
         fix: What the user can do about it.
 
     Returns:
-        Sentences on what was not compared, each once.
+        Sentences about what was not compared, each once.
 
     Raises:
-        InputError: Two of them differ.
+        InputError: Two base models differ.
     """
     notes: dict[str, None] = {}
     for (our_run, ours), (their_run, theirs) in itertools.combinations(models.items(), 2):
@@ -211,11 +211,11 @@ def check_own_base_model(record: RunRecord, *, where: str) -> None:
     """Refuse a run that was evaluated on another base model than it was trained on.
 
     Args:
-        record: The run's.
-        where: Its folder, for the message.
+        record: The run's record.
+        where: The run's folder, for the message.
 
     Raises:
-        InputError: It was.
+        InputError: An evaluation has another base model.
     """
     for one in record.evaluations:
         if one.other_base is not None:
@@ -229,7 +229,7 @@ def check_own_base_model(record: RunRecord, *, where: str) -> None:
 
 
 def _parts(fingerprint: str | None) -> tuple[str | None, str | None]:
-    """The hash of the vectors and that of all weights, None where there is none."""
+    """The hash of the vectors and that of all weights, each None if missing."""
     if fingerprint is None:
         return None, None
     version, vectors, weights = [*fingerprint.split(":"), "", ""][:3]
@@ -239,6 +239,6 @@ def _parts(fingerprint: str | None) -> tuple[str | None, str | None]:
 
 
 def _spelled_out(name: str) -> str:
-    """A folder's or file's absolute path, without links; any other name as it is."""
+    """A folder's or file's absolute path, without links; any other name unchanged."""
     path = Path(name).expanduser()
     return os.path.realpath(path) if path.exists() else name

@@ -1,4 +1,4 @@
-"""A bench's file, schema version 1: what layers or training steps cost beside one another, and where."""
+"""The file of a bench, schema version 1: the cost of layers or training steps, compared, and the machine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Case(Record):
 
 
 class Target(Record):
-    """What a provider should reach: a ratio of its figure to another provider's."""
+    """A target for a provider: the ratio of its figure to another provider's."""
 
     provider: str  #: the provider it is for
     quantity: Quantity  #: the figure; see ``ProviderResult`` and ``StepProviderResult``
@@ -43,8 +43,8 @@ class Target(Record):
 class Verdict(Target):
     """A target and what was measured."""
 
-    measured: Ratio | None  #: the ratio, or None where one of the two figures is missing
-    met: bool | None  #: measured <= at_most, None where there is nothing to judge
+    measured: Ratio | None  #: the ratio, or None if one of the two figures is missing
+    met: bool | None  #: measured <= at_most; None if ``measured`` is None
 
 
 class Timing(Record):
@@ -59,10 +59,10 @@ class Timing(Record):
 
 
 class PeakMemory(Record):
-    """The most memory that calls of a layer added to what was held before the first of them."""
+    """The most memory that calls of a layer added to the memory held before the first call."""
 
     before_bytes: Count  #: held before the first call: resident on a CPU, allocated on a GPU
-    growth_bytes: Count  #: highest point during the calls, above ``before_bytes``
+    growth_bytes: Count  #: peak during the calls, above ``before_bytes``
 
 
 class ProviderResult(Record):
@@ -80,7 +80,7 @@ class ProviderResult(Record):
     ratios: dict[Quantity, dict[str, Ratio]]
     #: by quantity and by provider divided by. "time" is the median over rounds of the ratio within a round,
     #: "gpu" likewise of ``gpu``, "saved" the ratio of ``saved_bytes``, "peak" that of
-    #: ``peak.growth_bytes``. One to nothing is left out.
+    #: ``peak.growth_bytes``. Ratios to zero are left out.
 
 
 class Unavailable(Record):
@@ -94,24 +94,24 @@ class CaseResult(Record):
     """One case with every provider."""
 
     case: Case  #: the layer and its input
-    error_limit: Ratio  #: the highest of ``errors`` that was let pass
-    providers: list[ProviderResult]  #: those that ran
-    unavailable: list[Unavailable]  #: those that did not
+    error_limit: Ratio  #: the highest value allowed in ``errors``
+    providers: list[ProviderResult]  #: the providers that ran
+    unavailable: list[Unavailable]  #: the providers that did not
     verdicts: list[Verdict]  #: the targets of the case
 
 
 class Machine(Record):
-    """Where it was measured, in as far as it bears on speed."""
+    """The machine, as far as it affects speed."""
 
     environment: Environment  #: the machine and the software
     device: str  #: "cpu" or "cuda"
     threads: Size  #: torch's threads inside an operation
-    cpu_features: dict[str, bool]  #: instructions for vectors and matrices, as torch finds them
-    allocator: dict[str, str]  #: environment variables that steer memory allocation
+    cpu_features: dict[str, bool]  #: vector and matrix instructions that torch finds
+    allocator: dict[str, str]  #: environment variables that affect memory allocation
 
 
 class BenchFile(Record):
-    """What the files of all benches have in common."""
+    """The common part of all benches' files."""
 
     kind: ClassVar[str] = "doratune.bench"
     version: ClassVar[int] = 1
@@ -125,7 +125,7 @@ class BenchFile(Record):
 
 
 class BenchRecord(BenchFile):
-    """The whole of the file of a bench of layers."""
+    """The whole file of a bench of layers."""
 
     what: Literal["op"]  #: what was measured: "op" is single layers
     case_set: CaseSet  #: the set of cases
@@ -165,16 +165,16 @@ class StepCaseResult(Record):
     """One case with every provider."""
 
     case: StepCase  #: what is trained
-    floor: str  #: the provider that is meant by "floor": the faster one of a frozen model, by median
-    first_loss_limit: Ratio  #: how far apart, relatively, first losses may be, over all providers
-    loss_limit: Ratio  #: the same for each step, of two providers that train the same
+    floor: str  #: the provider called "floor": the faster of the frozen models, by median
+    first_loss_limit: Ratio  #: largest relative difference allowed between all providers' first losses
+    loss_limit: Ratio  #: the same at each step, between providers that train the same parameters
     providers: list[StepProviderResult]  #: those that ran
-    unavailable: list[Unavailable] = Field(default=[])  #: those that did not, for want of memory
+    unavailable: list[Unavailable] = Field(default=[])  #: those that did not, for lack of memory
     verdicts: list[Verdict]  #: the targets of the case
 
 
 class StepBenchRecord(BenchFile):
-    """The whole of the file of a bench of optimizer steps."""
+    """The whole file of a bench of optimizer steps."""
 
     what: Literal["step"]  #: what was measured: "step" is whole optimizer steps
     model: str  #: the base model, as it was named

@@ -1,4 +1,4 @@
-"""What the runs of a comparison share, and what a reader must know about where they differ."""
+"""The settings that the runs of a comparison share, and notes on those in which they differ."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from doratune.records.base import Setting
 from doratune.records.run import RunRecord
 
 BY_ARM = frozenset({"method", "engine", "name", "output", "overwrite", "resume"})
-"""Configuration that differs between arms by its nature."""
+"""Settings that differ between arms by definition."""
 
 WITHOUT_EFFECT = frozenset({"report_to", "save_steps", "keep_checkpoints"})
-"""Configuration that says nothing about the result."""
+"""Settings that do not affect the result."""
 
 ADDED = {"on_nonfinite": "stop"}
-"""Settings that older runs do not have, with the value that says the same."""
+"""Settings that older runs lack, with the value equal to their behaviour."""
 
 UNUSED = {
     "lora": frozenset({"norm_gradient"}),
     "full": frozenset({"norm_gradient", "rank", "alpha", "rslora", "dropout", "targets"}),
 }
-"""Configuration that means nothing to a method."""
+"""Settings that a method ignores."""
 
 
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Setting]:
     """The configuration without nesting: ``{"lora": {"rank": 8}}`` becomes ``{"lora.rank": 8}``.
 
-    Unset values (None) are left out, and what older runs say without the setting; a list of anything but
-    plain values becomes its text.
+    Unset values (None) and the values in ``ADDED`` are left out. A list with anything but plain values
+    becomes its text.
     """
     flat: dict[str, Setting] = {}
     for key, value in config.items():
@@ -43,7 +43,7 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Settin
 
 
 def shared_settings(records: Mapping[str, RunRecord]) -> dict[str, Setting]:
-    """The settings in which all trained runs that have them agree (all runs, if none was trained)."""
+    """The settings that are equal in all trained runs that have them (all runs, if none was trained)."""
     shared = {}
     for key, values in _by_key(records).items():
         first, *others = values.values()
@@ -53,9 +53,9 @@ def shared_settings(records: Mapping[str, RunRecord]) -> dict[str, Setting]:
 
 
 def differing_settings(records: Mapping[str, RunRecord]) -> dict[str, dict[str, Setting]]:
-    """By setting its value in every run, where they differ; None where a run does not have it.
+    """The settings that differ, each with its value in every run; None if a run does not have it.
 
-    The model's name is left out: one model may be named in several ways.
+    The model's name is left out, because a model can be named in several ways.
     """
     return {
         key: values
@@ -65,7 +65,7 @@ def differing_settings(records: Mapping[str, RunRecord]) -> dict[str, dict[str, 
 
 
 def notes_on_differences(records: Mapping[str, RunRecord]) -> list[str]:
-    """Sentences on what differs between runs of one base model besides the method."""
+    """Sentences on differences other than the method between runs of one base model."""
     notes = []
     dtypes = {name: record.model.dtype for name, record in records.items()}
     if len(set(dtypes.values())) > 1:
@@ -89,7 +89,7 @@ def notes_on_differences(records: Mapping[str, RunRecord]) -> list[str]:
 
 
 def environment_notes(records: Mapping[str, RunRecord]) -> list[str]:
-    """Sentences on where the runs took place, if not all in the same way."""
+    """Sentences on differences between the runs' machines and software."""
     environments = [record.environment for record in records.values()]
     notes = []
     if len({(one.platform, one.cpu, one.cores, one.gpu) for one in environments}) > 1:
@@ -102,12 +102,12 @@ def environment_notes(records: Mapping[str, RunRecord]) -> list[str]:
 
 
 def _described(records: Mapping[str, RunRecord]) -> Mapping[str, RunRecord]:
-    """The trained runs, whose settings matter; all runs if none was trained."""
+    """The trained runs, because only their settings matter; all runs if none was trained."""
     return {name: record for name, record in records.items() if record.method != "base"} or records
 
 
 def _by_key(records: Mapping[str, RunRecord]) -> dict[str, dict[str, Setting]]:
-    """Each setting's value by run, None where it is not set; runs it means nothing to are left out."""
+    """Each setting's value by run, None if it is not set; without runs whose method ignores it."""
     described = _described(records)
     settings = {name: _settings(record) for name, record in described.items()}
     return {
@@ -124,7 +124,7 @@ def _settings(record: RunRecord) -> dict[str, Setting]:
     known: dict[str, Setting] = {"model": record.model.name, "dtype": record.model.dtype}
     if record.data:
         known["training_data"] = [f"{data.source} {data.split}, {data.rows} rows" for data in record.data]
-    if any(data.definition for data in record.data):  # what the file was called says nothing
+    if any(data.definition for data in record.data):  # the file's name does not matter
         known["task"] = [data.task for data in record.data]
     known["seed"] = record.seed
     own = flat_config(record.config)
@@ -135,5 +135,5 @@ def _settings(record: RunRecord) -> dict[str, Setting]:
 
 
 def by_name(values: Mapping[str, object]) -> str:
-    """Values with the names they belong to, for a sentence."""
+    """Values with their names, for a sentence."""
     return ", ".join(f"{name} {value}" for name, value in values.items())

@@ -2,7 +2,7 @@
 
 A run directory holds ``CONFIG_NAME`` from the start and ``RECORD_NAME`` once it is finished. In between come
 ``METRICS_NAME``, ``CHECKPOINTS_NAME`` and the trained weights: ``ADAPTER_NAME``, or ``MODEL_NAME`` after full
-fine-tuning. Evaluations add ``PREDICTIONS_NAME``. A file is either whole or not there.
+fine-tuning. Evaluations add ``PREDICTIONS_NAME``. A file is either complete or not there.
 """
 
 from __future__ import annotations
@@ -51,22 +51,22 @@ RUN_NAMES = frozenset(
 """Everything that training and evaluation write into a run directory."""
 
 ADAPTER_CONFIG = "adapter_config.json"
-"""PEFT's file that shows that a folder holds an adapter."""
+"""PEFT's file that marks a folder as an adapter."""
 BASE_MODEL_NAME = "base_model.json"
-"""What an adapter's folder and a checkpoint say of their base model."""
+"""The base model's record in an adapter's folder or a checkpoint."""
 MODEL_CONFIG = "config.json"
-"""transformers' file that shows that a folder holds a model."""
+"""transformers' file that marks a folder as a model."""
 
 ROOM_FOR_NAMES = 256
-"""Bytes of a path that the files in an output folder may take up."""
+"""Bytes reserved in a path for the files in an output folder."""
 
 RUNS_NAME = "runs"
-"""Folder in a study's folder with its run directories."""
+"""The folder of a study's run directories, in the study's folder."""
 VALIDATION_NAME = "validation"
-"""Folder in a run directory of a study with the answers to the validation rows and their record."""
+"""The folder of the answers to the validation rows and their record, in a run directory of a study."""
 
 COMPARISON_NAME = "comparison.json"
-"""What ``compare`` wrote before its record was that of a study."""
+"""The record of ``compare`` in versions before it wrote a study's record."""
 STUDY_NAME = "study.json"
 ANALYSIS_NAME = "analysis.json"
 
@@ -79,17 +79,17 @@ def is_started(run: Path) -> bool:
 
 
 def is_recorded(run: Path) -> bool:
-    """Whether ``run`` has a record: it is trained to the end, or a base model was evaluated there."""
+    """Whether ``run`` has a record: its training is finished, or a base model was evaluated there."""
     return (run / RECORD_NAME).is_file()
 
 
 def has_diverged(run: Path) -> bool:
-    """Whether ``run`` is known to end without a result, because its training diverges."""
+    """Whether ``run`` ended without a result because its training diverged."""
     return (run / DIVERGED_NAME).is_file() and not is_recorded(run)
 
 
 def weights_path(run: Path, method: Method) -> Path:
-    """Where training by ``method`` leaves its weights in ``run``."""
+    """Where training by ``method`` writes its weights in ``run``."""
     return run / (MODEL_NAME if method == "full" else ADAPTER_NAME)
 
 
@@ -107,8 +107,8 @@ def unfinished(run: Path) -> InputError:
             "the run has no result: its training diverged",
             where=str(run),
             got=read_divergence(run).message.partition("\n")[0],
-            fix="train again with --overwrite and a lower --learning-rate, or with --on-nonfinite skip if it "
-            "is some rows'; --resume would diverge again",
+            fix="train again with --overwrite and a lower --learning-rate, or with --on-nonfinite skip if "
+            "only some rows cause it; --resume would diverge again",
         )
     if is_started(run):
         return InputError(
@@ -136,13 +136,13 @@ def checkpoints(run: Path) -> dict[int, Path]:
 
 
 def runs_of_study(study: Path) -> list[Path]:
-    """The run directories of a study, finished or not, each before its validation."""
+    """The run directories of a study, finished or not, each followed by its validation."""
     folders = [part for run in sorted((study / RUNS_NAME).glob("*")) for part in (run, run / VALIDATION_NAME)]
     return [folder for folder in folders if is_started(folder) or is_recorded(folder)]
 
 
 def predictions_name(task: str, form: Format, protocol: Protocol) -> str:
-    """Where an evaluation's predictions lie in its run: the task's name, then what is not the default."""
+    """The path of an evaluation's predictions in its run: the task's name, then non-default choices."""
     parts = [task]
     if form != "instruct":
         parts.append(form)
@@ -158,14 +158,14 @@ def file_sha256(path: Path) -> str:
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Write ``text`` (UTF-8) to ``path`` by way of a temporary file, so that no reader sees half of it."""
+    """Write ``text`` (UTF-8) to ``path`` through a temporary file, so that no reader sees half of it."""
     write_bytes_atomic(path, text.encode("utf-8"))
 
 
 def write_bytes_atomic(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` by way of a temporary file in its folder."""
+    """Write ``content`` to ``path`` through a temporary file in its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name:.40}.{os.getpid()}.part")  # no longer than the system takes
+    partial = path.with_name(f".{path.name:.40}.{os.getpid()}.part")  # within the system's limit
     try:
         with partial.open("wb") as file:
             file.write(content)
@@ -193,7 +193,7 @@ def write_jsonl_atomic(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
     content = "".join(lines).encode("utf-8")
-    # Without a time the same rows always give the same bytes.
+    # Without a timestamp, the same rows always give the same bytes.
     write_bytes_atomic(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
@@ -222,7 +222,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def drop_half_line(path: Path) -> None:
-    """Cut off the end of a file whose last line a killed process or a full disk has left without its end."""
+    """Cut off an incomplete last line, left by a killed process or a full disk."""
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content:
@@ -245,7 +245,7 @@ def write_base_model(folder: Path, base: ModelRecord) -> None:
 
 
 def read_base_model(folder: Path) -> ModelRecord | None:
-    """Read ``folder``/base_model.json; None where there is none, as in folders of PEFT's own.
+    """Read ``folder``/base_model.json; None if there is none, as in folders that PEFT wrote.
 
     Raises:
         InputError: It is not what ``write_base_model`` wrote.
@@ -282,10 +282,10 @@ def read_divergence(run: Path) -> Divergence:
 
 
 def refuse_missing_folder(name: str, what: str, *, where: str) -> None:
-    """Refuse what can only be a folder's path, and is none; the hub is not to be asked for it.
+    """Refuse a name that can only be a folder's path if there is no such folder, without asking the hub.
 
     Args:
-        name: What the user named.
+        name: The name that the user gave.
         what: What the folder should hold, for the message.
         where: Where the user named it, for the message.
 
@@ -302,19 +302,19 @@ def refuse_missing_folder(name: str, what: str, *, where: str) -> None:
 
 
 def refuse_output(output: Path, *, where: str = "--output") -> None:
-    """Refuse an output folder that cannot be made or written to: before anything is computed.
+    """Refuse an output folder that cannot be created or written to, before anything is computed.
 
     Args:
-        output: The folder, there or not.
+        output: The folder, which need not exist.
         where: Where the user named it, for the message.
 
     Raises:
-        InputError: It, or a folder that it is to be in, is a file, leads nowhere, may not be written to or
-            has a name that the system does not take.
+        InputError: It or a parent folder is a file, leads nowhere, may not be written to, or has a name that
+            the system does not allow.
     """
     if strange := [one for one in str(output) if unicodedata.category(one) in ("Cc", "Cs")]:
         raise InputError(
-            "the output's name has a character that no text can hold",
+            "the output's name has a control character or invalid Unicode",
             where=where,
             got=f"{str(output)[:LONGEST]!r}, with {strange[0]!r}",
             fix="choose another name",
@@ -329,7 +329,7 @@ def refuse_output(output: Path, *, where: str = "--output") -> None:
                 "the output folder may not be written to",
                 where=where,
                 got=place,
-                fix="choose another folder, or mend its permissions",
+                fix="choose another folder, or fix its permissions",
             )
         longest = os.pathconf(place, "PC_NAME_MAX")
         long = [name for name in output.parts if len(os.fsencode(name)) > longest]
@@ -418,7 +418,7 @@ def _invalid(path: Path, error: ValidationError) -> InputError:
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
     place = f"{path}, {field}" if field else str(path)
-    return InputError("the file does not keep to its schema", where=place, expected=first["msg"])
+    return InputError("the file does not follow its schema", where=place, expected=first["msg"])
 
 
 def _read_text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""One process at a time writes to a folder."""
+"""A lock that lets one process at a time write to a folder."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ LOCK_NAME = ".lock"
 
 @contextmanager
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a folder's lock. The system lifts it when the process ends, even by ``kill -9``.
+    """Hold a folder's lock. The system releases it when the process ends, even by ``kill -9``.
 
     A process that holds it already gets it again.
 
     Args:
-        folder: Made if need be.
+        folder: The folder, created if necessary.
         wait: Wait for the process that holds it now, instead of raising.
 
     Raises:
@@ -32,9 +32,9 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise InputError(
-            "another process is at work in this folder",
+            "another process is writing to this folder",
             where=str(folder),
-            fix="let it end, or choose another folder",
+            fix="wait until it ends, or choose another folder",
         ) from None
     try:
         yield

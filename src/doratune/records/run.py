@@ -1,4 +1,4 @@
-"""record.json, schema version 1: what one run was, what it cost and what came out of it."""
+"""record.json, schema version 1: one run's settings, cost and results."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ ScoredWeights = Literal["base", "adapter", "full"]
 class ConfigRecord(Record):
     """The settings of a base model's config.json, as transformers filled them in."""
 
-    transformers: str  #: its version, which decides what settings there are
+    transformers: str  #: its version, which determines the settings
     settings: dict[str, Any]  #: those that can change what the model computes
 
 
 class TokenizerRecord(Record):
-    """What a base model's tokenizer does."""
+    """The behaviour of a base model's tokenizer."""
 
     vocabulary: Count  #: how many tokens it has
-    eos: int  #: the id that closes a training row
+    eos: int  #: the id that ends a training row
     ends: list[int]  #: the ids that end a generated answer; generation_config.json may add some
-    prompts: dict[str, str]  #: ids of texts of ours, with the special tokens around them
-    completions: dict[str, str]  #: ids of texts of ours, without
+    prompts: dict[str, str]  #: ids of doratune's test texts, with the special tokens around them
+    completions: dict[str, str]  #: ids of doratune's test texts, without special tokens
 
 
 class ModelRecord(Record):
     """The base model, before any adapter."""
 
     name: str  #: the name the user gave, a built-in name or a hub id
-    source: str  #: where the weights were taken from
+    source: str  #: where the weights came from
     dtype: str  #: the type of the base weights, such as "float32"
     parameters: Count  #: number of parameters of the base model
-    fingerprint: str | None = None  #: hash of its weights, see ``base_model``; None where it was not taken
-    config: ConfigRecord | None = None  #: what it computes besides; None in records of older versions
-    tokenizer: TokenizerRecord | None = None  #: what ids it computes on; None in records of older versions
+    fingerprint: str | None = None  #: hash of its weights, see ``base_model``; None if not computed
+    config: ConfigRecord | None = None  #: its settings; None in records of older versions
+    tokenizer: TokenizerRecord | None = None  #: its tokenizer; None in records of older versions
 
 
 class ParameterCount(Record):
@@ -66,25 +66,25 @@ class DataRecord(Record):
     split: str  #: "train", "validation" or "test"
     sha256: str  #: hash of the rows as they were read
     rows: Count  #: rows in the split before any limit
-    parts: dict[str, Count] | None = None  #: rows of each task of a mix, None where it is no mix
-    definition: dict[str, Any] | None = None  #: what a task's own file said; None for a shipped task
+    parts: dict[str, Count] | None = None  #: rows of each task of a mix; None if it is not a mix
+    definition: dict[str, Any] | None = None  #: content of a task's YAML file; None for a shipped task
 
     @property
     def asked(self) -> str:
-        """What tells these rows, and how they are asked, from others: ``sha256`` where the task ships."""
+        """Identifies these rows and how they are asked; equals ``sha256`` for a shipped task."""
         if self.definition is None:
             return self.sha256
         return hashlib.sha256(f"{self.sha256}\n{way_of_asking(self.definition)}".encode()).hexdigest()
 
 
 def way_of_asking(definition: Mapping[str, Any] | None) -> str:
-    """What of a task's definition decides its prompts and answers, as text; empty for a shipped task."""
+    """The part of a task's definition that determines prompts and answers; empty for a shipped task."""
     decides = {key: (definition or {}).get(key) for key in ("layout", "row")}
     return json.dumps(decides, sort_keys=True, separators=(",", ":")) if definition is not None else ""
 
 
 def mixed(parts: Sequence[DataRecord]) -> DataRecord:
-    """The record of rows that are mixed from several sources; of one source its own."""
+    """The record of rows mixed from several sources; a single source's record is returned as it is."""
     if len(parts) == 1:
         return parts[0]
     digest = hashlib.sha256("\n".join(part.asked for part in parts).encode()).hexdigest()
@@ -98,11 +98,11 @@ def mixed(parts: Sequence[DataRecord]) -> DataRecord:
 
 
 class SpeedupRecord(Record):
-    """One way in which a model's own forward pass was made cheaper."""
+    """One speedup of a model's forward pass."""
 
     name: str  #: such as "packing"
-    taken: Count  #: modules that it took
-    left: dict[str, Count]  #: modules left as they were, by the reason
+    taken: Count  #: modules that it changed
+    left: dict[str, Count]  #: modules left unchanged, by reason
 
 
 class ChangeRecord(Record):
@@ -111,34 +111,34 @@ class ChangeRecord(Record):
     largest: Annotated[float, Field(ge=0)]  #: largest change of an element
     rms: Annotated[float, Field(ge=0)]  #: root mean square of the changes
     elements: Count  #: elements that were compared
-    of: Count  #: elements of that kind
+    of: Count  #: all elements of that kind
 
 
 class TrainingRecord(Record):
-    """What training took."""
+    """The cost and course of training."""
 
     seconds: Seconds  #: wall time of the training loop
     steps: Count  #: optimiser steps
     epochs: Annotated[float, Field(ge=0)]  #: passes over the training rows
-    tokens: Count  #: tokens that went through the model, without padding
+    tokens: Count  #: tokens that the model processed, without padding
     tokens_per_second: Annotated[float, Field(ge=0)]  #: tokens / seconds
-    peak_memory_bytes: Count  #: highest memory in use: of the GPU if there is one, else of the process
-    final_loss: FiniteOrNone  #: last training loss that was logged, None when it was not finite
-    speedups: list[SpeedupRecord] | None = None  #: what was sped up; None in records of older versions
-    skipped_steps: Count = 0  #: steps left out, as their loss or gradient was not finite
+    peak_memory_bytes: Count  #: peak memory: of the GPU if there is one, else of the process
+    final_loss: FiniteOrNone  #: last logged training loss; None if it was not finite
+    speedups: list[SpeedupRecord] | None = None  #: the speedups; None in records of older versions
+    skipped_steps: Count = 0  #: steps skipped because their loss or gradient was not finite
     changes: dict[str, ChangeRecord] | None = (
         None  #: since step 0: A, B, m, or W of full; None if not measured
     )
-    weights_checksum: str | None = None  #: of what was saved, see ``records.weights``; None: older version
+    weights_checksum: str | None = None  #: of the saved weights, see ``records.weights``; None: older version
 
 
 class ScoredRecord(Record):
-    """What answered in an evaluation."""
+    """The model in an evaluation."""
 
-    weights: ScoredWeights  #: the base model, an adapter on it, or a model that was fully fine-tuned
-    merged: bool  #: whether the adapter was merged into the base; False where there is no adapter
-    merge_difference: FiniteOrNone = None  #: largest one to the unmerged model's scores, where it was taken
-    dtype: str  #: the type that the model computed in, such as "float32"
+    weights: ScoredWeights  #: the base model, an adapter on it, or a fully fine-tuned model
+    merged: bool  #: whether the adapter was merged into the base; False without an adapter
+    merge_difference: FiniteOrNone = None  #: largest difference from the unmerged model's scores, if measured
+    dtype: str  #: the type the model computed in, such as "float32"
     weights_checksum: str | None = None  #: of an adapter or a full model; None: the base, or older version
 
 
@@ -146,27 +146,27 @@ class Evaluation(Record):
     """One task, evaluated in one format with one protocol."""
 
     task: str  #: name of the task
-    sample: bool  #: True for a built-in sample, which is no benchmark
+    sample: bool  #: True for a built-in sample, which is not a benchmark
     format: Format  #: how a row becomes a prompt and its candidate answers
-    protocol: Protocol  #: how the model's answer is taken
+    protocol: Protocol  #: how the model's answer is obtained
     metric: Metric  #: which of the two accuracies below is reported as ``accuracy``
     rows: Annotated[int, Field(gt=0)]  #: rows that were evaluated
-    correct: Count  #: rows that were right by ``metric``, without those on which candidates tied
+    correct: Count  #: rows that were right by ``metric``, without ties
     tied: Count | None = None  #: rows whose best score several candidates share; None: generated, or older
-    accuracy: Share  #: mean over the rows; one on which k tied, the right one among them, counts 1/k
+    accuracy: Share  #: mean over the rows; a tie of k candidates that includes the right one counts 1/k
     interval: tuple[Share, Share]  #: Wilson 95 % interval of ``accuracy``
     accuracy_raw: Share | None = None  #: by the likelihood of the whole answer; None under "generate"
     accuracy_norm: Share | None = None  #: by the likelihood per byte of the answer; None under "generate"
-    unmatched: Count = 0  #: rows whose text held no answer (only under "generate")
+    unmatched: Count = 0  #: rows whose text had no answer (only under "generate")
     chance: Share  #: expected accuracy of a guess
     majority: Share  #: accuracy of always giving the most frequent answer
     seconds: Seconds  #: wall time of the evaluation
     predictions: str  #: path of the predictions, relative to the run directory
     data: DataRecord  #: the rows it was evaluated on
-    limit: int | None = None  #: only the first so many rows, or None for all
-    speedups: list[SpeedupRecord] | None = None  #: what was sped up; None in records of older versions
-    scored: ScoredRecord | None = None  #: what answered; None in records of older versions
-    other_base: ModelRecord | None = None  #: the base model, where it was not the one of the run
+    limit: int | None = None  #: only this many rows, from the first on; None for all
+    speedups: list[SpeedupRecord] | None = None  #: the speedups; None in records of older versions
+    scored: ScoredRecord | None = None  #: the model; None in records of older versions
+    other_base: ModelRecord | None = None  #: the base model, if it was not the run's
 
 
 class Environment(Record):
@@ -179,24 +179,24 @@ class Environment(Record):
     cores: Count  #: cores that this process may use
     gpu: str | None = None  #: name of the GPU, or None
     packages: dict[str, str]  #: versions of the packages that matter
-    git_commit: str | None = None  #: commit of the working tree, or None outside of one
+    git_commit: str | None = None  #: commit of the working tree, or None without one
 
 
 class Divergence(Record):
-    """The whole of diverged.json: a run whose training reached something that is not finite."""
+    """The whole diverged.json: a run that stopped at a loss, gradient or weight that is not finite."""
 
-    message: str  #: what training said
+    message: str  #: the error message of training
     seconds: Seconds  #: wall time that it took
     config: dict[str, Any]  #: the resolved configuration
 
 
 class RunRecord(Record):
-    """The whole of record.json."""
+    """The whole record.json."""
 
     kind: ClassVar[str] = "doratune.run"
     version: ClassVar[int] = 1
 
-    schema_name: Literal["doratune.run"] = Field(default="doratune.run", alias="schema")  #: what file this is
+    schema_name: Literal["doratune.run"] = Field(default="doratune.run", alias="schema")  #: kind of file
     schema_version: Literal[1] = 1  #: raised when a reader of the old version could not read the new
     name: str  #: name of the run, such as "dora"
     method: Method  #: "base" means that nothing was trained

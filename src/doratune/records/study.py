@@ -1,6 +1,6 @@
-"""study.json, schema version 2: runs side by side, what each came to, and what can be told from them.
+"""study.json, schema version 2: the compared runs, their results, and the differences between them.
 
-A study, a comparison (a study of one model, training set and rank) and a report of runs that exist are all
+A study, a comparison (a study of one model, training set and rank) and a report of existing runs are all
 written as this record.
 """
 
@@ -36,16 +36,16 @@ METHOD_NAMES: dict[StudyMethod, str] = {
     "dora-attached-norm": "DoRA with attached norm",
     "full": "full fine-tuning",
 }
-"""The methods as sentences name them."""
+"""The names of the methods in sentences."""
 
 
 def arm_name(name: str) -> str:
-    """An arm as sentences name it: the method's name where the arm is called like its method."""
+    """An arm's name in sentences: the method's name if the arm is named after its method."""
     return dict[str, str](**METHOD_NAMES).get(name, name)
 
 
 def method_of(record: RunRecord) -> StudyMethod:
-    """What was trained in a run that is not of a base model."""
+    """The method of a run that trained something."""
     assert record.method != "base"
     attached = record.method == "dora" and record.config.get("norm_gradient")
     return "dora-attached-norm" if attached else record.method
@@ -54,39 +54,39 @@ def method_of(record: RunRecord) -> StudyMethod:
 class MostGiven(Record):
     """The answer that a run gave to most of its rows."""
 
-    answer: str | None  #: its label; None where the text held no answer
+    answer: str | None  #: its label; None if the text had no answer
     share: Share  #: of the rows
 
 
 class ArmResult(Record):
-    """What one run reached on the test rows of a cell."""
+    """The result of one run on the test rows of a cell."""
 
-    accuracy: Share  #: mean over the rows; one on which k tied, the right one among them, counts 1/k
+    accuracy: Share  #: mean over the rows; a tie of k candidates that includes the right one counts 1/k
     interval: tuple[Share, Share]  #: Wilson 95 % interval
-    correct: Count  #: rows that were right, without those on which candidates tied
+    correct: Count  #: rows that were right, without ties
     tied: Count | None = None  #: rows whose best score several candidates share; None: generated, or older
     unmatched: Count  #: rows without a readable answer
 
 
 class Trial(Record):
-    """One try of a learning rate, judged on the validation rows."""
+    """One learning rate tried, judged on the validation rows."""
 
     learning_rate: Annotated[float, Field(gt=0)]  #: peak learning rate that was tried
-    accuracy: Share | None  #: on the validation rows; None where training diverged, a lost try
+    accuracy: Share | None  #: on the validation rows; None if training diverged
     rows: Annotated[int, Field(gt=0)]  #: validation rows
     run: str  #: run directory, relative to the study's folder
-    chosen: bool  #: True for the one that the test set was then read with
+    chosen: bool  #: True for the one used on the test set
 
 
 class DivergedRun(Record):
-    """A run of a cell whose training reached something that is not finite, and stopped there."""
+    """A run of a cell that stopped at a loss, gradient or weight that is not finite."""
 
     arm: str  #: name of the arm, which may have no other run
     method: StudyMethod  #: what was trained
     learning_rate: Annotated[float, Field(gt=0)]  #: peak learning rate
     seed: Count  #: seed of rows, order, adapter and dropout
     run: str  #: run directory, relative to the study's folder
-    trial: bool  #: whether it only helped to choose the learning rate
+    trial: bool  #: whether it only served to choose the learning rate
     seconds: Seconds  #: wall time that it took
     message: str  #: what training said
 
@@ -97,20 +97,20 @@ class SeedRun(Record):
     seed: Count  #: seed of rows, order, adapter and dropout
     run: str  #: run directory, relative to the study's folder or to the folder that holds the compared runs
     result: ArmResult  #: on the test rows
-    most_given: MostGiven | None = None  #: its commonest answer; None in records of older versions
+    most_given: MostGiven | None = None  #: its most common answer; None in records of older versions
     parameters: ParameterCount  #: how much was trained
-    training: TrainingRecord | None  #: what training took; None for an adapter that was trained elsewhere
-    curve: list[tuple[int, FiniteOrNone]]  #: (step, training loss), loss None where it was not finite
+    training: TrainingRecord | None  #: its training; None for an adapter that was trained elsewhere
+    curve: list[tuple[int, FiniteOrNone]]  #: (step, training loss), loss None if it was not finite
 
 
 class StudyArm(Record):
-    """What is compared in a cell: a method, its search for a learning rate and its runs on the test rows."""
+    """One side of a comparison: a method, its search for a learning rate and its runs on the test rows."""
 
-    name: str  #: unique in the cell: the method; where several arms have one method, a run's own name
+    name: str  #: unique in the cell: the method, or a run's name if several arms have the same method
     method: StudyMethod  #: what was trained
-    engine: Literal["doratune", "peft"] | None  #: what computed the adapter, None when there is none
-    trials: list[Trial]  #: every learning rate that was tried, ascending; empty where none was chosen
-    learning_rate: Annotated[float, Field(gt=0)] | None  #: of the runs below; None where it is not known
+    engine: Literal["doratune", "peft"] | None  #: what computed the adapter; None without one
+    trials: list[Trial]  #: every learning rate tried, ascending; empty without a search
+    learning_rate: Annotated[float, Field(gt=0)] | None  #: of the runs below; None if unknown
     runs: Annotated[list[SeedRun], Field(min_length=1)]  #: one per seed, ascending
     mean: Share  #: mean accuracy over the seeds
     interval: tuple[Share, Share]  #: 95 %, over seeds and rows; Wilson's for one seed
@@ -121,21 +121,23 @@ class SeedDifference(Record):
 
     seed: Count | None  #: the seed both share; None for two single runs of different seeds
     points: float  #: accuracy of ``to`` minus accuracy of ``from``, in percentage points
-    only_from: Count  #: rows that only the first had right, or of which it had more where candidates tied
-    only_to: Count  #: the same of the second
-    p_value: Share  #: McNemar's exact test, two-sided; with ties the sign-flip test, of which it is a case
-    same_answers: Count | None = None  #: rows that both gave one answer to; None in records of older versions
+    only_from: Count  #: rows that only the first had right, or counted more for it because of ties
+    only_to: Count  #: the same for the second
+    p_value: Share  #: McNemar's exact test, two-sided; with ties the sign-flip test, which generalises it
+    same_answers: Count | None = (
+        None  #: rows with the same answer from both; None in records of older versions
+    )
 
 
 class Needed(Record):
-    """How large the study would have to be to tell a difference of so many points.
+    """How large the study would have to be to detect a difference of this size.
 
-    To tell: p below 5 % before correction, in four studies of five.
+    To detect means p below 5 % before correction, in four studies out of five.
     """
 
     points: Annotated[float, Field(gt=0)]  #: the true difference, in percentage points
-    rows: Count | None  #: test rows needed with the seeds there are; None: no number of rows is enough
-    seeds: Count | None  #: seeds needed with the rows there are; None: no number is enough, or one seed
+    rows: Count | None  #: test rows needed with this study's seeds; None: no number is enough
+    seeds: Count | None  #: seeds needed with this study's rows; None: no number is enough, or one seed
 
 
 class StudyDifference(Record):
@@ -145,44 +147,42 @@ class StudyDifference(Record):
     to_arm: str = Field(validation_alias="to", serialization_alias="to")  #: name of the second arm
     points: float  #: mean difference in percentage points
     interval: tuple[float, float]  #: 95 %, paired, over seeds and rows (rows only for one seed), in points
-    p_value: Share  #: two-sided, of no difference, by the same resampling; that of the seed for one seed
+    p_value: Share  #: two-sided, for no difference, by the same resampling; for one seed, the seed's p
     p_adjusted: Share  #: corrected over the tasks of the family
-    outcome: Outcome  #: what p_adjusted says at 5 %
+    outcome: Outcome  #: the result of ``p_adjusted`` at 5 %
     verdict: str  #: the outcome in words
     seeds: list[SeedDifference]  #: per seed; empty for a pooled difference
-    needed: list[Needed]  #: what telling smaller differences would take; empty for a pooled difference
+    needed: list[Needed]  #: what detecting smaller differences would take; empty for a pooled difference
 
 
 class StudyCell(Record):
-    """One task in one format at one rank with one model: everything that was held equal."""
+    """One task in one format at one rank with one model: everything the arms have in common."""
 
     model: str  #: name of the base model
     task: str  #: name of the task
-    sample: bool  #: True for a built-in sample, which is no benchmark
+    sample: bool  #: True for a built-in sample, which is not a benchmark
     format: Format  #: how a row becomes a prompt and its candidate answers
-    protocol: Protocol  #: how the model's answer is taken
+    protocol: Protocol  #: how the model's answer is obtained
     metric: Metric  #: which accuracy is reported
-    rank: (
-        Annotated[int, Field(gt=0)] | None
-    )  #: rank of the adapters; None where they differ or there are none
+    rank: Annotated[int, Field(gt=0)] | None  #: rank of the adapters; None if they differ or there are none
     rows: Annotated[int, Field(gt=0)]  #: test rows every run was evaluated on
     chance: Share  #: expected accuracy of a guess
     majority: Share  #: accuracy of always giving the most frequent answer
-    train: DataRecord | None  #: rows trained on; None where the runs differ or nothing was trained
-    validation: (
-        DataRecord | None
-    )  #: rows the learning rate was chosen on, out of the training rows; None: none
+    train: DataRecord | None  #: rows trained on; None if the runs differ or nothing was trained
+    validation: DataRecord | None  #: training rows held out to choose the learning rate on; None: none
     test: DataRecord  #: rows of the result
     note: str | None  #: what a reader must know about the data, such as another split than the paper's
-    base: ArmResult | None  #: the model before training; None where it was not evaluated
+    base: ArmResult | None  #: the model before training; None if it was not evaluated
     arms: list[StudyArm]  #: in the order of the plan or of the runs; those without a result are missing
     differences: list[StudyDifference]  #: dora minus lora first, then the other methods against lora
-    diverged: list[DivergedRun] = Field(default=[])  #: runs without a result, trials and others
-    alike: list[list[str]] = Field(default=[])  #: runs, with the base's, that answered every row the same
+    diverged: list[DivergedRun] = Field(default=[])  #: runs without a result, including trials
+    alike: list[list[str]] = Field(
+        default=[]
+    )  #: groups of runs (or the base) with the same answer to every row
 
 
 class PooledDifference(Record):
-    """A difference over several cells, each cell weighing the same."""
+    """The mean difference over several cells, each with the same weight."""
 
     model: str  #: name of the base model
     rank: Annotated[int, Field(gt=0)] | None  #: rank of the adapters, as in the cells
@@ -191,7 +191,7 @@ class PooledDifference(Record):
 
 
 class StudyRecord(Record):
-    """The whole of study.json."""
+    """The whole study.json."""
 
     kind: ClassVar[str] = "doratune.study"
     version: ClassVar[int] = 2
@@ -199,26 +199,28 @@ class StudyRecord(Record):
     schema_name: Literal["doratune.study"] = Field(default="doratune.study", alias="schema")  #: file kind
     schema_version: Literal[2] = 2  #: raised when a reader of the old version could not read the new
     title: str  #: headline of the report
-    question: str | None  #: what the study asks, in one sentence; None for runs that no plan led to
-    plan: dict[str, Any] | None  #: the whole plan as it was run; None for runs that no plan led to
-    inputs: dict[str, str]  #: what identifies the models and rows of the plan, by their name
+    question: str | None  #: the study's question, in one sentence; None for runs without a plan
+    plan: dict[str, Any] | None  #: the whole plan as it was run; None for runs without a plan
+    inputs: dict[str, str]  #: what identifies the plan's models and rows, by their name
     cells: list[StudyCell]  #: the finished cells, in the plan's order
     pooled: list[PooledDifference]  #: over the cells of a model and rank
     pending: list[str]  #: cells that are not finished, as "task (format)"
-    left_out: list[str] = Field(default=[])  #: tasks of the plan file that were not asked for, with --only
-    settings: dict[str, Setting]  #: what all runs share
-    differing: dict[str, dict[str, Setting]] = Field(default={})  #: by setting: its value in each arm or run
+    left_out: list[str] = Field(default=[])  #: tasks of the plan that --only left out
+    settings: dict[str, Setting]  #: the settings that all runs share
+    differing: dict[str, dict[str, Setting]] = Field(
+        default={}
+    )  #: other settings: the value in each arm or run
     notes: list[str]  #: what a reader must know
     environment: Environment  #: where the runs took place (the last of them, if they differ)
-    environments: Annotated[int, Field(gt=0)]  #: how many different environments the runs saw
+    environments: Annotated[int, Field(gt=0)]  #: number of different environments of the runs
     reproduce: str  #: the command that gives this study
 
 
 def from_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a study.json of schema version 1 as version 2 has it.
+    """The content of a study.json of schema version 1, converted to version 2.
 
     Args:
-        data: Parsed JSON that says that it is of version 1.
+        data: Parsed JSON of version 1.
 
     Returns:
         A copy, still to be validated.

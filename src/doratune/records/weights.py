@@ -1,4 +1,4 @@
-"""The content of trained weights: how a record tells them from others of the same names and shapes."""
+"""Checksums of trained weights, which tell them from others with the same names and shapes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from doratune.records.run import RunRecord
 def weights_checksum(folder: Path) -> str:
     """A hash of the tensors in a folder's safetensors files: their names, types, shapes and values.
 
-    Their order, the files that they are divided among and the files' metadata do not count. The files are
-    read once, without a copy in memory.
+    Their order, their division into files and the files' metadata do not count. The files are read once,
+    without a copy in memory.
 
     Args:
         folder: An adapter or a model.
@@ -55,7 +55,7 @@ def checked_weights(folder: Path, trained: str | None) -> str:
         trained: The checksum in the run's record; None in records of older versions.
 
     Raises:
-        InputError: They are others, or cannot be read.
+        InputError: They differ, or cannot be read.
     """
     found = weights_checksum(folder)
     if trained is not None and found != trained:
@@ -65,17 +65,17 @@ def checked_weights(folder: Path, trained: str | None) -> str:
             got=found,
             expected=f"{trained}, as the run's record says",
             fix="copy the folder again from where it was trained, or train again with --overwrite; to use "
-            "these weights all the same, copy their folder out of the run and name the copy",
+            "these weights nevertheless, copy their folder out of the run and name the copy",
         )
     return found
 
 
 def check_own_weights(record: RunRecord, *, where: str) -> None:
-    """Refuse a record whose evaluations are not all of the weights that its training left.
+    """Refuse a record with evaluations of other weights than its training left.
 
     Args:
-        record: A run's, or that of an adapter's evaluations.
-        where: Its folder, for the message.
+        record: A run's record, or that of an adapter's evaluations.
+        where: The record's folder, for the message.
 
     Raises:
         InputError: Two of the checksums differ.
@@ -94,7 +94,7 @@ def check_own_weights(record: RunRecord, *, where: str) -> None:
 
 
 def _tensors(path: Path) -> dict[str, bytes]:
-    """What each tensor of a file adds to the hash, by its name; the format is that of safetensors."""
+    """The hashed bytes of each tensor in a safetensors file, by its name."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         begin = 8 + int.from_bytes(content[:8], "little")
         header = json.loads(content[8:begin])

@@ -1,1 +1,1 @@
-"""A study for people: a summary in the terminal, a Markdown file, one self-contained HTML page."""
+"""Reports of studies, runs and analyses: in the terminal, as Markdown, and as a self-contained HTML page."""

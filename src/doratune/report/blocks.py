@@ -1,4 +1,4 @@
-"""What a report is made of: tables, paragraphs and plots, which each rendering lays out in its own way."""
+"""The parts of a report (tables, paragraphs, plots and so on), which each output format renders."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph: "headline" is what came out in one line, "note" a warning, "aside" an explanation."""
+    """A paragraph: "headline" is the result in one line, "note" a warning, "aside" an explanation."""
 
     kind: ClassVar[str] = "text"
     words: str
@@ -53,13 +53,13 @@ class Heading:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came out on one task."""
+    """The result on one task."""
 
     label: str
     sample: bool
     words: str
     figures: str
-    caution: str = ""  #: what makes the verdict worth less than it seems
+    caution: str = ""  #: a reason to trust the verdict less
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,16 @@ class Figure:
     label: str
     svg: str
     sample: bool = False
-    wide: str = ""  #: the same for a row of the page to itself; empty where others stand next to it
+    wide: str = ""  #: the same at the width of the page; empty if other figures stand next to it
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Plots side by side. They are drawn when they are asked for, which only the HTML page does."""
+    """Plots side by side, drawn only when needed, that is for the HTML page."""
 
     kind: ClassVar[str] = "figures"
     draw: Callable[[], list[Figure]]
-    note: str = ""  #: how they are to be read
+    note: str = ""  #: how to read them
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Code:
-    """Commands or files, shown as they are."""
+    """Commands or files, shown verbatim."""
 
     kind: ClassVar[str] = "code"
     text: str
@@ -131,5 +131,5 @@ class Page:
 
     title: str
     question: str | None
-    version: str  #: of doratune
+    version: str  #: doratune's version
     sections: list[Section]

@@ -1,4 +1,4 @@
-"""What makes results doubtful: runs without a result, arms that cannot be told apart, weights that stayed."""
+"""Warnings about doubtful results: runs without a result, identical answers, weights that did not move."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from doratune.report import numbers
 from doratune.report.view import NamedCell, View, arm_title
 
 ONE_ANSWER = 0.98
-"""Share of the rows with one answer from which on an arm is said to tell no rows apart."""
+"""From this share of rows with the same answer on, an arm hardly tells rows apart."""
 FEWEST_ROWS = 20
-"""Rows below which one answer to all of them says little."""
+"""With fewer rows than this, the same answer to all of them means little."""
 
 
 def cautions(view: View) -> list[str]:
-    """Everything that a reader must know before they believe a result, as sentences."""
+    """Everything that a reader must know before trusting a result, as sentences."""
     found: list[str] = []
     for named in view.cells:
         found += _diverged(named)
@@ -36,7 +36,7 @@ def lost_arms(named: NamedCell) -> dict[str, list[DivergedRun]]:
 
 
 def why_lost(runs: Sequence[DivergedRun]) -> str:
-    """What was tried of an arm without a result."""
+    """Why an arm has no result: the learning rates and seeds that were tried."""
     rates = sorted({run.learning_rate for run in runs})
     tried = ", ".join(map(numbers.learning_rate, rates))
     if any(run.trial for run in runs) and len(rates) > 1:
@@ -68,7 +68,7 @@ def _diverged(named: NamedCell) -> Iterator[str]:
 
 
 def _lost_time(view: View) -> Iterator[str]:
-    """What the runs that diverged took; cells that share a training share them."""
+    """The time of the runs that diverged, each counted once even if cells share it."""
     runs = {run.run: run for named in view.cells for run in named.cell.diverged}
     if runs:
         seconds = numbers.duration(sum(run.seconds for run in runs.values()))
@@ -79,7 +79,7 @@ def _lost_time(view: View) -> Iterator[str]:
 
 
 def _same_answers(named: NamedCell) -> Iterator[str]:
-    """That runs gave the same answer to every row: those that are compared, then any others."""
+    """Sentences about runs with the same answer to every row: compared runs first, then any others."""
     told: set[frozenset[str]] = set()
     for one in named.cell.differences:
         same = [seed.seed for seed in one.seeds if seed.same_answers == named.cell.rows]
@@ -106,7 +106,7 @@ def _compared_runs(named: NamedCell, one: StudyDifference, seed: int | None) -> 
 
 
 def _runs_named(named: NamedCell, places: Sequence[str]) -> list[str]:
-    """What runs are called, those of one arm together."""
+    """The names of runs, those of one arm together."""
     names, left = [], set(places)
     for arm in named.cell.arms:
         seeds = [run.seed for run in arm.runs if run.run in left]
@@ -118,7 +118,7 @@ def _runs_named(named: NamedCell, places: Sequence[str]) -> list[str]:
 
 
 def _one_answer(named: NamedCell, arm: StudyArm) -> str | None:
-    """That the answers of an arm hardly depend on the row, though the right ones do."""
+    """A sentence if an arm's answers hardly depend on the row, although the right ones do."""
     if named.cell.rows < FEWEST_ROWS or named.cell.majority >= ONE_ANSWER:
         return None
     uniform: dict[str | None, list[tuple[int, float]]] = {}
@@ -143,7 +143,7 @@ def _listed(seeds: Sequence[int | None]) -> str:
 
 
 def _unmoved(arm: StudyArm, label: str) -> Iterator[str]:
-    """That weights were the same after training as before."""
+    """Sentences about weights that training left unchanged."""
     place = f"{label}: " if label else ""
     for run in arm.runs:
         changes = (run.training.changes if run.training else None) or {}

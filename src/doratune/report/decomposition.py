@@ -33,7 +33,7 @@ def kinds(analysis: AnalysisRecord) -> list[str]:
 
 
 def correlation_table(analysis: AnalysisRecord) -> Table:
-    """One row per run; the paper's correlation, ours over all weights and of each kind."""
+    """One row per run: the paper's correlation, and ours over all weights and for each kind."""
     named = kinds(analysis)
     columns = [Entry("Run", "method"), Entry("Paper"), *(Entry(kind) for kind in named)]
     rows = []
@@ -52,7 +52,7 @@ def correlation_table(analysis: AnalysisRecord) -> Table:
 
 
 def sources(analysis: AnalysisRecord) -> str:
-    """What the paper's figures are of, and what ours."""
+    """The models and weights behind the paper's figures and ours."""
     steps = {len(run.steps) for run in analysis.runs}
     weights = {len({change.layer for change in run.changes}) for run in analysis.runs}
     return (
@@ -75,7 +75,7 @@ def rounding_sentences(analysis: AnalysisRecord) -> list[str]:
 
 
 def correlation_sentences(analysis: AnalysisRecord) -> list[str]:
-    """The correlation over all weights of each run that has one, with the paper's."""
+    """The correlation over all weights of each run that has one, next to the paper's."""
     lines = []
     for run in analysis.runs:
         overall = next((one for one in run.correlations if one.correlation is not None), None)

@@ -1,8 +1,8 @@
 """Change of magnitude over change of direction, as the paper's figure 2 shows them, as SVG.
 
 A point is one weight at one checkpoint; the later the checkpoint, the stronger the colour. ``whole_plot`` is
-a file with a panel for each method and kind of layer, where a dashed line is the least squares fit of a run.
-``change_plot`` and ``gain_plot`` are figures of one run for the page of a study.
+a file with a panel for each method and kind of layer; a dashed line is the least squares fit of a run.
+``change_plot`` and ``gain_plot`` are figures of one run, for the page of a study.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MOST_NAMED = 3  # correlations that fit into a panel one by one
 
 
 def whole_plot(analysis: AnalysisRecord) -> str:
-    """All kinds under one another and the methods side by side, as a whole SVG file."""
+    """All kinds of layers as rows and the methods as columns, as a complete SVG file."""
     from matplotlib.figure import Figure
 
     methods, shown = _by_method(analysis), kinds(analysis)
@@ -101,7 +101,7 @@ def _correlation(run: RunAnalysis, kind: str) -> KindCorrelation | None:
 
 
 def _correlation_words(runs: Sequence[RunAnalysis], kind: str) -> str:
-    """Such as "r = +0.83": that of each run, of many runs the least and the greatest."""
+    """Such as "r = +0.83": each run's correlation, or the smallest and largest of many runs."""
     found = [one.correlation for run in runs if (one := _correlation(run, kind))]
     values = [value for value in found if value is not None]
     if not values:
@@ -117,7 +117,7 @@ def _label(figure: Figure) -> None:
 
 
 def _words(analysis: AnalysisRecord, shown: Sequence[str]) -> str:
-    """What the points show, for those who do not see them."""
+    """The text alternative of the plot."""
     facts = [
         f"{METHOD_NAMES[method]}, {kind}: {_correlation_words(runs, kind)}"
         for kind in shown
@@ -129,7 +129,7 @@ def _words(analysis: AnalysisRecord, shown: Sequence[str]) -> str:
 def change_plot(run: RunAnalysis, sheet: Sheet) -> str | None:
     """ΔM against ΔD of every weight at every checkpoint, coloured by kind; None without any.
 
-    Every run has its own axes: full fine-tuning moves weights so much less that it would be one dot.
+    Every run has its own axes, because full fine-tuning moves weights so little that it would be one dot.
     """
     if not run.changes:
         return None
@@ -159,7 +159,7 @@ def change_plot(run: RunAnalysis, sheet: Sheet) -> str | None:
 
 
 def gain_plot(run: RunAnalysis, sheet: Sheet) -> str | None:
-    """How far g is from 1 over the steps, a line per kind of layer; None for a run without a magnitude."""
+    """How far g is from 1 at each step, with a line per kind of layer; None for a run without a magnitude."""
     if not run.gains:
         return None
     looks = _looks(one.kind for one in run.gains)

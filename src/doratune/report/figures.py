@@ -1,8 +1,8 @@
-"""Small figures as SVG that takes its colours and its font from the page around it.
+"""Small SVG figures that take their colours and font from the page.
 
 matplotlib draws with stand-in colours, which are then replaced by CSS variables, so that one figure serves
-light, dark and print. Text stays text. The figures are small on purpose: on a phone they can still be read.
-``as_file`` makes a separate file of one.
+light, dark and print. Text stays text. The figures are small so that they can be read on a phone. ``as_file``
+turns one into a separate file.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NARROW = 4.0  # inches of 72 points, so 288 units: a little less than a phone is wide
-WIDE = 8.4  # a figure that has a row of the page to itself, with letters as large as those of two in a row
+NARROW = 4.0  # inches of 72 points, so 288 units: slightly narrower than a phone
+WIDE = 8.4  # a figure alone in a row of the page, with letters as large as those of two in a row
 SERIES = 7  # colours in the style sheet, --s0 to --s6
 
 TEXT, GRID, PAPER = "#000001", "#000002", "#000003"
@@ -32,7 +32,7 @@ MARKERS = ("x", "o", "D", "^", "s", "v", "P")
 DASHES = ("solid", "solid", (0, (3, 1.5)), (0, (1, 1)), (0, (6, 1, 1, 1)), (0, (3, 1)), (0, (8, 2)))
 
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-THEMES = {"light": 1, "dark": 2}  #: which ":root" of the style sheet has the colours
+THEMES = {"light": 1, "dark": 2}  #: the ":root" of the style sheet that has the colours
 
 RC: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -54,7 +54,7 @@ RC: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a figure is drawn on.
+    """The space that a figure is drawn in.
 
     Attributes:
         name: Prefix of the ids inside, unique in the page.
@@ -65,13 +65,13 @@ class Sheet:
     width: float = NARROW
 
     def wide(self) -> Sheet:
-        """The sheet for the same figure with a row of the page to itself."""
+        """The sheet for the same figure alone in a row of the page."""
         return Sheet(f"{self.name}-wide", WIDE)
 
 
 @contextmanager
 def drawing(sheet: Sheet) -> Iterator[None]:
-    """Everything drawn and written inside has the page's looks and the same ids every time."""
+    """Draw with the page's style, and write the same ids every time, inside the ``with`` statement."""
     import matplotlib as mpl
 
     with mpl.rc_context(RC), mpl.rc_context({"svg.hashsalt": sheet.name}):
@@ -84,12 +84,12 @@ def colour(index: int) -> str:
 
 
 def shortened(name: str, length: int = 20) -> str:
-    """A name that fits next to its numbers; the table has it in full."""
+    """A name shortened to fit next to its numbers; the table has it in full."""
     return name if len(name) <= length else f"{name[: length // 2]}…{name[1 + length // 2 - length :]}"
 
 
 def new_figure(sheet: Sheet, height: float) -> tuple[Figure, Axes]:
-    """An empty figure, ``height`` inches high. It does not use pyplot, which keeps global state."""
+    """An empty figure, ``height`` inches high, made without pyplot, which keeps global state."""
     figure, (axes,) = new_panels(sheet, height, [1])
     return figure, axes
 
@@ -98,9 +98,9 @@ def new_panels(sheet: Sheet, height: float, shares: Sequence[float]) -> tuple[Fi
     """An empty figure with panels under one another that share the x axis.
 
     Args:
-        sheet: What it is drawn on.
-        height: Of all panels together, in inches.
-        shares: Of the height, one for each panel.
+        sheet: The sheet to draw on.
+        height: Height of all panels together, in inches.
+        shares: Each panel's share of the height.
     """
     from matplotlib.figure import Figure
 
@@ -113,9 +113,9 @@ def to_svg(figure: Figure, sheet: Sheet, words: str) -> str:
     """The figure as an element for a page: no prolog, ids that are unique in the page, the page's colours.
 
     Args:
-        figure: What was drawn.
-        sheet: What it was drawn on.
-        words: What the figure shows, for those who do not see it.
+        figure: The figure.
+        sheet: The sheet it was drawn on.
+        words: The text alternative.
     """
     from html import escape
 
@@ -138,8 +138,8 @@ def as_file(element: str, theme: Literal["light", "dark"] | None = None) -> str:
     """An element of a page as a separate file.
 
     Args:
-        element: What ``to_svg`` gave.
-        theme: Whose colours it has; None: those that the reader prefers.
+        element: The result of ``to_svg``.
+        theme: The colours to use; None: light or dark as the reader prefers.
     """
     view = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', element)
     if view is None:

@@ -1,4 +1,4 @@
-"""Writes a report into a folder: of a study its record, a Markdown file and a page; of an analysis a plot."""
+"""Writes reports into a folder: a study's record, Markdown file and page, or an analysis and its plot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_report(record: StudyRecord, folder: Path, analyses: Sequence[AnalysisR
     """Write study.json, report.md and report.html into ``folder``, which is created if it is missing.
 
     Args:
-        record: What to report.
+        record: The study.
         folder: Where the files go.
         analyses: How the weights moved in the study's runs, as ``doratune analyze`` measured it.
 

@@ -1,7 +1,7 @@
-"""A report as one HTML file, and as Markdown without its plots.
+"""A report as one HTML file, and as Markdown without plots.
 
-The HTML needs no other file: style, plots and a short script are inside, and without the script it shows the
-same. The Markdown has GitHub's tables.
+The HTML needs no other file: style, plots and a short script are inside, and it shows the same without the
+script. The Markdown uses GitHub's tables.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from doratune.report.blocks import (
 
 
 def to_html(page: Page) -> str:
-    """The whole file. All text is escaped; only plots are taken as they are."""
+    """The whole file. All text is escaped; only plots are inserted as they are."""
     return _template().render(page=page)
 
 
@@ -104,12 +104,12 @@ def _entry(entry: Entry) -> str:
 
 
 def _fenced(text: str) -> str:
-    """Text as a code block, whatever it holds."""
+    """Any text as a code block."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{text}\n{fence}"
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is; a line break would end a table row, so it becomes a blank."""
+    """Text that Markdown shows verbatim. A line break would end a table row, so it becomes a space."""
     return re.sub(r"([\\`*\[\]<>|#&])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""Numbers as people read them. Every table and plot formats its numbers here, so that they agree."""
+"""Formats of numbers, used by every table and plot, so that they agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study as a page: its sections in order. A section appears if the record has something to show in it."""
+"""A study as a page with its sections in order. A section appears only if the record has content for it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def page_of(record: StudyRecord, analyses: Sequence[AnalysisRecord] = ()) -> Pag
 
 
 def outcome_blocks(view: View) -> list[Block]:
-    """The answer in words, and what must be known to judge it."""
+    """The answer in words, and the warnings needed to judge it."""
     unfinished = _unfinished(view.record)
     blocks: list[Block] = [Text(unfinished, "note")] if unfinished else []
     blocks += [Text(line, "headline") for line in verdicts.headlines(view)]
@@ -186,12 +186,12 @@ def _environment(record: StudyRecord) -> list[Block]:
 
 @dataclass(frozen=True)
 class _Drawing:
-    """A figure that is still to be drawn.
+    """A figure that has not been drawn yet.
 
     Attributes:
-        label: What stands above it.
+        label: Its caption.
         name: Prefix of the ids inside, unique in the page.
-        draw: Draws it on a sheet; None where there is nothing to draw.
+        draw: Draws it on a sheet; returns None if there is nothing to draw.
         sample: Whether it shows a built-in sample.
     """
 
@@ -202,7 +202,7 @@ class _Drawing:
 
 
 def _figures(shown: Sequence[_Drawing], note: str = "") -> Figures:
-    """What there is to draw; a single figure is drawn for the width of the page too."""
+    """The figures with something to draw; a single one is also drawn at the width of the page."""
 
     def drawn() -> list[Figure]:
         found = [(one, svg) for one in shown if (svg := one.draw(Sheet(one.name)))]
@@ -245,7 +245,7 @@ def _per_run(
 
 
 def _setting_facts(record: StudyRecord) -> list[tuple[str, str]]:
-    """What all runs share, with names in words; settings without a value are left out."""
+    """The settings that all runs share, with names in words, without unset ones."""
     return [
         (name.replace("_", " "), _value(value))
         for name, value in record.settings.items()
@@ -254,7 +254,7 @@ def _setting_facts(record: StudyRecord) -> list[tuple[str, str]]:
 
 
 def _differing_facts(view: View) -> list[tuple[str, str]]:
-    """What is not the same in all arms or all cells, except for the method."""
+    """Everything but the method that differs between arms or cells."""
     known = view.record.differing
     facts = [
         (
@@ -272,7 +272,7 @@ def _differing_facts(view: View) -> list[tuple[str, str]]:
 
 
 def _test_facts(view: View) -> list[tuple[str, str]]:
-    """Which rows the results are of, and how many of the file's."""
+    """The test rows behind the results, and how many of the file's rows they are."""
     facts: dict[tuple[str, str], None] = {}
     for named in view.cells:
         test, rows = named.cell.test, named.cell.rows
@@ -307,14 +307,14 @@ def _environment_facts(record: StudyRecord) -> list[tuple[str, str]]:
 
 
 def _plan_text(record: StudyRecord) -> str | None:
-    """The whole plan as YAML, or None where no plan led to the runs."""
+    """The whole plan as YAML, or None for runs without a plan."""
     if record.plan is None:
         return None
     return yaml.safe_dump(record.plan, sort_keys=False, allow_unicode=True, width=100).rstrip()
 
 
 def _unfinished(record: StudyRecord) -> str | None:
-    """That cells are missing, or None when all are there."""
+    """A sentence about missing cells, or None if there are none."""
     if not record.pending:
         return None
     done, left = len(record.cells), len(record.pending)
@@ -326,7 +326,7 @@ def _unfinished(record: StudyRecord) -> str | None:
 
 
 def environment_note(record: StudyRecord) -> str | None:
-    """That the runs saw more than one environment, or None."""
+    """A sentence if the runs took place in several environments, or None."""
     if record.environments == 1:
         return None
     return (

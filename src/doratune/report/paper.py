@@ -1,7 +1,7 @@
-"""What the paper's authors published for LLaMA-7B, next to what the study found.
+"""The figures that the paper's authors published for LLaMA-7B, next to the study's.
 
-Published figures, of one run each. Accuracies: the authors' repository NVlabs/DoRA, the table of LoRA and
-DoRA with varying ranks for LLaMA-7B in commonsense_reasoning/README.md. Correlations: arXiv 2402.09353,
+The published figures are of one run each. Accuracies: the authors' repository NVlabs/DoRA, the table of LoRA
+and DoRA with varying ranks for LLaMA-7B in commonsense_reasoning/README.md. Correlations: arXiv 2402.09353,
 figure 2.
 """
 
@@ -47,7 +47,7 @@ ACCURACY_NOTE = (
 
 
 def paper_table(view: View) -> Table | None:
-    """The study's LoRA and DoRA next to the paper's, one row per cell whose task the paper has; else None."""
+    """The study's LoRA and DoRA next to the paper's, one row per cell with a task of the paper, or None."""
     rows = [
         [Entry(named.label, _apart(named.cell)), *_ours(named.cell), *_theirs(named.cell)]
         for named in view.cells
@@ -66,12 +66,12 @@ def published(method: StudyMethod, rank: int, task: str) -> float | None:
 
 
 def paper_rank(cell: StudyCell) -> int:
-    """The cell's own rank where the paper has it, else the paper's main one."""
+    """The cell's rank if the paper has it, else the paper's main one."""
     return cell.rank if cell.rank and ("lora", cell.rank) in ACCURACY else RANK
 
 
 def differing(cell: StudyCell) -> str:
-    """In what the cell differs from the paper: "model, format". Only its note can tell about its rows."""
+    """How the cell differs from the paper's: "model, format". Only its note can tell about its rows."""
     differs = {
         "model": cell.model.rpartition("/")[2].lower() != "llama-7b",
         "rank": cell.rank != paper_rank(cell),
@@ -82,7 +82,7 @@ def differing(cell: StudyCell) -> str:
 
 
 def _apart(cell: StudyCell) -> str:
-    """What must be known before the two are compared."""
+    """Warnings for the comparison of the two."""
     found = differing(cell)
     return " ".join(filter(None, [f"Not the paper's {found}." if found else "", cell.note]))
 

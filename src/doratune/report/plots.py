@@ -89,14 +89,14 @@ def dot_plot(named: NamedCell, view: View, sheet: Sheet) -> str:
 def forest_plot(pair: Pair, view: View, sheet: Sheet, title: str = "") -> str:
     """The differences of one pair on every cell, and pooled, around a line at zero, as an ``<svg>``.
 
-    Cells that tell little have the grey of the base model, and an arrow where they leave the axis. Its range
-    is that of the others.
+    Cells that tell little are grey like the base model. The axis covers only the others, and an arrow marks a
+    cell that leaves it.
 
     Args:
         pair: What to draw.
         view: Where the colours come from.
         sheet: What it is drawn on.
-        title: What stands above, where the page does not say it.
+        title: The title, if the page does not show it.
     """
     wide = sheet.width >= WIDE
     with drawing(sheet):
@@ -130,7 +130,7 @@ def forest_plot(pair: Pair, view: View, sheet: Sheet, title: str = "") -> str:
 
 
 def _range(pair: Pair) -> tuple[float, float]:
-    """Of the axis: what the differences that tell something need, and zero."""
+    """The range of the axis: the differences that tell something, and zero."""
     telling = [one for one in pair.all if not one.tells_little] if pair.single else []
     bounds = [bound for one in telling or pair.all for bound in one.difference.interval]
     low, high = min(0.0, *bounds), max(0.0, *bounds)
@@ -148,7 +148,7 @@ def _remark(pair: Pair, one: NamedDifference) -> str:
 
 
 def search_plot(training: Training, view: View, sheet: Sheet) -> str | None:
-    """Validation accuracy over learning rate, a line per arm, the chosen ones ringed; None without tries."""
+    """Validation accuracy over learning rate, a line per arm, chosen rates ringed; None without a search."""
     searched = [arm for arm in training.arms if arm.trials]
     if not searched:
         return None
@@ -187,9 +187,9 @@ def search_plot(training: Training, view: View, sheet: Sheet) -> str | None:
 def loss_plot(training: Training, view: View, sheet: Sheet) -> str | None:
     """Training loss over steps, a line per arm, as an ``<svg>`` element; None without a finite loss.
 
-    The line is a running mean. Behind it is the loss as it was logged, or the span of several seeds. LoRA's
-    line, or else the first, is broad and pale, so that others on top of it leave it visible. A panel below
-    shows how far the other arms are from it.
+    The line is a running mean. Behind it is the loss as logged, or the span of several seeds. LoRA's line, or
+    else the first, is broad and pale, so that it stays visible under the others. A panel below shows how far
+    the other arms are from it.
     """
     curves = [(arm, curve) for arm in training.arms if (curve := _curve(arm))]
     if not curves:
@@ -233,7 +233,7 @@ def loss_plot(training: Training, view: View, sheet: Sheet) -> str | None:
 def _apart(
     training: Training, curves: Sequence[tuple[StudyArm, Curve]]
 ) -> tuple[StudyArm, list[tuple[StudyArm, list[tuple[int, float]]]]]:
-    """LoRA, or the first arm, and by how much each other arm's loss is above its, at the steps both have."""
+    """LoRA, or the first arm, and each other arm's loss minus its loss, at the steps both have."""
     lora = training.of_method("lora")
     reference, curve = next((one for one in curves if one[0] is lora), curves[0])
     means = {step: mean for step, mean, _, _ in curve}
@@ -260,7 +260,7 @@ def _draw_apart(
 
 
 def window(points: int) -> int:
-    """How many points the running mean of a curve takes in."""
+    """The number of points in a curve's running mean."""
     return max(1, points // 20)
 
 
@@ -312,7 +312,7 @@ def _whisker(
 
 
 def _line_label(axes: Axes, place: float, name: str, text: str, remark: str = "") -> None:
-    """The name above the left end of a row, perhaps with a remark, and its figures above the right end."""
+    """Write a row's name, perhaps with a remark, above its left end and its figures above its right end."""
     across = axes.get_yaxis_transform()
     look = {"va": "bottom", "bbox": {"facecolor": PAPER, "edgecolor": "none", "pad": 0.6}}
     named = axes.text(0, place - 0.2, name, weight="bold", transform=across, **look)

@@ -1,4 +1,4 @@
-"""The tables of a study besides its differences: accuracies, learning rates, cost, data, runs."""
+"""A study's tables of accuracies, learning rates, cost, data and runs; ``verdicts`` has the differences."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_SEARCH = "The learning rates were given, not searched for."
 
 
 def accuracy_note(view: View) -> str:
-    """How the accuracies are to be read."""
+    """How to read the accuracies."""
     if view.one_seed:
         return f"Accuracy with its Wilson 95 % interval; {MAJORITY_NOTE}"
     base = "base is the model before training, with its Wilson interval; " if view.has_base else ""
@@ -31,7 +31,7 @@ def accuracy_note(view: View) -> str:
 
 
 def tie_note(view: View) -> str | None:
-    """On which results many rows are tied, or None."""
+    """The results with many tied rows, or None."""
     told = []
     for named in view.cells:
         results = [("base", [named.cell.base])] if named.cell.base else []
@@ -55,7 +55,7 @@ def ways(view: View) -> str:
 
 
 def varied(view: View) -> list[tuple[str, list[str]]]:
-    """What cells may differ in, with every value that there is."""
+    """The properties in which cells may differ, with all their values."""
     cells = view.record.cells
     facts = {
         "model": [cell.model for cell in cells],
@@ -81,7 +81,7 @@ def rates_in_words(view: View) -> str:
 
 
 def accuracy_table(view: View) -> Table:
-    """One row per cell, one column per arm; on a simple page the difference too."""
+    """One row per cell, one column per arm, and on a simple page the difference."""
     columns = [Entry(capitalised(view.noun)), Entry("Chance", "majority")]
     columns += [Entry("Base")] if view.has_base else []
     columns += [Entry(arm_title(arm)) for arm in view.arms]
@@ -99,7 +99,7 @@ def accuracy_table(view: View) -> Table:
 
 
 def accuracy_list(view: View) -> Table:
-    """The same with one row per cell and arm, where there is little room."""
+    """The same with one row per cell and arm, for narrow displays."""
     searched = view.searched or view.rates_differ
     columns = [Entry(capitalised(view.noun)), Entry("Chance", "majority"), Entry("Method")]
     columns.append(Entry("Accuracy", "interval"))
@@ -130,7 +130,7 @@ def rate_table(view: View) -> Table:
 
 
 def rate_note(view: View) -> str:
-    """The rule of the choice, and which choices are at an end of what was tried."""
+    """How the rates were chosen, and which of them are at an end of the rates tried."""
     if not view.searched:
         return NO_SEARCH
     ends = []
@@ -150,7 +150,7 @@ def rate_note(view: View) -> str:
 
 
 def cost_table(view: View) -> Table | None:
-    """What was trained and what it took, medians over the seeds, one row per trained arm; or None."""
+    """The trained parameters and the cost, medians over the seeds, one row per trained arm; or None."""
     about = "engine" if len(view.trainings) == 1 else f"{view.noun}, engine"
     names = [("Method", about), ("Trainable", "share"), ("Time", "steps")]
     names += [] if view.simple else [("Time and memory", "LoRA's = 1")]
@@ -162,7 +162,7 @@ def cost_table(view: View) -> Table | None:
 
 
 def cost_sentence(view: View) -> str | None:
-    """What DoRA's training took of LoRA's, or None without the two."""
+    """DoRA's training time and memory relative to LoRA's, or None without the two."""
     ratios = []
     for training in view.trainings:
         lora, dora = training.of_method("lora"), training.of_method("dora")
@@ -181,7 +181,7 @@ def cost_sentence(view: View) -> str | None:
 
 
 def cost_note(view: View) -> str:
-    """What the times and the memory are of."""
+    """How the times and the memory were measured."""
     return "measured once each" if view.one_seed else f"medians over {view.seeds}"
 
 
@@ -275,7 +275,7 @@ def _mean(arm: StudyArm | None) -> Entry:
 
 
 def _not_counted_whole(*results: ArmResult | Evaluation) -> str:
-    """How many rows have no answer, or several."""
+    """The numbers of rows without an answer and with a tie."""
     unmatched, tied = sum(one.unmatched for one in results), sum(one.tied or 0 for one in results)
     told = [(unmatched, "without an answer"), (tied, "tied")]
     return "".join(f", {count:,} {what}" for count, what in told if count)
@@ -312,7 +312,7 @@ def _rate(arm: StudyArm | None) -> Entry:
 
 
 def _end_of_tries(arm: StudyArm) -> str | None:
-    """At which end of its tries the chosen learning rate is, or None."""
+    """The end of the rates tried at which the chosen one is, or None."""
     tried = [trial.learning_rate for trial in arm.trials]
     if len(tried) < 2 or arm.learning_rate is None or min(tried) < arm.learning_rate < max(tried):
         return None
@@ -320,7 +320,7 @@ def _end_of_tries(arm: StudyArm) -> str | None:
 
 
 def _ratios(arm: StudyArm, lora: StudyArm) -> tuple[float, float] | None:
-    """Time and peak memory of ``arm`` over LoRA's, or None where they were not measured."""
+    """Time and peak memory of ``arm`` relative to LoRA's, or None if they were not measured."""
     ours, theirs = _trained(arm), _trained(lora)
     if not ours or not theirs:
         return None

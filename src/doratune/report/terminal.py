@@ -24,7 +24,7 @@ STYLES = {"plain": "", "headline": "bold", "note": "yellow", "aside": "dim"}
 
 
 def print_summary(record: StudyRecord, console: Console) -> None:
-    """Print what came out of a study: accuracies, learning rates, cost, verdicts and notes."""
+    """Print a study's results: accuracies, learning rates, cost, verdicts and notes."""
     view = view_of(record)
     console.print(RichText(record.title, style="bold"))
     if record.question:
@@ -58,7 +58,7 @@ def print_evaluations(record: RunRecord, console: Console) -> None:
 
 
 def print_analysis(analysis: AnalysisRecord, console: Console) -> None:
-    """Print the correlations next to the paper's, what they are of, and DoRA's gains."""
+    """Print the correlations next to the paper's, their sources, and DoRA's gains."""
     blocks: list[Block] = [
         decomposition.correlation_table(analysis),
         Text(decomposition.CORRELATION_NOTE, "aside"),
@@ -96,7 +96,7 @@ def _print_table(table: Table, console: Console, *, whole: bool = False) -> None
 
 
 def _fits(table: Table, console: Console) -> bool:
-    """Whether every entry fits on one line. Only the details of the names may be wrapped, between words."""
+    """Whether every entry fits on one line. Only the details of the names may wrap, between words."""
     names = [
         [replace(name, detail=max(name.detail.split(), key=len, default="")), *others]
         for name, *others in table.rows
@@ -110,8 +110,8 @@ def _rich_table(table: Table, *, whole: bool = False) -> RichTable:
     """The table without rules; samples get a star after their name.
 
     Args:
-        table: What to show.
-        whole: Whether only the first column may be wrapped.
+        table: The table.
+        whole: Whether only the first column may wrap.
     """
     rich = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for index, column in enumerate(table.columns):

@@ -1,4 +1,4 @@
-"""What came out of a study, in words and figures."""
+"""A study's results in words and figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEEDED_NOTE = (
 
 
 def test_note(view: View) -> str:
-    """How intervals and p-values are to be read."""
+    """How to read intervals and p-values."""
     pooled = any(pair.pooled for pair in view.pairs)
     several = any(len(pair.single) > 1 for pair in view.pairs)
     corrected = (
@@ -43,7 +43,7 @@ def test_note(view: View) -> str:
 
 
 def _ties(view: View) -> str:
-    """What a test of one seed is where rows count in part."""
+    """The explanation of a single seed's test if rows count in part."""
     results = [run.result for named in view.cells for arm in named.cell.arms for run in arm.runs]
     if not any(one.tied for one in results):
         return ""
@@ -54,10 +54,10 @@ def _ties(view: View) -> str:
 
 
 def headlines(view: View) -> list[str]:
-    """For each pair, on how many cells which of the two is better, and on how many that means little.
+    """For each pair, on how many cells which of the two is better, and how many of them mean little.
 
-    A study's only difference has no headline: its card says it all. The means of the first pair have cards
-    too.
+    A study's only difference has no headline, because its card says it all. The means of the first pair have
+    cards too.
     """
     if sum(len(pair.all) for pair in view.pairs) == 1:
         return []
@@ -105,14 +105,14 @@ def cards(view: View) -> list[Verdict]:
 
 
 def below_base(cell: StudyCell, arms: Sequence[StudyArm]) -> list[str]:
-    """That arms end below the base model and by how much; empty where none does."""
+    """A sentence about arms that end below the base model, and by how much; empty if none does."""
     if cell.base is None:
         return []
     base = cell.base.accuracy
     lost = {
         arm.name: numbers.lost_points(base - arm.mean)
         for arm in arms
-        if round(100 * (base - arm.mean), 1) > 0  # as far as the page shows it
+        if round(100 * (base - arm.mean), 1) > 0  # to the page's precision
     }
     if not lost:
         return []
@@ -123,7 +123,7 @@ def below_base(cell: StudyCell, arms: Sequence[StudyArm]) -> list[str]:
 
 
 def below_base_elsewhere(view: View) -> list[str]:
-    """The same of the arms that no card tells of."""
+    """The same for the arms without a card."""
     told = {(id(one.cell), arm.name) for pair in view.pairs[:1] for one in pair.single for arm in one.arms}
     return [
         f"{named.label}: {line}"
@@ -142,7 +142,7 @@ def _little(one: NamedDifference) -> list[str]:
 
 
 def _card_figures(pair: Pair, one: NamedDifference) -> str:
-    """The accuracies, the difference with its interval, and on how much it stands."""
+    """The accuracies, the difference with its interval, and the number of rows and seeds."""
     difference = f"{pair.name}: {_figures(one.difference)}"
     if one.cell is None:
         return difference
@@ -242,7 +242,7 @@ def _figures(one: StudyDifference) -> str:
 
 
 def _p(one: StudyDifference) -> str:
-    """The p of a difference, and the corrected one where it is another."""
+    """A difference's p, and the corrected one if it is different."""
     plain, corrected = numbers.p_value(one.p_value), numbers.p_value(one.p_adjusted)
     if plain == corrected:
         return plain

@@ -1,4 +1,4 @@
-"""What a report needs to know about a study, computed once: names, groups, and what there is to show."""
+"""A study's names, groups and contents as a report needs them, computed once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METHOD_SERIES: dict[StudyMethod, int] = {"lora": 1, "dora": 2, "dora-attached-no
 
 @dataclass(frozen=True)
 class NamedCell:
-    """A cell of the study and what it is called."""
+    """A cell of the study and its name."""
 
     label: str
     cell: StudyCell
@@ -39,7 +39,7 @@ class NamedDifference:
     """A difference between two arms on one cell, or pooled over several cells.
 
     Attributes:
-        key: The same in every pair for the same cell or the same pool.
+        key: Identifies the cell or pool in every pair.
         label: The name of the cell or of the pool.
         cell: Its cell; None for a pooled difference.
         difference: The figures.
@@ -70,7 +70,7 @@ class NamedDifference:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two arms that are compared: their names, and their differences on single cells and pooled."""
+    """Two compared arms: their names, and their differences on single cells and pooled."""
 
     from_arm: str
     to_arm: str
@@ -102,21 +102,21 @@ class Training:
 
 @dataclass(frozen=True)
 class View:
-    """A record and what several parts of its report have in common.
+    """A record, and facts that several parts of its report need.
 
     Attributes:
         record: The record.
         cells: Its finished cells, in the plan's order.
         arms: Names of all arms, in the plan's order.
         series: By arm, its colour and marker, as an index below ``SERIES``.
-        pairs: The arms that are compared.
-        trainings: What was trained, each run once.
-        noun: What a reader may call a cell: "task" as long as each task is there once.
-        seeds: How many seeds the arms ran with: "3 seeds"; "1 to 3 seeds" where they differ.
+        pairs: The compared arms.
+        trainings: The trainings, each run once.
+        noun: The reader's word for a cell: "task" if no task is there twice.
+        seeds: How many seeds the arms ran with: "3 seeds", or "1 to 3 seeds" if they differ.
         one_seed: Whether every arm ran with one seed.
         searched: Whether any learning rate was searched for.
         has_base: Whether the model was evaluated before training.
-        simple: Whether a short page says it all: one pair at most, one seed, one model, no search.
+        simple: Whether a short page is enough: one pair at most, one seed, one model, no search.
     """
 
     record: StudyRecord
@@ -164,12 +164,12 @@ def view_of(record: StudyRecord) -> View:
 
 
 def floor(cell: StudyCell) -> float:
-    """The accuracy that needs no model: of a guess, or of always giving the most frequent answer."""
+    """The better accuracy of a guess and of always giving the most frequent answer."""
     return max(cell.chance, cell.majority)
 
 
 def arm_title(name: str) -> str:
-    """The arm at the beginning of a line; a name that a user chose stays as it is."""
+    """The arm's name at the beginning of a line, unchanged if the user chose it."""
     return capitalised(arm_name(name)) if name in METHOD_NAMES else name
 
 
@@ -179,7 +179,7 @@ def capitalised(words: str) -> str:
 
 
 def _labels(record: StudyRecord) -> list[str]:
-    """Each cell's task, with whatever else the cells of the study differ in."""
+    """Each cell's task, with the properties in which the study's cells differ."""
     facts = [
         [cell.format for cell in record.cells],
         [cell.protocol for cell in record.cells],
@@ -232,7 +232,7 @@ def _pairs(record: StudyRecord, cells: Sequence[NamedCell], noun: str) -> list[P
 
 
 def _trainings(cells: Sequence[NamedCell]) -> list[Training]:
-    """The arms of all cells; cells that share a run, directly or by way of others, are put together."""
+    """The arms of all cells, grouped by cells that share a run, directly or through others."""
     groups: list[tuple[list[int], set[str]]] = []
     for place, named in enumerate(cells):
         runs = {run.run for arm in named.cell.arms for run in arm.runs}
@@ -249,7 +249,7 @@ def _trainings(cells: Sequence[NamedCell]) -> list[Training]:
 
 
 def _merged_arms(group: Sequence[NamedCell]) -> list[StudyArm]:
-    """Each arm of the cells once, with every run that it has on any of them."""
+    """Each arm of the cells once, with all its runs on any of them."""
     arms: dict[str, StudyArm] = {}
     for named in group:
         for arm in named.cell.arms:

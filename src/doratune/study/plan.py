@@ -336,7 +336,7 @@ def _check_tasks(plan: Plan, source: str) -> None:
     for task in plan.tasks:
         if task.train_data is not None and len(task.trained_on) > 1:
             raise InputError(
-                "one file cannot be several tasks",
+                "one data file can only be for one task",
                 where=f"{source}, tasks, train_data",
                 got=", ".join(task.trained_on),
                 expected="one task",

@@ -1,1 +1,1 @@
-"""From a configuration to a run directory: TRL's SFTTrainer with LoRA or DoRA."""
+"""From a configuration to a run directory: training LoRA, DoRA or all weights with TRL's SFTTrainer."""

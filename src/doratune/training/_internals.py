@@ -1,4 +1,4 @@
-"""The undocumented names of transformers and TRL that training touches, all of them.
+"""All undocumented names of transformers and TRL that training uses.
 
 ``tests/unit/test_internals.py`` fails by name when an upgrade moves one.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 # The file of pickled arguments in a saved model.
 from transformers.trainer import TRAINING_ARGS_NAME
 
-# Shares the rows of an optimizer step out to micro-batches of like cost.
+# Divides the rows of an optimizer step into micro-batches of similar cost.
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
-# The trainer and its arguments; type checkers find them in these modules only.
+# The trainer and its arguments; type checkers find them only in these modules.
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 

@@ -1,4 +1,4 @@
-"""A base model -> the same model with a LoRA or DoRA adapter."""
+"""Adding a LoRA or DoRA adapter to a base model."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
 
     Args:
         model: The base model; its weights are frozen.
-        config: Method (lora or dora), rank, alpha, dropout, targets, engine and whether DoRA's norm has a
-            gradient.
+        config: Method (lora or dora), rank, alpha, dropout, targets, engine and the gradient through DoRA's
+            norm.
 
     Returns:
         The PEFT model, on doratune's engine unless ``config.engine`` is ``peft``.
 
     Raises:
-        InputError: If a target matches no layer, or one that cannot have an adapter, or if a layer's norm
-            cannot have a gradient.
+        InputError: If a target matches no layer, or a layer that cannot have an adapter, or if no gradient
+            can flow through a layer's norm.
     """
     others = _check_targets(model, config.targets)
     if config.load_in_4bit:
@@ -38,7 +38,7 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
     lora = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=config.rank,
-        lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType] # PEFT divides it, a float is right
+        lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType] # PEFT only divides it, so a float works
         lora_dropout=config.dropout,
         target_modules=list(config.targets),
         use_dora=config.method == "dora",
@@ -62,9 +62,9 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
 
 @torch.no_grad()
 def _set_exact_magnitudes(model: PeftModel) -> None:
-    """Let DoRA of linear layers begin at m = ‖W‖, so that the adapted model begins as the base.
+    """Start DoRA's linear layers at exactly m = ‖W‖, so that the adapted model starts as the base.
 
-    PEFT rounds the norm to the type of W, in bfloat16 by up to 0.4 %: as much as training may change it by.
+    PEFT rounds the norm to the type of W, in bfloat16 by up to 0.4 %: as much as training may change it.
     """
     layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
     for layer in layers:
@@ -78,7 +78,7 @@ def _set_exact_magnitudes(model: PeftModel) -> None:
 
 
 def _check_targets(model: PreTrainedModel, targets: list[str]) -> dict[str, str]:
-    """The targets that are no linear layers, and their classes; PEFT knows which of them it can adapt."""
+    """The targets that are not linear layers, with their classes; PEFT knows which of them it can adapt."""
     head = model.get_output_embeddings()
     others = {}
     linear = sorted(
@@ -104,7 +104,7 @@ def _check_targets(model: PreTrainedModel, targets: list[str]) -> dict[str, str]
             raise InputError(
                 "the head cannot have an adapter",
                 where="--targets",
-                got=f"{target}, whose weight the loss is computed from, past any adapter",
+                got=f"{target}, whose weight the loss uses directly, without an adapter",
                 expected=f"names among {', '.join(linear)}",
                 fix="leave it out, or train every weight with --method full",
             )

@@ -1,4 +1,4 @@
-"""Which rows each micro-batch of an epoch has: every row once, also where the last batch is short."""
+"""The rows of each micro-batch: every row once per epoch, even if the last batch is short."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from doratune.training._internals import BatchRebalanceSampler
 
 
 class RowBatches(BatchRebalanceSampler):
-    """The micro-batches of one process, as positions of rows.
+    """The micro-batches of one process, as row indices.
 
-    The rows of an optimizer step depend on the seed and the epoch alone. Inside a step, rows of like length
+    The rows of an optimizer step depend only on the seed and the epoch. Within a step, rows of similar length
     share a micro-batch, which saves padding. transformers' own sampler fills a short last batch with rows
-    from the epoch's start; this one gives it fewer micro-batches instead. Where there are then fewer rows
-    than processes, the others get a row without a loss, see ``with_blank``.
+    from the epoch's start; this one uses fewer micro-batches instead. If there are fewer rows than processes,
+    the remaining processes get a row without a loss, see ``with_blank``.
 
     Args:
         lengths: Tokens of every row.
         micro: Rows of a micro-batch, on average.
         accumulation: Micro-batches of an optimizer step.
-        processes: How many processes train together.
-        process: Which of them this is.
+        processes: Number of processes that train together.
+        process: Index of this one.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class RowBatches(BatchRebalanceSampler):
         self._micro = micro
         self._steps = math.ceil(len(lengths) / self.effective_batch_size)
         self._last = len(lengths) - (self._steps - 1) * self.effective_batch_size
-        self._order = lru_cache(maxsize=1)(self._shuffled)  # asked for twice a step
+        self._order = lru_cache(maxsize=1)(self._shuffled)  # used twice per step
 
     @property
     def has_blanks(self) -> bool:
@@ -86,12 +86,12 @@ class RowBatches(BatchRebalanceSampler):
         return (self._steps - 1) * self.grad_accum + self._micro_batches(self._last)
 
     def _micro_batches(self, rows: int) -> int:
-        """Micro-batches of each process in a step of so many rows."""
+        """Micro-batches of each process in a step of ``rows`` rows."""
         return math.ceil(rows / (self._micro * self.dp_size))
 
 
 def with_blank(rows: Dataset, token: int) -> Dataset:
-    """The rows, and behind them one of two tokens without a loss."""
+    """The rows, followed by one row of two tokens without a loss."""
     blank = {name: [[]] if name in ("input_ids", "labels") else [0] for name in rows.column_names}
     blank.update(input_ids=[[token, token]], labels=[[IGNORED, IGNORED]])
     return concatenate_datasets([rows, Dataset.from_dict(blank, features=rows.features)])

@@ -20,13 +20,13 @@ LOGGED = ("loss", "learning_rate", "grad_norm", "epoch", "eval_loss", "skipped")
 
 
 class MetricsCallback(TrainerCallback):
-    """Appends a line per log to metrics.jsonl, and continues the counts of a resumed run.
+    """Appends each log to metrics.jsonl as a line, and continues the counts of a resumed run.
 
     Attributes:
         seconds: Wall time of the training loop so far, with that of earlier processes of a resumed run.
         tokens: Tokens trained on so far, padding not counted.
         loss: The last training loss.
-        skipped: Optimizer steps so far that were left out, as their loss or gradient was not finite.
+        skipped: Optimizer steps skipped so far, because their loss or gradient was not finite.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,11 +41,11 @@ class MetricsCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Drop what a killed process logged after the checkpoint that is resumed from."""
+        """Drop the lines that a killed process wrote after the checkpoint that training resumes from."""
         kept = []
         if self._resumes(state):
             drop_half_line(self.path)
-            # Older versions wrote NaN as it is.
+            # Older versions wrote a bare NaN, which is not JSON.
             kept = [_strict(line) for line in read_jsonl(self.path) if line["step"] <= state.global_step]
         write_jsonl_atomic(self.path, kept)
         training = [line for line in kept if "loss" in line]
@@ -87,12 +87,12 @@ class MetricsCallback(TrainerCallback):
 
 
 def _strict(line: dict[str, Any]) -> dict[str, Any]:
-    """The line with null for what JSON cannot hold: NaN and infinities."""
+    """The line with NaN and infinities, which JSON cannot hold, as null."""
     return {key: finite_or_none(value) for key, value in line.items()}
 
 
 class StopCallback(TrainerCallback):
-    """Turns Ctrl-C and SIGTERM into a checkpoint and an orderly end; a second Ctrl-C ends at once.
+    """On Ctrl-C or SIGTERM, saves a checkpoint and stops after the step; a second Ctrl-C stops at once.
 
     Attributes:
         number: The signal that ended training; 0 if none did.
@@ -120,7 +120,7 @@ class StopCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Save and stop, in every process after the same step."""
+        """Save and stop after the same step in every process."""
         self.number = _largest(self.number)
         if self.number and state.global_step < state.max_steps:
             control.should_save = True
@@ -129,17 +129,17 @@ class StopCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self.give_back()
 
     def give_back(self) -> None:
-        """Let the signals do what they did before training."""
+        """Restore the signal handlers from before training."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
 
 def _largest(number: int) -> int:
-    """The largest of the numbers that the processes of a training run have."""
+    """The largest of the numbers in all processes of a training run."""
     state = PartialState()
     if state.num_processes == 1:
         return number

@@ -1,7 +1,7 @@
-"""What an adapter's folder says of its base and of itself, on any machine.
+"""An adapter's model card, and a base model's name that is valid on any machine.
 
-PEFT writes the folder that the base was loaded from, which for a built-in model or a GGUF file is one in this
-machine's cache, and a model card to be filled in.
+PEFT writes the folder that the base was loaded from, which for a built-in model or a GGUF file is in this
+machine's cache, and an empty model card.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ SHOWN = (
     *("warmup_steps", "weight_decay", "epochs", "steps", "batch_size", "cutoff", "format", "rows", "loss_on"),
     *("load_in_4bit", "seed"),
 )
-"""Settings in a card; what is unset or off is left out."""
+"""Settings in a card; those that are unset or off are left out."""
 
 
 def name_base(folder: Path, model: str) -> None:
-    """Write the name that doratune resolves anywhere into an adapter's configuration.
+    """Write the base model's name that doratune resolves on any machine into an adapter's configuration.
 
     Args:
-        folder: The adapter's.
-        model: The base model as the user named it. A folder or a hub id is what PEFT has written.
+        folder: The adapter's folder.
+        model: The base model as the user named it. A folder or a hub id is already there, written by PEFT.
     """
     path = folder / ADAPTER_CONFIG
     if path.is_file() and (model in BUILTIN or model.endswith(".gguf")):
@@ -54,8 +54,8 @@ def write_card(folder: Path, record: RunRecord) -> None:
     """Write the model card of an adapter.
 
     Args:
-        folder: The adapter's.
-        record: Of the run that trained it.
+        folder: The adapter's folder.
+        record: The record of the run that trained it.
     """
     write_text_atomic(folder / CARD_NAME, card(record))
 
@@ -113,7 +113,7 @@ def _loading(record: RunRecord) -> list[str]:
     base, file = record.model.name, ""
     place = json.dumps(base, ensure_ascii=False)
     if base in BUILTIN:
-        place = f'"FOLDER"  # what `doratune models --path {base}` prints'
+        place = f'"FOLDER"  # printed by `doratune models --path {base}`'
     elif base.endswith(".gguf"):
         path = Path(base)
         place = json.dumps(str(path.parent), ensure_ascii=False)
@@ -134,7 +134,7 @@ def _loading(record: RunRecord) -> list[str]:
         "tokenizer = AutoTokenizer.from_pretrained(adapter)",
         "```",
         "",
-        f"Or `doratune eval ADAPTER --task TASK`, with `--model` where the base is not found as `{base}`.",
+        f"Or `doratune eval ADAPTER --task TASK`, with `--model` if the base is not found as `{base}`.",
         "",
     ]
 

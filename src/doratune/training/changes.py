@@ -1,4 +1,4 @@
-"""How far training moved its parameters: what says that a run trained at all."""
+"""How far training moved the parameters, which shows whether a run trained at all."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from doratune.records.run import ChangeRecord
 logger = logging.getLogger(__name__)
 
 SAMPLE = 65536
-"""Elements of a weight of the base, evenly spaced, that are compared; of an adapter, all are."""
+"""The number of evenly spaced elements compared in a base weight; an adapter is compared as a whole."""
 
 
 def starting_point(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of what is about to be trained, on the CPU: the adapter, or a sample of every weight.
+    """Copies of the trainable parameters on the CPU: the adapter, or a sample of every weight.
 
-    A resumed run takes them before its checkpoint is loaded, when the model is what it was at step 0: the
-    seed makes the same adapter, and the base's weights come from its files.
+    A resumed run takes them before its checkpoint is loaded. The model is then as it was at step 0: the seed
+    gives the same adapter, and the base's weights come from its files.
 
     Args:
         model: The model before its first step.
@@ -39,11 +39,11 @@ def changes_since(start: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ch
     """How far each kind of parameter moved, also logged.
 
     Args:
-        start: What ``starting_point`` gave.
+        start: The result of ``starting_point``.
         model: The same model, trained.
 
     Returns:
-        The changes of A, B and m, or of the weights W; None where the model is sharded over processes.
+        The changes of A, B and m, or of the weights W; None if the model is sharded over processes.
 
     Raises:
         DoratuneError: Nothing moved.
@@ -69,10 +69,10 @@ def changes_since(start: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ch
     logger.info("since step 0 the weights moved: %s, root mean square", ", ".join(shown))
     if not any(one.largest for one in changes.values()):
         raise DoratuneError(
-            "training left every weight as it was",
+            "training changed no weight",
             got=f"{sum(one.elements for one in changes.values()):,} elements without a change",
             expected="weights that move at a learning rate above zero",
-            fix="raise --learning-rate, or keep the weights in float32, which rounds no small step away",
+            fix="raise --learning-rate, or keep the weights in float32, where small steps are not lost",
         )
     return changes
 

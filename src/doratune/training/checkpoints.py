@@ -1,7 +1,7 @@
-"""Checkpoints that can be relied on: sealed with checksums, checked before a run is resumed from one.
+"""Checkpoints sealed with checksums, which are checked before a run resumes from one.
 
-An old checkpoint is deleted only once a newer one is sealed, so a run that is killed at any moment, in the
-middle of saving too, still has the last one.
+An old checkpoint is deleted only once a newer one is sealed, so a run killed at any moment, even while
+saving, still has the last one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CheckpointCallback(TrainerCallback):
         run: The run directory.
         keep: How many are kept.
         model: The base model as the user named it.
-        base: What each checkpoint is to say of it.
+        base: The base model's record, written to each checkpoint.
     """
 
     def __init__(self, run: Path, *, keep: int, model: str, base: ModelRecord | None = None) -> None:
@@ -55,23 +55,23 @@ class CheckpointCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """See whether a run was started in the directory, as ``train`` does."""
+        """Note whether ``train`` started a run in the directory."""
         self._there = is_started(self._run)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Called in every process when it has written its part.
+        """Seal the checkpoint; called in every process after it has written its part.
 
         Raises:
-            DoratuneError: The run directory was removed meanwhile.
+            DoratuneError: The run directory has been removed.
         """
         PartialState().wait_for_everyone()
         if not state.is_world_process_zero:
             return
         if self._there and not is_started(self._run):
             raise DoratuneError(
-                "the run directory was removed while the run was written to it",
+                "the run directory was removed during training",
                 where=str(self._run),
                 fix="train again; two runs must not share a folder",
             )
@@ -90,14 +90,14 @@ def seal(checkpoint: Path) -> None:
 
 
 def refuse_other_base(checkpoint: Path, base: ModelRecord) -> None:
-    """Refuse to go on from a checkpoint of another base model; what cannot be compared is logged.
+    """Refuse to resume from a checkpoint of another base model; what cannot be compared is logged.
 
     Args:
-        checkpoint: Where training would go on.
+        checkpoint: The checkpoint to resume from.
         base: The base model as it is now.
 
     Raises:
-        InputError: It is another one than training began with.
+        InputError: It is not the one that training began with.
     """
     begun = read_base_model(checkpoint)
     if begun is None:
@@ -106,24 +106,24 @@ def refuse_other_base(checkpoint: Path, base: ModelRecord) -> None:
     found = compare_base_models(begun, base)
     if not found.same:
         raise InputError(
-            "the run was begun with another base model",
+            "the run was started with another base model",
             where=str(checkpoint),
             got=f"base {base.name} ({base.source}): {found.difference}",
             expected=f"base {begun.name} ({begun.source})",
-            fix="put back the model that it was begun with, or train again with --overwrite",
+            fix="restore the model that it was started with, or train again with --overwrite",
         )
     for note in found.notes:
         logger.warning(note)
 
 
 def last_whole(run: Path) -> Path | None:
-    """The newest checkpoint whose files are as they were written; what is passed over is logged.
+    """The newest checkpoint whose files are intact; those passed over are logged.
 
     Args:
         run: The run directory.
 
     Returns:
-        Its folder, or None if no checkpoint was ever written to its end.
+        Its folder, or None if no checkpoint was ever completed.
 
     Raises:
         InputError: There are checkpoints, and all of them are damaged.
@@ -139,7 +139,7 @@ def last_whole(run: Path) -> Path | None:
         passed_over.append(f"{folder.name} cannot be used: {reason}")
     for folder in newest_first:
         if _has_state(folder) and not (folder / SEAL_NAME).exists():
-            logger.warning("%s has no checksums, as in older versions; it is used as it is", folder.name)
+            logger.warning("%s has no checksums, as in older versions; it is used unchecked", folder.name)
             return folder
     if any((folder / SEAL_NAME).exists() for folder in newest_first):
         raise InputError(
@@ -154,9 +154,9 @@ def last_whole(run: Path) -> Path | None:
 
 
 def changed_weights(checkpoint: Path) -> str | None:
-    """The first file of a checkpoint's weights that is not as it was sealed.
+    """The first weights file of a checkpoint that has changed since it was sealed.
 
-    None too for a checkpoint without a seal. The optimizer's state, which may be gone, is not looked at.
+    Also None for a checkpoint without a seal. The optimizer's state, which may be gone, is not checked.
     """
     try:
         sealed = json.loads((checkpoint / SEAL_NAME).read_text(encoding="utf-8"))["xxh3_128"]
@@ -170,7 +170,7 @@ def changed_weights(checkpoint: Path) -> str | None:
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint; None for a whole one."""
+    """The fault of a checkpoint; None if it is intact."""
     try:
         sealed = json.loads((checkpoint / SEAL_NAME).read_text(encoding="utf-8"))["xxh3_128"]
         found = _checksums(checkpoint)
@@ -179,14 +179,14 @@ def _damage(checkpoint: Path) -> str | None:
         if changed := sorted(name for name, checksum in sealed.items() if found[name] != checksum):
             return f"{changed[0]} has changed since it was written"
     except FileNotFoundError:
-        return "it was not written to its end"
+        return "it was not written completely"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{SEAL_NAME} cannot be read"
     return None
 
 
 def _has_state(checkpoint: Path) -> bool:
-    """Whether the Trainer's state, which it writes last, is there and whole."""
+    """Whether the Trainer's state, which it writes last, is there and complete."""
     try:
         json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
-"""The settings of a training run: strict, documented once, used by flags, presets and config.yaml alike.
+"""The settings of a training run, strict and documented once, for flags, presets and config.yaml.
 
 No torch here, so that ``--help`` stays fast. Defaults are those of the paper's commonsense runs
-(arXiv 2402.09353, appendix; the authors' LLaMA-7B scripts), but for the warm-up, whose 100 steps are longer
-than a short run.
+(arXiv 2402.09353, appendix; the authors' LLaMA-7B scripts), except for the warm-up, whose 100 steps would
+exceed a short run.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from doratune.records.run import Format
 from doratune.settings import Dtype, LaxPath, OnOff, Positive, Settings
 
 WARMUP_SHARE = 0.03
-"""Of all optimizer steps, where no number of warm-up steps is given."""
+"""Share of all optimizer steps, used if no number of warm-up steps is given."""
 FEW_STEPS = 10
 LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 
 
 class TrainingSettings(Settings):
-    """What all runs of a comparison have in common.
+    """The settings that all runs of a comparison share.
 
-    Full fine-tuning has no adapter: rank, alpha, rslora, dropout, targets and engine mean nothing to it.
+    Full fine-tuning has no adapter, so it ignores rank, alpha, rslora, dropout, targets and engine.
     """
 
     model: str = "smollm2-135m"
@@ -52,9 +52,9 @@ class TrainingSettings(Settings):
     targets: list[str] = Field(default=[*LLAMA_TARGETS])
     """Names of the linear layers to adapt."""
     engine: Literal["doratune", "peft"] = "doratune"
-    """What computes the adapted layers, LoRA's and DoRA's; peft: stock PEFT."""
+    """What computes the layers with LoRA or DoRA; peft: stock PEFT."""
     speedups: OnOff = "on"
-    """Faster code in place of the model's own, where both compute the same; off: transformers' and TRL's."""
+    """Replace the model's code by faster code with the same results; off: transformers' and TRL's only."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Peak learning rate of AdamW."""
@@ -71,7 +71,7 @@ class TrainingSettings(Settings):
     batch_size: Positive = 16
     """Rows per optimizer step, over all devices."""
     micro_batch_size: Positive | None = None
-    """Rows per forward pass and device; the rest is accumulated."""
+    """Rows per forward pass and device; gradients of a batch are accumulated."""
     cutoff: Positive = 256
     """Longest row in tokens, prompt and answer."""
     drop_long_rows: bool = False
@@ -83,14 +83,14 @@ class TrainingSettings(Settings):
     save_steps: Positive = 200
     """Optimizer steps between checkpoints, and between validation losses."""
     keep_checkpoints: Positive = 2
-    """How many checkpoints are kept, the newest ones."""
+    """How many of the newest checkpoints are kept."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """Stop at a loss or gradient that is not finite; skip: leave out that optimizer step, and count it."""
+    """stop: end at a loss or gradient that is not finite; skip: skip that optimizer step, and count it."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the rows, their order, the adapter and dropout."""
 
     dtype: Dtype = "auto"
-    """auto: bfloat16 where the hardware is fast at it, else float32; what full trains is kept in float32."""
+    """auto: bfloat16 where the hardware is fast at it, else float32; full keeps its weights in float32."""
     load_in_4bit: bool = False
     """Quantise the base model to 4 bits with bitsandbytes (QLoRA, QDoRA)."""
     gradient_checkpointing: bool = False
@@ -103,17 +103,17 @@ class TrainingSettings(Settings):
     """Trackers of transformers' Trainer: tensorboard, trackio, wandb."""
 
     def total_steps(self, rows: int) -> int:
-        """Optimizer steps that ``rows`` training rows come to."""
+        """The number of optimizer steps for ``rows`` training rows."""
         return self.steps or max(math.ceil(self.epochs * -(-rows // self.batch_size)), 1)
 
     def warmup(self, steps: int) -> int:
         """Optimizer steps of warm-up in a run of ``steps``.
 
         Raises:
-            InputError: The warm-up that was asked for is as long as the run, or longer.
+            InputError: The given warm-up is as long as the run, or longer.
         """
         if self.warmup_steps is None:
-            # The learning rate of the first warm-up step is 0, which a run of a few steps cannot spare.
+            # The first warm-up step has a learning rate of 0, so a run of a few steps has no warm-up.
             return max(round(WARMUP_SHARE * steps), int(steps > FEW_STEPS))
         if self.warmup_steps >= steps:
             raise InputError(
@@ -137,11 +137,11 @@ class TrainConfig(TrainingSettings):
 
 
 def check_method(config: TrainConfig) -> None:
-    """Refuse settings that the method cannot keep to.
+    """Refuse settings that the method does not support.
 
     Raises:
-        InputError: Full fine-tuning of a quantised or float16 model, an adapter on no layer, or a gradient
-            through a norm that is not there or not the engine's.
+        InputError: Full fine-tuning of a quantised or float16 model, an adapter without layers, or a norm
+            gradient without DoRA on the engine.
     """
     if config.norm_gradient and (config.method, config.engine) != ("dora", "doratune"):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Which rows a run trains on."""
+"""The rows that a run trains on."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from doratune.training.config import TrainingSettings
 logger = logging.getLogger(__name__)
 
 NAMED_ROWS = 32
-"""Rows of a task that a message names."""
+"""The most rows of a task that a message names."""
 
 
 def load_training_examples(config: TrainingSettings) -> tuple[list[Example], list[DataRecord]]:
-    """The training rows of every task, in the format asked for.
+    """The training rows of every task, in the chosen format.
 
     Args:
         config: Tasks or file, format, number of rows and seed.
 
     Returns:
-        The examples, and what they were taken from.
+        The examples, and the records of their sources.
 
     Raises:
         InputError: If neither a task nor a file is named, or a row is unusable.
@@ -42,7 +42,7 @@ def load_training_examples(config: TrainingSettings) -> tuple[list[Example], lis
         )
     if config.data is not None and len(config.task) > 1 and not config.data.is_dir():
         raise InputError(
-            "one file cannot be several tasks",
+            "one data file can only be for one task",
             where="--task",
             got=" ".join(config.task),
             expected="one task with --data, or a folder with <task>/train.json",

@@ -1,4 +1,4 @@
-"""What can be refused before torch is imported and a model is loaded: a mistake costs a second, not ten."""
+"""Checks before torch is imported and a model is loaded: a mistake costs one second, not ten."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from doratune.training.config import TrainConfig, check_method
 from doratune.training.data import load_training_examples
 
 Rows = tuple[list[Example], list[DataRecord]]
-"""Training rows and what they were taken from, as ``load_training_examples`` gives them."""
+"""Training rows and the records of their sources, as ``load_training_examples`` returns them."""
 
 
 def refuse_early(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Refuse settings, folders and names that cannot be used, of what shows without rows or a model.
+    """Refuse unusable settings, folders and names, as far as can be told without rows or a model.
 
     Args:
         config: The resolved configuration.
@@ -48,7 +48,7 @@ def refuse_early(config: TrainConfig, *, resume: bool = False, overwrite: bool =
 
 
 def load_rows(config: TrainConfig) -> Rows:
-    """The training rows, of which there are enough for the warm-up.
+    """The training rows, checked to be enough for the warm-up.
 
     Raises:
         InputError: They cannot be used.
@@ -64,8 +64,8 @@ def uneven_batch(config: TrainConfig, how: str) -> InputError:
     """The error for a batch that cannot be divided evenly.
 
     Args:
-        config: Has its size.
-        how: What it was to be divided into.
+        config: The configuration with its size.
+        how: The parts to divide it into.
     """
     return InputError(
         "the batch cannot be divided evenly",

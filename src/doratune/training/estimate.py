@@ -1,4 +1,4 @@
-"""How long a run will take here, before its first step: a few rows are computed forward and backward."""
+"""Estimates a run's time before its first step, from the forward and backward passes of a few rows."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch
 from doratune.training.trainer import RowTrainer
 
 ROWS = 4
-"""So few that the measurement takes a part of a step's time, and so many that a CPU's cores have work."""
+"""The most rows to measure: fewer than a step usually has, but enough to occupy a CPU's cores."""
 RECOMPUTED = 4 / 3
-"""Forward and backward pass with checkpointing, which begins with the training, over those without."""
+"""Time with gradient checkpointing, relative to without; it is not yet on when the rows are measured."""
 
 
 def seconds_per_step(trainer: RowTrainer) -> float | None:
-    """Seconds of an optimizer step, estimated from a few rows of usual length.
+    """Seconds per optimizer step, estimated from a few rows of typical length.
 
-    The model is left as it is, and so are the random numbers that training will draw.
+    The model and the random numbers that training will draw stay as they are.
 
     Args:
-        trainer: Has not begun.
+        trainer: A trainer that has not begun.
 
     Returns:
-        The estimate; None where no process has the whole model.
+        The estimate; None if no process has the whole model.
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return None
@@ -33,7 +33,7 @@ def seconds_per_step(trainer: RowTrainer) -> float | None:
     checkpointed = bool(args.gradient_checkpointing)
     count = 1 if checkpointed else min(ROWS, args.per_device_train_batch_size)
     rows = _usual(lengths, count)
-    compute(trainer, rows)  # the first call also allocates, and tries what is quickest
+    compute(trainer, rows)  # the first call also allocates memory and tries out which code is fastest
     each = compute(trainer, rows) / sum(lengths[row] for row in rows)
     in_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
     tokens = min(in_step, len(lengths)) * sum(lengths) / len(lengths)
@@ -48,7 +48,7 @@ def _usual(lengths: Sequence[int], count: int) -> list[int]:
 
 
 def compute(trainer: RowTrainer, rows: list[int]) -> float:
-    """The seconds of a forward and a backward pass; the model and the random numbers are left as they are."""
+    """Seconds of a forward and backward pass; the model and the random numbers stay as they are."""
     model: Any = trainer.model
     inputs = trainer.inputs(rows)
     gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []

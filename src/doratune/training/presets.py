@@ -14,16 +14,16 @@ from doratune.errors import InputError
 from doratune.named_yaml import read_named, shipped_names
 
 METHODS = ("lora", "dora", "full")
-"""What may have settings of its own."""
+"""The methods that may have separate settings."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings by name, as a YAML file gives them.
+    """The settings in a YAML file, by name.
 
     Attributes:
-        source: The file they came from.
-        settings: Settings of training.
+        source: The file.
+        settings: Training settings.
         methods: Settings that differ between methods (``{"lora": {...}, "dora": {...}}``).
         compare: Settings of the comparison only.
     """
@@ -34,7 +34,7 @@ class Preset:
     compare: dict[str, Any] = field(default_factory=dict)
 
     def for_method(self, method: str) -> dict[str, Any]:
-        """The training settings with those of ``method`` laid over them."""
+        """The training settings, overridden by those of ``method``."""
         return {**self.settings, **self.methods.get(method, {})}
 
 
@@ -44,7 +44,7 @@ def preset_names() -> list[str]:
 
 
 def preset_title(name: str) -> str:
-    """What a shipped preset is for: the first line of its file, a comment."""
+    """A shipped preset's description: the comment on the first line of its file."""
     text = (resources.files("doratune.training") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
     return text.partition("\n")[0].removeprefix("#").strip()
 
@@ -54,7 +54,7 @@ def load_preset(name: str, *, included_by: tuple[str, ...] = ()) -> Preset:
 
     Args:
         name: ``demo``, ``llama-7b``, ... or a path ending in .yaml or .yml.
-        included_by: The presets that led to this one.
+        included_by: The chain of presets that include this one.
 
     Returns:
         The preset; its values are checked later, together with the flags.
@@ -74,7 +74,7 @@ def load_preset(name: str, *, included_by: tuple[str, ...] = ()) -> Preset:
     methods, compare = values.pop("methods", {}), values.pop("compare", {})
 
     def less(sections: dict[str, Any]) -> dict[str, Any]:
-        """What an included section has that this file does not set for everything."""
+        """An included section, without what this file sets for all methods."""
         return {key: value for key, value in sections.items() if key not in values}
 
     return Preset(

@@ -1,4 +1,4 @@
-"""Progress of a run: a bar in a terminal, a line a minute elsewhere."""
+"""Progress of a run: a bar in a terminal, otherwise a line per minute."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from doratune.duration import about, duration
 from doratune.training.callbacks import MetricsCallback
 
 EVERY = 60.0
-"""Seconds between lines where there is no terminal, and until a terminal is told the measured time."""
+"""Seconds between lines without a terminal, and until a terminal shows the measured time."""
 
 
 class ProgressCallback(TrainerCallback):
-    """Shows loss, learning rate, tokens a second and the time left, by the speed of this process so far.
+    """Shows loss, learning rate, tokens per second and the time left, from this process's speed so far.
 
     Args:
-        metrics: Has the figures; it is called first.
-        label: What is trained.
+        metrics: The source of the figures; it is called first.
+        label: The name of what is trained.
     """
 
     def __init__(self, metrics: MetricsCallback, label: str) -> None:
@@ -79,7 +79,7 @@ class ProgressCallback(TrainerCallback):
             self._bar.update(self._task, completed=state.global_step, status=status)
             if now - self._shown >= EVERY and not self._measured:
                 self._measured = True
-                self._say(f"measured: {seconds / steps:.2g} s a step, {about(left)} left")
+                self._say(f"measured: {seconds / steps:.2g} s per step, {about(left)} left")
             return
         last = state.global_step == state.max_steps
         if now - self._shown >= EVERY or last:

@@ -1,4 +1,4 @@
-"""What a run will take, without the run: nothing is trained and nothing is written."""
+"""Estimates a run's steps, time and memory without training or writing anything."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ ADAM_BYTES = 8
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a run will take.
+    """The estimate of a run.
 
     Attributes:
         rows: Training rows.
         longest: Tokens of the longest one.
-        tokens: Tokens that are trained on, over all steps.
+        tokens: Tokens trained on, over all steps.
         steps: Optimizer steps.
         warmup_steps: How many of them warm up.
-        seconds: Estimated time of training; None where no process has the whole model.
-        memory_bytes: Highest memory of the process, measured with the longest rows; None likewise.
+        seconds: Estimated time of training; None if no process has the whole model.
+        memory_bytes: Peak memory of the process, measured with the longest rows; None likewise.
     """
 
     rows: int
@@ -45,22 +45,22 @@ class Rehearsal:
 def rehearse(
     config: TrainConfig, loaded: Rows, *, resume: bool = False, overwrite: bool = False
 ) -> Rehearsal:
-    """Load what a run needs, and compute one micro-batch of its longest rows.
+    """Load a run's model and rows, and compute one micro-batch of its longest rows.
 
     Args:
         config: The resolved configuration.
-        loaded: What ``load_rows`` gave for it.
-        resume: As for ``train``: what it would refuse is refused.
-        overwrite: Likewise.
+        loaded: The result of ``load_rows`` for it.
+        resume: As in ``train``, with the same refusals.
+        overwrite: As in ``train``.
 
     Raises:
-        InputError: As ``train``.
+        InputError: As in ``train``.
     """
     refuse_early(config, resume=resume, overwrite=overwrite)
     examples, _ = loaded
     base = load_base(config)
     rows = encode_rows(config, base, examples)
-    with tempfile.TemporaryDirectory(prefix="doratune-") as scratch:  # the Trainer makes its folder
+    with tempfile.TemporaryDirectory(prefix="doratune-") as scratch:  # the Trainer creates its folder
         elsewhere = config.model_copy(update={"output": Path(scratch)})
         metrics = MetricsCallback(elsewhere.output)
         trainer, _ = build_trainer(elsewhere, base, rows, metrics, StopCallback())

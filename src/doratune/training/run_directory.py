@@ -1,7 +1,7 @@
-"""A run directory: whether a run may write to it, and what is in it.
+"""A run directory: whether a run may write to it, and its settings.
 
-config.yaml is written first and record.json last, so a directory with the first and without the second holds
-an unfinished run. torch is imported only to write or to resume: what is refused is refused before.
+config.yaml is written first and record.json last, so a directory with only the first holds an unfinished run.
+torch is imported only to write or to resume, after all refusals.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from doratune.training.config import TrainConfig
 logger = logging.getLogger(__name__)
 
 FULL = 1 << 20
-"""A disk with less room than this, in bytes, is full."""
+"""A disk with less free space than this, in bytes, counts as full."""
 
 
 def checkpoint_to_resume(config: TrainConfig) -> Path | None:
-    """Where an unfinished run in ``config.output`` is resumed.
+    """The checkpoint from which the unfinished run in ``config.output`` resumes.
 
     Args:
-        config: The configuration asked for now; it must be the one the run was started with.
+        config: The configuration given now, which must be the one the run was started with.
 
     Returns:
-        The last whole checkpoint, or None if there is none and the run starts again.
+        The last intact checkpoint, or None if there is none and the run starts again.
 
     Raises:
         InputError: If there is no unfinished run, or it was started with other settings.
@@ -55,13 +55,13 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
     refuse_other_run(config)
     if has_diverged(config.output):
         logger.warning(
-            "training in %s diverged before, and does so again unless its cause is gone", config.output
+            "training in %s diverged before, and will diverge again unless the cause is gone", config.output
         )
     from doratune.training.checkpoints import last_whole
 
     if has_diverged(config.output):
         logger.warning(
-            "training in %s diverged before, and does so again unless its cause is gone", config.output
+            "training in %s diverged before, and will diverge again unless the cause is gone", config.output
         )
     return last_whole(config.output)
 
@@ -105,23 +105,23 @@ def refuse_taken(output: Path) -> None:
             got=f"{output} with {', '.join(held)}",
             fix="choose another folder, or add --overwrite to start again"
             if has_diverged(output)
-            else "choose another folder, or add --resume to go on or --overwrite to start again",
+            else "choose another folder, or add --resume to continue or --overwrite to start again",
         )
 
 
 @contextmanager
 def opened(config: TrainConfig, *, again: bool, afresh: bool) -> Iterator[None]:
-    """Hold the run directory of ``config.output`` while a run is written to it.
+    """Lock the run directory of ``config.output`` while a run is written to it.
 
     Args:
-        config: What config.yaml will hold.
-        again: Whether there may be a run already.
-        afresh: Remove the run that is there, if any, and write config.yaml; other files are left alone.
+        config: The content of config.yaml.
+        again: Whether a run may be there already.
+        afresh: Remove a run that is there and write config.yaml; other files are left alone.
 
     Raises:
         InputError: Another process is training into it, or has begun a run there since ``refuse_taken``.
-        DoratuneError: Something could not be written; what had been written is kept.
-        DivergedError: Raised inside; the run directory then says so.
+        DoratuneError: Something could not be written; files already written are kept.
+        DivergedError: Training diverged; this is also written to the run directory.
     """
     from accelerate import PartialState
 
@@ -148,7 +148,7 @@ def opened(config: TrainConfig, *, again: bool, afresh: bool) -> Iterator[None]:
 
 @contextmanager
 def _write_errors(output: Path) -> Iterator[None]:
-    """Turn what Python and the libraries raise when a disk is full, or gone, into one message."""
+    """Turn the exceptions of Python and the libraries for a full or lost disk into one message."""
     try:
         yield
     except Exception as error:
@@ -164,7 +164,7 @@ def _write_errors(output: Path) -> Iterator[None]:
             "the run could not be written",
             where=str(where),
             got=reason,
-            fix="mend that, then run the same command with --resume to go on from the last checkpoint",
+            fix="fix the cause, then run the same command with --resume to continue from the last checkpoint",
         ) from error
 
 
@@ -180,7 +180,7 @@ def _held(output: Path) -> list[str]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a config.yaml, to be used again for another run.
+    """The settings in a config.yaml, for another run.
 
     Args:
         path: The file, in a run directory or elsewhere.
@@ -189,7 +189,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         The settings by name, without the output.
 
     Raises:
-        InputError: There is no such file, or it is not a run's.
+        InputError: There is no such file, or it is not a run's configuration.
     """
     if path.is_dir():
         path /= CONFIG_NAME
@@ -215,7 +215,7 @@ def read_config(run: Path) -> TrainConfig:
         The configuration, with ``output`` pointing to where the directory is now.
 
     Raises:
-        InputError: If there is no config.yaml, or it is not one of ours.
+        InputError: If there is no config.yaml, or doratune did not write it.
     """
     path = run / CONFIG_NAME
     if not is_started(run):

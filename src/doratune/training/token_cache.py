@@ -1,8 +1,8 @@
-"""Tokenised rows on disk: written once, then memory-mapped by every run that trains on them.
+"""A cache of tokenised rows on disk: written once, then memory-mapped by every run that trains on them.
 
 An entry is a folder ``tokens/<key>`` in the cache, as ``datasets`` saves it (Arrow and JSON), with a
-checksum. It appears complete or not at all, a damaged entry is written again, and one that
-no run has used for a month is deleted. Any of them may be deleted at any time.
+checksum. It appears complete or not at all. A damaged entry is written again, and one not used for a month is
+deleted. Entries may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from doratune.data.examples import Example
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Of the rows below a key. Raised when the same examples become different rows."""
+"""Version of the rows in the cache, raised when the same examples become different rows."""
 CHECKSUM_NAME = "checksum"
 UNUSED_SECONDS = 30 * 24 * 3600
 
@@ -39,20 +39,20 @@ UNUSED_SECONDS = 30 * 24 * 3600
 def token_key(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, loss_on_prompt: bool
 ) -> str | None:
-    """A hash of all that decides which rows the examples become.
+    """A hash of everything that determines the rows that the examples become.
 
-    That is the texts in their order (the prompt template is inside them), the tokenizer, which tokens carry
-    a loss, and the versions of what turns the one into the other. The cutoff is not in it: rows are kept
-    whole, and the long ones are sorted out afterwards.
+    That is the texts in their order (with the prompt template), the tokenizer, which tokens have a loss, and
+    the versions of the code. It leaves out the cutoff: whole rows are cached, and long ones are removed
+    afterwards.
 
     Args:
-        examples: What is trained on.
+        examples: The examples to train on.
         tokenizer: The model's.
         loss_on_prompt: Whether the prompt's tokens are supervised too.
 
     Returns:
-        32 hex digits, or None if the tokenizer cannot be told from others by what it says of itself: one that
-        is wholly or partly in Python, or of a class that is not transformers' own.
+        32 hex digits, or None if the tokenizer's serialised form does not identify it: it is wholly or partly
+        implemented in Python, or of a class outside transformers.
     """
     backend = _serialised(tokenizer)
     if backend is None:
@@ -63,7 +63,7 @@ def token_key(
         **{name: importlib.metadata.version(name) for name in ("datasets", "tokenizers", "transformers")},
         "class": type(tokenizer).__qualname__,
         "backend": backend,
-        "split_special_tokens": tokenizer.split_special_tokens,  # the backend does not write it down
+        "split_special_tokens": tokenizer.split_special_tokens,  # the backend does not serialise it
         "eos": tokenizer.eos_token_id,
         "loss_on_prompt": loss_on_prompt,
     }
@@ -74,11 +74,11 @@ def token_key(
 
 
 def load_rows(key: str) -> Dataset | None:
-    """The rows kept under ``key``, memory-mapped; None if there are none, or not as they were written."""
+    """The rows cached under ``key``, memory-mapped; None if there are none or they are damaged."""
     folder = _folder(key)
     try:
         if (folder / CHECKSUM_NAME).read_bytes() != _checksum(folder):
-            logger.warning("the tokenised rows in %s are damaged and are made again", folder)
+            logger.warning("the tokenised rows in %s are damaged and are created again", folder)
             return None
         rows = Dataset.load_from_disk(str(folder), keep_in_memory=False)
     except OSError:
@@ -89,11 +89,11 @@ def load_rows(key: str) -> Dataset | None:
 
 
 def store_rows(key: str, rows: Dataset) -> Dataset:
-    """Keep ``rows`` under ``key``.
+    """Cache ``rows`` under ``key``.
 
     Args:
         key: From :func:`token_key`.
-        rows: The rows, which the cache does not hold intact.
+        rows: The rows, which the cache does not have intact.
 
     Returns:
         The same rows, memory-mapped; ``rows`` themselves, with a warning, if they cannot be written.
@@ -109,11 +109,11 @@ def store_rows(key: str, rows: Dataset) -> Dataset:
             (partial / CHECKSUM_NAME).write_bytes(_checksum(partial))
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
-    except OSError as error:  # also where another process has just written the same
+    except OSError as error:  # also if another process has just written the same rows
         problem = error
     stored = load_rows(key)
     if stored is None:
-        logger.warning("the tokenised rows cannot be kept in %s: %s", folder, problem)
+        logger.warning("the tokenised rows cannot be cached in %s: %s", folder, problem)
         return rows
     return stored
 
@@ -123,7 +123,7 @@ def _folder(key: str) -> Path:
 
 
 def _checksum(folder: Path) -> bytes:
-    """A hash of the names and contents of all files in ``folder`` but the checksum's own."""
+    """A hash of the names and contents of all files in ``folder`` except the checksum."""
     digest = xxhash.xxh3_128()
     for path in sorted(folder.iterdir()):
         if path.name != CHECKSUM_NAME:
@@ -134,7 +134,7 @@ def _checksum(folder: Path) -> bytes:
 
 
 def _remove_unused(home: Path) -> None:
-    """Delete what was last used a month ago, and what killed processes left then."""
+    """Delete entries last used over a month ago, and equally old leftovers of killed processes."""
     for entry in home.iterdir():
         with contextlib.suppress(OSError):
             if time.time() - entry.stat().st_mtime > UNUSED_SECONDS:
@@ -142,11 +142,11 @@ def _remove_unused(home: Path) -> None:
 
 
 def _serialised(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Model, normaliser, special and added tokens, templates: all that the Rust tokenizer does, as JSON."""
+    """All that the Rust tokenizer does, as JSON: model, normaliser, special and added tokens, templates."""
     backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or type(tokenizer).__module__.partition(".")[0] != "transformers":
         return None
     try:
         return backend.to_str()
-    except Exception:  # tokenizers raises no narrower one for a part written in Python
+    except Exception:  # tokenizers raises nothing narrower for a part written in Python
         return None

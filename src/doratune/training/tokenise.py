@@ -1,4 +1,4 @@
-"""Examples -> token ids and labels, with nothing truncated."""
+"""From examples to token ids and labels, without truncation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
 CHUNK = 1000
-"""Examples that are held as lists at a time; Python's integers take ten times the memory of Arrow's."""
+"""Examples held as lists at a time; Python's integers take ten times the memory of Arrow's."""
 
 
 def encode_examples(
@@ -31,23 +31,23 @@ def encode_examples(
     loss_on_prompt: bool,
     context: int | None = None,
 ) -> Dataset:
-    """Token ids and labels of prompt + right answer + end of sequence, from the cache where it has them.
+    """Token ids and labels of prompt + right answer + end of sequence, from the cache if it has them.
 
     Args:
-        examples: What to train on, at least one.
+        examples: The examples to train on, at least one.
         tokenizer: The model's.
         cutoff: Longest row allowed, in tokens.
-        drop_long_rows: Leave longer rows out instead of raising.
+        drop_long_rows: Leave out longer rows instead of raising.
         loss_on_prompt: Supervise the prompt's tokens too.
-        context: For how many tokens the model has positions, None where it does not say.
+        context: The number of tokens that the model has positions for; None if it does not say.
 
     Returns:
-        A dataset with one row per example kept: ``input_ids``, ``labels`` (-100 where there is no loss) and
+        A dataset with one row per example kept: ``input_ids``, ``labels`` (-100 without a loss) and
         ``example``, its index in ``examples``.
 
     Raises:
-        InputError: If rows are longer than ``cutoff`` and may not be dropped, if none is left, or if one
-            that is left is longer than the model's context.
+        InputError: If rows are longer than ``cutoff`` and may not be dropped, if none is left, or if a
+            remaining row is longer than the model's context.
     """
     rows: Any = _kept_or_encoded(examples, tokenizer, loss_on_prompt)
     rows = rows.add_column("example", np.arange(len(rows)))
@@ -65,7 +65,7 @@ def encode_examples(
 def _kept_or_encoded(
     examples: list[Example], tokenizer: PreTrainedTokenizerBase, loss_on_prompt: bool
 ) -> Dataset:
-    """A row for every example, whatever its length."""
+    """A row for every example of any length."""
     key = token_key(examples, tokenizer, loss_on_prompt=loss_on_prompt)
     if key is not None and (kept := load_rows(key)) is not None:
         return kept
@@ -95,7 +95,7 @@ def _report_long_rows(examples: list[Example], lengths: np.ndarray, cutoff: int,
         logger.warning("%s and are left out (the longest has %d)", count, longest)
         return
     raise InputError(
-        "rows would lose their answer to the cutoff",
+        "the cutoff would remove the answers of rows",
         where=_name(examples[first]),
         got=f"{lengths[first]} tokens with its answer; {count} (the longest has {longest})",
         fix=f"raise --cutoff to {longest}, or leave such rows out with --drop-long-rows",
@@ -103,7 +103,7 @@ def _report_long_rows(examples: list[Example], lengths: np.ndarray, cutoff: int,
 
 
 def _check_context(examples: list[Example], lengths: np.ndarray, cutoff: int, context: int | None) -> None:
-    """Refuse rows that the cutoff lets pass and the model has no positions for."""
+    """Refuse rows within the cutoff that are longer than the model's context."""
     if context is None:
         return
     too_long = np.flatnonzero((lengths > context) & (lengths <= cutoff))

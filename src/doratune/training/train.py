@@ -63,16 +63,16 @@ def train(
         config: The resolved configuration.
         resume: Continue from the last checkpoint in ``config.output``.
         overwrite: Replace the run in ``config.output``.
-        loaded: What ``load_rows`` gave for the configuration, if that has been called.
+        loaded: The result of ``load_rows`` for the configuration, if it has been called.
 
     Returns:
         The run's record, also written to record.json.
 
     Raises:
         InputError: If the configuration, the data or the model cannot be used; nothing is written then.
-        StoppedError: On Ctrl-C or SIGTERM, after a checkpoint was saved.
+        StoppedError: On Ctrl-C or SIGTERM, after saving a checkpoint.
         DivergedError: A loss, a gradient or a parameter is not finite; no weights are saved from then on.
-        DoratuneError: Training moved no weight at all.
+        DoratuneError: Training did not change any weight.
     """
     started = datetime.datetime.now(datetime.UTC)
     refuse_early(config, resume=resume, overwrite=overwrite)
@@ -104,7 +104,7 @@ def train(
                 stop.number,
                 f"training was interrupted after step {done} of {planned}",
                 where=str(config.output),
-                fix="run the same command with --resume to go on from there",
+                fix="run the same command with --resume to continue from there",
             )
         trainer.check_final()
         changes = changes_since(start, model)
@@ -134,8 +134,8 @@ def train(
 def load_base(config: TrainConfig) -> LoadedModel:
     """Load the base model of a run.
 
-    Weights that are trained themselves are float32 unless a type was asked for: an update is often smaller
-    than a weight's last bit in bfloat16, and would be lost.
+    Full fine-tuning keeps weights in float32 unless a type is given: an update is often smaller than a
+    weight's last bit in bfloat16, and would be lost.
 
     Raises:
         InputError: If it cannot be found or read.
@@ -175,19 +175,19 @@ def build_trainer(
     examples: Sequence[Example] = (),
     base_record: ModelRecord | None = None,
 ) -> tuple[RowTrainer, SpeedupReport | None]:
-    """Adapt ``base`` if the method does, and make the trainer of a run; nothing is written before it trains.
+    """Build a run's trainer, adding an adapter to ``base`` if the method has one. Writes nothing.
 
     Args:
         config: The run's configuration.
-        base: What ``load_base`` gave.
-        rows: ``input_ids`` and ``labels``, as ``encode_examples`` gives them.
+        base: The result of ``load_base``.
+        rows: ``input_ids`` and ``labels``, from ``encode_examples``.
         metrics: Writes the run's metrics.jsonl.
-        stop: Ends the run in order on Ctrl-C or SIGTERM.
-        examples: What the rows were made of, by which messages name them.
-        base_record: What checkpoints say of the base model.
+        stop: Stops the run on Ctrl-C or SIGTERM.
+        examples: The examples of the rows, to name rows in messages.
+        base_record: The base model's record, written to checkpoints.
 
     Returns:
-        The trainer, and what was sped up in its model, None with ``speedups`` off.
+        The trainer, and the speedups in its model; None with ``speedups`` off.
 
     Raises:
         InputError: The configuration does not fit the model or the number of rows.
@@ -200,10 +200,10 @@ def build_trainer(
         held_out = math.ceil(config.validation_share * len(rows))
         if held_out == len(rows):
             raise InputError("no row is left to train on", where="--validation-share", got=f"{held_out} rows")
-        # In the seed's order already; datasets' own split would write files into the cache's entry.
+        # The rows are in the seed's order already; datasets' own split would write into the cache entry.
         validation, rows = rows.select(range(held_out)), rows.select(range(held_out, len(rows)))
     args = _arguments(config, dtype, len(rows), validates=validation is not None)
-    with without_telemetry():  # TRL tells the hub of every trainer that is made
+    with without_telemetry():  # TRL reports every new trainer to the hub
         trainer = RowTrainer(
             model,
             args,
@@ -230,7 +230,7 @@ def build_trainer(
 
 
 def _say_how_long(trainer: RowTrainer, config: TrainConfig, checkpoint: Path | None) -> None:
-    """Say how many steps there are, and how long they will take on this machine."""
+    """Log the number of steps and the estimated time on this machine."""
     steps = config.total_steps(len(trainer.batches.lengths))
     done = next((step for step, folder in checkpoints(config.output).items() if folder == checkpoint), 0)
     each = seconds_per_step(trainer)
@@ -271,7 +271,7 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
 
 
 def _share_out(config: TrainConfig, args: SFTConfig) -> None:
-    """Set the micro-batches of each process; how many there are on CPUs, only the arguments know."""
+    """Set the micro-batches of each process; on CPUs, only the arguments know the number of processes."""
     devices = args.world_size
     micro = config.micro_batch_size or max(config.batch_size // devices, 1)
     if config.batch_size % (micro * devices):
@@ -281,12 +281,12 @@ def _share_out(config: TrainConfig, args: SFTConfig) -> None:
 
 
 def _keeps_float32(config: TrainConfig) -> bool:
-    """Whether the weights are float32 whatever they are computed in."""
+    """Whether the weights stay float32, whatever type they are computed in."""
     return config.method == "full" and config.dtype == "auto"
 
 
 def _parameter_count(model: Any) -> ParameterCount:
-    """Of a PeftModel, which counts packed weights by what they hold, or of a plain one."""
+    """The parameters of a PeftModel, which counts packed weights by their elements, or of a plain model."""
     if isinstance(model, PeftModel):
         trainable, total = model.get_nb_trainable_parameters()
     else:
@@ -298,7 +298,7 @@ def _save_weights(trainer: RowTrainer, folder: Path, base: ModelRecord) -> str |
     """Write the adapter as PEFT does, or the model as transformers does, without pickled arguments.
 
     Returns:
-        The checksum of what was written; None in processes that do not write.
+        The checksum of the written weights; None in processes that do not write.
     """
     trainer.save_model(str(folder))
     if not trainer.is_world_process_zero():

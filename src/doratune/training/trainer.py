@@ -1,8 +1,8 @@
-"""TRL's SFTTrainer, which takes each row once an epoch and stops at the first number that is not finite.
+"""TRL's SFTTrainer, made to use each row once per epoch and to stop at the first number that is not finite.
 
-A loss or a gradient that is not finite spoils every weight at the next optimizer step, and from then on the
-run looks like any other: NaN trains to the end. Each is looked at where the Trainer logs it, the parameters
-after each step, before anything is saved.
+A loss or gradient that is not finite spoils every weight at the next optimizer step, and then NaN silently
+trains to the end. Loss and gradient are checked when the Trainer logs them, the parameters after each step,
+before anything is saved.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from doratune.training.batches import RowBatches, with_blank
 logger = logging.getLogger(__name__)
 
 SKIPS_IN_A_ROW = 10
-"""As many optimizer steps left out in a row are not the fault of a few rows."""
+"""So many steps skipped in a row are not the fault of a few rows."""
 SMALLEST_SCALE = 1.0
-"""Below it, it is not a loss scale that makes float16's gradients overflow."""
+"""Below this loss scale, it is not the scale that makes float16's gradients overflow."""
 
 
 class RowTrainer(SFTTrainer):
     """Trains on ``input_ids`` and ``labels``; every optimizer step is logged.
 
     Args:
-        model: The model, adapted or trained itself.
-        args: What to do; ``logging_steps`` must be 1.
-        rows: What to train on.
+        model: The model, with an adapter or fully trained.
+        args: The arguments; ``logging_steps`` must be 1.
+        rows: The rows to train on.
         on_nonfinite: stop: raise at the first loss, gradient norm or parameter that is not finite; skip:
-            leave out an optimizer step whose loss or gradient is not.
+            skip an optimizer step whose loss or gradient is not finite.
         name_rows: Names rows, given as indices into ``rows``, for the user.
         **others: SFTTrainer's own arguments.
     """
@@ -89,7 +89,7 @@ class RowTrainer(SFTTrainer):
         if self._skips and self.accelerator.scaler is None:
             self._left_out = not self._everywhere(self._tr_loss, norm)
             if self._left_out:
-                # An optimizer leaves a parameter without a gradient, and its own state of it, as they are.
+                # An optimizer changes neither a parameter without a gradient nor its state for it.
                 model.zero_grad(set_to_none=True)
         return norm
 
@@ -97,7 +97,7 @@ class RowTrainer(SFTTrainer):
         """Log a step, and stop if training cannot continue.
 
         Raises:
-            DivergedError: Something is not finite, and the step that it spoils cannot be left out.
+            DivergedError: Something is not finite, and the step that it spoils cannot be skipped.
         """
         problem = None
         if "loss" in logs:
@@ -114,7 +114,7 @@ class RowTrainer(SFTTrainer):
             self._stop(problem, logs)
 
     def check_final(self) -> None:
-        """Look at what the last optimizer step made of the model: DoRA's norms, and the loss of a few rows.
+        """Check the model after the last optimizer step: DoRA's norms, and the loss of a few rows.
 
         Raises:
             DivergedError: One of them is not finite.
@@ -125,13 +125,13 @@ class RowTrainer(SFTTrainer):
         loss, _, _ = self.prediction_step(model, self._collated(rows), prediction_loss_only=True)
         if loss is not None and not self._everywhere(loss):
             self._stop("the trained model's loss is not finite", {})
-        # Divided by an infinite norm, a layer's output is zero, and the loss finite.
+        # A layer's output divided by an infinite norm is zero, so the loss is finite.
         norms = dora_norms(model)
         if norms and not self._everywhere(*norms.values()):
             self._stop("a DoRA norm of the trained model is not finite", {})
 
     def inputs(self, rows: Sequence[int]) -> dict[str, Any]:
-        """What the model is given for some rows, on its device."""
+        """The model's inputs for some rows, on its device."""
         return {name: one.to(self.args.device) for name, one in self._collated(rows).items()}
 
     def _collated(self, rows: Sequence[int]) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class RowTrainer(SFTTrainer):
         return self.data_collator(columns.to_list())
 
     def _problem(self, logs: Mapping[str, float]) -> str | None:
-        """What ends training at the step that is logged, or None; takes note of a step that was left out."""
+        """The problem that ends training at the logged step, or None; also notes a skipped step."""
         wrong = [
             what
             for what, name in (("the loss", "loss"), ("the gradient norm", "grad_norm"))
@@ -147,7 +147,7 @@ class RowTrainer(SFTTrainer):
         ]
         scaler = self.accelerator.scaler
         if wrong == ["the gradient norm"] and scaler is not None and scaler.get_scale() >= SMALLEST_SCALE:
-            self._left_out = True  # the scaler did, and tries a smaller scale
+            self._left_out = True  # the scaler skipped it, and tries a smaller scale
         elif wrong and not self._left_out:
             return f"{wrong[0]} is not finite"
         if not self._left_out:
@@ -169,13 +169,13 @@ class RowTrainer(SFTTrainer):
         return None
 
     def _parameter_norm(self) -> Tensor:
-        """Not finite either where a square overflows, as it would in DoRA's norm and the optimizer."""
+        """The norm of the trained parameters: not finite either if a square overflows, as in DoRA's norm."""
         model: Any = self.model
         trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
         return torch.nn.utils.get_total_norm(trained)
 
     def _everywhere(self, *numbers: Any) -> bool:
-        """Whether numbers are finite, in this process and in all others."""
+        """Whether numbers are finite in every process."""
         finite = torch.stack(
             [torch.as_tensor(one, device=self.args.device).detach().isfinite().all() for one in numbers]
         ).all()
@@ -193,6 +193,6 @@ class RowTrainer(SFTTrainer):
             where=str(run),
             got="; ".join([*found, f"the step's rows: {rows}"]),
             fix="start again with a lower --learning-rate"
-            + ("" if self._skips else ", or with --on-nonfinite skip if it is some rows'")
+            + ("" if self._skips else ", or with --on-nonfinite skip if only some rows cause it")
             + (f"; the last good checkpoint is {last[0]}" if last else "; there is no checkpoint before it"),
         )

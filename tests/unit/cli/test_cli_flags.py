@@ -52,7 +52,7 @@ def test_the_help_shows_every_flag_once_with_words(verb: str) -> None:
     assert "Exit codes: 0 done, 1 failure, 2 the input cannot be used, 130" in text and "143" in text
 
 
-def test_the_completion_knows_the_verbs() -> None:
+def test_completion_has_every_verb() -> None:
     assert set(COMMANDS) == set(VERBS) - {"run", "bench"}
 
 
@@ -70,7 +70,7 @@ def test_the_completion_knows_the_verbs() -> None:
         ("study", "--ouput", "--output"),
     ],
 )
-def test_an_unknown_flag_is_answered_with_the_nearest(verb: str, given: str, meant: str) -> None:
+def test_an_unknown_flag_suggests_the_nearest(verb: str, given: str, meant: str) -> None:
     with pytest.raises(InputError) as raised:
         refuse_unknown_flags(COMMANDS[verb], [given, "4"], verb=verb)
     assert raised.value.got == given.partition("=")[0]

@@ -10,7 +10,7 @@ from doratune.cli.imports import _thaw, lasting_imports
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_nothing_is_collected_inside_nor_looked_at_again_afterwards(enabled: bool) -> None:
+def test_nothing_is_collected_inside_or_traversed_afterwards(enabled: bool) -> None:
     was_enabled = gc.isenabled()
     (gc.enable if enabled else gc.disable)()
     try:
@@ -26,7 +26,7 @@ def test_nothing_is_collected_inside_nor_looked_at_again_afterwards(enabled: boo
 
 
 @pytest.mark.parametrize("beside_triton", [True, False])
-def test_what_was_frozen_is_left_for_the_end_only_where_nobody_minds(
+def test_frozen_objects_are_unfrozen_at_exit_only_with_triton(
     beside_triton: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "triton", raising=False)

@@ -41,7 +41,7 @@ def literal(message: str) -> str:
 
 
 @pytest.mark.parametrize("one", HARMLESS + HIDDEN_BARS, ids=lambda one: one.message[:30])
-def test_what_is_kept_back_is_really_said(one: Harmless) -> None:
+def test_hidden_messages_still_exist(one: Harmless) -> None:
     """By its library, of the installed version; else the entry goes."""
     spec = find_spec(one.library)
     if spec is None or not spec.submodule_search_locations:
@@ -91,5 +91,5 @@ def test_a_warning_is_one_line_with_its_library(capsys: pytest.CaptureFixture[st
         "Setting `save_embedding_layers` to `True` as the embedding layer has been resized",
     ],
 )
-def test_what_tells_of_wrong_results_is_never_harmless(message: str) -> None:
+def test_signs_of_wrong_results_are_never_hidden(message: str) -> None:
     assert not any(is_harmless(library, message) for library in (*LIBRARIES, "torch"))

@@ -22,7 +22,7 @@ def raised(monkeypatch: pytest.MonkeyPatch, error: OSError) -> int:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_a_disk_s_error_is_one_message(
+def test_a_disk_error_is_one_message(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
     assert raised(monkeypatch, OSError(number, os.strerror(number), "runs/one/record.json")) == 1
@@ -32,7 +32,7 @@ def test_a_disk_s_error_is_one_message(
 
 
 @pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EISDIR])
-def test_a_name_that_the_system_does_not_take_is_bad_input(
+def test_a_name_that_the_system_refuses_is_bad_input(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
     assert raised(monkeypatch, OSError(number, os.strerror(number), "n" * 5000)) == 2
@@ -40,7 +40,7 @@ def test_a_name_that_the_system_does_not_take_is_bad_input(
 
 
 @pytest.mark.parametrize(("writing", "code"), [(False, 2), (True, 1)])
-def test_permission_to_read_is_asked_of_the_user_and_to_write_is_lost_on_the_way(
+def test_denied_reading_is_bad_input_and_denied_writing_a_failure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, writing: bool, code: int
 ) -> None:
     (tmp_path / "data.json").touch()
@@ -49,7 +49,7 @@ def test_permission_to_read_is_asked_of_the_user_and_to_write_is_lost_on_the_way
     assert raised(monkeypatch, error) == code
 
 
-def test_other_errors_are_not_taken_for_the_disk_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_taken_for_disk_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConnectionRefusedError):
         raised(monkeypatch, ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
 

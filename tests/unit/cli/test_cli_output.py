@@ -14,7 +14,7 @@ NAMES = ["[red]x[/red]", "[/x]", ":smile:", "a[b"]
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("stderr", [False, True])
-def test_a_name_is_no_markup(name: str, stderr: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_is_not_read_as_markup(name: str, stderr: bool, capsys: pytest.CaptureFixture[str]) -> None:
     console = new_console(stderr=stderr)
     print_paths([Path(name)], console)
     table = Table(title=name)

@@ -110,7 +110,7 @@ def test_an_answer_with_two_meanings_is_refused(
         (["yes", "no"], "no", 1),
     ],
 )
-def test_readings_that_agree_are_taken(choices: list[str], answer: object, right: int) -> None:
+def test_readings_that_agree_are_accepted(choices: list[str], answer: object, right: int) -> None:
     assert right_choice(choices, answer, "row 1") == right
 
 
@@ -118,21 +118,21 @@ def test_readings_that_agree_are_taken(choices: list[str], answer: object, right
     ("change", "message"),
     [
         ({"answer": 3}, "an index from 0 to 2, a letter from A to C, or one of"),
-        ({"answer": -1}, "none of its choices"),
-        ({"answer": "D"}, "none of its choices"),
-        ({"answer": "b"}, "none of its choices"),
+        ({"answer": -1}, "not one of its choices"),
+        ({"answer": "D"}, "not one of its choices"),
+        ({"answer": "b"}, "not one of its choices"),
         ({"answer": "honey "}, '"honey "'),
-        ({"answer": True}, "none of its choices"),
-        ({"answer": 1.0}, "none of its choices"),
-        ({"answer": None}, "none of its choices"),
-        ({"answer": [1]}, "none of its choices"),
-        ({"choices": ["a", "b", "a "], "answer": 1}, "one choice twice"),
+        ({"answer": True}, "not one of its choices"),
+        ({"answer": 1.0}, "not one of its choices"),
+        ({"answer": None}, "not one of its choices"),
+        ({"answer": [1]}, "not one of its choices"),
+        ({"choices": ["a", "b", "a "], "answer": 1}, "repeats a choice"),
         ({"choices": ["a"], "answer": 0}, "2 to 26"),
         ({"choices": [f"c{i}" for i in range(27)], "answer": 0}, "got: 27"),
         ({"choices": ["a", " "], "answer": 0}, "not a list of texts"),
         ({"choices": ["a", 1], "answer": 0}, "not a list of texts"),
         ({"choices": {"text": ["a", "b"]}, "answer": 0}, "not a list of texts"),
-        ({"question": " "}, "'question' is not a text"),
+        ({"question": " "}, "'question' is not text"),
         ({"question": "\ud800"}, "not valid Unicode"),
     ],
 )

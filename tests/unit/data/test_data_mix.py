@@ -231,7 +231,7 @@ def test_evaluating_it_is_evaluating_its_tasks(monkeypatch, tiny_model, tmp_path
         (lambda folder: (folder / "piqa.jsonl").write_text('{"goal": "x"}'), ["row 1", "column", "sol1"]),
         (
             lambda folder: (folder / "piqa.jsonl").write_text(lines([{**ORIGINALS["piqa"][0], "label": -1}])),
-            ["row 1, column label", "no answer among its options"],
+            ["row 1, column label", "not one of its options"],
         ),
     ],
 )
@@ -242,7 +242,7 @@ def test_a_folder_that_cannot_be_used(folder, break_it, parts):
     assert all(part in str(caught.value) for part in parts)
 
 
-def test_a_file_is_no_folder(boolq_rows, tmp_path):
+def test_a_file_is_refused_as_a_folder(boolq_rows, tmp_path):
     for place in (boolq_rows, tmp_path / "none"):
         with pytest.raises(InputError, match="read from a folder"):
             load_mix(place)

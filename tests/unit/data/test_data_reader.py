@@ -115,7 +115,7 @@ def test_json_that_python_gives_up_on(tmp_path, content):
 
 
 @pytest.mark.parametrize("value", [[1], "x", None, 3.5])
-def test_a_row_that_is_no_object(tmp_path, value):
+def test_a_row_that_is_not_an_object(tmp_path, value):
     path = written(tmp_path, json.dumps([ROW, value]))
     assert f"{path}, row 2" in str(refused(path))
 
@@ -129,9 +129,9 @@ def test_a_row_without_a_key(tmp_path, key):
 
 @pytest.mark.parametrize("key", ["instruction", "input", "output", "answer"])
 @pytest.mark.parametrize("value", [True, None, 1, ["yes"]])
-def test_a_value_that_is_no_text(tmp_path, key, value):
+def test_a_value_that_is_not_text(tmp_path, key, value):
     message = str(refused(written(tmp_path, json.dumps([ROW, {**ROW, key: value}]))))
-    assert f"'{key}' is not a text" in message and "row 2" in message and json.dumps(value) in message
+    assert f"'{key}' is not text" in message and "row 2" in message and json.dumps(value) in message
 
 
 @pytest.mark.parametrize("key", ["instruction", "output", "answer"])

@@ -97,7 +97,7 @@ def test_the_template_is_a_task(tmp_path: Path) -> None:
     assert found.gold == 2
 
 
-def test_the_template_s_comments_are_fields_that_there_are(tmp_path: Path) -> None:
+def test_the_template_s_comments_name_existing_fields(tmp_path: Path) -> None:
     head, tail = task_template().split("# row:\n")
     whole = head + "row:\n" + tail.replace("# hub:\n", "hub:\n").replace("#   ", "  ")
     task = get_task(task_file(tmp_path, whole))
@@ -173,7 +173,7 @@ def test_a_wrong_file_is_one_short_error(
 
 
 @pytest.mark.parametrize("text", ["[1", "- a", "a: 1\na: 2"])
-def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_mapping(tmp_path: Path, text: str) -> None:
     path = task_file(tmp_path, text)
     with pytest.raises(InputError, match="task"):
         get_task(path)

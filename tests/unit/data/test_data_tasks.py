@@ -80,7 +80,7 @@ def test_wording(name):
 
 
 @pytest.mark.parametrize("name", WORDINGS)
-def test_a_wording_is_recognised_as_its_own_only(name):
+def test_a_wording_is_recognised_by_its_layout_only(name):
     question, instruction = WORDINGS[name]
     assert recognise(instruction, layouts().values()) == (get_task(name).layout, question)
     others = [layout for layout in layouts().values() if layout != get_task(name).layout]

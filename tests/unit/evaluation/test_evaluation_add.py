@@ -18,7 +18,7 @@ def one(task: str) -> Evaluation:
     return Evaluation.model_validate(evaluation(task, flags(3, 8)))
 
 
-def test_what_another_process_added_meanwhile_is_kept(tmp_path: Path) -> None:
+def test_evaluations_of_another_process_are_kept(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "dora", {"sample-boolq": flags(5, 8)})
     record = read_record(run)
     _add(one("sample-hellaswag"), record, run)
@@ -29,7 +29,7 @@ def test_what_another_process_added_meanwhile_is_kept(tmp_path: Path) -> None:
     assert read_record(run) == after
 
 
-def test_a_run_that_was_trained_again_meanwhile_takes_no_old_evaluation(tmp_path: Path) -> None:
+def test_an_old_evaluation_is_not_added_to_a_run_trained_again(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "dora", {"sample-boolq": flags(5, 8)})
     record = read_record(run)
     write_record(run, record.model_copy(update={"started": datetime(2100, 1, 1, tzinfo=UTC)}))

@@ -80,7 +80,7 @@ def test_a_head_with_an_adapter(use_dora: bool, tied: bool, engine: bool) -> Non
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_what_a_model_does_with_its_logits_is_in_float32_too(dtype: torch.dtype) -> None:
+def test_later_operations_on_logits_are_in_float32_too(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     config = Gemma2Config(
         vocab_size=42,
@@ -140,7 +140,7 @@ class Rounding(nn.Module):
         return (hidden.bfloat16() @ self.weight.bfloat16().T).to(hidden.dtype)
 
 
-def test_a_head_that_rounds_all_the_same_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_head_that_still_rounds_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     model = tiny_llama().to(torch.bfloat16)
     model.lm_head = Rounding(model.lm_head)
     with caplog.at_level(logging.WARNING), float32_head(model), torch.no_grad():

@@ -102,7 +102,7 @@ def test_identical_candidates_tie_and_share_the_row():
     assert counted(scores, 0) == counted(scores, 1) == (Counted(0.5, 2) if best else Counted(0.0, 1))
 
 
-def test_candidates_that_only_bfloat16_takes_for_equal_do_not_tie():
+def test_candidates_equal_only_in_bfloat16_do_not_tie():
     """The scores are those of the same hidden states, rounded as they are, times the head in float64."""
     model = tiny_llama().to(torch.bfloat16)
     with torch.no_grad():  # logits of 16 to 32, of which bfloat16 knows every eighth
@@ -120,7 +120,7 @@ def test_candidates_that_only_bfloat16_takes_for_equal_do_not_tie():
 
 
 @pytest.mark.parametrize("part", ["model.layers.1.mlp.down_proj", "lm_head"])
-def test_what_is_not_finite_names_the_row_and_blames_no_mask(part):
+def test_a_score_that_is_not_finite_names_the_row_and_not_the_mask(part):
     model = tiny_llama()
     with torch.no_grad():
         model.get_submodule(part).weight[3] = torch.nan
@@ -129,7 +129,7 @@ def test_what_is_not_finite_names_the_row_and_blames_no_mask(part):
     assert "mask" not in raised.value.message and raised.value.exit_code == 1
 
 
-def test_the_mask_that_is_not_followed_is_told_with_its_tolerance():
+def test_an_ignored_mask_is_reported_with_the_tolerance():
     class Careless(LlamaForCausalLM):
         def forward(self, *args, attention_mask=None, **kwargs):
             return super().forward(*args, **kwargs)

@@ -91,7 +91,7 @@ def test_of_untied_layers_the_merge_and_its_rounding_are_said(
     assert f"at most {target.scored.merge_difference:.1g}" in caplog.text
 
 
-def test_the_difference_is_the_largest_of_a_log_probability(tiny_model: Path) -> None:
+def test_the_difference_is_the_largest_in_log_probabilities(tiny_model: Path) -> None:
     """Of the whole vocabulary, against both models computed here."""
     base = load_model(str(tiny_model), dtype="float32")
     model = adapted(base, "q_proj")

@@ -33,7 +33,7 @@ def examples(name: str) -> list[Example]:
 
 
 @pytest.mark.parametrize("name", ["boolq", "winogrande"])
-def test_answers_are_those_of_float32_but_for_near_ties(name: str) -> None:
+def test_answers_match_float32_except_near_ties(name: str) -> None:
     rows = examples(name)
     scores = {}
     for dtype in ("float32", "bfloat16"):

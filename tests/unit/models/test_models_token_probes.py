@@ -98,7 +98,7 @@ OTHER: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("case", OTHER)
-def test_tokenizers_that_give_other_ids_are_told_by_text(case: str, model: Path) -> None:
+def test_tokenizers_with_other_ids_are_shown_by_text(case: str, model: Path) -> None:
     before = recorded(model)
     change, said = OTHER[case]
     change(model)
@@ -109,7 +109,7 @@ def test_tokenizers_that_give_other_ids_are_told_by_text(case: str, model: Path)
     assert said in found.difference
 
 
-def test_a_token_more_is_told(model: Path) -> None:
+def test_an_additional_token_is_a_difference(model: Path) -> None:
     from transformers import LlamaForCausalLM
 
     padded = LlamaForCausalLM.from_pretrained(model)
@@ -139,7 +139,7 @@ SAME: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("case", SAME)
-def test_what_changes_no_id_is_no_difference(case: str, model: Path) -> None:
+def test_a_tokenizer_with_equal_ids_is_the_same(case: str, model: Path) -> None:
     before = recorded(model)
     SAME[case](model)
     after = recorded(model)
@@ -184,7 +184,7 @@ def test_one_in_python_is_the_one_in_rust(model: Path) -> None:
     assert tokenizer_record(loaded.model, slow) == tokenizer_record(loaded.model, fast)
 
 
-def test_a_text_without_ids_is_no_error(model: Path) -> None:
+def test_a_text_without_ids_is_allowed(model: Path) -> None:
     """A vocabulary of words without one for those that are not in it."""
     from tokenizers import models
 

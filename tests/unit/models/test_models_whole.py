@@ -122,7 +122,7 @@ SPOILT: dict[str, tuple[Spoil, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", SPOILT)
-def test_what_is_not_whole_is_refused(case: str, model: Path) -> None:
+def test_an_incomplete_model_is_refused(case: str, model: Path) -> None:
     spoil, said = SPOILT[case]
     spoil(model)
     with pytest.raises(InputError) as caught:
@@ -130,7 +130,7 @@ def test_what_is_not_whole_is_refused(case: str, model: Path) -> None:
     assert [words for words in said if words not in caught.value.message] == []
 
 
-def test_a_part_beside_the_language_model_is_left_out_and_said(
+def test_a_part_outside_the_language_model_is_left_out_and_reported(
     model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     weights(lambda w: w.update({"model.vision_tower.patch.weight": torch.ones(4)}))(model)
@@ -152,7 +152,7 @@ def test_tied_embeddings_lack_nothing(kept: str, model: Path) -> None:
     assert loaded.lm_head.weight.equal(expected)
 
 
-def test_files_of_older_versions_are_whole(tmp_path: Path, tiny_model: Path) -> None:
+def test_files_of_older_versions_are_complete(tmp_path: Path, tiny_model: Path) -> None:
     """GPT-2's on the hub leave out the model's prefix and hold masks that are no weights any more."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -173,7 +173,7 @@ def test_files_of_older_versions_are_whole(tmp_path: Path, tiny_model: Path) -> 
         load_model(str(folder), dtype="float32")
 
 
-def test_masks_that_old_versions_saved_with_gpt_j_are_no_weights(tmp_path: Path, tiny_model: Path) -> None:
+def test_masks_saved_by_old_versions_are_not_weights(tmp_path: Path, tiny_model: Path) -> None:
     from transformers import GPTJConfig, GPTJForCausalLM
 
     sizes = {"vocab_size": 600, "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4}
@@ -202,7 +202,7 @@ def test_large_weights_are_finite(dtype: torch.dtype, model: Path) -> None:
         refuse_not_finite(loaded, "model")
 
 
-def test_floats_of_8_bits_are_looked_at(model: Path) -> None:
+def test_floats_of_8_bits_are_checked(model: Path) -> None:
     loaded = load_model(str(model), dtype="float32").model
     weight = loaded.get_parameter(MATRIX)
     weight.data = weight.data.to(torch.float8_e4m3fn)
@@ -212,7 +212,7 @@ def test_floats_of_8_bits_are_looked_at(model: Path) -> None:
         refuse_not_finite(loaded, "model")
 
 
-def test_4_bits_hide_no_nan(model: Path) -> None:
+def test_a_nan_is_found_in_4_bits(model: Path) -> None:
     pytest.importorskip("bitsandbytes")
     from doratune.models.fingerprint import fingerprint
 

@@ -147,7 +147,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "a rank that is no number": (configured(r="four"), ["r 'four'"]),
     "a rank of nothing": (configured(r=0), ["r 0"]),
     "a scaling that is no number": (configured(lora_alpha=None), ["lora_alpha None"]),
-    "a key twice": (repeated, ["several times", "lora_alpha"]),
+    "a key twice": (repeated, ["repeats a key", "lora_alpha"]),
     "a switch that is a text": (configured(use_rslora="false"), ["use_rslora 'false'", "true or false"]),
     "a base that is no text": (configured(base_model_name_or_path=5), ["base_model_name_or_path 5"]),
     "an adapter that a prompt switches on": (configured(alora_invocation_tokens=[5]), ["alora_invocation"]),

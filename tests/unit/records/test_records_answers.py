@@ -27,7 +27,7 @@ from synthetic_runs import evaluation  # isort: skip
         ([-1.0, -1.0 - 1e-7], 1, 0.0, 1),  # float32 tells them apart
     ],
 )
-def test_a_row_counts_what_it_is_worth(scores: list[float], gold: int, credit: float, tied: int) -> None:
+def test_a_row_with_ties_counts_a_fraction(scores: list[float], gold: int, credit: float, tied: int) -> None:
     assert counted(scores, gold) == Counted(credit, tied)
 
 

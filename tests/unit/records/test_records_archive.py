@@ -130,7 +130,7 @@ def test_an_archive_writes_nowhere_else(study: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change", [{"run": None}, {"metrics": 3}, {"record": {}}, {"record": None}, {"diverged": {"message": 1}}]
 )
-def test_a_line_that_is_no_run_is_refused(study: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_line_that_is_not_a_run_is_refused(study: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     runs, _ = write_archive(study, tmp_path / "archive")
     lines = read_jsonl(runs)
     write_jsonl_atomic(runs, [lines[0] | change])
@@ -141,7 +141,7 @@ def test_a_line_that_is_no_run_is_refused(study: Path, tmp_path: Path, change: d
         restore_runs(tmp_path / "archive", tmp_path / "restored")
 
 
-def test_what_is_no_archive_is_refused(study: Path, tmp_path: Path) -> None:
+def test_a_damaged_archive_is_refused(study: Path, tmp_path: Path) -> None:
     runs, predictions = write_archive(study, tmp_path / "archive")
     whole = runs.read_bytes()
     for damaged in (whole[:-20], whole[:40] + whole[60:], b"not compressed"):
@@ -155,7 +155,7 @@ def test_what_is_no_archive_is_refused(study: Path, tmp_path: Path) -> None:
         write_archive(tmp_path / "archive", tmp_path)
 
 
-def test_a_study_goes_on_from_its_archive(tmp_path: Path) -> None:
+def test_a_study_continues_from_its_archive(tmp_path: Path) -> None:
     first = run_study(opened(tmp_path), MadeUpRunner(), Silent(), reproduce="x")
     folder = tmp_path / "study"
     write_archive(folder, folder)
@@ -218,7 +218,7 @@ def test_report_writes_and_checks_the_archive(tmp_path: Path, capsys: pytest.Cap
     record["cells"][0]["arms"][0]["runs"][0]["result"]["correct"] += 1
     (output / "study.json").write_text(json.dumps(record))
     assert main(["report", str(output), "--output", str(output)]) == 2
-    assert "not those of the study's record" in capsys.readouterr().err
+    assert "do not match the study's record" in capsys.readouterr().err
     run = str(next((tmp_path / "study" / RUNS_NAME).glob("lora-*")))
     assert main(["report", run, "--output", str(output), "--archive"]) == 2
 

@@ -71,7 +71,7 @@ def test_changed_weights_at_one_path_are_two_models(model: Path, name: str) -> N
     assert caught.value.fix == "mend it"
 
 
-def test_a_type_is_not_another_model_but_hides_no_change(model: Path) -> None:
+def test_a_type_keeps_the_fingerprint_and_shows_a_change(model: Path) -> None:
     first = recorded("model")
     types = [recorded("model", dtype) for dtype in ("bfloat16", "float16")]
     assert [compare_base_models(first, one).same for one in types] == [True, True]
@@ -80,7 +80,7 @@ def test_a_type_is_not_another_model_but_hides_no_change(model: Path) -> None:
     assert [compare_base_models(first, one).same for one in changed] == [False, False]
 
 
-def test_4_bits_are_not_another_model_but_hide_no_change(model: Path) -> None:
+def test_4_bits_keep_the_fingerprint_and_show_a_change(model: Path) -> None:
     pytest.importorskip("bitsandbytes")
     first = recorded("model")
     assert compare_base_models(first, recorded("model", load_in_4bit=True)).same
@@ -97,7 +97,7 @@ def test_offloaded_weights_are_read_from_the_file(model: Path) -> None:
     assert unknown.fingerprint is None and compare_base_models(first, unknown).notes == (NAMES_ONLY,)
 
 
-def test_what_cannot_be_read_again_is_unseen(model: Path) -> None:
+def test_weights_that_cannot_be_read_again_are_unseen(model: Path) -> None:
     first, half = recorded("model"), loaded("model", "float16")
     shutil.rmtree(model)
     unseen = model_record(half)
@@ -137,7 +137,7 @@ def test_a_difference_between_later_runs_is_found() -> None:
 
 
 @pytest.mark.parametrize("broken", ["v2", "v2:aa", "", "v9:aa:11"])
-def test_a_fingerprint_that_is_none_is_another_model(broken: str) -> None:
+def test_a_malformed_fingerprint_is_another_model(broken: str) -> None:
     whole = ModelRecord(name="m", source="", dtype="float32", parameters=1, fingerprint="v2:aa:11")
     assert not compare_base_models(whole, whole.model_copy(update={"fingerprint": broken})).same
 
@@ -155,7 +155,7 @@ def test_a_first_fingerprint_of_the_old_kind_is_still_known(tiny_model: Path) ->
     assert fingerprint is not None and fingerprint.split(":")[1] == digest.hexdigest()[:16]
 
 
-def test_records_without_configuration_and_tokenizer_are_compared_by_what_they_hold(model: Path) -> None:
+def test_records_without_configuration_and_tokenizer_are_compared_as_far_as_possible(model: Path) -> None:
     now = recorded("model")
     old = now.model_copy(update={"config": None, "tokenizer": None})
     assert ModelRecord.model_validate(old.model_dump(exclude_none=True)) == old
@@ -180,7 +180,7 @@ def described(settings: dict[str, object], transformers: str = "5.0", **tokenize
     )
 
 
-def test_a_setting_of_one_version_only_is_no_difference_but_said() -> None:
+def test_a_setting_of_one_version_only_is_a_note() -> None:
     before, after = described({"eps": 1}), described({"eps": 1, "bias": True}, "5.1")
     for pair in ((before, after), (after, before)):
         found = compare_base_models(*pair)
@@ -212,7 +212,7 @@ def test_ids_are_shown_from_where_they_differ(ours: str, theirs: str, said: str)
     assert said in found.difference
 
 
-def test_all_that_differs_is_told_of_each_run() -> None:
+def test_all_differences_are_listed_for_each_run() -> None:
     runs = {"runs/a": described({"eps": 1}), "runs/b": described({"eps": 2}, vocabulary=8)}
     with pytest.raises(InputError) as caught:
         check_one_base_model(runs, fix="")

@@ -131,7 +131,7 @@ def test_lines_round_trip(tmp_path: Path) -> None:
         read_jsonl(tmp_path / "a.jsonl")
 
 
-def test_checkpoints_go_by_step_not_by_name(tmp_path: Path) -> None:
+def test_checkpoints_are_sorted_by_step_not_by_name(tmp_path: Path) -> None:
     for name in ("checkpoint-10", "checkpoint-9", "checkpoint-100", "checkpoint-9.part", "other-3"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     assert [(step, path.name) for step, path in checkpoints(tmp_path).items()] == [

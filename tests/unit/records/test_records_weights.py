@@ -72,7 +72,7 @@ CHANGES: dict[str, Callable[[Tensors], object]] = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_what_differs_is_noticed(what: str, tmp_path: Path) -> None:
+def test_a_changed_weight_changes_the_checksum(what: str, tmp_path: Path) -> None:
     content = tensors()
     CHANGES[what](content)
     found = checksum(tmp_path / "one", tensors())

@@ -140,7 +140,7 @@ def test_weights_that_did_not_move() -> None:
     ]
 
 
-def test_every_rendering_says_it() -> None:
+def test_every_rendering_shows_the_caution() -> None:
     record = with_same(with_runs(comparison(), "lora", moved(A=0.0, B=0.0)), missing=0)
     file = io.StringIO()
     print_summary(record, Console(file=file, width=300))

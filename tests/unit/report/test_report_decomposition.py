@@ -68,7 +68,7 @@ def four() -> AnalysisRecord:
     )
 
 
-def test_our_figures_stand_beside_the_papers(four: AnalysisRecord) -> None:
+def test_our_figures_are_next_to_the_papers(four: AnalysisRecord) -> None:
     table = correlation_table(four)
     assert [column.text for column in table.columns] == ["Run", "Paper", "all", "q_proj", "v_proj"]
     shown = [(row[0].detail, row[1].text, row[2].text, row[2].detail) for row in table.rows]

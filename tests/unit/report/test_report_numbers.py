@@ -44,7 +44,7 @@ def test_large(count: int, text: str) -> None:
     assert numbers.large(count) == text
 
 
-def test_the_others() -> None:
+def test_the_other_formats() -> None:
     assert numbers.percent(0.805) == "80.5 %"
     assert numbers.percent(0.01812, 2) == "1.81 %"
     assert numbers.interval((0.7634, 0.8412)) == "76.3–84.1"

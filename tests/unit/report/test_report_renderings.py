@@ -194,7 +194,7 @@ def test_hostile_text_is_escaped() -> None:
     assert "<script>alert(1)" in printed(hostile, 200)
 
 
-def test_gaps_are_said() -> None:
+def test_gaps_are_reported() -> None:
     rows = flags(50, 100)
     gap = comparison({"a": {"lora": rows}, "b": {"base": rows, "lora": rows, "dora": flags(55, 100)}})
     page = to_html(page_of(gap))
@@ -203,7 +203,7 @@ def test_gaps_are_said() -> None:
     Page(page)
 
 
-def test_what_cells_differ_in_is_told(compared: StudyRecord) -> None:
+def test_properties_in_which_cells_differ_are_shown(compared: StudyRecord) -> None:
     assert "rows, accuracy" not in markdown(compared)
     first = compared.cells[0]
     same_task = [first, first.model_copy(update={"protocol": "generate", "metric": "accuracy_norm"})]
@@ -259,7 +259,7 @@ def test_an_adapter_that_was_trained_elsewhere_has_no_cost() -> None:
     Page(to_html(page_of(elsewhere)))
 
 
-def test_arms_of_one_method_go_by_their_own_names() -> None:
+def test_arms_of_one_method_have_their_own_names() -> None:
     answers = {
         name: flags(count, 100) for name, count in (("lora", 50), ("dora", 60), ("r8", 55), ("r4", 52))
     }
@@ -326,7 +326,7 @@ def contrast(first: str, second: str) -> float:
     return (lighter + 0.05) / (darker + 0.05)
 
 
-def test_contrast_keeps_to_wcag_aa(page: str) -> None:
+def test_contrast_meets_wcag_aa(page: str) -> None:
     themes = [
         dict(re.findall(r"--([\w-]+): (#\w{6})", block))
         for block in re.findall(r":root \{(.*?)\}", page, re.S)
@@ -390,7 +390,7 @@ def test_a_single_figure_has_the_width_of_the_page(page: str) -> None:
     assert widths[2][1] > 2 * widths[2][0] == 2 * widths[0][0]
 
 
-def test_losses_that_lie_on_one_another_are_told_apart() -> None:
+def test_overlapping_losses_can_be_told_apart() -> None:
     one = comparison()
     (training,) = view_of(one).trainings
     svg = loss_plot(training, view_of(one), Sheet("x"))  # both curves are the same by construction

@@ -111,7 +111,7 @@ def test_the_verdict_comes_first_and_repeating_last(page: str) -> None:
     assert "DoRA compared with LoRA on 3 tasks: better on 1, worse on none, no clear difference on 2." in page
 
 
-def test_cost_is_said_against_lora(record: StudyRecord, page: str) -> None:
+def test_cost_is_relative_to_lora(record: StudyRecord, page: str) -> None:
     # seconds 112 + seed over 100 + seed, the median seed is 1; memory 2.1 over 2.0 GB
     words = "Training with DoRA took 1.12× LoRA's time and 1.05× its peak memory, medians over 3 seeds"
     for text in (html.unescape(page), study_markdown(record), printed(record, 200)):
@@ -250,7 +250,7 @@ def test_one_method_without_search_or_base(record: StudyRecord) -> None:
     Page(page)
 
 
-def test_a_rate_at_the_end_of_the_list_is_told(record: StudyRecord) -> None:
+def test_a_rate_at_the_end_of_the_list_is_mentioned(record: StudyRecord) -> None:
     assert "At the end of what was tried" not in study_markdown(record)
     cell = study(methods=("lora", "dora"), tasks=("boolq",)).cells[0]
     lora, dora = cell.arms
@@ -322,7 +322,7 @@ def test_the_papers_figures_are_marked(record: StudyRecord, page: str) -> None:
     assert "Compared with the paper" not in study_html(samples_only)
 
 
-def test_correlations_stand_beside_the_papers(moved: AnalysisRecord, page: str) -> None:
+def test_correlations_are_next_to_the_papers(moved: AnalysisRecord, page: str) -> None:
     for text in (plain(" ".join(Page(page).text)), plain(study_markdown(study(tasks=("boolq",)), [moved]))):
         for run in moved.runs:
             assert all(numbers.signed(one.correlation or 0, 2) in text for one in run.correlations)

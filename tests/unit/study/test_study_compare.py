@@ -323,7 +323,7 @@ def test_alpha_is_exactly_as_given(tmp_path: Path, rank: int, alpha: float) -> N
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="needs a task"):
         planned(tmp_path, task=[])
-    with pytest.raises(InputError, match="one file cannot be several tasks"):
+    with pytest.raises(InputError, match="one data file can only be for one task"):
         planned(tmp_path, task=["sample-boolq", "sample-winogrande"], data=tmp_path / "x.json")
     with pytest.raises(InputError, match="answer labels"):
         planned(tmp_path, protocol="generate")

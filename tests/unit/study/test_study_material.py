@@ -71,7 +71,7 @@ def test_nothing_left_to_train_on_is_refused(tmp_path: Path) -> None:
 
 def test_a_row_that_cannot_be_asked_is_refused_before_anything_runs(tmp_path: Path) -> None:
     rows = generate("sample-boolq", "train")[:30]
-    with pytest.raises(InputError, match="none of its candidates"):
+    with pytest.raises(InputError, match="not one of its candidates"):
         split_of(tmp_path, [*rows, {**rows[0], "answer": "perhaps"}])
 
 

@@ -63,7 +63,7 @@ def test_the_papers_plan_is_the_papers() -> None:
                     {**PLAN["tasks"][0], "train": ["sample-boolq", "sample-winogrande"], "train_data": "x"}
                 ]
             },
-            r"one file cannot be several tasks",
+            r"one data file can only be for one task",
         ),
         ({"tasks": [{"train": "sample-bolq", "validation_rows": 9}]}, r"did you mean sample-boolq\?"),
         ({"tasks": [PLAN["tasks"][0], PLAN["tasks"][0]]}, r"listed twice"),

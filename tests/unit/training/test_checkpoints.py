@@ -50,7 +50,7 @@ def garble(folder: Path) -> None:
         (flip, "optimizer.pt has changed"),
         (cut, "optimizer.pt has changed"),
         (remove, "part/state.json is missing"),
-        (unseal, "it was not written to its end"),
+        (unseal, "it was not written completely"),
         (garble, f"{SEAL_NAME} cannot be read"),
     ],
 )
@@ -66,7 +66,7 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(
     assert f"checkpoint-10 cannot be used: {reason}" in caplog.text and "checkpoint-8 is used" in caplog.text
 
 
-def test_a_run_is_not_begun_again_over_damaged_checkpoints(tmp_path: Path) -> None:
+def test_a_run_does_not_restart_over_damaged_checkpoints(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 8)
     seal(folder)
     flip(folder)
@@ -74,7 +74,7 @@ def test_a_run_is_not_begun_again_over_damaged_checkpoints(tmp_path: Path) -> No
         last_whole(tmp_path)
 
 
-def test_a_run_that_was_killed_in_its_first_checkpoint_begins_again(
+def test_a_run_killed_in_its_first_checkpoint_starts_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = checkpoint(tmp_path, 8)
@@ -83,7 +83,7 @@ def test_a_run_that_was_killed_in_its_first_checkpoint_begins_again(
     assert last_whole(tmp_path) == folder and "has no checksums" in caplog.text
 
 
-def test_none_is_no_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_checkpoint_is_no_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert last_whole(tmp_path) is None
     assert not caplog.text
@@ -106,8 +106,8 @@ def test_the_oldest_are_deleted_once_the_newest_is_sealed(tmp_path: Path) -> Non
     assert last_whole(tmp_path) == folders[-1]
 
 
-def test_a_run_directory_that_is_gone_ends_training(tmp_path: Path) -> None:
+def test_a_removed_run_directory_ends_training(tmp_path: Path) -> None:
     write_config(tmp_path, {})
     checkpoint(tmp_path, 2)
-    with pytest.raises(DoratuneError, match="removed while"):
+    with pytest.raises(DoratuneError, match="removed during"):
         saved(tmp_path, 2, keep=2, meanwhile=lambda run: (run / "config.yaml").unlink())

@@ -32,7 +32,7 @@ def test_a_signal_saves_and_stops(tmp_path: Path, number: signal.Signals, code: 
     assert signal.getsignal(number) == before
 
 
-def test_a_second_ctrl_c_is_python_s_own(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_is_left_to_python(tmp_path: Path) -> None:
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     callback = StopCallback()
     callback.on_train_begin(arguments, TrainerState(max_steps=9), TrainerControl())

@@ -44,7 +44,7 @@ def test_magnitudes_are_the_norms_of_the_rows(dtype: torch.dtype) -> None:
     torch.testing.assert_close(started, plain, rtol=1e-5, atol=1e-6)
 
 
-def test_stock_peft_is_left_as_it_is() -> None:
+def test_stock_peft_is_left_alone() -> None:
     model, _, _ = adapted(torch.bfloat16, engine="peft")
     layer = next(module for module in model.modules() if isinstance(module, LoraLayer))
     norm = layer.get_base_layer().weight.double().norm(dim=1)

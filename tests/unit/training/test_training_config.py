@@ -19,7 +19,7 @@ def test_the_warm_up_is_a_share_of_the_steps(steps: int, warmup: int) -> None:
     assert config().warmup(steps) == warmup < steps
 
 
-def test_a_warm_up_that_is_asked_for_is_kept_or_refused() -> None:
+def test_a_given_warm_up_is_kept_or_refused() -> None:
     assert config(warmup_steps=0).warmup(1000) == 0
     assert config(warmup_steps=100).warmup(101) == 100
     with pytest.raises(InputError, match="100 warm-up steps of 100 in all"):

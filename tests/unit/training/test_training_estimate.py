@@ -16,7 +16,7 @@ from doratune.training.estimate import seconds_per_step
 from doratune.training.train import build_trainer
 
 
-def test_the_run_after_it_is_the_run_without_it(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_measured_run_equals_an_unmeasured_one(tiny_model: Path, tmp_path: Path) -> None:
     """With dropout, whose random numbers would be others if the estimate drew any."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     ids = [tokenizer("the sky is blue and so on")["input_ids"][: 4 + row] for row in range(8)]

@@ -35,7 +35,7 @@ def trained(
     return capsys.readouterr().err
 
 
-def test_a_line_a_minute_without_a_terminal(
+def test_a_line_per_minute_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     lines = trained(monkeypatch, capsys, tmp_path, terminal=False).splitlines()
@@ -48,6 +48,6 @@ def test_a_bar_and_the_measured_time_in_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     text = trained(monkeypatch, capsys, tmp_path, terminal=True)
-    assert text.count("measured: 25 s a step, about 3 min left") == 1
+    assert text.count("measured: 25 s per step, about 3 min left") == 1
     for part in ("10/10", "steps", "loss 0.200", "rate 2.0e-04", "40 tokens/s", "0.0 s left"):
         assert part in text, part

@@ -218,7 +218,7 @@ def own_part(tokenizer):
 
 
 @pytest.mark.parametrize("make", [own_class, own_part])
-def test_a_tokenizer_with_code_of_its_own_is_not_cached(home, tokenizer, calls, make):
+def test_a_tokenizer_with_custom_code_is_not_cached(home, tokenizer, calls, make):
     own = make(tokenizer)
     for _ in range(2):
         assert encode_examples(made(), own, **ALL).to_list() == one_by_one(made(), own, [])
@@ -276,7 +276,7 @@ def garble(name):
     [truncate, flip, *map(lose, ("*.arrow", "*.json", "checksum")), garble("checksum")]
     + [garble(name) for name in ("state.json", "dataset_info.json", "*.arrow")],
 )
-def test_a_damaged_entry_is_made_again(home, tokenizer, calls, damage):
+def test_a_damaged_entry_is_replaced(home, tokenizer, calls, damage):
     encode_examples(made(), tokenizer, **ALL)
     damage(entry(home))
     for _ in range(2):
@@ -324,15 +324,15 @@ def test_another_process_was_faster(home, monkeypatch):
     assert [path.name for path in home.iterdir()] == ["key"]
 
 
-def test_without_a_place_to_write_training_goes_on(tmp_path, monkeypatch, tokenizer, caplog):
+def test_training_works_without_a_writable_cache(tmp_path, monkeypatch, tokenizer, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DORATUNE_CACHE", str(tmp_path / "file"))
     rows = encode_examples(made(), tokenizer, **ALL)
     assert rows.to_list() == one_by_one(made(), tokenizer, []) and not rows.cache_files
-    assert "cannot be kept" in caplog.text
+    assert "cannot be cached" in caplog.text
 
 
-def test_what_no_run_has_used_for_a_month_goes(home):
+def test_entries_unused_for_a_month_are_deleted(home):
     rows = Dataset.from_dict({"input_ids": [[1]]})
     for name in ("old", "used"):
         token_cache.store_rows(name, rows)

@@ -172,9 +172,7 @@ def test_a_norm_that_overflows_is_noticed(
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "full"])
-def test_what_the_last_step_spoils_is_noticed(
-    method: str, tiny_model: Path, rows: Dataset, tmp_path: Path
-) -> None:
+def test_a_spoiled_last_step_is_noticed(method: str, tiny_model: Path, rows: Dataset, tmp_path: Path) -> None:
     trainer, _ = made(tiny_model, rows, tmp_path / "run", steps=1, learning_rate=1e18, method=method)
     with pytest.raises(DivergedError, match="is not finite"):
         trainer.train()

@@ -2,7 +2,7 @@
 
 They are samples, not benchmarks: they exist to show learning within minutes, and their accuracies say nothing
 about the tasks they are named after. All content is our own; rows come from the facts and templates in the
-YAML files beside this module and are the same on every machine.
+YAML files in this folder and are the same on every machine.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ def build(split: str, count: int) -> list[Row]:
     """
     rng = rng_for("sample-boolq", split)
     facts = load("boolq")
-    names = [name.lower() for name, _ in people(split)]  # as all of BoolQ's questions
-    # Without replacement, so that no row comes twice.
+    names = [name.lower() for name, _ in people(split)]  # like all of BoolQ's questions
+    # Without replacement, so that no row is repeated.
     drawn = rng.sample(list(product(facts["statements"], facts["things"][split], names)), count // 2)
     rows = []
     for statement, thing, owner in drawn:

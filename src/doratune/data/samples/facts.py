@@ -12,7 +12,7 @@ _SEED = 2402
 
 
 def load(name: str) -> dict[str, Any]:
-    """Read the facts file ``name`` (without its extension) that lies beside this module."""
+    """Read the facts file ``name`` (without its extension) in this module's folder."""
     return read_shipped("doratune.data.samples", f"{name}.yaml")
 
 

@@ -14,16 +14,16 @@ _CHOICES = 4
 def build(split: str, count: int) -> list[Row]:
     """Build ``count`` rows of ``split``.
 
-    A question names the thing taken and the thing left; its endings are theirs and those of two unnamed
-    things, of four groups, so that only one fits. Each question has a twin with the same endings and the two
-    named things swapped.
+    A question names the thing taken and the thing left. The endings are those of these two and of two unnamed
+    things; all four are from different groups, so only one ending fits. Each question has a twin with the
+    same endings and the two named things swapped.
     """
     rng = rng_for("sample-hellaswag", split)
     templates, persons, known = load("hellaswag")["templates"], people(split), things(split)
     twins = [_draw_things(known, rng) for _ in range(count // 2)]
     rows = []
     for i, drawn in enumerate(twins):
-        # i // 2, since two twins fill the four positions: no template may go with a position
+        # i // 2: two pairs of twins fill the four positions, and a template must not predict a position
         template = templates[i // 2 % len(templates)]
         person, pronoun = persons[rng.randrange(len(persons))]
         swapped = [drawn[1], drawn[0], *drawn[2:]]
@@ -37,7 +37,7 @@ def build(split: str, count: int) -> list[Row]:
 
 
 def _draw_things(known: list[Thing], rng: random.Random) -> list[Thing]:
-    """Four things of four groups."""
+    """Four things from four groups."""
     drawn = rng.sample(known, _CHOICES)
     while len({thing.group for thing in drawn}) < _CHOICES:
         drawn = rng.sample(known, _CHOICES)

@@ -12,8 +12,8 @@ class Thing(NamedTuple):
 
     Attributes:
         name: The object, without an article.
-        ending: What a person does with it: a sentence without its subject.
-        group: Things of one group may be mistaken for one another.
+        ending: What a person does with it, as a sentence without its subject.
+        group: Things in one group could be mistaken for one another.
     """
 
     name: str

@@ -12,9 +12,9 @@ from doratune.data.samples.objects import tools
 def build(split: str, count: int) -> list[Row]:
     """Build ``count`` rows of ``split``.
 
-    A sentence names two objects of two groups and what is done with one of them; the blank is at its end.
-    Twins share everything but what is done, which turns the answer. The object named first is as often
-    option 1 as option 2.
+    A sentence names two objects from two groups and what is done with one of them; the blank is at its end.
+    Twins differ only in what is done, so their answers differ. The object named first is option 1 as often as
+    option 2.
     """
     rng = rng_for("sample-winogrande", split)
     templates, persons = load("winogrande")["templates"], people(split)
@@ -23,7 +23,7 @@ def build(split: str, count: int) -> list[Row]:
     for i, pair in enumerate(rng.sample(pairs, count // 2)):
         template = templates[
             i // 2 % len(templates)
-        ]  # i // 2: no template may go with an order of the options
+        ]  # i // 2: a template must not predict the order of the options
         name, they = rng.choice(persons)
         first, second = (_with_article(thing.name) for thing in pair)
         options = tuple(thing.name for thing in (pair if i % 2 == 0 else reversed(pair)))
