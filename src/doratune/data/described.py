@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from doratune.data.choices import EXAMPLE
 from doratune.data.examples import Example
 from doratune.data.tasks import Task
+
+ROW = f"{EXAMPLE}\none row a line (JSONL), or a JSON list of rows"
+"""How rows look that people write themselves; the example names the three ways to give the answer."""
 
 
 def task_table(tasks: Sequence[Task]) -> list[str]:
@@ -25,6 +29,7 @@ def task_lines(task: Task) -> list[str]:
         "answers": ", ".join(task.labels[: task.counts[1]]),
         "licence": task.licence,
         "rows from": _source(task),
+        "a row": ROW if task.row is None and not task.hub and not task.sample else "",
         "instruct": task.layout.template,
         "continuation": task.layout.continuation,
     }
