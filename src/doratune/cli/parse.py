@@ -13,9 +13,9 @@ os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
 
 import tyro
 
-from doratune.cli.flags import refuse_unknown_flags
+from doratune.cli.flags import refuse_missing_flags, refuse_unknown_flags
 from doratune.cli.help import help_text
-from doratune.settings import Settings
+from doratune.settings import Settings, validate
 from doratune.training.presets import preset_names
 
 PresetName = Annotated[
@@ -50,15 +50,29 @@ def parse(
         exit code 2 and one message.
 
     Raises:
-        InputError: A flag is unknown.
+        InputError: A flag is unknown or missing, or a value is out of range.
     """
     if "-h" in argv or "--help" in argv:
         print(help_text(kind, verb=verb, about=about, first=first, defaults=defaults), end="")
         raise SystemExit(0)
     refuse_unknown_flags(kind, argv, verb=verb)
     required = {name: tyro.MISSING for name, field in kind.model_fields.items() if field.is_required()}
-    default = kind.model_construct(**{**required, **(defaults or {})})
-    return tyro.cli(kind, args=argv, default=default, prog=f"doratune {verb}", description=about)
+    refuse_missing_flags(kind, argv, required.keys() - (defaults or {}).keys(), verb=verb)
+    checked = _checked(kind, f"doratune {verb}")
+    default = checked.model_construct(**{**required, **(defaults or {})})
+    found = tyro.cli(checked, args=argv, default=default, prog=f"doratune {verb}", description=about)
+    return kind.model_validate(dict(found))
+
+
+def _checked(kind: type[Kind], where: str) -> type[Kind]:
+    """The same settings, with our message for values that are out of range; tyro prints pydantic's."""
+
+    class Checked(kind):
+        def __init__(self, **values: Any) -> None:
+            validate(kind, values, where=where)
+            super().__init__(**values)
+
+    return Checked  # pyright: ignore[reportReturnType]
 
 
 def part(kind: type[Kind], command: Settings) -> Kind:

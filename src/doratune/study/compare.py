@@ -78,12 +78,10 @@ def comparison_plan(config: CompareConfig, own: Mapping[StudyMethod, CompareConf
             expected="one task or more; --data and --test-data are files with its rows",
         )
     for name in without_mix(config.task):
-        for split, flag, file in (
-            ("train", "--data", config.data),
-            ("test", "--test-data", config.test_data),
-        ):
-            if file is None:
-                refuse_without_file(get_task(name), split, flag=flag)
+        if config.data is None:
+            refuse_without_file(get_task(name), "train")
+        if config.test_data is None:
+            refuse_without_file(get_task(name), "test", flag="--test-data")
     rates = config.learning_rates or [config.learning_rate]
     values = {
         "title": f"LoRA and DoRA on {', '.join(map(plain_name, config.task))}",

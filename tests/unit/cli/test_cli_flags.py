@@ -103,6 +103,30 @@ def test_an_unknown_flag_is_answered_with_the_nearest(verb: str, given: str, mea
     assert raised.value.fix == f"did you mean {meant}?"
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("train --task boolq", "a flag is missing\n  where: doratune train\n  expected: --output\n"),
+        ("eval smollm2-135m", "a flag is missing\n  where: doratune eval\n  expected: --task\n"),
+        (
+            "train --task boolq --output x --rank 0",
+            "\n  where: doratune train\n  got: rank: should be greater",
+        ),
+        (
+            "train --preset demo --output x --dropout=2",
+            "\n  where: doratune train\n  got: dropout: should be",
+        ),
+        ("compare --output x --seeds -1", "\n  where: doratune compare\n  got: seeds"),
+    ],
+)
+def test_what_is_missing_or_out_of_range_is_one_message_in_our_words(
+    words: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words.split()) == 2
+    shown = capsys.readouterr().err
+    assert told in shown and "validation error" not in shown and "╭" not in shown
+
+
 def test_several_unknown_flags_are_one_message() -> None:
     with pytest.raises(InputError) as raised:
         refuse_unknown_flags(COMMANDS["train"], ["--lr", "1", "--zzz", "--rank", "3"], verb="train")
