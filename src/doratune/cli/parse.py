@@ -50,7 +50,7 @@ def parse(
         exit code 2 and one message.
 
     Raises:
-        InputError: A flag is unknown or missing, or a value is out of range.
+        InputError: A flag is unknown or missing, or a value is not allowed.
     """
     if "-h" in argv or "--help" in argv:
         print(help_text(kind, verb=verb, about=about, first=first, defaults=defaults), end="")
@@ -58,21 +58,23 @@ def parse(
     refuse_unknown_flags(kind, argv, verb=verb)
     required = {name: tyro.MISSING for name, field in kind.model_fields.items() if field.is_required()}
     refuse_missing_flags(kind, argv, required.keys() - (defaults or {}).keys(), verb=verb)
-    checked = _checked(kind, f"doratune {verb}")
-    default = checked.model_construct(**{**required, **(defaults or {})})
-    found = tyro.cli(checked, args=argv, default=default, prog=f"doratune {verb}", description=about)
-    return kind.model_validate(dict(found))
+    told = _told(kind, where=f"the flags of doratune {verb}")
+    default = told.model_construct(**{**required, **(defaults or {})})
+    found = tyro.cli(told, args=argv, default=default, prog=f"doratune {verb}", description=about)
+    return kind.model_construct(**{name: getattr(found, name) for name in kind.model_fields})
 
 
-def _checked(kind: type[Kind], where: str) -> type[Kind]:
-    """The same settings, with our message for values that are out of range; tyro prints pydantic's."""
+def _told(kind: type[Kind], *, where: str) -> type[Kind]:
+    """The same settings, whose faults are one InputError; tyro would show pydantic's text in a box."""
 
-    class Checked(kind):
-        def __init__(self, **values: Any) -> None:
-            validate(kind, values, where=where)
-            super().__init__(**values)
+    def check(self: Settings, **values: Any) -> None:
+        validate(kind, values, where=where)
+        super(told, self).__init__(**values)
 
-    return Checked  # pyright: ignore[reportReturnType]
+    told: Any = type(
+        kind.__name__, (kind,), {"__init__": check, "__doc__": kind.__doc__, "__module__": kind.__module__}
+    )
+    return told
 
 
 def part(kind: type[Kind], command: Settings) -> Kind:

@@ -31,7 +31,7 @@ class TrainingSettings(Settings):
     model: str = "smollm2-135m"
     """Built-in name, local folder, .gguf file or hub id."""
     task: list[str] = Field(default=[])
-    """Tasks to train on, by name or YAML file; several are mixed. multiple-choice: rows of your own from
+    """Tasks to train on, by name or YAML file; several are mixed. multiple-choice: your own rows of
     --data. commonsense-mix: the paper's eight, without repeated rows."""
     data: LaxPath | None = None
     """JSON or JSONL file with the training rows, instead of the hub (doratune tasks multiple-choice shows how

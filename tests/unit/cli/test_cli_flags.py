@@ -12,7 +12,9 @@ from doratune.cli.completion import COMMANDS
 from doratune.cli.flags import MEANT, refuse_unknown_flags
 from doratune.cli.help import FIRST, GROUPS, flag_name, grouped, help_text, is_positional
 from doratune.cli.main import VERBS, main
+from doratune.cli.parse import parse
 from doratune.cli.tasks import TasksCommand
+from doratune.cli.train import TrainCommand
 from doratune.errors import InputError
 from doratune.settings import Settings
 
@@ -110,13 +112,13 @@ def test_an_unknown_flag_is_answered_with_the_nearest(verb: str, given: str, mea
         ("eval smollm2-135m", "a flag is missing\n  where: doratune eval\n  expected: --task\n"),
         (
             "train --task boolq --output x --rank 0",
-            "\n  where: doratune train\n  got: rank: should be greater",
+            "\n  where: the flags of doratune train\n  got: rank: should be greater",
         ),
         (
             "train --preset demo --output x --dropout=2",
-            "\n  where: doratune train\n  got: dropout: should be",
+            "\n  where: the flags of doratune train\n  got: dropout: should be",
         ),
-        ("compare --output x --seeds -1", "\n  where: doratune compare\n  got: seeds"),
+        ("compare --output x --seeds -1", "\n  where: the flags of doratune compare\n  got: seeds"),
     ],
 )
 def test_what_is_missing_or_out_of_range_is_one_message_in_our_words(
@@ -151,3 +153,11 @@ def test_known_flags_pass_in_every_spelling() -> None:
 def test_other_names_lead_to_flags_that_exist() -> None:
     known = {flag for kind in COMMANDS.values() for flag in flags(kind)}
     assert {one for names in MEANT.values() for one in names} <= known
+
+
+def test_values_that_are_not_allowed_are_named_in_one_message() -> None:
+    argv = ["--rank", "0", "--dropout", "nan", "--output", "run"]
+    with pytest.raises(InputError) as caught:
+        parse(TrainCommand, argv, verb="train", about="")
+    assert "rank: should be greater than 0, got 0" in caught.value.message
+    assert "dropout: should be" in caught.value.message and "flags of doratune train" in caught.value.message
