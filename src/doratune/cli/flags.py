@@ -1,8 +1,9 @@
-"""Unknown flags: refused with the flag that was probably meant."""
+"""Unknown flags, refused with the flag that was probably meant; and missing ones."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection
 
 from doratune.cli.help import flag_name, is_positional
 from doratune.errors import InputError
@@ -58,7 +59,7 @@ def refuse_unknown_flags(kind: type[Settings], argv: list[str], *, verb: str) ->
     """
     known = [flag_name(name, one) for name, one in kind.model_fields.items() if not is_positional(one)]
     switches = [f"no-{name}" for name in known]
-    given = [word.partition("=")[0] for word in argv if word.startswith("--") and len(word) > 2]
+    given = _flags(argv)
     unknown = [flag for flag in dict.fromkeys(given) if _name(flag) not in {*known, *switches}]
     if not unknown:
         return
@@ -76,6 +77,36 @@ def refuse_unknown_flags(kind: type[Settings], argv: list[str], *, verb: str) ->
         got=" ".join(unknown),
         fix=fix,
     )
+
+
+def refuse_missing_flags(
+    kind: type[Settings], argv: list[str], needed: Collection[str], *, verb: str
+) -> None:
+    """Refuse a command without flags that it needs; all of them in one message.
+
+    Args:
+        kind: The verb's settings.
+        argv: The arguments after the verb.
+        needed: Names of settings without a value so far.
+        verb: Its name.
+
+    Raises:
+        InputError: There are some.
+    """
+    given = {_name(flag) for flag in _flags(argv)}
+    named = {name: flag_name(name, one) for name, one in kind.model_fields.items() if not is_positional(one)}
+    missing = [flag for name, flag in named.items() if name in needed and flag not in given]
+    if missing:
+        raise InputError(
+            "a flag is missing" if len(missing) == 1 else "flags are missing",
+            where=f"doratune {verb}",
+            expected=" and ".join(f"--{flag}" for flag in missing),
+            fix=f"doratune {verb} --help says what it takes",
+        )
+
+
+def _flags(argv: list[str]) -> list[str]:
+    return [word.partition("=")[0] for word in argv if word.startswith("--") and len(word) > 2]
 
 
 def _name(flag: str) -> str:

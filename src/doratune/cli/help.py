@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -39,10 +40,14 @@ FIRST = "essentials"
 LEFT = 26
 """Columns of a flag's name."""
 WIDEST = 110
+EXAMPLES = "Examples:\n"
+CONTINUED = r"\n {12,}"
+"""How an example goes on on the next line where it is written."""
 
-FOOT = """--no-NAME switches off what a preset has switched on.
-Exit codes: 0 done, 1 failure, 2 the input cannot be used, 130 ended by Ctrl-C, 143 ended by SIGTERM.
-"""
+SWITCHED_OFF = "--no-NAME switches off what a preset has switched on."
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failure, 2 the input cannot be used, 130 ended by Ctrl-C, 143 ended by SIGTERM."
+)
 
 
 def help_text(
@@ -58,15 +63,13 @@ def help_text(
     Args:
         kind: The verb's settings; field docstrings are the help.
         verb: Its name.
-        about: What it does, and examples.
+        about: What it does, and examples; both are wrapped to the terminal.
         first: The settings that everyone needs, in order; if there are none, the flags are not grouped.
         defaults: Values of a preset.
     """
     width = min(shutil.get_terminal_size().columns, WIDEST)
-    words = [
-        flag_name(name, field).upper() for name, field in kind.model_fields.items() if is_positional(field)
-    ]
-    parts = [f"usage: {' '.join(['doratune', verb, *words])} [options]\n\n{about}"]
+    words = [_argument(name, field) for name, field in kind.model_fields.items() if is_positional(field)]
+    parts = [f"usage: {' '.join(['doratune', verb, *words])} [options]\n\n{_wrapped(about, width)}"]
     for title, names in grouped(kind, first).items():
         lines = [
             line
@@ -74,7 +77,8 @@ def help_text(
             for line in _lines(name, kind.model_fields[name], (defaults or {}).get(name), width)
         ]
         parts.append("\n".join([f"{title}:", *lines, ""]))
-    return "\n".join([*parts, FOOT])
+    foot = [SWITCHED_OFF] if "preset" in kind.model_fields else []
+    return "\n".join([*parts, *(textwrap.fill(line, width) for line in [*foot, EXIT_CODES]), ""])
 
 
 def grouped(kind: type[Settings], first: Sequence[str]) -> dict[str, list[str]]:
@@ -101,6 +105,34 @@ def flag_name(name: str, field: FieldInfo) -> str:
 def is_positional(field: FieldInfo) -> bool:
     """Whether a setting is given without a flag."""
     return tyro.conf.Positional in field.metadata
+
+
+def _argument(name: str, field: FieldInfo) -> str:
+    """An argument in the line of usage, in brackets where it may be left out."""
+    word = flag_name(name, field).upper()
+    return word if field.is_required() else f"[{word}]"
+
+
+def _wrapped(about: str, width: int) -> str:
+    """What a verb does, and its examples: in a long one a backslash ends each line but the last."""
+    prose, _, examples = about.partition(EXAMPLES)
+    paragraphs = [textwrap.fill(" ".join(one.split()), width) for one in prose.strip().split("\n\n")]
+    commands = re.sub(CONTINUED, " ", examples.strip("\n")).splitlines()
+    return "\n".join(
+        ["\n\n".join(paragraphs), "", EXAMPLES.rstrip(), *(_example(one, width) for one in commands), ""]
+    )
+
+
+def _example(command: str, width: int) -> str:
+    """A command on as many lines as it needs, broken in front of flags, so that it can be copied."""
+    first, *flags = command.rstrip().split(" --")
+    lines = [first]
+    for flag in flags:
+        if len(lines[-1]) + len(f" --{flag} \\") <= width:
+            lines[-1] += f" --{flag}"
+        else:
+            lines.append(f"    --{flag}")
+    return " \\\n".join(lines)
 
 
 def _lines(name: str, field: FieldInfo, preset: object, width: int) -> list[str]:

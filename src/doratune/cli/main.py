@@ -19,13 +19,13 @@ from doratune.errors import LONGEST, DoratuneError, InputError, did_you_mean
 
 VERBS = {
     "train": "fine-tune a causal LM with LoRA or DoRA, or all of its weights",
-    "eval": "evaluate a run, an adapter or a base model on commonsense tasks",
+    "eval": "evaluate a run, an adapter or a base model on multiple-choice tasks",
     "compare": "base, LoRA and DoRA on the same rows, side by side",
-    "study": "a whole plan: tasks, methods, learning rates and seeds, with statistics",
+    "study": "a plan: tasks, methods, learning rates and seeds, with statistics",
     "report": "the same table and report from runs that exist",
     "analyze": "how training moved the magnitude and the direction of the weights",
     "run": "your own script, with its PEFT models on the engine",
-    "bench": "time and memory of DoRA and LoRA compared with PEFT's, by layer or by training step",
+    "bench": "time and memory of DoRA and LoRA against PEFT's, by layer or step",
     "tasks": "the tasks, what their rows look like, and a template for your own",
     "methods": "the training methods, one per line",
     "models": "the built-in models, one per line, or the folder of one",
@@ -45,28 +45,29 @@ OF_FILES = {
 }
 """Errors of the system that are about the user's files and disks."""
 
-HELP = """usage: doratune VERB [options]      (doratune VERB --help shows a verb's options)
+HELP = """usage: doratune VERB [options]   (doratune VERB --help shows a verb's options)
 
-DoRA at LoRA's price: fine-tune a language model with LoRA or DoRA, evaluate it, compare the two.
+DoRA at LoRA's price: fine-tune a language model with LoRA or DoRA, evaluate it,
+compare the two.
 
 verbs:
 {verbs}
 
 examples:
   doratune compare --preset demo --output runs/demo
-  doratune train --method dora --data boolq/train.json --output finetuned_result/dora_r32
-  doratune eval finetuned_result/dora_r32 --task boolq
+  doratune tasks multiple-choice
+  doratune train --task multiple-choice --data train.jsonl --output runs/dora
+  doratune eval runs/dora --task multiple-choice --data test.jsonl
   doratune report runs/lora runs/dora --output runs/report
   doratune analyze runs/lora runs/dora --output runs/analysis
-  doratune tasks sample-boolq --show 2
   doratune run train.py --output_dir out
   doratune bench op --set cpu --case 4096x4096-r32-t512
 
-exit codes: 0 done, 1 failure, 2 the input cannot be used, 130 ended by Ctrl-C, 143 ended by SIGTERM;
-            run exits as its script does
+exit codes: 0 done, 1 failure, 2 the input cannot be used, 130 ended by Ctrl-C,
+            143 ended by SIGTERM; run exits as its script does
 
 shell completion (bash, zsh or tcsh):
-  doratune --tyro-print-completion bash > ~/.local/share/bash-completion/completions/doratune
+  source <(doratune --tyro-print-completion bash)      # in ~/.bashrc
 """
 
 

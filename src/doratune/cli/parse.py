@@ -13,7 +13,7 @@ os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
 
 import tyro
 
-from doratune.cli.flags import refuse_unknown_flags
+from doratune.cli.flags import refuse_missing_flags, refuse_unknown_flags
 from doratune.cli.help import help_text
 from doratune.settings import Settings, validate
 from doratune.training.presets import preset_names
@@ -50,13 +50,14 @@ def parse(
         exit code 2 and one message.
 
     Raises:
-        InputError: A flag is unknown, or a value is not allowed.
+        InputError: A flag is unknown or missing, or a value is not allowed.
     """
     if "-h" in argv or "--help" in argv:
         print(help_text(kind, verb=verb, about=about, first=first, defaults=defaults), end="")
         raise SystemExit(0)
     refuse_unknown_flags(kind, argv, verb=verb)
     required = {name: tyro.MISSING for name, field in kind.model_fields.items() if field.is_required()}
+    refuse_missing_flags(kind, argv, required.keys() - (defaults or {}).keys(), verb=verb)
     told = _told(kind, where=f"the flags of doratune {verb}")
     default = told.model_construct(**{**required, **(defaults or {})})
     found = tyro.cli(told, args=argv, default=default, prog=f"doratune {verb}", description=about)

@@ -88,7 +88,7 @@ class StudyProgress:
     def _time_left(self) -> str:
         times = [self._speeds.seconds(job.method, work) for job, work in self._left.values()]
         known = [one for one in times if one is not None]
-        if len(known) < len(times):
+        if not times or len(known) < len(times):
             return ""
         now = time.monotonic()
         # The total time of the jobs that have ended shows how many a cluster runs at a time.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from doratune.cli.imports import lasting_imports
 from doratune.cli.output import configure_logging, print_json, show_messages
 from doratune.cli.parse import AsJson, PresetName, parse, part, peek
+from doratune.data.mix import is_mix
+from doratune.data.tasks import plain_name
 from doratune.errors import InputError
 from doratune.settings import LaxPath, validate
 from doratune.training.config import TrainConfig
@@ -70,9 +73,29 @@ def main(argv: list[str]) -> int:
             f"trained {record.parameters.trainable:,} of {record.parameters.total:,} parameters in "
             f"{record.training.seconds:.0f} s ({record.training.tokens_per_second:,.0f} tokens/s)\n"
             f"run directory: {config.output}\n"
-            f"next: doratune eval {config.output} --task {(config.task or ['TASK'])[0]}"
+            f"next: {next_command(config)}"
         )
     return 0
+
+
+def next_command(config: TrainConfig) -> str:
+    """The command that evaluates a run, and below it what is left to fill in.
+
+    A run on rows of a file is tested on a file: the one called test that lies next to the training rows,
+    if there is one.
+    """
+    name = (config.task or ["TASK"])[0]
+    words = ["doratune", "eval", str(config.output), "--task", name]
+    if config.data is not None and not is_mix(name):
+        folder = config.data / plain_name(name) if config.data.is_dir() else config.data.parent
+        found = [file for file in (folder / "test.json", folder / "test.jsonl") if file.is_file()]
+        words += ["--data", str(found[0]) if found else "TEST_ROWS"]
+    blanks = {
+        "TASK": "a name that doratune tasks lists",
+        "TEST_ROWS": "a file with rows that were not trained on",
+    }
+    lines = [shlex.join(words), *(f"      {word}: {what}" for word, what in blanks.items() if word in words)]
+    return "\n".join(lines)
 
 
 def _defaults(argv: list[str]) -> dict[str, Any]:

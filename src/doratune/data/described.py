@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
+from doratune.data.choices import EXAMPLE
 from doratune.data.examples import Example
 from doratune.data.tasks import Task
 
@@ -25,6 +27,7 @@ def task_lines(task: Task) -> list[str]:
         "answers": ", ".join(task.labels[: task.counts[1]]),
         "licence": task.licence,
         "rows from": _source(task),
+        "a row": _row(task) if task.row is None and not task.hub and not task.sample else "",
         "instruct": task.layout.template,
         "continuation": task.layout.continuation,
     }
@@ -50,6 +53,16 @@ def example_lines(example: Example) -> list[str]:
         "  scored by the likelihood of each after that prompt (* is right):",
         *scored,
     ]
+
+
+def _row(task: Task) -> str:
+    """How rows look that people write themselves."""
+    ways = "the answer may also be the index from 0 or the letter from A"
+    example = EXAMPLE
+    if task.layout.option is None:  # its labels are the choices
+        example = json.dumps({"question": "...", "answer": task.labels[0]}, ensure_ascii=False)
+        ways = f"the answer is one of {', '.join(task.labels)}, or its index from 0"
+    return f"{example}\n{ways}\none row a line (JSONL), or a JSON list of rows"
 
 
 def _count(task: Task) -> str:

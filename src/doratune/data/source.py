@@ -59,14 +59,7 @@ def load_split(task: Task, split: Split, *, data: Path | None = None) -> LoadedD
     """
     if data is not None:
         return load_file(data, task)
-    if task.hub is None and not task.sample:
-        raise InputError(
-            f"the rows of {task.name} are in a file, and none was given",
-            where="--data",
-            expected="a JSON or JSONL file" + (f" with rows such as {EXAMPLE}" if task.row is None else ""),
-            fix=f"name the file with the {split} rows: --data FILE; in compare --data and --test-data, in a "
-            "plan train_data and test_data",
-        )
+    refuse_without_file(task, split)
     if task.hub is not None:
         rows, name = load_hub_rows(task, split), hub_name(task.hub, split)
     else:
@@ -74,6 +67,27 @@ def load_split(task: Task, split: Split, *, data: Path | None = None) -> LoadedD
 
         rows, name = generate(task.name, split), f"built-in:{task.name}"
     return LoadedData(rows, name, rows_sha256(rows))
+
+
+def refuse_without_file(task: Task, split: Split, *, flag: str = "--data") -> None:
+    """Refuse a task whose rows come from a file alone, where none was given.
+
+    Args:
+        task: Whose rows.
+        split: Which of them.
+        flag: What names the file.
+
+    Raises:
+        InputError: The task ships with no rows.
+    """
+    if task.hub is None and not task.sample:
+        rows = {"train": "training rows", "test": "test rows"}[split]
+        raise InputError(
+            f"the {rows} of {task.name} are in a file, and none was given",
+            where=flag,
+            expected="a JSON or JSONL file" + (f" with rows such as {EXAMPLE}" if task.row is None else ""),
+            fix=f"name the file: {flag} FILE; in a plan {split}_data",
+        )
 
 
 def rows_sha256(rows: list[Row]) -> str:

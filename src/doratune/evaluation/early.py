@@ -6,6 +6,7 @@ from pathlib import Path
 
 from doratune.data.mix import without_mix
 from doratune.data.reader import read_rows
+from doratune.data.source import refuse_without_file
 from doratune.data.tasks import get_task
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
@@ -34,10 +35,12 @@ def refuse_early(config: EvalConfig) -> None:
     if config.split == "validation" and config.data is None:
         raise InputError("validation rows can only come from a file", where="--split", fix="add --data")
     run = Path(config.target).expanduser()
-    own = {one.task for one in read_record(run).data} if is_recorded(run) else set()
+    own = {one.task: one.definition for one in read_record(run).data} if is_recorded(run) else {}
     for name in names:
-        if name not in own:
-            get_task(name)
+        if own.get(name) is None:  # else the run has the task's file
+            task = get_task(name)
+            if config.data is None:
+                refuse_without_file(task, "test")
     if config.data is not None and not config.data.is_file():
         read_rows(config.data)  # its errors name the fault
 

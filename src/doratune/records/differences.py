@@ -67,9 +67,7 @@ def differing_settings(records: Mapping[str, RunRecord]) -> dict[str, dict[str, 
 def notes_on_differences(records: Mapping[str, RunRecord]) -> list[str]:
     """Sentences on differences other than the method between runs of one base model."""
     notes = []
-    dtypes = {name: record.model.dtype for name, record in records.items()}
-    if len(set(dtypes.values())) > 1:
-        notes.append(f"The base model was not loaded in the same type: {by_name(dtypes)}.")
+    notes += type_notes(records)
     for key, values in differing_settings(records).items():
         if key != "dtype":
             notes.append(f"The runs differ in {key}: {by_name(values)}.")
@@ -86,6 +84,18 @@ def notes_on_differences(records: Mapping[str, RunRecord]) -> list[str]:
             f"Optimizer steps were left out, as a loss or gradient was not finite: {by_name(skipped)}."
         )
     return notes + environment_notes(records)
+
+
+def type_notes(records: Mapping[str, RunRecord]) -> list[str]:
+    """A sentence on trained runs whose base weights were of different types.
+
+    The base model itself was not trained. Its answers are compared with those of the runs by the type that
+    they were computed in, which each evaluation records.
+    """
+    dtypes = {name: record.model.dtype for name, record in _described(records).items()}
+    if len(set(dtypes.values())) < 2:
+        return []
+    return [f"The base weights were not of the same type in training: {by_name(dtypes)}."]
 
 
 def environment_notes(records: Mapping[str, RunRecord]) -> list[str]:

@@ -79,7 +79,7 @@ def _print(blocks: Iterable[Block], console: Console) -> None:
                     name = f"{one.label}{' *' if one.sample else ''}: "
                     words = RichText.assemble(name, (one.words, "bold"), f" ({one.figures})")
                     if one.caution:
-                        words.append(f" {one.caution}", style=STYLES["note"])
+                        words.append(f". {one.caution}", style=STYLES["note"])
                     console.print(_indented(words))
             case Text():
                 words = f"Note: {block.words}" if block.tone == "note" else block.words

@@ -10,7 +10,7 @@ from typing import Any
 from doratune.environment import describe_environment
 from doratune.errors import InputError
 from doratune.records.base_model import check_one_base_model
-from doratune.records.differences import by_name, environment_notes, shared_settings
+from doratune.records.differences import by_name, environment_notes, shared_settings, type_notes
 from doratune.records.layout import read_divergence, read_record
 from doratune.records.run import Environment, Evaluation, RunRecord
 from doratune.records.study import (
@@ -229,10 +229,7 @@ def _notes(plan: Plan, records: Mapping[str, RunRecord]) -> list[str]:
     if not records:
         return []
     by_method = {record.method: record for record in records.values()}
-    dtypes = {method: record.model.dtype for method, record in by_method.items()}
-    notes = []
-    if len(set(dtypes.values())) > 1:
-        notes.append(f"The base model was not loaded in the same type: {by_name(dtypes)}.")
+    notes = type_notes(by_method)
     for key, values in _own_settings(plan, records).items():
         notes.append(f"The methods differ in {key}: {by_name(values)}.")
     return notes + environment_notes(records)

@@ -8,7 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from doratune.data.tasks import plain_name
+from doratune.data.mix import without_mix
+from doratune.data.source import refuse_without_file
+from doratune.data.tasks import get_task, plain_name
 from doratune.errors import InputError
 from doratune.records.archive import PREDICTIONS_FILE, RUNS_FILE
 from doratune.records.layout import (
@@ -75,6 +77,11 @@ def comparison_plan(config: CompareConfig, own: Mapping[StudyMethod, CompareConf
             where="--task",
             expected="one task or more; --data and --test-data are files with its rows",
         )
+    for name in without_mix(config.task):
+        if config.data is None:
+            refuse_without_file(get_task(name), "train")
+        if config.test_data is None:
+            refuse_without_file(get_task(name), "test", flag="--test-data")
     rates = config.learning_rates or [config.learning_rate]
     values = {
         "title": f"LoRA and DoRA on {', '.join(map(plain_name, config.task))}",

@@ -65,8 +65,8 @@ def changes_since(start: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ch
         )
         found.setdefault(parameter_kind(name), []).append(one)
     changes = {kind: _together(records) for kind, records in sorted(found.items())}
-    shown = (f"{kind} by {one.rms:.2g} (at most {one.largest:.2g})" for kind, one in changes.items())
-    logger.info("since step 0 the weights moved: %s, root mean square", ", ".join(shown))
+    shown = (f"{kind} {one.rms:.2g} ({one.largest:.2g})" for kind, one in changes.items())
+    logger.info("change of the weights since step 0, root mean square (largest): %s", ", ".join(shown))
     if not any(one.largest for one in changes.values()):
         raise DoratuneError(
             "training changed no weight",

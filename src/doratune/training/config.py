@@ -34,8 +34,8 @@ class TrainingSettings(Settings):
     """Tasks to train on, by name or YAML file; several are mixed. multiple-choice: your own rows of
     --data. commonsense-mix: the paper's eight, without repeated rows."""
     data: LaxPath | None = None
-    """JSON or JSONL file in the LLM-Adapters layout, instead of the hub; for commonsense-mix a folder, for
-    several tasks a folder with <task>/train.json."""
+    """JSON or JSONL file with the training rows, instead of the hub (doratune tasks multiple-choice shows how
+    they look); for commonsense-mix a folder, for several tasks a folder with <task>/train.json."""
     format: Format = "instruct"
     """instruct: answer labels such as ending3; continuation: the answer's own text."""
     rows: Positive | None = None

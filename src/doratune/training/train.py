@@ -92,7 +92,7 @@ def train(
     if checkpoint is not None and isinstance(trainer.model, PeftModel):
         fill_adapter(trainer.model, checkpoint)  # transformers passes over what does not match
     with run_directory.opened(config, again=resume or overwrite, afresh=checkpoint is None):
-        logger.info("training %s on %d rows with %s", config.method, len(rows), base.source)
+        logger.info("training %s with %s on %d rows", base.name, config.method, len(rows))
         _say_how_long(trainer, config, checkpoint)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 
 import pytest
 
 from doratune.cli.completion import COMMANDS
 from doratune.cli.flags import MEANT, refuse_unknown_flags
 from doratune.cli.help import FIRST, GROUPS, flag_name, grouped, help_text, is_positional
-from doratune.cli.main import VERBS
+from doratune.cli.main import VERBS, main
 from doratune.cli.parse import parse
+from doratune.cli.tasks import TasksCommand
 from doratune.cli.train import TrainCommand
 from doratune.errors import InputError
 from doratune.settings import Settings
@@ -45,11 +47,37 @@ def test_a_setting_has_one_group() -> None:
 def test_the_help_shows_every_flag_once_with_words(verb: str) -> None:
     kind, module = COMMANDS[verb], importlib.import_module(f"doratune.cli.{verb}")
     text = help_text(kind, verb=verb, about=module.ABOUT, first=getattr(module, "FIRST", ()))
-    options = text.partition(module.ABOUT)[2]
+    options = text.partition("Examples:")[2]
     for flag in flags(kind):
         found = re.findall(rf"^  --(?:no-)?{flag}(?: .*)?\n? +\S", options, flags=re.MULTILINE)
         assert len(found) == 1, flag
     assert "Exit codes: 0 done, 1 failure, 2 the input cannot be used, 130" in text and "143" in text
+    assert ("--no-NAME" in text) == ("preset" in kind.model_fields)
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_the_help_fits_a_narrow_terminal_and_its_examples_can_be_copied(
+    verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    kind, module = COMMANDS[verb], importlib.import_module(f"doratune.cli.{verb}")
+    text = help_text(kind, verb=verb, about=module.ABOUT, first=getattr(module, "FIRST", ()))
+    assert max(map(len, text.splitlines())) <= 80
+    shown = text.partition("Examples:\n")[2].partition("\n\n")[0]
+    written = module.ABOUT.partition("Examples:\n")[2]
+    shell = [shlex.split(line) for line in shown.replace("\\\n", "").splitlines()]
+    assert [word for words in shell for word in words] == shlex.split(written)
+    assert all("doratune" in words for words in shell), "a line that no shell would join to the one before"
+
+
+def test_the_first_help_fits_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_an_argument_that_may_be_left_out_is_in_brackets() -> None:
+    assert help_text(COMMANDS["eval"], verb="eval", about="").startswith("usage: doratune eval TARGET [")
+    assert help_text(TasksCommand, verb="tasks", about="").startswith("usage: doratune tasks [NAME] [")
 
 
 def test_completion_has_every_verb() -> None:
@@ -75,6 +103,30 @@ def test_an_unknown_flag_suggests_the_nearest(verb: str, given: str, meant: str)
         refuse_unknown_flags(COMMANDS[verb], [given, "4"], verb=verb)
     assert raised.value.got == given.partition("=")[0]
     assert raised.value.fix == f"did you mean {meant}?"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("train --task boolq", "a flag is missing\n  where: doratune train\n  expected: --output\n"),
+        ("eval smollm2-135m", "a flag is missing\n  where: doratune eval\n  expected: --task\n"),
+        (
+            "train --task boolq --output x --rank 0",
+            "\n  where: the flags of doratune train\n  got: rank: should be greater",
+        ),
+        (
+            "train --preset demo --output x --dropout=2",
+            "\n  where: the flags of doratune train\n  got: dropout: should be",
+        ),
+        ("compare --output x --seeds -1", "\n  where: the flags of doratune compare\n  got: seeds"),
+    ],
+)
+def test_what_is_missing_or_out_of_range_is_one_message_in_our_words(
+    words: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words.split()) == 2
+    shown = capsys.readouterr().err
+    assert told in shown and "validation error" not in shown and "╭" not in shown
 
 
 def test_several_unknown_flags_are_one_message() -> None:

@@ -11,6 +11,7 @@ from doratune.cli import progress
 from doratune.report.numbers import duration
 from doratune.study.cost import known_speeds, work_left
 from doratune.study.execute import Outcome
+from doratune.study.study import run_study
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,11 @@ def test_time_left_follows_how_many_run_at_a_time(
     one_after_the_other = sum(one for one in seconds if one is not None)
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.endswith(f"about {duration(one_after_the_other / at_a_time)} left"), last
+
+
+def test_after_the_last_job_no_time_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = opened(tmp_path)
+    with progress.StudyProgress(study, jobs=1) as shown:
+        run_study(study, MadeUpRunner(), shown, reproduce="doratune study")
+    lines = [line for line in capsys.readouterr().err.splitlines() if ": done in" in line]
+    assert " left" in lines[-2] and " left" not in lines[-1]

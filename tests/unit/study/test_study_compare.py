@@ -350,3 +350,13 @@ def test_a_comparison_recorded_under_an_older_name_of_a_setting_is_resumed(tmp_p
     assert runner.jobs == []
     with pytest.raises(InputError, match="eval_rows: 20 -> 40"):
         run(tmp_path, resume=True, eval_rows=40)
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"), [({}, "--data"), ({"data": Path("rows.jsonl")}, "--test-data")]
+)
+def test_the_file_that_is_missing_is_named(tmp_path: Path, given: dict[str, Path], missing: str) -> None:
+    wanted = CompareConfig(output=tmp_path / "out", task=["multiple-choice"], **given)
+    with pytest.raises(InputError, match="are in a file, and none was given") as raised:
+        compare.comparison_plan(wanted, {})
+    assert raised.value.where == missing and f"{missing} FILE" in (raised.value.fix or "")

@@ -316,6 +316,17 @@ def test_a_report_is_not_written_over_runs_or_over_a_study_with_its_runs(
     assert main(["report", *runs, "--output", str(tmp_path / "report")]) == 0
 
 
+def test_types_of_weights_are_compared_between_trained_runs_only(tmp_path: Path) -> None:
+    base, lora, dora = three_runs(tmp_path)
+    for run in (lora, dora):
+        model = json.loads((run / "record.json").read_text())["model"]
+        change_record(run, model=model | {"dtype": "bfloat16"})
+    assert build(base, lora, dora).notes == []
+    change_record(dora, model=model | {"dtype": "float32"})
+    (note,) = build(base, lora, dora).notes
+    assert note == "The base weights were not of the same type in training: lora bfloat16, dora float32."
+
+
 def test_evaluations_in_different_types_and_many_ties_are_said(tmp_path: Path) -> None:
     lora, dora = pair(tmp_path)
     scored = {"weights": "adapter", "merged": False, "merge_difference": None, "dtype": "bfloat16"}
