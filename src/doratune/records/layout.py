@@ -13,7 +13,7 @@ import json
 import os
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,17 @@ from pydantic import ValidationError
 from doratune.errors import LONGEST, InputError
 from doratune.hub import looks_like_path
 from doratune.records.analysis import AnalysisRecord
-from doratune.records.run import Divergence, Format, Method, ModelRecord, Protocol, RunRecord
+from doratune.records.base import Record
+from doratune.records.run import (
+    DataRecord,
+    Divergence,
+    Format,
+    Method,
+    ModelRecord,
+    Protocol,
+    RunRecord,
+    TrainingDataRecord,
+)
 from doratune.records.study import StudyRecord, from_version_1
 from doratune.strict_json import strict_loads
 
@@ -54,6 +64,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 """PEFT's file that shows that a folder holds an adapter."""
 BASE_MODEL_NAME = "base_model.json"
 """What an adapter's folder and a checkpoint say of their base model."""
+TRAINING_DATA_NAME = "training_data.json"
+"""What a checkpoint says of the rows that it was trained on."""
 MODEL_CONFIG = "config.json"
 """transformers' file that shows that a folder holds a model."""
 
@@ -71,6 +83,7 @@ STUDY_NAME = "study.json"
 ANALYSIS_NAME = "analysis.json"
 
 Schema = TypeVar("Schema", RunRecord, StudyRecord, AnalysisRecord)
+Part = TypeVar("Part", bound=Record)
 
 
 def is_started(run: Path) -> bool:
@@ -250,17 +263,22 @@ def read_base_model(folder: Path) -> ModelRecord | None:
     Raises:
         InputError: It is not what ``write_base_model`` wrote.
     """
-    path = folder / BASE_MODEL_NAME
-    if not path.is_file():
-        return None
-    text = _read_text(path)
-    try:
-        strict_loads(text)
-        return ModelRecord.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        raise _invalid(path, error) from None
-    except (RecursionError, ValueError) as error:
-        raise InputError("the file cannot be read", where=str(path), got=error) from None
+    return _read_part(folder / BASE_MODEL_NAME, ModelRecord)
+
+
+def write_training_data(folder: Path, data: Sequence[DataRecord]) -> None:
+    """Write ``folder``/training_data.json."""
+    write_json_atomic(folder / TRAINING_DATA_NAME, TrainingDataRecord(data=list(data)).to_dict())
+
+
+def read_training_data(folder: Path) -> list[DataRecord] | None:
+    """Read ``folder``/training_data.json; None where there is none, as in checkpoints of older versions.
+
+    Raises:
+        InputError: It is not what ``write_training_data`` wrote.
+    """
+    found = _read_part(folder / TRAINING_DATA_NAME, TrainingDataRecord)
+    return found.data if found is not None else None
 
 
 def write_divergence(run: Path, divergence: Divergence) -> None:
@@ -412,6 +430,20 @@ def _read_schema(
         return schema.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise _invalid(path, error) from None
+
+
+def _read_part(path: Path, schema: type[Part]) -> Part | None:
+    """A file that need not be there and has no version; None where it is not there."""
+    if not path.is_file():
+        return None
+    text = _read_text(path)
+    try:
+        strict_loads(text)
+        return schema.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise _invalid(path, error) from None
+    except (RecursionError, ValueError) as error:
+        raise InputError("the file cannot be read", where=str(path), got=error) from None
 
 
 def _invalid(path: Path, error: ValidationError) -> InputError:
