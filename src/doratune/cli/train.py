@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,12 @@ def main(argv: list[str]) -> int:
     if command.as_json:
         print_json(record.to_dict())
     elif record.training is not None:
+        task = (config.task or ["TASK"])[0]
         print(
             f"trained {record.parameters.trainable:,} of {record.parameters.total:,} parameters in "
             f"{record.training.seconds:.0f} s ({record.training.tokens_per_second:,.0f} tokens/s)\n"
             f"run directory: {config.output}\n"
-            f"next: doratune eval {config.output} --task {(config.task or ['TASK'])[0]}"
+            f"next: doratune eval {shlex.quote(str(config.output))} --task {shlex.quote(task)}"
         )
     return 0
 

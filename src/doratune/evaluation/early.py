@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from doratune.data.mix import without_mix
 from doratune.data.reader import read_rows
 from doratune.data.tasks import get_task
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
+from doratune.evaluation.found import Found, find_trained, output_folder
 from doratune.models.names import refuse_unknown_model
-from doratune.records.layout import is_recorded, read_record, refuse_output
+from doratune.records.layout import refuse_output
 
 
-def refuse_early(config: EvalConfig) -> None:
-    """Refuse targets, tasks and files that cannot be used, of what shows without a model.
+def refuse_early(config: EvalConfig) -> Found:
+    """Refuse targets, tasks, files and outputs that cannot be used, of what shows without a model.
+
+    Returns:
+        What the target is.
 
     Raises:
-        InputError: One cannot.
+        InputError: One cannot be used.
     """
     refuse_unknown_model(config.target, where="doratune eval", what="run, adapter or model")
     if config.model is not None:
         refuse_unknown_model(config.model)
-    if config.output is not None:
-        refuse_output(config.output)
     if config.format == "continuation":
         refuse_generated_texts(config, "continuation")
     if not config.task:
@@ -35,13 +35,15 @@ def refuse_early(config: EvalConfig) -> None:
         raise InputError(
             "there are no validation rows but those of a file", where="--split", fix="add --data"
         )
-    run = Path(config.target).expanduser()
-    own = {one.task for one in read_record(run).data} if is_recorded(run) else set()
+    found = find_trained(config.target)
+    refuse_output(output_folder(config, found))
+    own = {one.task for one in found.record.data} if found.record else set()
     for name in names:
         if name not in own:
             get_task(name)
     if config.data is not None and not config.data.is_file():
         read_rows(config.data)  # says what is wrong with it
+    return found
 
 
 def refuse_generated_texts(config: EvalConfig, form: str) -> None:

@@ -59,6 +59,8 @@ RUN_NAMES = frozenset(
     }
 )
 """Everything that training and evaluation write into a run directory."""
+OWN_FOLDERS = frozenset({CHECKPOINTS_NAME, ADAPTER_NAME, MODEL_NAME, PREDICTIONS_NAME})
+"""Folders in a run directory that hold nothing but what belongs to the run."""
 
 ADAPTER_CONFIG = "adapter_config.json"
 """PEFT's file that shows that a folder holds an adapter."""
@@ -111,6 +113,22 @@ def trained_weights(run: Path, method: Method) -> Path | None:
     folder = weights_path(run, method)
     file = MODEL_CONFIG if method == "full" else ADAPTER_CONFIG
     return folder if (folder / file).is_file() else None
+
+
+def required_weights(run: Path, method: Method) -> Path:
+    """``weights_path`` of a finished run.
+
+    Raises:
+        InputError: The adapter or the model is not there.
+    """
+    weights = trained_weights(run, method)
+    if weights is None:
+        raise InputError(
+            "the run's weights are not there",
+            where=str(weights_path(run, method)),
+            fix="copy the folder again from where it was trained, or train again with --overwrite",
+        )
+    return weights
 
 
 def unfinished(run: Path) -> InputError:
@@ -328,7 +346,7 @@ def refuse_output(output: Path, *, where: str = "--output") -> None:
 
     Raises:
         InputError: It, or a folder that it is to be in, is a file, leads nowhere, may not be written to or
-            has a name that the system does not take.
+            has a name that the system does not take; or it is inside of a run's own files.
     """
     if strange := [one for one in str(output) if unicodedata.category(one) in ("Cc", "Cs")]:
         raise InputError(
@@ -353,6 +371,15 @@ def refuse_output(output: Path, *, where: str = "--output") -> None:
         long = [name for name in output.parts if len(os.fsencode(name)) > longest]
         if long or len(os.fsencode(output.absolute())) + ROOM_FOR_NAMES > os.pathconf(place, "PC_PATH_MAX"):
             raise InputError("the output's name is too long", where=where, got=output)
+        real = Path(os.path.realpath(output))
+        for one in (real, *real.parents):
+            if one.name in OWN_FOLDERS and is_started(one.parent):
+                raise InputError(
+                    "the output would be among a run's own files",
+                    where=where,
+                    got=f"{output}, in {one.name} of the run {one.parent}",
+                    fix="choose another folder",
+                )
     except OSError as error:
         raise InputError(
             "the output folder cannot be used", where=where, got=f"{place}: {error.strerror}"
