@@ -65,7 +65,7 @@ def checked_weights(folder: Path, trained: str | None) -> str:
     found = weights_checksum(folder)
     if trained is None:
         logger.warning(
-            "%s: the record is of an older version, with no checksum of its weights, so they were not compared",
+            "%s: the record, of an older version, has no checksum of its weights, so they were not compared",
             folder,
         )
     elif found != trained:
