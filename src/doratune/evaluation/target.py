@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from doratune.finite import is_finite
 from doratune.models.builtin import BUILTIN
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model, on_cpu
-from doratune.models.names import cached_builtin
+from doratune.models.names import cached_builtin, refuse_absent_folder
 from doratune.peft import adapter_parameters, dora_norms, enable, uses_dora
 from doratune.peft.adapter_file import read_adapter_config, refuse_other_settings
 from doratune.peft.load import load_adapter
@@ -211,6 +212,14 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
         name = config.model or _named_base(adapter)
     else:
         name = config.target
+    saved = record.model if record is not None else read_base_model(adapter) if adapter is not None else None
+    if found.model is None and config.model is None and saved is not None:
+        refuse_absent_folder(
+            saved,
+            where=config.target,
+            fix="work in the folder where it was trained, or name the base with --model: "
+            f"doratune eval {shlex.quote(config.target)} --model FOLDER ...",
+        )
     in_4bit = config.load_in_4bit or bool(trained.get("load_in_4bit"))
     # On a CPU in float32, as rounding in a bfloat16 body changes answers, of the weights rounded as they
     # were in training. Those in 4 bits depend on the type that they are quantised from, so they keep it.
@@ -233,7 +242,7 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
             "the base model of the adapter cannot be loaded",
             where=str(adapter),
             got=f"{name}: {error.what}",
-            fix=f"name it with --model: doratune eval {config.target} --model FOLDER ...",
+            fix=f"name it with --model: doratune eval {shlex.quote(config.target)} --model FOLDER ...",
         ) from error
     return replace(loaded, model=loaded.model.float(), dtype=torch.float32) if widened else loaded
 
