@@ -35,7 +35,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
 }
 """The flags of verbs that have many, by the name of their setting; one name means one thing in all verbs."""
-FIRST = "needed first"
+FIRST = "essentials"
 LEFT = 26
 """Columns of a flag's name."""
 WIDEST = 110

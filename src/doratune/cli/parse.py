@@ -15,7 +15,7 @@ import tyro
 
 from doratune.cli.flags import refuse_unknown_flags
 from doratune.cli.help import help_text
-from doratune.settings import Settings
+from doratune.settings import Settings, validate
 from doratune.training.presets import preset_names
 
 PresetName = Annotated[
@@ -50,15 +50,30 @@ def parse(
         exit code 2 and one message.
 
     Raises:
-        InputError: A flag is unknown.
+        InputError: A flag is unknown, or a value is not allowed.
     """
     if "-h" in argv or "--help" in argv:
         print(help_text(kind, verb=verb, about=about, first=first, defaults=defaults), end="")
         raise SystemExit(0)
     refuse_unknown_flags(kind, argv, verb=verb)
     required = {name: tyro.MISSING for name, field in kind.model_fields.items() if field.is_required()}
-    default = kind.model_construct(**{**required, **(defaults or {})})
-    return tyro.cli(kind, args=argv, default=default, prog=f"doratune {verb}", description=about)
+    told = _told(kind, where=f"the flags of doratune {verb}")
+    default = told.model_construct(**{**required, **(defaults or {})})
+    found = tyro.cli(told, args=argv, default=default, prog=f"doratune {verb}", description=about)
+    return kind.model_construct(**{name: getattr(found, name) for name in kind.model_fields})
+
+
+def _told(kind: type[Kind], *, where: str) -> type[Kind]:
+    """The same settings, whose faults are one InputError; tyro would show pydantic's text in a box."""
+
+    def check(self: Settings, **values: Any) -> None:
+        validate(kind, values, where=where)
+        super(told, self).__init__(**values)
+
+    told: Any = type(
+        kind.__name__, (kind,), {"__init__": check, "__doc__": kind.__doc__, "__module__": kind.__module__}
+    )
+    return told
 
 
 def part(kind: type[Kind], command: Settings) -> Kind:

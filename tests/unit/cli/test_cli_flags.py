@@ -11,6 +11,8 @@ from doratune.cli.completion import COMMANDS
 from doratune.cli.flags import MEANT, refuse_unknown_flags
 from doratune.cli.help import FIRST, GROUPS, flag_name, grouped, help_text, is_positional
 from doratune.cli.main import VERBS
+from doratune.cli.parse import parse
+from doratune.cli.train import TrainCommand
 from doratune.errors import InputError
 from doratune.settings import Settings
 
@@ -51,7 +53,7 @@ def test_the_help_shows_every_flag_once_with_words(verb: str) -> None:
 
 
 def test_the_completion_knows_the_verbs() -> None:
-    assert set(COMMANDS) == set(VERBS) - {"run", "bench", "tasks"}
+    assert set(COMMANDS) == set(VERBS) - {"run", "bench"}
 
 
 @pytest.mark.parametrize(
@@ -99,3 +101,11 @@ def test_known_flags_pass_in_every_spelling() -> None:
 def test_other_names_lead_to_flags_that_exist() -> None:
     known = {flag for kind in COMMANDS.values() for flag in flags(kind)}
     assert {one for names in MEANT.values() for one in names} <= known
+
+
+def test_values_that_are_not_allowed_are_named_in_one_message() -> None:
+    argv = ["--rank", "0", "--dropout", "nan", "--output", "run"]
+    with pytest.raises(InputError) as caught:
+        parse(TrainCommand, argv, verb="train", about="")
+    assert "rank: should be greater than 0, got 0" in caught.value.message
+    assert "dropout: should be" in caught.value.message and "flags of doratune train" in caught.value.message
