@@ -65,13 +65,21 @@ def test_the_card_s_code_loads_the_adapter_with_peft_alone(cli: Cli, builtin: Pa
         torch.testing.assert_close(names["model"](ids).logits, ours(ids).logits)
 
 
-def test_a_missing_base_is_one_message(cli: Cli, tiny_model: Path) -> None:
+def test_a_base_that_is_not_here_is_one_message_and_the_hub_is_not_asked(
+    cli: Cli, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = Path(shutil.copytree(tiny_model, "base"))
     adapter = trained(cli, base)
     shutil.copytree(adapter, "elsewhere")
     base.rename("moved")
+    monkeypatch.setattr(
+        "doratune.models.load._from_hub", lambda name, kwargs: pytest.fail(f"asked for {name}")
+    )
     flags = ["--task", "sample-boolq", "--eval-rows", 4, "--output", "out"]
-    outcome = cli("eval", "elsewhere", *flags)
-    assert outcome.code == 2 and "the base model of the adapter cannot be loaded" in outcome.err
-    assert "doratune eval elsewhere --model" in outcome.err and "Traceback" not in outcome.err
+    for target in ("elsewhere", adapter, adapter.parent):
+        outcome = cli("eval", target, *flags)
+        assert outcome.code == 2 and "the folder with the base model is not there" in outcome.err
+        assert f"doratune eval {target} --model" in outcome.err and "Traceback" not in outcome.err
+    outcome = cli("analyze", adapter.parent, "--output", "analysis")
+    assert outcome.code == 2 and "the folder with the base model is not there" in outcome.err, outcome.err
     assert cli("eval", "elsewhere", *flags, "--model", "moved").code == 0

@@ -18,8 +18,9 @@ from doratune.data.samples import SAMPLE_TASKS
 from doratune.data.source import load_split
 from doratune.data.tasks import get_task
 from doratune.evaluation.config import EvalConfig
+from doratune.evaluation.found import find_trained
 from doratune.evaluation.likelihood import CandidateScores, score_candidates
-from doratune.evaluation.target import find_trained, load_target
+from doratune.evaluation.target import load_target
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'doratune[lm-eval]'")
 pytestmark = pytest.mark.slow  # half a minute together, a good part of it in imports

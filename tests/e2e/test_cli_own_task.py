@@ -87,8 +87,11 @@ def test_a_task_file_from_training_to_an_accuracy(cli: Cli, tiny_model: Path) ->
 
     # The run knows its task where the file is gone, and notices where it says something else.
     Path(mine).unlink()
-    again = cli("eval", "run", "--task", "colours", "--data", test, "--format", "instruct")
-    assert again.code == 0, again.err
+    for target in ("run", "run/model"):
+        again = cli(
+            *("eval", target, "--task", "colours", "--data", test, "--format", "instruct", "--overwrite")
+        )
+        assert again.code == 0, again.err
     changed = task_file("mine.yaml", template="Tell me: {stem}\n{options}\nAnswer format: {labels}")
     refused = cli("eval", "run", "--task", changed, "--data", test, "--overwrite")
     assert refused.code == 2 and "was changed since the run was trained" in refused.err

@@ -328,25 +328,71 @@ def test_a_run_is_not_resumed_on_another_base(
         tensors = load_file(path)
         tensors["model.layers.1.mlp.up_proj.weight"] *= 1.5
         save_file(tensors, path, metadata={"format": "pt"})
-    outcome = cli("train", *every, "--resume")
-    assert outcome.code == 2 and "started with another base model" in outcome.err, outcome.err
+    for more in (["--dry-run"], []):
+        outcome = cli("train", *every, "--resume", *more)
+        assert outcome.code == 2 and "started with another base model" in outcome.err, outcome.err
     assert not Path("run/adapter").exists()
     path.write_bytes(whole)
     assert cli("train", *every, "--resume").code == 0
     assert all(one.equal(adapter[name]) for name, one in adapter_weights(Path("run")).items())
 
 
-def test_a_checkpoint_of_an_older_version_is_resumed_with_a_warning(cli: Cli, flags: list[object]) -> None:
+@pytest.mark.parametrize("changed", ["a row", "fewer rows", "layout", "row"])
+def test_a_run_is_not_resumed_on_other_training_data(cli: Cli, tiny_model: Path, changed: str) -> None:
+    rows = [
+        {"question": f"Which is number {number}?", "choices": ["one", "two"], "answer": str(number % 2)}
+        for number in range(32)
+    ]
+    row = {"stem": "{question}", "options": "choices", "answer": "answer", "answers": ["0", "1"]}
+    task = {"name": "numbers", "layout": "choices", "row": row}
+    Path("rows.json").write_text(json.dumps(rows))
+    Path("numbers.yaml").write_text(yaml.safe_dump(task))
+    every = ["--model", tiny_model, "--task", "numbers.yaml", "--data", "rows.json", *SMALL]
+    every += ["--save-steps", 2, "--output", "run"]
+    assert cli("train", *every).code == 0
+    adapter = adapter_weights(Path("run"))
+    shutil.rmtree("run/adapter")
+    Path("run/record.json").unlink()
+    shutil.rmtree("run/checkpoints/checkpoint-4")
+    whole = {name: Path(name).read_bytes() for name in ("rows.json", "numbers.yaml")}
+    match changed:
+        case "a row":
+            said = "rows.json: other content in its 32 rows"
+            Path("rows.json").write_text(json.dumps([*rows[:-1], {**rows[-1], "answer": "0"}]))
+        case "fewer rows":
+            said = "rows.json: 32 rows then, 31 now"
+            Path("rows.json").write_text(json.dumps(rows[:-1]))
+        case _:
+            said = f"rows.json: the task numbers has another {changed} in its file"
+            other = (
+                {"layout": "solutions"} if changed == "layout" else {"row": {**row, "stem": "Q: {question}"}}
+            )
+            Path("numbers.yaml").write_text(yaml.safe_dump({**task, **other}))
+    for more in (["--dry-run"], []):
+        outcome = cli("train", *every, "--resume", *more)
+        assert outcome.code == 2 and "started with other training data" in outcome.err, outcome.err
+        assert said in outcome.err and "Traceback" not in outcome.err
+    assert not Path("run/adapter").exists() and len(losses(Path("run"))) == 4
+    for name, content in whole.items():
+        Path(name).write_bytes(content)
+    assert cli("train", *every, "--resume").code == 0
+    assert all(one.equal(adapter[name]) for name, one in adapter_weights(Path("run")).items())
+
+
+def test_a_checkpoint_of_an_older_version_is_resumed_and_it_is_said(cli: Cli, flags: list[object]) -> None:
     from doratune.training.checkpoints import seal
 
     every = [*flags, "--save-steps", 2, "--output", "run"]
     assert cli("train", *every).code == 0
     Path("run/record.json").unlink()
     shutil.rmtree("run/adapter")
-    Path("run/checkpoints/checkpoint-6/base_model.json").unlink()
+    for name in ("base_model.json", "training_data.json"):
+        (Path("run/checkpoints/checkpoint-6") / name).unlink()
     seal(Path("run/checkpoints/checkpoint-6"))
     outcome = cli("train", *every, "--resume")
-    assert outcome.code == 0 and "checkpoint-6 does not say what its base model was" in outcome.err
+    assert outcome.code == 0
+    assert outcome.err.count("checkpoint-6 does not say what its base model was") == 1
+    assert outcome.err.count("checkpoint-6 does not say what rows it was trained on") == 1
 
 
 def test_bfloat16_on_a_cpu(cli: Cli, flags: list[object]) -> None:

@@ -43,6 +43,9 @@ def analyze(directories: Sequence[Path], *, reproduce: str) -> AnalysisRecord:
         InputError: A run, its base model or a checkpoint cannot be used.
     """
     runs = load_runs(directories)
+    for run in runs:
+        for _, folder in run.checkpoints:
+            _check(run, folder)
     base = Base(runs[0].record.model)
     adapted = [run for run in runs if run.method != "full"]
     kinds = dict.fromkeys(kind for run in adapted or runs for kind in run.record.config["targets"])
@@ -60,7 +63,6 @@ def _analyze_run(run: AnalysedRun, base: Base, layers: list[str]) -> RunAnalysis
     gains: list[GainDrift] = []
     dtype = getattr(torch, run.record.model.dtype)
     for step, folder in run.checkpoints:
-        _check(run, folder)
         moved = _full(base, folder, dtype, layers) if run.method == "full" else _adapted(base, folder, dtype)
         for layer, change in moved:
             kind = layer.rpartition(".")[2]

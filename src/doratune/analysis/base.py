@@ -13,6 +13,7 @@ from doratune.errors import InputError
 from doratune.models.config_files import refuse_repeated_keys
 from doratune.models.config_settings import config_record
 from doratune.models.fingerprint import fingerprint_of
+from doratune.models.names import refuse_absent_folder
 from doratune.models.weights import WeightFiles, weights_folder
 from doratune.models.whole import only_finite
 from doratune.records.base_model import compare_base_models
@@ -35,6 +36,9 @@ class Base:
     """
 
     def __init__(self, record: ModelRecord) -> None:
+        refuse_absent_folder(
+            record, where="the run's base model", fix="work in the folder where the run was trained"
+        )
         self._folder = weights_folder(record.name)
         self._files = WeightFiles(self._folder)
         refuse_repeated_keys(self._folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from doratune.errors import InputError
 from doratune.records.base_model import check_one_base_model
-from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, read_record, weights_path
+from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, read_record, required_weights
 from doratune.records.run import RunRecord
 from doratune.records.study import StudyMethod, method_of
 
@@ -98,5 +98,5 @@ def _checkpoints(record: RunRecord, directory: Path) -> list[tuple[int, Path]]:
             expected="folders checkpoint-N",
             fix="train again with --save-steps and --keep-checkpoints, and keep the folder",
         )
-    found[record.training.steps] = weights_path(directory, record.method)
+    found[record.training.steps] = required_weights(directory, record.method)
     return sorted(found.items())

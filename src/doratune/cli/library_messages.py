@@ -11,6 +11,7 @@ import re
 import sys
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets", "lm_eval", "torchao", "bitsandbytes")
 """The libraries whose logs are shown this way; other loggers are left alone."""
@@ -30,6 +31,9 @@ class Harmless:
     message: str
     reason: str
 
+
+_STYLE = re.compile(r"\x1b\[[\d;]*m")
+"""What makes a terminal's text bold or coloured; transformers writes it into files too."""
 
 HARMLESS = (
     Harmless(
@@ -96,7 +100,18 @@ def show_library_warnings() -> None:
     """Show the warnings that libraries give through ``warnings``."""
     for one in HARMLESS:
         warnings.filterwarnings("ignore", message=one.message)
-    warnings.showwarning = _show
+    # By their text: Python's own registry forgets, as each `warnings.catch_warnings` of a library empties it.
+    shown: set[str] = set()
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, *args: Any, **kwargs: Any
+    ) -> None:
+        line = _line(_library(filename) or f"{filename}:{args[0]}", str(message))
+        if line not in shown:
+            shown.add(line)
+            print(line, file=sys.stderr)
+
+    warnings.showwarning = show
 
 
 def is_harmless(library: str, message: str) -> bool:
@@ -123,17 +138,11 @@ class _OneLine(logging.Handler):
         print(_line(record.name.partition(".")[0], record.getMessage()), file=sys.stderr)
 
 
-def _show(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: object = None,
-    line: object = None,
-) -> None:
+def _library(filename: str) -> str | None:
+    """The package that an installed file is of."""
     inside = re.search(r"(?:site|dist)-packages[/\\](\w+)", filename)
-    print(_line(inside[1] if inside else f"{filename}:{lineno}", str(message)), file=sys.stderr)
+    return inside[1] if inside else None
 
 
 def _line(library: str, message: str) -> str:
-    return f"{library} warns: {' '.join(message.split())}"
+    return f"{library} warns: {' '.join(_STYLE.sub('', message).split())}"

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from doratune.data.mix import without_mix
 from doratune.data.reader import read_rows
 from doratune.data.source import refuse_without_file
 from doratune.data.tasks import get_task
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
+from doratune.evaluation.found import Found, find_trained, output_folder
 from doratune.models.names import refuse_unknown_model
-from doratune.records.layout import is_recorded, read_record, refuse_output
+from doratune.records.layout import refuse_output
 
 
-def refuse_early(config: EvalConfig) -> None:
-    """Refuse unusable targets, tasks and files, as far as can be told without a model.
+def refuse_early(config: EvalConfig) -> Found:
+    """Refuse unusable targets, tasks, files and outputs, as far as can be told without a model.
+
+    Returns:
+        What the target is.
 
     Raises:
         InputError: One of them cannot be used.
@@ -23,8 +25,6 @@ def refuse_early(config: EvalConfig) -> None:
     refuse_unknown_model(config.target, where="doratune eval", what="run, adapter or model")
     if config.model is not None:
         refuse_unknown_model(config.model)
-    if config.output is not None:
-        refuse_output(config.output)
     if config.format == "continuation":
         refuse_generated_texts(config, "continuation")
     if not config.task:
@@ -34,8 +34,9 @@ def refuse_early(config: EvalConfig) -> None:
         raise InputError("one file holds rows of one task only", where="--task", got=" ".join(config.task))
     if config.split == "validation" and config.data is None:
         raise InputError("validation rows can only come from a file", where="--split", fix="add --data")
-    run = Path(config.target).expanduser()
-    own = {one.task: one.definition for one in read_record(run).data} if is_recorded(run) else {}
+    found = find_trained(config.target)
+    refuse_output(output_folder(config, found))
+    own = {one.task: one.definition for one in found.record.data} if found.record else {}
     for name in names:
         if own.get(name) is None:  # else the run has the task's file
             task = get_task(name)
@@ -43,6 +44,7 @@ def refuse_early(config: EvalConfig) -> None:
                 refuse_without_file(task, "test")
     if config.data is not None and not config.data.is_file():
         read_rows(config.data)  # its errors name the fault
+    return found
 
 
 def refuse_generated_texts(config: EvalConfig, form: str) -> None:

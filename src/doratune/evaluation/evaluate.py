@@ -25,14 +25,13 @@ from doratune.evaluation.early import refuse_early, refuse_generated_texts
 from doratune.evaluation.generate import extract_answer, generate_answers
 from doratune.evaluation.likelihood import score_candidates
 from doratune.evaluation.merge import ROWS
-from doratune.evaluation.target import Target, find_trained, load_target, output_folder
+from doratune.evaluation.target import Target, load_target
 from doratune.records.answers import count_rows, counted
 from doratune.records.base_model import compare_base_models
 from doratune.records.layout import (
     is_recorded,
     predictions_name,
     read_record,
-    refuse_output,
     write_jsonl_atomic,
     write_record,
 )
@@ -67,9 +66,7 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
     Raises:
         InputError: If the target, a task or its data cannot be used.
     """
-    refuse_early(config)
-    found = find_trained(config.target)
-    refuse_output(output_folder(config, found))
+    found = refuse_early(config)
     fmt: Format = config.format or (found.record.config.get("format") if found.record else None) or "instruct"
     refuse_generated_texts(config, fmt)
     tasks = _load_tasks(config, fmt, found.record)

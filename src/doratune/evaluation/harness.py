@@ -25,7 +25,8 @@ from doratune.errors import DoratuneError, InputError, did_you_mean
 from doratune.evaluation._internals import is_multimodal, name_of, runs_programs, serialised, table
 from doratune.evaluation.batching import base_model, evaluation_mode, not_finite
 from doratune.evaluation.config import EvalConfig
-from doratune.evaluation.target import Target, find_trained, load_target, output_folder
+from doratune.evaluation.found import find_trained, output_folder
+from doratune.evaluation.target import Target, load_target
 from doratune.hub import hub_or_cache, offline
 from doratune.records.layout import refuse_output, write_text_atomic
 

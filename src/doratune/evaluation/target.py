@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,27 +17,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from doratune.environment import describe_environment
 from doratune.errors import InputError, first_of
 from doratune.evaluation.config import EvalConfig
+from doratune.evaluation.found import Found, output_folder
 from doratune.evaluation.merge import merge, merge_obstacle
 from doratune.finite import is_finite
 from doratune.models.builtin import BUILTIN
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model, on_cpu
-from doratune.models.names import cached_builtin
+from doratune.models.names import cached_builtin, refuse_absent_folder
 from doratune.peft import adapter_parameters, dora_norms, enable, uses_dora
 from doratune.peft.adapter_file import read_adapter_config, refuse_other_settings
 from doratune.peft.load import load_adapter
 from doratune.records.base_model import compare_base_models
 from doratune.records.layout import (
-    ADAPTER_CONFIG,
-    ADAPTER_NAME,
-    MODEL_NAME,
-    is_recorded,
-    is_started,
     read_base_model,
-    read_record,
-    trained_weights,
-    unfinished,
-    weights_path,
 )
 from doratune.records.run import (
     Method,
@@ -47,7 +40,7 @@ from doratune.records.run import (
     ScoredWeights,
     SpeedupRecord,
 )
-from doratune.records.weights import checked_weights
+from doratune.records.weights import checked_weights, weights_checksum
 from doratune.speedups import speed_up
 
 logger = logging.getLogger(__name__)
@@ -83,83 +76,6 @@ class Target:
     speedups: tuple[SpeedupRecord, ...] = ()
     apart: str | None = None
     other_base: ModelRecord | None = None
-
-
-@dataclass(frozen=True)
-class Found:
-    """The folders that belong to what the user named.
-
-    Attributes:
-        run: A run directory; None for a base model or a plain PEFT adapter.
-        record: The run's, if there is a run.
-        adapter: An adapter's folder; None for a base model and for a fully fine-tuned one.
-        model: A fully fine-tuned model's folder.
-    """
-
-    run: Path | None = None
-    record: RunRecord | None = None
-    adapter: Path | None = None
-    model: Path | None = None
-
-
-def find_trained(target: str) -> Found:
-    """The folders that a run directory, an adapter's folder or a model's name stands for.
-
-    In a run directory, only the folder with the weights that it trained belongs to the run; any other folder
-    is a separate adapter or model.
-
-    Args:
-        target: The name that the user gave.
-
-    Returns:
-        The folders. ``run`` alone for evaluations of a base model, as ``compare`` leaves them.
-
-    Raises:
-        InputError: If it is a run directory whose training is not finished, or whose weights are missing.
-    """
-    folder = Path(target).expanduser()
-    run = _run_of(folder)
-    if run is None:
-        return Found(adapter=folder) if (folder / ADAPTER_CONFIG).is_file() else Found()
-    if not is_recorded(run):
-        raise unfinished(run)
-    record = read_record(run)
-    if record.method == "base":
-        return Found(run, record)
-    if record.training is None:
-        raise InputError(
-            "the folder holds evaluations of an adapter, not the adapter",
-            where=target,
-            fix=f"name the adapter's folder ({record.config.get('target')}), and this one with --output",
-        )
-    weights = trained_weights(run, record.method)
-    if weights is None:
-        raise InputError(
-            "the run's weights are not there",
-            where=str(weights_path(run, record.method)),
-            fix="copy the folder again from where it was trained, or train again with --overwrite",
-        )
-    full = record.method == "full"
-    return Found(run, record, adapter=None if full else weights, model=weights if full else None)
-
-
-def _run_of(folder: Path) -> Path | None:
-    """The run directory that ``folder`` is, or whose weights it holds; None if it belongs to no run."""
-    place = folder.absolute()
-    run = folder.parent if folder.name == place.name else place.parent
-    if place.name in (ADAPTER_NAME, MODEL_NAME) and is_started(run):
-        method = read_record(run).method if is_recorded(run) else None
-        if method is None or weights_path(run, method).name == place.name:
-            return run
-    if (folder / ADAPTER_CONFIG).is_file():
-        return None
-    return folder if is_started(folder) or is_recorded(folder) else None
-
-
-def output_folder(config: EvalConfig, found: Found) -> Path:
-    """Where the results go."""
-    name = found.adapter.name if found.adapter else Path(config.target).name
-    return config.output or found.run or Path("runs") / f"eval-{name}"
 
 
 def load_target(config: EvalConfig, found: Found, texts: Sequence[str] = TEXTS) -> Target:
@@ -226,9 +142,11 @@ def _checked(found: Found) -> str | None:
     weights, training = found.adapter or found.model, found.record.training if found.record else None
     if weights is None:
         return None
-    if found.adapter is not None and found.record is not None:
+    if found.record is None or training is None:
+        return weights_checksum(weights)
+    if found.adapter is not None:
         refuse_other_settings(read_adapter_config(weights), found.record, weights)
-    return checked_weights(weights, training.weights_checksum if training else None)
+    return checked_weights(weights, training.weights_checksum)
 
 
 def _refuse_overflow(model: PeftModel, folder: Path) -> None:
@@ -294,6 +212,14 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
         name = config.model or _named_base(adapter)
     else:
         name = config.target
+    saved = record.model if record is not None else read_base_model(adapter) if adapter is not None else None
+    if found.model is None and config.model is None and saved is not None:
+        refuse_absent_folder(
+            saved,
+            where=config.target,
+            fix="work in the folder where it was trained, or name the base with --model: "
+            f"doratune eval {shlex.quote(config.target)} --model FOLDER ...",
+        )
     in_4bit = config.load_in_4bit or bool(trained.get("load_in_4bit"))
     # On a CPU, compute in float32, because rounding in a bfloat16 body changes answers, but with the weights
     # rounded as in training. 4-bit weights depend on the type they are quantised from, so they keep it.
@@ -316,7 +242,7 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
             "the base model of the adapter cannot be loaded",
             where=str(adapter),
             got=f"{name}: {error.what}",
-            fix=f"name it with --model: doratune eval {config.target} --model FOLDER ...",
+            fix=f"name it with --model: doratune eval {shlex.quote(config.target)} --model FOLDER ...",
         ) from error
     return replace(loaded, model=loaded.model.float(), dtype=torch.float32) if widened else loaded
 

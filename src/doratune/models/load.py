@@ -15,7 +15,7 @@ from doratune.hub import hub_or_cache
 from doratune.models.builtin import BUILTIN, resolve_builtin
 from doratune.models.config_files import refuse_repeated_keys, refuse_repeated_keys_of_hub
 from doratune.models.gguf import first_line, read_gguf, unreadable
-from doratune.models.names import no_such_model, refuse_unknown_model
+from doratune.models.names import FOLDER_SOURCE, no_such_model, refuse_unknown_model
 from doratune.models.precision import resolve_dtype
 from doratune.models.tokenizer import ensure_pad_token, refuse_unembedded_ids
 from doratune.models.weights import WeightFiles, refuse_pickles
@@ -92,7 +92,7 @@ def load_model(
         folder, source = resolve_builtin(name)
         model, tokenizer = _from_folder(folder, kwargs)
     elif path.is_dir():
-        source = f"folder {path}"
+        source = f"{FOLDER_SOURCE}{path}"
         model, tokenizer = _from_folder(path, {**kwargs, "trust_remote_code": trust_remote_code})
     elif path.suffix == ".gguf":
         if load_in_4bit:

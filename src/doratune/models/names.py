@@ -7,6 +7,10 @@ from pathlib import Path
 from doratune.errors import InputError, did_you_mean
 from doratune.models.builtin import BUILTIN, folder_name
 from doratune.records.layout import refuse_missing_folder
+from doratune.records.run import ModelRecord
+
+FOLDER_SOURCE = "folder "
+"""How a record's ``source`` begins where the model is a folder that the user named."""
 
 
 def refuse_unknown_model(name: str, *, where: str = "--model", what: str = "model") -> None:
@@ -30,6 +34,29 @@ def refuse_unknown_model(name: str, *, where: str = "--model", what: str = "mode
         return
     if "/" not in name and (fix := did_you_mean(name, BUILTIN)):
         raise no_such_model(name, fix, where=where)
+
+
+def refuse_absent_folder(base: ModelRecord, *, where: str, fix: str) -> None:
+    """Refuse a base model that was a folder and is not there: the hub is not to be asked for its name.
+
+    A folder that was named by a relative path is looked for in the working folder.
+
+    Args:
+        base: What a record says of it.
+        where: What the record belongs to, for the message.
+        fix: What the user can do about it.
+
+    Raises:
+        InputError: It is not there.
+    """
+    if base.source.startswith(FOLDER_SOURCE) and not Path(base.name).expanduser().exists():
+        raise InputError(
+            "the folder with the base model is not there",
+            where=where,
+            got=base.name,
+            expected="the folder that training started with",
+            fix=fix,
+        )
 
 
 def cached_builtin(name: str) -> str:

@@ -13,7 +13,7 @@ import json
 import os
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,17 @@ from pydantic import ValidationError
 from doratune.errors import LONGEST, InputError
 from doratune.hub import looks_like_path
 from doratune.records.analysis import AnalysisRecord
-from doratune.records.run import Divergence, Format, Method, ModelRecord, Protocol, RunRecord
+from doratune.records.base import Record
+from doratune.records.run import (
+    DataRecord,
+    Divergence,
+    Format,
+    Method,
+    ModelRecord,
+    Protocol,
+    RunRecord,
+    TrainingDataRecord,
+)
 from doratune.records.study import StudyRecord, from_version_1
 from doratune.strict_json import strict_loads
 
@@ -49,11 +59,15 @@ RUN_NAMES = frozenset(
     }
 )
 """Everything that training and evaluation write into a run directory."""
+OWN_FOLDERS = frozenset({CHECKPOINTS_NAME, ADAPTER_NAME, MODEL_NAME, PREDICTIONS_NAME})
+"""Folders in a run directory that hold nothing but what belongs to the run."""
 
 ADAPTER_CONFIG = "adapter_config.json"
 """PEFT's file that marks a folder as an adapter."""
 BASE_MODEL_NAME = "base_model.json"
 """The base model's record in an adapter's folder or a checkpoint."""
+TRAINING_DATA_NAME = "training_data.json"
+"""The records of a checkpoint's training rows."""
 MODEL_CONFIG = "config.json"
 """transformers' file that marks a folder as a model."""
 
@@ -71,6 +85,7 @@ STUDY_NAME = "study.json"
 ANALYSIS_NAME = "analysis.json"
 
 Schema = TypeVar("Schema", RunRecord, StudyRecord, AnalysisRecord)
+Part = TypeVar("Part", bound=Record)
 
 
 def is_started(run: Path) -> bool:
@@ -98,6 +113,22 @@ def trained_weights(run: Path, method: Method) -> Path | None:
     folder = weights_path(run, method)
     file = MODEL_CONFIG if method == "full" else ADAPTER_CONFIG
     return folder if (folder / file).is_file() else None
+
+
+def required_weights(run: Path, method: Method) -> Path:
+    """``weights_path`` of a finished run.
+
+    Raises:
+        InputError: The adapter or the model is not there.
+    """
+    weights = trained_weights(run, method)
+    if weights is None:
+        raise InputError(
+            "the run's weights are not there",
+            where=str(weights_path(run, method)),
+            fix="copy the folder again from where it was trained, or train again with --overwrite",
+        )
+    return weights
 
 
 def unfinished(run: Path) -> InputError:
@@ -250,17 +281,22 @@ def read_base_model(folder: Path) -> ModelRecord | None:
     Raises:
         InputError: It is not what ``write_base_model`` wrote.
     """
-    path = folder / BASE_MODEL_NAME
-    if not path.is_file():
-        return None
-    text = _read_text(path)
-    try:
-        strict_loads(text)
-        return ModelRecord.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        raise _invalid(path, error) from None
-    except (RecursionError, ValueError) as error:
-        raise InputError("the file cannot be read", where=str(path), got=error) from None
+    return _read_part(folder / BASE_MODEL_NAME, ModelRecord)
+
+
+def write_training_data(folder: Path, data: Sequence[DataRecord]) -> None:
+    """Write ``folder``/training_data.json."""
+    write_json_atomic(folder / TRAINING_DATA_NAME, TrainingDataRecord(data=list(data)).to_dict())
+
+
+def read_training_data(folder: Path) -> list[DataRecord] | None:
+    """Read ``folder``/training_data.json; None where there is none, as in checkpoints of older versions.
+
+    Raises:
+        InputError: It is not what ``write_training_data`` wrote.
+    """
+    found = _read_part(folder / TRAINING_DATA_NAME, TrainingDataRecord)
+    return found.data if found is not None else None
 
 
 def write_divergence(run: Path, divergence: Divergence) -> None:
@@ -310,7 +346,7 @@ def refuse_output(output: Path, *, where: str = "--output") -> None:
 
     Raises:
         InputError: It or a parent folder is a file, leads nowhere, may not be written to, or has a name that
-            the system does not allow.
+            the system does not allow; or it is among a run's files.
     """
     if strange := [one for one in str(output) if unicodedata.category(one) in ("Cc", "Cs")]:
         raise InputError(
@@ -335,6 +371,15 @@ def refuse_output(output: Path, *, where: str = "--output") -> None:
         long = [name for name in output.parts if len(os.fsencode(name)) > longest]
         if long or len(os.fsencode(output.absolute())) + ROOM_FOR_NAMES > os.pathconf(place, "PC_PATH_MAX"):
             raise InputError("the output's name is too long", where=where, got=output)
+        real = Path(os.path.realpath(output))
+        for one in (real, *real.parents):
+            if one.name in OWN_FOLDERS and is_started(one.parent):
+                raise InputError(
+                    "the output would be among a run's own files",
+                    where=where,
+                    got=f"{output}, in {one.name} of the run {one.parent}",
+                    fix="choose another folder",
+                )
     except OSError as error:
         raise InputError(
             "the output folder cannot be used", where=where, got=f"{place}: {error.strerror}"
@@ -412,6 +457,20 @@ def _read_schema(
         return schema.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise _invalid(path, error) from None
+
+
+def _read_part(path: Path, schema: type[Part]) -> Part | None:
+    """A file that need not be there and has no version; None where it is not there."""
+    if not path.is_file():
+        return None
+    text = _read_text(path)
+    try:
+        strict_loads(text)
+        return schema.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise _invalid(path, error) from None
+    except (RecursionError, ValueError) as error:
+        raise InputError("the file cannot be read", where=str(path), got=error) from None
 
 
 def _invalid(path: Path, error: ValidationError) -> InputError:

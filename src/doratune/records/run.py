@@ -97,6 +97,12 @@ def mixed(parts: Sequence[DataRecord]) -> DataRecord:
     )
 
 
+class TrainingDataRecord(Record):
+    """The whole of training_data.json: the rows that a checkpoint comes from."""
+
+    data: list[DataRecord]  #: as in record.json
+
+
 class SpeedupRecord(Record):
     """One speedup of a model's forward pass."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import mmap
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import xxhash
 
 from doratune.errors import InputError
 from doratune.records.run import RunRecord
+
+logger = logging.getLogger(__name__)
 
 
 def weights_checksum(folder: Path) -> str:
@@ -50,6 +53,8 @@ def weights_checksum(folder: Path) -> str:
 def checked_weights(folder: Path, trained: str | None) -> str:
     """The checksum of the weights in a run's folder, which must be those that its training left.
 
+    Where the record cannot tell, that is logged.
+
     Args:
         folder: The run's adapter or model.
         trained: The checksum in the run's record; None in records of older versions.
@@ -58,7 +63,12 @@ def checked_weights(folder: Path, trained: str | None) -> str:
         InputError: They differ, or cannot be read.
     """
     found = weights_checksum(folder)
-    if trained is not None and found != trained:
+    if trained is None:
+        logger.warning(
+            "%s: the record, of an older version, has no checksum of its weights, so they were not compared",
+            folder,
+        )
+    elif found != trained:
         raise InputError(
             "the weights in the run's folder are not those that its training left",
             where=str(folder),

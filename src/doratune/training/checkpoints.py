@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from doratune.records.layout import (
     checkpoints,
     is_started,
     read_base_model,
+    read_training_data,
     write_base_model,
     write_json_atomic,
+    write_training_data,
 )
-from doratune.records.run import ModelRecord
+from doratune.records.run import DataRecord, ModelRecord
 from doratune.training.card import name_base
 
 logger = logging.getLogger(__name__)
@@ -43,13 +46,23 @@ class CheckpointCallback(TrainerCallback):
         keep: How many are kept.
         model: The base model as the user named it.
         base: The base model's record, written to each checkpoint.
+        data: The records of the training rows, written to each checkpoint.
     """
 
-    def __init__(self, run: Path, *, keep: int, model: str, base: ModelRecord | None = None) -> None:
+    def __init__(
+        self,
+        run: Path,
+        *,
+        keep: int,
+        model: str,
+        base: ModelRecord | None = None,
+        data: Sequence[DataRecord] = (),
+    ) -> None:
         self._model = model
         self._run = run
         self._keep = keep
         self._base = base
+        self._data = data
         self._there = False
 
     def on_train_begin(
@@ -79,6 +92,8 @@ class CheckpointCallback(TrainerCallback):
         name_base(found[state.global_step], self._model)
         if self._base is not None:
             write_base_model(found[state.global_step], self._base)
+        if self._data:
+            write_training_data(found[state.global_step], self._data)
         seal(found[state.global_step])
         for folder in list(found.values())[: -self._keep]:
             shutil.rmtree(folder)
@@ -114,6 +129,54 @@ def refuse_other_base(checkpoint: Path, base: ModelRecord) -> None:
         )
     for note in found.notes:
         logger.warning(note)
+
+
+def refuse_other_data(checkpoint: Path, data: Sequence[DataRecord]) -> None:
+    """Refuse to go on from a checkpoint of other training rows; one that does not tell them is logged.
+
+    Args:
+        checkpoint: Where training would go on.
+        data: The training rows as they are now.
+
+    Raises:
+        InputError: They are others than training began with, or are asked in another way.
+    """
+    begun = read_training_data(checkpoint)
+    if begun is None:
+        logger.warning(
+            "%s does not say what rows it was trained on, so they were not compared", checkpoint.name
+        )
+        return
+    if [one.asked for one in begun] == [one.asked for one in data]:
+        return
+    changed = [
+        f"{then.source}: {difference}"
+        for then, now in zip(begun, data, strict=False)
+        if (difference := _data_difference(then, now))
+    ]
+    if len(begun) != len(data):
+        changed.append(f"{len(begun)} sources then, {len(data)} now")
+    raise InputError(
+        "the run was started with other training data",
+        where=str(checkpoint),
+        got="; ".join(changed),
+        fix="put back the data it was started with, or train again with --overwrite",
+    )
+
+
+def _data_difference(then: DataRecord, now: DataRecord) -> str:
+    """What makes one source of training rows another one; empty where it is the same."""
+    if then.sha256 != now.sha256:
+        rows = f"{then.rows:,} rows then, {now.rows:,} now"
+        return rows if then.rows != now.rows else f"other content in its {now.rows:,} rows"
+    if then.asked == now.asked:
+        return ""
+    changed = [
+        key
+        for key in ("layout", "row")
+        if (then.definition or {}).get(key) != (now.definition or {}).get(key)
+    ]
+    return f"the task {now.task} has another {' and '.join(changed)} in its file"
 
 
 def last_whole(run: Path) -> Path | None:

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from doratune.memory import peak_memory_bytes
+from doratune.models.fingerprint import model_record
+from doratune.training import run_directory
 from doratune.training.callbacks import MetricsCallback, StopCallback
+from doratune.training.checkpoints import refuse_other_base, refuse_other_data
 from doratune.training.config import TrainConfig
 from doratune.training.early import Rows, refuse_early
 from doratune.training.estimate import compute, seconds_per_step
@@ -57,8 +60,13 @@ def rehearse(
         InputError: As in ``train``.
     """
     refuse_early(config, resume=resume, overwrite=overwrite)
-    examples, _ = loaded
+    checkpoint = run_directory.checkpoint_to_resume(config) if resume else None
+    examples, data = loaded
+    if checkpoint is not None:
+        refuse_other_data(checkpoint, data)
     base = load_base(config)
+    if checkpoint is not None:
+        refuse_other_base(checkpoint, model_record(base))
     rows = encode_rows(config, base, examples)
     with tempfile.TemporaryDirectory(prefix="doratune-") as scratch:  # the Trainer creates its folder
         elsewhere = config.model_copy(update={"output": Path(scratch)})

@@ -59,10 +59,6 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
         )
     from doratune.training.checkpoints import last_whole
 
-    if has_diverged(config.output):
-        logger.warning(
-            "training in %s diverged before, and will diverge again unless the cause is gone", config.output
-        )
     return last_whole(config.output)
 
 

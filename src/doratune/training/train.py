@@ -33,7 +33,14 @@ from doratune.records.layout import (
     write_base_model,
     write_record,
 )
-from doratune.records.run import ChangeRecord, ModelRecord, ParameterCount, RunRecord, TrainingRecord
+from doratune.records.run import (
+    ChangeRecord,
+    DataRecord,
+    ModelRecord,
+    ParameterCount,
+    RunRecord,
+    TrainingRecord,
+)
 from doratune.records.weights import weights_checksum
 from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory
@@ -42,7 +49,7 @@ from doratune.training.adapter import add_adapter
 from doratune.training.callbacks import MetricsCallback, StopCallback
 from doratune.training.card import name_base, write_card
 from doratune.training.changes import changes_since, starting_point
-from doratune.training.checkpoints import CheckpointCallback, refuse_other_base
+from doratune.training.checkpoints import CheckpointCallback, refuse_other_base, refuse_other_data
 from doratune.training.config import TrainConfig
 from doratune.training.data import name_rows
 from doratune.training.early import Rows, load_rows, refuse_early, uneven_batch
@@ -78,6 +85,8 @@ def train(
     refuse_early(config, resume=resume, overwrite=overwrite)
     checkpoint = run_directory.checkpoint_to_resume(config) if resume else None
     examples, data = loaded or load_rows(config)
+    if checkpoint is not None:
+        refuse_other_data(checkpoint, data)
     base = load_base(config)
     base_record = model_record(base)
     if checkpoint is not None:
@@ -85,7 +94,7 @@ def train(
     rows = encode_rows(config, base, examples)
     metrics, stop = MetricsCallback(config.output), StopCallback()
     trainer, speedups = build_trainer(
-        config, base, rows, metrics, stop, examples=examples, base_record=base_record
+        config, base, rows, metrics, stop, examples=examples, base_record=base_record, data=data
     )
     model: Any = trainer.model
     parameters, start = _parameter_count(model), starting_point(model)
@@ -174,6 +183,7 @@ def build_trainer(
     *,
     examples: Sequence[Example] = (),
     base_record: ModelRecord | None = None,
+    data: Sequence[DataRecord] = (),
 ) -> tuple[RowTrainer, SpeedupReport | None]:
     """Build a run's trainer, adding an adapter to ``base`` if the method has one. Writes nothing.
 
@@ -185,6 +195,7 @@ def build_trainer(
         stop: Stops the run on Ctrl-C or SIGTERM.
         examples: The examples of the rows, to name rows in messages.
         base_record: The base model's record, written to checkpoints.
+        data: The records of the training rows, written to checkpoints.
 
     Returns:
         The trainer, and the speedups in its model; None with ``speedups`` off.
@@ -221,7 +232,11 @@ def build_trainer(
                 ProgressCallback(metrics, config.method),
                 stop,
                 CheckpointCallback(
-                    config.output, keep=config.keep_checkpoints, model=config.model, base=base_record
+                    config.output,
+                    keep=config.keep_checkpoints,
+                    model=config.model,
+                    base=base_record,
+                    data=data,
                 ),
             ],
         )

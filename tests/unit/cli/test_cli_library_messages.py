@@ -58,7 +58,7 @@ def test_a_log_line_is_shown_once(library: str, capsys: pytest.CaptureFixture[st
     logger = logging.getLogger(library)
     logger.info("nothing")
     for _ in range(3):
-        logger.warning("Some weights were\n not used: %s", ["lm_head"])
+        logger.warning("\x1b[1mSome weights\x1b[0m were\n not used: %s", ["lm_head"])
     name = library.partition(".")[0]
     assert capsys.readouterr().err == f"{name} warns: Some weights were not used: ['lm_head']\n"
 
@@ -66,7 +66,8 @@ def test_a_log_line_is_shown_once(library: str, capsys: pytest.CaptureFixture[st
 @pytest.mark.usefixtures("shown")
 def test_a_warning_is_one_line_with_its_library(capsys: pytest.CaptureFixture[str]) -> None:
     place = next(Path(path) for path in sys.path if path.endswith("site-packages")) / "peft" / "peft_model.py"
-    warnings.warn_explicit("Found missing\nadapter keys", UserWarning, str(place), 1)
+    for _ in range(3):  # each time as if Python had forgotten that it was shown
+        warnings.warn_explicit("Found missing\nadapter keys", UserWarning, str(place), 1, registry={})
     assert capsys.readouterr().err == "peft warns: Found missing adapter keys\n"
     warnings.warn_explicit(
         "Setting `save_embedding_layers` to `True` as embedding layers found in `target_modules`.",

@@ -12,8 +12,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from doratune.errors import DoratuneError
 from doratune.evaluation.config import EvalConfig
+from doratune.evaluation.found import find_trained
 from doratune.evaluation.merge import merge, merge_obstacle
-from doratune.evaluation.target import Target, find_trained, load_target
+from doratune.evaluation.target import Target, load_target
 from doratune.models.load import LoadedModel, load_model
 
 IDS = torch.arange(5, 45).reshape(2, 20)

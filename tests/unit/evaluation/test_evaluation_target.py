@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from doratune.evaluation.config import EvalConfig
-from doratune.evaluation.target import find_trained, load_target
+from doratune.evaluation.found import find_trained
+from doratune.evaluation.target import load_target
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")

@@ -17,6 +17,7 @@ from doratune.records.layout import (
     read_record,
     read_study,
     refuse_output,
+    write_config,
     write_json_atomic,
     write_jsonl_atomic,
     write_text_atomic,
@@ -146,6 +147,7 @@ def test_output_that_can_be_written_to_is_taken(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to("there")
+    write_config(tmp_path / "run", {})
     names = (
         "",
         ".",
@@ -156,11 +158,13 @@ def test_output_that_can_be_written_to_is_taken(tmp_path: Path, monkeypatch: pyt
         "link/new",
         "там/　 ñ",
         "n" * 255,
+        "adapter",
+        "run/evaluations/adapter",
         tmp_path / "x",
     )
     for name in names:
         refuse_output(Path(name))
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["link", "there"], "nothing is made"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["link", "run", "there"], "nothing is made"
 
 
 @pytest.mark.parametrize(
@@ -174,6 +178,10 @@ def test_output_that_can_be_written_to_is_taken(tmp_path: Path, monkeypatch: pyt
         ("n" * 256, "too long"),
         ("new/" + "ñ" * 128, "too long"),
         ("new/" * 1000, "too long"),
+        ("run/adapter", "among a run's own files"),
+        ("run/checkpoints/new/newer", "among a run's own files"),
+        ("run/evaluations/../model", "among a run's own files"),
+        ("link", "among a run's own files"),
         ("a\nb", "'\\\\n'"),
         ("a\0b", "'\\\\x00'"),
         ("a\udcffb", "'\\\\udcff'"),
@@ -186,6 +194,9 @@ def test_output_that_cannot_be_made_is_refused(
     (tmp_path / "file").touch()
     (tmp_path / "nowhere").symlink_to("gone")
     (tmp_path / "circle").symlink_to("circle")
+    write_config(tmp_path / "run", {})
+    (tmp_path / "run" / "predictions").mkdir()
+    (tmp_path / "link").symlink_to("run/predictions")
     with pytest.raises(InputError, match=said) as caught:
         refuse_output(Path(name))
     assert "--output" in caught.value.message and len(caught.value.message.splitlines()) < 5
