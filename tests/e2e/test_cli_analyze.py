@@ -339,4 +339,4 @@ def test_a_base_that_is_not_the_one_trained_from_is_refused(cli: Cli, tiny_model
     assert outcome.code == 2 and "not the one that the run was trained from" in outcome.err
     shutil.rmtree("model")
     outcome = cli("analyze", "lora", "--output", "analysis")
-    assert outcome.code == 2 and "no longer there" in outcome.err
+    assert outcome.code == 2 and "is not there" in outcome.err

@@ -315,7 +315,7 @@ def test_tasks_that_cannot_be_run(cli: Cli, run: Path) -> None:
         return outcome.err
 
     assert "did you mean hellaswag" in refused("hellaswagg")
-    assert "programs that the model writes" in refused(
+    assert "code that the model writes" in refused(
         write_task("unsafe", examples_of("sample-boolq", 2), unsafe_code=True)
     )
     assert "absent.jsonl" in refused(

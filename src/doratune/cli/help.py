@@ -141,7 +141,7 @@ def _lines(name: str, field: FieldInfo, preset: object, width: int) -> list[str]
     if is_positional(field):
         left = flag.upper()
     elif value is None:
-        left = f"--no-{flag}" if field.default is True else f"--{flag}"
+        left = f"--{flag}, --no-{flag}" if field.default is True else f"--{flag}"
     else:
         left = f"--{flag} {value}"
     given = [one.help for one in field.metadata if getattr(one, "help", None)]
@@ -160,7 +160,9 @@ def _note(field: FieldInfo, preset: object) -> list[str]:
     if field.is_required() and preset is None:
         return ["(required)"]
     default = field.get_default(call_default_factory=True) if preset is None else preset
-    if default is None or isinstance(default, bool) or default == []:
+    if default is True:
+        return ["(default: on)"]
+    if default is None or default is False or default == []:
         return []
     shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
     return [f"(default: {shown})"]

@@ -31,7 +31,7 @@ def test_changes_are_those_of_the_elements(caplog: pytest.LogCaptureFixture) -> 
     assert found["A"].largest == pytest.approx(float(moved.abs().max()), rel=1e-6)
     assert found["A"].rms == pytest.approx(float(moved.double().square().mean().sqrt()), rel=1e-5)
     assert (found["W"].largest, found["W"].elements) == (pytest.approx(0.5), 8)
-    assert "A by" in caplog.text and "W by" in caplog.text
+    assert "root mean square (largest): A " in caplog.text and ", W 0.18 (0.5)" in caplog.text
 
 
 def test_nothing_moved() -> None:
