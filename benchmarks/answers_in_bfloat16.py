@@ -34,7 +34,9 @@ from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.generate import extract_answer, generate_answers
 from doratune.models.load import load_model
 from doratune.peft import enable
-from doratune.records.layout import ADAPTER_NAME, read_record, write_json_atomic
+from doratune.records.files import write_json_atomic
+from doratune.records.layout import ADAPTER_NAME
+from doratune.records.storage import read_record
 from pipeline import reference
 
 SETTINGS = (

@@ -27,7 +27,7 @@ from doratune.bench.figures import time_ratios
 from doratune.bench.op.timing import interleaved
 from doratune.environment import describe_environment
 from doratune.peft import enable
-from doratune.records.layout import write_json_atomic
+from doratune.records.files import write_json_atomic
 
 LAYERS, WIDTH, TOKENS, RANK, ROUNDS = 30, 64, 32, 8, 15
 TARGETS = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]

@@ -27,7 +27,7 @@ from doratune.environment import describe_environment
 from doratune.evaluation.batching import batches_by_length
 from doratune.evaluation.likelihood import score_candidates
 from doratune.models.load import LoadedModel, load_model
-from doratune.records.layout import write_json_atomic
+from doratune.records.files import write_json_atomic
 
 ROWS, BATCH, ROUNDS = 128, 32, 3
 

@@ -24,7 +24,7 @@ from doratune.bench.step.providers import ONE_LINE
 from doratune.environment import describe_environment
 from doratune.models.builtin import resolve_builtin
 from doratune.records.bench import DType, StepCase
-from doratune.records.layout import write_json_atomic
+from doratune.records.files import write_json_atomic
 
 MODEL, CASE, ROUNDS = "smollm2-135m", "16x64-r32", 7
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from doratune.errors import InputError
-from doratune.records.layout import read_study
+from doratune.records.storage import read_study
 from doratune.report import verdicts
 from doratune.report.figures import TEXT, WIDE, Sheet, as_file, colour, drawing, to_svg
 from doratune.report.files import HTML_NAME

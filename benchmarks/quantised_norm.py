@@ -21,7 +21,7 @@ from doratune import reference
 from doratune.engine.weight_norm import norm_of_product
 from doratune.environment import describe_environment
 from doratune.peft.quantised import QuantisedWeight, dequantised
-from doratune.records.layout import write_json_atomic
+from doratune.records.files import write_json_atomic
 
 SIZE, RANK, SCALING = 1024, 32, 2.0
 

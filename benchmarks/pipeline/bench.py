@@ -13,7 +13,7 @@ from doratune.data.examples import build_examples
 from doratune.data.source import load_file
 from doratune.data.tasks import get_task
 from doratune.records.bench import Machine
-from doratune.records.layout import write_json_atomic
+from doratune.records.files import write_json_atomic
 from doratune.records.run import DataRecord
 from pipeline.commands import PipelineBenchConfig, phase_commands, rehearsal, settings_of
 from pipeline.process import run_command

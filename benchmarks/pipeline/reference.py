@@ -39,7 +39,7 @@ from doratune.data.tasks import get_task
 from doratune.errors import DoratuneError
 from doratune.evaluation.generate import extract_answer
 from doratune.models.load import LoadedModel, load_model
-from doratune.records.layout import write_jsonl_atomic
+from doratune.records.files import write_jsonl_atomic
 from doratune.training.config import LLAMA_TARGETS, TrainingSettings
 from doratune.training.data import load_training_examples
 from doratune.training.tokenise import encode_examples

@@ -9,8 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from doratune.records.layout import read_jsonl, read_record
+from doratune.records.files import read_jsonl
 from doratune.records.run import RunRecord
+from doratune.records.storage import read_record
 from pipeline.commands import ANSWERS_NAME, REFERENCE_NAME, RUN_NAME
 from pipeline.record import Agreement, Figure, Phase, PhaseCost, PipelineRound, PipelineVerdict, Side
 

@@ -17,8 +17,8 @@ from doratune.records.bench import (
     StepCaseResult,
     StepProviderResult,
 )
-from doratune.records.layout import read_analysis, read_study
 from doratune.records.run import Environment
+from doratune.records.storage import read_analysis, read_study
 from pipeline.record import PipelineBenchRecord
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def script(name: str) -> Any:
 
 
 def first_run(task: str) -> Any:
-    """The comparison of the first run, written by a version whose schema is no longer read."""
+    """The comparison of the first run, written in a schema that today's version does not read."""
     return json.loads((STUDIES / "first-run" / task / "comparison.json").read_bytes())
 
 

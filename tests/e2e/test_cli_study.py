@@ -17,7 +17,7 @@ import pytest
 import yaml
 from cli_support import Cli, lines
 
-from doratune.records.layout import read_study
+from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord
 from doratune.study.execute import Outcome, carry_out
 from doratune.study.job import Job

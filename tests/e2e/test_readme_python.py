@@ -33,5 +33,5 @@ def test_the_python_of_the_readme_runs_as_it_is_pasted(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done.stderr
-    assert "60" in done.stdout  # layers on the engine: two in each of 30
+    assert "60 Linear layers on the engine" in done.stdout  # two in each of 30 blocks
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()

@@ -100,7 +100,7 @@ def test_a_killed_study_goes_on_as_if_nothing_had_happened(
     conduct = command("study", plan, "--output", study, "--threads", 1)
     while kills < KILLS or not finished:
         files = count(study)
-        # In a group of its own, in which a process that outlives it is found.
+        # In a separate process group, so that processes that outlive it can be found.
         with (
             (tmp_path / "log").open("ab") as log,
             subprocess.Popen(conduct, stdout=log, stderr=log, start_new_session=True) as process,

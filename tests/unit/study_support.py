@@ -10,17 +10,10 @@ from typing import Any
 import synthetic_runs
 import yaml
 
-from doratune.records.layout import (
-    METRICS_NAME,
-    RECORD_NAME,
-    read_record,
-    write_config,
-    write_divergence,
-    write_json_atomic,
-    write_jsonl_atomic,
-    write_text_atomic,
-)
+from doratune.records.files import write_json_atomic, write_jsonl_atomic, write_text_atomic
+from doratune.records.layout import METRICS_NAME, RECORD_NAME
 from doratune.records.run import Divergence
+from doratune.records.storage import read_record, write_config, write_divergence
 from doratune.study.execute import Outcome
 from doratune.study.job import Job, Wanted
 from doratune.study.plan import load_plan

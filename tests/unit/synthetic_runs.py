@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from doratune.records.layout import write_json_atomic, write_jsonl_atomic
+from doratune.records.files import write_json_atomic, write_jsonl_atomic
 from doratune.records.run import RunRecord
 
 Z = 1.959963984540054

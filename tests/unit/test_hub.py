@@ -25,7 +25,7 @@ from doratune.errors import DoratuneError, InputError
 from doratune.hub import hub_or_cache, looks_like_path
 from doratune.models.load import load_model
 from doratune.models.weights import weights_folder
-from doratune.records.layout import refuse_missing_folder
+from doratune.records.folders import refuse_missing_folder
 
 BLACK_HOLES = {"silent": silent_hub, "closed": closed_hub}
 Point = Callable[[str], None]

@@ -23,7 +23,8 @@ from doratune.data.reader import read_rows
 from doratune.data.rows import make_row
 from doratune.data.tasks import get_task, task_names
 from doratune.errors import InputError
-from doratune.records.layout import read_jsonl, read_record, read_study, training_curve
+from doratune.records.files import read_jsonl
+from doratune.records.storage import read_record, read_study, training_curve
 from doratune.settings import validate
 from doratune.study.plan import load_plan
 from doratune.training.config import TrainConfig

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from doratune.errors import InputError
 from doratune.records.base_model import check_one_base_model
-from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, read_record, required_weights
+from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, required_weights
 from doratune.records.run import RunRecord
+from doratune.records.storage import read_record
 from doratune.records.study import StudyMethod, method_of
 
 logger = logging.getLogger(__name__)

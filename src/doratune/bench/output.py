@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from doratune.errors import InputError
-from doratune.records.layout import refuse_output
+from doratune.records.folders import refuse_output
 
 
 def require_free(path: Path, *, overwrite: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from doratune.cli.parse import AsJson, command_line, parse
-from doratune.records.layout import refuse_output
+from doratune.records.folders import refuse_output
 from doratune.settings import LaxPath, Settings
 
 ABOUT = """Measure how training moved the magnitude and the direction of the weights, as section 3.2 of the

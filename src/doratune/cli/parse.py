@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
 
 import tyro
+from pydantic import ValidationError
 
 from doratune.cli.flags import refuse_missing_flags, refuse_unknown_flags
 from doratune.cli.help import help_text
@@ -58,18 +59,20 @@ def parse(
     refuse_unknown_flags(kind, argv, verb=verb)
     required = {name: tyro.MISSING for name, field in kind.model_fields.items() if field.is_required()}
     refuse_missing_flags(kind, argv, required.keys() - (defaults or {}).keys(), verb=verb)
-    told = _told(kind, where=f"the flags of doratune {verb}")
+    told = _with_one_message(kind, where=f"the flags of doratune {verb}")
     default = told.model_construct(**{**required, **(defaults or {})})
     found = tyro.cli(told, args=argv, default=default, prog=f"doratune {verb}", description=about)
     return kind.model_construct(**{name: getattr(found, name) for name in kind.model_fields})
 
 
-def _told(kind: type[Kind], *, where: str) -> type[Kind]:
-    """The same settings, whose faults are one InputError; tyro would show pydantic's text in a box."""
+def _with_one_message(kind: type[Kind], *, where: str) -> type[Kind]:
+    """``kind`` with InputError in place of pydantic's errors, whose text tyro would print in a box."""
 
     def check(self: Settings, **values: Any) -> None:
-        validate(kind, values, where=where)
-        super(told, self).__init__(**values)
+        try:
+            super(told, self).__init__(**values)
+        except ValidationError:
+            validate(kind, values, where=where)
 
     told: Any = type(
         kind.__name__, (kind,), {"__init__": check, "__doc__": kind.__doc__, "__module__": kind.__module__}

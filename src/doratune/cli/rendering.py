@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from doratune.cli.output import new_console, print_json, print_paths
-from doratune.records.layout import ANALYSIS_NAME, read_analysis
+from doratune.records.layout import ANALYSIS_NAME
+from doratune.records.storage import read_analysis
 from doratune.records.study import StudyRecord
 from doratune.report.files import write_report
 from doratune.report.terminal import print_summary

@@ -13,6 +13,7 @@ from doratune.cli.parse import AsJson, command_line, parse
 from doratune.cli.rendering import publish
 from doratune.errors import InputError
 from doratune.records.archive import check_against_archive, has_archive, write_archive
+from doratune.records.folders import refuse_output
 from doratune.records.layout import (
     COMPARISON_NAME,
     RECORD_NAME,
@@ -20,9 +21,8 @@ from doratune.records.layout import (
     STUDY_NAME,
     is_recorded,
     is_started,
-    read_study,
-    refuse_output,
 )
+from doratune.records.storage import read_study
 from doratune.settings import LaxPath, Settings
 
 ABOUT = """Compare runs that exist, or show the folder of a study or comparison again, finished or not:

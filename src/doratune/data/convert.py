@@ -24,7 +24,7 @@ def convert_row(task: Task, original: Mapping[str, Any], *, where: str) -> Row:
     """Write one original row in the original study's wording.
 
     Args:
-        task: A task that says how rows of its own schema are read.
+        task: A task whose definition says how rows of this data set are read.
         original: The row, by column.
         where: Its place, for messages.
 

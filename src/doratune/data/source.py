@@ -13,7 +13,7 @@ from doratune.data.reader import read_rows
 from doratune.data.rows import Row
 from doratune.data.tasks import Split, Task
 from doratune.errors import InputError
-from doratune.records.layout import file_sha256
+from doratune.records.files import file_sha256
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.found import Found, find_trained, output_folder
 from doratune.models.names import refuse_unknown_model
-from doratune.records.layout import refuse_output
+from doratune.records.folders import refuse_output
 
 
 def refuse_early(config: EvalConfig) -> Found:

@@ -28,15 +28,11 @@ from doratune.evaluation.merge import ROWS
 from doratune.evaluation.target import Target, load_target
 from doratune.records.answers import count_rows, counted
 from doratune.records.base_model import compare_base_models
-from doratune.records.layout import (
-    is_recorded,
-    predictions_name,
-    read_record,
-    write_jsonl_atomic,
-    write_record,
-)
+from doratune.records.files import write_jsonl_atomic
+from doratune.records.layout import is_recorded, predictions_name
 from doratune.records.lock import locked
 from doratune.records.run import DataRecord, Evaluation, Format, Metric, RunRecord, way_of_asking
+from doratune.records.storage import read_record, write_record
 from doratune.stats.accuracy import accuracy_with_interval, majority_share
 
 logger = logging.getLogger(__name__)

@@ -13,12 +13,11 @@ from doratune.records.layout import (
     MODEL_NAME,
     is_recorded,
     is_started,
-    read_record,
     required_weights,
-    unfinished,
     weights_path,
 )
 from doratune.records.run import RunRecord
+from doratune.records.storage import read_record, unfinished
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.found import find_trained, output_folder
 from doratune.evaluation.target import Target, load_target
 from doratune.hub import hub_or_cache, offline
-from doratune.records.layout import refuse_output, write_text_atomic
+from doratune.records.files import write_text_atomic
+from doratune.records.folders import refuse_output
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group

@@ -28,9 +28,6 @@ from doratune.peft import adapter_parameters, dora_norms, enable, uses_dora
 from doratune.peft.adapter_file import read_adapter_config, refuse_other_settings
 from doratune.peft.load import load_adapter
 from doratune.records.base_model import compare_base_models
-from doratune.records.layout import (
-    read_base_model,
-)
 from doratune.records.run import (
     Method,
     ModelRecord,
@@ -40,6 +37,7 @@ from doratune.records.run import (
     ScoredWeights,
     SpeedupRecord,
 )
+from doratune.records.storage import read_base_model
 from doratune.records.weights import checked_weights, weights_checksum
 from doratune.speedups import speed_up
 

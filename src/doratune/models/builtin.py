@@ -18,7 +18,7 @@ from pathlib import Path
 from doratune.cache import cache_home
 from doratune.errors import DoratuneError, InputError
 from doratune.models.gguf import write_safetensors
-from doratune.records.layout import file_sha256
+from doratune.records.files import file_sha256
 
 logger = logging.getLogger(__name__)
 

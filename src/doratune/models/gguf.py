@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from doratune.cache import cache_home
 from doratune.errors import DoratuneError, InputError
-from doratune.records.layout import file_sha256
+from doratune.records.files import file_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

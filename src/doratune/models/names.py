@@ -6,7 +6,7 @@ from pathlib import Path
 
 from doratune.errors import InputError, did_you_mean
 from doratune.models.builtin import BUILTIN, folder_name
-from doratune.records.layout import refuse_missing_folder
+from doratune.records.folders import refuse_missing_folder
 from doratune.records.run import ModelRecord
 
 FOLDER_SOURCE = "folder "

@@ -200,5 +200,5 @@ def must_be_called(module: Any) -> bool:
 
 
 def convolve(conv: Any, x: Any, bias: Any = None) -> Any:
-    """The convolution of the module ``conv``, in x's dtype and with the given bias instead of its own."""
+    """The convolution of the module ``conv``, in x's dtype, with the given bias in place of the module's."""
     return conv._conv_forward(x, conv.weight.to(x.dtype), None if bias is None else bias.to(x.dtype))

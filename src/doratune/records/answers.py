@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from doratune.errors import InputError
-from doratune.records.layout import read_jsonl
+from doratune.records.files import read_jsonl
 from doratune.records.run import Evaluation, Metric
 
 MANY_TIES = 0.01

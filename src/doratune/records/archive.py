@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from doratune.errors import InputError
 from doratune.records.answers import count_rows, read_answers
+from doratune.records.files import read_jsonl, write_bytes_atomic, write_jsonl_atomic
 from doratune.records.layout import (
     METRICS_NAME,
     RUNS_NAME,
@@ -23,17 +24,16 @@ from doratune.records.layout import (
     is_recorded,
     is_started,
     predictions_name,
-    read_divergence,
-    read_jsonl,
-    read_record,
     runs_of_study,
-    write_bytes_atomic,
-    write_config,
-    write_divergence,
-    write_jsonl_atomic,
-    write_record,
 )
 from doratune.records.run import Divergence, RunRecord
+from doratune.records.storage import (
+    read_divergence,
+    read_record,
+    write_config,
+    write_divergence,
+    write_record,
+)
 from doratune.records.study import StudyRecord
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from doratune.records.analysis import AnalysisRecord
-from doratune.records.layout import ANALYSIS_NAME, STUDY_NAME, write_json_atomic, write_text_atomic
+from doratune.records.files import write_json_atomic, write_text_atomic
+from doratune.records.layout import ANALYSIS_NAME, STUDY_NAME
 from doratune.records.study import StudyRecord
 from doratune.report.decomposition_plots import whole_plot
 from doratune.report.markup import to_html, to_markdown

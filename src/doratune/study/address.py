@@ -13,7 +13,8 @@ from typing import Any
 
 from doratune.models.builtin import BUILTIN
 from doratune.records import differences
-from doratune.records.layout import file_sha256, refuse_missing_folder
+from doratune.records.files import file_sha256
+from doratune.records.folders import refuse_missing_folder
 from doratune.training.config import TrainConfig
 
 RUN_SCHEMA = 1

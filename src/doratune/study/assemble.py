@@ -11,8 +11,8 @@ from doratune.environment import describe_environment
 from doratune.errors import InputError
 from doratune.records.base_model import check_one_base_model
 from doratune.records.differences import by_name, environment_notes, shared_settings, type_notes
-from doratune.records.layout import read_divergence, read_record
 from doratune.records.run import Environment, Evaluation, RunRecord
+from doratune.records.storage import read_divergence, read_record
 from doratune.records.study import (
     DivergedRun,
     PooledDifference,

@@ -11,8 +11,8 @@ import numpy as np
 
 from doratune.errors import InputError
 from doratune.records.answers import Answers, read_answers
-from doratune.records.layout import training_curve
 from doratune.records.run import Evaluation, RunRecord
+from doratune.records.storage import training_curve
 from doratune.records.study import ArmResult, SeedRun, StudyArm, StudyCell, StudyMethod, Trial
 from doratune.stats.accuracy import accuracy_with_interval
 from doratune.stats.seeds import PairedCell, arm_summary, difference
@@ -229,7 +229,7 @@ def _seed_run(run: Run, entry: Evaluation, answers: Answers) -> SeedRun:
 
 
 def engine_of(record: RunRecord) -> Literal["doratune", "peft"] | None:
-    """What computed the adapter; None if there is no adapter or it is unknown."""
+    """The engine that computed the adapter; None without an adapter, or if the record does not say."""
     chosen = record.config.get("engine")
     return chosen if record.method in ("lora", "dora") and chosen in ("doratune", "peft") else None
 

@@ -13,16 +13,10 @@ from doratune.data.source import refuse_without_file
 from doratune.data.tasks import get_task, plain_name
 from doratune.errors import InputError
 from doratune.records.archive import PREDICTIONS_FILE, RUNS_FILE
-from doratune.records.layout import (
-    COMPARISON_NAME,
-    RUNS_NAME,
-    STUDY_NAME,
-    is_recorded,
-    is_started,
-    read_study,
-    refuse_output,
-)
+from doratune.records.folders import refuse_output
+from doratune.records.layout import COMPARISON_NAME, RUNS_NAME, STUDY_NAME, is_recorded, is_started
 from doratune.records.run import Protocol
+from doratune.records.storage import read_study
 from doratune.records.study import StudyMethod, StudyRecord
 from doratune.settings import LaxPath, Positive, validate
 from doratune.study.address import ADDRESS_DIGITS, WITHOUT_EFFECT

@@ -11,8 +11,11 @@ from typing import Protocol
 
 from doratune.errors import DoratuneError, StoppedError
 from doratune.records.archive import has_archive, restore_runs
-from doratune.records.layout import STUDY_NAME, read_study, refuse_output, write_text_atomic
+from doratune.records.files import write_text_atomic
+from doratune.records.folders import refuse_output
+from doratune.records.layout import STUDY_NAME
 from doratune.records.lock import locked
+from doratune.records.storage import read_study
 from doratune.study.execute import Outcome
 from doratune.study.grid import Group
 from doratune.study.job import Job, drop_weights

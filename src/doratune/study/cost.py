@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from doratune.records.layout import is_recorded, read_record
+from doratune.records.layout import is_recorded
+from doratune.records.storage import read_record
 from doratune.study.grid import Group
 from doratune.study.job import Job
 from doratune.study.plan import Plan

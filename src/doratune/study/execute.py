@@ -15,8 +15,9 @@ from pathlib import Path
 
 from doratune.errors import DivergedError, DoratuneError, StoppedError
 from doratune.evaluation.config import EvalConfig
-from doratune.records.layout import VALIDATION_NAME, is_started, write_config
+from doratune.records.layout import VALIDATION_NAME, is_started
 from doratune.records.lock import locked
+from doratune.records.storage import write_config
 from doratune.study.job import Job, Wanted
 
 logger = logging.getLogger(__name__)

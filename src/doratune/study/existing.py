@@ -19,8 +19,8 @@ from doratune.records.differences import (
     notes_on_differences,
     shared_settings,
 )
-from doratune.records.layout import read_record
 from doratune.records.run import DataRecord, Evaluation, RunRecord, mixed, way_of_asking
+from doratune.records.storage import read_record
 from doratune.records.study import StudyMethod, StudyRecord, method_of
 from doratune.records.weights import check_own_weights
 from doratune.study.assemble import record_of

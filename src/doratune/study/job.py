@@ -17,10 +17,10 @@ from doratune.records.layout import (
     MODEL_NAME,
     has_diverged,
     is_recorded,
-    read_record,
     trained_weights,
 )
 from doratune.records.run import Evaluation
+from doratune.records.storage import read_record
 from doratune.records.study import StudyMethod
 from doratune.records.weights import check_own_weights
 from doratune.training.config import TrainConfig

@@ -16,7 +16,7 @@ from doratune.data.rows import Row
 from doratune.data.source import load_split
 from doratune.data.tasks import MIX, Split, Task, get_task, get_tasks
 from doratune.errors import InputError
-from doratune.records.layout import write_json_atomic, write_text_atomic
+from doratune.records.files import write_json_atomic, write_text_atomic
 from doratune.records.run import DataRecord, Format, mixed, way_of_asking
 from doratune.study.plan import Plan, PlanTask
 
@@ -102,7 +102,7 @@ class Material:
         return self.train[0].path if len(self.train) == 1 else self.train[0].path.parents[1]
 
     def given(self, task: str) -> str:
-        """What a run is given for a task: its name, or the study's copy of its own file."""
+        """The value of a run's --task: the task's name, or the study's copy of the task's file."""
         return str(self.definitions[task][0]) if task in self.definitions else task
 
     def write(self) -> None:

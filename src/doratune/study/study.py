@@ -11,7 +11,9 @@ from typing import Literal
 
 from doratune.errors import DoratuneError, InputError
 from doratune.hub import offline
-from doratune.records.layout import STUDY_NAME, read_study, write_json_atomic
+from doratune.records.files import write_json_atomic
+from doratune.records.layout import STUDY_NAME
+from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord
 from doratune.study.address import model_identity
 from doratune.study.assemble import answered_cells, study_record
@@ -20,7 +22,8 @@ from doratune.study.conduct import Runner, Watcher, check_folder, conduct
 from doratune.study.grid import Group, groups_of
 from doratune.study.local import LocalRunner
 from doratune.study.material import Material, assumed_material, load_material
-from doratune.study.plan import Plan, PlanTask, Resources, part_of, tested
+from doratune.study.part import part_of, tested
+from doratune.study.plan import Plan, PlanTask, Resources
 from doratune.study.ray_cluster import RayRunner
 from doratune.study.schedule import Progress
 

@@ -14,7 +14,8 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from doratune.records.base import finite_or_none
-from doratune.records.layout import METRICS_NAME, drop_half_line, read_jsonl, write_jsonl_atomic
+from doratune.records.files import drop_half_line, read_jsonl, write_jsonl_atomic
+from doratune.records.layout import METRICS_NAME
 
 LOGGED = ("loss", "learning_rate", "grad_norm", "epoch", "eval_loss", "skipped")
 

@@ -13,26 +13,17 @@ from typing import Any
 
 from doratune.duration import duration
 from doratune.models.builtin import BUILTIN
-from doratune.records.layout import ADAPTER_CONFIG, write_json_atomic, write_text_atomic
+from doratune.records.files import write_json_atomic, write_text_atomic
+from doratune.records.layout import ADAPTER_CONFIG
 from doratune.records.run import RunRecord
 from doratune.training.config import WARMUP_SHARE
 
 CARD_NAME = "README.md"
 KINDS = {"lora": "LoRA", "dora": "DoRA"}
 SHOWN = (
-    *(
-        "rank",
-        "alpha",
-        "rslora",
-        "dropout",
-        "targets",
-        "norm_gradient",
-        "engine",
-        "learning_rate",
-        "schedule",
-    ),
-    *("warmup_steps", "weight_decay", "epochs", "steps", "batch_size", "cutoff", "format", "rows", "loss_on"),
-    *("load_in_4bit", "seed"),
+    *("rank", "alpha", "rslora", "dropout", "targets", "norm_gradient", "engine", "load_in_4bit"),
+    *("learning_rate", "schedule", "warmup_steps", "weight_decay", "epochs", "steps", "batch_size", "seed"),
+    *("cutoff", "format", "rows", "loss_on"),
 )
 """Settings in a card; those that are unset or off are left out."""
 

@@ -20,16 +20,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from doratune.errors import DoratuneError, InputError
 from doratune.records.base_model import compare_base_models
-from doratune.records.layout import (
-    checkpoints,
-    is_started,
+from doratune.records.files import write_json_atomic
+from doratune.records.layout import checkpoints, is_started
+from doratune.records.run import DataRecord, ModelRecord
+from doratune.records.storage import (
     read_base_model,
     read_training_data,
     write_base_model,
-    write_json_atomic,
     write_training_data,
 )
-from doratune.records.run import DataRecord, ModelRecord
 from doratune.training.card import name_base
 
 logger = logging.getLogger(__name__)

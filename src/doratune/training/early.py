@@ -7,7 +7,7 @@ import math
 from doratune.data.examples import Example
 from doratune.errors import InputError
 from doratune.models.names import refuse_unknown_model
-from doratune.records.layout import refuse_output
+from doratune.records.folders import refuse_output
 from doratune.records.run import DataRecord
 from doratune.training import run_directory
 from doratune.training.config import TrainConfig, check_method

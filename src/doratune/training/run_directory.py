@@ -26,11 +26,10 @@ from doratune.records.layout import (
     has_diverged,
     is_recorded,
     is_started,
-    write_config,
-    write_divergence,
 )
 from doratune.records.lock import locked
 from doratune.records.run import Divergence
+from doratune.records.storage import write_config, write_divergence
 from doratune.settings import validate
 from doratune.training.config import TrainConfig
 

@@ -26,13 +26,7 @@ from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model
 from doratune.models.precision import resolve_dtype
 from doratune.peft.load import fill_adapter
-from doratune.records.layout import (
-    CHECKPOINTS_NAME,
-    checkpoints,
-    weights_path,
-    write_base_model,
-    write_record,
-)
+from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, weights_path
 from doratune.records.run import (
     ChangeRecord,
     DataRecord,
@@ -41,6 +35,7 @@ from doratune.records.run import (
     RunRecord,
     TrainingRecord,
 )
+from doratune.records.storage import write_base_model, write_record
 from doratune.records.weights import weights_checksum
 from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory

@@ -9,7 +9,7 @@ import pytest
 from doratune.data.reader import read_rows
 from doratune.data.source import load_file
 from doratune.errors import InputError
-from doratune.records.layout import file_sha256
+from doratune.records.files import file_sha256
 
 ROW = {"instruction": "Say yes.", "input": "", "output": "yes", "answer": "yes"}
 

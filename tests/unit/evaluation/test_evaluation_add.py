@@ -10,8 +10,8 @@ from synthetic_runs import evaluation, flags, write_run
 
 from doratune.errors import DoratuneError
 from doratune.evaluation.evaluate import _add
-from doratune.records.layout import read_record, write_record
 from doratune.records.run import Evaluation
+from doratune.records.storage import read_record, write_record
 
 
 def one(task: str) -> Evaluation:

@@ -9,7 +9,7 @@ import pytest
 
 from doratune.errors import InputError
 from doratune.records.answers import Answers, Counted, count_rows, counted, read_answers
-from doratune.records.layout import write_jsonl_atomic
+from doratune.records.files import write_jsonl_atomic
 from doratune.records.run import Evaluation
 
 from synthetic_runs import evaluation  # isort: skip

@@ -15,14 +15,9 @@ from study_support import MadeUpRunner, Silent, opened
 from doratune.cli.main import main
 from doratune.errors import InputError
 from doratune.records.archive import check_against_archive, has_archive, restore_runs, write_archive
-from doratune.records.layout import (
-    RUNS_NAME,
-    read_jsonl,
-    read_record,
-    read_study,
-    write_config,
-    write_jsonl_atomic,
-)
+from doratune.records.files import read_jsonl, write_jsonl_atomic
+from doratune.records.layout import RUNS_NAME
+from doratune.records.storage import read_record, read_study, write_config
 from doratune.records.study import StudyCell, StudyRecord
 from doratune.study.assemble import record_of
 from doratune.study.cell import Answered, Arm, Run, cell_of

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from doratune.records.analysis import AnalysisRecord, GainDrift, KindCorrelation, RunAnalysis, WeightChange
-from doratune.records.layout import read_analysis
+from doratune.records.storage import read_analysis
 from doratune.records.study import StudyMethod
 from doratune.report.decomposition import correlation_table, gain_sentences, kinds, sources
 from doratune.report.decomposition_plots import whole_plot

@@ -11,7 +11,7 @@ import pytest
 
 import pictures
 from doratune.errors import InputError
-from doratune.records.layout import read_study
+from doratune.records.storage import read_study
 
 DRAWN_WITH = "3.11.2"  # of matplotlib; another version may place things differently
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from synthetic_runs import evaluation, flags, record
 from synthetic_study import comparison, study
 
-from doratune.records.layout import read_study
 from doratune.records.run import RunRecord
+from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord
 from doratune.report.figures import Sheet
 from doratune.report.files import write_report

@@ -15,7 +15,8 @@ from synthetic_study import analysis, study
 
 from doratune.cli.main import main
 from doratune.records.analysis import AnalysisRecord
-from doratune.records.layout import ANALYSIS_NAME, STUDY_NAME, write_json_atomic
+from doratune.records.files import write_json_atomic
+from doratune.records.layout import ANALYSIS_NAME, STUDY_NAME
 from doratune.records.study import StudyRecord
 from doratune.report import numbers, paper
 from doratune.report.figures import MARKERS, Sheet

@@ -12,7 +12,7 @@ from locked_elsewhere import locked_elsewhere
 from study_support import MadeUpRunner, Silent, opened, share
 
 from doratune.errors import DoratuneError, InputError
-from doratune.records.layout import read_study
+from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord
 from doratune.study.job import Job
 from doratune.study.schedule import Tried, choose_rate

@@ -13,7 +13,8 @@ from study_support import MadeUpRunner, Silent, opened, share
 
 from doratune.errors import DivergedError
 from doratune.records.archive import restore_runs, write_archive
-from doratune.records.layout import DIVERGED_NAME, RECORD_NAME, read_study
+from doratune.records.layout import DIVERGED_NAME, RECORD_NAME
+from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord
 from doratune.report.markup import to_html, to_markdown
 from doratune.report.page import page_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import synthetic_runs
 
-from doratune.records.layout import read_jsonl, write_jsonl_atomic
+from doratune.records.files import read_jsonl, write_jsonl_atomic
 from doratune.records.study import MostGiven
 from doratune.report.cautions import cautions
 from doratune.report.view import view_of

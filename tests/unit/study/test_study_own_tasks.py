@@ -16,7 +16,7 @@ from study_support import MadeUpRunner, Silent, opened, write_plan
 from doratune import hub
 from doratune.data.tasks import get_task
 from doratune.errors import DoratuneError, InputError
-from doratune.records.layout import read_study
+from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord
 from doratune.study.plan import load_plan
 from doratune.study.study import open_study, run_study

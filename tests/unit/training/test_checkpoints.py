@@ -10,7 +10,7 @@ import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from doratune.errors import DoratuneError, InputError
-from doratune.records.layout import write_config
+from doratune.records.storage import write_config
 from doratune.training.checkpoints import SEAL_NAME, CheckpointCallback, last_whole, seal
 
 

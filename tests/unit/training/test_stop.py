@@ -10,7 +10,7 @@ import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from doratune.errors import StoppedError
-from doratune.records.layout import drop_half_line, read_jsonl
+from doratune.records.files import drop_half_line, read_jsonl
 from doratune.training.callbacks import StopCallback
 
 

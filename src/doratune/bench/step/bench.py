@@ -33,7 +33,7 @@ from doratune.records.bench import (
     Target,
     Unavailable,
 )
-from doratune.records.layout import write_json_atomic
+from doratune.records.files import write_json_atomic
 from doratune.training.config import LLAMA_TARGETS
 
 logger = logging.getLogger(__name__)

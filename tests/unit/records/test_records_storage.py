@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import synthetic_study
+from synthetic_runs import evaluation, record
+
+from doratune.errors import InputError
+from doratune.records.files import write_json_atomic
+from doratune.records.run import RunRecord
+from doratune.records.storage import read_record, read_study
+
+DOCS = Path(__file__).parents[3] / "docs/results/smollm2"
+
+
+def test_record_round_trip_keeps_the_keys_of_the_file(tmp_path: Path) -> None:
+    whole = record("dora", [evaluation("sample-boolq", [True, False])])
+    parsed = RunRecord.model_validate(whole)
+    write_json_atomic(tmp_path / "record.json", parsed.to_dict())
+    written = json.loads((tmp_path / "record.json").read_text())
+    assert written["schema"] == "doratune.run"
+    assert written.keys() == whole.keys()
+    assert written["evaluations"] == whole["evaluations"]
+    assert read_record(tmp_path) == parsed
+
+
+def test_records_from_before_speedups_were_recorded_are_read() -> None:
+    whole = record("dora", [evaluation("sample-boolq", [True, False])])
+    del whole["training"]["speedups"], whole["evaluations"][0]["speedups"]
+    old = RunRecord.model_validate(whole)
+    assert old.training is not None
+    assert old.training.speedups is None and old.evaluations[0].speedups is None
+
+
+def test_study_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "study.json"
+    made = synthetic_study.study()
+    write_json_atomic(path, made.to_dict())
+    assert read_study(path) == made
+    assert json.loads(path.read_text())["cells"][0]["differences"][0]["from"] == "lora"
+    write_json_atomic(path, made.to_dict() | {"schema_version": 3})
+    with pytest.raises(InputError, match=r"version 3(.|\n)*version 2"):
+        read_study(path)
+
+
+def test_a_study_of_version_1_is_read_with_all_its_figures(tmp_path: Path) -> None:
+    made = synthetic_study.study()
+    old = made.to_dict() | {"schema_version": 1}
+    del old["inputs"]
+    for cell in old["cells"]:
+        for arm in cell["arms"]:
+            del arm["name"], arm["engine"]
+    write_json_atomic(tmp_path / "study.json", old)
+    assert read_study(tmp_path / "study.json") == made
+    old["plan"]["settings"] = {"engine": "peft"}
+    write_json_atomic(tmp_path / "study.json", old)
+    arms = read_study(tmp_path / "study.json").cells[0].arms
+    assert {arm.method: arm.engine for arm in arms if arm.method in ("dora", "full")} == {
+        "dora": "peft",
+        "full": None,
+    }
+
+
+def test_the_study_in_the_docs_is_read() -> None:
+    written = json.loads((DOCS / "study.json").read_text())
+    found = read_study(DOCS / "study.json").to_dict()
+    assert found["schema_version"] == 2
+    assert found["pooled"] == written["pooled"]
+    trained = [run["training"] for cell in written["cells"] for arm in cell["arms"] for run in arm["runs"]]
+    for training in trained:
+        for name, missing in (
+            ("speedups", None),
+            ("skipped_steps", 0),
+            ("changes", None),
+            ("weights_checksum", None),
+        ):
+            training.setdefault(name, missing)  # was not recorded then
+    for cell in written["cells"]:
+        for seed in (seed for one in cell["differences"] for seed in one["seeds"]):
+            seed.setdefault("same_answers", None)
+        for run in (run for arm in cell["arms"] for run in arm["runs"]):
+            run.setdefault("most_given", None)
+            run["result"].setdefault("tied", None)
+    for cell, before in zip(found["cells"], written["cells"], strict=True):
+        assert cell["differences"] == before["differences"]
+        assert [arm["runs"] for arm in cell["arms"]] == [arm["runs"] for arm in before["arms"]]
+        assert [arm["name"] for arm in cell["arms"]] == ["lora", "dora"]
+
+
+def test_a_loss_that_is_not_finite_becomes_null() -> None:
+    whole = record("dora", [])
+    whole["training"]["final_loss"] = math.nan
+    training = RunRecord.model_validate(whole).training
+    assert training is not None
+    assert training.final_loss is None
+    whole["training"]["seconds"] = math.inf
+    with pytest.raises(ValueError, match="finite"):
+        RunRecord.model_validate(whole)
