@@ -27,6 +27,16 @@ def changes(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for name in names for path in (folder / "runs").rglob(name)}
 
 
+def test_a_dry_run_counts_and_writes_nothing(cli: Cli, tiny_model: Path) -> None:
+    flags = ["--model", tiny_model, *TASKS, "--eval-rows", 20, *SMALL, "--output", "both", "--dry-run"]
+    outcome = cli("compare", *flags, "--json")
+    assert outcome.code == 0, outcome.err
+    total = json.loads(outcome.out)["total"]
+    # LoRA and DoRA: 4 steps of 8 of the 32 rows; the base model and both: 20 rows of two tasks
+    assert (total["runs"], total["steps"], total["rows"]) == (2, 8, 3 * 40)
+    assert list(Path().iterdir()) == []
+
+
 @pytest.mark.slow
 def test_compare_then_resume_then_report(cli: Cli, tiny_model: Path) -> None:
     flags = ["--model", tiny_model, *TASKS, "--eval-rows", 20, *SMALL, "--output", "both"]

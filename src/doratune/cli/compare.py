@@ -30,8 +30,10 @@ class CompareCommand(CompareConfig):
     """Continue the comparison in the output folder; seeds, learning rates and tasks may be added."""
     overwrite: bool = False
     """Replace the comparison in the output folder."""
+    dry_run: bool = False
+    """Estimate the comparison's steps, tokens and time. Writes nothing and does not ask the hub."""
     as_json: AsJson = False
-    """Print the record as JSON."""
+    """Print the record, or with --dry-run the estimate, as JSON."""
 
 
 def main(argv: list[str]) -> int:
@@ -56,9 +58,16 @@ def main(argv: list[str]) -> int:
     plan = compare.comparison_plan(command, own)
     compare.check_output(command.output, resume=command.resume, overwrite=command.overwrite)
     earlier = compare.read_earlier(command.output) if command.resume else None
-    study = open_study(compare.resumed(plan, earlier) if earlier else plan, command.output)
+    study = open_study(
+        compare.resumed(plan, earlier) if earlier else plan, command.output, only_to_estimate=command.dry_run
+    )
     if earlier is not None:
         compare.check_same(study, earlier)
+    if command.dry_run:
+        from doratune.cli.estimate import show_estimate
+
+        show_estimate(study, jobs=1, as_json=command.as_json)
+        return 0
     if command.overwrite:
         compare.remove_comparison(command.output)
     with StudyProgress(study, jobs=1) as progress:

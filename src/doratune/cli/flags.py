@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection
 
 from doratune.cli.help import flag_name, is_positional
@@ -102,6 +103,28 @@ def refuse_missing_flags(
             where=f"doratune {verb}",
             expected=" and ".join(f"--{flag}" for flag in missing),
             fix=f"doratune {verb} --help says what it takes",
+        )
+
+
+def refuse_empty_values(argv: list[str], *, verb: str) -> None:
+    """Refuse a value without a character, which is what a shell makes of a variable that is not set.
+
+    Args:
+        argv: The arguments after the verb.
+        verb: Its name.
+
+    Raises:
+        InputError: There is one.
+    """
+    before = [f"doratune {verb}", *argv]
+    empty = [flag for flag, word in zip(before, argv, strict=False) if not word.strip()]
+    empty += [word.rstrip("=") for word in argv if re.fullmatch(r"--[^=]+=\s*", word)]
+    if empty:
+        raise InputError(
+            "a value is empty",
+            where=f"doratune {verb}",
+            got=f"nothing after {empty[0]}",
+            fix="give a value, or leave the flag out; a shell variable in its place may not be set",
         )
 
 

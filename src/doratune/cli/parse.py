@@ -14,7 +14,7 @@ os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
 import tyro
 from pydantic import ValidationError
 
-from doratune.cli.flags import refuse_missing_flags, refuse_unknown_flags
+from doratune.cli.flags import refuse_empty_values, refuse_missing_flags, refuse_unknown_flags
 from doratune.cli.help import help_text
 from doratune.settings import Settings, validate
 from doratune.training.presets import preset_names
@@ -57,6 +57,7 @@ def parse(
         print(help_text(kind, verb=verb, about=about, first=first, defaults=defaults), end="")
         raise SystemExit(0)
     refuse_unknown_flags(kind, argv, verb=verb)
+    refuse_empty_values(argv, verb=verb)
     required = {name: tyro.MISSING for name, field in kind.model_fields.items() if field.is_required()}
     refuse_missing_flags(kind, argv, required.keys() - (defaults or {}).keys(), verb=verb)
     told = _with_one_message(kind, where=f"the flags of doratune {verb}")

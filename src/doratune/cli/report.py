@@ -44,7 +44,7 @@ class ReportCommand(Settings):
     output: LaxPath
     """Folder for the table and the report."""
     title: str | None = None
-    """Heading of the report of runs; a study or comparison has its own."""
+    """Heading of the report of runs; None: the methods. A study or comparison has its own."""
     archive: bool = False
     """Also write a study's records, metrics and predictions, as runs.jsonl.gz and predictions.parquet."""
     as_json: AsJson = False
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
 
     record = record_of_runs(
         runs,
-        title=command.title or "LoRA and DoRA compared",
+        title=command.title,
         reproduce=command_line("report", argv),
     )
     publish(record, command.output, as_json=command.as_json)

@@ -65,7 +65,7 @@ def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | No
         changes.undo()
         raise
     report = changes.report()
-    logger.info("speed-ups: %s", report)
+    logger.info("faster code in the base model: %s", report)
     return report
 
 

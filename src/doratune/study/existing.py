@@ -21,7 +21,7 @@ from doratune.records.differences import (
 )
 from doratune.records.run import DataRecord, Evaluation, RunRecord, mixed, way_of_asking
 from doratune.records.storage import read_record
-from doratune.records.study import StudyMethod, StudyRecord, method_of
+from doratune.records.study import StudyMethod, StudyRecord, arm_name, method_of
 from doratune.records.weights import check_own_weights
 from doratune.study.assemble import record_of
 from doratune.study.cell import Answered, Arm, Run, cell_of
@@ -41,14 +41,14 @@ class _Evaluated:
     evaluations: dict[TaskKey, Evaluation]
 
 
-def record_of_runs(runs: Sequence[Path], *, title: str, reproduce: str) -> StudyRecord:
+def record_of_runs(runs: Sequence[Path], *, title: str | None, reproduce: str) -> StudyRecord:
     """Read finished runs and put them side by side.
 
     Runs that differ only in their seed form one arm.
 
     Args:
         runs: One or more run directories; their order is the order of the arms.
-        title: Headline of the report.
+        title: Headline of the report; None: the names of the arms.
         reproduce: The command that repeats this record.
 
     Returns:
@@ -73,13 +73,19 @@ def record_of_runs(runs: Sequence[Path], *, title: str, reproduce: str) -> Study
     notes = [*unseen, *(note for one in answered for note in one.notes)]
     return record_of(
         answered,
-        title=title,
+        title=title or _title(list(arms)),
         reproduce=reproduce,
         environment=loaded[-1].run.record.environment,
         settings=shared_settings(everything),
         differing=differing_settings(records),
         notes=[*notes, *notes_on_differences(records), *_seed_notes(arms), *_arm_notes(arms)],
     )
+
+
+def _title(arms: Sequence[str]) -> str:
+    """A headline for arms in their order."""
+    *others, last = map(arm_name, arms) if arms else ["the base model"]
+    return f"{', '.join(others)} and {last} compared" if others else f"Evaluation of {last}"
 
 
 def _load(directories: Sequence[Path]) -> list[_Evaluated]:

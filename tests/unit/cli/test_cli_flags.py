@@ -129,6 +129,12 @@ def test_what_is_missing_or_out_of_range_is_one_message_in_our_words(
     assert told in shown and "validation error" not in shown and "╭" not in shown
 
 
+@pytest.mark.parametrize("given", [["--model", ""], ["--model", " "], ["--model="], ["--preset", ""]])
+def test_an_empty_value_is_refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *given, "--task", "boolq", "--output", "x"]) == 2
+    assert f"got: nothing after {given[0].rstrip('=')}" in capsys.readouterr().err
+
+
 def test_several_unknown_flags_are_one_message() -> None:
     with pytest.raises(InputError) as raised:
         refuse_unknown_flags(COMMANDS["train"], ["--lr", "1", "--zzz", "--rank", "3"], verb="train")

@@ -71,6 +71,19 @@ def test_three_runs_side_by_side(tmp_path: Path) -> None:
     assert found.notes == []
 
 
+def test_a_report_is_named_after_what_it_shows(tmp_path: Path) -> None:
+    runs = three_runs(tmp_path)
+    by_method = {json.loads((run / "record.json").read_text())["method"]: run for run in runs}
+    for methods, title in {
+        ("lora", "dora"): "LoRA and DoRA compared",
+        ("dora",): "Evaluation of DoRA",
+        ("base",): "Evaluation of the base model",
+    }.items():
+        shown = [by_method[method] for method in methods]
+        assert record_of_runs(shown, title=None, reproduce="").title == title
+    assert record_of_runs(runs, title="own", reproduce="").title == "own"
+
+
 def test_a_single_run_has_no_difference(tmp_path: Path) -> None:
     (cell,) = build(write_run(tmp_path / "only", "lora", {"sample-boolq": flags(6, 10)})).cells
     assert cell.arms[0].runs[0].run == "only"
