@@ -1,10 +1,10 @@
 """Computes a layer inside calls of those of its modules that FSDP2 shards as units.
 
-PEFT's policy for FSDP makes a unit of each module that holds a trained weight. Such a module's weight is whole
-only while the module is called: hooks gather it before the call, give it back after, and gather it again when
-the gradient of the call's output arrives. The engine does not compute the product that the module stands for, but
-it can compute the whole layer in its place: the modules are called one inside the other, and the innermost
-call computes the layer.
+PEFT's policy for FSDP makes a unit of each module that holds a trained weight. The weight of such a module is
+whole only while the module is called: hooks gather it before the call, shard it after, and gather it again
+when the gradient of the call's output arrives. The engine has no use for the module's own product. But it can
+compute the whole layer in its place: the modules are called one inside the other, and the innermost call
+computes the layer.
 """
 
 from __future__ import annotations
