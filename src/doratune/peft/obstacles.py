@@ -99,6 +99,8 @@ def weight_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
         if isinstance(weight, SHARDED):
             return WEIGHTS_SHARDED
         return f"base weight {type(weight).__name__} of {weight.dtype} not supported"
+    if weight.ndim < 2:
+        return "weights are sharded and flat (FSDP1 or ZeRO-3)"
     if weight.requires_grad:
         # A view that FSDP1 takes of its flat parameter, whose other parts are trained.
         return "base weight is being trained" if weight.is_leaf else "base weight is part of a trained tensor"
@@ -122,8 +124,9 @@ def device_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
 
 def shape_obstacle(shape: tuple[int, ...], adapter: Sequence[Tensor]) -> str | None:
     """Why A, B and m do not fit a weight of shape (d_out, d_in), where kernels would read out of bounds."""
+    d_out, d_in = shape
     A, B, *m = adapter
-    (rank, d_in), fits = A.shape, not m or m[0].shape == shape[:1]
-    if fits and d_in == shape[1] and B.shape == (shape[0], rank):
+    rank = A.shape[0]
+    if A.shape == (rank, d_in) and B.shape == (d_out, rank) and (not m or m[0].shape == (d_out,)):
         return None
     return "shapes of adapter and base weight do not fit"
