@@ -106,7 +106,7 @@ class Other(ModelHook):
 )
 @pytest.mark.parametrize("part", ["base_layer", "lora_B.default"])
 def test_any_other_hook_is_left_to_peft(part: str, hook: Any, caplog: pytest.LogCaptureFixture) -> None:
-    case = Case(targets=("q_proj",))
+    case = Case(use_dora=False, targets=("q_proj",))  # PEFT's DoRA reads W outside the call that loads it
     stock, model = built(case), built(case)
     doratune.enable(model)
     for one in (stock, model):
@@ -114,7 +114,7 @@ def test_any_other_hook_is_left_to_peft(part: str, hook: Any, caplog: pytest.Log
             add_hook_to_module(layers(one)[0].get_submodule(part), hook())
     ids = {"input_ids": IDS, "labels": IDS}
     with torch.no_grad():
-        assert model(**ids).loss == pytest.approx(stock(**ids).loss, abs=1e-6)
+        assert model(**ids).loss.item() == pytest.approx(stock(**ids).loss.item(), abs=1e-6)
     calls = str(first_calls(model))
     assert calls == (
         "1 of 2 LoRA and DoRA layers ran on the engine in the first forward pass; "
@@ -129,7 +129,7 @@ def test_any_other_hook_is_left_to_peft(part: str, hook: Any, caplog: pytest.Log
 
 
 def test_an_offloaded_model_is_left_to_peft() -> None:
-    case = Case(targets=("q_proj", "v_proj"))
+    case = Case(use_dora=False, targets=("q_proj", "v_proj"))
     stock, model = built(case), built(case)
     doratune.enable(model)
     cpu_offload(model, execution_device=torch.device("cpu"))
