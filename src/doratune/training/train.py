@@ -236,7 +236,9 @@ def build_trainer(
             ],
         )
     trainer.remove_callback(PrinterCallback)
-    return trainer, speed_up(base.model, training=True) if config.speedups == "on" else None
+    return trainer, speed_up(
+        base.model, training=True, sharded=trainer.is_fsdp_enabled
+    ) if config.speedups == "on" else None
 
 
 def _say_how_long(trainer: RowTrainer, config: TrainConfig, checkpoint: Path | None) -> None:
