@@ -220,7 +220,7 @@ def loss_of(model: nn.Module, ids: Tensor, case: Case) -> Tensor:
 def train(
     model: nn.Module, case: Case, part: slice, held: dict[str, Tensor] | None = None
 ) -> Iterator[tuple[float, int]]:
-    """Three AdamW steps; yields each loss and how many norms were computed, and keeps the first held norms."""
+    """Three AdamW steps; yields each loss and how many norms were computed; keeps the first held ones."""
     trained = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
     for step in range(STEPS):
