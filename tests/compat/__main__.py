@@ -1,7 +1,7 @@
 """Tests what depends on other libraries' releases with the oldest and the newest that pyproject.toml allows.
 
-``make compat`` runs it. Each corner of the ranges gets a virtual environment, which is kept for the next time:
-pip brings it up to date. Arguments choose corners by name; the first is ``oldest``.
+``make compat`` runs it. Each corner of the ranges gets a virtual environment, which is kept, and brought up to
+date the next time. Arguments choose corners by name.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ TESTS = (
 
 def oldest() -> dict[str, str]:
     """The oldest release of each library that the base install and the extras allow."""
-    lines = [*PROJECT["dependencies"], *(line for name in EXTRAS for line in PROJECT["optional-dependencies"][name])]
+    lines = [
+        *PROJECT["dependencies"],
+        *(line for name in EXTRAS for line in PROJECT["optional-dependencies"][name]),
+    ]
     return {
         one.name: bound.version
         for one in map(Requirement, lines)
@@ -70,19 +73,27 @@ def build(corner: str) -> Path:
         venv.create(folder, with_pip=True)
     bounds, chosen = oldest(), CORNERS[corner]
     # The newest PyTorch may be a build of gigabytes; what is tested everywhere else is in constraints.txt.
-    constraints = [f"{name}=={bounds[name]}" for name in (bounds if EVERYTHING in chosen else chosen) if name != "torch"]
-    constraints += [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch==")]
+    constraints = [
+        f"{name}=={bounds[name]}" for name in (bounds if EVERYTHING in chosen else chosen) if name != "torch"
+    ]
+    constraints += [
+        line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch==")
+    ]
     pins = folder / "constraints.txt"
     pins.write_text("\n".join(constraints) + "\n", encoding="utf-8")
     install = [python, "-m", "pip", "install", "--quiet", "--upgrade", "--upgrade-strategy", "eager"]
-    tests = [line for line in PROJECT["optional-dependencies"]["dev"] if line.startswith(("pytest", "hypothesis"))]
+    tests = [
+        line for line in PROJECT["optional-dependencies"]["dev"] if line.startswith(("pytest", "hypothesis"))
+    ]
     subprocess.run([*install, "-c", pins, "-e", f"{ROOT}[{','.join(EXTRAS)}]", *tests], check=True)
     return python
 
 
 def versions(python: Path) -> str:
     """The releases that a corner has of the libraries that matter most."""
-    listed = subprocess.run([python, "-m", "pip", "list", "--format", "json"], capture_output=True, check=True)
+    listed = subprocess.run(
+        [python, "-m", "pip", "list", "--format", "json"], capture_output=True, check=True
+    )
     found = {one["name"]: one["version"] for one in json.loads(listed.stdout)}
     return ", ".join(f"{name} {found[name]}" for name in SHOWN)
 
@@ -102,7 +113,18 @@ def main() -> int:
             rows.append((corner, "cannot be installed", ""))
             continue
         # An older release's own warnings are no failures of ours.
-        pytest = [python, "-m", "pytest", "-q", "-W", "default", "-m", "not slow", "-n", os.environ.get("WORKERS", "2")]
+        pytest = [
+            python,
+            "-m",
+            "pytest",
+            "-q",
+            "-W",
+            "default",
+            "-m",
+            "not slow",
+            "-n",
+            os.environ.get("WORKERS", "2"),
+        ]
         code = subprocess.run([*pytest, "--dist", "loadfile", *TESTS], cwd=ROOT).returncode
         minutes = (time.monotonic() - started) / 60
         rows.append((corner, f"{'failed' if code else 'passed'} in {minutes:.0f} min", versions(python)))

@@ -37,6 +37,7 @@ DOCUMENTED = (
     "torch.autograd.graph",
     "torch.nn.functional",
     "torch.utils.benchmark",
+    "torch.utils.data",
     "lm_eval.api",
     "lm_eval.models",
     "lm_eval.tasks",
@@ -87,8 +88,15 @@ def test_the_name_is_where_it_was(name: str) -> None:
     module, colon, attribute = name.partition(":")
     if not colon:
         module, _, attribute = name.partition(".")
-    found: Any = importlib.import_module(module) if module != "lm_eval" else pytest.importorskip("lm_eval")
-    for part in attribute.split("."):
+    if module.split(".")[0] == "lm_eval":
+        pytest.importorskip("lm_eval")
+    imported: dict[str, Any] = {}
+    first, *rest = attribute.split(".")
+    exec(
+        f"from {module} import {first} as found", imported
+    )  # finds a module too, as the file's own line does
+    found = imported["found"]
+    for part in rest:
         found = getattr(found, part)
 
 
@@ -178,7 +186,7 @@ CANARIES = {
     "ROTARY": lambda: hasattr(modeling_llama, of_speedups.ROTARY),
     "EAGER_ATTENTION": lambda: hasattr(modeling_llama, of_speedups.EAGER_ATTENTION),
     "table": _lm_eval_table,
-    "serialised": lambda: of_evaluation.serialised({1}) is not None,
+    "serialised": lambda: pytest.importorskip("lm_eval") and of_evaluation.serialised({1}) is not None,
     "runs_programs": lambda: _asks_tasks_for("UNSAFE_CODE"),
     "is_multimodal": lambda: _asks_tasks_for("MULTIMODAL"),
     "forward_name": _wrapped_forward,

@@ -16,7 +16,7 @@ __all__ = ["gguf_reader", "setting_names"]
 
 
 def setting_names(config: type[Any]) -> frozenset[str]:
-    """The settings that a configuration's class declares: its fields, or before transformers 5 its arguments."""
+    """What a configuration's class declares: its fields, or before transformers 5 its arguments."""
     if dataclasses.is_dataclass(config):
         return frozenset(field.name for field in dataclasses.fields(config))
     return frozenset(name for kind in config.__mro__ for name in inspect.signature(kind.__init__).parameters)

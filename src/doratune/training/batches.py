@@ -21,8 +21,8 @@ class RowBatches(Sampler[list[int]]):
     """The micro-batches of one process, as row indices.
 
     The rows of an optimizer step depend only on the seed and the epoch. Within a step, rows of similar length
-    share a micro-batch, which saves padding; see ``share_out``. A short last batch has fewer micro-batches. If
-    there are fewer rows than processes, the remaining processes get a row without a loss, see ``with_blank``.
+    share a micro-batch, which saves padding; see ``share_out``. A short last batch has fewer micro-batches.
+    If there are fewer rows than processes, the remaining processes get a row without a loss, see ``with_blank``.
 
     Args:
         lengths: Tokens of every row.
@@ -103,12 +103,14 @@ def share_out(lengths: Sequence[int], rows: Sequence[int], groups: int) -> list[
     ordered = sorted(rows, key=lambda row: lengths[row], reverse=True)
     longest = lengths[ordered[0]]
     limits = range(longest, longest * len(ordered) + 1)
-    fits = bisect_left(limits, True, key=lambda limit: len(_filled(lengths, ordered, limit, groups)) <= groups)
+    fits = bisect_left(
+        limits, True, key=lambda limit: len(_filled(lengths, ordered, limit, groups)) <= groups
+    )
     return _filled(lengths, ordered, limits[fits], groups)
 
 
 def _filled(lengths: Sequence[int], ordered: list[int], limit: int, groups: int) -> list[list[int]]:
-    """Neighbours in micro-batches that cost at most ``limit`` each, with a row left for each of ``groups``."""
+    """Neighbours in micro-batches that cost at most ``limit`` each, a row left for each of ``groups``."""
     filled: list[list[int]] = []
     for place, row in enumerate(ordered):
         is_full = not filled or (len(filled[-1]) + 1) * lengths[filled[-1][0]] > limit

@@ -66,7 +66,9 @@ def test_the_costliest_micro_batch_costs_as_little_as_neighbours_allow(groups: i
         assert [row for group in shared for row in group] == ordered
         assert len(shared) == groups and all(shared)
 
-        def costliest(cuts: tuple[int, ...], ordered: list[int] = ordered, lengths: list[int] = lengths) -> int:
+        def costliest(
+            cuts: tuple[int, ...], ordered: list[int] = ordered, lengths: list[int] = lengths
+        ) -> int:
             edges = itertools.pairwise([0, *cuts, len(ordered)])
             return max((end - start) * lengths[ordered[start]] for start, end in edges)
 
