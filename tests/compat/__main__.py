@@ -1,7 +1,7 @@
 """Tests what depends on other libraries' releases with the oldest and the newest that pyproject.toml allows.
 
-``make compat`` runs it. Each corner of the ranges gets a virtual environment, which is kept, and brought up to
-date the next time. Arguments choose corners by name.
+``make compat`` runs it. Each corner of the ranges gets a virtual environment, which is kept. Arguments choose
+corners by name.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ class RowBatches(Sampler[list[int]]):
 
     The rows of an optimizer step depend only on the seed and the epoch. Within a step, rows of similar length
     share a micro-batch, which saves padding; see ``share_out``. A short last batch has fewer micro-batches.
-    If there are fewer rows than processes, the remaining processes get a row without a loss, see ``with_blank``.
+    If there are fewer rows than processes, the remaining processes get a row without a loss, see
+    ``with_blank``.
 
     Args:
         lengths: Tokens of every row.
