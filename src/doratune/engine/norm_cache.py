@@ -25,6 +25,7 @@ import xxhash
 from torch import Tensor
 
 from doratune.engine import composite
+from doratune.engine._internals import FakeTensor
 from doratune.engine.autocast import autocast_off
 from doratune.engine.triton.norm_cache import NormMemory
 from doratune.engine.weight_norm import (
@@ -239,6 +240,8 @@ def _(W: Tensor, A: Tensor, B: Tensor, scaling: float, adapter: str, handle: int
 
 def _digest(tensor: Tensor) -> object:
     """A key for the content of a CPU tensor; for a tensor subclass, of the tensors inside it."""
+    if isinstance(tensor, FakeTensor):
+        return object()  # without content, it equals no other
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is not None:
         return tuple(_digest(getattr(tensor, name)) for name in flatten()[0])

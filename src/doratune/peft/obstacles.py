@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from doratune.engine._internals import FakeTensor
 from doratune.functional import FLOATING
 from doratune.peft._internals import (
     DoraLinearLayer,
@@ -61,7 +62,7 @@ def hook_obstacle(modules: Iterable[nn.Module]) -> str | None:
 
 def weight_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
     """Why a dense base weight cannot be used, also with the adapter's devices; None if it can."""
-    if type(weight) not in (Tensor, nn.Parameter) or weight.dtype not in FLOATING:
+    if type(weight) not in (Tensor, nn.Parameter, FakeTensor) or weight.dtype not in FLOATING:
         return f"base weight {type(weight).__name__} of {weight.dtype} not supported"
     if weight.requires_grad:
         return "base weight is being trained"

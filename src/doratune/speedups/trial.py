@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from doratune.data.encode import IGNORED
+from doratune.engine._internals import FakeTensor
 from doratune.speedups.packing import RECORDING, AttentionCall
 from doratune.speedups.same import random, unequal
 
@@ -117,13 +118,28 @@ def _small_copy(model: PreTrainedModel) -> Any:
     }
     memo[id(layers)] = nn.ModuleList(copy.deepcopy(layers[number], memo) for number in sorted(kept))
     # transformers' own ``float`` refuses quantised models; torch's leaves packed weights as they are.
-    small: Any = nn.Module.float(copy.deepcopy(model, memo)).eval()
+    small: Any = nn.Module.float(_with_content(copy.deepcopy(model, memo))).eval()
     small.get_input_embeddings().padding_idx = None
     for module in small.modules():
         # In evaluation mode bitsandbytes packs a 4-bit weight for inference on a CPU, and a packed one passes
         # no gradient.
         module.training = any(hasattr(one, "quant_state") for one in module.parameters(recurse=False))
     return small
+
+
+def _with_content(model: nn.Module) -> nn.Module:
+    """The model, with random numbers in place of parameters and buffers that have no content."""
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):
+            for name, one in held.items():
+                if isinstance(one, FakeTensor):
+                    drawn = (random(*one.shape) * one.shape[-1] ** -0.5).to(one.dtype)
+                    held[name] = (
+                        nn.Parameter(drawn, requires_grad=one.requires_grad)
+                        if held is module._parameters
+                        else drawn
+                    )
+    return model
 
 
 def _batch(words: int) -> dict[str, Tensor]:
