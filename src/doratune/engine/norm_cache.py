@@ -216,8 +216,8 @@ class _KernelNorms:
 
 
 def dense_norm(cache: NormCache, adapter: str, W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
-    """``cache.get`` for a dense weight; in a compiled graph it is one opaque operation."""
-    if torch.compiler.is_compiling():
+    """``cache.get`` for a dense weight; in a compiled graph, and without content, it is one operation."""
+    if torch.compiler.is_compiling() or isinstance(W, FakeTensor):
         return _dense_norm(W.detach(), A.detach(), B.detach(), scaling, adapter, cache.handle)
     return cache.get(DenseWeight(W), A, B, scaling, adapter=adapter)
 
@@ -240,8 +240,6 @@ def _(W: Tensor, A: Tensor, B: Tensor, scaling: float, adapter: str, handle: int
 
 def _digest(tensor: Tensor) -> object:
     """A key for the content of a CPU tensor; for a tensor subclass, of the tensors inside it."""
-    if isinstance(tensor, FakeTensor):
-        return object()  # without content, it equals no other
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is not None:
         return tuple(_digest(getattr(tensor, name)) for name in flatten()[0])

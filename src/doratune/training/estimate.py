@@ -67,7 +67,7 @@ def compute(trainer: RowTrainer, rows: list[int]) -> float:
 
 
 def loss_of(model: Any, inputs: Mapping[str, Any]) -> Tensor:
-    """The loss as SFTTrainer computes it: by the fused head, which never forms the logits of a whole batch."""
+    """The loss as SFTTrainer computes it: by TRL's head, which never forms the logits of a whole batch."""
     return -model(**inputs, fused_lm_head=True).log_probs.mean()
 
 

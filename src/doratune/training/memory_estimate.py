@@ -26,7 +26,8 @@ import sys
 import tempfile
 import types
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -39,11 +40,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from doratune.engine._internals import FakeTensor
 from doratune.memory import resident_bytes
 from doratune.models.load import LoadedModel
 from doratune.speedups.supervised_forward import keeping_outputs
 from doratune.speedups.trial import layers_name
-from doratune.training._internals import SFTConfig
+from doratune.training._internals import SFTConfig, head_kernels
 from doratune.training.callbacks import MetricsCallback, StopCallback
 from doratune.training.config import TrainConfig
 from doratune.training.estimate import loss_of
@@ -177,7 +179,8 @@ def _count(config: TrainConfig, base: LoadedModel, rows: Dataset, target: Target
         if config.speedups == "on" and not own_code:
             model.forward = types.MethodType(keeping_outputs(model.forward), model)
         process = resident_bytes("VmRSS") if target.device == "cpu" and sys.platform == "linux" else 0
-        peaks = _step(trainer, model)
+        _empty(trainer.model, next(model.parameters()))
+        peaks = _step(trainer, model, target.device)
     adapted: Any = trainer.model
     trained = [one for one in adapted.parameters() if one.requires_grad]
     frozen = [one for one in (*adapted.parameters(), *adapted.buffers()) if not one.requires_grad]
@@ -249,7 +252,7 @@ def _with_layers(base: LoadedModel, count: int) -> LoadedModel:
         text.num_hidden_layers = number
 
 
-def _step(trainer: RowTrainer, base: PreTrainedModel) -> dict[str, Counter[str]]:
+def _step(trainer: RowTrainer, base: PreTrainedModel, device: str) -> dict[str, Counter[str]]:
     """Bytes, by part, when a micro-batch of the longest rows holds the most in each phase."""
     args, model = trainer.args, trainer.model
     adapted: Any = model
@@ -260,7 +263,8 @@ def _step(trainer: RowTrainer, base: PreTrainedModel) -> dict[str, Counter[str]]
     longest = sorted(range(len(lengths)), key=lengths.__getitem__)[-args.per_device_train_batch_size :]
     inputs = trainer.inputs(longest)
     trained = [one for one in adapted.parameters() if one.requires_grad]
-    counter = LiveBytes([*adapted.parameters(), *adapted.buffers()])
+    fake: Any = next(base.parameters())
+    counter = LiveBytes(fake.fake_mode, [*adapted.parameters(), *adapted.buffers()])
     handles = [
         one.register_post_accumulate_grad_hook(lambda one: counter.relabel(one.grad, "gradients"))
         for one in trained
@@ -271,7 +275,8 @@ def _step(trainer: RowTrainer, base: PreTrainedModel) -> dict[str, Counter[str]]
         counter.phase = "logits"
 
     handles.append(backbone.register_forward_hook(to_logits))
-    with counter:
+    head = nullcontext() if device == "cpu" or head_kernels is None else _head_in_place()
+    with counter, head:
         if args.gradient_accumulation_steps > 1:  # the gradients of earlier micro-batches
             counter.phase = "gradients"
             for one in trained:
@@ -284,6 +289,29 @@ def _step(trainer: RowTrainer, base: PreTrainedModel) -> dict[str, Counter[str]]
     for handle in handles:
         handle.remove()
     return dict(counter.peaks)
+
+
+def _empty(model: Any, like: Any) -> None:
+    """Take the content of the adapter, which PEFT has initialised."""
+    for module in model.modules():
+        for name, one in module._parameters.items():
+            if one is not None and not isinstance(one, FakeTensor):
+                empty = like.fake_mode.from_tensor(one.detach())
+                module._parameters[name] = nn.Parameter(empty, requires_grad=one.requires_grad)
+
+
+@contextmanager
+def _head_in_place() -> Iterator[None]:
+    """Inside, TRL's head changes its logits in place, as its kernels for GPUs do."""
+
+    def nothing(*_: Any, **__: Any) -> None:
+        pass
+
+    with (
+        patch.object(head_kernels, "_forward_tile", nothing),
+        patch.object(head_kernels, "_backward_tile", nothing),
+    ):
+        yield
 
 
 def _prepare_for_4bit(model: PreTrainedModel) -> list[Tensor]:
