@@ -9,7 +9,7 @@ log-probabilities of the supervised tokens and the gradient of the embedded toke
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
@@ -114,11 +114,19 @@ def _small_copy(model: PreTrainedModel) -> Any:
     layers: Any = getattr(model.base_model, layers_name(model) or "")
     kept = {type(layer): number for number, layer in enumerate(layers)}.values()
     memo: dict[int, Any] = {
-        key: nn.Parameter(one.detach()[:WORDS].clone(), requires_grad=False) for key, one in words.items()
+        key: nn.Parameter(
+            (random(WORDS, *one.shape[1:]) if isinstance(one, FakeTensor) else one.detach()[:WORDS].clone()),
+            requires_grad=False,
+        )
+        for key, one in words.items()
     }
+    left_out = _tensors(layers).keys() | words.keys()
+    rest = {key: one for key, one in _tensors([model]).items() if key not in left_out}
+    rest |= _tensors(layers[number] for number in kept)
+    memo |= {key: _drawn(one) for key, one in rest.items() if isinstance(one, FakeTensor)}
     memo[id(layers)] = nn.ModuleList(copy.deepcopy(layers[number], memo) for number in sorted(kept))
     # transformers' own ``float`` refuses quantised models; torch's leaves packed weights as they are.
-    small: Any = nn.Module.float(_with_content(copy.deepcopy(model, memo))).eval()
+    small: Any = nn.Module.float(copy.deepcopy(model, memo)).eval()
     small.get_input_embeddings().padding_idx = None
     for module in small.modules():
         # In evaluation mode bitsandbytes packs a 4-bit weight for inference on a CPU, and a packed one passes
@@ -127,19 +135,15 @@ def _small_copy(model: PreTrainedModel) -> Any:
     return small
 
 
-def _with_content(model: nn.Module) -> nn.Module:
-    """The model, with random numbers in place of parameters and buffers that have no content."""
-    for module in model.modules():
-        for held in (module._parameters, module._buffers):
-            for name, one in held.items():
-                if isinstance(one, FakeTensor):
-                    drawn = (random(*one.shape) * one.shape[-1] ** -0.5).to(one.dtype)
-                    held[name] = (
-                        nn.Parameter(drawn, requires_grad=one.requires_grad)
-                        if held is module._parameters
-                        else drawn
-                    )
-    return model
+def _drawn(one: Tensor) -> Tensor:
+    """Random numbers in place of a parameter or buffer without content."""
+    values = (random(*one.shape) * one.shape[-1] ** -0.5).to(one.dtype)
+    return nn.Parameter(values, requires_grad=one.requires_grad) if isinstance(one, nn.Parameter) else values
+
+
+def _tensors(modules: Iterable[nn.Module]) -> dict[int, Tensor]:
+    """The parameters and buffers of modules, by id."""
+    return {id(one): one for module in modules for one in (*module.parameters(), *module.buffers())}
 
 
 def _batch(words: int) -> dict[str, Tensor]:

@@ -239,17 +239,21 @@ def _equal_layers(model: PreTrainedModel, config: TrainConfig) -> list[nn.Module
 
 
 def _with_layers(base: LoadedModel, count: int) -> LoadedModel:
-    """A copy of a model with its first layers only."""
+    """A model of the same configuration, but with so many layers."""
     model: Any = base.model
-    name, text = layers_name(model) or "", model.config.get_text_config()
-    every, number = getattr(model.base_model, name), text.num_hidden_layers
+    weight: Any = next(model.parameters())
+    config = copy.deepcopy(model.config)
+    text = config.get_text_config()
+    text.num_hidden_layers = count
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:count]
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(weight.dtype)
     try:
-        setattr(model.base_model, name, every[:count])
-        text.num_hidden_layers = count
-        return replace(base, model=copy.deepcopy(model))
+        with weight.fake_mode:
+            return replace(base, model=type(model)(config).eval())
     finally:
-        setattr(model.base_model, name, every)
-        text.num_hidden_layers = number
+        torch.set_default_dtype(before)
 
 
 def _step(trainer: RowTrainer, base: PreTrainedModel, device: str) -> dict[str, Counter[str]]:

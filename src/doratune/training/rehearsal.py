@@ -64,8 +64,8 @@ def rehearse(
 ) -> Rehearsal:
     """Estimate a run from its configuration and its rows, in most cases without loading the weights.
 
-    They are loaded to compare them with those of a run that is resumed, and where measuring the time is quick:
-    see ``TIMED_BYTES``. GPUs are hidden from this process, which estimates on the CPU.
+    They are loaded to compare them with those of a run that is resumed, and where measuring the time is
+    quick: see ``TIMED_BYTES``. GPUs are hidden from this process, which estimates on the CPU.
 
     Args:
         config: The resolved configuration.
