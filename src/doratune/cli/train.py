@@ -153,7 +153,9 @@ def _rehearse(command: TrainCommand, config: TrainConfig, loaded: Rows) -> None:
     size, parts = found.size, asdict(found.size.memory)
     if command.as_json:
         memory = {"parts": parts, "total": size.memory.total}
-        print_json({**asdict(found), "size": {**asdict(size), "memory": memory}})
+        print_json(
+            {**asdict(found), "peak_bytes": found.peak_bytes, "size": {**asdict(size), "memory": memory}}
+        )
         return
     time = "not measured" if found.seconds is None else f"{about(found.seconds)}, estimated from a few rows"
     whole = "all devices together" if config.device_map else "each process"
@@ -164,8 +166,10 @@ def _rehearse(command: TrainCommand, config: TrainConfig, loaded: Rows) -> None:
         "tokens": f"{found.tokens:,} to train on",
         "steps": f"{found.steps:,} of {config.batch_size} rows, {found.warmup_steps:,} of them warm-up",
         "time": time,
-        "memory": f"about {gigabytes(size.memory.total)} for {whole} on a {where}",
+        "memory": f"about {gigabytes(found.peak_bytes)} for {whole} on a {where}",
     }
+    if found.peak_bytes > size.memory.total:
+        lines["memory"] += f", while the weights are loaded; in a step {gigabytes(size.memory.total)}"
     lines |= {f"  {name}": gigabytes(held) for name, held in parts.items() if held}
     for name, what in lines.items():
         print(f"{name:<13} {what}")

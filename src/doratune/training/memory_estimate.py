@@ -25,6 +25,7 @@ import copy
 import sys
 import tempfile
 import types
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -280,7 +281,8 @@ def _step(trainer: RowTrainer, base: PreTrainedModel, device: str) -> dict[str, 
 
     handles.append(backbone.register_forward_hook(to_logits))
     head = nullcontext() if device == "cpu" or head_kernels is None else _head_in_place()
-    with counter, head:
+    with warnings.catch_warnings(), counter, head:
+        warnings.simplefilter("ignore")  # FakeTensorMode reads .grad of what is not a leaf
         if args.gradient_accumulation_steps > 1:  # the gradients of earlier micro-batches
             counter.phase = "gradients"
             for one in trained:

@@ -11,8 +11,10 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 
+from doratune.models.builtin import BUILTIN
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model
+from doratune.models.weights import weights_folder
 from doratune.training import run_directory
 from doratune.training.batches import RowBatches
 from doratune.training.callbacks import MetricsCallback, StopCallback
@@ -39,7 +41,9 @@ class Rehearsal:
         warmup_steps: How many of them warm up.
         seconds: Estimated time of training; None if it was not measured.
         target: Where it will train.
-        size: Parameters, and the memory of each process.
+        size: Parameters, and the memory of each process in a step.
+        loading_bytes: What a process on a CPU holds while it loads the weights; None if the files are not
+            here, or on a GPU, which holds no more then than in a step.
     """
 
     rows: int
@@ -50,6 +54,12 @@ class Rehearsal:
     seconds: float | None
     target: Target
     size: Estimate
+    loading_bytes: int | None
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that a process holds."""
+        return max(self.size.memory.total, self.loading_bytes or 0)
 
 
 def rehearse(
@@ -115,7 +125,16 @@ def rehearse(
         seconds=None if each is None else each * steps,
         target=target,
         size=size,
+        loading_bytes=_loading_bytes(config.model, size) if target.device == "cpu" else None,
     )
+
+
+def _loading_bytes(model: str, size: Estimate) -> int | None:
+    """A process with the loaded weights and, mapped into its memory, the files that they are read from."""
+    if model not in BUILTIN and not Path(model).expanduser().is_dir():
+        return None
+    files = sum(file.stat().st_size for file in weights_folder(model).glob("*.safetensors"))
+    return size.memory.process + size.memory.weights + files
 
 
 def _seconds_per_step(config: TrainConfig, base: LoadedModel, rows: Dataset) -> float | None:
