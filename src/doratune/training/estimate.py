@@ -12,7 +12,9 @@ from torch import Tensor
 from doratune.training.trainer import RowTrainer
 
 ROWS = 4
-"""The most rows to measure: fewer than a step usually has, but enough to occupy a CPU's cores."""
+"""Rows of the first measurement, if a micro-batch has as many. Each further one has this many times more."""
+ENOUGH_SECONDS = 0.5
+"""A measurement this long is scaled to a whole step. A shorter one is mostly what any number of rows costs."""
 RECOMPUTED = 4 / 3
 """Time with gradient checkpointing, relative to without; it is not yet on when the rows are measured."""
 
@@ -35,7 +37,14 @@ def seconds_per_step(trainer: RowTrainer) -> float | None:
     count = 1 if checkpointed else min(ROWS, args.per_device_train_batch_size)
     rows = _usual(lengths, count)
     compute(trainer, rows)  # the first call also allocates memory and tries out which code is fastest
-    each = compute(trainer, rows) / sum(lengths[row] for row in rows)
+    seconds = compute(trainer, rows)
+    # Without checkpointing, more rows might not fit into the memory.
+    while not checkpointed and seconds < ENOUGH_SECONDS and len(rows) < args.per_device_train_batch_size:
+        rows = _usual(lengths, min(ROWS * len(rows), args.per_device_train_batch_size))
+        if len(rows) == count:  # there are no more
+            break
+        count, seconds = len(rows), compute(trainer, rows)
+    each = seconds / sum(lengths[row] for row in rows)
     in_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
     tokens = min(in_step, len(lengths)) * sum(lengths) / len(lengths)
     return each * tokens * (RECOMPUTED if checkpointed else 1.0)

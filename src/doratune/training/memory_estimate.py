@@ -131,11 +131,17 @@ def estimate_memory(config: TrainConfig, base: LoadedModel, rows: Dataset, targe
     Raises:
         InputError: As in ``build_trainer``.
     """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor")  # FakeTensorMode reads it
+        return _estimate(_count_layers(config, base, rows, target), target)
+
+
+def _count_layers(config: TrainConfig, base: LoadedModel, rows: Dataset, target: Target) -> _Counted:
     layers = _equal_layers(base.model, config)
     if len(layers) <= max(COUNTED_LAYERS):
-        return _estimate(_count(config, base, rows, target), target)
+        return _count(config, base, rows, target)
     few, more = (_count(config, _with_layers(base, count), rows, target) for count in COUNTED_LAYERS)
-    return _estimate(more.extended(few, len(layers) - max(COUNTED_LAYERS)), target)
+    return more.extended(few, len(layers) - max(COUNTED_LAYERS))
 
 
 @dataclass(frozen=True)
@@ -281,8 +287,7 @@ def _step(trainer: RowTrainer, base: PreTrainedModel, device: str) -> dict[str, 
 
     handles.append(backbone.register_forward_hook(to_logits))
     head = nullcontext() if device == "cpu" or head_kernels is None else _head_in_place()
-    with warnings.catch_warnings(), counter, head:
-        warnings.simplefilter("ignore")  # FakeTensorMode reads .grad of what is not a leaf
+    with counter, head:
         if args.gradient_accumulation_steps > 1:  # the gradients of earlier micro-batches
             counter.phase = "gradients"
             for one in trained:
