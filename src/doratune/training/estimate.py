@@ -14,7 +14,7 @@ from doratune.training.trainer import RowTrainer
 ROWS = 4
 """Rows of the first measurement, if a micro-batch has as many. Each further one has this many times more."""
 ENOUGH_SECONDS = 0.5
-"""A measurement this long is scaled to a whole step. A shorter one is mostly what any number of rows costs."""
+"""A measurement this long is scaled to a whole step. In a shorter one, fixed costs weigh too much."""
 RECOMPUTED = 4 / 3
 """Time with gradient checkpointing, relative to without; it is not yet on when the rows are measured."""
 
