@@ -5,8 +5,10 @@ VENV ?= .venv
 WORKERS ?= 2
 PYTHON ?= python3
 BIN := $(VENV)/bin
+# Python compiles a module when it is first imported. pip would compile all of them, which takes a minute.
+INSTALL = $(BIN)/pip install --quiet --no-compile -c constraints.txt
 
-.PHONY: demo test quick faults lint docs wheel clean
+.PHONY: demo test quick faults compat lint docs wheel clean
 
 ifneq ($(filter demo,$(or $(MAKECMDGOALS),demo)),)
 $(info make demo: installs doratune into $(VENV) and downloads a model of 135M parameters (both once), trains LoRA and \
@@ -27,6 +29,11 @@ quick: $(VENV)/.installed-dev
 faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/faults
 
+# A part of the suite with the oldest and the newest PEFT, transformers and TRL that pyproject.toml allows, in virtual
+# environments under build/compat: about 6 GB, and half an hour on two cores.
+compat: $(VENV)/.installed-dev
+	WORKERS=$(WORKERS) $(BIN)/python tests/compat
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,15 +50,15 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[cli]'
+	$(INSTALL) -e '.[cli]'
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(INSTALL) -e '.[dev]'
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	$(INSTALL) -e '.[docs]'
 	touch $@ $(VENV)/.installed
 
 clean:

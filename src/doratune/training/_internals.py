@@ -1,4 +1,4 @@
-"""All undocumented names of transformers and TRL that training uses.
+"""All undocumented names of accelerate, transformers and TRL that training uses.
 
 ``tests/unit/test_internals.py`` fails by name when an upgrade moves one.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+# Makes a data loader that moves batches to a device and passes epochs on to its sampler.
+from accelerate.data_loader import prepare_data_loader
+
 # The file of pickled arguments in a saved model.
 from transformers.trainer import TRAINING_ARGS_NAME
-
-# Divides the rows of an optimizer step into micro-batches of similar cost.
-from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 try:  # The head's kernels, and what TRL calls in their place where there is no Triton.
     from trl.kernels import chunked_logprob as head_kernels
@@ -22,4 +22,4 @@ except ImportError:  # TRL before 1.16
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-__all__ = ["TRAINING_ARGS_NAME", "BatchRebalanceSampler", "SFTConfig", "SFTTrainer", "head_kernels"]
+__all__ = ["TRAINING_ARGS_NAME", "SFTConfig", "SFTTrainer", "head_kernels", "prepare_data_loader"]
