@@ -53,10 +53,9 @@ class LiveBytes(TorchDispatchMode):
         self.phase = ""
         self.live: Counter[str] = Counter()
         self.peaks: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self._entries: dict[int, _Entry] = {}
+        self._entries: dict[StorageWeakRef, _Entry] = {}
         for one in known:
-            storage = one.untyped_storage()
-            self._entries[storage._cdata] = _Entry(StorageWeakRef(storage), 0, "")
+            self._entries[StorageWeakRef(one.untyped_storage())] = _Entry(0, "")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count what it returns."""
@@ -69,20 +68,21 @@ class LiveBytes(TorchDispatchMode):
 
     def relabel(self, tensor: Tensor, phase: str) -> None:
         """Count a tensor's storage under another name from now on."""
-        entry = self._entries[tensor.untyped_storage()._cdata]
+        entry = self._entries[StorageWeakRef(tensor.untyped_storage())]
         self.live[entry.phase] -= entry.size
         self.live[phase] += entry.size
         entry.phase = phase
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        if storage._cdata in self._entries:  # the weak reference keeps the number from being used again
+        reference = StorageWeakRef(storage)
+        if reference in self._entries:
             return
-        for key in [key for key, entry in self._entries.items() if entry.storage.expired()]:
+        for key in [key for key in self._entries if key.expired()]:
             freed = self._entries.pop(key)
             self.live[freed.phase] -= freed.size
-        entry = _Entry(StorageWeakRef(storage), storage.nbytes(), self.phase)
-        self._entries[storage._cdata] = entry
+        entry = _Entry(storage.nbytes(), self.phase)
+        self._entries[reference] = entry
         self.live[entry.phase] += entry.size
         if self.live.total() > self.peaks[self.phase].total():
             self.peaks[self.phase] = self.live.copy()
@@ -95,8 +95,7 @@ def _is_large(shape: Sequence[int] | int) -> bool:
 
 @dataclass
 class _Entry:
-    """A storage, its size in bytes, and the name under which it is counted."""
+    """The size of a storage in bytes, and the name under which it is counted."""
 
-    storage: StorageWeakRef
     size: int
     phase: str

@@ -305,10 +305,10 @@ def _step(trainer: RowTrainer, base: PreTrainedModel, device: str) -> dict[str, 
 def _empty(model: Any, like: Any) -> None:
     """Take the content of the adapter, which PEFT has initialised."""
     for module in model.modules():
-        for name, one in module._parameters.items():
-            if one is not None and not isinstance(one, FakeTensor):
+        for name, one in list(module.named_parameters(recurse=False)):
+            if not isinstance(one, FakeTensor):
                 empty = like.fake_mode.from_tensor(one.detach())
-                module._parameters[name] = nn.Parameter(empty, requires_grad=one.requires_grad)
+                setattr(module, name, nn.Parameter(empty, requires_grad=one.requires_grad))
 
 
 @contextmanager
