@@ -43,6 +43,7 @@ def bfloat16_products(monkeypatch):
     monkeypatch.setattr(norm, "shared_memory", lambda device: norm.LARGE_SHARED_MEMORY)
     for module in (content_hash, magnitude_backward, magnitude_forward, norm, tiled_norm):
         monkeypatch.setattr(module, "launching", lambda device: nullcontext())
+    monkeypatch.setattr(norm, "current_stream", lambda device: 0)
 
 
 class Layer:
@@ -119,6 +120,37 @@ def assert_norm(found, W, A, B):
 def test_norm(sizes, adapter):
     layer = weights(*sizes, adapter)
     assert_norm(norm.dora_row_norm(*layer, 2.0), *layer)
+
+
+def test_norms_of_many_layers_in_one_launch_per_kind():
+    """Ranks in two blocks and two dtypes: of three kinds."""
+    kinds = [(torch.float32, 32), (torch.float32, 5), (torch.bfloat16, 32)]
+    layers = [
+        (*weights(d_out, rank, d_in, dtype), scaling)
+        for d_out, d_in in ((200, 304), (17, 48), (128, 512))
+        for dtype, rank in kinds
+        for scaling in (2.0, 0.5)
+    ]
+    matrices = [norm.Matrix(*layer) for layer in layers]
+    assert all(map(norm.joinable, matrices))
+    launches = norm._plan.cache_info().misses
+    for _ in range(2):
+        found = norm.dora_row_norms(matrices)
+        for one, (W, A, B, scaling) in zip(found, layers, strict=True):
+            torch.testing.assert_close(one, norm.dora_row_norm(W, A, B, scaling), rtol=0, atol=0)
+            exact = (W.double() + scaling * B.double() @ A.double()).norm(dim=1)
+            torch.testing.assert_close(one.double(), exact, rtol=6e-5, atol=0)
+        for _, A, B, _ in layers:
+            A.mul_(2), B.neg_()
+    assert norm._plan.cache_info().misses - launches == len(kinds), "planned again, or not one for each kind"
+
+
+def test_layers_that_one_launch_cannot_take_with_others():
+    W, A, B = weights(64, 8, 64, torch.float32)
+    assert norm.joinable(norm.Matrix(W, A, B, 2.0))
+    assert not norm.joinable(norm.Matrix(W[:, 1:].contiguous(), A[:, 1:].contiguous(), B, 2.0))
+    assert not norm.joinable(norm.Matrix(W.flatten()[64:].view(63, 64)[:, :], A.flatten()[1:], B, 2.0))
+    assert not norm.joinable(norm.Matrix(W, torch.zeros(33, 64), torch.zeros(64, 33), 2.0))
 
 
 @pytest.mark.parametrize("adapter", [torch.float32, torch.bfloat16])

@@ -48,14 +48,14 @@ def test_the_kernels_fit_the_shared_memory(capability):
         **dict.fromkeys(("W", "x", "h", "z", "held", "out", "dY", "dZ", "split"), bf16),
         **dict.fromkeys(("A", "B", "m", "norm", "last", "sums", "dm"), fp32),
         **dict.fromkeys(("state", "known", "hashes"), "*i64"),
-        "arrivals": "*i32",
+        **{"table": "*i64", "scalings": fp32, "norms": fp32},
+        **dict.fromkeys(("arrivals", "matrix_of"), "*i32"),
         **{"W_row": size, "W_column": size, "scaling": "fp32"},
     }
-    tile = {
-        "ROWS": backward.ROWS,
-        "COLUMNS": backward.COLUMNS,
-        "STEPS": backward.STEPS,
-    }
+    tile = {"ROWS": backward.ROWS, "COLUMNS": backward.COLUMNS, "STEPS": backward.STEPS}
+    tile |= {"ALONE": False, "SMALLEST": 0.0, "SOURCE": False, "DEPTH": backward.DEPTH}
+    alone = {"ROWS": backward.ROWS, "COLUMNS": backward.ALONE_COLUMNS, "STEPS": backward.ALONE_STEPS}
+    alone |= {"ALONE": True, "SMALLEST": 0.01, "SOURCE": True, "DEPTH": backward.DEPTH}
     summed = {
         "ROWS": backward.ROWS,
         "COLUMNS": backward.SUMMED_COLUMNS,
@@ -73,7 +73,12 @@ def test_the_kernels_fit_the_shared_memory(capability):
             {"bias": None, "UPDATE": True, "NORM": True, "BIAS": False, **outputs},
             4,
         ),
-        (backward._scale_and_sum, {"bias": None, "BIAS": False, **tile}, 4),
+        (
+            backward._scale_and_sum,
+            {"bias": None, "x": None, "W": None, "h": None, "B": None, "BIAS": False, **tile},
+            4,
+        ),
+        (backward._scale_and_sum, {"bias": None, "BIAS": False, **alone}, 4),
         (backward._finish, {"SMALLEST": 0.01, "SOURCE": True, **summed}, 4),
     ]
     tiles = {name: getattr(tiled_norm, name) for name in ("TILE", "DEPTH", "STAGES", "GROUP")}
@@ -85,6 +90,8 @@ def test_the_kernels_fit_the_shared_memory(capability):
     for rank in (16, 32):
         parts = norm.configuration(rank, is_large=is_large)
         kernels.append((norm._dora_row_norm, {"ROWS": norm.ROWS, "RANKS": rank, **parts}, 8))
+        parts |= {"ROWS": norm.ROWS, "RANKS": rank, "FIELDS": 7}
+        kernels.append((norm._dora_row_norms, parts, 8))
     for kernel, constants, warps in kernels:
         names = kernel.arg_names
         signature = {name: "constexpr" if name in constants else types[name] for name in names}

@@ -1,0 +1,184 @@
+"""Counts what the host does for an adapted layer on a GPU: kernel launches and calls of Python functions.
+
+    OMP_NUM_THREADS=1 python benchmarks/launches.py benchmarks/results/launches.json
+
+In small steps the host launches kernels more slowly than a GPU runs them, so these counts decide the time. No
+GPU is needed: the tensors are on the CPU, the engine takes them for a GPU's, and Triton's kernels are counted
+instead of run. So nothing here is a time, and the values that are computed are not checked; the tests do that.
+
+The layers are those of SmolLM2-135M with adapters of rank 32 on 256 tokens, forward and backward. An operation
+that only makes a view or allocates memory is not a launch. Norms are either left to each call, as after one
+line of ``doratune.enable``, or held for the pass, as in ``doratune train``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from doratune.engine.output_recovery import keep_outputs
+from doratune.engine.triton import select
+from doratune.environment import describe_environment
+from doratune.peft import enable, hold_norms
+from doratune.records.files import write_json_atomic
+
+TOKENS, RANK, BLOCKS = 256, 32, 30
+SHAPES = {"q": (576, 576), "k": (576, 192), "v": (576, 192), "o": (576, 576)}
+SHAPES |= {"gate": (576, 1536), "up": (576, 1536), "down": (1536, 576)}
+"""d_in and d_out of a block's linear layers."""
+ONE = "up"
+"""The layer whose calls are counted; the others differ in size only."""
+ARMS = ("peft-lora", "peft-dora", "doratune-lora", "doratune-dora", "doratune-dora-held")
+UNCOUNTED = {
+    *("_unsafe_view", "as_strided", "detach", "empty", "empty_like", "empty_strided", "expand", "new_empty"),
+    *("permute", "select", "slice", "split", "t", "transpose", "unbind", "unsqueeze", "view", "alias"),
+}
+"""Operations that launch nothing: views and uninitialised memory."""
+
+
+class Block(nn.Module):
+    """The linear layers of one block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, (d_in, d_out) in SHAPES.items():
+            self.add_module(name, nn.Linear(d_in, d_out, bias=False))
+
+
+def _wide_product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """``torch.mm(..., out_dtype=...)``, which PyTorch has for GPUs only."""
+    return a.to(dtype) @ b.to(dtype)
+
+
+class Launches(TorchDispatchMode):
+    """Counts the launches of PyTorch's kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name not in UNCOUNTED:
+            self.names[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def like_a_gpu(kernels: Counter[str]) -> Iterator[None]:
+    """Have the engine take CPU tensors for a GPU's, and count Triton's launches instead of running them."""
+    from triton.runtime.jit import JITFunction
+
+    def launch(kernel: Any, grid: Any) -> Callable[..., None]:
+        def counted(*_args: object, **_kwargs: object) -> None:
+            kernels[kernel.__name__] += 1
+
+        return counted
+
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("mm.dtype", _wide_product, "CPU")
+    with ExitStack() as stack:
+        stack.callback(library._destroy)
+        for name, value in {"is_cuda": True, "is_cpu": False}.items():
+            stack.enter_context(
+                mock.patch.object(Tensor, name, property(lambda _, value=value: value), create=True)
+            )
+        stack.enter_context(mock.patch.object(JITFunction, "__getitem__", launch))
+        stack.enter_context(mock.patch.object(select, "_runs_on", lambda device: True))
+        stack.enter_context(mock.patch.object(torch.cuda, "current_device", lambda: None))
+        stack.enter_context(
+            mock.patch.object(
+                torch.cuda,
+                "get_device_properties",
+                lambda _: mock.Mock(shared_memory_per_block_optin=227 << 10),
+            )
+        )
+        yield
+
+
+def python_calls(run: Callable[[], Any]) -> int:
+    """How many Python functions ``run`` calls, directly or not, also in the backward pass."""
+    calls = 0
+
+    def count(_frame: Any, event: str, _arg: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def adapted(arm: str, dtype: torch.dtype, blocks: int) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.ModuleList(Block() for _ in range(blocks)).to(dtype)
+    config = LoraConfig(r=RANK, use_dora=arm.split("-")[1] == "dora", target_modules=list(SHAPES))
+    peft_model: Any = get_peft_model(model, config)  # pyright: ignore[reportArgumentType]
+    if arm.startswith("doratune"):
+        enable(peft_model)
+    return peft_model
+
+
+def layer_counts(arm: str, dtype: torch.dtype) -> dict[str, Any]:
+    """Launches and calls of one layer's forward and backward pass."""
+    model: Any = adapted(arm, dtype, 1)
+    layer = getattr(model.base_model.model[0], ONE)
+    d_in, d_out = SHAPES[ONE]
+    x, dY = torch.randn(TOKENS, d_in).to(dtype).requires_grad_(), torch.randn(TOKENS, d_out).to(dtype)
+    kernels: Counter[str] = Counter()
+    on_engine = arm.startswith("doratune")
+
+    def step() -> None:
+        y = layer(x)
+        y.backward(dY)
+
+    def clear() -> None:
+        x.grad = None
+        model.zero_grad()
+
+    with ExitStack() as stack:
+        if on_engine:
+            stack.enter_context(like_a_gpu(kernels))
+            stack.enter_context(keep_outputs())
+            if arm.endswith("held"):
+                stack.enter_context(hold_norms(model, base_unchanged=True))
+        step()
+        clear()
+        kernels.clear()
+        with Launches() as launches:
+            step()
+        clear()
+        triton = Counter(kernels)
+        step()
+        clear()
+        calls = python_calls(step)
+    return {
+        "launches": launches.names.total() + triton.total(),
+        "triton_launches": triton.total(),
+        "python_calls": calls,
+        "operations": dict(launches.names + triton),
+    }
+
+
+def main() -> None:
+    for dtype in (torch.bfloat16, torch.float32):
+        for arm in ARMS:
+            print(dtype, arm, layer_counts(arm, dtype))
+
+
+if __name__ == "__main__":
+    main()
