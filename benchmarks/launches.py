@@ -97,6 +97,10 @@ def like_a_gpu(kernels: Counter[str]) -> Iterator[None]:
         stack.enter_context(mock.patch.object(JITFunction, "__getitem__", launch))
         stack.enter_context(mock.patch.object(select, "_runs_on", lambda device: True))
         stack.enter_context(mock.patch.object(torch.cuda, "current_device", lambda: None))
+        stack.enter_context(mock.patch.object(torch.cuda, "is_current_stream_capturing", lambda: False))
+        stack.enter_context(
+            mock.patch.object(torch.cuda, "current_stream", lambda _: mock.Mock(cuda_stream=0))
+        )
         stack.enter_context(
             mock.patch.object(
                 torch.cuda,

@@ -3,7 +3,7 @@
 A layer on its own must check its weights' content to know that its norm is still valid. Each check and each
 new norm then falls between two large products, when the caches hold nothing it needs. Code that controls the
 whole forward pass computes all norms before it, one after the other, in about half the time, and checks none
-again. An evaluation computes them once instead of once per token.
+again. An evaluation computes them once instead of once per token. On a GPU one launch computes them all.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from doratune.engine.norm_cache import Adapter, fill
 from doratune.peft.layer import EngineLayer
 
 
@@ -36,15 +37,23 @@ def hold_norms(model: nn.Module, *, base_unchanged: bool = False) -> Iterator[No
     for norms in held:
         norms.hold(base_unchanged=base_unchanged)
     try:
-        for layer in layers:
-            adapter = layer.adapter_on_engine()
-            if (
-                adapter is not None
-                and layer.use_dora.get(adapter, False)
-                and layer.engine_options.detach_norm
-            ):
-                layer.adapter_norm(adapter)
+        _compute(layers)
         yield
     finally:
         for norms in held:
             norms.let_go()
+
+
+def _compute(layers: list[EngineLayer]) -> None:
+    """Compute the norms of the layers' active DoRA adapters."""
+    dense: list[Adapter] = []
+    for layer in layers:
+        adapter = layer.adapter_on_engine()
+        if adapter is None or not layer.use_dora.get(adapter, False) or not layer.engine_options.detach_norm:
+            continue
+        weights = layer.dense_weights(adapter)
+        if weights is None:
+            layer.adapter_norm(adapter)
+        else:
+            dense.append(Adapter(layer.norms, adapter, *weights, layer.scaling[adapter]))
+    fill(dense)

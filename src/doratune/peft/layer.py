@@ -53,6 +53,10 @@ class EngineLayer(nn.Module, LoraLayer):
         """The norm that a DoRA adapter's magnitude is divided by, (d_out,), float32 or float64, detached."""
         raise NotImplementedError
 
+    def dense_weights(self, adapter: str) -> tuple[Tensor, Tensor, Tensor] | None:
+        """W, A and B of an adapter if all are stored as matrices; else None."""
+        return None
+
     def adapter_on_engine(self) -> str | None:
         """The one active adapter if the engine can compute it, else None."""
         return self._adapter_or_reason()[0]

@@ -81,8 +81,12 @@ class EngineLinear(EngineLayer, Linear):
             detach_norm=options.detach_norm,
         )
 
-    def adapter_norm(self, adapter: str) -> Tensor:
+    def dense_weights(self, adapter: str) -> tuple[Tensor, Tensor, Tensor]:
         """See ``EngineLayer``."""
         W = weight_of(base_of(self))
         A, B, *_ = adapter_weights(self, adapter)
-        return dense_norm(self.norms, adapter, W.T if self.fan_in_fan_out else W, A, B, self.scaling[adapter])
+        return W.T if self.fan_in_fan_out else W, A, B
+
+    def adapter_norm(self, adapter: str) -> Tensor:
+        """See ``EngineLayer``."""
+        return dense_norm(self.norms, adapter, *self.dense_weights(adapter), self.scaling[adapter])

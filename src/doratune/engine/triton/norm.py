@@ -1,7 +1,7 @@
 """The norm of each row of W + s·B·A in one pass over a bfloat16 W, with V = W + s·B·A in registers.
 
-One launch computes the norms of one layer, or of all layers of a model: in small steps the host launches kernels
-more slowly than a GPU runs them.
+One launch computes the norms of one layer, or of all layers of a model: in small steps the host launches
+kernels more slowly than a GPU runs them.
 
 Squares are only added, never subtracted, so a row that s·B·A nearly cancels keeps its digits. A and B are
 each split into the sum of two bfloat16 matrices, which keeps 16 bits of every element. Of the four products

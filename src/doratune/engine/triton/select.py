@@ -35,6 +35,12 @@ def current_stream(device: torch.device) -> int:
     return torch.cuda.current_stream(device).cuda_stream
 
 
+def capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured, which may not copy from the host and outlives what it reads."""
+    with launching(device):
+        return torch.cuda.is_current_stream_capturing()
+
+
 @functools.cache
 def shared_memory(device: torch.device) -> int:
     """Bytes of shared memory that one program may use on a GPU; 0 if PyTorch does not say."""
