@@ -166,6 +166,10 @@ class NormCache:
             held[adapter, scaling] = norm
         return norm
 
+    def found(self, adapter: str, scaling: float) -> Tensor | None:
+        """The norm of an adapter if it is held; not for compiled graphs, which would keep it."""
+        return None if self._held is None else self._held.get((adapter, scaling))
+
     def keep(self, norm: Tensor, *, adapter: str, scaling: float) -> None:
         """Reuse a norm that was computed elsewhere, until ``let_go``; only while held."""
         assert self._held is not None

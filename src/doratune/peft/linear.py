@@ -58,8 +58,10 @@ class EngineLinear(EngineLayer, Linear):
         m = norm = None
         if rest:
             m = rest[0]
-            if options.detach_norm:  # a function, since a small layer does not need it
-                norm = partial(dense_norm, self.norms, adapter, W, A, B, scaling)
+            if options.detach_norm:
+                norm = None if torch.compiler.is_compiling() else self.norms.found(adapter, scaling)
+                if norm is None:  # a function, since a small layer does not need it
+                    norm = partial(dense_norm, self.norms, adapter, W, A, B, scaling)
         x_dropped = self.dropped(x, adapter)
         if x_dropped is None and (norm is not None or m is None):
             if autocast and x.dtype != torch.float64:

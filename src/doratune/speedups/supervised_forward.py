@@ -14,7 +14,7 @@
 
 Each of these is first tried on a tiny batch, and left out where it changes the loss or a gradient: see
 ``trial.py``. On other devices, and where a model computes more than this, TRL's forward pass stays, and only
-DoRA's outputs are kept.
+DoRA's outputs are kept and its norms computed first. A GPU computes them in one launch.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def spare_forward(model: PreTrainedModel, settings: SpeedupSettings, changes: Ch
                 changes.on_undo(lambda: _set_attention(model, attention))
                 return
     changes.leave(PART, reason)
-    changes.replace("kept_outputs", model, _keeping_outputs(model.forward))
+    changes.replace("kept_outputs", model, _keeping(model.forward))
 
 
 def _difference(trial: Trial, plan: Plan) -> str | None:
@@ -220,11 +220,12 @@ def _set_attention(model: PreTrainedModel, attention: str) -> None:
         model.set_attn_implementation(attention)
 
 
-def _keeping_outputs(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The same forward pass, as a method, with the outputs of DoRA layers kept."""
+def _keeping(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same forward pass, as a method, with the outputs of DoRA layers kept and their norms held."""
 
     def keeping(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with keep_outputs():
+        # As in ``_supervised``, the base weight of an adapter never changes.
+        with keep_outputs(), hold_norms(self, base_unchanged=True):
             return forward(*args, **kwargs)
 
     return keeping

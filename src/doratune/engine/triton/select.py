@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from doratune.engine._internals import shared_memory_of
+from doratune.engine.autocast import NOTHING
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 OLDEST = (8, 0)
@@ -27,7 +28,7 @@ def taken(*tensors: Tensor) -> bool:
 
 def launching(device: torch.device) -> AbstractContextManager[Any]:
     """A context for kernel launches: Triton launches on the current GPU, wherever the arguments are."""
-    return nullcontext() if torch.cuda.current_device() == device.index else torch.cuda.device(device)
+    return NOTHING if torch.cuda.current_device() == device.index else torch.cuda.device(device)
 
 
 def current_stream(device: torch.device) -> int:
