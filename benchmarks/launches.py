@@ -2,13 +2,15 @@
 
     OMP_NUM_THREADS=1 python benchmarks/launches.py benchmarks/results/launches.json
 
-In small steps the host launches kernels more slowly than a GPU runs them, so these counts decide the time. No
-GPU is needed: the tensors are on the CPU, the engine takes them for a GPU's, and Triton's kernels are counted
-instead of run. So nothing here is a time, and the values that are computed are not checked; the tests do that.
+In small steps the host launches kernels more slowly than a GPU runs them, and these counts decide the time.
+No GPU is needed: the tensors are on the CPU, the engine takes them for a GPU's, and Triton's kernels are
+counted instead of run. So nothing here is a time, and what is computed is not checked
+(``tests/numerics/interpreted.py`` does that).
 
-The layers are those of SmolLM2-135M with adapters of rank 32 on 256 tokens, forward and backward. An operation
-that only makes a view or allocates memory is not a launch. Norms are either left to each call, as after one
-line of ``doratune.enable``, or held for the pass, as in ``doratune train``.
+The layer is SmolLM2-135M's ``up_proj`` with an adapter of rank 32 on 256 tokens, forward and backward. What
+only makes a view or allocates memory is no launch. Norms are computed in each call, as after
+``doratune.enable`` alone, or held for a pass, as in ``doratune train``. What holding them costs is counted
+for all 210 linear layers together.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -30,7 +33,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from doratune.engine.output_recovery import keep_outputs
 from doratune.engine.triton import select
 from doratune.environment import describe_environment
-from doratune.peft import enable, hold_norms
+from doratune.peft import enable
+from doratune.peft.hold_norms import engine_layers, hold_norms
 from doratune.records.files import write_json_atomic
 
 TOKENS, RANK, BLOCKS = 256, 32, 30
@@ -88,26 +92,21 @@ def like_a_gpu(kernels: Counter[str]) -> Iterator[None]:
 
     library = torch.library.Library("aten", "IMPL")
     library.impl("mm.dtype", _wide_product, "CPU")
+    cuda = {
+        "current_device": lambda: None,
+        "current_stream": lambda _: SimpleNamespace(cuda_stream=0),
+        "is_current_stream_capturing": lambda: False,
+        "get_device_properties": lambda _: SimpleNamespace(shared_memory_per_block_optin=227 << 10),
+    }
     with ExitStack() as stack:
         stack.callback(library._destroy)
         for name, value in {"is_cuda": True, "is_cpu": False}.items():
-            stack.enter_context(
-                mock.patch.object(Tensor, name, property(lambda _, value=value: value), create=True)
-            )
+            as_said = property(lambda _, value=value: value)
+            stack.enter_context(mock.patch.object(Tensor, name, as_said, create=True))
+        for name, value in cuda.items():
+            stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(JITFunction, "__getitem__", launch))
         stack.enter_context(mock.patch.object(select, "_runs_on", lambda device: True))
-        stack.enter_context(mock.patch.object(torch.cuda, "current_device", lambda: None))
-        stack.enter_context(mock.patch.object(torch.cuda, "is_current_stream_capturing", lambda: False))
-        stack.enter_context(
-            mock.patch.object(torch.cuda, "current_stream", lambda _: mock.Mock(cuda_stream=0))
-        )
-        stack.enter_context(
-            mock.patch.object(
-                torch.cuda,
-                "get_device_properties",
-                lambda _: mock.Mock(shared_memory_per_block_optin=227 << 10),
-            )
-        )
         yield
 
 
@@ -115,9 +114,9 @@ def python_calls(run: Callable[[], Any]) -> int:
     """How many Python functions ``run`` calls, directly or not, also in the backward pass."""
     calls = 0
 
-    def count(_frame: Any, event: str, _arg: object) -> None:
+    def count(frame: Any, event: str, _arg: object) -> None:
         nonlocal calls
-        calls += event == "call"
+        calls += event == "call" and frame.f_code.co_filename != __file__
 
     sys.setprofile(count)
     try:
@@ -170,18 +169,59 @@ def layer_counts(arm: str, dtype: torch.dtype) -> dict[str, Any]:
         step()
         clear()
         calls = python_calls(step)
+    return counts(launches.names, triton, calls)
+
+
+def held_norms(dtype: torch.dtype) -> dict[str, Any]:
+    """Launches and calls that compute the norms of a whole model before a pass, from the second pass on."""
+    model, kernels = adapted("doratune-dora", dtype, BLOCKS), Counter[str]()
+    layers = engine_layers(model)
+
+    def hold() -> None:
+        with hold_norms(model, base_unchanged=True, layers=layers):
+            pass
+
+    with like_a_gpu(kernels):
+        hold()
+        kernels.clear()
+        with Launches() as launches:
+            hold()
+        return counts(launches.names, Counter(kernels), python_calls(hold))
+
+
+def counts(operations: Counter[str], kernels: Counter[str], calls: int) -> dict[str, Any]:
     return {
-        "launches": launches.names.total() + triton.total(),
-        "triton_launches": triton.total(),
+        "launches": operations.total() + kernels.total(),
+        "of_triton": kernels.total(),
         "python_calls": calls,
-        "operations": dict(launches.names + triton),
+        "operations": dict(operations + kernels),
     }
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("output", type=Path, help="JSON file for the record")
+    output = parser.parse_args().output
+    layers: dict[str, Any] = {}
+    norms: dict[str, Any] = {}
     for dtype in (torch.bfloat16, torch.float32):
-        for arm in ARMS:
-            print(dtype, arm, layer_counts(arm, dtype))
+        name = str(dtype).removeprefix("torch.")
+        layers[name] = {arm: layer_counts(arm, dtype) for arm in ARMS}
+        norms[name] = held_norms(dtype)
+        for arm, found in {**layers[name], "norms of a model": norms[name]}.items():
+            print(f"{name}, {arm}: {found['launches']} launches, {found['python_calls']} Python calls")
+    write_json_atomic(
+        output,
+        {
+            "layer": {"d_in": SHAPES[ONE][0], "d_out": SHAPES[ONE][1], "rank": RANK, "tokens": TOKENS},
+            "layers_of_the_model": BLOCKS * len(SHAPES),
+            "results": layers,
+            "held_norms": norms,
+            "environment": describe_environment().to_dict(),
+        },
+    )
 
 
 if __name__ == "__main__":

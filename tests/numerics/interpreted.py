@@ -18,7 +18,8 @@ from torch import nn
 from triton.runtime import interpreter
 
 import doratune
-from doratune.engine import weight_norm
+from doratune.engine import norm_cache, weight_norm
+from doratune.engine.norm_cache import NormCache
 from doratune.engine.triton import (
     content_hash,
     magnitude_backward,
@@ -212,7 +213,8 @@ def gpus_path(monkeypatch, request):
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda _: True), raising=False)
     monkeypatch.setattr(torch.Tensor, "is_cpu", property(lambda _: False), raising=False)
     monkeypatch.setattr(select, "_runs_on", lambda device: True)
-    monkeypatch.setattr(weight_norm, "capturing", lambda device: False)
+    for module in (norm_cache, weight_norm):
+        monkeypatch.setattr(module, "capturing", lambda device: False)
     only_on_gpus = torch.library.Library("aten", "IMPL")
     only_on_gpus.impl("mm.dtype", lambda a, b, dtype: a.to(dtype) @ b.to(dtype), "CPU")
     request.addfinalizer(only_on_gpus._destroy)
@@ -276,6 +278,18 @@ def test_norms_held_on_the_gpu_s_path_are_those_of_each_call(monkeypatch, dtype)
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)
         randomize_adapters(model, seed=7)
     assert launches == ([3, 3] if dtype == torch.bfloat16 else [])  # the last one's rows are not aligned
+
+
+@pytest.mark.usefixtures("gpus_path")
+def test_a_recorded_graph_of_a_compiled_model_computes_its_own_norms(monkeypatch):
+    layer, cache = random_layer(64, 48, dtype=torch.bfloat16), NormCache()
+    cache.hold(base_unchanged=True)
+    cache.keep(torch.full((48,), 7.0), adapter="", scaling=2.0)
+    inputs = layer.W, layer.A.detach(), layer.B.detach(), 2.0
+    compiled = torch.ops.doratune.dense_norm
+    assert (compiled(*inputs, "", cache.handle) == 7).all()
+    monkeypatch.setattr(norm_cache, "capturing", lambda device: True)
+    assert_norm(compiled(*inputs, "", cache.handle), *inputs[:3])
 
 
 def test_an_interrupt_between_the_kernels_drops_the_last_norm(monkeypatch):

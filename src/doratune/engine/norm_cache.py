@@ -28,6 +28,7 @@ from torch import Tensor
 from doratune.engine import composite
 from doratune.engine.autocast import autocast_off
 from doratune.engine.triton.norm_cache import NormMemory
+from doratune.engine.triton.select import capturing
 from doratune.engine.weight_norm import (
     current_row_norm,
     joint_row_norms,
@@ -112,6 +113,8 @@ class NormCache:
         self._on_cpu, self._on_gpu = _HashedNorms(), _KernelNorms()
         self._held: dict[object, Tensor] | None = None
         self._base_unchanged = False
+        self.decision: Any = None
+        """What the layer has decided for as long as its norms are held."""
 
     @property
     def held(self) -> bool:
@@ -128,7 +131,7 @@ class NormCache:
 
     def let_go(self) -> None:
         """Check the weights again at every call."""
-        self._held, self._base_unchanged = None, False
+        self._held, self._base_unchanged, self.decision = None, False, None
 
     def get(
         self,
@@ -268,6 +271,9 @@ _by_handle: weakref.WeakValueDictionary[int, NormCache] = weakref.WeakValueDicti
 
 @torch.library.custom_op("doratune::dense_norm", mutates_args=())
 def _dense_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float, adapter: str, handle: int) -> Tensor:
+    if W.is_cuda and capturing(W.device):  # a graph would read a held norm long after it has been freed
+        with _computing(W.device):
+            return current_row_norm(W, A, B, scaling)
     # A copy: the compiler may reuse the memory of an operation's result.
     cache = _by_handle[handle]
     return cache.get(DenseWeight(W), A, B, scaling, adapter=adapter, remember=False).clone()

@@ -190,6 +190,8 @@ def weighted_rows(W: Tensor, A: Tensor) -> Tensor:
         high = A.to(W.dtype)
         both = torch.cat((high, (A - high).to(W.dtype)))
         return torch.mm(W, both.T, out_dtype=A.dtype).view(W.shape[0], 2, A.shape[0]).sum(dim=1)
+    if W.dtype == A.dtype:
+        return matmul(W, A.T)
     U = A.new_empty(W.shape[0], A.shape[0])
     for rows, wide in _wide_rows(W, A.dtype):
         U[rows] = matmul(wide, A.T)

@@ -98,8 +98,10 @@ __all__ = [
 
 ATTRIBUTES: dict[str, dict[str, str]] = {
     "LoRA layer": {
+        "_active_adapter": "as the next, read at every call without the property's cost",
         "active_adapters": "names of the active adapters",
         "base_layer": "the frozen layer",
+        "_disable_adapters": "as the next, read at every call without the property's cost",
         "disable_adapters": "whether the adapters are disabled",
         "fan_in_fan_out": "whether the weight is stored transposed",
         "get_base_layer": "the frozen layer, also below nested adapters",

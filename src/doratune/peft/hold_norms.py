@@ -8,7 +8,7 @@ again. An evaluation computes them once instead of once per token. On a GPU one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import nn
@@ -17,8 +17,15 @@ from doratune.engine.norm_cache import Adapter, fill
 from doratune.peft.layer import EngineLayer
 
 
+def engine_layers(model: nn.Module) -> list[EngineLayer]:
+    """The layers of a model that are on the engine."""
+    return [module for module in model.modules() if isinstance(module, EngineLayer)]
+
+
 @contextmanager
-def hold_norms(model: nn.Module, *, base_unchanged: bool = False) -> Iterator[None]:
+def hold_norms(
+    model: nn.Module, *, base_unchanged: bool = False, layers: Sequence[EngineLayer] | None = None
+) -> Iterator[None]:
     """Compute the norms of the active DoRA adapters now, and reuse them inside without checking.
 
     Neither the weights nor the modules that hold them may change inside. Switching, scaling, merging and
@@ -29,9 +36,14 @@ def hold_norms(model: nn.Module, *, base_unchanged: bool = False) -> Iterator[No
         model: Any model; layers that are not on the engine are left alone.
         base_unchanged: The caller's promise that no base weight has changed since its layer was first called
             or held.
+        layers: The model's ``engine_layers``, from a caller that holds them again and again: finding them
+            takes longer than holding them. Layers that have left the engine since are passed over, and any
+            that are missing check their norms in each call.
     """
     layers = [
-        module for module in model.modules() if isinstance(module, EngineLayer) and not module.norms.held
+        layer
+        for layer in (engine_layers(model) if layers is None else layers)
+        if isinstance(layer, EngineLayer) and not layer.norms.held
     ]
     held = [layer.norms for layer in layers]  # kept, since a layer returned to PEFT inside loses its own
     for norms in held:
@@ -45,10 +57,10 @@ def hold_norms(model: nn.Module, *, base_unchanged: bool = False) -> Iterator[No
 
 
 def _compute(layers: list[EngineLayer]) -> None:
-    """Compute the norms of the layers' active DoRA adapters."""
+    """Decide which adapter the engine computes in each layer, and compute the norms of those with DoRA."""
     dense: list[Adapter] = []
     for layer in layers:
-        adapter = layer.adapter_on_engine()
+        adapter = layer.decide()
         if adapter is None or not layer.use_dora.get(adapter, False) or not layer.engine_options.detach_norm:
             continue
         weights = layer.dense_weights(adapter)

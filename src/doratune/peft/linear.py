@@ -24,6 +24,7 @@ class EngineLinear(EngineLayer, Linear):
     """
 
     peft_class = Linear
+    reads_parts = True
     supports_attached_norm = True
 
     @staticmethod
