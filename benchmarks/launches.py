@@ -34,7 +34,7 @@ from doratune.engine.output_recovery import keep_outputs
 from doratune.engine.triton import select
 from doratune.environment import describe_environment
 from doratune.peft import enable
-from doratune.peft.hold_norms import engine_layers, hold_norms
+from doratune.peft.hold_norms import dora_layers, hold_norms
 from doratune.records.files import write_json_atomic
 
 TOKENS, RANK, BLOCKS = 256, 32, 30
@@ -44,6 +44,7 @@ SHAPES |= {"gate": (576, 1536), "up": (576, 1536), "down": (1536, 576)}
 ONE = "up"
 """The layer whose calls are counted; the others differ in size only."""
 ARMS = ("peft-lora", "peft-dora", "doratune-lora", "doratune-dora", "doratune-dora-held")
+"""LoRA has no norms to hold."""
 UNCOUNTED = {
     *("_unsafe_view", "as_strided", "detach", "empty", "empty_like", "empty_strided", "expand", "new_empty"),
     *("permute", "select", "slice", "split", "t", "transpose", "unbind", "unsqueeze", "view", "alias"),
@@ -175,7 +176,7 @@ def layer_counts(arm: str, dtype: torch.dtype) -> dict[str, Any]:
 def held_norms(dtype: torch.dtype) -> dict[str, Any]:
     """Launches and calls that compute the norms of a whole model before a pass, from the second pass on."""
     model, kernels = adapted("doratune-dora", dtype, BLOCKS), Counter[str]()
-    layers = engine_layers(model)
+    layers = dora_layers(model)
 
     def hold() -> None:
         with hold_norms(model, base_unchanged=True, layers=layers):

@@ -15,7 +15,7 @@ from doratune import reference
 from doratune.engine import norm_cache as norms
 from doratune.engine.norm_cache import DenseWeight
 from doratune.functional import NormCache, dora_row_norm
-from doratune.peft.hold_norms import engine_layers, hold_norms
+from doratune.peft.hold_norms import dora_layers, hold_norms
 
 
 @pytest.fixture(params=["small", "large"])
@@ -346,7 +346,7 @@ def test_calls_where_norms_are_held_see_what_may_change():
 def test_layers_that_have_left_the_engine_since_they_were_found_are_passed_over():
     model, x = peft_linear(bias=False), torch.randn(7, 48)
     doratune.enable(model)
-    layers = engine_layers(model)
+    layers = dora_layers(model)
     assert layers == [layer_of(model)]
     with hold_norms(model, layers=layers):
         assert layers[0].norms.held

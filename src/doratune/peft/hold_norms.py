@@ -17,9 +17,13 @@ from doratune.engine.norm_cache import Adapter, fill
 from doratune.peft.layer import EngineLayer
 
 
-def engine_layers(model: nn.Module) -> list[EngineLayer]:
-    """The layers of a model that are on the engine."""
-    return [module for module in model.modules() if isinstance(module, EngineLayer)]
+def dora_layers(model: nn.Module) -> list[EngineLayer]:
+    """The layers of a model that are on the engine and have a DoRA adapter."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, EngineLayer) and any(module.use_dora.values())
+    ]
 
 
 @contextmanager
@@ -36,13 +40,13 @@ def hold_norms(
         model: Any model; layers that are not on the engine are left alone.
         base_unchanged: The caller's promise that no base weight has changed since its layer was first called
             or held.
-        layers: The model's ``engine_layers``, from a caller that holds them again and again: finding them
+        layers: The model's ``dora_layers``, from a caller that holds them again and again: finding them
             takes longer than holding them. Layers that have left the engine since are passed over, and any
             that are missing check their norms in each call.
     """
     layers = [
         layer
-        for layer in (engine_layers(model) if layers is None else layers)
+        for layer in (dora_layers(model) if layers is None else layers)
         if isinstance(layer, EngineLayer) and not layer.norms.held
     ]
     held = [layer.norms for layer in layers]  # kept, since a layer returned to PEFT inside loses its own

@@ -31,7 +31,7 @@ from transformers import PreTrainedModel
 
 from doratune.data.encode import IGNORED
 from doratune.engine.output_recovery import keep_outputs
-from doratune.peft.hold_norms import engine_layers, hold_norms
+from doratune.peft.hold_norms import dora_layers, hold_norms
 from doratune.peft.layer import EngineLayer
 from doratune.speedups._internals import (
     ModelOutput,
@@ -241,7 +241,7 @@ def _holder() -> Callable[[nn.Module], AbstractContextManager[None]]:
 
     def hold(model: nn.Module) -> AbstractContextManager[None]:
         if model not in known:
-            known[model] = engine_layers(model)
+            known[model] = dora_layers(model)
         return hold_norms(model, base_unchanged=True, layers=known[model])
 
     return hold

@@ -15,7 +15,7 @@ from doratune.data.encode import IGNORED
 from doratune.engine import linear
 from doratune.engine import norm_cache as norms
 from doratune.peft import enable
-from doratune.peft.hold_norms import engine_layers
+from doratune.peft.hold_norms import dora_layers
 from doratune.speedups.changes import Changes
 from doratune.speedups.packing import PACKED
 from doratune.speedups.settings import SpeedupSettings
@@ -295,7 +295,7 @@ def test_where_trl_keeps_its_own_pass_outputs_are_kept_and_norms_held(
     assert spare(model).taken == {"kept_outputs": 1}
     made.clear()
     held: list[bool] = []
-    layers = engine_layers(model)
+    layers = dora_layers(model)
     model.get_base_model().get_input_embeddings().register_forward_hook(
         lambda *_: held.extend(layer.norms.held for layer in layers)
     )
