@@ -54,10 +54,7 @@ def module_obstacle(layer: Any, name: str, adapter: type[nn.Module], magnitude: 
 
 def hook_obstacle(modules: Iterable[nn.Module]) -> str | None:
     """Why the modules must be called, not only read; None if they need not be."""
-    for module in modules:
-        if must_be_called(module):
-            return "hooks on the layer's parts (offloading or sharding)"
-    return None
+    return "hooks on the layer's parts (offloading or sharding)" if must_be_called(*modules) else None
 
 
 def weight_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
