@@ -202,7 +202,7 @@ def fill(adapters: Sequence[Adapter]) -> None:
         norms = joint_row_norms([(one.W, one.A, one.B, one.scaling) for one in adapters])
     for norm, (cache, name, W, A, B, scaling) in zip(norms, adapters, strict=True):
         if norm is None:
-            cache.get(DenseWeight(W), A, B, scaling, adapter=name)
+            dense_norm(cache, name, W, A, B, scaling)
         else:
             cache.keep(norm, adapter=name, scaling=scaling)
 
