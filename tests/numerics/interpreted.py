@@ -4,23 +4,34 @@ The interpreter rounds to bfloat16 by cutting digits off, so that errors are twi
 one sign.
 """
 
+from collections import OrderedDict
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 import triton.language as tl
+from layers import random_layer, randomize_adapters
+from peft import LoraConfig, get_peft_model
+from tolerances import TOLERANCES, relative_error
+from torch import nn
 from triton.runtime import interpreter
 
+import doratune
+from doratune.engine import norm_cache, weight_norm
+from doratune.engine.norm_cache import NormCache
 from doratune.engine.triton import (
     content_hash,
     magnitude_backward,
     magnitude_forward,
     norm,
+    select,
     sizes,
     tiled_norm,
 )
 from doratune.engine.triton.norm_cache import Known, NormMemory
+from doratune.functional import lora_linear
+from doratune.peft import hold_norms
 
 ROUNDING = {torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 SIZES = [(70, 200, 5, 300), (64, 128, 64, 512), (3, 17, 1, 40), (300, 130, 20, 64)]
@@ -43,6 +54,7 @@ def bfloat16_products(monkeypatch):
     monkeypatch.setattr(norm, "shared_memory", lambda device: norm.LARGE_SHARED_MEMORY)
     for module in (content_hash, magnitude_backward, magnitude_forward, norm, tiled_norm):
         monkeypatch.setattr(module, "launching", lambda device: nullcontext())
+    monkeypatch.setattr(norm, "current_stream", lambda device: 0)
 
 
 class Layer:
@@ -121,6 +133,37 @@ def test_norm(sizes, adapter):
     assert_norm(norm.dora_row_norm(*layer, 2.0), *layer)
 
 
+def test_norms_of_many_layers_in_one_launch_per_kind():
+    """Ranks in two blocks and two dtypes: of three kinds."""
+    kinds = [(torch.float32, 32), (torch.float32, 5), (torch.bfloat16, 32)]
+    layers = [
+        (*weights(d_out, rank, d_in, dtype), scaling)
+        for d_out, d_in in ((200, 304), (17, 48), (128, 512))
+        for dtype, rank in kinds
+        for scaling in (2.0, 0.5)
+    ]
+    matrices = [norm.Matrix(*layer) for layer in layers]
+    assert all(map(norm.joinable, matrices))
+    launches = norm._plan.cache_info().misses
+    for _ in range(2):
+        found = norm.dora_row_norms(matrices)
+        for one, (W, A, B, scaling) in zip(found, layers, strict=True):
+            torch.testing.assert_close(one, norm.dora_row_norm(W, A, B, scaling), rtol=0, atol=0)
+            exact = (W.double() + scaling * B.double() @ A.double()).norm(dim=1)
+            torch.testing.assert_close(one.double(), exact, rtol=6e-5, atol=0)
+        for _, A, B, _ in layers:
+            A.mul_(2), B.neg_()
+    assert norm._plan.cache_info().misses - launches == len(kinds), "planned again, or not one for each kind"
+
+
+def test_layers_that_one_launch_cannot_take_with_others():
+    W, A, B = weights(64, 8, 64, torch.float32)
+    assert norm.joinable(norm.Matrix(W, A, B, 2.0))
+    assert not norm.joinable(norm.Matrix(W[:, 1:].contiguous(), A[:, 1:].contiguous(), B, 2.0))
+    assert not norm.joinable(norm.Matrix(W.flatten()[64:].view(63, 64)[:, :], A.flatten()[1:], B, 2.0))
+    assert not norm.joinable(norm.Matrix(W, torch.zeros(33, 64), torch.zeros(64, 33), 2.0))
+
+
 @pytest.mark.parametrize("adapter", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sizes", [(200, 33, 300), (128, 64, 512), (17, 1, 40), (1200, 100, 130)])
 def test_tiled_norm(sizes, adapter):
@@ -162,6 +205,91 @@ def test_the_last_norm_is_reused_until_something_changes(which, change):
     assert_norm(current(), *layer)
     known.norm.fill_(7)
     assert (current() == 7).all(), "computed again"
+
+
+@pytest.fixture
+def gpus_path(monkeypatch, request):
+    """The engine takes tensors on the CPU for a GPU's."""
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda _: True), raising=False)
+    monkeypatch.setattr(torch.Tensor, "is_cpu", property(lambda _: False), raising=False)
+    monkeypatch.setattr(select, "_runs_on", lambda device: True)
+    for module in (norm_cache, weight_norm):
+        monkeypatch.setattr(module, "capturing", lambda device: False)
+    only_on_gpus = torch.library.Library("aten", "IMPL")
+    only_on_gpus.impl("mm.dtype", lambda a, b, dtype: a.to(dtype) @ b.to(dtype), "CPU")
+    request.addfinalizer(only_on_gpus._destroy)
+
+
+def lora_in_float64(layer):
+    x, W, A, B, bias = (one.double() for one in (layer.x, layer.W, layer.A, layer.B, layer.bias))
+    return x @ (W + layer.scaling * B @ A).T + bias
+
+
+@pytest.mark.usefixtures("large_layers", "gpus_path")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [7, 300])
+def test_a_layer_on_the_gpu_s_path(rows, dtype):
+    layer = random_layer(64, 48, leading=(rows,), dtype=dtype)
+    dY = torch.randn(rows, 48).to(dtype)
+    for actual, expected in (
+        (layer.run(), layer.truth()),
+        (
+            lora_linear(layer.x, layer.W, layer.A, layer.B, layer.scaling, layer.bias),
+            lora_in_float64(layer),
+        ),
+    ):
+        tensors = list(layer.tensors().values())
+        wanted = torch.autograd.grad(expected, tensors, dY.to(expected.dtype), allow_unused=True)
+        found = torch.autograd.grad(actual, tensors, dY, allow_unused=True)
+        for one, other in zip((actual, *found), (expected, *wanted), strict=True):
+            assert (one is None) == (other is None)
+            if one is not None:
+                assert relative_error(one, other) <= 2 * TOLERANCES["gradient", dtype].relative
+
+
+@pytest.mark.usefixtures("large_layers", "gpus_path")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_held_on_the_gpu_s_path_are_those_of_each_call(monkeypatch, dtype):
+    layers = {
+        "a": nn.Linear(64, 48),
+        "b": nn.Linear(48, 80),
+        "odd": nn.Linear(80, 19),
+        "last": nn.Linear(19, 8),
+    }
+    config = LoraConfig(r=4, use_dora=True, target_modules=list(layers))
+    model = get_peft_model(nn.Sequential(OrderedDict(layers)).to(dtype), config)
+    randomize_adapters(model)
+    doratune.enable(model)
+    launches, launch = [], norm.dora_row_norms
+    monkeypatch.setattr(norm, "dora_row_norms", lambda many: launches.append(len(many)) or launch(many))
+    x = torch.randn(9, 64).to(dtype)
+
+    def results():
+        y = model(x)
+        y.sum().backward()
+        gradients = [one.grad for one in model.parameters() if one.requires_grad]
+        model.zero_grad()
+        return [y, *gradients]
+
+    for _ in range(2):
+        wanted = results()
+        with hold_norms(model):
+            found = results()
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+        randomize_adapters(model, seed=7)
+    assert launches == ([3, 3] if dtype == torch.bfloat16 else [])  # the last one's rows are not aligned
+
+
+@pytest.mark.usefixtures("gpus_path")
+def test_a_recorded_graph_of_a_compiled_model_computes_its_own_norms(monkeypatch):
+    layer, cache = random_layer(64, 48, dtype=torch.bfloat16), NormCache()
+    cache.hold(base_unchanged=True)
+    cache.keep(torch.full((48,), 7.0), adapter="", scaling=2.0)
+    inputs = layer.W, layer.A.detach(), layer.B.detach(), 2.0
+    compiled = torch.ops.doratune.dense_norm
+    assert (compiled(*inputs, "", cache.handle) == 7).all()
+    monkeypatch.setattr(norm_cache, "capturing", lambda device: True)
+    assert_norm(compiled(*inputs, "", cache.handle), *inputs[:3])
 
 
 def test_an_interrupt_between_the_kernels_drops_the_last_norm(monkeypatch):

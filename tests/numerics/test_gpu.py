@@ -19,8 +19,10 @@ from doratune.bench.config import OpBenchConfig
 from doratune.bench.op.bench import measure_case
 from doratune.bench.op.memory import saved_bytes
 from doratune.bench.op.providers import PROVIDERS
+from doratune.engine import norm_cache
 from doratune.engine.norm_cache import DenseWeight
 from doratune.functional import dora_row_norm
+from doratune.peft.hold_norms import dora_layers, hold_norms
 from doratune.records.bench import Case
 
 pytestmark = [
@@ -156,6 +158,24 @@ def test_a_recorded_graph_keeps_to_its_own_memory():
     graph.replay()
     assert_true(norm, model)
     assert all((known == 7).all() for known in known_norms(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_held_norms_are_those_of_each_call(monkeypatch, dtype):
+    """In bfloat16 one launch computes them all."""
+    model = tiny_llama(True).to(dtype).cuda()
+    doratune.enable(model)
+    launches, together = [], norm_cache.joint_row_norms
+    monkeypatch.setattr(
+        norm_cache, "joint_row_norms", lambda many: launches.append(together(many)) or launches[-1]
+    )
+    layers = dora_layers(model)
+    expected = [layer.adapter_norm("default") for layer in layers]
+    with hold_norms(model):
+        held = [layer.adapter_norm("default") for layer in layers]
+    torch.testing.assert_close(held, expected, rtol=1e-6, atol=0)
+    (found,) = launches
+    assert (dtype == torch.bfloat16) == any(norm is not None for norm in found)
 
 
 def test_no_rows():

@@ -15,7 +15,7 @@ from doratune import reference
 from doratune.engine import norm_cache as norms
 from doratune.engine.norm_cache import DenseWeight
 from doratune.functional import NormCache, dora_row_norm
-from doratune.peft import hold_norms
+from doratune.peft.hold_norms import dora_layers, hold_norms
 
 
 @pytest.fixture(params=["small", "large"])
@@ -289,6 +289,70 @@ def test_never_stale_after_norms_were_held(change, ended):
         CHANGES[change](model)
     what = "unmerge" if "unmerged" in change else "output"
     assert_close(what, torch.float32, model(x), truth(model, x))
+
+
+def test_held_norms_are_asked_for_together_and_the_rest_in_turn(monkeypatch, looks):
+    """As on a GPU, where one launch computes all but those that its kernel does not take."""
+    asked = []
+
+    def together(weights):
+        asked.append(len(weights))
+        norms = [reference.row_norm(*one).float() for one in weights]
+        return [norm if place % 2 else None for place, norm in enumerate(norms)]
+
+    model = tiny_llama().eval()
+    ids = torch.randint(0, 32, (2, 5))
+    outside = model(input_ids=ids).logits
+    monkeypatch.setattr(norms, "joint_row_norms", together)
+    del looks[:]
+    with torch.inference_mode(), hold_norms(model):
+        inside = model(input_ids=ids).logits
+    assert asked == [2 * 4]
+    assert len(looks) == 2 * 4 * 3 / 2, "half of them were computed in turn"
+    assert_close("output", torch.float32, inside, outside)
+
+
+@pytest.mark.usefixtures("sizes")
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_copy_that_was_made_where_norms_are_held_is_never_stale(change):
+    model = peft_linear(bias=False)
+    doratune.enable(model)
+    x = torch.randn(7, 48)
+    with hold_norms(model):
+        twin = copy.deepcopy(model)
+    with torch.no_grad():
+        CHANGES[change](twin)
+    what = "unmerge" if "unmerged" in change else "output"
+    assert_close(what, torch.float32, twin(x), truth(twin, x))
+
+
+@pytest.mark.usefixtures("sizes")
+def test_calls_where_norms_are_held_see_what_may_change():
+    model = peft_linear(bias=False)
+    doratune.enable(model)
+    x, W = torch.randn(7, 48), weights_of(model)[0]
+    plain = torch.nn.functional.linear(x, W)
+    with torch.no_grad(), hold_norms(model):
+        adapted = model(x)
+        assert not torch.allclose(adapted, plain)
+        with model.disable_adapter():
+            torch.testing.assert_close(model(x), plain, rtol=0, atol=0)
+        model.merge_adapter()
+        assert_close("unmerge", torch.float32, model(x), adapted)
+        model.unmerge_adapter()
+        torch.testing.assert_close(layer_of(model)(x), adapted, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_that_have_left_the_engine_since_they_were_found_are_passed_over():
+    model, x = peft_linear(bias=False), torch.randn(7, 48)
+    doratune.enable(model)
+    layers = dora_layers(model)
+    assert layers == [layer_of(model)]
+    with hold_norms(model, layers=layers):
+        assert layers[0].norms.held
+    doratune.disable(model)
+    with hold_norms(model, layers=layers):
+        assert_close("output", torch.float32, model(x), truth(model, x))
 
 
 @pytest.mark.usefixtures("sizes")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+
+NOTHING = nullcontext()
+"""A context that does nothing; making one for each layer takes as long as a small operation."""
+
+_has_autocast = functools.cache(torch.amp.is_autocast_available)
 
 
 def is_autocast(device: str) -> bool:
@@ -15,6 +21,7 @@ def is_autocast(device: str) -> bool:
 
 def autocast_off(device: torch.device) -> AbstractContextManager[Any]:
     """A context in which autocast is off on ``device``."""
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
+    kind = device.type
+    if _has_autocast(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return NOTHING

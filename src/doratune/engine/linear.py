@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from doratune.engine._internals import unsafe_view
+from doratune.engine._internals import FakeTensor, unsafe_view
 from doratune.engine.autocast import autocast_off
 from doratune.engine.channelwise import column_sums, scale_columns
 from doratune.engine.composite import Norm, composite, is_small, small_linear
@@ -115,11 +115,16 @@ class _AdaptedLinear(torch.autograd.Function):
         needs_dm = needs_m or needs_norm
         shape, x = x.shape, _rows(x)
         x_adapter = None if x_adapter is None else _rows(x_adapter)
-        g: Any = None
+        on_gpu, by_kernel, g = x.is_cuda, False, None
+        ctx.dtypes = A.dtype, B.dtype
         with autocast_off(x.device):
+            if on_gpu:
+                by_kernel = m is not None and norm is not None and taken(x, m, norm)
+                # Cast once for both passes: in small steps the host launches kernels too slowly.
+                A, B = _cast(A, x.dtype), B if by_kernel else _cast(B, x.dtype)
             h = matmul(x if x_adapter is None else x_adapter, _cast(A, x.dtype).T, alpha=scaling)
-            if x.is_cuda:
-                y = _output_on_gpu(x, h, W, B, m, norm, bias)
+            if on_gpu:
+                y = _output_on_gpu(x, h, W, B, m, norm, bias, by_kernel=by_kernel)
             else:
                 g = None if m is None or norm is None else over_norm(m, norm)
                 y = _output_on_cpu(x, h, W, B, g, bias)
@@ -127,10 +132,10 @@ class _AdaptedLinear(torch.autograd.Function):
             # Not a view for autograd, so that the output may be changed in place.
             y = unsafe_view(y, (*shape[:-1], W.shape[0]))
         ctx.scaling, ctx.shape, ctx.adapter_apart = scaling, shape, x_adapter is not None
+        ctx.by_kernel = by_kernel
         ctx.recovery = None
         if needs_dm and m is not None and norm is not None:
-            divisible = _divisible(x, g, m, norm, bias)
-            ctx.recovery = OutputRecovery(y, divisible)
+            ctx.recovery = OutputRecovery(y, _divisible(g, m, norm, bias, by_kernel=by_kernel))
         ctx.save_for_backward(
             x if needs_dm or (needs_A and x_adapter is None) else None,
             x_adapter if needs_A else None,
@@ -219,7 +224,7 @@ def _gradients_on_cpu(
         dx = matmul(dZ, _cast(W, dY.dtype))
     del dZ  # as large as the output: frees its memory for what follows
     if needs_B:
-        dB = up_gradient(dY, h, B.dtype)
+        dB = up_gradient(dY, h, ctx.dtypes[1])
         if g is not None:
             dB.mul_(g[:, None])
     if needs_x and not ctx.adapter_apart:
@@ -227,7 +232,7 @@ def _gradients_on_cpu(
     if needs_adapter:
         dx_adapter = matmul(T, _cast(A, dY.dtype))
     if needs_A:
-        dA = down_gradient(T, x_adapter if ctx.adapter_apart else x, A.dtype)
+        dA = down_gradient(T, x_adapter if ctx.adapter_apart else x, ctx.dtypes[0])
     if needs_bias:
         db = column_sums(dY, bias.dtype)
     return dx, dx_adapter, dA, dB, dm, db
@@ -239,13 +244,21 @@ def _product(x: Tensor, h: Tensor, W: Tensor, B: Tensor) -> Tensor:
 
 
 def _output_on_gpu(
-    x: Tensor, h: Tensor, W: Tensor, B: Tensor, m: Tensor | None, norm: Tensor | None, bias: Tensor | None
+    x: Tensor,
+    h: Tensor,
+    W: Tensor,
+    B: Tensor,
+    m: Tensor | None,
+    norm: Tensor | None,
+    bias: Tensor | None,
+    *,
+    by_kernel: bool,
 ) -> Tensor:
     """``(m / norm) ⊙ (x Wᵀ + h Bᵀ) + bias``; LoRA has neither m nor norm. The kernels compute m / norm."""
     if m is None or norm is None:
         y = _product_on_gpu(x, h, W, B)
         return y if bias is None else y.add_(bias)
-    if not taken(x, m, norm):
+    if not by_kernel:
         y = _product_on_gpu(x, h, W, B)
         return scale_columns(y, over_norm(m, norm), out=y, bias=bias)
     from doratune.engine.triton import magnitude_forward
@@ -278,7 +291,7 @@ def _gradients_on_gpu(
     if ctx.recovery is not None:
         y = ctx.recovery.take(saved)
         y = None if y is None else _rows(y)
-        dZ, dm = _magnitude_gradients_on_gpu(dY, y, x, h, W, B, m, norm, bias)
+        dZ, dm = _magnitude_gradients_on_gpu(dY, y, x, h, W, B, m, norm, bias, by_kernel=ctx.by_kernel)
         del y  # often the last reference
     else:
         dZ = dY if m is None else scale_columns(dY, over_norm(m, norm), out=_new_like(dY))
@@ -291,12 +304,12 @@ def _gradients_on_gpu(
         # On a GPU, reading the addend overlaps with multiplying, so the large product comes second.
         dx = matmul(dZ, _cast(W, dY.dtype), onto=matmul(T, _cast(A, dY.dtype)))
     if needs_B:
-        dB = up_gradient(dZ, h, B.dtype)
+        dB = up_gradient(dZ, h, ctx.dtypes[1])
     del dZ  # as large as the output: frees its memory for what follows
     if needs_adapter:
         dx_adapter = matmul(T, _cast(A, dY.dtype))
     if needs_A:
-        dA = down_gradient(T, x_adapter if ctx.adapter_apart else x, A.dtype)
+        dA = down_gradient(T, x_adapter if ctx.adapter_apart else x, ctx.dtypes[0])
     if needs_bias:
         db = column_sums(dY, bias.dtype)
     return dx, dx_adapter, dA, dB, dm, db
@@ -312,13 +325,15 @@ def _magnitude_gradients_on_gpu(
     m: Tensor,
     norm: Tensor,
     bias: Tensor | None,
+    *,
+    by_kernel: bool,
 ) -> tuple[Tensor, Tensor]:
     """The gradients dZ and dm."""
 
     def recompute() -> Tensor:
         return _product_on_gpu(x, h, W, B)
 
-    if not taken(dY, m, norm):
+    if not by_kernel:
         return magnitude_gradients(dY, y, recompute, over_norm(m, norm), m, norm, bias)
     from doratune.engine.triton.magnitude_backward import Source
 
@@ -334,10 +349,13 @@ def _product_on_gpu(x: Tensor, h: Tensor, W: Tensor, B: Tensor) -> Tensor:
 
 
 def _divisible(
-    x: Tensor, g: Tensor | None, m: Tensor, norm: Tensor, bias: Tensor | None
+    g: Tensor | None, m: Tensor, norm: Tensor, bias: Tensor | None, *, by_kernel: bool
 ) -> Callable[[], bool]:
-    """Whether z can be recovered from y; always with the kernels, which recompute the columns that cannot."""
-    if taken(x, m, norm):
+    """Whether z can be recovered from y; always with the kernels, which recompute the columns that cannot.
+
+    It nearly always can, so it counts as such where there is no content to look at.
+    """
+    if by_kernel or isinstance(norm, FakeTensor):
         return lambda: True
     return divisibility(over_norm(m, norm) if g is None else g, norm, with_bias=bias is not None)
 

@@ -76,7 +76,7 @@ def matmul(a: Tensor, b: Tensor, *, alpha: float = 1.0, onto: Tensor | None = No
     Raises:
         RuntimeError: From PyTorch, if the shapes do not fit.
     """
-    way = _way(a)
+    way = Way.PYTORCH if a.is_cuda else _way(a)
     if way is Way.WIDENED:
         return _widened(a, b, alpha, onto)
     if onto is not None:
@@ -225,7 +225,14 @@ def _way(tensor: Tensor) -> Way:
 
 def _unread(like: Tensor) -> Tensor:
     """A first argument for ``addmm`` with beta = 0, which does not read it."""
-    return like.new_empty(())
+    # A fake tensor needs a fake result, which must not be cached.
+    return _kept_unread(like.dtype, like.device) if type(like) is Tensor else like.new_empty(())
+
+
+@functools.cache
+def _kept_unread(dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.empty((), dtype=dtype, device=device)
 
 
 def _onednn_takes(a: Tensor) -> bool:

@@ -18,18 +18,22 @@ import ctypes
 import itertools
 import weakref
 from collections import defaultdict
-from contextlib import nullcontext
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import xxhash
 from torch import Tensor
 
 from doratune.engine import composite
+from doratune.engine._internals import FakeTensor
 from doratune.engine.autocast import autocast_off
 from doratune.engine.triton.norm_cache import NormMemory
+from doratune.engine.triton.select import capturing
 from doratune.engine.weight_norm import (
     current_row_norm,
+    joint_row_norms,
     norm_dtype,
     norm_of_product,
     row_norm_squared,
@@ -111,6 +115,8 @@ class NormCache:
         self._on_cpu, self._on_gpu = _HashedNorms(), _KernelNorms()
         self._held: dict[object, Tensor] | None = None
         self._base_unchanged = False
+        self.decision: Any = None
+        """What the layer has decided for as long as its norms are held."""
 
     @property
     def held(self) -> bool:
@@ -125,13 +131,9 @@ class NormCache:
         """
         self._held, self._base_unchanged = {}, base_unchanged
 
-    def held_norm(self, adapter: str, scaling: float) -> Tensor | None:
-        """The norm that is reused, (d_out,), if there is one yet."""
-        return None if self._held is None else self._held.get((adapter, scaling))
-
     def let_go(self) -> None:
         """Check the weights again at every call."""
-        self._held, self._base_unchanged = None, False
+        self._held, self._base_unchanged, self.decision = None, False, None
 
     def get(
         self,
@@ -160,9 +162,7 @@ class NormCache:
         held = self._held
         if held is not None and (adapter, scaling) in held:
             return held[adapter, scaling]
-        # A tensor made in inference mode could not be used in training later.
-        training = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
-        with training, torch.no_grad(), autocast_off(A.device):
+        with _computing(A.device):
             if all(tensor.is_cpu for tensor in (*base.tensors, A, B)):
                 norm = self._on_cpu.get(adapter, base, A, B, scaling, base_unchanged=self._base_unchanged)
             else:
@@ -171,8 +171,49 @@ class NormCache:
             held[adapter, scaling] = norm
         return norm
 
+    def found(self, adapter: str, scaling: float) -> Tensor | None:
+        """The norm of an adapter if it is held; not for compiled graphs, which would keep it."""
+        return None if self._held is None else self._held.get((adapter, scaling))
+
+    def keep(self, norm: Tensor, *, adapter: str, scaling: float) -> None:
+        """Reuse a norm that was computed elsewhere, until ``let_go``; only while held."""
+        assert self._held is not None
+        self._held[adapter, scaling] = norm
+
     def __reduce__(self) -> tuple[type[NormCache], tuple[()]]:
         return NormCache, ()
+
+
+class Adapter(NamedTuple):
+    """A DoRA adapter over a dense weight, and the cache of its layer; see ``NormCache.get``."""
+
+    cache: NormCache
+    name: str
+    W: Tensor
+    A: Tensor
+    B: Tensor
+    scaling: float
+
+
+def fill(adapters: Sequence[Adapter]) -> None:
+    """Compute the norms of many layers whose caches are held: together where a kernel can, else in turn."""
+    if not adapters:
+        return
+    with _computing(adapters[0].A.device):
+        norms = joint_row_norms([(one.W, one.A, one.B, one.scaling) for one in adapters])
+    for norm, (cache, name, W, A, B, scaling) in zip(norms, adapters, strict=True):
+        if norm is None:
+            dense_norm(cache, name, W, A, B, scaling)
+        else:
+            cache.keep(norm, adapter=name, scaling=scaling)
+
+
+@contextmanager
+def _computing(device: torch.device) -> Iterator[None]:
+    # A tensor made in inference mode could not be used in training later.
+    training = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+    with training, torch.no_grad(), autocast_off(device):
+        yield
 
 
 class _HashedNorms:
@@ -220,8 +261,8 @@ class _KernelNorms:
 
 
 def dense_norm(cache: NormCache, adapter: str, W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
-    """``cache.get`` for a dense weight; in a compiled graph it is one opaque operation."""
-    if torch.compiler.is_compiling():
+    """``cache.get`` for a dense weight; in a compiled graph, and without content, it is one operation."""
+    if torch.compiler.is_compiling() or isinstance(W, FakeTensor):
         return _dense_norm(W.detach(), A.detach(), B.detach(), scaling, adapter, cache.handle)
     return cache.get(DenseWeight(W), A, B, scaling, adapter=adapter)
 
@@ -232,6 +273,9 @@ _by_handle: weakref.WeakValueDictionary[int, NormCache] = weakref.WeakValueDicti
 
 @torch.library.custom_op("doratune::dense_norm", mutates_args=())
 def _dense_norm(W: Tensor, A: Tensor, B: Tensor, scaling: float, adapter: str, handle: int) -> Tensor:
+    if W.is_cuda and capturing(W.device):  # a graph would read a held norm long after it has been freed
+        with _computing(W.device):
+            return current_row_norm(W, A, B, scaling)
     # A copy: the compiler may reuse the memory of an operation's result.
     cache = _by_handle[handle]
     return cache.get(DenseWeight(W), A, B, scaling, adapter=adapter, remember=False).clone()

@@ -16,7 +16,7 @@ user has enabled TF32, it applies to U as to any float32 product.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 from doratune.engine.buffers import buffered_rows
 from doratune.engine.matmul import matmul
 from doratune.engine.triton.norm_cache import NormMemory
-from doratune.engine.triton.select import taken
+from doratune.engine.triton.select import capturing, taken
 
 BUFFER_ELEMENTS = 1 << 21
 """The most elements of W held in a wider dtype at a time: 8 MiB in float32."""
@@ -112,6 +112,37 @@ def current_row_norm(
     return dora_row_norm(W, A, B, scaling, row_norm_squared(W))
 
 
+def joint_row_norms(
+    weights: Sequence[tuple[Tensor, Tensor, Tensor, float]],
+) -> list[Tensor | None]:
+    """``current_row_norm`` of many layers on GPUs, in few launches instead of one for each layer.
+
+    Args:
+        weights: W, A, B and s of each, as for ``current_row_norm``.
+
+    Returns:
+        The norm of each; None where it must be computed apart: not in bfloat16, above the kernel's rank, not
+        aligned, on a CPU, or while a CUDA graph is captured.
+
+    Raises:
+        RuntimeError: From PyTorch or Triton, if a launch fails.
+    """
+    norms: list[Tensor | None] = [None] * len(weights)
+    places = [
+        place
+        for place, (W, A, B, _) in enumerate(weights)
+        if taken(W, A, B) and W.dtype == torch.bfloat16 and _fit_a_kernel(W, A, B)
+    ]
+    if places and not any(map(capturing, {weights[place][0].device for place in places})):
+        from doratune.engine.triton import norm
+
+        matrices = {place: norm.Matrix(*weights[place]) for place in places}
+        together = {place: one for place, one in matrices.items() if norm.joinable(one)}
+        for place, found in zip(together, norm.dora_row_norms(list(together.values())), strict=True):
+            norms[place] = found
+    return norms
+
+
 def _fit_a_kernel(W: Tensor, A: Tensor, B: Tensor) -> bool:
     contiguous = W.is_contiguous() and A.is_contiguous() and B.is_contiguous()
     return contiguous and A.shape[1:] == W.shape[1:] and B.shape == (W.shape[0], A.shape[0])
@@ -159,6 +190,8 @@ def weighted_rows(W: Tensor, A: Tensor) -> Tensor:
         high = A.to(W.dtype)
         both = torch.cat((high, (A - high).to(W.dtype)))
         return torch.mm(W, both.T, out_dtype=A.dtype).view(W.shape[0], 2, A.shape[0]).sum(dim=1)
+    if W.dtype == A.dtype:
+        return matmul(W, A.T)
     U = A.new_empty(W.shape[0], A.shape[0])
     for rows, wide in _wide_rows(W, A.dtype):
         U[rows] = matmul(wide, A.T)

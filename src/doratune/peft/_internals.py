@@ -120,8 +120,10 @@ __all__ = [
 
 ATTRIBUTES: dict[str, dict[str, str]] = {
     "LoRA layer": {
+        "_active_adapter": "as the next, read at every call without the property's cost",
         "active_adapters": "names of the active adapters",
         "base_layer": "the frozen layer",
+        "_disable_adapters": "as the next, read at every call without the property's cost",
         "disable_adapters": "whether the adapters are disabled",
         "fan_in_fan_out": "whether the weight is stored transposed",
         "get_base_layer": "the frozen layer, also below nested adapters",
@@ -191,7 +193,11 @@ def adapter_modules(layer: Any, name: str) -> list[Any]:
 
 def adapter_weights(layer: Any, name: str) -> list[Any]:
     """A, B and, for DoRA, m of an adapter whose modules hold a ``weight``."""
-    return list(map(weight_of, adapter_modules(layer, name)))
+    weights = []
+    for module in adapter_modules(layer, name):  # ``weight_of``, without a call for each
+        weight = module._parameters.get("weight")
+        weights.append(module.weight if weight is None else weight)
+    return weights
 
 
 def dropout_of(layer: Any, name: str) -> Any:
@@ -213,16 +219,19 @@ def bias_of(module: Any) -> Any:
     return parameters["bias"]
 
 
-def must_be_called(module: Any) -> bool:
-    """Whether calling a module does more than its class and moving its input would, such as run hooks."""
-    own = module.__dict__
-    return bool(
-        own["_forward_hooks"]
-        or own["_forward_pre_hooks"]
-        or own["_backward_hooks"]
-        or own["_backward_pre_hooks"]
-        or ("forward" in own and replaces_forward(module))
-    )
+def must_be_called(*modules: Any) -> bool:
+    """Whether calling one of the modules does more than its class and moving its input would, as hooks do."""
+    for module in modules:
+        own = module.__dict__
+        if (
+            own["_forward_hooks"]
+            or own["_forward_pre_hooks"]
+            or own["_backward_hooks"]
+            or own["_backward_pre_hooks"]
+            or ("forward" in own and replaces_forward(module))
+        ):
+            return True
+    return False
 
 
 def replaces_forward(module: Any) -> bool:

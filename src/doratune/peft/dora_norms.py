@@ -36,7 +36,7 @@ def dora_norms(model: nn.Module) -> dict[str, Tensor]:
 def _norm(layer: EngineLayer) -> Tensor | None:
     adapter = layer.adapter_on_engine()
     if adapter is None:
-        held = (layer.norms.held_norm(one, layer.scaling[one]) for one in layer.active_on_layer())
+        held = (layer.norms.found(one, layer.scaling[one]) for one in layer.active_on_layer())
         return next(held, None)
     return layer.adapter_norm(adapter) if layer.use_dora.get(adapter, False) else None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,20 @@ class EngineOptions:
     detach_norm: bool = True
 
 
+class Decision(NamedTuple):
+    """That the engine computes an adapter, for as long as the layer's weights and modules are the same.
+
+    Attributes:
+        active: PEFT's note of which adapters are active.
+        adapter: The one that is computed.
+        parts: The modules that must not have hooks.
+    """
+
+    active: Any
+    adapter: str
+    parts: tuple[Any, ...]
+
+
 class EngineLayer(nn.Module, LoraLayer):
     """A mixin for PEFT's layer classes; swapping a layer's class puts it on the engine.
 
@@ -49,6 +63,8 @@ class EngineLayer(nn.Module, LoraLayer):
 
     peft_class: ClassVar[type[nn.Module]]
     """PEFT's class of the layer."""
+    reads_parts: ClassVar[bool] = False
+    """Whether ``base_of`` and ``adapter_modules`` are the modules whose weights a call reads."""
     supports_attached_norm: ClassVar[bool] = False
     """Whether the norm can be part of the backward pass."""
     engine_options: EngineOptions
@@ -86,7 +102,9 @@ class EngineLayer(nn.Module, LoraLayer):
         if args or kwargs:
             reason: str | None = MORE_ARGUMENTS
         else:
-            adapter, reason = self._adapter_or_reason()
+            adapter, reason = self._decided(), None
+            if adapter is None:
+                adapter, reason = self._adapter_or_reason()
             if adapter is not None:
                 hook = device_hook(base_of(self))
                 if hook is not None:
@@ -113,9 +131,40 @@ class EngineLayer(nn.Module, LoraLayer):
         """The norm that a DoRA adapter's magnitude is divided by, (d_out,), float32 or float64, detached."""
         raise NotImplementedError
 
+    def dense_weights(self, adapter: str) -> tuple[Tensor, Tensor, Tensor] | None:
+        """W, A and B of an adapter if all are stored as matrices; else None."""
+        return None
+
     def adapter_on_engine(self) -> str | None:
         """The one active adapter if the engine can compute it with the weights as they are now, else None."""
-        return self._adapter_or_reason()[0]
+        return self._decided() or self._adapter_or_reason()[0]
+
+    def _decided(self) -> str | None:
+        """The adapter that has been decided on for as long as the norms are held, if nothing has changed."""
+        decision: Decision | None = self.norms.decision
+        if (
+            decision is None
+            or torch.compiler.is_compiling()
+            or self._disable_adapters
+            or self.merged_adapters
+            or self._active_adapter != decision.active
+            or decision.adapter not in self.scaling
+            or must_be_called(*decision.parts)
+        ):
+            return None
+        return decision.adapter
+
+    def decide(self) -> str | None:
+        """``adapter_on_engine``, which calls rely on for as long as the norms are held.
+
+        Such calls still see that an adapter is switched, merged or disabled, and a hook on a part.
+        """
+        adapter = self.adapter_on_engine()
+        if adapter is not None and self.reads_parts:
+            active, parts = self._active_adapter, (base_of(self), *adapter_modules(self, adapter))
+            active = list(active) if isinstance(active, list) else active
+            self.norms.decision = Decision(active, adapter, parts)
+        return adapter
 
     def reason_for_peft(self) -> str | None:
         """Why a call now would run on PEFT's path with any input; None if it would not."""

@@ -24,6 +24,7 @@ class EngineLinear(EngineLayer, Linear):
     """
 
     peft_class = Linear
+    reads_parts = True
     supports_attached_norm = True
 
     @staticmethod
@@ -57,8 +58,10 @@ class EngineLinear(EngineLayer, Linear):
         m = norm = None
         if rest:
             m = rest[0]
-            if options.detach_norm:  # a function, since a small layer does not need it
-                norm = partial(dense_norm, self.norms, adapter, W, A, B, scaling)
+            if options.detach_norm:
+                norm = None if torch.compiler.is_compiling() else self.norms.found(adapter, scaling)
+                if norm is None:  # a function, since a small layer does not need it
+                    norm = partial(dense_norm, self.norms, adapter, W, A, B, scaling)
         x_dropped = self.dropped(x, adapter)
         if x_dropped is None and (norm is not None or m is None):
             if autocast and x.dtype != torch.float64:
@@ -80,8 +83,12 @@ class EngineLinear(EngineLayer, Linear):
             detach_norm=options.detach_norm,
         )
 
-    def adapter_norm(self, adapter: str) -> Tensor:
+    def dense_weights(self, adapter: str) -> tuple[Tensor, Tensor, Tensor]:
         """See ``EngineLayer``."""
         W = weight_of(base_of(self))
         A, B, *_ = adapter_weights(self, adapter)
-        return dense_norm(self.norms, adapter, W.T if self.fan_in_fan_out else W, A, B, self.scaling[adapter])
+        return W.T if self.fan_in_fan_out else W, A, B
+
+    def adapter_norm(self, adapter: str) -> Tensor:
+        """See ``EngineLayer``."""
+        return dense_norm(self.norms, adapter, *self.dense_weights(adapter), self.scaling[adapter])

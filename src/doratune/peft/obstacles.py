@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from doratune.engine._internals import FakeTensor
 from doratune.engine.sharded import is_sharded
 from doratune.functional import FLOATING
 from doratune.peft._internals import (
@@ -27,8 +28,8 @@ from doratune.peft._internals import (
 
 WEIGHTS_SHARDED = "weights are sharded outside the forward pass"
 """FSDP2's parameters are whole while their unit is called, so this one need not hold in a call."""
-PLAIN = (Tensor, nn.Parameter)
-"""Types of weights that kernels can read."""
+PLAIN = (Tensor, nn.Parameter, FakeTensor)
+"""Types of weights that kernels can read, or that have no content."""
 IN_UNITS = "the adapter's modules are units of FSDP2"
 """The engine can compute the layer inside calls of these modules: see ``units.py``."""
 
@@ -73,6 +74,8 @@ def hook_obstacle(base: nn.Module, modules: Iterable[nn.Module], *, entered: boo
         modules: The adapter's modules.
         entered: Those that are units of FSDP2 are being called.
     """
+    if not must_be_called(base, *modules):
+        return None
     if must_be_called(base):
         return _hooks(base)
     obstacle = None

@@ -14,7 +14,7 @@
 
 Each of these is first tried on a tiny batch, and left out where it changes the loss or a gradient: see
 ``trial.py``. On other devices, and where a model computes more than this, TRL's forward pass stays, and only
-DoRA's outputs are kept.
+DoRA's outputs are kept and its norms computed first. A GPU computes them in one launch.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,8 @@ from transformers import PreTrainedModel
 from doratune.data.encode import IGNORED
 from doratune.engine.output_recovery import keep_outputs
 from doratune.engine.sharded import is_sharded
-from doratune.peft import hold_norms
+from doratune.peft.hold_norms import dora_layers, hold_norms
+from doratune.peft.layer import EngineLayer
 from doratune.speedups._internals import (
     ModelOutput,
     attention_implementation,
@@ -135,7 +137,7 @@ def spare_forward(
                 changes.on_undo(lambda: _set_attention(model, attention))
                 return
     changes.leave(PART, reason)
-    changes.replace("kept_outputs", model, _keeping_outputs(model.forward))
+    changes.replace("kept_outputs", model, keeping_outputs(model.forward))
 
 
 def _difference(trial: Trial, plan: Plan) -> str | None:
@@ -181,6 +183,7 @@ def _supervised(model: PreTrainedModel, plan: Plan) -> Callable[..., Any]:
     """A forward pass, as a method, to replace the one TRL gave a model."""
     fused_forward, head = model.forward, cast(nn.Linear, model.get_output_embeddings())
     last = layer_with_last_mlp(model) if plan.last_mlp else None
+    hold = _holder()
 
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         labels, ids = kwargs.get("labels"), kwargs.get("input_ids")
@@ -204,9 +207,7 @@ def _supervised(model: PreTrainedModel, plan: Plan) -> Callable[..., Any]:
         shape = packed.positions.shape if packed else ids.shape
         places = packed.place if packed else torch.arange(ids.numel()).view(ids.shape)
         scored = places[:, :-1][mask]
-        # A run trains adapters or all weights, so the base weight of an adapter never changes.
-        norms = hold_norms(self, base_unchanged=True)
-        with keep_outputs(), norms, _last_mlp_at(last, plan, scored.unique(), shape):
+        with keep_outputs(), hold(self), _last_mlp_at(last, plan, scored.unique(), shape):
             if packed:
                 hidden = _run_packed(self.base_model, ids, packed)
             else:
@@ -224,14 +225,30 @@ def _set_attention(model: PreTrainedModel, attention: str) -> None:
         model.set_attn_implementation(attention)
 
 
-def _keeping_outputs(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The same forward pass, as a method, with the outputs of DoRA layers kept."""
+def keeping_outputs(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same forward pass, as a method, with the outputs of DoRA layers kept and their norms held."""
+    hold = _holder()
 
     def keeping(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with keep_outputs():
+        with keep_outputs(), hold(self):
             return forward(*args, **kwargs)
 
     return keeping
+
+
+def _holder() -> Callable[[nn.Module], AbstractContextManager[None]]:
+    """``hold_norms`` for pass after pass of a run, whose layers stay the same.
+
+    A run trains adapters or all weights, so the base weight of an adapter never changes.
+    """
+    known: WeakKeyDictionary[nn.Module, list[EngineLayer]] = WeakKeyDictionary()
+
+    def hold(model: nn.Module) -> AbstractContextManager[None]:
+        if model not in known:
+            known[model] = dora_layers(model)
+        return hold_norms(model, base_unchanged=True, layers=known[model])
+
+    return hold
 
 
 def _obstacle(model: PreTrainedModel, *, sharded: bool) -> str | None:

@@ -192,7 +192,7 @@ def test_an_interrupt_leaves_the_model_unchanged(monkeypatch: pytest.MonkeyPatch
     model = make("llama")
     before = [vars(module).get("forward") for module in model.modules()]
 
-    def interrupt(*_: Any) -> None:
+    def interrupt(*_: Any, sharded: bool) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -15,6 +15,7 @@ from doratune.data.encode import IGNORED
 from doratune.engine import linear
 from doratune.engine import norm_cache as norms
 from doratune.peft import enable
+from doratune.peft.hold_norms import dora_layers
 from doratune.speedups.changes import Changes
 from doratune.speedups.packing import PACKED
 from doratune.speedups.settings import SpeedupSettings
@@ -280,7 +281,9 @@ def test_scaled_logits_are_left_to_trl() -> None:
 
 
 @pytest.mark.usefixtures("large_layers")
-def test_where_trl_keeps_its_own_pass_the_outputs_of_dora_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_trl_keeps_its_own_pass_outputs_are_kept_and_norms_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As on a GPU; what it computes is the same."""
     made: list[object] = []
     product = linear._product
@@ -291,7 +294,13 @@ def test_where_trl_keeps_its_own_pass_the_outputs_of_dora_are_kept(monkeypatch: 
     model.get_base_model().config.logit_scale = 1.0  # TRL has read it before
     assert spare(model).taken == {"kept_outputs": 1}
     made.clear()
+    held: list[bool] = []
+    layers = dora_layers(model)
+    model.get_base_model().get_input_embeddings().register_forward_hook(
+        lambda *_: held.extend(layer.norms.held for layer in layers)
+    )
     read, gradients = step(model, inputs)
+    assert held == [True] * 2 * 3 and not any(layer.norms.held for layer in layers)
     assert len(made) == 2 * 3 and read == wanted
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, wanted_gradients[name], msg=name)

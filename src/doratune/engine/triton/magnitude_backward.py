@@ -14,12 +14,14 @@ from torch import Tensor
 
 from doratune.engine.triton.device_functions import over_norm
 from doratune.engine.triton.select import launching
-from doratune.engine.triton.sizes import blocks
+from doratune.engine.triton.sizes import block_of, blocks
 
 ROWS, COLUMNS = 32, 128
 """The size of a block of dY."""
 STEPS = 4
 """Blocks of rows per program."""
+ALONE_STEPS, ALONE_COLUMNS = 8, 32
+"""With at most so many blocks of rows, one program takes all rows of its columns, which saves a launch."""
 SUMMED_COLUMNS = 64
 """Columns of dm per program."""
 DEPTH = 64
@@ -68,69 +70,88 @@ def gradients(
     """
     rows, columns = dY.shape
     dZ = torch.empty_like(dY)
-    parts = blocks(rows, ROWS * STEPS)
+    alone = rows <= ROWS * ALONE_STEPS
+    steps = block_of(blocks(rows, ROWS), at_least=1, at_most=ALONE_STEPS) if alone else STEPS
+    width = ALONE_COLUMNS if alone else COLUMNS
+    parts = 1 if alone else blocks(rows, ROWS * STEPS)
     m, norm = m.contiguous(), norm.contiguous()
     bias = None if bias is None else bias.contiguous()
-    sums, dm = norm.new_empty(parts, columns), torch.empty_like(norm)
+    dm = torch.empty_like(norm)
+    sums = dm if alone else norm.new_empty(parts, columns)
     x, W, h, B = source or (None, None, None, None)
+    made_of = (
+        *(dY, x, W, h, B, rows),
+        0 if x is None else x.shape[1],
+        0 if h is None else h.shape[1],
+        0 if W is None else W.stride(0),
+        0 if W is None else W.stride(1),
+    )
     with launching(dY.device):
-        _scale_and_sum[(blocks(columns, COLUMNS), parts)](
-            dY,
+        _scale_and_sum[(blocks(columns, width), parts)](
             held,
             m,
             norm,
             bias,
             dZ,
             sums,
-            rows,
             columns,
+            *made_of,
             BIAS=bias is not None,
+            ALONE=alone,
+            SMALLEST=smallest if alone else 0.0,
+            SOURCE=source is not None and alone,
             ROWS=ROWS,
-            COLUMNS=COLUMNS,
-            STEPS=STEPS,
-        )
-        _finish[(blocks(columns, SUMMED_COLUMNS),)](
-            sums,
-            m,
-            norm,
-            dm,
-            parts,
-            columns,
-            dY,
-            x,
-            W,
-            h,
-            B,
-            rows,
-            0 if x is None else x.shape[1],
-            0 if h is None else h.shape[1],
-            0 if W is None else W.stride(0),
-            0 if W is None else W.stride(1),
-            SMALLEST=smallest,
-            SOURCE=source is not None,
-            ROWS=ROWS,
-            COLUMNS=SUMMED_COLUMNS,
+            COLUMNS=width,
+            STEPS=steps,
             DEPTH=DEPTH,
         )
+        if not alone:
+            _finish[(blocks(columns, SUMMED_COLUMNS),)](
+                sums,
+                m,
+                norm,
+                dm,
+                parts,
+                columns,
+                *made_of,
+                SMALLEST=smallest,
+                SOURCE=source is not None,
+                ROWS=ROWS,
+                COLUMNS=SUMMED_COLUMNS,
+                DEPTH=DEPTH,
+            )
     return dZ, dm
 
 
 @triton.jit
 def _scale_and_sum(
-    dY,
     held,
     m,
     norm,
     bias,
     dZ,
     sums,
-    n_rows,
     n_columns,
+    dY,
+    x,
+    W,
+    h,
+    B,
+    n_rows,
+    d_in,
+    rank,
+    W_row,
+    W_column,
     BIAS: tl.constexpr,
+    ALONE: tl.constexpr,
+    SMALLEST: tl.constexpr,
+    SOURCE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STEPS: tl.constexpr,
+    DEPTH: tl.constexpr,
 ):
+    """The sums of all rows are finished here if a program has its columns for itself (``ALONE``)."""
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     column_there = columns < n_columns
     gain = over_norm(tl.load(m + columns, mask=column_there, other=0.0), norm, columns, column_there)
@@ -150,7 +171,31 @@ def _scale_and_sum(
         if BIAS:
             outputs -= shift[None, :]
         total += gradients * outputs
-    tl.store(sums + tl.program_id(1) * n_columns + columns, tl.sum(total, axis=0), mask=column_there)
+    result = tl.sum(total, axis=0)
+    if ALONE:
+        result = _finished(
+            result,
+            m,
+            norm,
+            columns,
+            n_columns,
+            dY,
+            x,
+            W,
+            h,
+            B,
+            n_rows,
+            d_in,
+            rank,
+            W_row,
+            W_column,
+            SMALLEST,
+            SOURCE,
+            ROWS,
+            COLUMNS,
+            DEPTH,
+        )
+    tl.store(sums + tl.program_id(1) * n_columns + columns, result, mask=column_there)
 
 
 @triton.jit
@@ -184,13 +229,63 @@ def _finish(
         parts = start + tl.arange(0, ROWS)
         there = (parts < n_parts)[:, None] & column_there[None, :]
         total += tl.load(sums + parts[:, None] * n_columns + columns[None, :], mask=there, other=0.0)
+    result = _finished(
+        tl.sum(total, axis=0),
+        m,
+        norm,
+        columns,
+        n_columns,
+        dY,
+        x,
+        W,
+        h,
+        B,
+        n_rows,
+        d_in,
+        rank,
+        W_row,
+        W_column,
+        SMALLEST,
+        SOURCE,
+        ROWS,
+        COLUMNS,
+        DEPTH,
+    )
+    tl.store(dm + columns, result, mask=column_there)
+
+
+@triton.jit
+def _finished(
+    sums,
+    m,
+    norm,
+    columns,
+    n_columns,
+    dY,
+    x,
+    W,
+    h,
+    B,
+    n_rows,
+    d_in,
+    rank,
+    W_row,
+    W_column,
+    SMALLEST: tl.constexpr,
+    SOURCE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """The magnitude's gradient from the sums over all rows, for some columns."""
+    column_there = columns < n_columns
     if SMALLEST == 0.0:
-        result = over_norm(tl.sum(total, axis=0), norm, columns, column_there)
+        result = over_norm(sums, norm, columns, column_there)
     else:
         # The sums are of dY ⊙ (y - b), and z / n = (y - b) / m.
         magnitude = tl.load(m + columns, mask=column_there, other=1.0).to(tl.float32)
         is_small = tl.abs(over_norm(magnitude, norm, columns, column_there)) < SMALLEST
-        result = tl.where(is_small, 0.0, tl.sum(total, axis=0) / tl.where(is_small, 1.0, magnitude))
+        result = tl.where(is_small, 0.0, sums / tl.where(is_small, 1.0, magnitude))
         if SOURCE:
             n = tl.load(norm + columns, mask=column_there, other=1.0)
             some = tl.max((is_small & (n > 0.0) & column_there).to(tl.int32), axis=0)
@@ -233,4 +328,4 @@ def _finish(
                     dots += z * tl.load(dY + at, mask=there, other=0.0).to(tl.float32)
                 z_dots = over_norm(tl.sum(dots, axis=0), norm, columns, column_there)
                 result = tl.where(is_small, z_dots, result)
-    tl.store(dm + columns, result, mask=column_there)
+    return result

@@ -13,7 +13,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from doratune.engine.triton.select import launching
+from doratune.engine.triton.select import capturing, current_stream
 from doratune.engine.triton.sizes import hashed_parts, row_tiles
 
 
@@ -68,10 +68,9 @@ class NormMemory:
             B: (d_out, r), on the same GPU.
             scaling: LoRA's s.
         """
-        with launching(W.device):
-            if torch.cuda.is_current_stream_capturing():
-                return None
-        place = W.device, torch.cuda.current_stream(W.device).cuda_stream
+        if capturing(W.device):
+            return None
+        place = W.device, current_stream(W.device)
         kind = scaling, W.shape, A.shape, W.dtype, A.dtype, B.dtype
         if place not in self._known or self._known[place][0] != kind:
             self._known[place] = kind, Known.nothing(W, A, B)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from doratune.engine._internals import shared_memory_of
+from doratune.engine.autocast import NOTHING
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 OLDEST = (8, 0)
@@ -19,14 +20,26 @@ OLDEST = (8, 0)
 
 def taken(*tensors: Tensor) -> bool:
     """Whether the kernels take all tensors: not empty, in a supported dtype, on a GPU where kernels run."""
-    if not all(one.is_cuda and one.dtype in DTYPES and one.numel() > 0 for one in tensors):
-        return False
+    for one in tensors:  # a loop, since this is asked in every call of a layer
+        if not (one.is_cuda and one.dtype in DTYPES and one.numel() > 0):
+            return False
     return _runs_on(tensors[0].device)
 
 
 def launching(device: torch.device) -> AbstractContextManager[Any]:
     """A context for kernel launches: Triton launches on the current GPU, wherever the arguments are."""
-    return nullcontext() if torch.cuda.current_device() == device.index else torch.cuda.device(device)
+    return NOTHING if torch.cuda.current_device() == device.index else torch.cuda.device(device)
+
+
+def current_stream(device: torch.device) -> int:
+    """The stream on which kernels are launched now."""
+    return torch.cuda.current_stream(device).cuda_stream
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured, which may not copy from the host and outlives what it reads."""
+    with launching(device):
+        return torch.cuda.is_current_stream_capturing()
 
 
 @functools.cache

@@ -19,9 +19,9 @@ def blocks(size: int, block: int) -> int:
     return -(-size // block)
 
 
-def block_of(size: int, *, at_most: int) -> int:
-    """The smallest power of two that holds ``size`` elements, kept between ``SMALLEST`` and ``at_most``."""
-    return max(SMALLEST, min(at_most, 1 << max(size - 1, 0).bit_length()))
+def block_of(size: int, *, at_least: int = SMALLEST, at_most: int) -> int:
+    """The smallest power of two that holds ``size`` elements, kept between ``at_least`` and ``at_most``."""
+    return max(at_least, min(at_most, 1 << max(size - 1, 0).bit_length()))
 
 
 def hashed_parts(W: Tensor, A: Tensor, B: Tensor) -> tuple[int, int, int]:
