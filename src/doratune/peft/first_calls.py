@@ -16,6 +16,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from doratune.engine._internals import FakeTensor
+
 _log = logging.getLogger(__name__)
 
 DISABLED, MERGED, NONE_ACTIVE = "adapters disabled", "adapter merged", "no active adapter"
@@ -79,7 +81,12 @@ class FirstCalls:
             x: Its input.
             reason: Why the call is left to PEFT, or None.
         """
-        if self.complete or x.is_meta or reason in (DISABLED, MERGED, NONE_ACTIVE):
+        if (
+            self.complete
+            or x.is_meta
+            or isinstance(x, FakeTensor)
+            or reason in (DISABLED, MERGED, NONE_ACTIVE)
+        ):
             return
         if layer in self._waiting:
             self._waiting.discard(layer)
