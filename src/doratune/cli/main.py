@@ -10,12 +10,13 @@ import errno
 import importlib
 import os
 import sys
+import time
 from pathlib import Path
 
 from doratune import __version__
 from doratune.cli.installed import check_installed
 from doratune.cli.library_messages import show_library_logs
-from doratune.errors import LONGEST, DoratuneError, InputError, did_you_mean
+from doratune.errors import LONGEST, DoratuneError, InputError, OtherProcessError, did_you_mean
 
 VERBS = {
     "train": "fine-tune a causal LM with LoRA or DoRA, or all of its weights",
@@ -35,6 +36,9 @@ VERBS = {
 
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 """tyro's own flags."""
+
+LINGERING = 3.0
+"""Seconds that a process without a message stays: a launcher ends all processes when the first one fails."""
 
 OF_NAMES = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 """Errors of the system that a name given by the user causes."""
@@ -139,5 +143,8 @@ def _unreadable(name: object) -> bool:
 
 
 def _failed(error: DoratuneError) -> int:
-    print(f"doratune: {error.message}", file=sys.stderr)
+    if isinstance(error, OtherProcessError):
+        time.sleep(LINGERING)
+    else:
+        print(f"doratune: {error.message}", file=sys.stderr)
     return error.exit_code
