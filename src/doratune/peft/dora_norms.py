@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from doratune.peft._internals import LoraLayer
-from doratune.peft.enable import KINDS, layer_obstacle
+from doratune.peft.enable import KINDS, layer_obstacle, peft_class
 from doratune.peft.layer import EngineLayer, EngineOptions, adopt, release
 
 
@@ -39,7 +39,7 @@ def _norm(layer: EngineLayer) -> Tensor | None:
 
 def _norm_on_loan(layer: Any) -> Tensor | None:
     """The norm of a layer of PEFT's, which is on the engine for as long as that takes."""
-    adopt(layer, KINDS[type(layer)], EngineOptions())
+    adopt(layer, KINDS[peft_class(layer)], EngineOptions())
     try:
         norm = _norm(layer)
     finally:
