@@ -42,7 +42,7 @@ from doratune.records.storage import write_base_model, write_record
 from doratune.records.weights import weights_checksum
 from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory
-from doratune.training._internals import TRAINING_ARGS_NAME, SFTConfig
+from doratune.training._internals import DEVICES_NAME, TRAINING_ARGS_NAME, SFTConfig
 from doratune.training.adapter import add_adapter
 from doratune.training.callbacks import MetricsCallback, StopCallback
 from doratune.training.card import name_base, write_card
@@ -53,6 +53,7 @@ from doratune.training.data import name_rows
 from doratune.training.early import Rows, load_rows, refuse_early, uneven_batch
 from doratune.training.estimate import seconds_per_step
 from doratune.training.progress import ProgressCallback
+from doratune.training.sharded import fsdp_asked, load_in_every_process
 from doratune.training.tokenise import encode_examples
 from doratune.training.trainer import RowTrainer
 
@@ -82,6 +83,8 @@ def train(
     """
     started = datetime.datetime.now(datetime.UTC)
     join_processes()
+    if fsdp_asked():
+        load_in_every_process()
     with together():
         refuse_early(config, resume=resume, overwrite=overwrite)
         examples, data = loaded or load_rows(config)
@@ -169,6 +172,7 @@ def load_base(config: TrainConfig) -> LoadedModel:
         load_in_4bit=config.load_in_4bit,
         device_map=config.device_map,
         trust_remote_code=config.trust_remote_code,
+        moves=not fsdp_asked(),  # no device has to hold the whole model
     )
 
 
@@ -298,8 +302,20 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    use_one_device(args)
     _share_out(config, args)
     return args
+
+
+def use_one_device(args: SFTConfig) -> None:
+    """Have a lone process use one of several GPUs: the Trainer would copy the model to all in every step."""
+    if args.n_gpu > 1:
+        logger.info(
+            "one process uses one GPU of %d; for all of them: torchrun --nproc-per-node %d -m doratune train ...",
+            args.n_gpu,
+            args.n_gpu,
+        )
+        setattr(args, DEVICES_NAME, 1)
 
 
 def _share_out(config: TrainConfig, args: SFTConfig) -> None:
