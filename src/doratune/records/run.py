@@ -126,7 +126,9 @@ class ProcessesRecord(Record):
 
     launcher: Launcher  #: what started them
     processes: Annotated[int, Field(gt=0)]  #: how many there were
-    sharing: Literal["none", "ddp", "fsdp", "fsdp2", "deepspeed"]  #: how they shared the model: ddp has it whole
+    sharing: Literal[
+        "none", "ddp", "fsdp", "fsdp2", "deepspeed"
+    ]  #: how they shared the model: ddp has it whole
     batch_size: Annotated[int, Field(gt=0)]  #: rows of an optimizer step, over all processes
     micro_batch_size: Annotated[int, Field(gt=0)]  #: rows of a forward pass of one process, on average
     accumulation: Annotated[int, Field(gt=0)]  #: forward passes of a process in an optimizer step

@@ -58,9 +58,7 @@ def two(
 
 
 @pytest.fixture(scope="module")
-def fsdp2(
-    root: Path, cases: Mapping[str, Mapping[str, Any]]
-) -> tuple[Path, list[dict[str, list[End]]]]:
+def fsdp2(root: Path, cases: Mapping[str, Mapping[str, Any]]) -> tuple[Path, list[dict[str, list[End]]]]:
     """The folder of the runs that two processes trained with FSDP2, and how each ended in both."""
     folder = root / "fsdp2"
     of_fsdp = {name: case for name, case in cases.items() if name in SHARDED}
@@ -125,7 +123,12 @@ def test_the_record_says_who_trained(one: Path, two: Two) -> None:
 
 def test_what_one_process_refuses_all_do_and_one_says_why(two: Two) -> None:
     folder, (first, second) = two
-    said = ["another process is writing to this folder", "", "already holds a run", "cannot be divided evenly"]
+    said = [
+        "another process is writing to this folder",
+        "",
+        "already holds a run",
+        "cannot be divided evenly",
+    ]
     for here, there, expected in zip(first["refused"], second["refused"], said, strict=True):
         assert (here.code, there.code) == (2, 2) and expected in here.message
         if expected:
