@@ -125,6 +125,10 @@ class NormCache:
         """
         self._held, self._base_unchanged = {}, base_unchanged
 
+    def held_norm(self, adapter: str, scaling: float) -> Tensor | None:
+        """The norm that is reused, (d_out,), if there is one yet."""
+        return None if self._held is None else self._held.get((adapter, scaling))
+
     def let_go(self) -> None:
         """Check the weights again at every call."""
         self._held, self._base_unchanged = None, False

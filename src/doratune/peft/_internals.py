@@ -68,14 +68,11 @@ if is_torchao_available():
 
 if torch.distributed.is_available():
     from torch.distributed.fsdp import FSDPModule
-    from torch.distributed.tensor import DTensor
 
     # The class that FSDP2 puts before the class of each module that it shards as a unit.
     FSDP_MODULES: tuple[type, ...] = (FSDPModule,)
-    # The class of a sharded parameter.
-    SHARDED: tuple[type, ...] = (DTensor,)
 else:
-    FSDP_MODULES = SHARDED = ()
+    FSDP_MODULES = ()
 FSDP_STATES = "torch.distributed.fsdp."
 """Where the class is defined whose methods are the hooks of a unit."""
 
@@ -84,7 +81,6 @@ embedding_backward = torch.ops.aten.embedding_dense_backward
 
 __all__ = [
     "FSDP_MODULES",
-    "SHARDED",
     "AlignDevicesHook",
     "BaseTuner",
     "BaseTunerLayer",

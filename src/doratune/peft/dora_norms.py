@@ -15,7 +15,8 @@ def dora_norms(model: nn.Module) -> dict[str, Tensor]:
     """The norms of the active DoRA adapters, (d_out,) each, by their layers' names.
 
     Layers that the engine cannot compute are left out. A layer on PEFT's path has its norm as PEFT has it, in
-    the type of its weight.
+    the type of its weight. No weight is gathered: a layer whose weights are sharded has the norm that
+    ``hold_norms`` holds from its last call, and is left out elsewhere.
     """
     norms = {}
     for name, layer in model.named_modules():
@@ -34,7 +35,10 @@ def dora_norms(model: nn.Module) -> dict[str, Tensor]:
 
 def _norm(layer: EngineLayer) -> Tensor | None:
     adapter = layer.adapter_on_engine()
-    return layer.adapter_norm(adapter) if adapter and layer.use_dora.get(adapter, False) else None
+    if adapter is None:
+        held = (layer.norms.held_norm(one, layer.scaling[one]) for one in layer.active_on_layer())
+        return next(held, None)
+    return layer.adapter_norm(adapter) if layer.use_dora.get(adapter, False) else None
 
 
 def _norm_on_loan(layer: Any) -> Tensor | None:

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from doratune.engine.sharded import is_sharded
 from doratune.functional import FLOATING
 from doratune.peft._internals import (
-    SHARDED,
     DoraLinearLayer,
     DoraLinearVariant,
     adapter_modules,
@@ -96,7 +96,7 @@ def _hooks(module: Any) -> str:
 def weight_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
     """Why a dense base weight cannot be used, also with the adapter's devices; None if it can."""
     if type(weight) not in PLAIN or weight.dtype not in FLOATING:
-        if isinstance(weight, SHARDED):
+        if is_sharded(weight):
             return WEIGHTS_SHARDED
         return f"base weight {type(weight).__name__} of {weight.dtype} not supported"
     if weight.ndim < 2:
@@ -115,7 +115,7 @@ def device_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
     """
     device = weight.device
     for tensor in adapter:
-        if type(tensor) not in PLAIN and isinstance(tensor, SHARDED):
+        if type(tensor) not in PLAIN and is_sharded(tensor):
             return WEIGHTS_SHARDED
         if tensor.device != device and not tensor.is_meta:
             return "adapter and base weight on different devices"

@@ -259,7 +259,11 @@ def build_trainer(
             ],
         )
     trainer.remove_callback(PrinterCallback)
-    speedups = speed_up(base.model, training=True) if config.speedups == "on" else None
+    speedups = (
+        speed_up(base.model, training=True, sharded=trainer.is_fsdp_enabled)
+        if config.speedups == "on"
+        else None
+    )
     if args.process_index:
         set_seed(config.seed + args.process_index)  # or all processes would drop the same elements
     return trainer, speedups

@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -37,10 +37,12 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, MixedPr
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 from transformers import LlamaConfig, LlamaForCausalLM
+from trl.trainer.utils import add_fused_lm_head
 
 import doratune
 from doratune.engine import norm_cache
 from doratune.peft import dora_norms, first_calls, hold_norms
+from doratune.speedups import SpeedupSettings, speed_up
 
 STEPS, ROWS, WIDTH, VOCABULARY = 3, 4, 12, 64
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -52,6 +54,8 @@ class Case:
 
     Attributes:
         engine: When ``enable`` is called: before or after sharding, or never.
+        hold: Whether each forward pass is inside ``hold_norms``.
+        speedups: When ``speed_up`` is called: before or after sharding, or "none".
         wrap: Units: decoder blocks; each LoRA layer too; PEFT's policy, by which each module with a trained
             weight is one; or what accelerate makes of its own policy or of PEFT's.
     """
@@ -63,6 +67,7 @@ class Case:
     bfloat16: bool = False
     checkpointing: bool = False
     hold: bool = False
+    speedups: str = "none"
     targets: tuple[str, ...] = tuple(LINEAR)
 
 
@@ -77,6 +82,8 @@ class Result:
         norms: Norms computed on this process, by step.
         collectives: What ``hold_norms`` and ``dora_norms`` sent before the first step.
     units: How many modules FSDP2 shards.
+        held: What ``dora_norms`` gives inside ``hold_norms`` after the first forward pass.
+        speedups: What ``speed_up`` reports.
         classes: How many layers have which class, at the end and after ``disable``.
     """
 
@@ -86,6 +93,8 @@ class Result:
     norms: list[int] = field(default_factory=list)
     collectives: int = 0
     units: int = 0
+    held: dict[str, Tensor] = field(default_factory=dict)
+    speedups: str = ""
     classes: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
     error: str | None = None
 
@@ -201,18 +210,26 @@ def counted_norms() -> Iterator[Counter[str]]:
         norm_cache.norm_of_product = own
 
 
-def train(model: nn.Module, case: Case, part: slice) -> Iterator[tuple[float, int]]:
-    """Three AdamW steps; yields each loss and the number of norms computed."""
+def loss_of(model: nn.Module, ids: Tensor, case: Case) -> Tensor:
+    """The mean loss of a batch, by TRL's head if the case has speed-ups."""
+    if case.speedups == "none":
+        return model(input_ids=ids, labels=ids).loss
+    return -model(input_ids=ids, labels=ids, fused_lm_head=True).log_probs.mean()
+
+
+def train(
+    model: nn.Module, case: Case, part: slice, held: dict[str, Tensor] | None = None
+) -> Iterator[tuple[float, int]]:
+    """Three AdamW steps; yields each loss and how many norms were computed; keeps the first held ones."""
     trained = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
     for step in range(STEPS):
         ids = rows(step)[part]
         with counted_norms() as count:
-            if case.hold:
-                with hold_norms(model, base_unchanged=True):
-                    loss = model(input_ids=ids, labels=ids).loss
-            else:
-                loss = model(input_ids=ids, labels=ids).loss
+            with hold_norms(model, base_unchanged=True) if case.hold else nullcontext():
+                loss = loss_of(model, ids, case)
+                if case.hold and not held and held is not None:
+                    held.update(dora_norms(model))
             loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -225,15 +242,22 @@ def run(case: Case, folder: Path) -> Result:
     model = built(case)
     if case.engine == "before":
         doratune.enable(model)
+    speed = partial(speed_up, model, training=True, settings=SpeedupSettings(spared_tokens=1))
+    if case.speedups != "none":
+        add_fused_lm_head(model.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
+    if case.speedups == "before":
+        result.speedups = str(speed(sharded=True))
     shard(model, case)
     if case.engine == "after":
         doratune.enable(model)
+    if case.speedups == "after":
+        result.speedups = str(speed())
     result.units = sum(isinstance(module, FSDPModule) for module in model.modules())
     with CommDebugMode() as sent, hold_norms(model):
         dora_norms(model)
     result.collectives = sent.get_total_counts()
     each = ROWS // processes
-    for loss, norms in train(model, case, slice(rank * each, (rank + 1) * each)):
+    for loss, norms in train(model, case, slice(rank * each, (rank + 1) * each), result.held):
         mean = torch.tensor(loss)
         distributed.all_reduce(mean)
         result.losses.append(mean.item() / processes)

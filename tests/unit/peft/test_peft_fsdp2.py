@@ -17,6 +17,7 @@ from fsdp2_cases import LINEAR, ROWS, STEPS, Case, Result, built, name, rows, tr
 from peft import PeftModel
 
 import doratune
+import doratune.peft
 
 LOSS, PARAMETER = 2e-6, 1e-5
 """Absolute tolerances in float32; AdamW makes a rounding of a small gradient one of the parameter."""
@@ -33,6 +34,8 @@ PLAIN = [
     Case(wrap="transformer", reshard=False, checkpointing=True),
     Case(wrap="leaves", reshard=False, checkpointing=True, hold=True),
     Case(wrap="blocks", hold=True),
+    Case(wrap="transformer", speedups="before"),
+    Case(wrap="blocks", speedups="after"),
 ]
 OTHERS = [Case(bfloat16=True), Case(wrap="transformer", targets=("q_proj", "embed_tokens", "lm_head"))]
 
@@ -133,6 +136,31 @@ def test_one_norm_per_layer_and_step_and_nothing_is_gathered_for_it(
         result.units
         == {"blocks": 3, "layers": 17, "leaves": 45 - 14 * (not case.use_dora), "transformer": 5}[case.wrap]
     )
+
+
+@pytest.mark.parametrize("case", [case for case in PLAIN if case.hold], ids=name)
+def test_held_norms_are_at_hand_after_a_forward_pass(case: Case, two: Any) -> None:
+    """Of layers that are not small."""
+    held, right = two[on(case, "before")].held, doratune.peft.dora_norms(built(Case()))
+    assert len(held) == LARGE
+    for layer, norm in held.items():
+        torch.testing.assert_close(norm, right[layer])
+
+
+def test_speedups_that_need_whole_weights_leave_themselves_out(two: Any) -> None:
+    """A loss and an adapter that are right are shown above."""
+    before, after = (
+        two[Case("before", wrap, speedups=when)].speedups
+        for wrap, when in (("transformer", "before"), ("blocks", "after"))
+    )
+    head = "supervised_forward 0, 1 left (its weights are sharded, and it reads the head's outside a call)"
+    assert head in before
+    assert head in after
+    assert "rms_norm 5;" in before
+    assert "rms_norm 0, 5 left (its weight is sharded);" in after
+    for report in (before, after):
+        assert "rotary 2" in report
+        assert "kept_outputs 1" in report
 
 
 @pytest.mark.parametrize("engine", ["before", "after"])
