@@ -83,7 +83,7 @@ def train_one(case: Case) -> End:
     output = case.output.with_name("elsewhere") if index in case.elsewhere else case.output
     config = TrainConfig(output=output, **{**BASE, **case.settings})
     if case.stop is not None and case.stop[1] == index:
-        threading.Thread(target=_signal, args=case.stop[::2] + (output,), daemon=True).start()
+        threading.Thread(target=_signal, args=(*case.stop[::2], output), daemon=True).start()
     code, kind, message, record = 0, "", "", None
     try:
         record = train(config, resume=case.resume, overwrite=case.overwrite).to_dict()

@@ -37,7 +37,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def whole_weights(model: torch.nn.Module) -> dict[str, Any]:
-    """The trained weights of a sharded model, whole and on the CPU, in the first process; every process asks."""
+    """The trained weights of a sharded model, whole, in the first process; every process has to ask."""
     adapter = isinstance(model, PeftModel)
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapter)
     return get_model_state_dict(model, options=options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,12 +27,14 @@ from doratune.models.context import positions
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model, on_cpu
 from doratune.models.precision import resolve_dtype
+from doratune.peft import first_calls
 from doratune.peft.load import fill_adapter
 from doratune.processes import in_first, join_processes, same_end, together
 from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, weights_path
 from doratune.records.run import (
     ChangeRecord,
     DataRecord,
+    LayersRecord,
     ModelRecord,
     ParameterCount,
     ProcessesRecord,
@@ -315,7 +318,7 @@ def use_one_device(args: SFTConfig) -> None:
     """Have a lone process use one of several GPUs: the Trainer would copy the model to all in every step."""
     if args.n_gpu > 1:
         logger.info(
-            "one process uses one GPU of %d; for all of them: torchrun --nproc-per-node %d -m doratune train ...",
+            "one process uses one GPU of %d; for all: torchrun --nproc-per-node %d -m doratune train ...",
             args.n_gpu,
             args.n_gpu,
         )
@@ -389,7 +392,19 @@ def _training_record(
             micro_batch_size=trainer.args.per_device_train_batch_size,
             accumulation=trainer.args.gradient_accumulation_steps,
         ),
+        layers=_layers(trainer.model),
     )
+
+
+def _layers(model: Any) -> LayersRecord | None:
+    """What computed the adapted layers; None if none is on the engine."""
+    calls = first_calls(model)
+    if calls is None:
+        return None
+    left: Counter[str] = Counter()
+    for (_, reason), count in calls.left.items():
+        left[reason] += count
+    return LayersRecord(engine=calls.engine.total(), left=dict(left), uncalled=calls.uncalled)
 
 
 def _sharing(trainer: RowTrainer) -> Literal["none", "ddp", "fsdp", "fsdp2", "deepspeed"]:

@@ -135,7 +135,7 @@ class RowTrainer(SFTTrainer):
             self._stop("a DoRA norm of the trained model is not finite", {})
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights as PEFT and transformers do, also those of a sharded model, which are gathered."""
+        """Write the weights as PEFT and transformers do, gathered first if the model is sharded."""
         if not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
             return

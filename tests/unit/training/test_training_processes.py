@@ -12,6 +12,8 @@ from locked_elsewhere import locked_elsewhere
 from process_group import in_processes
 from training_cases import Case, End, everything, losses, sharded, train_all, weights
 
+from doratune.models.load import load_model
+from doratune.peft.load import load_adapter
 from doratune.records.layout import checkpoints
 from doratune.records.storage import read_record
 
@@ -118,6 +120,11 @@ def test_the_record_says_who_trained(one: Path, two: Two) -> None:
         "accumulation": 4,
     }
     assert alone.processes is not None and alone.processes.sharing == "none"
+    assert of_two.layers is not None and of_two.layers.model_dump() == {
+        "engine": 10,
+        "left": {},
+        "uncalled": 0,
+    }
     assert first["dora"][0].record == second["dora"][0].record == read_record(folder / "dora").to_dict()
 
 
@@ -161,6 +168,8 @@ def test_fsdp2_trains_what_one_process_does(name: str, one: Path, fsdp2: Two, ti
     training = read_record(folder / name).training
     assert training is not None and training.processes is not None and training.changes is not None
     assert training.processes.sharing == "fsdp2"
+    if name != "full":
+        assert training.layers is not None and (training.layers.engine, training.layers.left) == (10, {})
     assert losses(folder / name) == pytest.approx(losses(one / name), rel=2e-6)
     of_one, of_two = weights(one / name), weights(folder / name)
     assert of_one.keys() == of_two.keys()
