@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Python compiles a module when it is first imported. pip would compile all of them, which takes a minute.
 INSTALL = $(BIN)/pip install --quiet --no-compile -c constraints.txt
 
-.PHONY: demo test quick faults lint docs wheel clean
+.PHONY: demo test quick faults compat lint docs wheel clean
 
 ifneq ($(filter demo,$(or $(MAKECMDGOALS),demo)),)
 $(info make demo: installs doratune into $(VENV) and downloads a model of 135M parameters (both once), trains LoRA and \
@@ -28,6 +28,11 @@ quick: $(VENV)/.installed-dev
 # Kills, full disks, signals, thousands of steps; the results are in docs/reliability.md. Takes about an hour.
 faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/faults
+
+# A part of the suite with the oldest and the newest PEFT, transformers and TRL that pyproject.toml allows, in virtual
+# environments under build/compat: about 6 GB, and half an hour on two cores.
+compat: $(VENV)/.installed-dev
+	WORKERS=$(WORKERS) $(BIN)/python tests/compat
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

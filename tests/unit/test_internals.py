@@ -15,16 +15,17 @@ from typing import Any
 
 import pytest
 import torch
+import trl
+from packaging.version import Version
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 from transformers.models.llama import modeling_llama
-from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 import doratune
 from doratune.engine import _internals as of_engine
 from doratune.evaluation import _internals as of_evaluation
-from doratune.models._internals import gguf_reader
+from doratune.models._internals import gguf_reader, setting_names
 from doratune.speedups import _internals as of_speedups
 from doratune.speedups.supervised_forward import SupervisedOutput
 from doratune.training import _internals as of_training
@@ -40,6 +41,7 @@ DOCUMENTED = (
     "torch.distributed.tensor",
     "torch.nn.functional",
     "torch.utils.benchmark",
+    "torch.utils.data",
     "lm_eval.api",
     "lm_eval.models",
     "lm_eval.tasks",
@@ -90,8 +92,15 @@ def test_the_name_is_where_it_was(name: str) -> None:
     module, colon, attribute = name.partition(":")
     if not colon:
         module, _, attribute = name.partition(".")
-    found: Any = importlib.import_module(module) if module != "lm_eval" else pytest.importorskip("lm_eval")
-    for part in attribute.split("."):
+    if module.split(".")[0] == "lm_eval":
+        pytest.importorskip("lm_eval")
+    imported: dict[str, Any] = {}
+    first, *rest = attribute.split(".")
+    exec(
+        f"from {module} import {first} as found", imported
+    )  # finds a module too, as the file's own line does
+    found = imported["found"]
+    for part in rest:
         found = getattr(found, part)
 
 
@@ -104,12 +113,15 @@ def model() -> Any:
 def _fused_head() -> bool:
     plain = model()
     before = of_speedups.has_fused_head(plain)
-    add_fused_lm_head(plain)
+    from_trl = importlib.import_module("trl.trainer.utils")
+    if Version(trl.__version__) < Version("1.15"):
+        pytest.skip("before TRL 1.15 no forward pass is replaced")
+    from_trl.add_fused_lm_head(plain)
     fields = {name for name in SupervisedOutput.__dataclass_fields__}
     return (
         not before
         and of_speedups.has_fused_head(plain)
-        and fields <= FusedCausalLMOutput.__dataclass_fields__.keys()
+        and fields <= from_trl.FusedCausalLMOutput.__dataclass_fields__.keys()
     )
 
 
@@ -165,6 +177,7 @@ def _four_bit_compute_dtype() -> bool:
 
 
 CANARIES = {
+    "setting_names": lambda: {"vocab_size", "head_dim"} <= setting_names(LlamaConfig),
     "CHECKPOINT": lambda: importlib.import_module(of_engine.CHECKPOINT).checkpoint is checkpoint,
     "saves_for_checkpoint": _saves_for_checkpoint,
     "onednn_takes": lambda: of_engine.onednn_takes() <= {torch.bfloat16, torch.float16},
@@ -177,7 +190,7 @@ CANARIES = {
     "ROTARY": lambda: hasattr(modeling_llama, of_speedups.ROTARY),
     "EAGER_ATTENTION": lambda: hasattr(modeling_llama, of_speedups.EAGER_ATTENTION),
     "table": _lm_eval_table,
-    "serialised": lambda: of_evaluation.serialised({1}) is not None,
+    "serialised": lambda: pytest.importorskip("lm_eval") and of_evaluation.serialised({1}) is not None,
     "runs_programs": lambda: _asks_tasks_for("UNSAFE_CODE"),
     "is_multimodal": lambda: _asks_tasks_for("MULTIMODAL"),
     "forward_name": _wrapped_forward,

@@ -5,7 +5,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+from typing import Any
+
 # Its ``tqdm`` draws the bar of the GGUF conversion, which transformers' own switch does not turn off.
 from transformers import modeling_gguf_pytorch_utils as gguf_reader
 
-__all__ = ["gguf_reader"]
+__all__ = ["gguf_reader", "setting_names"]
+
+
+def setting_names(config: type[Any]) -> frozenset[str]:
+    """What a configuration's class declares: its fields, or before transformers 5 its arguments."""
+    if dataclasses.is_dataclass(config):
+        return frozenset(field.name for field in dataclasses.fields(config))
+    return frozenset(name for kind in config.__mro__ for name in inspect.signature(kind.__init__).parameters)

@@ -6,7 +6,6 @@ that matter would have to be kept for every architecture, and its gaps would pas
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 import sys
@@ -26,6 +25,7 @@ from transformers import (
     modeling_utils,
 )
 
+from doratune.models._internals import setting_names
 from doratune.records.run import ConfigRecord
 
 WITHOUT_EFFECT = frozenset(
@@ -74,9 +74,8 @@ def config_record(model: PreTrainedModel) -> ConfigRecord:
 
 def _has_reader(key: str, value: Any, config: PretrainedConfig, model: PreTrainedModel) -> bool:
     """Whether any code may read a setting; files have many that the configuration's class does not know."""
-    if config.is_custom_code() or key == "model_type":
-        return True
-    if key in {field.name for field in dataclasses.fields(config)}:  # pyright: ignore[reportArgumentType]
+    is_custom_code = not type(config).__module__.startswith("transformers.")
+    if is_custom_code or key == "model_type" or key in setting_names(type(config)):
         return True
     modules = (sys.modules[type(model).__module__], *SHARED_CODE)
     return value is not None and any(key in _words(str(module.__file__)) for module in modules)

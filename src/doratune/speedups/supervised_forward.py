@@ -242,7 +242,7 @@ def _obstacle(model: PreTrainedModel, *, sharded: bool) -> str | None:
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         return "not on a CPU"
     if not has_fused_head(model):
-        return "TRL has not prepared the model"
+        return "SFTTrainer of TRL 1.15 or later has not prepared the model"
     if type(head) is not nn.Linear:
         return "its head is not a linear layer"
     if any(getattr(config, setting, None) is not None for setting in SCALED_LOGITS):

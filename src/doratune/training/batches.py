@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Generator, Sequence
 from functools import lru_cache
 
 import torch
 from datasets import Dataset, concatenate_datasets
+from torch.utils.data import Sampler
 
 from doratune.data.encode import IGNORED
-from doratune.training._internals import BatchRebalanceSampler
+
+SEED = 42
+"""Of the order of the rows; the run's own seed has shuffled them before."""
 
 
-class RowBatches(BatchRebalanceSampler):
+class RowBatches(Sampler[list[int]]):
     """The micro-batches of one process, as row indices.
 
     The rows of an optimizer step depend only on the seed and the epoch. Within a step, rows of similar length
-    share a micro-batch, which saves padding. transformers' own sampler fills a short last batch with rows
-    from the epoch's start; this one uses fewer micro-batches instead. If there are fewer rows than processes,
-    the remaining processes get a row without a loss, see ``with_blank``.
+    share a micro-batch, which saves padding; see ``share_out``. A short last batch has fewer micro-batches.
+    If there are fewer rows than processes, the remaining processes get a row without a loss, see
+    ``with_blank``.
 
     Args:
         lengths: Tokens of every row.
@@ -35,18 +39,22 @@ class RowBatches(BatchRebalanceSampler):
     def __init__(
         self, lengths: Sequence[int], *, micro: int, accumulation: int, processes: int = 1, process: int = 0
     ) -> None:
-        super().__init__(
-            lengths=list(lengths),
-            effective_batch_size=micro * accumulation * processes,
-            dp_size=processes,
-            grad_accum=accumulation,
-            rank=process,
-            drop_last=False,
-        )
+        self.lengths = list(lengths)
+        self._with_blank = [*lengths, 0]
+        self.effective_batch_size = micro * accumulation * processes
+        self.dp_size = processes
+        self.grad_accum = accumulation
+        self.rank = process
+        self.seed = SEED
+        self.epoch = 0
         self._micro = micro
         self.steps = math.ceil(len(lengths) / self.effective_batch_size)
         self._last = len(lengths) - (self.steps - 1) * self.effective_batch_size
         self._order = lru_cache(maxsize=1)(self._shuffled)  # used twice per step
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose rows come next, counted from 0."""
+        self.epoch = epoch
 
     @property
     def has_blanks(self) -> bool:
@@ -74,16 +82,8 @@ class RowBatches(BatchRebalanceSampler):
             rows = self.rows(self.epoch * self.steps + batch)
             micro_batches = self._micro_batches(len(rows))
             rows += [len(self.lengths)] * (micro_batches * self.dp_size - len(rows))
-            of_step = BatchRebalanceSampler(
-                lengths=[self.lengths[row] if row < len(self.lengths) else 0 for row in rows],
-                effective_batch_size=len(rows),
-                dp_size=self.dp_size,
-                grad_accum=micro_batches,
-                shuffle=False,
-                rank=self.rank,
-            )
-            for places in of_step:
-                yield [rows[place] for place in places]
+            groups = share_out(self._with_blank, rows, micro_batches * self.dp_size)
+            yield from groups[self.rank :: self.dp_size]
 
     def __len__(self) -> int:
         return (self.steps - 1) * self.grad_accum + self._micro_batches(self._last)
@@ -91,6 +91,37 @@ class RowBatches(BatchRebalanceSampler):
     def _micro_batches(self, rows: int) -> int:
         """Micro-batches of each process in a step of ``rows`` rows."""
         return math.ceil(rows / (self._micro * self.dp_size))
+
+
+def share_out(lengths: Sequence[int], rows: Sequence[int], groups: int) -> list[list[int]]:
+    """Divide rows into micro-batches of similar cost, the longest rows first.
+
+    A micro-batch costs its rows times the length of its longest, as shorter ones are padded. The costliest
+    micro-batch costs as little as it can when neighbours by length stay together.
+
+    Args:
+        lengths: Tokens of every row.
+        rows: At least as many rows as there are groups.
+        groups: Number of micro-batches; none is empty.
+    """
+    ordered = sorted(rows, key=lambda row: lengths[row], reverse=True)
+    longest = lengths[ordered[0]]
+    limits = range(longest, longest * len(ordered) + 1)
+    fits = bisect_left(
+        limits, True, key=lambda limit: len(_filled(lengths, ordered, limit, groups)) <= groups
+    )
+    return _filled(lengths, ordered, limits[fits], groups)
+
+
+def _filled(lengths: Sequence[int], ordered: list[int], limit: int, groups: int) -> list[list[int]]:
+    """Neighbours in micro-batches that cost at most ``limit`` each, a row left for each of ``groups``."""
+    filled: list[list[int]] = []
+    for place, row in enumerate(ordered):
+        is_full = not filled or (len(filled[-1]) + 1) * lengths[filled[-1][0]] > limit
+        if is_full or len(ordered) - place == groups - len(filled):
+            filled.append([])
+        filled[-1].append(row)
+    return filled
 
 
 def with_blank(rows: Dataset, token: int) -> Dataset:

@@ -17,11 +17,12 @@ import pyarrow.compute
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from doratune.errors import DivergedError
 from doratune.peft import dora_norms, hold_norms
 from doratune.records.layout import checkpoints
-from doratune.training._internals import SFTConfig, SFTTrainer
+from doratune.training._internals import SFTConfig, SFTTrainer, prepare_data_loader
 from doratune.training.batches import RowBatches, with_blank
 from doratune.training.callbacks import EpochCallback
 from doratune.training.sharded import whole, whole_weights
@@ -83,8 +84,18 @@ class RowTrainer(SFTTrainer):
         self._in_a_row = 0
         self._left_out = False
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self.batches
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The micro-batches of this process. accelerate would divide them among the processes once more."""
+        columns: Any = self.train_dataset
+        loader = DataLoader(
+            columns.select_columns(["input_ids", "labels"]),
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
+        )
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm of the gradient that the optimizer is about to use."""

@@ -14,9 +14,9 @@ from accelerate.hooks import (
     add_hook_to_module,
     remove_hook_from_module,
 )
-from fsdp2_cases import Case, built, rows
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
+from sharded_cases import Case, built, rows
 from torch import Tensor, nn
 
 import doratune

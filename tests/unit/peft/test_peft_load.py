@@ -212,6 +212,8 @@ WHOLE: dict[str, dict[str, Any]] = {
 )
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_whole_adapter_computes_as_where_it_was_trained(kind: str, tmp_path: Path) -> None:
+    if kind == "MiCA":
+        pytest.importorskip("peft", minversion="0.20")
     settings = dict(WHOLE[kind])
     tied = settings.pop("tied", False)
     model = trained(base(tied=tied), **settings)

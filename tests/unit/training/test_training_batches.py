@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from doratune.training.batches import RowBatches
+from doratune.training.batches import RowBatches, share_out
 
 SPLITS = [(16, 1), (1, 16), (4, 4), (3, 2), (1, 1)]
 
@@ -54,3 +54,24 @@ def test_the_rows_of_a_step_do_not_depend_on_how_it_is_split() -> None:
     for micro, accumulation, processes in ((1, 16, 1), (4, 4, 1), (2, 4, 2)):
         split = RowBatches(lengths, micro=micro, accumulation=accumulation, processes=processes)
         assert [split.rows(step) for step in range(4)] == [whole.rows(step) for step in range(4)]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 5])
+def test_the_costliest_micro_batch_costs_as_little_as_neighbours_allow(groups: int) -> None:
+    drawn = random.Random(groups)
+    for _ in range(20):
+        lengths = [drawn.randint(1, 40) for _ in range(drawn.randint(groups, 9))]
+        ordered = sorted(range(len(lengths)), key=lambda row: lengths[row], reverse=True)
+        shared = share_out(lengths, range(len(lengths)), groups)
+        assert [row for group in shared for row in group] == ordered
+        assert len(shared) == groups and all(shared)
+
+        def costliest(
+            cuts: tuple[int, ...], ordered: list[int] = ordered, lengths: list[int] = lengths
+        ) -> int:
+            edges = itertools.pairwise([0, *cuts, len(ordered)])
+            return max((end - start) * lengths[ordered[start]] for start, end in edges)
+
+        all_cuts = itertools.combinations(range(1, len(lengths)), groups - 1)
+        chosen = tuple(itertools.accumulate(map(len, shared[:-1])))
+        assert costliest(chosen) == min(map(costliest, all_cuts))

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fsdp2_cases
 import pytest
+import sharded_cases
 import torch
-from fsdp2_cases import LINEAR, ROWS, STEPS, Case, Result, built, name, rows, train
 from peft import PeftModel
+from sharded_cases import LINEAR, ROWS, STEPS, Case, Result, built, name, rows, train
 
 import doratune
 import doratune.peft
@@ -48,7 +48,7 @@ def finished(folder: Path, processes: int, cases: Sequence[Case]) -> dict[Case, 
     """The results of cases in a group of processes."""
     paths = [str(Path(doratune.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-    program = [sys.executable, fsdp2_cases.__file__, str(folder)]
+    program = [sys.executable, sharded_cases.__file__, str(folder)]
     torch.save(cases, folder / "cases.pt")
     started = []
     for rank in range(processes):
@@ -213,7 +213,7 @@ def test_a_checkpoint_loads_in_one_process(wrap: str, folder: Path, two: Any) ->
 @pytest.mark.slow
 def test_every_case_in_four_processes(tmp_path: Path) -> None:
     """All ways of sharding, each compared with stock PEFT sharded in the same way."""
-    cases = fsdp2_cases.every_case()
+    cases = sharded_cases.every_case()
     results = finished(tmp_path, 4, cases)
     for case in cases:
         if case.engine == "never":

@@ -1,6 +1,6 @@
-"""Trains a tiny LLaMA under FSDP2 in several processes, case by case; a program that test_peft_fsdp2 starts.
+"""Trains a tiny LLaMA, sharded, in several processes, case by case; a program that test_peft_sharded starts.
 
-    python fsdp2_cases.py FOLDER RANK PROCESSES
+    python sharded_cases.py FOLDER RANK PROCESSES
 
 Every process runs the cases in FOLDER/cases.pt in one process group. Rank 0 saves what they gave in
 FOLDER/results.pt.
@@ -9,6 +9,7 @@ FOLDER/results.pt.
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import os
 import sys
 import traceback
@@ -56,8 +57,9 @@ class Case:
         engine: When ``enable`` is called: before or after sharding, or never.
         hold: Whether each forward pass is inside ``hold_norms``.
         speedups: When ``speed_up`` is called: before or after sharding, or "none".
-        wrap: Units: decoder blocks; each LoRA layer too; PEFT's policy, by which each module with a trained
-            weight is one; or what accelerate makes of its own policy or of PEFT's.
+        wrap: FSDP2's units: decoder blocks; each LoRA layer too; by PEFT's policy each module with a trained
+            weight; or what accelerate makes of its own policy or of PEFT's. Or FSDP1 by block, or
+            DeepSpeed's ZeRO.
     """
 
     engine: str = "never"
@@ -146,15 +148,25 @@ def rows(step: int) -> Tensor:
     return torch.randint(VOCABULARY, (ROWS, WIDTH), generator=torch.Generator().manual_seed(step))
 
 
-def shard(model: Any, case: Case) -> None:
-    """Shard a model in place."""
+def shard(model: Any, case: Case) -> Any:
+    """Shard a model in place; returns it, or DeepSpeed's engine around it."""
+    if case.wrap in ("zero2", "zero3"):
+        deepspeed = importlib.import_module("deepspeed")
+        trained = [one for one in model.parameters() if one.requires_grad]
+        config = {
+            "train_micro_batch_size_per_gpu": ROWS // distributed.get_world_size(),
+            "zero_optimization": {"stage": int(case.wrap[-1]), "stage3_param_persistence_threshold": 0},
+            "zero_allow_untested_optimizer": True,
+        }
+        optimizer = torch.optim.AdamW(trained, lr=1e-3)
+        return deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
     if case.wrap == "fsdp1":
         blocks = model.get_base_model().model.layers
         for place, block in enumerate(blocks):
             blocks[place] = FullyShardedDataParallel(
                 block, use_orig_params=True, device_id=torch.device("cpu")
             )
-        return
+        return model
     mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16) if case.bfloat16 else MixedPrecisionPolicy()
     unit = partial(fully_shard, reshard_after_forward=case.reshard, mp_policy=mixed)
     if case.wrap == "leaves":
@@ -162,7 +174,7 @@ def shard(model: Any, case: Case) -> None:
         for module in get_module_children_bottom_up(model):
             if module is model or policy(module, recurse=False, nonwrapped_numel=0):
                 unit(module)
-        return
+        return model
     if case.wrap in ("blocks", "layers"):
         for block in model.get_base_model().model.layers:
             if case.wrap == "layers":
@@ -171,7 +183,7 @@ def shard(model: Any, case: Case) -> None:
                         unit(layer)
             unit(block)
         unit(model)
-        return
+        return model
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         reshard_after_forward=case.reshard,
@@ -189,7 +201,7 @@ def shard(model: Any, case: Case) -> None:
         is_main_process=False,
         device=torch.device("cpu"),
     )
-    fsdp2_prepare_model(accelerator, model)
+    return fsdp2_prepare_model(accelerator, model)
 
 
 @contextmanager
@@ -218,11 +230,13 @@ def loss_of(model: nn.Module, ids: Tensor, case: Case) -> Tensor:
 
 
 def train(
-    model: nn.Module, case: Case, part: slice, held: dict[str, Tensor] | None = None
+    model: Any, case: Case, part: slice, held: dict[str, Tensor] | None = None
 ) -> Iterator[tuple[float, int]]:
     """Three AdamW steps; yields each loss and how many norms were computed; keeps the first held ones."""
-    trained = [one for one in model.parameters() if one.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    zero = case.wrap in ("zero2", "zero3")
+    optimizer = (
+        None if zero else torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    )
     for step in range(STEPS):
         ids = rows(step)[part]
         with counted_norms() as count:
@@ -230,9 +244,12 @@ def train(
                 loss = loss_of(model, ids, case)
                 if case.hold and not held and held is not None:
                     held.update(dora_norms(model))
-            loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+            model.backward(loss) if zero else loss.backward()
+        if optimizer is None:
+            model.step()
+        else:
+            optimizer.step()
+            optimizer.zero_grad()
         yield loss.item(), count["norms"]
 
 
@@ -247,7 +264,7 @@ def run(case: Case, folder: Path) -> Result:
         add_fused_lm_head(model.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
     if case.speedups == "before":
         result.speedups = str(speed(sharded=True))
-    shard(model, case)
+    sharded = shard(model, case)
     if case.engine == "after":
         doratune.enable(model)
     if case.speedups == "after":
@@ -257,7 +274,7 @@ def run(case: Case, folder: Path) -> Result:
         dora_norms(model)
     result.collectives = sent.get_total_counts()
     each = ROWS // processes
-    for loss, norms in train(model, case, slice(rank * each, (rank + 1) * each), result.held):
+    for loss, norms in train(sharded, case, slice(rank * each, (rank + 1) * each), result.held):
         mean = torch.tensor(loss)
         distributed.all_reduce(mean)
         result.losses.append(mean.item() / processes)
@@ -265,7 +282,7 @@ def run(case: Case, folder: Path) -> Result:
     calls = first_calls(model)
     result.calls = None if calls is None else str(calls)
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    if case.wrap != "fsdp1":  # which cannot save on a CPU
+    if case.wrap not in ("fsdp1", "zero2", "zero3"):  # FSDP1 cannot save on a CPU
         result.adapter = get_model_state_dict(model, options=options)
         if rank == 0:
             model.save_pretrained(folder, state_dict=result.adapter)
@@ -273,7 +290,7 @@ def run(case: Case, folder: Path) -> Result:
     doratune.disable(model)
     result.classes = result.classes[0], classes(model)
     ids = rows(STEPS)[:1]
-    result.losses.append(model(input_ids=ids, labels=ids).loss.item())
+    result.losses.append(sharded(input_ids=ids, labels=ids).loss.item())
     return result
 
 
@@ -286,6 +303,7 @@ def main(folder: Path, rank: int, processes: int) -> None:
     """Run the cases in FOLDER/cases.pt and save their results."""
     torch.set_num_threads(1)
     faulthandler.enable()
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))  # for DeepSpeed
     store = distributed.FileStore(str(folder / "store"), processes)
     distributed.init_process_group(
         "gloo", store=store, rank=rank, world_size=processes, timeout=timedelta(seconds=90)
@@ -305,7 +323,7 @@ def main(folder: Path, rank: int, processes: int) -> None:
 
 if __name__ == "__main__":
     # By the name under which the test unpickles its results.
-    sys.modules["fsdp2_cases"] = sys.modules["__main__"]
+    sys.modules["sharded_cases"] = sys.modules["__main__"]
     for kind in (Case, Result):
-        kind.__module__ = "fsdp2_cases"
+        kind.__module__ = "sharded_cases"
     main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
