@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -41,10 +42,34 @@ def test_a_dry_run_says_what_the_run_takes_and_writes_nothing(cli: Cli, tiny_mod
     flags = ["--model", tiny_model, "--task", "sample-boolq", "--rows", 40, *SMALL]
     shown = cli("train", *flags, "--output", "run", "--dry-run")
     assert shown.code == 0, shown.err
-    for part in ("rows    40", "steps   5 of 8 rows, 1 of them warm-up", "time    about", "memory  about"):
-        assert part in shown.out, part
+    said = dict(line.split(maxsplit=1) for line in shown.out.splitlines())
+    assert said["rows"].startswith("40, of at most")
+    assert said["steps"] == "5 of 8 rows, 1 of them warm-up"
+    assert said["time"].startswith("about") and said["memory"].startswith("about")
+    assert {"parameters", "weights", "process"} <= said.keys()
     told = json.loads(cli("train", *flags, "--output", "run", "--dry-run", "--json").out)
     assert list(Path().iterdir()) == []
     assert cli("train", *flags, "--output", "run").code == 0
     training = json.loads(Path("run/record.json").read_text())["training"]
     assert (told["rows"], told["steps"], told["tokens"]) == (40, training["steps"], training["tokens"])
+    record = json.loads(Path("run/record.json").read_text())["parameters"]
+    assert (told["size"]["trainable"], told["size"]["total"]) == (record["trainable"], record["total"])
+
+
+def test_a_dry_run_for_another_machine(cli: Cli, tiny_model: Path) -> None:
+    flags = ["--model", tiny_model, "--task", "sample-boolq", "--rows", 40, *SMALL, "--output", "run"]
+
+    def told(*more: object) -> dict[str, Any]:
+        return json.loads(cli("train", *flags, "--dry-run", "--json", *more).out)
+
+    alone = told("--device", "cuda")
+    shared = told("--device", "cuda", "--processes", 4, "--sharding", "fsdp")
+    parts, divided = alone["size"]["memory"]["parts"], shared["size"]["memory"]["parts"]
+    assert parts["process"] == 0 and alone["seconds"] is None and alone["tokens"] == shared["tokens"]
+    for part in ("weights", "adapters", "optimizer"):
+        assert divided[part] == parts[part] // 4
+    uneven = cli("train", *flags, "--dry-run", "--processes", 3)
+    assert uneven.code == 2 and "--batch-size" in uneven.err
+    outcome = cli("train", *flags, "--device", "cuda")
+    assert outcome.code == 2 and "add --dry-run" in outcome.err
+    assert not Path("run").exists()

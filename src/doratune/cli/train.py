@@ -6,7 +6,7 @@ import shlex
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from doratune.cli.imports import lasting_imports
 from doratune.cli.output import configure_logging, print_json, show_messages
@@ -15,7 +15,7 @@ from doratune.data.mix import is_mix
 from doratune.data.tasks import plain_name
 from doratune.errors import InputError
 from doratune.launch import first_process_speaks, launched
-from doratune.settings import LaxPath, validate
+from doratune.settings import LaxPath, Positive, validate
 from doratune.training.config import TrainConfig
 from doratune.training.early import Rows, load_rows, refuse_early
 from doratune.training.presets import Preset, load_preset
@@ -44,7 +44,14 @@ class TrainCommand(TrainConfig):
     config: LaxPath | None = None
     """Settings of an earlier run: its config.yaml; flags override it."""
     dry_run: bool = False
-    """Print the run's rows, tokens, steps, time and memory; write nothing."""
+    """Print the run's parameters, rows, tokens, steps, memory and time; write nothing."""
+    device: Literal["cpu", "cuda"] | None = None
+    """With --dry-run: where the run will train; None: as on this machine."""
+    processes: Positive | None = None
+    """With --dry-run: how many processes will train together; None: as many as there are now."""
+    sharding: Literal["none", "zero-2", "fsdp"] | None = None
+    """With --dry-run: what the processes divide: gradients and optimizer (zero-2), weights too (fsdp, and
+    ZeRO-3)."""
     resume: bool = False
     """Continue from the last checkpoint of an interrupted run."""
     overwrite: bool = False
@@ -58,6 +65,7 @@ def main(argv: list[str]) -> int:
     with first_process_speaks():
         command = parse(TrainCommand, argv, verb="train", about=ABOUT, first=FIRST, defaults=_defaults(argv))
         config = part(TrainConfig, command)
+        _refuse_without_dry_run(command)
 
     show_messages()
     with _together():
@@ -84,6 +92,16 @@ def main(argv: list[str]) -> int:
             f"next: {next_command(config)}"
         )
     return 0
+
+
+def _refuse_without_dry_run(command: TrainCommand) -> None:
+    given = [name for name in ("device", "processes", "sharding") if getattr(command, name) is not None]
+    if given and not command.dry_run:
+        raise InputError(
+            "only a dry run can be for another machine",
+            where=", ".join(f"--{name}" for name in given),
+            fix="add --dry-run; a run itself takes its processes from torchrun or accelerate launch",
+        )
 
 
 def next_command(config: TrainConfig) -> str:
@@ -141,23 +159,38 @@ def _rehearse(command: TrainCommand, config: TrainConfig, loaded: Rows) -> None:
     from doratune.duration import about
 
     configure_logging()
-    found = rehearse(config, loaded, resume=command.resume, overwrite=command.overwrite)
+    found = rehearse(
+        config,
+        loaded,
+        device=command.device,
+        processes=command.processes,
+        sharding=command.sharding or "none",
+        resume=command.resume,
+        overwrite=command.overwrite,
+    )
     if not launched().speaks:
         return
+    size, parts = found.size, asdict(found.size.memory)
     if command.as_json:
-        print_json(asdict(found))
+        memory = {"parts": parts, "total": size.memory.total}
+        print_json(
+            {**asdict(found), "peak_bytes": found.peak_bytes, "size": {**asdict(size), "memory": memory}}
+        )
         return
-    time = "not known" if found.seconds is None else f"{about(found.seconds)}, estimated from a few rows"
-    memory = "not known"
-    if found.memory_bytes is not None:
-        memory = f"about {gigabytes(found.memory_bytes)}, measured with the longest rows"
+    time = "not measured" if found.seconds is None else f"{about(found.seconds)}, estimated from a few rows"
+    whole = "all devices together" if config.device_map else "each process"
+    where = "CPU" if found.target.device == "cpu" else "GPU"
     lines = {
+        "parameters": f"{size.trainable:,} of {size.total:,} trained ({size.trainable / size.total:.2%})",
         "rows": f"{found.rows:,}, of at most {found.longest:,} tokens",
         "tokens": f"{found.tokens:,} to train on",
         "steps": f"{found.steps:,} of {config.batch_size} rows, {found.warmup_steps:,} of them warm-up",
         "time": time,
-        "memory": memory,
+        "memory": f"about {gigabytes(found.peak_bytes)} for {whole} on a {where}",
     }
+    if found.peak_bytes > size.memory.total:
+        lines["memory"] += f", while the weights are loaded; in a step {gigabytes(size.memory.total)}"
+    lines |= {f"  {name}": gigabytes(held) for name, held in parts.items() if held}
     for name, what in lines.items():
-        print(f"{name:<7} {what}")
+        print(f"{name:<13} {what}")
     print("nothing was written")

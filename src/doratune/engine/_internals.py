@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+# A tensor with a shape and a dtype but no content: training/memory_estimate.py trains models of them.
+from torch._subclasses.fake_tensor import FakeTensor
+
 # A weak reference to a tensor that stays valid while autograd keeps the tensor but no Python object does.
 from torch.utils.weak import TensorWeakRef
 
@@ -28,6 +31,7 @@ onednn_linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 __all__ = [
     "CHECKPOINT",
+    "FakeTensor",
     "TensorWeakRef",
     "batch_norm_backward",
     "batch_norm_out",

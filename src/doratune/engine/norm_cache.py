@@ -26,6 +26,7 @@ import xxhash
 from torch import Tensor
 
 from doratune.engine import composite
+from doratune.engine._internals import FakeTensor
 from doratune.engine.autocast import autocast_off
 from doratune.engine.triton.norm_cache import NormMemory
 from doratune.engine.weight_norm import (
@@ -220,8 +221,8 @@ class _KernelNorms:
 
 
 def dense_norm(cache: NormCache, adapter: str, W: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
-    """``cache.get`` for a dense weight; in a compiled graph it is one opaque operation."""
-    if torch.compiler.is_compiling():
+    """``cache.get`` for a dense weight; in a compiled graph, and without content, it is one operation."""
+    if torch.compiler.is_compiling() or isinstance(W, FakeTensor):
         return _dense_norm(W.detach(), A.detach(), B.detach(), scaling, adapter, cache.handle)
     return cache.get(DenseWeight(W), A, B, scaling, adapter=adapter)
 

@@ -1,4 +1,4 @@
-"""All undocumented names of transformers that loading uses.
+"""All undocumented names of torch and transformers that loading uses.
 
 ``tests/unit/test_internals.py`` fails by name when an upgrade moves one.
 """
@@ -9,10 +9,13 @@ import dataclasses
 import inspect
 from typing import Any
 
+# Creates tensors with a shape and a dtype but no content.
+from torch._subclasses.fake_tensor import FakeTensorMode
+
 # Its ``tqdm`` draws the bar of the GGUF conversion, which transformers' own switch does not turn off.
 from transformers import modeling_gguf_pytorch_utils as gguf_reader
 
-__all__ = ["gguf_reader", "setting_names"]
+__all__ = ["FakeTensorMode", "gguf_reader", "setting_names"]
 
 
 def setting_names(config: type[Any]) -> frozenset[str]:

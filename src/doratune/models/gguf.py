@@ -36,12 +36,15 @@ def read_gguf(path: Path, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedTok
     """
     from transformers import AutoTokenizer, GgufConfig
 
-    from doratune.models.whole import load_whole
+    from doratune.models.whole import load_whole, without_content
 
     _require_file(path)
     try:
         with _without_bars():
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            if not kwargs.pop("content", True):
+                model = without_content(str(path.parent), gguf_file=path.name, **kwargs)
+                return model, _without_added_ids(tokenizer, model.config.get_text_config().vocab_size)
             model = load_whole(
                 str(path.parent),
                 gguf_file=path.name,

@@ -19,7 +19,7 @@ from doratune.models.names import FOLDER_SOURCE, no_such_model, refuse_unknown_m
 from doratune.models.precision import resolve_dtype
 from doratune.models.tokenizer import ensure_pad_token, refuse_unembedded_ids
 from doratune.models.weights import WeightFiles, refuse_pickles
-from doratune.models.whole import load_whole, refuse_not_finite
+from doratune.models.whole import load_whole, refuse_not_finite, without_content
 from doratune.records.layout import ADAPTER_CONFIG, ADAPTER_NAME, MODEL_CONFIG
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ def load_model(
     device_map: str | None = None,
     trust_remote_code: bool = False,
     moves: bool = True,
+    content: bool = True,
 ) -> LoadedModel:
     """Load a causal LM and its tokenizer.
 
@@ -71,6 +72,8 @@ def load_model(
         trust_remote_code: Let the hub repository run its own code.
         moves: Move the model to this process's device; otherwise it stays on the CPU, and only its type
             depends on the device. One that is quantised or has a ``device_map`` is loaded where it belongs.
+        content: Whether to load the weights. Otherwise every parameter is a ``FakeTensor`` on the CPU, with a
+            shape and a dtype only, and neither quantised nor divided among devices.
 
     Returns:
         The model on this process's device (or as ``device_map`` says).
@@ -84,9 +87,11 @@ def load_model(
     device = torch.device(PartialState().device or "cpu")
     torch_dtype = resolve_dtype(dtype, device.type)
     kwargs: dict[str, Any] = {"dtype": torch_dtype}
-    if load_in_4bit:
+    if not content:
+        kwargs["content"] = False
+    elif load_in_4bit:
         kwargs["quantization_config"] = _four_bit(torch_dtype)
-    if device_map or load_in_4bit:
+    if content and (device_map or load_in_4bit):
         kwargs["device_map"] = device_map or {"": device}
 
     path = Path(name).expanduser()
@@ -105,9 +110,10 @@ def load_model(
     else:
         source = f"hub {name}"
         model, tokenizer = _from_hub(name, {**kwargs, "trust_remote_code": trust_remote_code})
-    if moves and "device_map" not in kwargs:
+    if moves and content and "device_map" not in kwargs:
         model.to(device)  # pyright: ignore[reportArgumentType]
-    refuse_not_finite(model, name)
+    if content:
+        refuse_not_finite(model, name)
     refuse_unembedded_ids(model, tokenizer, name)
     ensure_pad_token(model, tokenizer, name)
     model.eval()
@@ -160,6 +166,8 @@ def _from_hub(name: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, PreTr
 def _pretrained(name: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     trust = kwargs.get("trust_remote_code", False)
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
+    if not kwargs.pop("content", True):
+        return without_content(name, **kwargs), tokenizer
     return load_whole(name, use_safetensors=True, **kwargs), tokenizer
 
 

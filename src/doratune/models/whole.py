@@ -11,11 +11,13 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from doratune.errors import InputError, first_of
 from doratune.finite import is_finite
+from doratune.models._internals import FakeTensorMode
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,21 @@ def load_whole(place: str, **kwargs: Any) -> PreTrainedModel:
     if unused:
         logger.warning("weights %s of %s are not used: no causal LM has them", first_of(unused), place)
     return model
+
+
+def without_content(place: str, *, dtype: torch.dtype, **kwargs: Any) -> PreTrainedModel:
+    """The model that a configuration describes, with parameters that have a shape but no content.
+
+    Args:
+        place: A folder or a hub id.
+        dtype: The parameters' dtype.
+        **kwargs: For ``AutoConfig.from_pretrained``.
+    """
+    config = AutoConfig.from_pretrained(place, **kwargs)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=kwargs.get("trust_remote_code", False)
+        )
 
 
 def refuse_not_finite(model: PreTrainedModel, name: str) -> None:

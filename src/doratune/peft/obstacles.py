@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from doratune.engine._internals import FakeTensor
 from doratune.engine.sharded import is_sharded
 from doratune.functional import FLOATING
 from doratune.peft._internals import (
@@ -95,7 +96,7 @@ def _hooks(module: Any) -> str:
 
 def weight_obstacle(weight: Tensor, adapter: Iterable[Tensor]) -> str | None:
     """Why a dense base weight cannot be used, also with the adapter's devices; None if it can."""
-    if type(weight) not in PLAIN or weight.dtype not in FLOATING:
+    if type(weight) not in (*PLAIN, FakeTensor) or weight.dtype not in FLOATING:
         if is_sharded(weight):
             return WEIGHTS_SHARDED
         return f"base weight {type(weight).__name__} of {weight.dtype} not supported"

@@ -122,6 +122,6 @@ class _RMSNorm(torch.autograd.Function):
         root = x.shape[1] ** 0.5
         g = x.new_full((x.shape[0], 1), root)
         # √d is rounded to x's dtype; the weight makes up for the error.
-        u = dy.mul(weight * (root / g[0, 0].item()))
+        u = dy.mul(weight * (root / torch.tensor(root, dtype=x.dtype).item()))
         dx, _ = weight_norm_backward(u.contiguous(), x, g, root / r[:, None], 0)
         return dx, None, None

@@ -135,7 +135,7 @@ def spare_forward(
                 changes.on_undo(lambda: _set_attention(model, attention))
                 return
     changes.leave(PART, reason)
-    changes.replace("kept_outputs", model, _keeping_outputs(model.forward))
+    changes.replace("kept_outputs", model, keeping_outputs(model.forward))
 
 
 def _difference(trial: Trial, plan: Plan) -> str | None:
@@ -224,7 +224,7 @@ def _set_attention(model: PreTrainedModel, attention: str) -> None:
         model.set_attn_implementation(attention)
 
 
-def _keeping_outputs(forward: Callable[..., Any]) -> Callable[..., Any]:
+def keeping_outputs(forward: Callable[..., Any]) -> Callable[..., Any]:
     """The same forward pass, as a method, with the outputs of DoRA layers kept."""
 
     def keeping(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ log-probabilities of the supervised tokens and the gradient of the embedded toke
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from doratune.data.encode import IGNORED
+from doratune.engine._internals import FakeTensor
 from doratune.speedups.packing import RECORDING, AttentionCall
 from doratune.speedups.same import random, unequal
 
@@ -113,8 +114,16 @@ def _small_copy(model: PreTrainedModel) -> Any:
     layers: Any = getattr(model.base_model, layers_name(model) or "")
     kept = {type(layer): number for number, layer in enumerate(layers)}.values()
     memo: dict[int, Any] = {
-        key: nn.Parameter(one.detach()[:WORDS].clone(), requires_grad=False) for key, one in words.items()
+        key: nn.Parameter(
+            (random(WORDS, *one.shape[1:]) if isinstance(one, FakeTensor) else one.detach()[:WORDS].clone()),
+            requires_grad=False,
+        )
+        for key, one in words.items()
     }
+    left_out = _tensors(layers).keys() | words.keys()
+    rest = {key: one for key, one in _tensors([model]).items() if key not in left_out}
+    rest |= _tensors(layers[number] for number in kept)
+    memo |= {key: _drawn(one) for key, one in rest.items() if isinstance(one, FakeTensor)}
     memo[id(layers)] = nn.ModuleList(copy.deepcopy(layers[number], memo) for number in sorted(kept))
     # transformers' own ``float`` refuses quantised models; torch's leaves packed weights as they are.
     small: Any = nn.Module.float(copy.deepcopy(model, memo)).eval()
@@ -124,6 +133,17 @@ def _small_copy(model: PreTrainedModel) -> Any:
         # no gradient.
         module.training = any(hasattr(one, "quant_state") for one in module.parameters(recurse=False))
     return small
+
+
+def _drawn(one: Tensor) -> Tensor:
+    """Random numbers in place of a parameter or buffer without content."""
+    values = (random(*one.shape) * one.shape[-1] ** -0.5).to(one.dtype)
+    return nn.Parameter(values, requires_grad=one.requires_grad) if isinstance(one, nn.Parameter) else values
+
+
+def _tensors(modules: Iterable[nn.Module]) -> dict[int, Tensor]:
+    """The parameters and buffers of modules, by id."""
+    return {id(one): one for module in modules for one in (*module.parameters(), *module.buffers())}
 
 
 def _batch(words: int) -> dict[str, Tensor]:

@@ -100,8 +100,8 @@ def _strict(line: dict[str, Any]) -> dict[str, Any]:
 class EpochCallback(TrainerCallback):
     """Has rows drawn for the epoch that begins, also for one that training resumes in the middle of.
 
-    Of several processes, each reads rows through wrappers of accelerate. In a resumed epoch there are two,
-    and transformers' Trainer tells only one of them which epoch it is.
+    accelerate wraps a sampler, in a resumed epoch twice, and which wrapper passes an epoch on depends on the
+    releases of accelerate and transformers.
 
     Args:
         batches: The sampler.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from doratune.training.trainer import RowTrainer
 
 ROWS = 4
-"""The most rows to measure: fewer than a step usually has, but enough to occupy a CPU's cores."""
+"""Rows of the first measurement, if a micro-batch has as many. Each further one has this many times more."""
+ENOUGH_SECONDS = 0.5
+"""A measurement this long is scaled to a whole step. In a shorter one, fixed costs weigh too much."""
 RECOMPUTED = 4 / 3
 """Time with gradient checkpointing, relative to without; it is not yet on when the rows are measured."""
 
@@ -34,7 +37,14 @@ def seconds_per_step(trainer: RowTrainer) -> float | None:
     count = 1 if checkpointed else min(ROWS, args.per_device_train_batch_size)
     rows = _usual(lengths, count)
     compute(trainer, rows)  # the first call also allocates memory and tries out which code is fastest
-    each = compute(trainer, rows) / sum(lengths[row] for row in rows)
+    seconds = compute(trainer, rows)
+    # Without checkpointing, more rows might not fit into the memory.
+    while not checkpointed and seconds < ENOUGH_SECONDS and len(rows) < args.per_device_train_batch_size:
+        rows = _usual(lengths, min(ROWS * len(rows), args.per_device_train_batch_size))
+        if len(rows) == count:  # there are no more
+            break
+        count, seconds = len(rows), compute(trainer, rows)
+    each = seconds / sum(lengths[row] for row in rows)
     in_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
     tokens = min(in_step, len(lengths)) * sum(lengths) / len(lengths)
     return each * tokens * (RECOMPUTED if checkpointed else 1.0)
@@ -57,12 +67,17 @@ def compute(trainer: RowTrainer, rows: list[int]) -> float:
         _wait()
         started = time.perf_counter()
         with trainer.accelerator.autocast():
-            loss = model(**inputs).loss
+            loss = loss_of(model, inputs)
         loss.backward()
         _wait()
         seconds = time.perf_counter() - started
     model.zero_grad(set_to_none=True)
     return seconds
+
+
+def loss_of(model: Any, inputs: Mapping[str, Any]) -> Tensor:
+    """The loss as SFTTrainer computes it: by TRL's head, which never forms the logits of a whole batch."""
+    return -model(**inputs, fused_lm_head=True).log_probs.mean()
 
 
 def _wait() -> None:
