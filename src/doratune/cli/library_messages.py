@@ -1,7 +1,8 @@
 """Libraries' warnings: each is shown once, on one line; only those listed here are hidden.
 
 A warning may be the only sign that a run is wrong: weights missing from a file, an operator without a
-gradient. So no library or level is silenced as a whole.
+gradient. So no library or level is silenced as a whole. Of several processes the first one shows them, and
+the others only errors.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sys
 import warnings
 from dataclasses import dataclass
 from typing import Any
+
+from doratune import processes
 
 LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets", "lm_eval", "torchao", "bitsandbytes")
 """The libraries whose logs are shown this way; other loggers are left alone."""
@@ -87,7 +90,7 @@ def show_library_logs() -> None:
 
     Some log during their import, in which transformers also sets up its own logger.
     """
-    handler = _OneLine(logging.WARNING)
+    handler = _OneLine(logging.WARNING if processes.is_first() else logging.ERROR)
     handler.addFilter(_Fresh())
     for library in LIBRARIES:
         logger = logging.getLogger(library)
@@ -107,7 +110,7 @@ def show_library_warnings() -> None:
         message: Warning | str, category: type[Warning], filename: str, *args: Any, **kwargs: Any
     ) -> None:
         line = _line(_library(filename) or f"{filename}:{args[0]}", str(message))
-        if line not in shown:
+        if line not in shown and processes.is_first():
             shown.add(line)
             print(line, file=sys.stderr)
 

@@ -10,9 +10,10 @@ import errno
 import importlib
 import os
 import sys
+import time
 from pathlib import Path
 
-from doratune import __version__
+from doratune import __version__, processes
 from doratune.cli.installed import check_installed
 from doratune.cli.library_messages import show_library_logs
 from doratune.errors import LONGEST, DoratuneError, InputError, did_you_mean
@@ -32,6 +33,14 @@ VERBS = {
     "presets": "the presets, one per line",
     "env": "what is installed, and how the engine computes here",
 }
+
+SHARED = ("train", "eval", "run")
+"""The verbs whose work several processes of a launcher share."""
+
+GRACE_SECONDS = 5.0
+"""How long a process that is not the first waits before it prints an error itself.
+
+Usually the first one fails in the same way, and the launcher then ends the others."""
 
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 """tyro's own flags."""
@@ -103,6 +112,8 @@ def main(argv: list[str] | None = None) -> int:
                 fix=did_you_mean(verb, VERBS, form="doratune {}") or "see doratune --help",
             )
         check_installed(verb)
+        if verb not in SHARED:
+            _refuse_several(verb)
         if verb != "run":  # there the script decides
             show_library_logs()
         done = importlib.import_module(f"doratune.cli.{verb}").main(rest)
@@ -121,8 +132,13 @@ def main(argv: list[str] | None = None) -> int:
             )
         )
     except KeyboardInterrupt:
-        print("doratune: interrupted", file=sys.stderr)
+        if processes.is_first():
+            print("doratune: interrupted", file=sys.stderr)
         return 130
+    except SystemExit as end:  # tyro's, which has printed why
+        if end.code and not processes.is_first():
+            time.sleep(GRACE_SECONDS)
+        raise
     # What the user's script raises is not ours to turn into messages and exit codes.
     return done if isinstance(done, int) else done()
 
@@ -138,6 +154,27 @@ def _unreadable(name: object) -> bool:
     return not os.access(name, os.R_OK)
 
 
+def _refuse_several(verb: str) -> None:
+    """Refuse a launcher's processes for a verb that each of them would carry out by itself.
+
+    Raises:
+        InputError: There are several.
+    """
+    if processes.launched() > 1:
+        fix = "start it without a launcher"
+        if verb in ("compare", "study"):
+            fix += "; a plan's resources say how many processes each run has"
+        raise InputError(
+            f"doratune {verb} is one process's work",
+            got=f"{processes.launched()} processes, started by torchrun, accelerate launch or the like",
+            fix=fix,
+        )
+
+
 def _failed(error: DoratuneError) -> int:
-    print(f"doratune: {error.message}", file=sys.stderr)
+    where = ""
+    if not processes.is_first():
+        time.sleep(GRACE_SECONDS)
+        where = f"process {processes.rank()} of {processes.launched()}, counted from 0: "
+    print(f"doratune: {where}{error.message}", file=sys.stderr)
     return error.exit_code

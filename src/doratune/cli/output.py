@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from doratune import processes
 from doratune.cli.library_messages import show_library_logs, show_library_warnings
 
 if TYPE_CHECKING:
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def show_messages() -> None:
-    """Show doratune's messages on stderr, without level or time."""
+    """Show doratune's messages on stderr, without level or time; of several processes, the first one's."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("doratune")
     logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if processes.is_first() else logging.ERROR)
     logger.propagate = False
 
 
