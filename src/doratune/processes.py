@@ -1,79 +1,113 @@
-"""The processes that a launcher such as torchrun started for one command, and which of them this is.
+"""Several processes as one: they meet before anything is read, and they end together.
 
-Without torch until the processes join: a verb that works alone refuses several of them in an instant.
+Without this, an error in one process leaves the others waiting for it, and an error in all of them is shown
+as often as there are processes.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+import datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
-from doratune.errors import DoratuneError
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 
-if TYPE_CHECKING:
-    from accelerate import PartialState
+from doratune.errors import DoratuneError, InputError, OtherProcessError
+from doratune.launch import launched, refuse_lone_process
 
-Found = TypeVar("Found")
+PATIENCE = datetime.timedelta(minutes=30)
+"""How long a process waits for the others, as in transformers' Trainer: one may have to load a large model."""
 
-# In the order of accelerate, which reads mpirun's names only on CPUs.
-_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-
-
-def launched() -> int:
-    """How many processes the launcher started; 1 without one."""
-    return _number(_COUNTS, 1)
+Result = TypeVar("Result")
 
 
-def rank() -> int:
-    """Which of them this is, from 0 on."""
-    return _number(_RANKS, 0)
-
-
-def is_first() -> bool:
-    """Whether this is the process that writes and prints."""
-    return rank() == 0
-
-
-def join() -> PartialState:
-    """Join the other processes. Only the first call does so, and it must come before ``PartialState()``.
-
-    On a machine without a GPU accelerate must be told, or every process would be one by itself.
+def join_processes() -> PartialState:
+    """Connect the processes of a launcher; further calls change nothing.
 
     Returns:
-        accelerate's state of this process.
+        accelerate's view of them. On CPUs it sees other processes only if it is told that it runs on CPUs.
 
     Raises:
-        DoratuneError: accelerate was asked before, and took this process for the only one.
+        InputError: The launcher started other processes than accelerate can connect.
     """
-    import torch
-    from accelerate import PartialState
-
-    device = torch.accelerator.current_accelerator(check_available=True)
-    no_gpu = device is None or device.type == "mps"
-    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
-    state = PartialState(cpu=launched() > 1 and (no_gpu or asked))
-    if state.num_processes != launched():
-        raise DoratuneError(
-            "the processes of this command did not find each other",
-            got=f"{state.num_processes} of {launched()}",
-            fix="start them with torchrun, or with accelerate launch on GPUs",
+    refuse_lone_process()
+    asked = launched()
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    state = PartialState(cpu=cpu, timeout=PATIENCE)
+    if state.num_processes != asked.processes:
+        raise InputError(
+            "the processes that were started cannot be connected",
+            got=f"{asked.processes} processes, of which this one sees {state.num_processes}, on {state.device}",
+            expected="NVIDIA GPUs or CPUs, and a launcher such as torchrun or accelerate launch",
         )
     return state
 
 
-def from_first(decide: Callable[[], Found]) -> Found:
-    """What the first process decides, in all of them; the others wait for it."""
-    state = join()
-    found = decide() if state.is_main_process else None
-    if state.num_processes > 1:
-        from accelerate.utils import broadcast_object_list
+@contextmanager
+def together() -> Iterator[None]:
+    """Around what every process does: if one of them fails, all of them do, and one has an error to show.
 
-        (found,) = broadcast_object_list([found])
-    return found  # pyright: ignore[reportReturnType]
+    No process may wait for another one inside.
+
+    Raises:
+        OtherProcessError: Another process failed.
+    """
+    state = PartialState()
+    if state.num_processes == 1:
+        yield
+        return
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:  # whatever it is, the others must not wait
+        own = error
+    ends: list[tuple[int, str] | None] = gather_object([own and _end(own)])
+    failed = next((index for index, end in enumerate(ends) if end is not None), None)
+    if own is not None and failed == state.process_index:
+        raise own
+    if failed is not None:
+        code, message = ends[failed] or (1, "")
+        raise OtherProcessError(failed, message, exit_code=code) from own
 
 
-def _number(names: tuple[str, ...], default: int) -> int:
-    found = next((value for name in names if (value := os.environ.get(name))), "")
-    return int(found) if found.isdecimal() else default
+def in_first(work: Callable[[], Result]) -> Result:
+    """Call a function in the first process, and return its result, or its error, in all of them.
+
+    Args:
+        work: What to do; the result is pickled.
+
+    Raises:
+        OtherProcessError: It failed, in the other processes.
+    """
+    results: list[Result | None] = [None]
+    with together():
+        if PartialState().is_main_process:
+            results[0] = work()
+    result: Result = broadcast_object_list(results)[0]
+    return result
+
+
+@contextmanager
+def same_end() -> Iterator[None]:
+    """Around what ends in the same way in all processes: only the first has an error to show.
+
+    Raises:
+        OtherProcessError: In the other processes, in place of a ``DoratuneError``.
+    """
+    try:
+        yield
+    except OtherProcessError:
+        raise
+    except DoratuneError as error:
+        if PartialState().is_main_process:
+            raise
+        raise OtherProcessError(0, error.message, exit_code=error.exit_code) from error
+
+
+def _end(error: Exception) -> tuple[int, str]:
+    if isinstance(error, DoratuneError):
+        return error.exit_code, error.message
+    return 1, f"{type(error).__name__}: {error}"

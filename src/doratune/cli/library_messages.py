@@ -14,7 +14,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from doratune import processes
+from doratune.launch import launched
 
 LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets", "lm_eval", "torchao", "bitsandbytes")
 """The libraries whose logs are shown this way; other loggers are left alone."""
@@ -90,7 +90,7 @@ def show_library_logs() -> None:
 
     Some log during their import, in which transformers also sets up its own logger.
     """
-    handler = _OneLine(logging.WARNING if processes.is_first() else logging.ERROR)
+    handler = _OneLine(logging.WARNING if launched().speaks else logging.ERROR)
     handler.addFilter(_Fresh())
     for library in LIBRARIES:
         logger = logging.getLogger(library)
@@ -110,7 +110,7 @@ def show_library_warnings() -> None:
         message: Warning | str, category: type[Warning], filename: str, *args: Any, **kwargs: Any
     ) -> None:
         line = _line(_library(filename) or f"{filename}:{args[0]}", str(message))
-        if line not in shown and processes.is_first():
+        if line not in shown and launched().speaks:
             shown.add(line)
             print(line, file=sys.stderr)
 

@@ -13,10 +13,11 @@ import sys
 import time
 from pathlib import Path
 
-from doratune import __version__, processes
+from doratune import __version__
 from doratune.cli.installed import check_installed
 from doratune.cli.library_messages import show_library_logs
-from doratune.errors import LONGEST, DoratuneError, InputError, did_you_mean
+from doratune.errors import LONGEST, DoratuneError, InputError, OtherProcessError, did_you_mean
+from doratune.launch import first_process_speaks, launched
 
 VERBS = {
     "train": "fine-tune a causal LM with LoRA or DoRA, or all of its weights",
@@ -38,9 +39,9 @@ SHARED = ("train", "eval", "run")
 """The verbs whose work several processes of a launcher share."""
 
 GRACE_SECONDS = 5.0
-"""How long a process that is not the first waits before it prints an error itself.
+"""How long a process that has no error to show waits before it ends.
 
-Usually the first one fails in the same way, and the launcher then ends the others."""
+A launcher ends the others as soon as one has failed, and the one with the message must have printed it."""
 
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 """tyro's own flags."""
@@ -113,10 +114,14 @@ def main(argv: list[str] | None = None) -> int:
             )
         check_installed(verb)
         if verb not in SHARED:
-            _refuse_several(verb)
+            with first_process_speaks():
+                _refuse_several(verb)
         if verb != "run":  # there the script decides
             show_library_logs()
         done = importlib.import_module(f"doratune.cli.{verb}").main(rest)
+    except OtherProcessError as error:
+        time.sleep(GRACE_SECONDS)
+        return error.exit_code
     except DoratuneError as error:
         return _failed(error)
     except OSError as error:
@@ -132,11 +137,11 @@ def main(argv: list[str] | None = None) -> int:
             )
         )
     except KeyboardInterrupt:
-        if processes.is_first():
+        if launched().speaks:
             print("doratune: interrupted", file=sys.stderr)
         return 130
     except SystemExit as end:  # tyro's, which has printed why
-        if end.code and not processes.is_first():
+        if end.code and not launched().speaks:
             time.sleep(GRACE_SECONDS)
         raise
     # What the user's script raises is not ours to turn into messages and exit codes.
@@ -155,26 +160,23 @@ def _unreadable(name: object) -> bool:
 
 
 def _refuse_several(verb: str) -> None:
-    """Refuse a launcher's processes for a verb that each of them would carry out by itself.
+    """Refuse a launcher's processes for a verb that each of them would carry out on its own.
 
     Raises:
         InputError: There are several.
     """
-    if processes.launched() > 1:
+    count = launched().processes
+    if count > 1:
         fix = "start it without a launcher"
-        if verb in ("compare", "study"):
-            fix += "; a plan's resources say how many processes each run has"
+        if verb == "study":
+            fix += "; the plan's resources say how many processes each run has"
         raise InputError(
-            f"doratune {verb} is one process's work",
-            got=f"{processes.launched()} processes, started by torchrun, accelerate launch or the like",
+            f"doratune {verb} works in one process",
+            got=f"{count} processes, started by torchrun, accelerate launch or the like",
             fix=fix,
         )
 
 
 def _failed(error: DoratuneError) -> int:
-    where = ""
-    if not processes.is_first():
-        time.sleep(GRACE_SECONDS)
-        where = f"process {processes.rank()} of {processes.launched()}, counted from 0: "
-    print(f"doratune: {where}{error.message}", file=sys.stderr)
+    print(f"doratune: {error.message}", file=sys.stderr)
     return error.exit_code

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from doratune import processes
 from doratune.cli.library_messages import show_library_logs, show_library_warnings
+from doratune.launch import launched
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +22,7 @@ def show_messages() -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("doratune")
     logger.handlers = [handler]
-    logger.setLevel(logging.INFO if processes.is_first() else logging.ERROR)
+    logger.setLevel(logging.INFO if launched().speaks else logging.ERROR)
     logger.propagate = False
 
 

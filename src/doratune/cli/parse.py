@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, redirect_stderr
 from typing import Annotated, Any, TypeVar
 
 # pydantic reads this when it is imported; its links do not help in a terminal.
@@ -18,7 +16,6 @@ from pydantic import ValidationError
 
 from doratune.cli.flags import refuse_empty_values, refuse_missing_flags, refuse_unknown_flags
 from doratune.cli.help import help_text
-from doratune.processes import is_first
 from doratune.settings import Settings, validate
 from doratune.training.presets import preset_names
 
@@ -65,9 +62,7 @@ def parse(
     refuse_missing_flags(kind, argv, required.keys() - (defaults or {}).keys(), verb=verb)
     told = _with_one_message(kind, where=f"the flags of doratune {verb}")
     default = told.model_construct(**{**required, **(defaults or {})})
-    # Every process of a launcher reads the same flags; the first one says what is wrong with them.
-    with nullcontext() if is_first() else redirect_stderr(io.StringIO()):
-        found = tyro.cli(told, args=argv, default=default, prog=f"doratune {verb}", description=about)
+    found = tyro.cli(told, args=argv, default=default, prog=f"doratune {verb}", description=about)
     return kind.model_construct(**{name: getattr(found, name) for name in kind.model_fields})
 
 

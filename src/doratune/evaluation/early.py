@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from doratune.data.mix import without_mix
 from doratune.data.reader import read_rows
 from doratune.data.source import refuse_without_file
@@ -9,8 +11,12 @@ from doratune.data.tasks import get_task
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.found import Found, find_trained, output_folder
+from doratune.launch import launched
 from doratune.models.names import refuse_unknown_model
 from doratune.records.folders import refuse_output
+
+SHARDING = {"ACCELERATE_USE_FSDP": "--use_fsdp", "ACCELERATE_USE_DEEPSPEED": "--use_deepspeed"}
+"""What ``accelerate launch`` sets, and for which flag."""
 
 
 def refuse_early(config: EvalConfig) -> Found:
@@ -22,6 +28,7 @@ def refuse_early(config: EvalConfig) -> Found:
     Raises:
         InputError: One of them cannot be used.
     """
+    refuse_shared_model(config)
     refuse_unknown_model(config.target, where="doratune eval", what="run, adapter or model")
     if config.model is not None:
         refuse_unknown_model(config.model)
@@ -45,6 +52,29 @@ def refuse_early(config: EvalConfig) -> Found:
     if config.data is not None and not config.data.is_file():
         read_rows(config.data)  # its errors name the fault
     return found
+
+
+def refuse_shared_model(config: EvalConfig) -> None:
+    """Refuse to spread a model over what several processes have, as they share rows and not the model.
+
+    Raises:
+        InputError: A device map or a launcher's FSDP or DeepSpeed was asked for.
+    """
+    count = launched().processes
+    if count == 1:
+        return
+    asked = f"--device-map {config.device_map}" if config.device_map else None
+    for variable, flag in SHARDING.items():
+        if os.environ.get(variable, "").lower() in ("1", "true", "yes", "on"):
+            asked = f"accelerate launch {flag}"
+    if asked is not None:
+        raise InputError(
+            "several processes share the rows of an evaluation, and each has the whole model",
+            where=asked,
+            got=f"{count} processes",
+            fix=f"leave {asked.removeprefix('accelerate launch ')} out, or evaluate in one process, where "
+            "--device-map auto spreads a large model over the GPUs",
+        )
 
 
 def refuse_generated_texts(config: EvalConfig, form: str) -> None:
