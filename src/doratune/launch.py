@@ -7,10 +7,11 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from doratune.errors import DoratuneError, InputError, OtherProcessError
-from doratune.records.run import Launcher
 
+Launcher = Literal["none", "torchrun", "accelerate", "mpirun", "other"]
 SIZE = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Where launchers put the number of processes: PyTorch's convention, then those of MPI, as accelerate reads."""
 RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")

@@ -15,11 +15,13 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 
-from doratune.errors import DoratuneError, InputError, OtherProcessError
+from doratune.errors import DivergedError, DoratuneError, InputError, OtherProcessError, StoppedError
 from doratune.launch import launched, refuse_lone_process
 
 PATIENCE = datetime.timedelta(minutes=30)
 """How long a process waits for the others, as in transformers' Trainer: one may have to load a large model."""
+GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+"""What gloo and NCCL say when a process that they wait for has ended."""
 
 Result = TypeVar("Result")
 
@@ -92,19 +94,26 @@ def in_first(work: Callable[[], Result]) -> Result:
 
 @contextmanager
 def same_end() -> Iterator[None]:
-    """Around what ends in the same way in all processes: only the first has an error to show.
+    """Around work in which processes wait for each other, and agree on how it ends.
 
     Raises:
-        OtherProcessError: In the other processes, in place of a ``DoratuneError``.
+        OtherProcessError: In all but the first process, in place of an error that all have, or because a
+            process is gone.
+        DoratuneError: A process is gone; in the first one.
     """
+    state = PartialState()
     try:
         yield
-    except OtherProcessError:
-        raise
-    except DoratuneError as error:
-        if PartialState().is_main_process:
+    except (DivergedError, StoppedError) as error:
+        if state.is_main_process:
             raise
         raise OtherProcessError(0, error.message, exit_code=error.exit_code) from error
+    except RuntimeError as error:
+        if state.num_processes == 1 or not any(sign in str(error) for sign in GONE):
+            raise
+        if state.is_main_process:
+            raise DoratuneError("another process of this run has ended; its own message says why") from error
+        raise OtherProcessError(0, "it has ended", exit_code=1) from error
 
 
 def _end(error: Exception) -> tuple[int, str]:

@@ -1,13 +1,13 @@
 """Libraries' warnings: each is shown once, on one line; only those listed here are hidden.
 
 A warning may be the only sign that a run is wrong: weights missing from a file, an operator without a
-gradient. So no library or level is silenced as a whole. Of several processes the first one shows them, and
-the others only errors.
+gradient. So no library or level is silenced as a whole.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import warnings
@@ -88,14 +88,19 @@ HIDDEN_BARS = (
 def show_library_logs() -> None:
     """Show the warnings and errors that libraries log. Call it before they are imported, and again after.
 
-    Some log during their import, in which transformers also sets up its own logger.
+    Some log during their import, in which transformers also sets up its own logger. Of several processes the
+    first shows them.
     """
-    handler = _OneLine(logging.WARNING if launched().speaks else logging.ERROR)
+    level = logging.WARNING
+    if not launched().speaks:
+        level = logging.CRITICAL
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what PyTorch's C++ code warns of
+    handler = _OneLine(level)
     handler.addFilter(_Fresh())
     for library in LIBRARIES:
         logger = logging.getLogger(library)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(level)
     logging.getLogger("torch.utils._pytree").filters = [_Fresh()]
 
 
@@ -105,12 +110,13 @@ def show_library_warnings() -> None:
         warnings.filterwarnings("ignore", message=one.message)
     # By their text: Python's own registry forgets, as each `warnings.catch_warnings` of a library empties it.
     shown: set[str] = set()
+    speaks = launched().speaks
 
     def show(
         message: Warning | str, category: type[Warning], filename: str, *args: Any, **kwargs: Any
     ) -> None:
         line = _line(_library(filename) or f"{filename}:{args[0]}", str(message))
-        if line not in shown and launched().speaks:
+        if line not in shown and speaks:
             shown.add(line)
             print(line, file=sys.stderr)
 

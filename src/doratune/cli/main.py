@@ -38,13 +38,11 @@ VERBS = {
 SHARED = ("train", "eval", "run")
 """The verbs whose work several processes of a launcher share."""
 
-GRACE_SECONDS = 5.0
-"""How long a process that has no error to show waits before it ends.
-
-A launcher ends the others as soon as one has failed, and the one with the message must have printed it."""
-
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 """tyro's own flags."""
+
+LINGERING = 3.0
+"""Seconds that a process without a message stays: a launcher ends all processes when the first one fails."""
 
 OF_NAMES = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 """Errors of the system that a name given by the user causes."""
@@ -119,9 +117,6 @@ def main(argv: list[str] | None = None) -> int:
         if verb != "run":  # there the script decides
             show_library_logs()
         done = importlib.import_module(f"doratune.cli.{verb}").main(rest)
-    except OtherProcessError as error:
-        time.sleep(GRACE_SECONDS)
-        return error.exit_code
     except DoratuneError as error:
         return _failed(error)
     except OSError as error:
@@ -142,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except SystemExit as end:  # tyro's, which has printed why
         if end.code and not launched().speaks:
-            time.sleep(GRACE_SECONDS)
+            time.sleep(LINGERING)
         raise
     # What the user's script raises is not ours to turn into messages and exit codes.
     return done if isinstance(done, int) else done()
@@ -178,5 +173,8 @@ def _refuse_several(verb: str) -> None:
 
 
 def _failed(error: DoratuneError) -> int:
-    print(f"doratune: {error.message}", file=sys.stderr)
+    if isinstance(error, OtherProcessError):
+        time.sleep(LINGERING)
+    else:
+        print(f"doratune: {error.message}", file=sys.stderr)
     return error.exit_code

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def show_messages() -> None:
-    """Show doratune's messages on stderr, without level or time; of several processes, the first one's."""
+    """Show doratune's messages on stderr, without level or time; of several processes the first shows them."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("doratune")
     logger.handlers = [handler]
-    logger.setLevel(logging.INFO if launched().speaks else logging.ERROR)
+    logger.setLevel(logging.INFO if launched().speaks else logging.CRITICAL)
     logger.propagate = False
 
 

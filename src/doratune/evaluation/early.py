@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from doratune.data.mix import without_mix
 from doratune.data.reader import read_rows
 from doratune.data.source import refuse_without_file
@@ -63,9 +61,11 @@ def refuse_shared_model(config: EvalConfig) -> None:
     count = launched().processes
     if count == 1:
         return
+    from accelerate.utils import parse_flag_from_env
+
     asked = f"--device-map {config.device_map}" if config.device_map else None
     for variable, flag in SHARDING.items():
-        if os.environ.get(variable, "").lower() in ("1", "true", "yes", "on"):
+        if parse_flag_from_env(variable):
             asked = f"accelerate launch {flag}"
     if asked is not None:
         raise InputError(

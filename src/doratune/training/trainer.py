@@ -23,6 +23,7 @@ from doratune.peft import dora_norms
 from doratune.records.layout import checkpoints
 from doratune.training._internals import SFTConfig, SFTTrainer
 from doratune.training.batches import RowBatches, with_blank
+from doratune.training.callbacks import EpochCallback
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class RowTrainer(SFTTrainer):
         for name, parameter in trained.named_parameters():
             if name in masters and parameter.dtype != masters[name].dtype:
                 parameter.data = masters[name].to(parameter.device)
+        self.add_callback(EpochCallback(self.batches))
         self._skips = on_nonfinite == "skip"
         self._name_rows = name_rows
         self._in_a_row = 0
