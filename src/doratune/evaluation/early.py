@@ -13,7 +13,7 @@ from doratune.launch import launched
 from doratune.models.names import refuse_unknown_model
 from doratune.records.folders import refuse_output
 
-SHARDING = {"ACCELERATE_USE_FSDP": "--use_fsdp", "ACCELERATE_USE_DEEPSPEED": "--use_deepspeed"}
+DIVIDING = {"ACCELERATE_USE_FSDP": "--use_fsdp", "ACCELERATE_USE_DEEPSPEED": "--use_deepspeed"}
 """What ``accelerate launch`` sets, and for which flag."""
 
 
@@ -26,7 +26,6 @@ def refuse_early(config: EvalConfig) -> Found:
     Raises:
         InputError: One of them cannot be used.
     """
-    refuse_shared_model(config)
     refuse_unknown_model(config.target, where="doratune eval", what="run, adapter or model")
     if config.model is not None:
         refuse_unknown_model(config.model)
@@ -40,6 +39,7 @@ def refuse_early(config: EvalConfig) -> Found:
     if config.split == "validation" and config.data is None:
         raise InputError("validation rows can only come from a file", where="--split", fix="add --data")
     found = find_trained(config.target)
+    refuse_divided_model(config, found)
     refuse_output(output_folder(config, found))
     own = {one.task: one.definition for one in found.record.data} if found.record else {}
     for name in names:
@@ -52,28 +52,28 @@ def refuse_early(config: EvalConfig) -> Found:
     return found
 
 
-def refuse_shared_model(config: EvalConfig) -> None:
-    """Refuse to spread a model over what several processes have, as they share rows and not the model.
+def refuse_divided_model(config: EvalConfig, found: Found) -> None:
+    """Refuse to divide a model among several processes, as they divide the rows.
 
     Raises:
-        InputError: A device map or a launcher's FSDP or DeepSpeed was asked for.
+        InputError: ``--device-map``, the run's own device map, or a launcher's FSDP or DeepSpeed.
     """
     count = launched().processes
     if count == 1:
         return
     from accelerate.utils import parse_flag_from_env
 
-    asked = f"--device-map {config.device_map}" if config.device_map else None
-    for variable, flag in SHARDING.items():
-        if parse_flag_from_env(variable):
-            asked = f"accelerate launch {flag}"
-    if asked is not None:
+    asked = [f"accelerate launch {flag}" for name, flag in DIVIDING.items() if parse_flag_from_env(name)]
+    if config.device_map:
+        asked.append(f"--device-map {config.device_map}")
+    elif found.record and found.record.config.get("device_map"):
+        asked.append(f"device_map of {config.target}")
+    if asked:
         raise InputError(
-            "several processes share the rows of an evaluation, and each has the whole model",
-            where=asked,
+            "several processes divide the rows of an evaluation, and each has the whole model",
+            where=", ".join(asked),
             got=f"{count} processes",
-            fix=f"leave {asked.removeprefix('accelerate launch ')} out, or evaluate in one process, where "
-            "--device-map auto spreads a large model over the GPUs",
+            fix="leave it out, or start one process: --device-map auto divides a large model among the GPUs",
         )
 
 
