@@ -15,6 +15,7 @@ from cli_support import Cli, lines
 from evaluation_cases import Command, End, Taken, Turns, call_all, call_and_take
 from process_group import in_processes
 
+from doratune.data.samples import generate
 from doratune.records.run import Evaluation
 from doratune.records.storage import read_record
 
@@ -60,7 +61,7 @@ def folder(dora_run: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFa
     with torch.no_grad():
         even.get_output_embeddings().weight.zero_()
     even.save_pretrained(folder / "even")
-    rows = [{"instruction": "Is it?", "output": "the correct answer is true", "answer": "true"}]
+    rows = generate("sample-boolq", "train")[:4]
     (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     return folder
 
@@ -230,9 +231,8 @@ def test_torchrun(folder: Path, cli: Cli) -> None:
     )
     assert done.returncode == 0, done.stderr
     (evaluation,) = json.loads(done.stdout)["evaluations"]
-    assert (
-        evaluation["processes"] == 2 and len(lines(Path("out/predictions/sample-boolq-instruct.jsonl"))) == 6
-    )
+    assert evaluation["processes"] == 2
+    assert len(lines(Path("out") / evaluation["predictions"])) == 6
     done = subprocess.run([*launch, *ask, "--output", "out"], capture_output=True, text=True, timeout=240)
     assert done.returncode == 1 and done.stderr.count("doratune: ") == 1
     assert "this evaluation already exists" in done.stderr
