@@ -19,7 +19,7 @@ def in_processes(
     """Call a function in several processes at once, with what ``torchrun`` sets in the environment.
 
     Args:
-        count: The number of processes.
+        count: The number of processes; a single one is started as without a launcher.
         work: A function of a module that the processes can import.
         *arguments: Its arguments; they and its results are pickled.
         folder: Where the results are written.
@@ -47,7 +47,9 @@ def in_processes(
     processes = [
         start.Process(
             target=_child,
-            args=(file, {**launch, "RANK": str(index), "LOCAL_RANK": str(index)}, work, arguments),
+            args=(file, {**launch, "RANK": str(index), "LOCAL_RANK": str(index)}, work, arguments)
+            if count > 1
+            else (file, {}, work, arguments),
         )
         for index, file in enumerate(files)
     ]

@@ -255,7 +255,10 @@ def build_trainer(
             ],
         )
     trainer.remove_callback(PrinterCallback)
-    return trainer, speed_up(base.model, training=True) if config.speedups == "on" else None
+    speedups = speed_up(base.model, training=True) if config.speedups == "on" else None
+    if args.process_index:
+        set_seed(config.seed + args.process_index)  # or all processes would drop the same elements
+    return trainer, speedups
 
 
 def _say_how_long(trainer: RowTrainer, config: TrainConfig, checkpoint: Path | None) -> None:

@@ -24,6 +24,7 @@ from doratune.records.layout import checkpoints
 from doratune.training._internals import SFTConfig, SFTTrainer
 from doratune.training.batches import RowBatches, with_blank
 from doratune.training.callbacks import EpochCallback
+from doratune.training.sharded import whole, whole_weights
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +133,15 @@ class RowTrainer(SFTTrainer):
         if norms and not self._everywhere(*norms.values()):
             self._stop("a DoRA norm of the trained model is not finite", {})
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights as PEFT and transformers do, also those of a sharded model, which are gathered."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        state = whole_weights(self.model)
+        if self.args.should_save:
+            self._save(output_dir, state_dict=state)
+
     def inputs(self, rows: Sequence[int]) -> dict[str, Any]:
         """The model's inputs for some rows, on its device."""
         return {name: one.to(self.args.device) for name, one in self._collated(rows).items()}
@@ -179,7 +189,10 @@ class RowTrainer(SFTTrainer):
     def _everywhere(self, *numbers: Any) -> bool:
         """Whether numbers are finite in every process."""
         finite = torch.stack(
-            [torch.as_tensor(one, device=self.args.device).detach().isfinite().all() for one in numbers]
+            [
+                whole(torch.as_tensor(one, device=self.args.device).detach()).isfinite().all()
+                for one in numbers
+            ]
         ).all()
         together: Any = self.accelerator.gather(finite[None]) if self.args.world_size > 1 else finite
         return bool(together.all())
