@@ -12,8 +12,8 @@ from doratune.data.tasks import Task
 
 def task_table(tasks: Sequence[Task]) -> list[str]:
     """A heading and one line for each task."""
-    rows = [("task", "choices", "licence", "rows from", "asks")]
-    rows += [(one.name, _count(one), one.licence, _source(one), one.asks) for one in tasks]
+    rows = [("task", "choices", "rows", "asks")]
+    rows += [(one.name, _count(one), "hub" if one.hub else _source(one), one.asks) for one in tasks]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
