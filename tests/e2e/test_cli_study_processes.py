@@ -14,6 +14,7 @@ from cli_support import lines, losses
 from safetensors.torch import load_file
 from test_cli_study import write_plan
 
+from doratune.cli.output import configure_logging
 from doratune.errors import DoratuneError
 from doratune.records.storage import read_record
 from doratune.study.execute import LOG_NAME, carry_out
@@ -44,7 +45,7 @@ def test_a_run_that_is_stopped_and_resumed_in_two_processes_is_a_run_in_one(
     alone = group(tmp_path / "one", tiny_model).trial("dora", 1e-3)
     assert carry_out(alone).ending == "done"
     job = group(tmp_path / "two", tiny_model).trial("dora", 1e-3)
-    with LocalRunner(1, 2, processes=2) as runner:
+    with LocalRunner(1, 2, configure_logging, processes=2) as runner:
         first = runner.submit(job)
         while not first.done() and len(losses_so_far(job.folder)) < 3:
             time.sleep(0.05)

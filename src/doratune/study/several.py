@@ -28,6 +28,9 @@ from doratune.study.job import Job
 PATIENCE_SECONDS = 600
 """How long a run may take to save a checkpoint after SIGTERM before it is killed; torchrun gives it 30."""
 
+LINGERING_SECONDS = 3.0
+"""How long a process without a message stays, so that the launcher sees the one that has it end first."""
+
 
 class LostProcessError(DoratuneError):
     """A process of a run was killed from outside; the run can resume from its last checkpoint."""
@@ -102,7 +105,8 @@ def _work(job: Job, initializer: Callable[[], None] | None, scratch: Path) -> Ou
         with locked(job.folder, wait=True) if launch.speaks else nullcontext():
             outcome = attempt(job)
     except OtherProcessError:
-        return Outcome(0.0)
+        time.sleep(LINGERING_SECONDS)
+        sys.exit(1)
     except KeyboardInterrupt:
         outcome = Outcome(0.0, interrupted=True)
     if outcome.ending != "done":
