@@ -70,18 +70,19 @@ class LocalRunner:
 
     def _run(self, job: Job) -> Outcome:
         work: Callable[[Job], Outcome] = carry_out
-        threads = self._threads
+        initializer, threads = self._initializer, self._threads
         if self._processes > 1:
             threads = None if threads is None else max(threads // self._processes, 1)
             work = partial(
                 carry_out_in_several,
                 processes=self._processes,
-                initializer=self._initializer,
+                initializer=initializer,
                 threads=threads,
                 forward_ctrl_c=False,
             )
+            initializer = None  # the process that launches the others has nothing else to do
         try:
-            return run_alone(work, job, initializer=self._initializer, threads=threads)
+            return run_alone(work, job, initializer=initializer, threads=threads)
         except LostProcessError as error:
             return Outcome(0.0, error.message)
         except BrokenProcessPool:
