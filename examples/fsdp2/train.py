@@ -1,6 +1,6 @@
 """DoRA under PyTorch's FSDP2 (``fully_shard``); launch.sh starts it, one process for each GPU.
 
-Sharded layers are not on the engine yet: ``enable`` says so, and they stay on PEFT's path.
+``enable`` may be called before or after sharding. ``first_calls`` tells how many layers ran on the engine.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import doratune
+from doratune.peft import first_calls
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", required=True)
@@ -36,7 +37,7 @@ model = get_peft_model(base, LoraConfig(use_dora=True, r=16, lora_alpha=32, targ
 for layer in base.model.layers:
     fully_shard(layer)
 fully_shard(model)
-report = doratune.enable(model)
+doratune.enable(model)
 
 rows = [json.loads(line) for line in arguments.data.read_text(encoding="utf-8").splitlines()]
 trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -52,6 +53,6 @@ for step in range(arguments.steps):
 whole = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 state = get_model_state_dict(model, options=whole)
 if rank == 0:
-    print(f"{report}; last loss {loss.item():.3f}")
+    print(f"{first_calls(model)}; last loss {loss.item():.3f}")
     model.save_pretrained(arguments.output, state_dict=state)
 distributed.destroy_process_group()

@@ -13,7 +13,7 @@ from doratune.errors import DoratuneError, InputError, OtherProcessError
 
 Launcher = Literal["none", "torchrun", "accelerate", "mpirun", "other"]
 SIZE = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Where launchers put the number of processes: PyTorch's convention, then those of MPI, as accelerate reads."""
+"""Where launchers put the number of processes: PyTorch's convention, then MPI's, as accelerate reads them."""
 RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 OF_ACCELERATE = "ACCELERATE_MIXED_PRECISION"
 """``accelerate launch`` always sets it."""

@@ -19,7 +19,7 @@ from doratune.errors import DivergedError, DoratuneError, InputError, OtherProce
 from doratune.launch import launched, refuse_lone_process
 
 PATIENCE = datetime.timedelta(minutes=30)
-"""How long a process waits for the others, as in transformers' Trainer: one may have to load a large model."""
+"""How long a process waits for the others, as in transformers' Trainer: loading a model may take long."""
 GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 """What gloo and NCCL say when a process that they wait for has ended."""
 
@@ -42,7 +42,7 @@ def join_processes() -> PartialState:
     if state.num_processes != asked.processes:
         raise InputError(
             "the processes that were started cannot be connected",
-            got=f"{asked.processes} processes, of which this one sees {state.num_processes}, on {state.device}",
+            got=f"{asked.processes} processes on {state.device}; this one sees {state.num_processes}",
             expected="NVIDIA GPUs or CPUs, and a launcher such as torchrun or accelerate launch",
         )
     return state

@@ -78,7 +78,10 @@ def own_lines(err: str) -> list[str]:
 
 def assert_same(ours: Training, peft: Training, layers: int) -> None:
     assert not own_lines(peft.err)
-    assert own_lines(ours.err) == [f"doratune: {layers} Linear layers on the engine"]
+    assert own_lines(ours.err) == [
+        f"doratune: {layers} Linear layers on the engine",
+        f"doratune: {layers} of {layers} LoRA and DoRA layers ran on the engine in the first forward pass",
+    ]
     assert len(ours.losses) == 5 and len(set(ours.losses)) == 5
     # Rounding in five AdamW steps, measured: 1e-7 of a loss, 3e-7 in a weight of up to 0.2.
     assert ours.losses == pytest.approx(peft.losses, rel=5e-6)

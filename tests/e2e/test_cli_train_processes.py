@@ -15,7 +15,15 @@ from cli_support import SMALL, losses
 from torch.distributed import TCPStore
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-ACCELERATE = ["-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "2", "--num_machines", "1"]
+ACCELERATE = [
+    "-m",
+    "accelerate.commands.accelerate_cli",
+    "launch",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+]
 
 
 @pytest.fixture

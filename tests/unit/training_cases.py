@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from fsdp_on_cpus import use_fsdp2
 from safetensors.torch import load_file
 
 from doratune.errors import DoratuneError
@@ -82,7 +83,7 @@ def train_one(case: Case) -> End:
     output = case.output.with_name("elsewhere") if index in case.elsewhere else case.output
     config = TrainConfig(output=output, **{**BASE, **case.settings})
     if case.stop is not None and case.stop[1] == index:
-        threading.Thread(target=_signal, args=case.stop[::2] + (output,), daemon=True).start()
+        threading.Thread(target=_signal, args=(*case.stop[::2], output), daemon=True).start()
     code, kind, message, record = 0, "", "", None
     try:
         record = train(config, resume=case.resume, overwrite=case.overwrite).to_dict()
@@ -111,6 +112,14 @@ def everything(root: Path, cases: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     ]
     ends["diverged"] = [train_one(Case(root / "diverged", {**few, "learning_rate": 1e30}))]
     return ends
+
+
+def sharded(root: Path, cases: Mapping[str, Mapping[str, Any]]) -> dict[str, list[End]]:
+    """The same runs under FSDP2, and one that is resumed."""
+    use_fsdp2()
+    ends = {name: [train_one(Case(root / name, settings))] for name, settings in cases.items()}
+    settings = {"model": cases["dora"]["model"], "dropout": 0.1}
+    return ends | resumed(root / "whole", (5,), settings, stop=((TERM, 1, 4),))
 
 
 def resumed(

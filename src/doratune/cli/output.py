@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def show_messages() -> None:
-    """Show doratune's messages on stderr, without level or time; of several processes the first shows them."""
+    """Show doratune's messages on stderr, without level or time; the first of several processes does."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("doratune")

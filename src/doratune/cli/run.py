@@ -23,8 +23,9 @@ ABOUT = """usage: doratune run SCRIPT [ARGS...]
 Run a Python script as `python SCRIPT ARGS...` does, and put every PEFT model that it builds on the engine.
 The script needs no change, and its checkpoints stay plain PEFT checkpoints. Arguments after SCRIPT are the
 script's. For each model one line on stderr says how many layers are on the engine, and why others are
-not; another one warns of a model in training whose adapter no optimizer step changes. Processes that the
-script starts by itself are not covered; let accelerate or torchrun start them.
+not. After its first forward pass another one says how many ran on the engine in it. A third one warns of a
+model in training whose adapter no optimizer step changes. Processes that the script starts by itself are not
+covered; let accelerate or torchrun start them.
 
 Examples:
   doratune run train.py --learning_rate 2e-4 --output_dir out
@@ -88,7 +89,7 @@ def _run(source: bytes, argv: list[str]) -> int:
 def _enable_automatically(models: list[str]) -> None:
     import logging
 
-    from doratune.peft import EnableReport, enable_automatically
+    from doratune.peft import EnableReport, LayerCalls, enable_automatically
 
     if not _speaks():
         logging.getLogger("doratune").setLevel(logging.ERROR)
@@ -97,7 +98,10 @@ def _enable_automatically(models: list[str]) -> None:
         models.append("; ".join(str(report).splitlines()))
         _say(models[-1])
 
-    enable_automatically(tell)
+    def tell_calls(calls: LayerCalls) -> None:
+        _say(str(calls))
+
+    enable_automatically(tell, tell_calls)
 
 
 def _say(line: str) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from doratune.engine._internals import unsafe_view
 from doratune.engine.autocast import autocast_off, is_autocast
 from doratune.engine.matmul import is_widened
 from doratune.engine.weight_norm import over_norm
@@ -55,7 +56,8 @@ def small_linear(
     if m is None:
         rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
         y = torch.addmm(linear(rows, W, bias), linear(rows, A) * scaling, B.T)
-        return y if x.ndim == 2 else y.view(*x.shape[:-1], y.shape[1])
+        # Not a view for autograd: see ``adapted_linear``.
+        return y if x.ndim == 2 else unsafe_view(y, (*x.shape[:-1], y.shape[1]))
     V = torch.addmm(W, B, A, alpha=scaling)
     if isinstance(norm, Tensor):
         g = over_norm(m, norm).to(x.dtype)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from doratune.engine._internals import unsafe_view
 from doratune.engine.autocast import autocast_off
 from doratune.engine.lowrank import down_gradient, up_gradient
 from doratune.engine.matmul import matmul
@@ -41,7 +42,7 @@ def add_update(z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Te
             return z + scaling * (x @ A.to(z.dtype).T) @ B.to(z.dtype).T
     rows = z.reshape(-1, z.shape[-1])
     y: Any = _Update.apply(rows, x.reshape(-1, x.shape[-1]), A, B, scaling)
-    return y.view(z.shape)
+    return unsafe_view(y, z.shape)  # not a view for autograd, so that it may be changed in place
 
 
 class _Update(torch.autograd.Function):

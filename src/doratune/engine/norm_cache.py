@@ -14,11 +14,12 @@ Where nothing can change for a while, as in one forward pass of a trainer or a w
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import weakref
 from collections import defaultdict
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import xxhash
@@ -123,6 +124,10 @@ class NormCache:
             base_unchanged: Skip the check of a base weight that has been checked before.
         """
         self._held, self._base_unchanged = {}, base_unchanged
+
+    def held_norm(self, adapter: str, scaling: float) -> Tensor | None:
+        """The norm that is reused, (d_out,), if there is one yet."""
+        return None if self._held is None else self._held.get((adapter, scaling))
 
     def let_go(self) -> None:
         """Check the weights again at every call."""
@@ -245,5 +250,6 @@ def _digest(tensor: Tensor) -> object:
     dense = tensor.detach()
     if not dense.is_contiguous():
         dense = dense.T if dense.ndim == 2 and dense.T.is_contiguous() else dense.contiguous()
-    content: Any = dense.reshape(-1).view(torch.uint8).numpy()
+    # Not through numpy: PyTorch then never lets the storage shrink again, as FSDP2 does after each layer.
+    content = (ctypes.c_char * dense.nbytes).from_address(dense.data_ptr())
     return tensor.dtype, tuple(tensor.shape), tensor.stride(), xxhash.xxh3_128_intdigest(content)

@@ -58,6 +58,7 @@ def load_model(
     load_in_4bit: bool = False,
     device_map: str | None = None,
     trust_remote_code: bool = False,
+    moves: bool = True,
 ) -> LoadedModel:
     """Load a causal LM and its tokenizer.
 
@@ -68,6 +69,8 @@ def load_model(
         load_in_4bit: Quantise the base to NF4 with bitsandbytes while loading.
         device_map: Passed to transformers, for example ``auto``; None: this process's device.
         trust_remote_code: Let the hub repository run its own code.
+        moves: Move the model to this process's device; otherwise it stays on the CPU, and only its type
+            depends on the device. One that is quantised or has a ``device_map`` is loaded where it belongs.
 
     Returns:
         The model on this process's device (or as ``device_map`` says).
@@ -102,7 +105,7 @@ def load_model(
     else:
         source = f"hub {name}"
         model, tokenizer = _from_hub(name, {**kwargs, "trust_remote_code": trust_remote_code})
-    if "device_map" not in kwargs:
+    if moves and "device_map" not in kwargs:
         model.to(device)  # pyright: ignore[reportArgumentType]
     refuse_not_finite(model, name)
     refuse_unembedded_ids(model, tokenizer, name)

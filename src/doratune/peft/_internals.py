@@ -7,9 +7,14 @@ are gone (``tests/unit/peft/test_peft_internals.py``).
 
 from __future__ import annotations
 
+import functools
+import types
 from typing import Any
 
 import torch
+
+# The hooks that ``device_map`` puts on modules; ``dispatch_model`` and PEFT attach them.
+from accelerate.hooks import AlignDevicesHook, SequentialHook
 
 # Whether PEFT defines its layers over weights that bitsandbytes or torchao has quantised.
 from peft.import_utils import is_bnb_4bit_available, is_bnb_available, is_torchao_available
@@ -61,10 +66,22 @@ if is_torchao_available():
     # The layer over torchao's int8 base.
     from peft.tuners.lora.torchao import TorchaoLoraLinear
 
+if torch.distributed.is_available():
+    from torch.distributed.fsdp import FSDPModule
+
+    # The class that FSDP2 puts before the class of each module that it shards as a unit.
+    FSDP_MODULES: tuple[type, ...] = (FSDPModule,)
+else:
+    FSDP_MODULES = ()
+FSDP_STATES = "torch.distributed.fsdp."
+"""Where the class is defined whose methods are the hooks of a unit."""
+
 # The gradient of a lookup.
 embedding_backward = torch.ops.aten.embedding_dense_backward
 
 __all__ = [
+    "FSDP_MODULES",
+    "AlignDevicesHook",
     "BaseTuner",
     "BaseTunerLayer",
     "Conv1D",
@@ -133,6 +150,10 @@ ATTRIBUTES: dict[str, dict[str, str]] = {
         "_modules": "read at every call, since the module's own getattr takes ten times as long",
         "_parameters": "read at every call, since the module's own getattr takes ten times as long",
     },
+    "module with accelerate's hook": {
+        "_hf_hook": "tells whether the hook does more than move the input",
+        "_old_forward": "the forward pass that the hook calls",
+    },
     "convolution": {
         "_conv_forward": "the convolution with a given weight and bias",
     },
@@ -188,15 +209,73 @@ def bias_of(module: Any) -> Any:
 
 
 def must_be_called(module: Any) -> bool:
-    """Whether calling a module does more than reading its weight would, such as run hooks."""
+    """Whether calling a module does more than its class and moving its input would, such as run hooks."""
     own = module.__dict__
     return bool(
-        "forward" in own
-        or own["_forward_hooks"]
+        own["_forward_hooks"]
         or own["_forward_pre_hooks"]
         or own["_backward_hooks"]
         or own["_backward_pre_hooks"]
+        or ("forward" in own and replaces_forward(module))
     )
+
+
+def replaces_forward(module: Any) -> bool:
+    """Whether a module's forward pass is another than its class's, save for accelerate moving the input."""
+    own = module.__dict__
+    forward, hook = own.get("forward"), own.get("_hf_hook")
+    if forward is None:
+        return False
+    if hook is None:  # accelerate leaves the class's method behind when it removes a hook
+        return not _is_own_method(forward, module)
+    return not (
+        isinstance(forward, functools.partial)
+        and forward.func.__module__ == AlignDevicesHook.__module__
+        and _is_own_method(own.get("_old_forward"), module)
+        and _moves_input(hook)
+    )
+
+
+def _is_own_method(method: Any, module: Any) -> bool:
+    return getattr(method, "__func__", None) is type(module).forward and method.__self__ is module
+
+
+def _moves_input(hook: Any) -> bool:
+    if type(hook) is SequentialHook:
+        return not hook.no_grad and all(map(_moves_input, hook.hooks))
+    return type(hook) is AlignDevicesHook and not (hook.no_grad or hook.offload or hook.io_same_device)
+
+
+def device_hook(module: Any) -> Any:
+    """The hook that accelerate has put on a module, or None."""
+    return module.__dict__.get("_hf_hook")
+
+
+def class_below_fsdp(module: Any) -> type:
+    """A module's class, without the class that FSDP2 puts before it."""
+    return next(one for one in type(module).__mro__ if not issubclass(one, FSDP_MODULES))
+
+
+def is_fsdp_unit(module: Any) -> bool:
+    """Whether a module is a unit of FSDP2 by itself and has no other hooks than FSDP2's."""
+    own = module.__dict__
+    hooks = [*own["_forward_pre_hooks"].values(), *own["_forward_hooks"].values()]
+    return (
+        isinstance(module, FSDP_MODULES)
+        and not own["_backward_hooks"]
+        and not own["_backward_pre_hooks"]
+        and "forward" not in own
+        # Of units with several modules the hooks are functions, which run once for all of them.
+        and all(type(getattr(one, "__self__", None)).__module__.startswith(FSDP_STATES) for one in hooks)
+    )
+
+
+def rebind_forward(layer: Any, old: Any, new: Any) -> None:
+    """Have accelerate's hook, if there is one, call the function ``new`` in place of ``old``."""
+    own = layer.__dict__
+    for name in ("forward", "_old_forward"):
+        if getattr(own.get(name), "__func__", None) is old:
+            own[name] = types.MethodType(new, layer)
 
 
 def convolve(conv: Any, x: Any, bias: Any = None) -> Any:

@@ -11,13 +11,17 @@ from torch import nn
 
 from doratune.peft._internals import BaseTuner, LoraLayer
 from doratune.peft.enable import EnableReport, enable
+from doratune.peft.first_calls import LayerCalls, counts_of
 from doratune.peft.layer import EngineLayer, EngineOptions
 
 _peft_inject_adapter: Callable[..., None] | None = None
 """PEFT's own method while it is replaced."""
 
 
-def enable_automatically(tell: Callable[[EnableReport], object] | None = None) -> None:
+def enable_automatically(
+    tell: Callable[[EnableReport], object] | None = None,
+    tell_calls: Callable[[LayerCalls], object] | None = None,
+) -> None:
     """From now on, put a PEFT model on the engine whenever an adapter is injected into it.
 
     Every way to build a model with LoRA or DoRA layers ends in ``BaseTuner.inject_adapter``:
@@ -30,6 +34,7 @@ def enable_automatically(tell: Callable[[EnableReport], object] | None = None) -
 
     Args:
         tell: Called with a model's ``EnableReport``, and again when a later adapter changes it.
+        tell_calls: Called after a model's first forward pass, with what became of its layers' calls.
     """
     global _peft_inject_adapter
     if _peft_inject_adapter is not None:
@@ -46,6 +51,9 @@ def enable_automatically(tell: Callable[[EnableReport], object] | None = None) -
         chosen = (module.engine_options for module in model.modules() if isinstance(module, EngineLayer))
         options = next(chosen, EngineOptions())
         report = enable(model, dropout=options.dropout, detach_norm=options.detach_norm)
+        counts = counts_of(model)
+        if tell_calls is not None and counts is not None and tell_calls not in counts.listeners:
+            counts.listeners.append(tell_calls)
         if tell is not None and told.get(model) != report:
             told[model] = report
             tell(report)

@@ -47,7 +47,7 @@ class EngineConv(EngineLayer):
     """Mixed into PEFT's convolutions; see ``EngineLayer``."""
 
     @staticmethod
-    def adapter_obstacle(layer: Any, name: str) -> str | None:
+    def adapter_obstacle(layer: Any, name: str, *, entered: bool = False) -> str | None:
         """See ``EngineLayer``."""
         base = layer.base_layer
         conv, magnitude, variant = _PARTS[layer._kernel_dim]
@@ -56,19 +56,18 @@ class EngineConv(EngineLayer):
         return (
             variant_obstacle(layer, name, variant)
             or ("lora_bias not supported" if layer.lora_bias.get(name, False) else None)
-            or module_obstacle(layer, name, conv, magnitude)
+            or module_obstacle(layer, name, conv, magnitude, entered=entered)
             or weight_obstacle(base.weight, adapter_weights(layer, name))
             or _padding_obstacle(layer, name)
         )
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The layer's output, (N, d_out, ...), for x (N, d_in, ...): PEFT's result in PEFT's dtype."""
-        adapter = None if args or kwargs else self.adapter_on_engine()
+    def compute(self, x: Tensor, adapter: str) -> Tensor | None:
+        """The layer's output, (N, d_out, ...), for x (N, d_in, ...); see ``EngineLayer``."""
         weight: Any = self.base_layer.weight
         autocast = is_autocast(x.device.type) and x.dtype != torch.float64
         # PEFT accepts an x without a batch dimension, at least for LoRA, and raises for other shapes.
-        if adapter is None or x.ndim != weight.ndim or not (autocast or x.dtype == weight.dtype):
-            return super().forward(x, *args, **kwargs)
+        if x.ndim != weight.ndim or not (autocast or x.dtype == weight.dtype):
+            return None
         x_dropped = self.dropped(x, adapter)
         if autocast:
             x = x.to(torch.get_autocast_dtype(x.device.type))

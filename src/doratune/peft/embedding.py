@@ -32,6 +32,7 @@ from doratune.peft._internals import (
     DoraEmbeddingLayer,
     DoraEmbeddingVariant,
     Embedding,
+    class_below_fsdp,
     embedding_backward,
 )
 from doratune.peft.layer import EngineLayer
@@ -44,29 +45,27 @@ class EngineEmbedding(EngineLayer, Embedding):
     peft_class = Embedding
 
     @staticmethod
-    def adapter_obstacle(layer: Any, name: str) -> str | None:
+    def adapter_obstacle(layer: Any, name: str, *, entered: bool = False) -> str | None:
         """See ``EngineLayer``."""
         weights = [layer.lora_embedding_A[name], layer.lora_embedding_B[name]]
-        modules = [layer.base_layer]
-        if layer.use_dora.get(name, False):
-            magnitude = layer.lora_magnitude_vector[name]
-            if type(magnitude) is not DoraEmbeddingLayer:
-                return "adapter weights wrapped by another module"
-            modules.append(magnitude)
-            weights.append(magnitude.weight)
+        magnitudes = _magnitudes(layer, name)
+        if any(class_below_fsdp(one) is not DoraEmbeddingLayer for one in magnitudes):
+            return "adapter weights wrapped by another module"
+        weights += [one.weight for one in magnitudes]
         return (
             _base_obstacle(layer.base_layer)
             or ("tensor parallelism not supported" if layer.tp_layer is not None else None)
             or variant_obstacle(layer, name, DoraEmbeddingVariant)
-            or hook_obstacle(modules)
+            or hook_obstacle(layer.base_layer, magnitudes, entered=entered)
             or weight_obstacle(layer.base_layer.weight, weights)
         )
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The layer's output, (..., d), for the ids x (...): PEFT's result in PEFT's dtype."""
-        adapter = None if args or kwargs else self.adapter_on_engine()
-        if adapter is None:
-            return super().forward(x, *args, **kwargs)
+    def adapter_parts(self, adapter: str) -> list[nn.Module]:
+        """See ``EngineLayer``; A and B are parameters of the layer itself."""
+        return _magnitudes(self, adapter)
+
+    def compute(self, x: Tensor, adapter: str) -> Tensor:
+        """The layer's output, (..., d), for the ids x (...); see ``EngineLayer``."""
         base: Any = self.base_layer
         A, B, scaling = self.lora_embedding_A[adapter], self.lora_embedding_B[adapter], self.scaling[adapter]
         rest = (A, B, scaling, base, self._get_embed_scale())
@@ -82,6 +81,11 @@ class EngineEmbedding(EngineLayer, Embedding):
         W: Any = self.base_layer.weight
         A, B = self.lora_embedding_A[adapter], self.lora_embedding_B[adapter]
         return dense_norm(self.norms, adapter, W.T, A, B, self.scaling[adapter])
+
+
+def _magnitudes(layer: Any, name: str) -> list[Any]:
+    """The module that holds m, if the adapter is DoRA."""
+    return [layer.lora_magnitude_vector[name]] if layer.use_dora.get(name, False) else []
 
 
 def _base_obstacle(base: Any) -> str | None:

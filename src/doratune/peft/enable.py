@@ -11,11 +11,22 @@ from torch import nn
 
 from doratune.errors import InputError
 from doratune.functional import DropoutForm, check_dropout_form
-from doratune.peft._internals import Conv1d, Conv2d, Conv3d, Embedding, Linear, LoraLayer
+from doratune.peft._internals import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    Embedding,
+    Linear,
+    LoraLayer,
+    class_below_fsdp,
+    replaces_forward,
+)
 from doratune.peft.conv import EngineConv1d, EngineConv2d, EngineConv3d
 from doratune.peft.embedding import EngineEmbedding
+from doratune.peft.first_calls import count_first_calls
 from doratune.peft.layer import EngineLayer, EngineOptions, adopt, release
 from doratune.peft.linear import EngineLinear
+from doratune.peft.obstacles import IN_UNITS, WEIGHTS_SHARDED
 from doratune.peft.quantised import QUANTISED
 from doratune.peft.training_watch import warn_of_rounded_magnitudes, watch
 
@@ -34,7 +45,9 @@ KINDS: dict[type[LoraLayer], type[EngineLayer]] = {
 
 @dataclass(frozen=True)
 class EnableReport:
-    """How many LoRA layers are on the engine, how many are not, and why.
+    """How many LoRA layers are on the engine, how many are not, and why, as far as the model shows it now.
+
+    Sharding and offloading change what a call finds; ``first_calls`` tells what became of the calls.
 
     Args:
         taken: Layers on the engine, by the name of PEFT's layer class.
@@ -70,7 +83,8 @@ def enable(model: nn.Module, *, dropout: DropoutForm = "peft", detach_norm: bool
             PEFT does. Otherwise every call computes it, and only dense linear layers are supported.
 
     Returns:
-        How many layers of each kind are on the engine, and why the others are not; also logged.
+        How many layers of each kind are on the engine, and why the others are not; also logged. After the
+        model's first forward pass another line is logged: how many layers ran on the engine in it.
 
     Raises:
         InputError: The model has no LoRA layer, ``dropout`` is not one of the two forms, or the engine cannot
@@ -90,16 +104,17 @@ def enable(model: nn.Module, *, dropout: DropoutForm = "peft", detach_norm: bool
     taken: Counter[str] = Counter()
     left: Counter[tuple[str, str]] = Counter()
     for layer in layers:
-        peft_class, obstacle = _peft_class(layer), layer_obstacle(layer)
+        kind, obstacle = peft_class(layer), layer_obstacle(layer)
         if obstacle is not None:
-            left[peft_class.__name__, obstacle] += 1
+            left[kind.__name__, obstacle] += 1
             continue
         if isinstance(layer, EngineLayer):
             layer.engine_options = options
         else:
-            adopt(layer, KINDS[peft_class], options)
-        taken[peft_class.__name__] += 1
+            adopt(layer, KINDS[kind], options)
+        taken[kind.__name__] += 1
     report = EnableReport(taken=dict(taken), left=dict(left))
+    count_first_calls([layer for layer in layers if isinstance(layer, EngineLayer)], report.left)
     warn_of_rounded_magnitudes(model)
     watch(model)
     for line in str(report).splitlines():
@@ -133,35 +148,39 @@ def _require_options(layers: Sequence[LoraLayer], options: EngineOptions) -> Non
     for layer in layers:
         if not any(layer.use_dora.get(name, False) for name in layer.scaling):
             continue
-        peft_class, obstacle = _peft_class(layer), layer_obstacle(layer)
-        if obstacle is None and not (options.detach_norm or KINDS[peft_class].supports_attached_norm):
+        kind, obstacle = peft_class(layer), layer_obstacle(layer)
+        if obstacle is None and not (options.detach_norm or KINDS[kind].supports_attached_norm):
             obstacle = "the norm is always detached there"
         if obstacle is not None:
             raise InputError(
                 "a DoRA layer does not support dropout or detach_norm other than PEFT's",
                 where="doratune.enable",
-                got=f"{peft_class.__name__} layer: {obstacle}",
+                got=f"{kind.__name__} layer: {obstacle}",
                 expected="layers that the engine computes",
                 fix="leave that layer out of target_modules, or keep the option's default",
             )
 
 
-def _peft_class(layer: LoraLayer) -> type:
+def peft_class(layer: LoraLayer) -> type:
     """The class that PEFT gave the layer."""
-    return layer.peft_class if isinstance(layer, EngineLayer) else type(layer)
+    return layer.peft_class if isinstance(layer, EngineLayer) else class_below_fsdp(layer)
 
 
 def layer_obstacle(layer: LoraLayer) -> str | None:
-    """Why the engine cannot compute any adapter of this layer; None if it can or does."""
+    """Why the engine cannot compute any adapter of this layer; None if it can or does.
+
+    A layer whose weights are sharded outside the forward pass counts as one that the engine can compute,
+    since only a call can tell.
+    """
     if isinstance(layer, EngineLayer):
         return None
-    engine_class = KINDS.get(type(layer))
-    if engine_class is None or "forward" in layer.__dict__:
+    engine_class = KINDS.get(peft_class(layer))
+    if engine_class is None or replaces_forward(layer):
         return "kind not supported"
     reasons = [engine_class.adapter_obstacle(layer, name) for name in layer.scaling]
     if not reasons:
         return "no adapter"
-    return None if None in reasons else reasons[0]
+    return None if not {None, WEIGHTS_SHARDED, IN_UNITS}.isdisjoint(reasons) else reasons[0]
 
 
 def _layers(count: int, kind: str) -> str:

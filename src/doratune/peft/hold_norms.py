@@ -21,8 +21,8 @@ def hold_norms(model: nn.Module, *, base_unchanged: bool = False) -> Iterator[No
     """Compute the norms of the active DoRA adapters now, and reuse them inside without checking.
 
     Neither the weights nor the modules that hold them may change inside. Switching, scaling, merging and
-    disabling adapters is safe: an adapter that becomes active inside gets its norm at its first call. Inside
-    another ``hold_norms`` it does nothing.
+    disabling adapters is safe: an adapter that becomes active inside gets its norm at its first call. So does
+    one whose weights are sharded now: none is gathered for it. Inside another ``hold_norms`` it does nothing.
 
     Args:
         model: Any model; layers that are not on the engine are left alone.

@@ -5,11 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from doratune.engine.norm_cache import NormCache
 from doratune.functional import DropoutForm
-from doratune.peft._internals import LoraLayer, dropout_of, must_be_called
+from doratune.peft._internals import (
+    LoraLayer,
+    adapter_modules,
+    base_of,
+    device_hook,
+    dropout_of,
+    must_be_called,
+    rebind_forward,
+)
+from doratune.peft.first_calls import DISABLED, MERGED, NONE_ACTIVE, FirstCalls
+from doratune.peft.obstacles import IN_UNITS
+from doratune.peft.units import inside
+
+MORE_ARGUMENTS = "called with more than an input"
+UNFIT_INPUT = "the input's dtype or shape does not fit the base weight"
 
 
 @dataclass(frozen=True)
@@ -38,37 +53,87 @@ class EngineLayer(nn.Module, LoraLayer):
     """Whether the norm can be part of the backward pass."""
     engine_options: EngineOptions
     norms: NormCache
+    first_calls: FirstCalls | None = None
+    """Notes the layer's first call."""
 
     @staticmethod
-    def adapter_obstacle(layer: Any, name: str) -> str | None:
+    def adapter_obstacle(layer: Any, name: str, *, entered: bool = False) -> str | None:
         """Why the engine cannot compute the adapter ``name`` of a layer of this kind; None if it can.
 
         Args:
             layer: A layer of ``peft_class``, on the engine or not.
             name: One of its adapters.
+            entered: Those of the adapter's modules that are units of FSDP2 are being called.
         """
         raise NotImplementedError
+
+    def compute(self, x: Tensor, adapter: str) -> Tensor | None:
+        """The layer's output, or None, before anything is computed, if x does not fit the base layer.
+
+        Args:
+            x: The layer's input.
+            adapter: The active adapter, which has no obstacle.
+        """
+        raise NotImplementedError
+
+    def adapter_parts(self, adapter: str) -> list[nn.Module]:
+        """The modules that hold an adapter's weights."""
+        return adapter_modules(self, adapter)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The layer's output: PEFT's result in PEFT's dtype, from the engine where that can compute it."""
+        y = None
+        if args or kwargs:
+            reason: str | None = MORE_ARGUMENTS
+        else:
+            adapter, reason = self._adapter_or_reason()
+            if adapter is not None:
+                hook = device_hook(base_of(self))
+                if hook is not None:
+                    (x,), _ = hook.pre_forward(self.base_layer, x)
+                y = self.compute(x, adapter)
+            elif reason is IN_UNITS:
+                y = self._compute_in_units(x)
+        if self.first_calls is not None and not torch.compiler.is_compiling():
+            self.first_calls.note(self, x, None if y is not None else (reason or UNFIT_INPUT))
+        return super().forward(x, *args, **kwargs) if y is None else y
+
+    def _compute_in_units(self, x: Tensor) -> Tensor | None:
+        """The output, computed while the units of FSDP2 that hold the adapter are called."""
+        (adapter,) = self.active_on_layer()
+
+        def compute(x: Tensor) -> Tensor | None:
+            if self.adapter_obstacle(self, adapter, entered=True) is not None:
+                return None
+            return self.compute(x, adapter)
+
+        return inside(filter(must_be_called, self.adapter_parts(adapter)), compute, x)
 
     def adapter_norm(self, adapter: str) -> Tensor:
         """The norm that a DoRA adapter's magnitude is divided by, (d_out,), float32 or float64, detached."""
         raise NotImplementedError
 
     def adapter_on_engine(self) -> str | None:
-        """The one active adapter if the engine can compute it, else None."""
+        """The one active adapter if the engine can compute it with the weights as they are now, else None."""
         return self._adapter_or_reason()[0]
 
     def reason_for_peft(self) -> str | None:
         """Why a call now would run on PEFT's path with any input; None if it would not."""
-        return self._adapter_or_reason()[1]
+        reason = self._adapter_or_reason()[1]
+        return None if reason is IN_UNITS else reason
+
+    def active_on_layer(self) -> list[str]:
+        """The active adapters that this layer has."""
+        return [name for name in self.active_adapters if name in self.scaling]
 
     def _adapter_or_reason(self) -> tuple[str, None] | tuple[None, str]:
         if self.disable_adapters:
-            return None, "adapters disabled"
+            return None, DISABLED
         if self.merged_adapters:
-            return None, "adapter merged"
-        active = [name for name in self.active_adapters if name in self.scaling]
+            return None, MERGED
+        active = self.active_on_layer()
         if len(active) != 1:
-            return None, "several active adapters" if active else "no active adapter"
+            return None, "several active adapters" if active else NONE_ACTIVE
         obstacle = self.adapter_obstacle(self, active[0])
         return (active[0], None) if obstacle is None else (None, obstacle)
 
@@ -84,7 +149,7 @@ class EngineLayer(nn.Module, LoraLayer):
 
 def adopt(layer: Any, engine_class: type[EngineLayer], options: EngineOptions) -> None:
     """Put one of PEFT's layers on the engine, in place."""
-    layer.__class__ = engine_class
+    _swap(layer, engine_class.peft_class, engine_class)
     layer.norms = NormCache()
     layer.engine_options = options
 
@@ -92,4 +157,34 @@ def adopt(layer: Any, engine_class: type[EngineLayer], options: EngineOptions) -
 def release(layer: Any) -> None:
     """Return a layer to PEFT, in place."""
     del layer.norms, layer.engine_options
-    layer.__class__ = layer.peft_class
+    layer.__dict__.pop("first_calls", None)
+    _swap(layer, engine_class_of(type(layer)), layer.peft_class)
+
+
+def engine_class_of(kind: type) -> type[EngineLayer]:
+    """The engine's class that a layer's class is or, under FSDP2, derives from."""
+    return next(one for one in kind.__mro__ if "peft_class" in vars(one))
+
+
+def _swap(layer: Any, old: type, new: type) -> None:
+    """Replace the class ``old`` of a layer, above which FSDP2 and accelerate may have put their own code."""
+    rebind_forward(layer, type(layer).forward, new.forward)
+    layer.__class__ = _with_base(type(layer), old, new)
+
+
+_derived: dict[tuple[type, type], type] = {}
+"""Classes of FSDP2 and their twins, by the class and the twin's base."""
+
+
+def _with_base(kind: type, old: type, new: type) -> type:
+    """``new``, or the twin of FSDP2's class ``kind`` that derives from ``new`` instead of ``old``."""
+    if kind is old:
+        return new
+    if (kind, new) not in _derived:
+        bases = tuple(new if base is old else base for base in kind.__bases__)
+        content = {
+            name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")
+        }
+        twin = type(kind.__name__.replace(old.__name__, new.__name__), bases, content)
+        _derived[kind, new], _derived[twin, old] = twin, kind
+    return _derived[kind, new]

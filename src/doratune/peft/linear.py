@@ -27,30 +27,29 @@ class EngineLinear(EngineLayer, Linear):
     supports_attached_norm = True
 
     @staticmethod
-    def adapter_obstacle(layer: Any, name: str) -> str | None:
+    def adapter_obstacle(layer: Any, name: str, *, entered: bool = False) -> str | None:
         """See ``EngineLayer``."""
         base = base_of(layer)
         if type(base) not in (nn.Linear, Conv1D):
             return f"base layer {type(base).__name__} not supported"
         if layer.fan_in_fan_out != (type(base) is Conv1D):
             return "fan_in_fan_out does not match how the base layer stores its weight"
-        obstacle = matrix_adapter_obstacle(layer, name)
+        obstacle = matrix_adapter_obstacle(layer, name, entered=entered)
         if obstacle is not None:
             return obstacle
         weights, W = adapter_weights(layer, name), weight_of(base)
         shape = W.shape[::-1] if layer.fan_in_fan_out else W.shape
         return weight_obstacle(W, weights) or shape_obstacle(shape, weights)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The layer's output, (..., d_out), for x (..., d_in): PEFT's result in PEFT's dtype."""
-        adapter = None if args or kwargs else self.adapter_on_engine()
+    def compute(self, x: Tensor, adapter: str) -> Tensor | None:
+        """The layer's output, (..., d_out), for x (..., d_in); see ``EngineLayer``."""
         base = base_of(self)
         W = weight_of(base)
         device = x.device.type
         autocast = is_autocast(device)
         # If the base layer does not accept x's dtype, PEFT's path raises PyTorch's own error.
-        if adapter is None or not (autocast or x.dtype == W.dtype):
-            return super().forward(x, *args, **kwargs)
+        if not (autocast or x.dtype == W.dtype):
+            return None
         W = W.T if self.fan_in_fan_out else W
         bias = bias_of(base)
         A, B, *rest = adapter_weights(self, adapter)

@@ -100,20 +100,19 @@ class EngineQuantisedLinear(EngineLayer):
     """A mixin for PEFT's layers over quantised bases; see ``EngineLayer``."""
 
     @staticmethod
-    def adapter_obstacle(layer: Any, name: str) -> str | None:
+    def adapter_obstacle(layer: Any, name: str, *, entered: bool = False) -> str | None:
         """See ``EngineLayer``."""
         weight = getattr(layer.base_layer, "weight", None)
         if weight is None:
             return f"base layer {type(layer.base_layer).__name__} not supported"
         if weight.requires_grad:
             return "base weight is being trained"
-        return matrix_adapter_obstacle(layer, name) or device_obstacle(weight, adapter_weights(layer, name))
+        return matrix_adapter_obstacle(layer, name, entered=entered) or device_obstacle(
+            weight, adapter_weights(layer, name)
+        )
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The layer's output, (..., d_out), for x (..., d_in): PEFT's result in PEFT's dtype."""
-        adapter = None if args or kwargs else self.adapter_on_engine()
-        if adapter is None:
-            return super().forward(x, *args, **kwargs)
+    def compute(self, x: Tensor, adapter: str) -> Tensor:
+        """The layer's output, (..., d_out), for x (..., d_in); see ``EngineLayer``."""
         A: Any = self.lora_A[adapter].weight
         B: Any = self.lora_B[adapter].weight
         s, x_dropped = self.scaling[adapter], self.dropped(x, adapter)

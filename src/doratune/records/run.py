@@ -134,6 +134,14 @@ class ProcessesRecord(Record):
     accumulation: Annotated[int, Field(gt=0)]  #: forward passes of a process in an optimizer step
 
 
+class LayersRecord(Record):
+    """The layers with LoRA or DoRA, by what computed them in their first forward pass."""
+
+    engine: Count  #: layers that the engine computed
+    left: dict[str, Count]  #: layers that PEFT computed, by reason
+    uncalled: Count  #: layers that were not called
+
+
 class TrainingRecord(Record):
     """The cost and course of training."""
 
@@ -151,6 +159,7 @@ class TrainingRecord(Record):
     )
     weights_checksum: str | None = None  #: of the saved weights, see ``records.weights``; None: older version
     processes: ProcessesRecord | None = None  #: how many trained; None in records of older versions
+    layers: LayersRecord | None = None  #: what computed the adapted layers; None: no engine, or older version
 
 
 class ScoredRecord(Record):

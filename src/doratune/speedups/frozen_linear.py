@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from doratune.engine.matmul import differs_from_pytorch, frozen_linear
+from doratune.engine.sharded import is_sharded
 from doratune.peft import adapted_modules
 from doratune.speedups._internals import with_parameters
 from doratune.speedups.changes import Changes
@@ -30,8 +31,12 @@ def speed_up_frozen(model: nn.Module, changes: Changes) -> None:
     # A replaced forward pass inside an adapted layer would make the engine leave that layer to PEFT.
     adapted = adapted_modules(model)
     for module in model.modules():
-        # A quantised weight has another type.
-        if type(module) is not nn.Linear or type(module.weight) is not nn.Parameter or module in adapted:
+        if type(module) is not nn.Linear or module in adapted:
+            continue
+        if is_sharded(module.weight):
+            changes.leave(PART, "its weight is sharded")
+            continue
+        if type(module.weight) is not nn.Parameter:  # quantised
             continue
         if (reason := _obstacle(module)) is not None:
             changes.leave(PART, reason)

@@ -24,7 +24,9 @@ logger = logging.getLogger(__name__)
 _sped_up: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | None = None) -> SpeedupReport:
+def speed_up(
+    model: nn.Module, *, training: bool, settings: SpeedupSettings | None = None, sharded: bool = False
+) -> SpeedupReport:
     """Replace parts of a model by faster code, in place; results stay the same to rounding.
 
     Each replacement is first tried on small random inputs, and left out where its values or gradients differ
@@ -37,6 +39,8 @@ def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | No
         training: Whether the model is trained; otherwise it is evaluated. On a CPU the base weights of DoRA
             layers must not change during training, since their part of the norm is computed once.
         settings: Thresholds; only measurements need other values.
+        sharded: The weights will be sharded, as by FSDP. Parts that read one outside the call of its module
+            are then left out. Modules whose weights are sharded already are left alone in any case.
 
     Returns:
         How many modules were replaced and why others were left alone, which is also logged. Its ``undo``
@@ -60,7 +64,7 @@ def speed_up(model: nn.Module, *, training: bool, settings: SpeedupSettings | No
                 with _one_thread():
                     speed_up_norms(inner, changes)
                     speed_up_rotary(inner, changes)
-                    spare_forward(inner, settings or SpeedupSettings(), changes)
+                    spare_forward(inner, settings or SpeedupSettings(), changes, sharded=sharded)
     except BaseException:  # interrupts too: without a report nothing could be undone
         changes.undo()
         raise

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from doratune.engine.channelwise import scale_columns
+from doratune.engine.sharded import is_sharded
 from doratune.speedups._internals import weight_norm_backward, with_parameters
 from doratune.speedups.changes import Changes
 from doratune.speedups.same import configuration, difference, random
@@ -61,6 +62,8 @@ def _obstacle(norm: Any) -> str | None:
     """Why a norm is left alone before its results are compared, or None."""
     if "forward" in vars(norm):
         return "other code has replaced its forward pass"
+    if is_sharded(norm.weight):
+        return "its weight is sharded"
     if norm.weight.device.type != "cpu":
         return "not on a CPU"
     if norm.weight.requires_grad:

@@ -30,6 +30,7 @@ from transformers import PreTrainedModel
 
 from doratune.data.encode import IGNORED
 from doratune.engine.output_recovery import keep_outputs
+from doratune.engine.sharded import is_sharded
 from doratune.peft import hold_norms
 from doratune.speedups._internals import (
     ModelOutput,
@@ -101,15 +102,18 @@ class Plan:
         return "eager" if chosen or width <= self.settings.eager_tokens else "sdpa"
 
 
-def spare_forward(model: PreTrainedModel, settings: SpeedupSettings, changes: Changes) -> None:
+def spare_forward(
+    model: PreTrainedModel, settings: SpeedupSettings, changes: Changes, *, sharded: bool = False
+) -> None:
     """Replace, in place, the forward pass that SFTTrainer gave a model, as far as results stay the same.
 
     Args:
         model: The base model, adapted or trained itself, as SFTTrainer has prepared it.
         settings: When leaving something out pays off.
         changes: Counts what is replaced and what is left alone.
+        sharded: The weights will be sharded.
     """
-    attention, reason = attention_implementation(model), _obstacle(model)
+    attention, reason = attention_implementation(model), _obstacle(model, sharded=sharded)
     if reason is None:
         try:
             trial = Trial(model)
@@ -230,9 +234,11 @@ def _keeping_outputs(forward: Callable[..., Any]) -> Callable[..., Any]:
     return keeping
 
 
-def _obstacle(model: PreTrainedModel) -> str | None:
+def _obstacle(model: PreTrainedModel, *, sharded: bool) -> str | None:
     """Why TRL's forward pass is kept before any results are compared, or None."""
     config, head = model.config.get_text_config(), model.get_output_embeddings()
+    if sharded or any(map(is_sharded, model.parameters())):
+        return "its weights are sharded, and it reads the head's outside a call"
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         return "not on a CPU"
     if not has_fused_head(model):

@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from doratune.peft import LayerCalls
 from doratune.peft._internals import LoraLayer
-from doratune.peft.enable import layer_obstacle
-from doratune.peft.layer import EngineLayer
+from doratune.peft.enable import layer_obstacle, peft_class
+from doratune.peft.layer import MORE_ARGUMENTS, UNFIT_INPUT, EngineLayer
 
 
-@dataclass
-class LayerCalls:
-    """Counts by the name of PEFT's layer class; calls in graphs of ``torch.compile`` are not seen.
-
-    Attributes:
-        engine: Calls that the engine computed.
-        left: Calls that were left to PEFT, by class and reason.
-    """
-
-    engine: Counter[str] = field(default_factory=Counter)
-    left: Counter[tuple[str, str]] = field(default_factory=Counter)
-
-    def lines(self) -> list[str]:
-        """A line with the totals, then the counts, largest first."""
-        if not self.engine and not self.left:
-            return ["no LoRA or DoRA layer was called"]
-        taken = [f"{count} {kind} on the engine" for kind, count in self.engine.most_common()]
-        left = [f"{count} {kind} left to PEFT: {why}" for (kind, why), count in self.left.most_common()]
-        total = f"{self.engine.total()} layer calls on the engine, {self.left.total()} left to PEFT"
-        return [total, *(f"  {line}" for line in [*taken, *left])]
+def lines(calls: LayerCalls) -> list[str]:
+    """A line with the totals, then the counts, largest first."""
+    if not calls.engine and not calls.left:
+        return ["no LoRA or DoRA layer was called"]
+    taken = [f"{count} {kind} on the engine" for kind, count in calls.engine.most_common()]
+    left = [f"{count} {kind} left to PEFT: {why}" for (kind, why), count in calls.left.most_common()]
+    total = f"{calls.engine.total()} layer calls on the engine, {calls.left.total()} left to PEFT"
+    return [total, *(f"  {line}" for line in [*taken, *left])]
 
 
 @dataclass
@@ -100,7 +88,7 @@ class CallCounter:
 
     def _count(self, call: _Call, reason: str) -> None:
         layer = call.layer
-        name = (layer.peft_class if isinstance(layer, EngineLayer) else type(layer)).__name__
+        name = peft_class(layer).__name__
         if call.pefts:
             self.calls.left[name, reason] += 1
         else:
@@ -120,5 +108,5 @@ def _reason(layer: LoraLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         return layer_obstacle(layer) or "not built by one of PEFT's models"
     reason = layer.reason_for_peft()
     if reason is None and (len(args) > 1 or kwargs):
-        return "called with more than an input" + (f": {', '.join(kwargs)}" if kwargs else "")
-    return reason or "the input's dtype or shape does not fit the base weight"
+        return MORE_ARGUMENTS + (f": {', '.join(kwargs)}" if kwargs else "")
+    return reason or UNFIT_INPUT

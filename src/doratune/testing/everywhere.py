@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from doratune.peft import EnableReport, disable_automatically, enable_automatically
-from doratune.testing.calls import CallCounter
+from doratune.testing.calls import CallCounter, lines
 
 _OUTPUT = "doratune_layer_calls"
 _counter = pytest.StashKey[CallCounter]()
@@ -56,5 +56,5 @@ def pytest_testnodedown(node: Any, error: object | None) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the counts."""
     terminalreporter.section("doratune")
-    for line in config.stash[_counter].calls.lines():
+    for line in lines(config.stash[_counter].calls):
         terminalreporter.write_line(line)

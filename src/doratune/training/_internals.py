@@ -15,4 +15,7 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-__all__ = ["TRAINING_ARGS_NAME", "BatchRebalanceSampler", "SFTConfig", "SFTTrainer"]
+DEVICES_NAME = "_n_gpu"
+"""Where transformers' arguments keep the number of GPUs of this process, which they count themselves."""
+
+__all__ = ["DEVICES_NAME", "TRAINING_ARGS_NAME", "BatchRebalanceSampler", "SFTConfig", "SFTTrainer"]

@@ -69,7 +69,7 @@ def refuse_split_layers(config: TrainConfig) -> None:
             where=", ".join(split),
             got="a plan of tensor, context or sequence parallelism",
             expected="whole models (DDP), or sharded ones (FSDP2)",
-            fix="leave it out; for a model that no GPU can hold: accelerate launch --use_fsdp --fsdp_version 2",
+            fix="leave it out; if a GPU is too small: accelerate launch --use_fsdp --fsdp_version 2",
         )
     processes = launched().processes
     if config.device_map is not None and processes > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,12 +27,14 @@ from doratune.models.context import positions
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model, on_cpu
 from doratune.models.precision import resolve_dtype
+from doratune.peft import first_calls
 from doratune.peft.load import fill_adapter
 from doratune.processes import in_first, join_processes, same_end, together
 from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, weights_path
 from doratune.records.run import (
     ChangeRecord,
     DataRecord,
+    LayersRecord,
     ModelRecord,
     ParameterCount,
     ProcessesRecord,
@@ -42,7 +45,7 @@ from doratune.records.storage import write_base_model, write_record
 from doratune.records.weights import weights_checksum
 from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory
-from doratune.training._internals import TRAINING_ARGS_NAME, SFTConfig
+from doratune.training._internals import DEVICES_NAME, TRAINING_ARGS_NAME, SFTConfig
 from doratune.training.adapter import add_adapter
 from doratune.training.callbacks import MetricsCallback, StopCallback
 from doratune.training.card import name_base, write_card
@@ -53,6 +56,7 @@ from doratune.training.data import name_rows
 from doratune.training.early import Rows, load_rows, refuse_early, uneven_batch
 from doratune.training.estimate import seconds_per_step
 from doratune.training.progress import ProgressCallback
+from doratune.training.sharded import fsdp_asked, load_in_every_process
 from doratune.training.tokenise import encode_examples
 from doratune.training.trainer import RowTrainer
 
@@ -82,6 +86,8 @@ def train(
     """
     started = datetime.datetime.now(datetime.UTC)
     join_processes()
+    if fsdp_asked():
+        load_in_every_process()
     with together():
         refuse_early(config, resume=resume, overwrite=overwrite)
         examples, data = loaded or load_rows(config)
@@ -169,6 +175,7 @@ def load_base(config: TrainConfig) -> LoadedModel:
         load_in_4bit=config.load_in_4bit,
         device_map=config.device_map,
         trust_remote_code=config.trust_remote_code,
+        moves=not fsdp_asked(),  # no device has to hold the whole model
     )
 
 
@@ -255,7 +262,11 @@ def build_trainer(
             ],
         )
     trainer.remove_callback(PrinterCallback)
-    speedups = speed_up(base.model, training=True) if config.speedups == "on" else None
+    speedups = (
+        speed_up(base.model, training=True, sharded=trainer.is_fsdp_enabled)
+        if config.speedups == "on"
+        else None
+    )
     if args.process_index:
         set_seed(config.seed + args.process_index)  # or all processes would drop the same elements
     return trainer, speedups
@@ -298,8 +309,20 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    use_one_device(args)
     _share_out(config, args)
     return args
+
+
+def use_one_device(args: SFTConfig) -> None:
+    """Have a lone process use one of several GPUs: the Trainer would copy the model to all in every step."""
+    if args.n_gpu > 1:
+        logger.info(
+            "one process uses one GPU of %d; for all: torchrun --nproc-per-node %d -m doratune train ...",
+            args.n_gpu,
+            args.n_gpu,
+        )
+        setattr(args, DEVICES_NAME, 1)
 
 
 def _share_out(config: TrainConfig, args: SFTConfig) -> None:
@@ -369,7 +392,19 @@ def _training_record(
             micro_batch_size=trainer.args.per_device_train_batch_size,
             accumulation=trainer.args.gradient_accumulation_steps,
         ),
+        layers=_layers(trainer.model),
     )
+
+
+def _layers(model: Any) -> LayersRecord | None:
+    """What computed the adapted layers; None if none is on the engine."""
+    calls = first_calls(model)
+    if calls is None:
+        return None
+    left: Counter[str] = Counter()
+    for (_, reason), count in calls.left.items():
+        left[reason] += count
+    return LayersRecord(engine=calls.engine.total(), left=dict(left), uncalled=calls.uncalled)
 
 
 def _sharing(trainer: RowTrainer) -> Literal["none", "ddp", "fsdp", "fsdp2", "deepspeed"]:

@@ -19,7 +19,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from doratune.errors import DivergedError
-from doratune.peft import dora_norms
+from doratune.peft import dora_norms, hold_norms
 from doratune.records.layout import checkpoints
 from doratune.training._internals import SFTConfig, SFTTrainer
 from doratune.training.batches import RowBatches, with_blank
@@ -125,16 +125,17 @@ class RowTrainer(SFTTrainer):
         model: Any = self.model_wrapped
         model.eval()
         rows = range(min(self.args.per_device_train_batch_size, len(self.batches.lengths)))
-        loss, _, _ = self.prediction_step(model, self._collated(rows), prediction_loss_only=True)
+        with hold_norms(model):  # under FSDP2 a norm can only be computed in the forward pass
+            loss, _, _ = self.prediction_step(model, self._collated(rows), prediction_loss_only=True)
+            norms = dora_norms(model)
         if loss is not None and not self._everywhere(loss):
             self._stop("the trained model's loss is not finite", {})
         # A layer's output divided by an infinite norm is zero, so the loss is finite.
-        norms = dora_norms(model)
         if norms and not self._everywhere(*norms.values()):
             self._stop("a DoRA norm of the trained model is not finite", {})
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights as PEFT and transformers do, also those of a sharded model, which are gathered."""
+        """Write the weights as PEFT and transformers do, gathered first if the model is sharded."""
         if not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
             return

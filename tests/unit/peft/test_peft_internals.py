@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
@@ -62,6 +63,7 @@ def owners():
         "LoRA convolution": tuner.model.conv,
         "tuner": tuner,
         "module": nn.Linear(2, 2),
+        "module with accelerate's hook": add_hook_to_module(nn.Linear(2, 2), ModelHook()),
         "convolution": nn.Conv1d(2, 2, 1),
         "4-bit layer": packed,
         "4-bit weight": packed.weight,

@@ -10,8 +10,10 @@ import pytest
 import torch
 from locked_elsewhere import locked_elsewhere
 from process_group import in_processes
-from training_cases import Case, End, everything, losses, train_all, weights
+from training_cases import Case, End, everything, losses, sharded, train_all, weights
 
+from doratune.models.load import load_model
+from doratune.peft.load import load_adapter
 from doratune.records.layout import checkpoints
 from doratune.records.storage import read_record
 
@@ -23,6 +25,7 @@ TWENTY: dict[str, dict[str, Any]] = {
     "full": {"method": "full", "learning_rate": 1e-3},
 }
 """Runs of twenty steps; the third step of each epoch has five rows instead of eight."""
+SHARDED = ("dora", "dora-accumulated", "lora", "full")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,14 @@ def two(
     folder = root / "two"
     with locked_elsewhere(folder / "locked"):
         yield folder, in_processes(2, everything, folder, cases, folder=root / "ends-2")
+
+
+@pytest.fixture(scope="module")
+def fsdp2(root: Path, cases: Mapping[str, Mapping[str, Any]]) -> tuple[Path, list[dict[str, list[End]]]]:
+    """The folder of the runs that two processes trained with FSDP2, and how each ended in both."""
+    folder = root / "fsdp2"
+    of_fsdp = {name: case for name, case in cases.items() if name in SHARDED}
+    return folder, in_processes(2, sharded, folder, of_fsdp, folder=root / "ends-fsdp2")
 
 
 Two = tuple[Path, list[dict[str, list[End]]]]
@@ -109,12 +120,22 @@ def test_the_record_says_who_trained(one: Path, two: Two) -> None:
         "accumulation": 4,
     }
     assert alone.processes is not None and alone.processes.sharing == "none"
+    assert of_two.layers is not None and of_two.layers.model_dump() == {
+        "engine": 10,
+        "left": {},
+        "uncalled": 0,
+    }
     assert first["dora"][0].record == second["dora"][0].record == read_record(folder / "dora").to_dict()
 
 
 def test_what_one_process_refuses_all_do_and_one_says_why(two: Two) -> None:
     folder, (first, second) = two
-    said = ["another process is writing to this folder", "", "already holds a run", "cannot be divided evenly"]
+    said = [
+        "another process is writing to this folder",
+        "",
+        "already holds a run",
+        "cannot be divided evenly",
+    ]
     for here, there, expected in zip(first["refused"], second["refused"], said, strict=True):
         assert (here.code, there.code) == (2, 2) and expected in here.message
         if expected:
@@ -136,6 +157,35 @@ def test_what_diverges_is_said_once(two: Two) -> None:
     (here,), (there,) = first["diverged"], second["diverged"]
     assert (here.kind, there.kind) == ("DivergedError", "OtherProcessError") and here.code == there.code == 1
     assert (folder / "diverged" / "diverged.json").exists() and not checkpoints(folder / "diverged")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARDED)
+def test_fsdp2_trains_what_one_process_does(name: str, one: Path, fsdp2: Two, tiny_model: Path) -> None:
+    """accelerate offers no FSDP on CPUs; its own function, which the Trainer calls, shards the model here."""
+    folder, ends = fsdp2
+    assert all(end[name][0].message == "" for end in ends)
+    training = read_record(folder / name).training
+    assert training is not None and training.processes is not None and training.changes is not None
+    assert training.processes.sharing == "fsdp2"
+    if name != "full":
+        assert training.layers is not None and (training.layers.engine, training.layers.left) == (10, {})
+    assert losses(folder / name) == pytest.approx(losses(one / name), rel=2e-6)
+    of_one, of_two = weights(one / name), weights(folder / name)
+    assert of_one.keys() == of_two.keys()
+    for key, weight in of_one.items():
+        torch.testing.assert_close(of_two[key], weight, rtol=1e-5, atol=2e-6)
+    if name != "full":
+        base = load_model(str(tiny_model), dtype="float32").model
+        load_adapter(base, folder / name / "adapter")  # refuses a file that lacks a tensor
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["whole-5", "whole-stop-0"])
+def test_a_resumed_run_under_fsdp2_is_the_uninterrupted_one(name: str, fsdp2: Two) -> None:
+    folder, ends = fsdp2
+    assert [end[name][-1].message for end in ends] == ["", ""]
+    _same_run(folder / name, folder / "whole")
 
 
 def _same_run(run: Path, whole: Path) -> None:
