@@ -191,6 +191,7 @@ class Evaluation(Record):
     chance: Share  #: expected accuracy of a guess
     majority: Share  #: accuracy of always giving the most frequent answer
     seconds: Seconds  #: wall time of the evaluation
+    processes: Annotated[int, Field(gt=0)] = 1  #: processes that shared the rows
     predictions: str  #: path of the predictions, relative to the run directory
     data: DataRecord  #: the rows it was evaluated on
     limit: int | None = None  #: only this many rows, from the first on; None for all
