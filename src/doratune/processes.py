@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -84,12 +84,11 @@ def in_first(work: Callable[[], Result]) -> Result:
     Raises:
         OtherProcessError: It failed, in the other processes.
     """
-    results: list[Result | None] = [None]
+    results: list[Any] = [None]
     with together():
         if PartialState().is_main_process:
             results[0] = work()
-    result: Result = broadcast_object_list(results)[0]
-    return result
+    return broadcast_object_list(results)[0]
 
 
 @contextmanager

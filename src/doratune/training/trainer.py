@@ -150,7 +150,8 @@ class RowTrainer(SFTTrainer):
         if not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
             return
-        state = whole_weights(self.model)
+        sharded: Any = self.model
+        state = whole_weights(sharded)
         if self.args.should_save:
             self._save(output_dir, state_dict=state)
 
