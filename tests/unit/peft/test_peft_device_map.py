@@ -31,7 +31,7 @@ def dispatched(model: Any) -> Any:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     parts = ["model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm", "model.rotary_emb"]
     prefix = "" if inner is model else "base_model.model."
-    device_map = {prefix + name: "cpu" for name in (*parts, "lm_head")}
+    device_map: dict[str, str | int | torch.device] = {prefix + name: "cpu" for name in (*parts, "lm_head")}
     return dispatch_model(model, device_map, force_hooks=True)
 
 

@@ -74,8 +74,8 @@ def test_what_enable_left_is_in_the_line(caplog: pytest.LogCaptureFixture) -> No
 
 
 class Optional(nn.Sequential):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self[0](x)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self[0](input)
 
 
 def test_a_layer_that_is_not_in_use_is_counted_when_the_second_pass_begins() -> None:
