@@ -79,6 +79,20 @@ class DivergedError(DoratuneError):
     """Training reached a loss, a gradient or a parameter that is not finite, and stopped there."""
 
 
+class OtherProcessError(DoratuneError):
+    """Another process of this one's launch failed, and shows its error; the command line adds nothing to it.
+
+    Args:
+        index: Which process it was.
+        message: What it said.
+        exit_code: What it exits with, and so does this one.
+    """
+
+    def __init__(self, index: int, message: str, *, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__(f"process {index}: {message}")
+
+
 def shown(value: object) -> str:
     """A value as a message shows it, cut if long: with YAML's aliases a value can exceed any memory."""
     import reprlib

@@ -51,6 +51,7 @@ def evaluation(task: str, flags: list[bool], **changes: Any) -> dict[str, Any]:
         "chance": 0.5,
         "majority": 0.525,
         "seconds": 12.5,
+        "processes": 1,
         "predictions": f"predictions/{task}.jsonl",
         "data": {
             "task": task,

@@ -19,7 +19,7 @@ import trl
 from packaging.version import Version
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 from transformers.models.llama import modeling_llama
 
 import doratune
@@ -28,13 +28,17 @@ from doratune.evaluation import _internals as of_evaluation
 from doratune.models._internals import gguf_reader, setting_names
 from doratune.speedups import _internals as of_speedups
 from doratune.speedups.supervised_forward import SupervisedOutput
+from doratune.training import _internals as of_training
 
 SOURCE = Path(doratune.__file__).parent
 PACKAGES = ("engine", "models", "speedups", "training", "evaluation", "bench")
 OTHERS = ("torch", "transformers", "trl", "accelerate", "lm_eval")
 DOCUMENTED = (
+    "accelerate.utils",
     "torch.autograd.function",
     "torch.autograd.graph",
+    "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.tensor",
     "torch.nn.functional",
     "torch.utils.benchmark",
     "torch.utils.data",
@@ -191,6 +195,7 @@ CANARIES = {
     "is_multimodal": lambda: _asks_tasks_for("MULTIMODAL"),
     "forward_name": _wrapped_forward,
     "set_compute_dtype": _four_bit_compute_dtype,
+    "DEVICES_NAME": lambda: of_training.DEVICES_NAME in inspect.getsource(TrainingArguments.n_gpu.fget),
     "name_of": lambda: (
         hasattr(pytest.importorskip("lm_eval.api.task").ConfigurableTask, "task_name")
         or "task_name" in inspect.getsource(importlib.import_module("lm_eval.api.task"))

@@ -9,6 +9,7 @@ from doratune.cli.parse import AsJson, parse, part, peek
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.early import refuse_early
+from doratune.launch import first_process_speaks, launched
 
 ABOUT = """Evaluate a run directory, an adapter folder or a base model.
 
@@ -18,6 +19,7 @@ Examples:
   doratune eval smollm2-135m --task sample-boolq sample-winogrande --format continuation
   doratune eval path/to/peft_adapter --task hellaswag --eval-rows 500 --output runs/adapter
   doratune eval finetuned_result/dora_r32 --harness lm-eval --task arc_easy piqa my_task.yaml
+  torchrun --nproc-per-node 8 -m doratune eval runs/llama --task commonsense-mix
 """
 FIRST = ("target", "task", "data", "eval_rows", "output")
 
@@ -35,13 +37,17 @@ class EvalCommand(EvalConfig):
 
 def main(argv: list[str]) -> int:
     """Run the verb."""
-    command = parse(EvalCommand, argv, verb="eval", about=ABOUT, first=FIRST)
+    with first_process_speaks():
+        command = parse(EvalCommand, argv, verb="eval", about=ABOUT, first=FIRST)
     config = part(EvalConfig, command)
 
     if command.harness is not None:
+        with first_process_speaks():
+            _refuse_several()
         return _run_harness(config, argv, overwrite=command.overwrite, as_json=command.as_json)
 
-    refuse_early(config)
+    if launched().processes == 1:  # several refuse together, once they have met
+        refuse_early(config)
     with lasting_imports():
         from doratune.cli.output import configure_logging, new_console, print_json
         from doratune.evaluation.evaluate import evaluate
@@ -49,11 +55,24 @@ def main(argv: list[str]) -> int:
 
     configure_logging()
     record = evaluate(config, overwrite=command.overwrite)
+    if not launched().speaks:
+        return 0
     if command.as_json:
         print_json(record.to_dict())
     else:
         print_evaluations(record, new_console())
     return 0
+
+
+def _refuse_several() -> None:
+    count = launched().processes
+    if count > 1:
+        raise InputError(
+            "lm-eval evaluates in one process here",
+            where="--harness lm-eval",
+            got=f"{count} processes, started by torchrun, accelerate launch or the like",
+            fix="start it without a launcher",
+        )
 
 
 def _run_harness(config: EvalConfig, argv: list[str], *, overwrite: bool, as_json: bool) -> int:

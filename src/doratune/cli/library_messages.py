@@ -7,11 +7,14 @@ gradient. So no library or level is silenced as a whole.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import warnings
 from dataclasses import dataclass
 from typing import Any
+
+from doratune.launch import launched
 
 LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets", "lm_eval", "torchao", "bitsandbytes")
 """The libraries whose logs are shown this way; other loggers are left alone."""
@@ -85,14 +88,19 @@ HIDDEN_BARS = (
 def show_library_logs() -> None:
     """Show the warnings and errors that libraries log. Call it before they are imported, and again after.
 
-    Some log during their import, in which transformers also sets up its own logger.
+    Some log during their import, in which transformers also sets up its own logger. Of several processes the
+    first shows them.
     """
-    handler = _OneLine(logging.WARNING)
+    level = logging.WARNING
+    if not launched().speaks:
+        level = logging.CRITICAL
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what PyTorch's C++ code warns of
+    handler = _OneLine(level)
     handler.addFilter(_Fresh())
     for library in LIBRARIES:
         logger = logging.getLogger(library)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(level)
     logging.getLogger("torch.utils._pytree").filters = [_Fresh()]
 
 
@@ -102,12 +110,13 @@ def show_library_warnings() -> None:
         warnings.filterwarnings("ignore", message=one.message)
     # By their text: Python's own registry forgets, as each `warnings.catch_warnings` of a library empties it.
     shown: set[str] = set()
+    speaks = launched().speaks
 
     def show(
         message: Warning | str, category: type[Warning], filename: str, *args: Any, **kwargs: Any
     ) -> None:
         line = _line(_library(filename) or f"{filename}:{args[0]}", str(message))
-        if line not in shown:
+        if line not in shown and speaks:
             shown.add(line)
             print(line, file=sys.stderr)
 

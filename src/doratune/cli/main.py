@@ -10,12 +10,14 @@ import errno
 import importlib
 import os
 import sys
+import time
 from pathlib import Path
 
 from doratune import __version__
 from doratune.cli.installed import check_installed
 from doratune.cli.library_messages import show_library_logs
-from doratune.errors import LONGEST, DoratuneError, InputError, did_you_mean
+from doratune.errors import LONGEST, DoratuneError, InputError, OtherProcessError, did_you_mean
+from doratune.launch import first_process_speaks, launched
 
 VERBS = {
     "train": "fine-tune a causal LM with LoRA or DoRA, or all of its weights",
@@ -33,8 +35,14 @@ VERBS = {
     "env": "what is installed, and how the engine computes here",
 }
 
+SHARED = ("train", "eval", "run")
+"""The verbs whose work several processes of a launcher share."""
+
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 """tyro's own flags."""
+
+LINGERING = 3.0
+"""Seconds that a process without a message stays: a launcher ends all processes when the first one fails."""
 
 OF_NAMES = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 """Errors of the system that a name given by the user causes."""
@@ -103,6 +111,9 @@ def main(argv: list[str] | None = None) -> int:
                 fix=did_you_mean(verb, VERBS, form="doratune {}") or "see doratune --help",
             )
         check_installed(verb)
+        if verb not in SHARED:
+            with first_process_speaks():
+                _refuse_several(verb)
         if verb != "run":  # there the script decides
             show_library_logs()
         done = importlib.import_module(f"doratune.cli.{verb}").main(rest)
@@ -121,8 +132,13 @@ def main(argv: list[str] | None = None) -> int:
             )
         )
     except KeyboardInterrupt:
-        print("doratune: interrupted", file=sys.stderr)
+        if launched().speaks:
+            print("doratune: interrupted", file=sys.stderr)
         return 130
+    except SystemExit as end:  # tyro's, which has printed why
+        if end.code and not launched().speaks:
+            time.sleep(LINGERING)
+        raise
     # What the user's script raises is not ours to turn into messages and exit codes.
     return done if isinstance(done, int) else done()
 
@@ -138,6 +154,27 @@ def _unreadable(name: object) -> bool:
     return not os.access(name, os.R_OK)
 
 
+def _refuse_several(verb: str) -> None:
+    """Refuse a launcher's processes for a verb that each of them would carry out on its own.
+
+    Raises:
+        InputError: There are several.
+    """
+    count = launched().processes
+    if count > 1:
+        fix = "start it without a launcher"
+        if verb == "study":
+            fix += "; the plan's resources say how many processes each run has"
+        raise InputError(
+            f"doratune {verb} works in one process",
+            got=f"{count} processes, started by torchrun, accelerate launch or the like",
+            fix=fix,
+        )
+
+
 def _failed(error: DoratuneError) -> int:
-    print(f"doratune: {error.message}", file=sys.stderr)
+    if isinstance(error, OtherProcessError):
+        time.sleep(LINGERING)
+    else:
+        print(f"doratune: {error.message}", file=sys.stderr)
     return error.exit_code

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doratune.cli.library_messages import show_library_logs, show_library_warnings
+from doratune.launch import launched
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def show_messages() -> None:
-    """Show doratune's messages on stderr, without level or time."""
+    """Show doratune's messages on stderr, without level or time; the first of several processes does."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("doratune")
     logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if launched().speaks else logging.CRITICAL)
     logger.propagate = False
 
 

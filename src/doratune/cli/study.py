@@ -38,7 +38,7 @@ class StudyCommand(Settings):
     jobs: Positive = 1
     """Runs at a time on this machine."""
     threads: Positive | None = None
-    """Threads of each run; None: the cores divided among the jobs."""
+    """Threads of each run, for all its processes; None: the cores divided among the jobs."""
     dry_run: bool = False
     """Estimate the study's steps, tokens and time. Writes nothing and does not ask the hub."""
     as_json: AsJson = False

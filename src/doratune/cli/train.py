@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from doratune.cli.parse import AsJson, PresetName, parse, part, peek
 from doratune.data.mix import is_mix
 from doratune.data.tasks import plain_name
 from doratune.errors import InputError
+from doratune.launch import first_process_speaks, launched
 from doratune.settings import LaxPath, Positive, validate
 from doratune.training.config import TrainConfig
 from doratune.training.early import Rows, load_rows, refuse_early
@@ -29,6 +31,8 @@ Examples:
   doratune train --preset llama-7b --method dora --task commonsense-mix --output runs/llama --dry-run
   doratune train --config runs/lora/config.yaml --seed 1 --output runs/lora-1
   accelerate launch -m doratune train --preset llama-7b --task commonsense-mix --output runs/llama
+  torchrun --nproc-per-node 8 -m doratune train --preset llama-7b --task commonsense-mix
+                 --output runs/llama
 """
 FIRST = ("model", "method", "task", "data", "output")
 
@@ -58,13 +62,15 @@ class TrainCommand(TrainConfig):
 
 def main(argv: list[str]) -> int:
     """Run the verb."""
-    command = parse(TrainCommand, argv, verb="train", about=ABOUT, first=FIRST, defaults=_defaults(argv))
-    config = part(TrainConfig, command)
+    with first_process_speaks():
+        command = parse(TrainCommand, argv, verb="train", about=ABOUT, first=FIRST, defaults=_defaults(argv))
+        config = part(TrainConfig, command)
+        _refuse_without_dry_run(command)
 
-    _refuse_without_dry_run(command)
     show_messages()
-    refuse_early(config, resume=command.resume, overwrite=command.overwrite)
-    loaded = load_rows(config)
+    with _together():
+        refuse_early(config, resume=command.resume, overwrite=command.overwrite)
+        loaded = load_rows(config)
     if command.dry_run:
         _rehearse(command, config, loaded)
         return 0
@@ -74,6 +80,8 @@ def main(argv: list[str]) -> int:
 
     configure_logging()
     record = train(config, resume=command.resume, overwrite=command.overwrite, loaded=loaded)
+    if not launched().speaks:
+        return 0
     if command.as_json:
         print_json(record.to_dict())
     elif record.training is not None:
@@ -92,7 +100,7 @@ def _refuse_without_dry_run(command: TrainCommand) -> None:
         raise InputError(
             "only a dry run can be for another machine",
             where=", ".join(f"--{name}" for name in given),
-            fix="add --dry-run; a run itself takes its processes from accelerate launch",
+            fix="add --dry-run; a run itself takes its processes from torchrun or accelerate launch",
         )
 
 
@@ -133,6 +141,16 @@ def _defaults(argv: list[str]) -> dict[str, Any]:
     return settings
 
 
+def _together() -> AbstractContextManager[None]:
+    """Of several processes, none goes on if one cannot; a lone one does without torch."""
+    if launched().processes == 1:
+        return nullcontext()
+    with lasting_imports():
+        from doratune.processes import join_processes, together
+    join_processes()
+    return together()
+
+
 def _rehearse(command: TrainCommand, config: TrainConfig, loaded: Rows) -> None:
     with lasting_imports():
         from doratune.report.numbers import gigabytes
@@ -150,6 +168,8 @@ def _rehearse(command: TrainCommand, config: TrainConfig, loaded: Rows) -> None:
         resume=command.resume,
         overwrite=command.overwrite,
     )
+    if not launched().speaks:
+        return
     size, parts = found.size, asdict(found.size.memory)
     if command.as_json:
         memory = {"parts": parts, "total": size.memory.total}

@@ -9,8 +9,12 @@ from doratune.data.tasks import get_task
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.found import Found, find_trained, output_folder
+from doratune.launch import launched
 from doratune.models.names import refuse_unknown_model
 from doratune.records.folders import refuse_output
+
+DIVIDING = {"ACCELERATE_USE_FSDP": "--use_fsdp", "ACCELERATE_USE_DEEPSPEED": "--use_deepspeed"}
+"""What ``accelerate launch`` sets, and for which flag."""
 
 
 def refuse_early(config: EvalConfig) -> Found:
@@ -35,6 +39,7 @@ def refuse_early(config: EvalConfig) -> Found:
     if config.split == "validation" and config.data is None:
         raise InputError("validation rows can only come from a file", where="--split", fix="add --data")
     found = find_trained(config.target)
+    refuse_divided_model(config, found)
     refuse_output(output_folder(config, found))
     own = {one.task: one.definition for one in found.record.data} if found.record else {}
     for name in names:
@@ -45,6 +50,31 @@ def refuse_early(config: EvalConfig) -> Found:
     if config.data is not None and not config.data.is_file():
         read_rows(config.data)  # its errors name the fault
     return found
+
+
+def refuse_divided_model(config: EvalConfig, found: Found) -> None:
+    """Refuse to divide a model among several processes, as they divide the rows.
+
+    Raises:
+        InputError: ``--device-map``, the run's own device map, or a launcher's FSDP or DeepSpeed.
+    """
+    count = launched().processes
+    if count == 1:
+        return
+    from accelerate.utils import parse_flag_from_env
+
+    asked = [f"accelerate launch {flag}" for name, flag in DIVIDING.items() if parse_flag_from_env(name)]
+    if config.device_map:
+        asked.append(f"--device-map {config.device_map}")
+    elif found.record and found.record.config.get("device_map"):
+        asked.append(f"device_map of {config.target}")
+    if asked:
+        raise InputError(
+            "several processes divide the rows of an evaluation, and each has the whole model",
+            where=", ".join(asked),
+            got=f"{count} processes",
+            fix="leave it out, or start one process: --device-map auto divides a large model among the GPUs",
+        )
 
 
 def refuse_generated_texts(config: EvalConfig, form: str) -> None:

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -26,6 +28,7 @@ from doratune.evaluation.generate import extract_answer, generate_answers
 from doratune.evaluation.likelihood import score_candidates
 from doratune.evaluation.merge import ROWS
 from doratune.evaluation.target import Target, load_target
+from doratune.processes import in_first, join_processes, together
 from doratune.records.answers import count_rows, counted
 from doratune.records.base_model import compare_base_models
 from doratune.records.files import write_jsonl_atomic
@@ -47,10 +50,28 @@ class TaskRows:
     examples: list[Example]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What an evaluation needs.
+
+    Attributes:
+        format: How a row becomes a prompt and its candidate answers.
+        tasks: The rows.
+        target: Who answers them.
+        record: The record before the evaluation.
+    """
+
+    format: Format
+    tasks: list[TaskRows]
+    target: Target
+    record: RunRecord
+
+
 def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
     """Evaluate a run, an adapter or a base model.
 
     All checks of the input come before the model is loaded. Each task is written as soon as it is done.
+    Several processes of a launcher share the rows; the first one writes.
 
     Args:
         config: The evaluation's settings.
@@ -61,7 +82,21 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
 
     Raises:
         InputError: If the target, a task or its data cannot be used.
+        OtherProcessError: Another process failed.
     """
+    join_processes()
+    with together():
+        asked = _prepare(config, overwrite=overwrite)
+    record = asked.record
+    for rows in asked.tasks:
+        evaluation, predictions = _evaluate_task(asked.target, rows, config, asked.format)
+        write = partial(_write, evaluation, predictions, record, asked.target.output)
+        record = in_first(write)
+    return record
+
+
+def _prepare(config: EvalConfig, *, overwrite: bool) -> _Asked:
+    """Check the input and load the rows and the model."""
     found = refuse_early(config)
     fmt: Format = config.format or (found.record.config.get("format") if found.record else None) or "instruct"
     refuse_generated_texts(config, fmt)
@@ -77,12 +112,15 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
         _refuse_other_weights(
             held, target, [predictions_name(one.task.name, fmt, config.protocol) for one in tasks]
         )
-    record = held or target.record
-    for rows in tasks:
-        evaluation, predictions = _evaluate_task(target, rows, config, fmt)
-        write_jsonl_atomic(target.output / evaluation.predictions, predictions)
-        record = _add(evaluation, record, target.output)
-    return record
+    return _Asked(fmt, tasks, target, held or target.record)
+
+
+def _write(
+    evaluation: Evaluation, predictions: list[dict[str, Any]], record: RunRecord, folder: Path
+) -> RunRecord:
+    """Write an evaluation, and return the record with it."""
+    write_jsonl_atomic(folder / evaluation.predictions, predictions)
+    return _add(evaluation, record, folder)
 
 
 def _add(evaluation: Evaluation, record: RunRecord, folder: Path) -> RunRecord:
@@ -203,6 +241,7 @@ def _evaluate_task(
         chance=sum(1 / len(example.candidates) for example in rows.examples) / len(rows.examples),
         majority=majority_share([example.labels[example.gold] for example in rows.examples]),
         seconds=seconds,
+        processes=PartialState().num_processes,
         predictions=predictions_name(rows.task.name, fmt, config.protocol),
         data=DataRecord(
             task=rows.task.name,
@@ -305,6 +344,7 @@ def _progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    shown = console.is_terminal and PartialState().is_main_process
+    with Progress(*columns, console=console, disable=not shown) as bar:
         task = bar.add_task(f"evaluating {label}", total=total)
         yield lambda rows: bar.advance(task, rows)

@@ -35,6 +35,7 @@ from doratune.evaluation.batching import (
     repeated,
     row_name,
 )
+from doratune.evaluation.turns import in_turns
 from doratune.models.tokenizer import answer_ends
 
 
@@ -50,6 +51,8 @@ def generate_answers(
 ) -> list[str]:
     """Write an answer to every example's prompt by beam search, without sampling.
 
+    Several processes share the batches.
+
     Args:
         model: A causal language model of transformers, with or without PEFT adapters.
         tokenizer: Its tokenizer.
@@ -57,7 +60,7 @@ def generate_answers(
         batch_size: Rows per call; each takes ``num_beams`` sequences.
         num_beams: Beams per row; 1 is greedy decoding.
         max_new_tokens: Where an answer is cut off.
-        progress: Called after each batch with the number of rows in it.
+        progress: Called after each batch, or turn of several processes, with the number of rows in it.
 
     Returns:
         The texts after the prompts, up to the end-of-sequence token, without special tokens, in the order of
@@ -67,6 +70,7 @@ def generate_answers(
         InputError: If a prompt has no tokens or is too long for the model, or neither the tokenizer nor the
             model names an end-of-sequence token.
         DoratuneError: If the logits of a row are not finite.
+        OtherProcessError: Another process failed.
     """
     if not examples:
         return []
@@ -75,18 +79,16 @@ def generate_answers(
     prompts = prompt_ids(tokenizer, examples)
     lengths = [len(prompt) for prompt in prompts]
     check_lengths(base, examples, [length + max_new_tokens for length in lengths])
-    texts = [""] * len(examples)
     with evaluation_mode(model), _own_settings_aside(base):
         prefix = common_prefix(prompts)
         cache = prefix_cache(base, prefix)
-        for batch in batches_by_length(lengths, batch_size):
+
+        def write(batch: list[int]) -> list[str]:
             check = _FiniteLogits([examples[row] for row in batch], num_beams)
             answers = _generate_batch(base, cache, prefix, [prompts[row] for row in batch], settings, check)
-            for row, answer in zip(batch, answers, strict=True):
-                texts[row] = tokenizer.decode(answer, skip_special_tokens=True)  # type: ignore[assignment]
-            if progress is not None:
-                progress(len(batch))
-    return texts
+            return [str(tokenizer.decode(answer, skip_special_tokens=True)) for answer in answers]
+
+        return in_turns(batches_by_length(lengths, batch_size), write, progress)
 
 
 def extract_answer(text: str, pattern: str, labels: Collection[str]) -> str | None:

@@ -39,6 +39,7 @@ from doratune.evaluation.batching import (
     row_name,
 )
 from doratune.evaluation.tree import CandidateTree, candidate_tree
+from doratune.evaluation.turns import in_turns
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,14 @@ def score_candidates(
     batch_size: int,
     progress: Progress | None = None,
 ) -> list[CandidateScores]:
-    """Score every example's candidates.
+    """Score every example's candidates; several processes share the batches.
 
     Args:
         model: A causal language model of transformers with sdpa or eager attention, with or without adapters.
         tokenizer: Its tokenizer.
         examples: The rows; one row is one prompt with all its candidates.
         batch_size: Rows per forward pass.
-        progress: Called after each batch with the number of rows in it.
+        progress: Called after each batch, or turn of several processes, with the number of rows in it.
 
     Returns:
         The scores, in the order of ``examples``.
@@ -79,6 +80,7 @@ def score_candidates(
             model, or the attention implementation takes no 4D mask.
         DoratuneError: If a score is not finite, or the model does not follow the 4D mask. To check the mask,
             one row of the first batch is scored again candidate by candidate; the scores must agree.
+        OtherProcessError: Another process failed.
     """
     if not examples:
         return []
@@ -90,23 +92,24 @@ def score_candidates(
     lengths = [len(prompt) + len(tree.tokens) for prompt, tree in zip(prompts, trees, strict=True)]
     longest = [len(prompt) + max(map(len, row)) for prompt, row in zip(prompts, candidates, strict=True)]
     check_lengths(base, examples, longest)
-    raw: list[list[float]] = [[] for _ in examples]
+    batches = batches_by_length(lengths, batch_size)
     with evaluation_mode(model):
         prefix = common_prefix(prompts)
         cache = prefix_cache(base, prefix)
-        for number, batch in enumerate(batches_by_length(lengths, batch_size)):
+
+        def score(batch: list[int]) -> list[list[float]]:
             rests = [prompts[row][len(prefix) :] for row in batch]
             scores = _score_batch(base, cache, len(prefix), rests, [trees[row] for row in batch])
             for row, row_scores in zip(batch, scores, strict=True):
                 if not all(map(math.isfinite, row_scores)):
                     raise not_finite(row_name(examples[row]), f"log-probabilities {row_scores}")
-                raw[row] = row_scores
-            if number == 0:
+            if batch is batches[0]:
                 # The shortest row has the most padding, so it depends on the mask the most.
                 row = batch[-1]
-                _check_scores(base, prompts[row], candidates[row], raw[row], examples[row])
-            if progress is not None:
-                progress(len(batch))
+                _check_scores(base, prompts[row], candidates[row], scores[-1], examples[row])
+            return scores
+
+        raw = in_turns(batches, score, progress)
     return [_with_normalised(scores, example) for scores, example in zip(raw, examples, strict=True)]
 
 

@@ -58,6 +58,7 @@ def load_model(
     load_in_4bit: bool = False,
     device_map: str | None = None,
     trust_remote_code: bool = False,
+    moves: bool = True,
     content: bool = True,
 ) -> LoadedModel:
     """Load a causal LM and its tokenizer.
@@ -69,6 +70,8 @@ def load_model(
         load_in_4bit: Quantise the base to NF4 with bitsandbytes while loading.
         device_map: Passed to transformers, for example ``auto``; None: this process's device.
         trust_remote_code: Let the hub repository run its own code.
+        moves: Move the model to this process's device; otherwise it stays on the CPU, and only its type
+            depends on the device. One that is quantised or has a ``device_map`` is loaded where it belongs.
         content: Whether to load the weights. Otherwise every parameter is a ``FakeTensor`` on the CPU, with a
             shape and a dtype only, and neither quantised nor divided among devices.
 
@@ -107,7 +110,7 @@ def load_model(
     else:
         source = f"hub {name}"
         model, tokenizer = _from_hub(name, {**kwargs, "trust_remote_code": trust_remote_code})
-    if content and "device_map" not in kwargs:
+    if moves and content and "device_map" not in kwargs:
         model.to(device)  # pyright: ignore[reportArgumentType]
     if content:
         refuse_not_finite(model, name)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AwareDatetime, Field
 
+from doratune.launch import Launcher
 from doratune.records.base import FiniteOrNone, Record
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -120,6 +121,27 @@ class ChangeRecord(Record):
     of: Count  #: all elements of that kind
 
 
+class ProcessesRecord(Record):
+    """The processes that trained together, and how they shared a batch."""
+
+    launcher: Launcher  #: what started them
+    processes: Annotated[int, Field(gt=0)]  #: how many there were
+    sharing: Literal[
+        "none", "ddp", "fsdp", "fsdp2", "deepspeed"
+    ]  #: how they shared the model: ddp has it whole
+    batch_size: Annotated[int, Field(gt=0)]  #: rows of an optimizer step, over all processes
+    micro_batch_size: Annotated[int, Field(gt=0)]  #: rows of a forward pass of one process, on average
+    accumulation: Annotated[int, Field(gt=0)]  #: forward passes of a process in an optimizer step
+
+
+class LayersRecord(Record):
+    """The layers with LoRA or DoRA, by what computed them in their first forward pass."""
+
+    engine: Count  #: layers that the engine computed
+    left: dict[str, Count]  #: layers that PEFT computed, by reason
+    uncalled: Count  #: layers that were not called
+
+
 class TrainingRecord(Record):
     """The cost and course of training."""
 
@@ -128,7 +150,7 @@ class TrainingRecord(Record):
     epochs: Annotated[float, Field(ge=0)]  #: passes over the training rows
     tokens: Count  #: tokens that the model processed, without padding
     tokens_per_second: Annotated[float, Field(ge=0)]  #: tokens / seconds
-    peak_memory_bytes: Count  #: peak memory: of the GPU if there is one, else of the process
+    peak_memory_bytes: Count  #: peak memory of a process: of its GPU if there is one; the largest of several
     final_loss: FiniteOrNone  #: last logged training loss; None if it was not finite
     speedups: list[SpeedupRecord] | None = None  #: the speedups; None in records of older versions
     skipped_steps: Count = 0  #: steps skipped because their loss or gradient was not finite
@@ -136,6 +158,8 @@ class TrainingRecord(Record):
         None  #: since step 0: A, B, m, or W of full; None if not measured
     )
     weights_checksum: str | None = None  #: of the saved weights, see ``records.weights``; None: older version
+    processes: ProcessesRecord | None = None  #: how many trained; None in records of older versions
+    layers: LayersRecord | None = None  #: what computed the adapted layers; None: no engine, or older version
 
 
 class ScoredRecord(Record):
@@ -167,6 +191,7 @@ class Evaluation(Record):
     chance: Share  #: expected accuracy of a guess
     majority: Share  #: accuracy of always giving the most frequent answer
     seconds: Seconds  #: wall time of the evaluation
+    processes: Annotated[int, Field(gt=0)] = 1  #: processes that shared the rows
     predictions: str  #: path of the predictions, relative to the run directory
     data: DataRecord  #: the rows it was evaluated on
     limit: int | None = None  #: only this many rows, from the first on; None for all

@@ -1,4 +1,7 @@
-"""Carries out a job in this process, continuing where an earlier process stopped."""
+"""Carries out a job in this process, continuing where an earlier process stopped.
+
+Several processes may do so together. The first of them decides what is left, as it is the one that writes.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
-from doratune.errors import DivergedError, DoratuneError, StoppedError
+from doratune.errors import DivergedError, DoratuneError, OtherProcessError, StoppedError
 from doratune.evaluation.config import EvalConfig
 from doratune.records.layout import VALIDATION_NAME, is_started
 from doratune.records.lock import locked
@@ -57,50 +62,74 @@ def carry_out(job: Job) -> Outcome:
     Returns:
         How it ended. Errors are returned, not raised, so that their message survives in another process.
     """
+    with locked(job.folder, wait=True), printing_to(job.folder / LOG_NAME):
+        return attempt(job)
+
+
+def attempt(job: Job) -> Outcome:
+    """Do what is left of a job, together with the other processes of a launch.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        OtherProcessError: Another process of the launch failed, and has the message.
+    """
     started = time.perf_counter()
     error, interrupted, diverged = None, False, False
-    with locked(job.folder, wait=True), _printing_to(job.folder / LOG_NAME):
-        try:
-            _train(job)
-            _evaluate(job)
-        except KeyboardInterrupt:
-            interrupted = True
-        except DivergedError as raised:
-            diverged = True
-            print(raised.message)
-        except DoratuneError as raised:
-            interrupted = isinstance(raised, StoppedError)
-            error = raised.message
-        except Exception as raised:  # an error in a library ends only this run, and is reported
-            traceback.print_exc()
-            error = f"{type(raised).__name__}: {raised}\n  where: {job.folder / LOG_NAME}"
+    try:
+        _train(job)
+        _evaluate(job)
+    except KeyboardInterrupt:
+        interrupted = True
+    except OtherProcessError:
+        raise
+    except DivergedError as raised:
+        diverged = True
+        print(raised.message)
+    except DoratuneError as raised:
+        interrupted = isinstance(raised, StoppedError)
+        error = raised.message
+    except Exception as raised:  # an error in a library ends only this run, and is reported
+        traceback.print_exc()
+        error = f"{type(raised).__name__}: {raised}\n  where: {job.folder / LOG_NAME}"
     seconds = time.perf_counter() - started
     return Outcome(seconds, None if interrupted else error, interrupted, diverged)
 
 
 def _train(job: Job) -> None:
     """Train the run or resume it; train it again if it is finished but its weights are gone."""
+    from doratune.processes import in_first, join_processes
     from doratune.training.train import train
 
+    join_processes()
+    how = in_first(partial(_left_to_train, job))
+    if job.config is not None and how is not None:
+        train(job.config, resume=how == "resume", overwrite=how == "again")
+
+
+def _left_to_train(job: Job) -> Literal["start", "resume", "again"] | None:
+    """What is left of the training; None if nothing is."""
     if job.config is None:
-        return
+        return None
     if job.trained():
-        if job.left() and not job.has_weights():
-            logger.warning("the weights of %s are gone, so it is trained again", job.folder.name)
-            shutil.rmtree(job.folder / VALIDATION_NAME, ignore_errors=True)  # the old weights' answers
-            train(job.config, overwrite=True)
-        return
+        if not job.left() or job.has_weights():
+            return None
+        logger.warning("the weights of %s are gone, so it is trained again", job.folder.name)
+        shutil.rmtree(job.folder / VALIDATION_NAME, ignore_errors=True)  # the old weights' answers
+        return "again"
     resume = is_started(job.folder)
     if resume:  # the address says that it is the same run; only its paths may have changed
         write_config(job.folder, job.config.model_dump(mode="json"))
-    train(job.config, resume=resume)
+    return "resume" if resume else "start"
 
 
 def _evaluate(job: Job) -> None:
     from doratune.evaluation.evaluate import evaluate
     from doratune.models.load import on_cpu
+    from doratune.processes import in_first
 
-    for config in together(job.left()):
+    for config in in_first(lambda: together(job.left())):
         # The plan's dtype is for training. On a CPU the base is evaluated in float32, as its runs are.
         evaluate(config.model_copy(update={"dtype": "auto"}) if on_cpu() else config)
 
@@ -117,8 +146,8 @@ def together(left: Sequence[Wanted]) -> list[EvalConfig]:
 
 
 @contextmanager
-def _printing_to(path: Path) -> Iterator[None]:
-    """Append all output of this process, including that of libraries, to a file."""
+def printing_to(path: Path) -> Iterator[None]:
+    """Append all output of this process and those it starts, including that of libraries, to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)

@@ -1,4 +1,4 @@
-"""Runs jobs on one machine: every run in a new process, one after the other or several at a time.
+"""Runs jobs on one machine: every run in new processes, one after the other or several at a time.
 
 In a new process a run's peak memory is its own, and every run starts from the same state.
 """
@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from doratune.study.execute import LOG_NAME, Outcome, carry_out
 from doratune.study.job import Job
+from doratune.study.several import LostProcessError, carry_out_in_several
 
 Result = TypeVar("Result")
 
@@ -29,13 +30,22 @@ class LocalRunner:
         jobs: How many jobs run at a time.
         threads: Threads of each job; None: as many as its libraries choose.
         initializer: Called first in each process.
+        processes: How many processes share a job.
 
     Attributes:
         capacity: How many jobs may run at a time.
     """
 
-    def __init__(self, jobs: int, threads: int | None, initializer: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        jobs: int,
+        threads: int | None,
+        initializer: Callable[[], None] | None = None,
+        *,
+        processes: int = 1,
+    ) -> None:
         self.capacity = jobs
+        self._processes = processes
         self._threads = threads
         self._initializer = initializer
         self._waiting = ThreadPoolExecutor(max_workers=jobs)
@@ -59,8 +69,22 @@ class LocalRunner:
                 child.terminate()
 
     def _run(self, job: Job) -> Outcome:
+        work: Callable[[Job], Outcome] = carry_out
+        initializer, threads = self._initializer, self._threads
+        if self._processes > 1:
+            threads = None if threads is None else max(threads // self._processes, 1)
+            work = partial(
+                carry_out_in_several,
+                processes=self._processes,
+                initializer=initializer,
+                threads=threads,
+                forward_ctrl_c=False,
+            )
+            initializer = None  # the process that launches the others has nothing else to do
         try:
-            return run_alone(carry_out, job, initializer=self._initializer, threads=self._threads)
+            return run_alone(work, job, initializer=initializer, threads=threads)
+        except LostProcessError as error:
+            return Outcome(0.0, error.message)
         except BrokenProcessPool:
             return Outcome(
                 0.0,

@@ -104,12 +104,19 @@ class Choose(Settings):
 
 
 class Resources(Settings):
-    """The resources of a Ray cluster that one run needs."""
+    """What one run needs."""
 
     cpus: Annotated[float, Field(gt=0)] = 1.0
-    """Processor cores."""
+    """Processor cores of a Ray cluster, for all its processes."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs; with a fraction, runs share one."""
+    """GPUs of a Ray cluster, of one machine; with a fraction, runs share one."""
+    processes: Positive | None = None
+    """Processes that share each batch, started on one machine as torchrun does; None: one for each GPU."""
+
+    @property
+    def of_a_run(self) -> int:
+        """How many processes a run has."""
+        return self.processes or max(int(self.gpus), 1)
 
 
 class Assumed(Settings):
@@ -163,7 +170,7 @@ class Plan(Settings):
     keep_weights: bool = True
     """Whether a run's weights are kept once all results that need them exist."""
     resources: Resources = Resources()
-    """The resources of a Ray cluster that one run needs."""
+    """What one run needs: of a Ray cluster, and how many processes anywhere."""
     assume: Assumed | None = None
     """Speeds for the estimate of time."""
 
@@ -231,6 +238,29 @@ def check_plan(plan: Plan, source: str) -> None:
     _check_tasks(plan, source)
     _check_own(plan, source)
     _check_tries(plan, source)
+    _check_resources(plan, source)
+
+
+def _check_resources(plan: Plan, source: str) -> None:
+    """Refuse several processes without a GPU for each, or with a model that one process divides."""
+    processes, gpus = plan.resources.of_a_run, plan.resources.gpus
+    if processes == 1:
+        return
+    if gpus not in (0, processes):
+        raise InputError(
+            "each process of a run has one GPU, or none has",
+            where=f"{source}, resources",
+            got=f"{processes} processes and {gpus:g} GPUs",
+            expected="as many GPUs as processes",
+        )
+    everywhere = (plan.settings, *plan.own_settings.values())
+    if any(settings.get("device_map") for settings in everywhere):
+        raise InputError(
+            "a run's model is divided among devices, or its batches among processes, not both",
+            where=f"{source}, resources, settings",
+            got=f"a device_map and {processes} processes a run",
+            fix="leave device_map out, or set processes: 1 under resources",
+        )
 
 
 def _check_choice(values: dict[str, Any], source: str) -> None:

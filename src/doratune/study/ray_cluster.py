@@ -1,4 +1,4 @@
-"""Runs jobs on a Ray cluster: every run is a task that requests its resources.
+"""Runs jobs on a Ray cluster: every run is a task that requests its resources and starts its own processes.
 
 All machines must have the working directory, the study's folder and the data under the same paths, as on a
 shared file system, and doratune must be installed on all of them.
@@ -19,9 +19,10 @@ from doratune.errors import InputError
 from doratune.study.execute import LOG_NAME, Outcome, carry_out
 from doratune.study.job import Job
 from doratune.study.plan import Resources
+from doratune.study.several import LostProcessError, carry_out_in_several
 
 RETRIES = 3
-"""How often a run is restarted from its last checkpoint when its worker or machine is lost."""
+"""How often a run is restarted from its last checkpoint when its worker, machine or a process is lost."""
 
 
 class RayRunner:
@@ -58,7 +59,11 @@ class RayRunner:
             self._started = True
         # A worker that runs only one job measures only that job's memory.
         self._remote = ray.remote(
-            num_cpus=self._resources.cpus, num_gpus=self._resources.gpus, max_retries=RETRIES, max_calls=1
+            num_cpus=self._resources.cpus,
+            num_gpus=self._resources.gpus,
+            max_retries=RETRIES,
+            retry_exceptions=[LostProcessError],  # pyright: ignore[reportArgumentType]
+            max_calls=1,
         )(_carry_out)
         return self
 
@@ -72,7 +77,7 @@ class RayRunner:
 
     def submit(self, job: Job) -> Future[Outcome]:
         """Start a job."""
-        reference = self._remote.remote(job, Path.cwd(), self._initializer)
+        reference = self._remote.remote(job, Path.cwd(), self._initializer, self._resources)
         self._references.append(reference)
         outcome: Future[Outcome] = Future()
         reference.future().add_done_callback(lambda done: outcome.set_result(_outcome(done, job)))
@@ -86,9 +91,15 @@ class RayRunner:
             ray.cancel(reference)
 
 
-def _carry_out(job: Job, directory: Path, initializer: Callable[[], None] | None) -> Outcome:
+def _carry_out(
+    job: Job, directory: Path, initializer: Callable[[], None] | None, resources: Resources
+) -> Outcome:
     """Carry out a job on a worker, which starts in one of Ray's folders."""
     os.chdir(directory)
+    processes = resources.of_a_run
+    if processes > 1:
+        threads = max(int(resources.cpus) // processes, 1)
+        return carry_out_in_several(job, processes, initializer, threads=threads, forward_ctrl_c=True)
     if initializer is not None:
         initializer()
     return carry_out(job)
@@ -102,4 +113,6 @@ def _outcome(done: Future[Outcome], job: Job) -> Outcome:
         return done.result()
     if isinstance(error, TaskCancelledError):
         return Outcome(0.0, interrupted=True)
+    if isinstance(error, LostProcessError):
+        return Outcome(0.0, error.message)
     return Outcome(0.0, f"{type(error).__name__}: {error}\n  where: {job.folder / LOG_NAME}")

@@ -156,11 +156,11 @@ def make_runner(
     """The runner for a study.
 
     Args:
-        resources: The resources of a cluster that one run needs.
+        resources: What one run needs.
         initializer: Called first in each run's process.
         kind: This machine or a Ray cluster.
         jobs: Runs at a time on this machine.
-        threads: Threads of each run; None: the cores divided among the jobs.
+        threads: Threads of each run, for all its processes; None: the cores divided among the jobs.
 
     Raises:
         InputError: Ray is not installed, or a setting does not apply to this kind of runner.
@@ -173,10 +173,10 @@ def make_runner(
                 expected="resources in the plan, which say what one run needs",
             )
         return RayRunner(resources, initializer)
-    if threads is None and jobs > 1:
+    if threads is None and jobs * resources.of_a_run > 1:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = max(cores // jobs, 1)
-    return LocalRunner(jobs, threads, initializer)
+    return LocalRunner(jobs, threads, initializer, processes=resources.of_a_run)
 
 
 def _keep_results(folder: Path, left_out: Sequence[str]) -> None:

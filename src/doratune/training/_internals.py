@@ -22,4 +22,14 @@ except ImportError:  # TRL before 1.16
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-__all__ = ["TRAINING_ARGS_NAME", "SFTConfig", "SFTTrainer", "head_kernels", "prepare_data_loader"]
+DEVICES_NAME = "_n_gpu"
+"""Where transformers' arguments keep the number of GPUs of this process, which they count themselves."""
+
+__all__ = [
+    "DEVICES_NAME",
+    "TRAINING_ARGS_NAME",
+    "SFTConfig",
+    "SFTTrainer",
+    "head_kernels",
+    "prepare_data_loader",
+]

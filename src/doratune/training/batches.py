@@ -31,6 +31,9 @@ class RowBatches(Sampler[list[int]]):
         accumulation: Micro-batches of an optimizer step.
         processes: Number of processes that train together.
         process: Index of this one.
+
+    Attributes:
+        steps: Optimizer steps of an epoch.
     """
 
     def __init__(
@@ -45,8 +48,8 @@ class RowBatches(Sampler[list[int]]):
         self.seed = SEED
         self.epoch = 0
         self._micro = micro
-        self._steps = math.ceil(len(lengths) / self.effective_batch_size)
-        self._last = len(lengths) - (self._steps - 1) * self.effective_batch_size
+        self.steps = math.ceil(len(lengths) / self.effective_batch_size)
+        self._last = len(lengths) - (self.steps - 1) * self.effective_batch_size
         self._order = lru_cache(maxsize=1)(self._shuffled)  # used twice per step
 
     def set_epoch(self, epoch: int) -> None:
@@ -64,7 +67,7 @@ class RowBatches(Sampler[list[int]]):
         Args:
             step: From 0, over all epochs.
         """
-        epoch, batch = divmod(step, self._steps)
+        epoch, batch = divmod(step, self.steps)
         return self._order(epoch)[batch * self.effective_batch_size :][: self.effective_batch_size].tolist()
 
     def _shuffled(self, epoch: int) -> torch.Tensor:
@@ -75,15 +78,15 @@ class RowBatches(Sampler[list[int]]):
         return sum(self.lengths[row] for row in self.rows(step))
 
     def __iter__(self) -> Generator[list[int], None, None]:
-        for batch in range(self._steps):
-            rows = self.rows(self.epoch * self._steps + batch)
+        for batch in range(self.steps):
+            rows = self.rows(self.epoch * self.steps + batch)
             micro_batches = self._micro_batches(len(rows))
             rows += [len(self.lengths)] * (micro_batches * self.dp_size - len(rows))
             groups = share_out(self._with_blank, rows, micro_batches * self.dp_size)
             yield from groups[self.rank :: self.dp_size]
 
     def __len__(self) -> int:
-        return (self._steps - 1) * self.grad_accum + self._micro_batches(self._last)
+        return (self.steps - 1) * self.grad_accum + self._micro_batches(self._last)
 
     def _micro_batches(self, rows: int) -> int:
         """Micro-batches of each process in a step of ``rows`` rows."""

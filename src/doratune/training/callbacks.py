@@ -16,12 +16,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from doratune.records.base import finite_or_none
 from doratune.records.files import drop_half_line, read_jsonl, write_jsonl_atomic
 from doratune.records.layout import METRICS_NAME
+from doratune.training.batches import RowBatches
 
 LOGGED = ("loss", "learning_rate", "grad_norm", "epoch", "eval_loss", "skipped")
 
 
 class MetricsCallback(TrainerCallback):
     """Appends each log to metrics.jsonl as a line, and continues the counts of a resumed run.
+
+    Of several processes the first writes, and has the counts of the whole run.
 
     Attributes:
         seconds: Wall time of the training loop so far, with that of earlier processes of a resumed run.
@@ -43,6 +46,9 @@ class MetricsCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Drop the lines that a killed process wrote after the checkpoint that training resumes from."""
+        self._started = time.perf_counter()
+        if not state.is_world_process_zero:
+            return
         kept = []
         if self._resumes(state):
             drop_half_line(self.path)
@@ -55,7 +61,6 @@ class MetricsCallback(TrainerCallback):
             self.loss = float("nan") if training[-1]["loss"] is None else training[-1]["loss"]
         self.skipped = sum("skipped" in line for line in training)
         self.seconds = self._before
-        self._started = time.perf_counter()
 
     def _resumes(self, state: TrainerState) -> bool:
         return state.global_step > 0 and self.path.exists()
@@ -92,38 +97,67 @@ def _strict(line: dict[str, Any]) -> dict[str, Any]:
     return {key: finite_or_none(value) for key, value in line.items()}
 
 
+class EpochCallback(TrainerCallback):
+    """Has rows drawn for the epoch that begins, also for one that training resumes in the middle of.
+
+    accelerate wraps a sampler, in a resumed epoch twice, and which wrapper passes an epoch on depends on the
+    releases of accelerate and transformers.
+
+    Args:
+        batches: The sampler.
+    """
+
+    def __init__(self, batches: RowBatches) -> None:
+        self._batches = batches
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Set the epoch."""
+        self._batches.set_epoch(state.global_step // self._batches.steps)
+
+
 class StopCallback(TrainerCallback):
     """On Ctrl-C or SIGTERM, saves a checkpoint and stops after the step; a second Ctrl-C stops at once.
 
+    A signal to one of several processes stops all of them after the same step.
+
     Attributes:
-        number: The signal that ended training; 0 if none did.
+        number: The signal that ended training, the same in every process; 0 if none did.
     """
 
     def __init__(self) -> None:
         self.number = 0
+        self._received = 0
+        self._first = True
         self._previous: dict[int, Any] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Take over the signals."""
+        self._first = state.is_world_process_zero
         self._previous = {one: signal.signal(one, self._on_signal) for one in (signal.SIGINT, signal.SIGTERM)}
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        self.number = number
+        told = self._received or self.number
+        self._received = number
         if number == signal.SIGINT:
             signal.signal(number, self._previous[number])
             hint = "; press Ctrl-C again to stop at once"
         else:
             hint = " (SIGTERM)"
-        print(f"\nstopping after this step{hint}", file=sys.stderr)
+        if self._first and not told:
+            print(f"\nstopping after this step{hint}", file=sys.stderr)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Save and stop after the same step in every process."""
-        self.number = _largest(self.number)
+        self.number = _largest(self._received)
         if self.number and state.global_step < state.max_steps:
+            if self._first and not self._received:
+                print("\nstopping after this step (signal to another process)", file=sys.stderr)
             control.should_save = True
             control.should_training_stop = True
 

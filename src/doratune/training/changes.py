@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from doratune.errors import DoratuneError
 from doratune.peft import parameter_kind
 from doratune.records.run import ChangeRecord
+from doratune.training.sharded import whole
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +82,8 @@ def changes_since(start: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ch
 def _compared(name: str, parameter: nn.Parameter) -> Tensor:
     """The elements of a parameter that are compared."""
     if parameter_kind(name) != "W":
-        return parameter.detach()
-    return parameter.detach().flatten()[:: max(math.ceil(parameter.numel() / SAMPLE), 1)]
+        return whole(parameter.detach())
+    return whole(parameter.detach()).flatten()[:: max(math.ceil(parameter.numel() / SAMPLE), 1)]
 
 
 def _together(records: list[ChangeRecord]) -> ChangeRecord:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 
 from doratune.data.examples import Example
 from doratune.errors import InputError
+from doratune.launch import launched, refuse_lone_process
 from doratune.models.names import refuse_unknown_model
 from doratune.records.folders import refuse_output
 from doratune.records.run import DataRecord
@@ -13,6 +15,8 @@ from doratune.training import run_directory
 from doratune.training.config import TrainConfig, check_method
 from doratune.training.data import load_training_examples
 
+SPLITS = tuple(f"PARALLELISM_CONFIG_{one}_SIZE" for one in ("TP", "CP", "SP"))
+"""Where ``accelerate launch --parallelism_config_tp_size 2`` and the like say how often layers are split."""
 Rows = tuple[list[Example], list[DataRecord]]
 """Training rows and the records of their sources, as ``load_training_examples`` returns them."""
 
@@ -34,6 +38,8 @@ def refuse_early(config: TrainConfig, *, resume: bool = False, overwrite: bool =
             where="--resume, --overwrite",
             fix="give one of the two",
         )
+    refuse_lone_process()
+    refuse_split_layers(config)
     check_method(config)
     if config.batch_size % (config.micro_batch_size or 1):
         raise uneven_batch(config, f"micro-batches of {config.micro_batch_size}")
@@ -45,6 +51,34 @@ def refuse_early(config: TrainConfig, *, resume: bool = False, overwrite: bool =
     elif not overwrite:
         run_directory.refuse_taken(config.output)
     refuse_unknown_model(config.model)
+
+
+def refuse_split_layers(config: TrainConfig) -> None:
+    """Refuse to train a model whose layers, or rows, are split over processes, except by FSDP and DeepSpeed.
+
+    Raises:
+        InputError: Tensor, context or sequence parallelism is asked for, or a ``device_map`` in several
+            processes.
+    """
+    split = [name for name in SPLITS if os.environ.get(name, "1") not in ("", "1")]
+    if config.device_map == "tp":
+        split.append("--device-map tp")
+    if split:
+        raise InputError(
+            "train does not split a layer or a row over processes",
+            where=", ".join(split),
+            got="a plan of tensor, context or sequence parallelism",
+            expected="whole models (DDP), or sharded ones (FSDP2)",
+            fix="leave it out; if a GPU is too small: accelerate launch --use_fsdp --fsdp_version 2",
+        )
+    processes = launched().processes
+    if config.device_map is not None and processes > 1:
+        raise InputError(
+            "a model is spread over devices or trained by several processes, not both",
+            where="--device-map",
+            got=f"{config.device_map} in {processes} processes",
+            fix="leave --device-map out, or start one process",
+        )
 
 
 def load_rows(config: TrainConfig) -> Rows:

@@ -10,7 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,8 @@ def refuse_taken(output: Path) -> None:
 def opened(config: TrainConfig, *, again: bool, afresh: bool) -> Iterator[None]:
     """Lock the run directory of ``config.output`` while a run is written to it.
 
+    Of several processes the first locks it and writes; the others wait until it is open.
+
     Args:
         config: The content of config.yaml.
         again: Whether a run may be there already.
@@ -120,25 +122,49 @@ def opened(config: TrainConfig, *, again: bool, afresh: bool) -> Iterator[None]:
     """
     from accelerate import PartialState
 
-    if not PartialState().is_main_process:
-        yield
-        return
-    with locked(config.output), _write_errors(config.output):
-        if not again and is_started(config.output):
-            refuse_taken(config.output)
-        if afresh:
-            _start(config)
-        (config.output / DIVERGED_NAME).unlink(missing_ok=True)
+    from doratune.processes import together
+
+    first = PartialState().is_main_process
+    with ExitStack() as stack:
+        with together():
+            if first:
+                stack.enter_context(locked(config.output))
+                with _write_errors(config.output):
+                    if not again and is_started(config.output):
+                        refuse_taken(config.output)
+                    if afresh:
+                        _start(config)
+                    (config.output / DIVERGED_NAME).unlink(missing_ok=True)
+        with together():
+            _refuse_unshared(config.output)
         started = time.perf_counter()
         try:
-            yield
+            with _write_errors(config.output):
+                yield
         except DivergedError as error:
-            seconds = time.perf_counter() - started
-            write_divergence(
-                config.output,
-                Divergence(message=error.message, seconds=seconds, config=config.model_dump(mode="json")),
-            )
+            if first:
+                seconds = time.perf_counter() - started
+                write_divergence(
+                    config.output,
+                    Divergence(message=error.message, seconds=seconds, config=config.model_dump(mode="json")),
+                )
             raise
+
+
+def _refuse_unshared(output: Path) -> None:
+    """Check that this process sees the run directory that the first one has opened.
+
+    Raises:
+        InputError: It does not, so its part of a checkpoint would be lost.
+    """
+    if not is_started(output):
+        raise InputError(
+            "the first process's run directory is not there for another one",
+            where="--output",
+            got=str(output.absolute()),
+            expected="a folder that all processes share",
+            fix="name a folder on a file system that all machines have in common",
+        )
 
 
 @contextmanager

@@ -107,8 +107,13 @@ def store_rows(key: str, rows: Dataset) -> Dataset:
             partial = Path(scratch) / key
             rows.save_to_disk(str(partial))
             (partial / CHECKSUM_NAME).write_bytes(_checksum(partial))
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
+            try:
+                partial.rename(folder)
+            except OSError:
+                # There is an entry; if it is intact, another process of a launch may be reading it.
+                if not _intact(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+                    partial.rename(folder)
     except OSError as error:  # also if another process has just written the same rows
         problem = error
     stored = load_rows(key)
@@ -120,6 +125,14 @@ def store_rows(key: str, rows: Dataset) -> Dataset:
 
 def _folder(key: str) -> Path:
     return cache_home() / "tokens" / key
+
+
+def _intact(folder: Path) -> bool:
+    """Whether there is an entry as it was written."""
+    try:
+        return (folder / CHECKSUM_NAME).read_bytes() == _checksum(folder)
+    except OSError:
+        return False
 
 
 def _checksum(folder: Path) -> bytes:

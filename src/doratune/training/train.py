@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PrinterCallback, set_seed
@@ -20,18 +21,23 @@ from doratune.duration import about
 from doratune.environment import describe_environment
 from doratune.errors import InputError, StoppedError
 from doratune.hub import without_telemetry
+from doratune.launch import launched
 from doratune.memory import peak_memory_bytes
 from doratune.models.context import positions
 from doratune.models.fingerprint import model_record
-from doratune.models.load import LoadedModel, load_model
+from doratune.models.load import LoadedModel, load_model, on_cpu
 from doratune.models.precision import resolve_dtype
+from doratune.peft import first_calls
 from doratune.peft.load import fill_adapter
+from doratune.processes import in_first, join_processes, same_end, together
 from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, weights_path
 from doratune.records.run import (
     ChangeRecord,
     DataRecord,
+    LayersRecord,
     ModelRecord,
     ParameterCount,
+    ProcessesRecord,
     RunRecord,
     TrainingRecord,
 )
@@ -39,7 +45,7 @@ from doratune.records.storage import write_base_model, write_record
 from doratune.records.weights import weights_checksum
 from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory
-from doratune.training._internals import TRAINING_ARGS_NAME, SFTConfig
+from doratune.training._internals import DEVICES_NAME, TRAINING_ARGS_NAME, SFTConfig
 from doratune.training.adapter import add_adapter
 from doratune.training.callbacks import MetricsCallback, StopCallback
 from doratune.training.card import name_base, write_card
@@ -50,6 +56,7 @@ from doratune.training.data import name_rows
 from doratune.training.early import Rows, load_rows, refuse_early, uneven_batch
 from doratune.training.estimate import seconds_per_step
 from doratune.training.progress import ProgressCallback
+from doratune.training.sharded import fsdp_asked, load_in_every_process
 from doratune.training.tokenise import encode_examples
 from doratune.training.trainer import RowTrainer
 
@@ -68,34 +75,39 @@ def train(
         loaded: The result of ``load_rows`` for the configuration, if it has been called.
 
     Returns:
-        The run's record, also written to record.json.
+        The run's record, also written to record.json; the same in all processes of a launch.
 
     Raises:
         InputError: If the configuration, the data or the model cannot be used; nothing is written then.
+        OtherProcessError: Another process of the launch failed, or has the error to show that all have.
         StoppedError: On Ctrl-C or SIGTERM, after saving a checkpoint.
         DivergedError: A loss, a gradient or a parameter is not finite; no weights are saved from then on.
         DoratuneError: Training did not change any weight.
     """
     started = datetime.datetime.now(datetime.UTC)
-    refuse_early(config, resume=resume, overwrite=overwrite)
-    checkpoint = run_directory.checkpoint_to_resume(config) if resume else None
-    examples, data = loaded or load_rows(config)
-    if checkpoint is not None:
-        refuse_other_data(checkpoint, data)
-    base = load_base(config)
-    base_record = model_record(base)
-    if checkpoint is not None:
-        refuse_other_base(checkpoint, base_record)
-    rows = encode_rows(config, base, examples)
+    join_processes()
+    if fsdp_asked():
+        load_in_every_process()
+    with together():
+        refuse_early(config, resume=resume, overwrite=overwrite)
+        examples, data = loaded or load_rows(config)
+    checkpoint = in_first(lambda: _checkpoint(config, data)) if resume else None
+    with together():
+        base = load_base(config)
+        base_record = model_record(base)
+        if checkpoint is not None:
+            refuse_other_base(checkpoint, base_record)
+        rows = encode_rows(config, base, examples)
     metrics, stop = MetricsCallback(config.output), StopCallback()
-    trainer, speedups = build_trainer(
-        config, base, rows, metrics, stop, examples=examples, base_record=base_record, data=data
-    )
-    model: Any = trainer.model
-    parameters, start = _parameter_count(model), starting_point(model)
-    if checkpoint is not None and isinstance(trainer.model, PeftModel):
-        fill_adapter(trainer.model, checkpoint)  # transformers passes over what does not match
-    with run_directory.opened(config, again=resume or overwrite, afresh=checkpoint is None):
+    with together():
+        trainer, speedups = build_trainer(
+            config, base, rows, metrics, stop, examples=examples, base_record=base_record, data=data
+        )
+        model: Any = trainer.model
+        parameters, start = _parameter_count(model), starting_point(model)
+        if checkpoint is not None and isinstance(trainer.model, PeftModel):
+            fill_adapter(trainer.model, checkpoint)  # transformers passes over what does not match
+    with same_end(), run_directory.opened(config, again=resume or overwrite, afresh=checkpoint is None):
         logger.info("training %s with %s on %d rows", base.name, config.method, len(rows))
         _say_how_long(trainer, config, checkpoint)
         try:
@@ -111,28 +123,41 @@ def train(
                 fix="run the same command with --resume to continue from there",
             )
         trainer.check_final()
-        changes = changes_since(start, model)
-        checksum = _save_weights(trainer, weights_path(config.output, config.method), base_record)
-        record = RunRecord(
-            name=config.output.name,
-            method=config.method,
-            config=config.model_dump(mode="json"),
-            model=base_record,
-            parameters=parameters,
-            data=data,
-            seed=config.seed,
-            training=_training_record(trainer, metrics, speedups, changes, checksum),
-            evaluations=[],
-            environment=describe_environment(),
-            started=started,
-            finished=datetime.datetime.now(datetime.UTC),
-        )
-        if trainer.is_world_process_zero():
+        with together():
+            changes = changes_since(start, model)
+            checksum = _save_weights(trainer, weights_path(config.output, config.method), base_record)
+        training = _training_record(trainer, config, metrics, speedups, changes, checksum)
+
+        def write() -> RunRecord:
+            record = RunRecord(
+                name=config.output.name,
+                method=config.method,
+                config=config.model_dump(mode="json"),
+                model=base_record,
+                parameters=parameters,
+                data=data,
+                seed=config.seed,
+                training=training,
+                evaluations=[],
+                environment=describe_environment(),
+                started=started,
+                finished=datetime.datetime.now(datetime.UTC),
+            )
             if config.method != "full":
                 name_base(weights_path(config.output, config.method), config.model)
                 write_card(weights_path(config.output, config.method), record)
             write_record(config.output, record)
-    return record
+            return record
+
+        return in_first(write)
+
+
+def _checkpoint(config: TrainConfig, data: Sequence[DataRecord]) -> Path | None:
+    """The checkpoint to resume from, checked to be of the same rows."""
+    checkpoint = run_directory.checkpoint_to_resume(config)
+    if checkpoint is not None:
+        refuse_other_data(checkpoint, data)
+    return checkpoint
 
 
 def load_base(config: TrainConfig) -> LoadedModel:
@@ -150,6 +175,7 @@ def load_base(config: TrainConfig) -> LoadedModel:
         load_in_4bit=config.load_in_4bit,
         device_map=config.device_map,
         trust_remote_code=config.trust_remote_code,
+        moves=not fsdp_asked(),  # no device has to hold the whole model
     )
 
 
@@ -236,9 +262,14 @@ def build_trainer(
             ],
         )
     trainer.remove_callback(PrinterCallback)
-    return trainer, speed_up(
-        base.model, training=True, sharded=trainer.is_fsdp_enabled
-    ) if config.speedups == "on" else None
+    speedups = (
+        speed_up(base.model, training=True, sharded=trainer.is_fsdp_enabled)
+        if config.speedups == "on"
+        else None
+    )
+    if args.process_index:
+        set_seed(config.seed + args.process_index)  # or all processes would drop the same elements
+    return trainer, speedups
 
 
 def _say_how_long(trainer: RowTrainer, config: TrainConfig, checkpoint: Path | None) -> None:
@@ -261,7 +292,7 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
         weight_decay=config.weight_decay,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
-        use_cpu=PartialState().device == torch.device("cpu"),  # without it bfloat16 on a CPU is refused
+        use_cpu=on_cpu(),  # without it bfloat16 on a CPU is refused
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
         gradient_checkpointing=config.gradient_checkpointing,
@@ -278,8 +309,20 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    use_one_device(args)
     _share_out(config, args)
     return args
+
+
+def use_one_device(args: SFTConfig) -> None:
+    """Have a lone process use one of several GPUs: the Trainer would copy the model to all in every step."""
+    if args.n_gpu > 1:
+        logger.info(
+            "one process uses one GPU of %d; for all: torchrun --nproc-per-node %d -m doratune train ...",
+            args.n_gpu,
+            args.n_gpu,
+        )
+        setattr(args, DEVICES_NAME, 1)
 
 
 def _share_out(config: TrainConfig, args: SFTConfig) -> None:
@@ -323,6 +366,7 @@ def _save_weights(trainer: RowTrainer, folder: Path, base: ModelRecord) -> str |
 
 def _training_record(
     trainer: RowTrainer,
+    config: TrainConfig,
     metrics: MetricsCallback,
     speedups: SpeedupReport | None,
     changes: dict[str, ChangeRecord] | None,
@@ -334,10 +378,41 @@ def _training_record(
         epochs=float(trainer.state.epoch or 0.0),
         tokens=metrics.tokens,
         tokens_per_second=metrics.tokens / metrics.seconds if metrics.seconds else 0.0,
-        peak_memory_bytes=peak_memory_bytes(),
+        peak_memory_bytes=max(gather_object([peak_memory_bytes()])),
         final_loss=metrics.loss,
         skipped_steps=metrics.skipped,
         changes=changes,
         weights_checksum=checksum,
         speedups=speedups.record() if speedups else [],
+        processes=ProcessesRecord(
+            launcher=launched().launcher,
+            processes=trainer.args.world_size,
+            sharing=_sharing(trainer),
+            batch_size=config.batch_size,
+            micro_batch_size=trainer.args.per_device_train_batch_size,
+            accumulation=trainer.args.gradient_accumulation_steps,
+        ),
+        layers=_layers(trainer.model),
     )
+
+
+def _layers(model: Any) -> LayersRecord | None:
+    """What computed the adapted layers; None if none is on the engine."""
+    calls = first_calls(model)
+    if calls is None:
+        return None
+    left: Counter[str] = Counter()
+    for (_, reason), count in calls.left.items():
+        left[reason] += count
+    return LayersRecord(engine=calls.engine.total(), left=dict(left), uncalled=calls.uncalled)
+
+
+def _sharing(trainer: RowTrainer) -> Literal["none", "ddp", "fsdp", "fsdp2", "deepspeed"]:
+    """How the processes share the model."""
+    if trainer.args.world_size == 1:
+        return "none"
+    if trainer.is_deepspeed_enabled:
+        return "deepspeed"
+    if trainer.is_fsdp_enabled:
+        return "fsdp2" if trainer.accelerator.is_fsdp2 else "fsdp"
+    return "ddp"

@@ -24,6 +24,8 @@ from doratune.peft import dora_norms, hold_norms
 from doratune.records.layout import checkpoints
 from doratune.training._internals import SFTConfig, SFTTrainer, prepare_data_loader
 from doratune.training.batches import RowBatches, with_blank
+from doratune.training.callbacks import EpochCallback
+from doratune.training.sharded import whole, whole_weights
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ class RowTrainer(SFTTrainer):
         for name, parameter in trained.named_parameters():
             if name in masters and parameter.dtype != masters[name].dtype:
                 parameter.data = masters[name].to(parameter.device)
+        self.add_callback(EpochCallback(self.batches))
         self._skips = on_nonfinite == "skip"
         self._name_rows = name_rows
         self._in_a_row = 0
@@ -142,6 +145,16 @@ class RowTrainer(SFTTrainer):
         if norms and not self._everywhere(*norms.values()):
             self._stop("a DoRA norm of the trained model is not finite", {})
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights as PEFT and transformers do, gathered first if the model is sharded."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        sharded: Any = self.model
+        state = whole_weights(sharded)
+        if self.args.should_save:
+            self._save(output_dir, state_dict=state)
+
     def inputs(self, rows: Sequence[int]) -> dict[str, Any]:
         """The model's inputs for some rows, on its device."""
         return {name: one.to(self.args.device) for name, one in self._collated(rows).items()}
@@ -189,7 +202,10 @@ class RowTrainer(SFTTrainer):
     def _everywhere(self, *numbers: Any) -> bool:
         """Whether numbers are finite in every process."""
         finite = torch.stack(
-            [torch.as_tensor(one, device=self.args.device).detach().isfinite().all() for one in numbers]
+            [
+                whole(torch.as_tensor(one, device=self.args.device).detach()).isfinite().all()
+                for one in numbers
+            ]
         ).all()
         together: Any = self.accelerator.gather(finite[None]) if self.args.world_size > 1 else finite
         return bool(together.all())

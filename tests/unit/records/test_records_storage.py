@@ -76,6 +76,8 @@ def test_the_study_in_the_docs_is_read() -> None:
             ("skipped_steps", 0),
             ("changes", None),
             ("weights_checksum", None),
+            ("processes", None),
+            ("layers", None),
         ):
             training.setdefault(name, missing)  # was not recorded then
     for cell in written["cells"]:

@@ -38,6 +38,8 @@ def test_the_papers_plan_is_the_papers() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"resources": {"gpus": 4, "processes": 2}}, "2 processes and 4 GPUs"),
+        ({"resources": {"gpus": 2}, "settings": {"device_map": "auto"}}, "processes: 1"),
         ({"choose": {"on": "test"}}, r"chosen on the test rows"),
         ({"methods": ["lora", "doar"]}, r"unknown method(.|\n)*did you mean dora\?"),
         ({"methods": []}, r"methods"),
@@ -84,3 +86,14 @@ def test_bad_plans_are_refused(tmp_path: Path, changes: dict[str, Any], message:
 def test_an_unknown_plan_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(InputError, match=r"did you mean rank-sweep\?"):
         load_plan("rank-swep")
+
+
+def test_a_run_has_a_process_for_each_gpu_or_as_many_as_the_plan_says(tmp_path: Path) -> None:
+    for resources, processes in (
+        ({}, 1),
+        ({"gpus": 0.5}, 1),
+        ({"gpus": 4}, 4),
+        ({"processes": 3}, 3),
+        ({"gpus": 4, "processes": 1}, 1),
+    ):
+        assert load_plan(str(write_plan(tmp_path, resources=resources))).resources.of_a_run == processes

@@ -324,6 +324,15 @@ def test_another_process_was_faster(home, monkeypatch):
     assert [path.name for path in home.iterdir()] == ["key"]
 
 
+def test_rows_that_another_process_reads_stay(home):
+    rows = Dataset.from_dict({"input_ids": [[1, 2]]})
+    first = token_cache.store_rows("key", rows)
+    (file,) = (Path(one["filename"]) for one in first.cache_files)
+    inode = file.stat().st_ino
+    token_cache.store_rows("key", rows)
+    assert file.stat().st_ino == inode
+
+
 def test_training_works_without_a_writable_cache(tmp_path, monkeypatch, tokenizer, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DORATUNE_CACHE", str(tmp_path / "file"))

@@ -16,10 +16,10 @@ from transformers import AutoTokenizer
 from doratune.errors import DivergedError
 from doratune.models.load import load_model
 from doratune.records.layout import checkpoints
-from doratune.training._internals import SFTTrainer
+from doratune.training._internals import DEVICES_NAME, SFTConfig, SFTTrainer
 from doratune.training.callbacks import MetricsCallback, StopCallback
 from doratune.training.config import TrainConfig
-from doratune.training.train import build_trainer
+from doratune.training.train import build_trainer, use_one_device
 from doratune.training.trainer import SKIPS_IN_A_ROW, RowTrainer
 
 ROWS = 17
@@ -68,6 +68,15 @@ def lines(output: Path) -> list[dict[str, Any]]:
 
 def test_the_methods_that_are_overridden_are_there() -> None:
     assert all(hasattr(SFTTrainer, name) for name in ("_get_train_sampler", "_get_grad_norm"))
+
+
+def test_one_process_uses_one_of_several_gpus(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    args = SFTConfig(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=4)
+    setattr(args, DEVICES_NAME, 2)
+    assert args.train_batch_size == 8, "transformers would train twice as many rows"
+    with caplog.at_level(logging.INFO, logger="doratune"):
+        use_one_device(args)
+    assert args.train_batch_size == 4 and "torchrun --nproc-per-node 2" in caplog.text
 
 
 @pytest.mark.parametrize("engine", ["doratune", "peft"])

@@ -1,0 +1,121 @@
+"""Several processes as one: they meet before anything is read, and they end together.
+
+Without this, an error in one process leaves the others waiting for it, and an error in all of them is shown
+as often as there are processes.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
+
+from doratune.errors import DivergedError, DoratuneError, InputError, OtherProcessError, StoppedError
+from doratune.launch import launched, refuse_lone_process
+
+PATIENCE = datetime.timedelta(minutes=30)
+"""How long a process waits for the others, as in transformers' Trainer: loading a model may take long."""
+GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+"""What gloo and NCCL say when a process that they wait for has ended."""
+
+Result = TypeVar("Result")
+
+
+def join_processes() -> PartialState:
+    """Connect the processes of a launcher; further calls change nothing.
+
+    Returns:
+        accelerate's view of them. On CPUs it sees other processes only if it is told that it runs on CPUs.
+
+    Raises:
+        InputError: The launcher started other processes than accelerate can connect.
+    """
+    refuse_lone_process()
+    asked = launched()
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    state = PartialState(cpu=cpu, timeout=PATIENCE)
+    if state.num_processes != asked.processes:
+        raise InputError(
+            "the processes that were started cannot be connected",
+            got=f"{asked.processes} processes on {state.device}; this one sees {state.num_processes}",
+            expected="NVIDIA GPUs or CPUs, and a launcher such as torchrun or accelerate launch",
+        )
+    return state
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Around what every process does: if one of them fails, all of them do, and one has an error to show.
+
+    No process may wait for another one inside.
+
+    Raises:
+        OtherProcessError: Another process failed.
+    """
+    state = PartialState()
+    if state.num_processes == 1:
+        yield
+        return
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:  # whatever it is, the others must not wait
+        own = error
+    ends: list[tuple[int, str] | None] = gather_object([own and _end(own)])
+    failed = next((index for index, end in enumerate(ends) if end is not None), None)
+    if own is not None and failed == state.process_index:
+        raise own
+    if failed is not None:
+        code, message = ends[failed] or (1, "")
+        raise OtherProcessError(failed, message, exit_code=code) from own
+
+
+def in_first(work: Callable[[], Result]) -> Result:
+    """Call a function in the first process, and return its result, or its error, in all of them.
+
+    Args:
+        work: What to do; the result is pickled.
+
+    Raises:
+        OtherProcessError: It failed, in the other processes.
+    """
+    results: list[Any] = [None]
+    with together():
+        if PartialState().is_main_process:
+            results[0] = work()
+    return broadcast_object_list(results)[0]
+
+
+@contextmanager
+def same_end() -> Iterator[None]:
+    """Around work in which processes wait for each other, and agree on how it ends.
+
+    Raises:
+        OtherProcessError: In all but the first process, in place of an error that all have, or because a
+            process is gone.
+        DoratuneError: A process is gone; in the first one.
+    """
+    state = PartialState()
+    try:
+        yield
+    except (DivergedError, StoppedError) as error:
+        if state.is_main_process:
+            raise
+        raise OtherProcessError(0, error.message, exit_code=error.exit_code) from error
+    except RuntimeError as error:
+        if state.num_processes == 1 or not any(sign in str(error) for sign in GONE):
+            raise
+        if state.is_main_process:
+            raise DoratuneError("another process of this run has ended; its own message says why") from error
+        raise OtherProcessError(0, "it has ended", exit_code=1) from error
+
+
+def _end(error: Exception) -> tuple[int, str]:
+    if isinstance(error, DoratuneError):
+        return error.exit_code, error.message
+    return 1, f"{type(error).__name__}: {error}"
