@@ -30,10 +30,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("device_map", "engine", "speedups"),
     ),
     "settings from a file": ("preset", "config"),
-    "output": (
-        *("output", "dry_run", "resume", "overwrite", "save_steps", "keep_checkpoints", "report_to"),
-        "as_json",
-    ),
+    "dry run": ("dry_run", "device", "processes", "sharding"),
+    "output": ("output", "resume", "overwrite", "save_steps", "keep_checkpoints", "report_to", "as_json"),
 }
 """The groups of flags, by the name of their setting. A name means the same in every verb."""
 FIRST = "essentials"

@@ -1,4 +1,4 @@
-"""All undocumented names of accelerate, transformers and TRL that training uses.
+"""All undocumented names of PyTorch, accelerate, transformers and TRL that training uses.
 
 ``tests/unit/test_internals.py`` fails by name when an upgrade moves one.
 """
@@ -7,8 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 # Makes a data loader that moves batches to a device and passes epochs on to its sampler.
 from accelerate.data_loader import prepare_data_loader
+
+# Identifies a storage without keeping it alive.
+from torch.multiprocessing.reductions import StorageWeakRef
+
+# Sees every operation.
+from torch.utils._python_dispatch import TorchDispatchMode
 
 # The file of pickled arguments in a saved model.
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -22,14 +30,26 @@ except ImportError:  # TRL before 1.16
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+# Operations that create a tensor from its shape.
+FACTORIES = (
+    torch.ops.aten.eye.default,
+    torch.ops.aten.empty.memory_format,
+    torch.ops.aten.full.default,
+    torch.ops.aten.ones.default,
+    torch.ops.aten.zeros.default,
+)
+
 DEVICES_NAME = "_n_gpu"
 """Where transformers' arguments keep the number of GPUs of this process, which they count themselves."""
 
 __all__ = [
     "DEVICES_NAME",
+    "FACTORIES",
     "TRAINING_ARGS_NAME",
     "SFTConfig",
     "SFTTrainer",
+    "StorageWeakRef",
+    "TorchDispatchMode",
     "head_kernels",
     "prepare_data_loader",
 ]

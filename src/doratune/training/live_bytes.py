@@ -13,23 +13,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from doratune.models._internals import FakeTensorMode
+from doratune.training._internals import FACTORIES, StorageWeakRef, TorchDispatchMode
 
-FACTORIES = frozenset(
-    {
-        torch.ops.aten.eye.default,
-        torch.ops.aten.empty.memory_format,
-        torch.ops.aten.full.default,
-        torch.ops.aten.ones.default,
-        torch.ops.aten.zeros.default,
-    }
-)
-"""Operations that create a tensor from its shape."""
 LARGE = 1 << 20
 """Elements from which a new tensor gets no content. Smaller ones may be read, such as those of indices."""
 
