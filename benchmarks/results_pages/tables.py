@@ -171,6 +171,20 @@ def one_line(record: Any) -> str:
     return words.table(["", "checkpointed", *kept, "not checkpointed", *kept], rows)
 
 
+def train_memory(record: Any) -> str:
+    """The memory that a dry run estimates, and what the run takes."""
+    rows = [
+        [
+            one["name"],
+            words.gigabytes(one["estimate"]["peak_bytes"]),
+            words.gigabytes(one["measured_bytes"]),
+            words.ratio(one["ratio"]),
+        ]
+        for one in record["results"]
+    ]
+    return words.table(["", "estimated", "measured", "÷ measured"], rows)
+
+
 def small_layers(record: Any) -> str:
     """What each provider adds to a tiny layer."""
     names = [*LAYERS[:4]]

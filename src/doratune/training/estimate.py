@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 
+from doratune.speedups._internals import has_fused_head
 from doratune.training.trainer import RowTrainer
 
 ROWS = 4
@@ -76,8 +78,13 @@ def compute(trainer: RowTrainer, rows: list[int]) -> float:
 
 
 def loss_of(model: Any, inputs: Mapping[str, Any]) -> Tensor:
-    """The loss as SFTTrainer computes it: by TRL's head, which never forms the logits of a whole batch."""
-    return -model(**inputs, fused_lm_head=True).log_probs.mean()
+    """The loss as SFTTrainer computes it: by TRL's head, which never forms the logits of a whole batch.
+
+    TRL before 1.15 has no such head, and forms them.
+    """
+    if has_fused_head(model.get_base_model() if isinstance(model, PeftModel) else model):
+        return -model(**inputs, fused_lm_head=True).log_probs.mean()
+    return model(**inputs).loss
 
 
 def _wait() -> None:
