@@ -26,8 +26,11 @@ GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", 
 Result = TypeVar("Result")
 
 
-def join_processes() -> PartialState:
+def join_processes(*, cpu: bool = False) -> PartialState:
     """Connect the processes of a launcher; further calls change nothing.
+
+    Args:
+        cpu: Work on CPUs, even where there are GPUs.
 
     Returns:
         accelerate's view of them. On CPUs it sees other processes only if it is told that it runs on CPUs.
@@ -37,7 +40,7 @@ def join_processes() -> PartialState:
     """
     refuse_lone_process()
     asked = launched()
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     state = PartialState(cpu=cpu, timeout=PATIENCE)
     if state.num_processes != asked.processes:
         raise InputError(

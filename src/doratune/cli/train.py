@@ -6,7 +6,7 @@ import shlex
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from doratune.cli.imports import lasting_imports
 from doratune.cli.output import configure_logging, print_json, show_messages
@@ -20,6 +20,9 @@ from doratune.training.config import TrainConfig
 from doratune.training.early import Rows, load_rows, refuse_early
 from doratune.training.presets import Preset, load_preset
 from doratune.training.run_directory import read_settings
+
+if TYPE_CHECKING:
+    from doratune.training.memory_estimate import Estimate
 
 ABOUT = """Fine-tune a causal LM with LoRA or DoRA, or all of its weights, and write a run directory.
 
@@ -50,8 +53,8 @@ class TrainCommand(TrainConfig):
     processes: Positive | None = None
     """With --dry-run: how many processes will train together; None: as many as there are now."""
     sharding: Literal["none", "zero-2", "fsdp"] | None = None
-    """With --dry-run: what the processes divide: gradients and optimizer (zero-2), weights too (fsdp, and
-    ZeRO-3)."""
+    """With --dry-run: what the processes divide: gradients and optimizer (zero-2), or weights too (fsdp, also
+    for ZeRO-3); None: as they were started."""
     resume: bool = False
     """Continue from the last checkpoint of an interrupted run."""
     overwrite: bool = False
@@ -68,7 +71,7 @@ def main(argv: list[str]) -> int:
         _refuse_without_dry_run(command)
 
     show_messages()
-    with _together():
+    with _together(cpu=command.dry_run):
         refuse_early(config, resume=command.resume, overwrite=command.overwrite)
         loaded = load_rows(config)
     if command.dry_run:
@@ -141,13 +144,13 @@ def _defaults(argv: list[str]) -> dict[str, Any]:
     return settings
 
 
-def _together() -> AbstractContextManager[None]:
+def _together(*, cpu: bool) -> AbstractContextManager[None]:
     """Of several processes, none goes on if one cannot; a lone one does without torch."""
     if launched().processes == 1:
         return nullcontext()
     with lasting_imports():
         from doratune.processes import join_processes, together
-    join_processes()
+    join_processes(cpu=cpu)
     return together()
 
 
@@ -164,33 +167,41 @@ def _rehearse(command: TrainCommand, config: TrainConfig, loaded: Rows) -> None:
         loaded,
         device=command.device,
         processes=command.processes,
-        sharding=command.sharding or "none",
+        sharding=command.sharding,
         resume=command.resume,
         overwrite=command.overwrite,
     )
     if not launched().speaks:
         return
-    size, parts = found.size, asdict(found.size.memory)
     if command.as_json:
-        memory = {"parts": parts, "total": size.memory.total}
-        print_json(
-            {**asdict(found), "peak_bytes": found.peak_bytes, "size": {**asdict(size), "memory": memory}}
-        )
+        print_json({**asdict(found), "peak_bytes": found.peak_bytes, "size": _size_as_json(found.size)})
         return
     time = "not measured" if found.seconds is None else f"{about(found.seconds)}, estimated from a few rows"
-    whole = "all devices together" if config.device_map else "each process"
-    where = "CPU" if found.target.device == "cpu" else "GPU"
+    size, memory = found.size, found.size and found.size.memory
     lines = {
-        "parameters": f"{size.trainable:,} of {size.total:,} trained ({size.trainable / size.total:.2%})",
+        "parameters": "not known"
+        if size is None
+        else f"{size.trainable:,} of {size.total:,} trained ({size.trainable / size.total:.2%})",
         "rows": f"{found.rows:,}, of at most {found.longest:,} tokens",
         "tokens": f"{found.tokens:,} to train on",
         "steps": f"{found.steps:,} of {config.batch_size} rows, {found.warmup_steps:,} of them warm-up",
         "time": time,
-        "memory": f"about {gigabytes(found.peak_bytes)} for {whole} on a {where}",
+        "memory": "not known",
     }
-    if found.peak_bytes > size.memory.total:
-        lines["memory"] += f", while the weights are loaded; in a step {gigabytes(size.memory.total)}"
-    lines |= {f"  {name}": gigabytes(held) for name, held in parts.items() if held}
+    if found.peak_bytes is not None and memory is not None:
+        whole = "all devices together" if config.device_map else "each process"
+        where = "CPU" if found.target.device == "cpu" else "GPU"
+        lines["memory"] = f"about {gigabytes(found.peak_bytes)} for {whole} on a {where}"
+        if found.peak_bytes > memory.total:
+            lines["memory"] += f", while the weights are loaded; in a step {gigabytes(memory.total)}"
+        lines |= {f"  {name}": gigabytes(held) for name, held in asdict(memory).items() if held}
     for name, what in lines.items():
         print(f"{name:<13} {what}")
     print("nothing was written")
+
+
+def _size_as_json(size: Estimate | None) -> dict[str, Any] | None:
+    if size is None:
+        return None
+    memory = size.memory and {"parts": asdict(size.memory), "total": size.memory.total}
+    return {**asdict(size), "memory": memory}

@@ -53,8 +53,12 @@ def refuse_early(config: TrainConfig, *, resume: bool = False, overwrite: bool =
     refuse_unknown_model(config.model)
 
 
-def refuse_split_layers(config: TrainConfig) -> None:
+def refuse_split_layers(config: TrainConfig, processes: int | None = None) -> None:
     """Refuse to train a model whose layers, or rows, are split over processes, except by FSDP and DeepSpeed.
+
+    Args:
+        config: The resolved configuration.
+        processes: How many train together; None: as many as were started.
 
     Raises:
         InputError: Tensor, context or sequence parallelism is asked for, or a ``device_map`` in several
@@ -71,7 +75,7 @@ def refuse_split_layers(config: TrainConfig) -> None:
             expected="whole models (DDP), or sharded ones (FSDP2)",
             fix="leave it out; if a GPU is too small: accelerate launch --use_fsdp --fsdp_version 2",
         )
-    processes = launched().processes
+    processes = processes or launched().processes
     if config.device_map is not None and processes > 1:
         raise InputError(
             "a model is spread over devices or trained by several processes, not both",
@@ -92,6 +96,18 @@ def load_rows(config: TrainConfig) -> Rows:
     held_out = math.ceil(config.validation_share * len(examples))
     config.warmup(config.total_steps(len(examples) - held_out))
     return examples, records
+
+
+def micro_batch(config: TrainConfig, processes: int) -> int:
+    """Rows that each of so many processes computes at a time.
+
+    Raises:
+        InputError: The batch cannot be divided evenly.
+    """
+    micro = config.micro_batch_size or max(config.batch_size // processes, 1)
+    if config.batch_size % (micro * processes):
+        raise uneven_batch(config, f"micro-batches of {micro} on {processes} device(s)")
+    return micro
 
 
 def uneven_batch(config: TrainConfig, how: str) -> InputError:

@@ -14,14 +14,16 @@ and ``LiveBytes`` counts it. At the highest point of a micro-batch, a process ho
     working       what the backward pass holds for a moment, with layers that checkpointing recomputes
     process       on a CPU: Python and its libraries
 
-Sharding divides what it shards by the number of processes, and adds whole weights of two blocks: one that is
-computed and one that is gathered meanwhile. Models for other devices pass through the CPU's operations, which
-hold the same tensors but for a GPU's few own buffers.
+Sharding divides what it shards by the number of processes. To the weights it adds those that are whole for a
+while: two blocks, one that is computed and one that is gathered meanwhile, and the head. 4-bit weights stay
+whole, as accelerate leaves them. Models for other devices pass through the CPU's operations, which hold the
+same tensors except for a GPU's few own buffers.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 import sys
 import tempfile
 import types
@@ -43,16 +45,20 @@ from transformers import PreTrainedModel
 
 from doratune.engine._internals import FakeTensor
 from doratune.memory import resident_bytes
+from doratune.models.gguf import first_line
 from doratune.models.load import LoadedModel
 from doratune.speedups.supervised_forward import keeping_outputs
 from doratune.speedups.trial import layers_name
 from doratune.training._internals import SFTConfig, head_kernels
 from doratune.training.callbacks import MetricsCallback, StopCallback
 from doratune.training.config import TrainConfig
+from doratune.training.early import micro_batch
 from doratune.training.estimate import loss_of
 from doratune.training.live_bytes import LiveBytes
 from doratune.training.train import build_trainer
 from doratune.training.trainer import RowTrainer
+
+logger = logging.getLogger(__name__)
 
 Sharding = Literal["none", "zero-2", "fsdp"]
 """none: every process holds everything; zero-2: gradients and optimizer are divided; fsdp (and ZeRO-3): the
@@ -108,12 +114,12 @@ class Estimate:
     Attributes:
         trainable: Parameters that are trained.
         total: All parameters.
-        memory: What a process holds.
+        memory: What a process holds; None if the model's code does not run without its weights.
     """
 
     trainable: int
     total: int
-    memory: MemoryParts
+    memory: MemoryParts | None
 
 
 def estimate_memory(config: TrainConfig, base: LoadedModel, rows: Dataset, target: Target) -> Estimate:
@@ -133,7 +139,15 @@ def estimate_memory(config: TrainConfig, base: LoadedModel, rows: Dataset, targe
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor")  # FakeTensorMode reads it
-        return _estimate(_count_layers(config, base, rows, target), target)
+        counted = _count_layers(config, base, rows, target)
+    if counted.problem:
+        logger.warning(
+            "the memory is not known: a step on tensors without content raises %s", counted.problem
+        )
+    accumulates = micro_batch(config, target.processes) * target.processes < config.batch_size
+    parts = [_parts(counted, peak, target, accumulates) for peak in counted.peaks.values()]
+    memory = max(parts, key=lambda one: one.total, default=None)
+    return Estimate(counted.sizes["trainable"], counted.sizes["total"], memory)
 
 
 def _count_layers(config: TrainConfig, base: LoadedModel, rows: Dataset, target: Target) -> _Counted:
@@ -148,12 +162,14 @@ def _count_layers(config: TrainConfig, base: LoadedModel, rows: Dataset, target:
 class _Counted:
     """Sizes of a model and its adapter, and what a micro-batch holds at the peak of each phase.
 
-    Numbers in ``sizes`` are bytes, but for the two that count parameters.
+    Numbers in ``sizes`` are bytes, except for the two that count parameters. If a micro-batch could not be
+    computed, there are no peaks, and ``problem`` says why.
     """
 
     sizes: Counter[str]
     peaks: dict[str, Counter[str]]
     constant: Counter[str]
+    problem: str | None
 
     def extended(self, fewer: _Counted, layers: int) -> _Counted:
         """For so many more layers, each of which adds what this has more than ``fewer``."""
@@ -162,20 +178,22 @@ class _Counted:
             return Counter({key: size + layers * (size - smaller[key]) for key, size in larger.items()})
 
         peaks = {phase: extend(peak, fewer.peaks[phase]) for phase, peak in self.peaks.items()}
-        return _Counted(extend(self.sizes, fewer.sizes), peaks, self.constant)
+        return _Counted(extend(self.sizes, fewer.sizes), peaks, self.constant, self.problem)
 
 
 def _count(config: TrainConfig, base: LoadedModel, rows: Dataset, target: Target) -> _Counted:
     model = base.model
     quantised = _prepare_for_4bit(model) if config.load_in_4bit else []
     own_code = target.device == "cpu" and config.speedups == "on"
-    micro = config.micro_batch_size or max(config.batch_size // target.processes, 1)
+    mixed = config.method == "full" and config.dtype == "auto"  # float32 weights, computed in what is fast
+    if mixed and target.device == "cuda":
+        base = replace(base, dtype=torch.bfloat16)
     changed = {
-        "batch_size": max(config.batch_size // target.processes, micro) * PartialState().num_processes,
-        "micro_batch_size": micro,
+        "batch_size": config.batch_size // target.processes * PartialState().num_processes,
+        "micro_batch_size": micro_batch(config, target.processes),
         "load_in_4bit": False,
         "device_map": None,
-        "dtype": str(base.dtype).removeprefix("torch.") if config.method != "full" else config.dtype,
+        "dtype": "auto" if mixed and target.device == "cpu" else str(base.dtype).removeprefix("torch."),
         "speedups": "on" if own_code else "off",
         "report_to": [],
     }
@@ -187,49 +205,55 @@ def _count(config: TrainConfig, base: LoadedModel, rows: Dataset, target: Target
             model.forward = types.MethodType(keeping_outputs(model.forward), model)
         process = resident_bytes("VmRSS") if target.device == "cpu" and sys.platform == "linux" else 0
         _empty(trainer.model, next(model.parameters()))
-        peaks = _step(trainer, model, target.device)
+        peaks, problem = {}, None
+        try:
+            peaks = _step(trainer, model, target.device)
+        except Exception as error:  # a model's own code may need values, and raise anything without them
+            problem = f"{type(error).__name__}: {first_line(error)}"
     adapted: Any = trainer.model
     trained = [one for one in adapted.parameters() if one.requires_grad]
     frozen = [one for one in (*adapted.parameters(), *adapted.buffers()) if not one.requires_grad]
     has_adapter = isinstance(adapted, PeftModel)
-    packed = sum(_size([one]) - round(BYTES_PER_4BIT * one.numel()) for one in quantised)
     sizes = Counter(
         trainable=sum(one.numel() for one in trained),
         total=sum(one.numel() for one in adapted.parameters()),
-        weights=_size(frozen) - packed + (0 if has_adapter else _size(trained)),
+        weights=_size(frozen) - _size(quantised) + (0 if has_adapter else _size(trained)),
+        packed=sum(round(BYTES_PER_4BIT * one.numel()) for one in quantised),
         adapters=_size(trained) if has_adapter else 0,
         trained=_size(trained),
     )
     constant = Counter(
         process=process,
-        block=_largest_block(model),
+        gathered=_gathered(model, quantised),
         dequantised=max((_size([one]) for one in quantised), default=0),
     )
-    return _Counted(sizes, peaks, constant)
+    return _Counted(sizes, peaks, constant, problem)
 
 
-def _estimate(counted: _Counted, target: Target) -> Estimate:
+def _parts(counted: _Counted, held: Counter[str], target: Target, accumulates: bool) -> MemoryParts:
+    """What a process holds when a micro-batch holds so much."""
     sizes, constant = counted.sizes, counted.constant
-    held = max(counted.peaks.values(), key=Counter.total)
-    sharded = target.processes > 1
-    weight_share = target.processes if target.sharding == "fsdp" else 1
+    fsdp = target.sharding == "fsdp"
+    weight_share = target.processes if fsdp else 1
     state_share = target.processes if target.sharding != "none" else 1
+    # FSDP2 divides the gradients in the last micro-batch of a step, and keeps them whole until then.
+    gradient_share = 1 if fsdp and accumulates else state_share
     working = held["working"] + constant["dequantised"]
-    if sharded and target.sharding == "fsdp":
-        working += GATHERED_BLOCKS * constant["block"]
-    if sharded and target.sharding == "none":
-        working += sizes["trained"]  # the gradients that DDP exchanges are a copy
-    memory = MemoryParts(
-        weights=sizes["weights"] // weight_share,
+    if target.processes > 1:
+        if fsdp:
+            working += constant["gathered"]
+        elif target.sharding == "none":
+            working += sizes["trained"]  # the gradients that DDP exchanges are a copy
+    return MemoryParts(
+        weights=sizes["packed"] + sizes["weights"] // weight_share,
         adapters=sizes["adapters"] // weight_share,
-        gradients=held["gradients"] // state_share,
+        gradients=held["gradients"] // gradient_share,
         optimizer=AVERAGES * sizes["trained"] // state_share,
         activations=held["activations"],
         logits=held["logits"],
         working=working,
         process=constant["process"],
     )
-    return Estimate(sizes["trainable"], sizes["total"], memory)
 
 
 def _equal_layers(model: PreTrainedModel, config: TrainConfig) -> list[nn.Module]:
@@ -342,11 +366,14 @@ def _prepare_for_4bit(model: PreTrainedModel) -> list[Tensor]:
     return quantised
 
 
-def _largest_block(model: PreTrainedModel) -> int:
-    """Bytes of the largest layer."""
+def _gathered(model: PreTrainedModel, quantised: list[Tensor]) -> int:
+    """Bytes that a process gathers, if weights are sharded: the largest blocks, and the head, which stays."""
+    packed = set(map(id, quantised))
     name = layers_name(model)
     blocks: Any = getattr(model.base_model, name) if name else [model]
-    return max(_size(block.parameters()) for block in blocks)
+    block = max(_size(one for one in block.parameters() if id(one) not in packed) for block in blocks)
+    head = model.get_output_embeddings()
+    return GATHERED_BLOCKS * block + (_size(head.parameters()) if name and head is not None else 0)
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

@@ -53,7 +53,7 @@ from doratune.training.changes import changes_since, starting_point
 from doratune.training.checkpoints import CheckpointCallback, refuse_other_base, refuse_other_data
 from doratune.training.config import TrainConfig
 from doratune.training.data import name_rows
-from doratune.training.early import Rows, load_rows, refuse_early, uneven_batch
+from doratune.training.early import Rows, load_rows, micro_batch, refuse_early
 from doratune.training.estimate import seconds_per_step
 from doratune.training.progress import ProgressCallback
 from doratune.training.sharded import fsdp_asked, load_in_every_process
@@ -195,6 +195,21 @@ def encode_rows(config: TrainConfig, base: LoadedModel, examples: list[Example])
     ).shuffle(seed=config.seed, keep_in_memory=True)
 
 
+def split_rows(config: TrainConfig, rows: Dataset) -> tuple[Dataset, Dataset | None]:
+    """The rows to train on, and the validation rows if the configuration asks for some.
+
+    Raises:
+        InputError: No row is left to train on.
+    """
+    if not config.validation_share:
+        return rows, None
+    held_out = math.ceil(config.validation_share * len(rows))
+    if held_out == len(rows):
+        raise InputError("no row is left to train on", where="--validation-share", got=f"{held_out} rows")
+    # The rows are in the seed's order already; datasets' own split would write into the cache entry.
+    return rows.select(range(held_out, len(rows))), rows.select(range(held_out))
+
+
 def build_trainer(
     config: TrainConfig,
     base: LoadedModel,
@@ -227,13 +242,7 @@ def build_trainer(
     set_seed(config.seed)
     model = base.model if config.method == "full" else add_adapter(base.model, config)
     dtype = resolve_dtype("auto", base.model.device.type) if _keeps_float32(config) else base.dtype
-    validation = None
-    if config.validation_share:
-        held_out = math.ceil(config.validation_share * len(rows))
-        if held_out == len(rows):
-            raise InputError("no row is left to train on", where="--validation-share", got=f"{held_out} rows")
-        # The rows are in the seed's order already; datasets' own split would write into the cache entry.
-        validation, rows = rows.select(range(held_out)), rows.select(range(held_out, len(rows)))
+    rows, validation = split_rows(config, rows)
     args = _arguments(config, dtype, len(rows), validates=validation is not None)
     with without_telemetry():  # TRL reports every new trainer to the hub
         trainer = RowTrainer(
@@ -327,12 +336,9 @@ def use_one_device(args: SFTConfig) -> None:
 
 def _share_out(config: TrainConfig, args: SFTConfig) -> None:
     """Set the micro-batches of each process; on CPUs, only the arguments know the number of processes."""
-    devices = args.world_size
-    micro = config.micro_batch_size or max(config.batch_size // devices, 1)
-    if config.batch_size % (micro * devices):
-        raise uneven_batch(config, f"micro-batches of {micro} on {devices} device(s)")
+    micro = micro_batch(config, args.world_size)
     args.per_device_train_batch_size = args.per_device_eval_batch_size = micro
-    args.gradient_accumulation_steps = config.batch_size // (micro * devices)
+    args.gradient_accumulation_steps = config.batch_size // (micro * args.world_size)
 
 
 def _keeps_float32(config: TrainConfig) -> bool:

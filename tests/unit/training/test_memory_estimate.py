@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from doratune.bench.step.inputs import draw_rows, random_model
 from doratune.models._internals import FakeTensorMode
@@ -28,6 +30,7 @@ SMOLLM2: dict[str, Any] = {
 }
 TINY: dict[str, Any] = {**SMOLLM2, "hidden_size": 288, "intermediate_size": 512, "vocab_size": 512}
 WITHIN = 0.15
+CPU, GPU = Target("cpu"), Target("cuda")
 
 
 def empty_model(sizes: dict[str, Any], dtype: str) -> LoadedModel:
@@ -42,7 +45,7 @@ def measured(file: str, case: str) -> tuple[StepCase, dict[str, StepProviderResu
 
 
 def estimate(
-    sizes: dict[str, Any], case: StepCase, provider: str, device: str, tmp_path: Path, **more: Any
+    sizes: dict[str, Any], case: StepCase, provider: str, target: Target, tmp_path: Path, **more: Any
 ) -> Estimate:
     engine, _, method = provider.partition("-")
     settings: dict[str, Any] = {
@@ -60,7 +63,12 @@ def estimate(
     }
     base = empty_model(sizes, case.dtype)
     rows = draw_rows(case, base.model.config.vocab_size)
-    return estimate_memory(TrainConfig(**settings), base, rows, Target(device))
+    return estimate_memory(TrainConfig(**settings), base, rows, target)
+
+
+def held(found: Estimate) -> MemoryParts:
+    assert found.memory is not None
+    return found.memory
 
 
 @pytest.mark.slow
@@ -68,9 +76,9 @@ def estimate(
 @pytest.mark.parametrize("provider", ["doratune-dora", "doratune-lora", "peft-dora", "peft-lora"])
 def test_llama_7b_on_an_h200(provider: str, kind: str, tmp_path: Path) -> None:
     case, results = measured(f"step-llama7b{kind}-h200.json", f"16x512-r32{kind}")
-    found = estimate({}, case, provider, "cuda", tmp_path)
+    found = estimate({}, case, provider, GPU, tmp_path)
     assert found.trainable == results[provider].trainable
-    assert found.memory.total == pytest.approx(results[provider].peak_bytes, rel=WITHIN)
+    assert held(found).total == pytest.approx(results[provider].peak_bytes, rel=WITHIN)
 
 
 @pytest.mark.slow
@@ -87,7 +95,7 @@ def test_llama_7b_on_an_h200(provider: str, kind: str, tmp_path: Path) -> None:
 def test_smollm2_on_a_cpu(file: str, name: str, provider: str, tmp_path: Path) -> None:
     """With the record's own size of Python and its libraries: this process also holds pytest's."""
     case, results = measured(file, name)
-    result, memory = results[provider], estimate(SMOLLM2, case, provider, "cpu", tmp_path).memory
+    result, memory = results[provider], held(estimate(SMOLLM2, case, provider, CPU, tmp_path))
     assert result.before_bytes is not None
     process = result.before_bytes - memory.weights - memory.adapters
     assert memory.total - memory.process + process == pytest.approx(result.peak_bytes, rel=WITHIN)
@@ -101,37 +109,106 @@ CASE = StepCase(
 def test_layers_that_are_alike_are_not_all_counted(tmp_path: Path) -> None:
     """Counting two and three of them, and adding, gives what counting all gives."""
     found = [
-        estimate({**TINY, "num_hidden_layers": 6}, CASE, "doratune-dora", "cpu", tmp_path, targets=targets)
+        estimate({**TINY, "num_hidden_layers": 6}, CASE, "doratune-dora", CPU, tmp_path, targets=targets)
         for targets in (["q_proj", "up_proj"], ["self_attn.q_proj", "mlp.up_proj"])  # all, for their dots
     ]
-    parts = [{**vars(one.memory), "process": 0} for one in found]
+    parts = [{**vars(held(one)), "process": 0} for one in found]
     assert parts[0] == parts[1]
     assert (found[0].trainable, found[0].total) == (found[1].trainable, found[1].total)
 
 
+SMALL = {**TINY, "num_hidden_layers": 2}
+QUANTISED = 2 * (2 * 288 * 288 + 2 * 288 * 96 + 3 * 288 * 512)
+"""Weights of its linear layers but the head."""
+
+
 def test_every_part_is_the_size_of_its_tensors(tmp_path: Path) -> None:
-    sizes = {**TINY, "num_hidden_layers": 2}
-    adapter = estimate(sizes, CASE, "doratune-lora", "cpu", tmp_path)
-    full = estimate(sizes, CASE, "doratune-full", "cpu", tmp_path)
-    packed = estimate(sizes, CASE, "doratune-lora", "cuda", tmp_path, load_in_4bit=True)
-    assert adapter.memory.adapters == 4 * adapter.trainable
-    assert adapter.memory.optimizer == 8 * adapter.trainable
+    adapter = estimate(SMALL, CASE, "doratune-lora", CPU, tmp_path)
+    full = estimate(SMALL, CASE, "doratune-full", CPU, tmp_path)
+    packed = estimate(SMALL, CASE, "doratune-lora", GPU, tmp_path, load_in_4bit=True)
+    of_adapter, of_full = held(adapter), held(full)
+    assert of_adapter.adapters == 4 * adapter.trainable
+    assert of_adapter.optimizer == 8 * adapter.trainable
     assert full.trainable == full.total == adapter.total - adapter.trainable
-    assert full.memory.adapters == 0 and full.memory.optimizer == 8 * full.total
+    assert of_full.adapters == 0 and of_full.optimizer == 8 * full.total
     # The rotary embedding's two buffers are not parameters.
-    assert 0 <= full.memory.weights - 4 * full.total < 1000
-    quantised = sum(size for size in (2 * (2 * 288 * 288 + 2 * 288 * 96 + 3 * 288 * 512),))
-    assert packed.memory.weights == pytest.approx(
-        adapter.memory.weights - quantised * (4 - 0.5 - 1 / 64), rel=1e-3
-    )
+    assert 0 <= of_full.weights - 4 * full.total < 1000
+    expected = of_adapter.weights - QUANTISED * (4 - 0.5 - 1 / 64)
+    assert held(packed).weights == pytest.approx(expected, rel=1e-3)
 
 
 def test_accumulated_gradients_are_there_from_the_start(tmp_path: Path) -> None:
-    sizes = {**TINY, "num_hidden_layers": 2}
-    whole = estimate(sizes, CASE, "doratune-lora", "cpu", tmp_path).memory
-    halves = estimate(sizes, CASE, "doratune-lora", "cpu", tmp_path, micro_batch_size=2).memory
+    whole = held(estimate(SMALL, CASE, "doratune-lora", CPU, tmp_path))
+    halves = held(estimate(SMALL, CASE, "doratune-lora", CPU, tmp_path, micro_batch_size=2))
     assert halves.gradients == halves.adapters
     assert halves.activations < 0.6 * whole.activations
+
+
+def test_ddp_holds_a_copy_of_the_gradients(tmp_path: Path) -> None:
+    settings = {"batch_size": 2 * CASE.rows}
+    alone = held(estimate(SMALL, CASE, "doratune-lora", GPU, tmp_path))
+    ddp = held(estimate(SMALL, CASE, "doratune-lora", Target("cuda", 2), tmp_path, **settings))
+    assert vars(ddp) == {**vars(alone), "working": alone.working + alone.adapters}
+
+
+def test_sharding_divides_all_but_what_a_process_computes(tmp_path: Path) -> None:
+    """Of all weights, gradients are most at the end of the backward pass, and shards of them are not."""
+    settings = {"batch_size": 8 * CASE.rows}
+    found = {
+        sharding: held(
+            estimate(SMALL, CASE, "doratune-full", Target("cuda", 8, sharding), tmp_path, **settings)
+        )
+        for sharding in ("none", "zero-2", "fsdp")
+    }
+    for part in ("weights", "optimizer"):
+        assert vars(found["fsdp"])[part] == vars(found["none"])[part] // 8
+    assert found["zero-2"].weights == found["none"].weights
+    alone = estimate(SMALL, CASE, "doratune-lora", GPU, tmp_path)
+    assert found["fsdp"].activations + found["fsdp"].logits > 0.9 * held(alone).activations
+    accumulated = held(
+        estimate(
+            SMALL,
+            CASE,
+            "doratune-full",
+            Target("cuda", 8, "fsdp"),
+            tmp_path,
+            batch_size=16 * CASE.rows,
+            micro_batch_size=CASE.rows,
+        )
+    )
+    assert accumulated.gradients == 8 * accumulated.weights == pytest.approx(found["none"].weights, rel=1e-3)
+
+
+def test_weights_in_4_bits_are_not_sharded(tmp_path: Path) -> None:
+    settings = {"load_in_4bit": True, "batch_size": 4 * CASE.rows}
+    alone = held(estimate(SMALL, CASE, "doratune-lora", GPU, tmp_path, load_in_4bit=True))
+    shared = held(estimate(SMALL, CASE, "doratune-lora", Target("cuda", 4, "fsdp"), tmp_path, **settings))
+    packed = QUANTISED * (0.5 + 1 / 64)
+    assert shared.weights == pytest.approx(packed + (alone.weights - packed) / 4, rel=1e-3)
+
+
+def test_full_fine_tuning_on_a_gpu_computes_in_bfloat16(tmp_path: Path) -> None:
+    found = {
+        dtype: held(estimate(SMALL, CASE, "doratune-full", GPU, tmp_path, dtype=dtype))
+        for dtype in ("auto", "float32")
+    }
+    assert found["auto"].weights == found["float32"].weights
+    assert found["auto"].activations < found["float32"].activations
+
+
+def test_a_model_that_needs_values_has_no_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = estimate(SMALL, CASE, "doratune-lora", GPU, tmp_path)
+    forward = LlamaMLP.forward
+
+    def depends(self: LlamaMLP, x: torch.Tensor) -> torch.Tensor:
+        return forward(self, x) if x.sum().item() else x
+
+    monkeypatch.setattr(LlamaMLP, "forward", depends)
+    found = estimate(SMALL, CASE, "doratune-lora", GPU, tmp_path)
+    assert found == replace(known, memory=None)
+    assert "the memory is not known" in caplog.text and "DataDependent" in caplog.text
 
 
 def test_the_total_is_the_sum() -> None:
