@@ -7,8 +7,8 @@ No GPU is needed: the tensors are on the CPU, the engine takes them for a GPU's,
 counted instead of run. So nothing here is a time, and what is computed is not checked
 (``tests/numerics/interpreted.py`` does that).
 
-The layer is SmolLM2-135M's ``up_proj`` with an adapter of rank 32 on 256 tokens, forward and backward. What
-only makes a view or allocates memory is no launch. Norms are computed in each call, as after
+The layer is SmolLM2-135M's ``up_proj`` with an adapter of rank 32 on 256 tokens, forward and backward. Views
+and allocations of memory are not launches. Norms are computed in each call, as after
 ``doratune.enable`` alone, or held for a pass, as in ``doratune train``. What holding them costs is counted
 for all 210 linear layers together.
 """

@@ -2,8 +2,8 @@
 
     python benchmarks/train_memory.py train-memory.json
 
-Each run trains the built-in model for two steps, in a process of its own. The rows of a step fall into
-micro-batches by their length, so the longest rows, for which the estimate is made, meet in one of them.
+Each run trains the built-in model for two steps, in a separate process. The rows of a step are sorted by
+length into micro-batches, so the longest rows, for which the estimate is made, are in one of them.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def main() -> int:
         except subprocess.CalledProcessError:
             rows.append((corner, "cannot be installed", ""))
             continue
-        # An older release's own warnings are no failures of ours.
+        # Warnings that older releases raise themselves do not fail a test.
         pytest = [
             python,
             "-m",
