@@ -54,7 +54,7 @@ class TrainCommand(TrainConfig):
     """With --dry-run: how many processes will train together; None: as many as there are now."""
     sharding: Literal["none", "zero-2", "fsdp"] | None = None
     """With --dry-run: what the processes divide: gradients and optimizer (zero-2), or weights too (fsdp, also
-    for ZeRO-3); None: as they were started."""
+    for ZeRO-3); None: nothing, or fsdp if accelerate launch asks for it."""
     resume: bool = False
     """Continue from the last checkpoint of an interrupted run."""
     overwrite: bool = False

@@ -90,7 +90,7 @@ def rehearse(
         loaded: The result of ``load_rows`` for it.
         device: Where the run will train, cpu or cuda; None: as on this machine.
         processes: How many processes will train together; None: as many as there are now.
-        sharding: What they divide among them; None: as they were started.
+        sharding: What they divide among them; None: nothing, or fsdp if ``accelerate launch`` asks for it.
         resume: As in ``train``, with the same refusals.
         overwrite: As in ``train``.
 
