@@ -176,7 +176,7 @@ def test_sharding_divides_all_but_what_a_process_computes(tmp_path: Path) -> Non
             micro_batch_size=CASE.rows,
         )
     )
-    assert accumulated.gradients == 8 * accumulated.weights == pytest.approx(found["none"].weights, rel=1e-3)
+    assert accumulated.gradients == found["none"].optimizer // 2
 
 
 def test_weights_in_4_bits_are_not_sharded(tmp_path: Path) -> None:
@@ -188,8 +188,9 @@ def test_weights_in_4_bits_are_not_sharded(tmp_path: Path) -> None:
 
 
 def test_full_fine_tuning_on_a_gpu_computes_in_bfloat16(tmp_path: Path) -> None:
+    case = CASE.model_copy(update={"rows": 32, "tokens": 128})
     found = {
-        dtype: held(estimate(SMALL, CASE, "doratune-full", GPU, tmp_path, dtype=dtype))
+        dtype: held(estimate(SMALL, case, "doratune-full", GPU, tmp_path, dtype=dtype))
         for dtype in ("auto", "float32")
     }
     assert found["auto"].weights == found["float32"].weights
