@@ -98,38 +98,6 @@ def _winogrande(run: Path) -> str:
     return found
 
 
-def test_another_comparison_is_not_resumed(cli: Cli, tiny_model: Path) -> None:
-    """The first one's results were once shown under the second one's command."""
-    flags = ["--model", tiny_model, *TASKS, *SMALL, "--output", "both"]
-    assert cli("compare", *flags, "--learning-rate", "1e-3", "--eval-rows", 20).code == 0
-    before = {path: path.read_bytes() for path in Path("both").rglob("*") if path.is_file()}
-    changed = ["--rank", 16, "--learning-rate", "5e-2", "--eval-rows", 40]
-    outcome = cli("compare", *flags, *changed, "--resume")
-    assert outcome.code == 2 and "Traceback" not in outcome.err
-    for difference in ("rank: 4 -> 16", "learning_rate of dora: 0.001 -> 0.05", "eval_rows: 20 -> 40"):
-        assert difference in outcome.err
-    assert {path: path.read_bytes() for path in Path("both").rglob("*") if path.is_file()} == before
-
-
-@pytest.mark.slow
-def test_seeds_and_rates_may_be_added(cli: Cli, tiny_model: Path) -> None:
-    flags = ["--model", tiny_model, *TASKS, *SMALL, "--eval-rows", 20, "--output", "both", "--resume"]
-    flags += ["--validation-rows", 10, "--learning-rates", "1e-3", "1e-2"]
-    assert cli("compare", *flags, "--seeds", 1).code == 0
-    finished = changes(Path("both"))
-    outcome = cli("compare", *flags, "--seeds", 0, 1, "--json")
-    assert outcome.code == 0, outcome.err
-    record = json.loads(outcome.out)
-    for cell in record["cells"]:
-        assert cell["validation"]["rows"] == 10
-        assert [[run["seed"] for run in arm["runs"]] for arm in cell["arms"]] == [[0, 1], [0, 1]]
-        assert [[one["learning_rate"] for one in arm["trials"]] for arm in cell["arms"]] == [[1e-3, 1e-2]] * 2
-        assert [one["seed"] for one in cell["differences"][0]["seeds"]] == [0, 1]
-    kept = changes(Path("both"))
-    assert {path: kept[path] for path in finished} == finished, "a finished run was repeated"
-    assert len(runs_of(Path("both"))) == 1 + 2 * 3
-
-
 @pytest.mark.slow
 def test_ctrl_c_then_resume_gives_the_same(cli: Cli, tiny_model: Path) -> None:
     flags: list[Any] = ["--model", tiny_model, *TASKS[:-1], 160, *SMALL, "--eval-rows", 20, "--save-steps", 2]
