@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from cli_support import SMALL, Cli, lines
+
+from doratune.study.compare import COMPARED
+from doratune.study.study import Study
 
 TASKS = ["--task", "sample-boolq", "sample-winogrande", "--format", "continuation", "--rows", 16]
 
@@ -120,18 +123,29 @@ def test_ctrl_c_then_resume_gives_the_same(cli: Cli, tiny_model: Path) -> None:
         assert (ours["base"], ours["differences"]) == (theirs["base"], theirs["differences"])
 
 
-def test_flags_override_a_method_of_a_preset(cli: Cli, tiny_model: Path) -> None:
+def test_flags_override_a_method_of_a_preset(
+    cli: Cli, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A preset's settings of one method were once laid over the flags."""
     Path("mine.yaml").write_text(
         "task: [sample-boolq]\nformat: continuation\nrows: 16\n"
         "methods:\n  dora: {learning_rate: 1e-4, rank: 2}\n"
     )
+    studies: list[Study] = []
+
+    def interrupted(study: Study, *_: object, **__: object) -> NoReturn:
+        studies.append(study)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("doratune.study.study.run_study", interrupted)
     flags = ["--preset", "mine.yaml", "--model", tiny_model, *SMALL, "--eval-rows", 10]
-    assert cli("compare", *flags, "--output", "out").code == 0
-    arms = json.loads(Path("out/study.json").read_text())["cells"][0]["arms"]
-    assert [arm["learning_rate"] for arm in arms] == [2e-4, 1e-4]
-    configs = [json.loads((run / "record.json").read_text())["config"] for run in runs_of(Path("out"))]
-    assert [one["rank"] for one in configs if "rank" in one] == [4, 4], "--rank is among the flags"
+    assert cli("compare", *flags, "--output", "out").code == 130
+    (study,) = studies
+    rates = {"lora": [2e-4], "dora": [1e-4]}
+    assert {method: study.plan.rates(method) for method in COMPARED} == rates
+    for method in COMPARED:
+        config = study.groups[0].test(method, rates[method][0], 0).config
+        assert config is not None and config.rank == 4, "--rank is among the flags"
 
 
 def test_report_refuses_folders_without_a_run(cli: Cli, tmp_path: Path) -> None:
