@@ -7,6 +7,7 @@ as often as there are processes.
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -33,11 +34,20 @@ def join_processes() -> PartialState:
         accelerate's view of them. On CPUs it sees other processes only if it is told that it runs on CPUs.
 
     Raises:
-        InputError: The launcher started other processes than accelerate can connect.
+        InputError: The launcher started more processes than there are GPUs, or others than accelerate can
+            connect.
     """
     refuse_lone_process()
     asked = launched()
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if not cpu and here > torch.accelerator.device_count():
+        raise InputError(
+            "there are more processes than GPUs on this machine",
+            got=f"{here} processes and {torch.accelerator.device_count()} GPUs",
+            expected="a GPU for each process",
+            fix="start fewer processes; to use the CPUs instead, set ACCELERATE_USE_CPU=true",
+        )
     state = PartialState(cpu=cpu, timeout=PATIENCE)
     if state.num_processes != asked.processes:
         raise InputError(
@@ -66,7 +76,11 @@ def together() -> Iterator[None]:
         yield
     except Exception as error:  # whatever it is, the others must not wait
         own = error
-    ends: list[tuple[int, str] | None] = gather_object([own and _end(own)])
+    try:
+        with _others_are_there():
+            ends: list[tuple[int, str] | None] = gather_object([own and _end(own)])
+    except DoratuneError as error:
+        raise own or error from None
     failed = next((index for index, end in enumerate(ends) if end is not None), None)
     if own is not None and failed == state.process_index:
         raise own
@@ -100,18 +114,34 @@ def same_end() -> Iterator[None]:
             process is gone.
         DoratuneError: A process is gone; in the first one.
     """
+    try:
+        with _others_are_there():
+            yield
+    except (DivergedError, StoppedError) as error:
+        if PartialState().is_main_process:
+            raise
+        raise OtherProcessError(0, error.message, exit_code=error.exit_code) from error
+
+
+@contextmanager
+def _others_are_there() -> Iterator[None]:
+    """Around what waits for other processes: say in one message that one of them has ended.
+
+    Raises:
+        DoratuneError: It has; in the first process.
+        OtherProcessError: It has; in the others.
+    """
     state = PartialState()
     try:
         yield
-    except (DivergedError, StoppedError) as error:
-        if state.is_main_process:
-            raise
-        raise OtherProcessError(0, error.message, exit_code=error.exit_code) from error
     except RuntimeError as error:
         if state.num_processes == 1 or not any(sign in str(error) for sign in GONE):
             raise
         if state.is_main_process:
-            raise DoratuneError("another process of this run has ended; its own message says why") from error
+            raise DoratuneError(
+                "another process has ended",
+                fix="look for its message; if it has none, it was killed, perhaps because memory ran out",
+            ) from error
         raise OtherProcessError(0, "it has ended", exit_code=1) from error
 
 
