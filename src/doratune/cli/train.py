@@ -14,7 +14,7 @@ from doratune.cli.parse import AsJson, PresetName, parse, part, peek
 from doratune.data.mix import is_mix
 from doratune.data.tasks import plain_name
 from doratune.errors import InputError
-from doratune.launch import first_process_speaks, launched
+from doratune.launch import first_process_speaks, launched, refuse_several
 from doratune.settings import LaxPath, Positive, validate
 from doratune.training.config import TrainConfig
 from doratune.training.early import Rows, load_rows, refuse_early
@@ -48,7 +48,7 @@ class TrainCommand(TrainConfig):
     device: Literal["cpu", "cuda"] | None = None
     """With --dry-run: where the run will train; None: as on this machine."""
     processes: Positive | None = None
-    """With --dry-run: how many processes will train together; None: as many as there are now."""
+    """With --dry-run: how many processes will train together; None: one."""
     sharding: Literal["none", "zero-2", "fsdp"] | None = None
     """With --dry-run: what the processes divide: gradients and optimizer (zero-2), weights too (fsdp, and
     ZeRO-3)."""
@@ -66,6 +66,12 @@ def main(argv: list[str]) -> int:
         command = parse(TrainCommand, argv, verb="train", about=ABOUT, first=FIRST, defaults=_defaults(argv))
         config = part(TrainConfig, command)
         _refuse_without_dry_run(command)
+    if command.dry_run:
+        refuse_several(
+            "a dry run works in one process",
+            where="--dry-run",
+            fix=f"start it without a launcher, and add --processes {launched().processes}",
+        )
 
     show_messages()
     with _together():
@@ -168,8 +174,6 @@ def _rehearse(command: TrainCommand, config: TrainConfig, loaded: Rows) -> None:
         resume=command.resume,
         overwrite=command.overwrite,
     )
-    if not launched().speaks:
-        return
     size, parts = found.size, asdict(found.size.memory)
     if command.as_json:
         memory = {"parts": parts, "total": size.memory.total}

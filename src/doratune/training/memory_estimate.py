@@ -35,7 +35,6 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
@@ -171,7 +170,7 @@ def _count(config: TrainConfig, base: LoadedModel, rows: Dataset, target: Target
     own_code = target.device == "cpu" and config.speedups == "on"
     micro = config.micro_batch_size or max(config.batch_size // target.processes, 1)
     changed = {
-        "batch_size": max(config.batch_size // target.processes, micro) * PartialState().num_processes,
+        "batch_size": max(config.batch_size // target.processes, micro),
         "micro_batch_size": micro,
         "load_in_4bit": False,
         "device_map": None,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 
 from doratune.models.builtin import BUILTIN
@@ -81,7 +80,7 @@ def rehearse(
         config: The resolved configuration.
         loaded: The result of ``load_rows`` for it.
         device: Where the run will train, cpu or cuda; None: as on this machine.
-        processes: How many processes will train together; None: as many as there are now.
+        processes: How many processes will train together; None: one.
         sharding: What they divide among them.
         resume: As in ``train``, with the same refusals.
         overwrite: As in ``train``.
@@ -95,7 +94,7 @@ def rehearse(
     if checkpoint is not None:
         refuse_other_data(checkpoint, data)
     here = "cuda" if _hide_gpus() else "cpu"
-    target = Target(device or here, processes or PartialState().num_processes, sharding)
+    target = Target(device or here, processes or 1, sharding)
     micro = config.micro_batch_size or max(config.batch_size // target.processes, 1)
     if config.batch_size % (micro * target.processes):
         raise uneven_batch(config, f"micro-batches of {micro} on {target.processes} device(s)")
