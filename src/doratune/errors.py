@@ -80,7 +80,7 @@ class DivergedError(DoratuneError):
 
 
 class OtherProcessError(DoratuneError):
-    """Another process of this one's launch failed, and shows its error; the command line adds nothing to it.
+    """Another process of the same launch failed. That one shows the error; the command line prints none here.
 
     Args:
         index: Which process it was.

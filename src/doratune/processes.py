@@ -44,7 +44,7 @@ def join_processes() -> PartialState:
     if not cpu and here > torch.accelerator.device_count():
         raise InputError(
             "there are more processes than GPUs on this machine",
-            got=f"{here} processes and {torch.accelerator.device_count()} GPUs",
+            got=f"{here} processes, GPUs: {torch.accelerator.device_count()}",
             expected="a GPU for each process",
             fix="start fewer processes; to use the CPUs instead, set ACCELERATE_USE_CPU=true",
         )
@@ -62,7 +62,8 @@ def join_processes() -> PartialState:
 def together() -> Iterator[None]:
     """Around what every process does: if one of them fails, all of them do, and one has an error to show.
 
-    No process may wait for another one inside.
+    A process must not wait for another one inside, as it would wait in vain for one that has failed. Gathering
+    what is sharded is an exception: it succeeds in all processes or in none.
 
     Raises:
         OtherProcessError: Another process failed.
