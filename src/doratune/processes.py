@@ -7,6 +7,7 @@ as often as there are processes.
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from accelerate.utils import broadcast_object_list, gather_object, parse_flag_fr
 
 from doratune.errors import DivergedError, DoratuneError, InputError, OtherProcessError, StoppedError
 from doratune.launch import launched, refuse_lone_process
+
+logger = logging.getLogger(__name__)
 
 PATIENCE = datetime.timedelta(minutes=30)
 """How long a process waits for the others, as in transformers' Trainer: loading a model may take long."""
@@ -62,8 +65,8 @@ def join_processes() -> PartialState:
 def together() -> Iterator[None]:
     """Around what every process does: if one of them fails, all of them do, and one has an error to show.
 
-    A process must not wait for another one inside, as it would wait in vain for one that has failed. Gathering
-    what is sharded is an exception: it succeeds in all processes or in none.
+    A process must not wait for another one inside, as it would wait in vain for one that has failed.
+    Gathering what is sharded is an exception, as it succeeds in all or in none.
 
     Raises:
         OtherProcessError: Another process failed.
@@ -80,7 +83,7 @@ def together() -> Iterator[None]:
     try:
         with _others_are_there():
             ends: list[tuple[int, str] | None] = gather_object([own and _end(own)])
-    except DoratuneError as error:
+    except OtherProcessError as error:
         raise own or error from None
     failed = next((index for index, end in enumerate(ends) if end is not None), None)
     if own is not None and failed == state.process_index:
@@ -111,9 +114,8 @@ def same_end() -> Iterator[None]:
     """Around work in which processes wait for each other, and agree on how it ends.
 
     Raises:
-        OtherProcessError: In all but the first process, in place of an error that all have, or because a
-            process is gone.
-        DoratuneError: A process is gone; in the first one.
+        OtherProcessError: In all but the first process, in place of an error that all have; or a process has
+            ended.
     """
     try:
         with _others_are_there():
@@ -126,11 +128,10 @@ def same_end() -> Iterator[None]:
 
 @contextmanager
 def _others_are_there() -> Iterator[None]:
-    """Around what waits for other processes: say in one message that one of them has ended.
+    """Around what waits for other processes: if one of them has ended, the first one logs it.
 
     Raises:
-        DoratuneError: It has; in the first process.
-        OtherProcessError: It has; in the others.
+        OtherProcessError: One has ended.
     """
     state = PartialState()
     try:
@@ -139,11 +140,10 @@ def _others_are_there() -> Iterator[None]:
         if state.num_processes == 1 or not any(sign in str(error) for sign in GONE):
             raise
         if state.is_main_process:
-            raise DoratuneError(
-                "another process has ended",
-                fix="look for its message; if it has none, it was killed, perhaps because memory ran out",
-            ) from error
-        raise OtherProcessError(0, "it has ended", exit_code=1) from error
+            logger.error(
+                "another process has ended; if it did not say why, it was killed, perhaps as memory ran out"
+            )
+        raise OtherProcessError(None, "another process has ended") from error
 
 
 def _end(error: Exception) -> tuple[int, str]:
