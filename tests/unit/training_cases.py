@@ -109,11 +109,13 @@ def everything(root: Path, cases: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     return ends
 
 
-def alike(root: Path, cases: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, list[End]]:
-    """Runs to compare with those of other numbers of processes, and one that is resumed after every step."""
+def alike(
+    root: Path, cases: Mapping[str, Mapping[str, Any]], model: str, steps: Sequence[int]
+) -> dict[str, list[End]]:
+    """Runs to compare with those of other numbers of processes, and one that is resumed after some steps."""
     ends = {name: [train_one(Case(root / name, settings))] for name, settings in cases.items()}
     settings = {"model": model, "dropout": 0.1, "micro_batch_size": 1, "epochs": 2}
-    return ends | resumed(root / "whole", range(1, 6), settings)
+    return ends | resumed(root / "whole", steps, settings)
 
 
 def sharded(root: Path, cases: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, list[End]]:
