@@ -169,15 +169,12 @@ def _count(config: TrainConfig, base: LoadedModel, rows: Dataset, target: Target
     quantised = _prepare_for_4bit(model) if config.load_in_4bit else []
     own_code = target.device == "cpu" and config.speedups == "on"
     micro = config.micro_batch_size or max(config.batch_size // target.processes, 1)
-    dtype = config.dtype if config.method == "full" else str(base.dtype).removeprefix("torch.")
-    if dtype == "auto" and target.device == "cuda":  # which computes in it, with weights in float32
-        dtype, base = "bfloat16", replace(base, dtype=torch.bfloat16)
     changed = {
         "batch_size": max(config.batch_size // target.processes, micro),
         "micro_batch_size": micro,
         "load_in_4bit": False,
         "device_map": None,
-        "dtype": dtype,
+        "dtype": str(base.dtype).removeprefix("torch.") if config.method != "full" else config.dtype,
         "speedups": "on" if own_code else "off",
         "report_to": [],
     }

@@ -126,16 +126,6 @@ def test_every_part_is_the_size_of_its_tensors(tmp_path: Path) -> None:
     )
 
 
-def test_a_gpu_computes_full_fine_tuning_in_bfloat16(tmp_path: Path) -> None:
-    sizes = {**TINY, "num_hidden_layers": 2}
-    by_default, single = (
-        estimate(sizes, CASE, "doratune-full", "cuda", tmp_path, dtype=dtype).memory
-        for dtype in ("auto", "float32")
-    )
-    assert (by_default.weights, by_default.optimizer) == (single.weights, single.optimizer)
-    assert by_default.activations < 0.8 * single.activations
-
-
 def test_accumulated_gradients_are_there_from_the_start(tmp_path: Path) -> None:
     sizes = {**TINY, "num_hidden_layers": 2}
     whole = estimate(sizes, CASE, "doratune-lora", "cpu", tmp_path).memory
