@@ -80,17 +80,17 @@ class DivergedError(DoratuneError):
 
 
 class OtherProcessError(DoratuneError):
-    """Another process of this one's launch failed, and shows its error; the command line adds nothing to it.
+    """Another process of the same launch failed. That one shows the error; the command line prints none here.
 
     Args:
-        index: Which process it was.
+        index: Which process it was; None if that is not known.
         message: What it said.
         exit_code: What it exits with, and so does this one.
     """
 
-    def __init__(self, index: int, message: str, *, exit_code: int) -> None:
+    def __init__(self, index: int | None, message: str, *, exit_code: int = 1) -> None:
         self.exit_code = exit_code
-        super().__init__(f"process {index}: {message}")
+        super().__init__(message if index is None else f"process {index}: {message}")
 
 
 def shown(value: object) -> str:

@@ -18,6 +18,8 @@ RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 OF_ACCELERATE = "ACCELERATE_MIXED_PRECISION"
 """``accelerate launch`` always sets it."""
 OF_TORCHRUN = "TORCHELASTIC_RUN_ID"
+LINGERING = 3.0
+"""Seconds that a process without a message stays: a launcher ends all processes when the first one fails."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,29 @@ def refuse_lone_process() -> None:
             expected="a GPU for each process; on CPUs accelerate leaves the start to mpirun",
             fix="on CPUs: torchrun --nproc-per-node N -m doratune ...; for one process: --num_processes 1",
         )
+
+
+def refuse_several(what: str, *, where: str | None = None, fix: str = "start it without a launcher") -> None:
+    """Refuse, in one message, processes of which each would do the same work on its own.
+
+    Args:
+        what: What works in one process, as a sentence.
+        where: The flag that it belongs to.
+        fix: What to do.
+
+    Raises:
+        InputError: A launcher has started several processes; in the first one.
+        OtherProcessError: In the others.
+    """
+    count = launched().processes
+    if count > 1:
+        with first_process_speaks():
+            raise InputError(
+                what,
+                where=where,
+                got=f"{count} processes, started by torchrun, accelerate launch or the like",
+                fix=fix,
+            )
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ as often as there are processes.
 from __future__ import annotations
 
 import datetime
+import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -17,6 +19,8 @@ from accelerate.utils import broadcast_object_list, gather_object, parse_flag_fr
 
 from doratune.errors import DivergedError, DoratuneError, InputError, OtherProcessError, StoppedError
 from doratune.launch import launched, refuse_lone_process
+
+logger = logging.getLogger(__name__)
 
 PATIENCE = datetime.timedelta(minutes=30)
 """How long a process waits for the others, as in transformers' Trainer: loading a model may take long."""
@@ -36,11 +40,20 @@ def join_processes(*, cpu: bool = False) -> PartialState:
         accelerate's view of them. On CPUs it sees other processes only if it is told that it runs on CPUs.
 
     Raises:
-        InputError: The launcher started other processes than accelerate can connect.
+        InputError: The launcher started more processes than there are GPUs, or others than accelerate can
+            connect.
     """
     refuse_lone_process()
     asked = launched()
     cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if not cpu and here > torch.accelerator.device_count():
+        raise InputError(
+            "there are more processes than GPUs on this machine",
+            got=f"{here} processes, GPUs: {torch.accelerator.device_count()}",
+            expected="a GPU for each process",
+            fix="start fewer processes; to use the CPUs instead, set ACCELERATE_USE_CPU=true",
+        )
     state = PartialState(cpu=cpu, timeout=PATIENCE)
     if state.num_processes != asked.processes:
         raise InputError(
@@ -55,7 +68,8 @@ def join_processes(*, cpu: bool = False) -> PartialState:
 def together() -> Iterator[None]:
     """Around what every process does: if one of them fails, all of them do, and one has an error to show.
 
-    No process may wait for another one inside.
+    A process must not wait for another one inside, as it would wait in vain for one that has failed.
+    Gathering what is sharded is an exception, as it succeeds in all or in none.
 
     Raises:
         OtherProcessError: Another process failed.
@@ -69,7 +83,11 @@ def together() -> Iterator[None]:
         yield
     except Exception as error:  # whatever it is, the others must not wait
         own = error
-    ends: list[tuple[int, str] | None] = gather_object([own and _end(own)])
+    try:
+        with _others_are_there():
+            ends: list[tuple[int, str] | None] = gather_object([own and _end(own)])
+    except OtherProcessError as error:
+        raise own or error from None
     failed = next((index for index, end in enumerate(ends) if end is not None), None)
     if own is not None and failed == state.process_index:
         raise own
@@ -99,23 +117,36 @@ def same_end() -> Iterator[None]:
     """Around work in which processes wait for each other, and agree on how it ends.
 
     Raises:
-        OtherProcessError: In all but the first process, in place of an error that all have, or because a
-            process is gone.
-        DoratuneError: A process is gone; in the first one.
+        OtherProcessError: In all but the first process, in place of an error that all have; or a process has
+            ended.
+    """
+    try:
+        with _others_are_there():
+            yield
+    except (DivergedError, StoppedError) as error:
+        if PartialState().is_main_process:
+            raise
+        raise OtherProcessError(0, error.message, exit_code=error.exit_code) from error
+
+
+@contextmanager
+def _others_are_there() -> Iterator[None]:
+    """Around what waits for other processes: if one of them has ended, the first one logs it.
+
+    Raises:
+        OtherProcessError: One has ended.
     """
     state = PartialState()
     try:
         yield
-    except (DivergedError, StoppedError) as error:
-        if state.is_main_process:
-            raise
-        raise OtherProcessError(0, error.message, exit_code=error.exit_code) from error
     except RuntimeError as error:
         if state.num_processes == 1 or not any(sign in str(error) for sign in GONE):
             raise
         if state.is_main_process:
-            raise DoratuneError("another process of this run has ended; its own message says why") from error
-        raise OtherProcessError(0, "it has ended", exit_code=1) from error
+            logger.error(
+                "another process has ended; if it did not say why, it was killed, perhaps as memory ran out"
+            )
+        raise OtherProcessError(None, "another process has ended") from error
 
 
 def _end(error: Exception) -> tuple[int, str]:

@@ -63,6 +63,8 @@ def folder(dora_run: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFa
     even.save_pretrained(folder / "even")
     rows = generate("sample-boolq", "train")[:4]
     (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    rows[1] = {**rows[1], "instruction": 1000 * rows[1]["instruction"]}
+    (folder / "long.json").write_text(json.dumps(rows), encoding="utf-8")
     return folder
 
 
@@ -89,6 +91,9 @@ def refusals(folder: Path) -> dict[str, Command]:
         "one refuses": Command(ask, {**data, 1: ["--data", folder / "nothing.json"]}),
         "device map": Command([*ask, "--data", folder / "rows.json", "--device-map", "auto"]),
         "fsdp": Command([*ask, "--data", folder / "rows.json"], environment={"ACCELERATE_USE_FSDP": "true"}),
+        "long": Command([*ask, "--data", folder / "long.json"]),
+        "long-generate": Command([*ask, "--data", folder / "long.json", "--protocol", "generate"]),
+        "dry run": Command(["train", "--task", "sample-boolq", "--output", folder / "refused", "--dry-run"]),
         "harness": Command(["eval", folder / "base", "--harness", "lm-eval", "--task", "x"]),
         "compare": Command(["compare", "--task", "sample-boolq", "--output", folder / "refused"]),
         "study": Command(["study", "smollm2-three-tasks", "--output", folder / "refused"]),
@@ -185,9 +190,18 @@ def test_what_one_process_refuses_all_refuse_and_it_says_so(several: list[tuple[
     assert ["nothing.json" in end.err for end in found] == [index == 1 for index in range(PROCESSES)], found
 
 
+@pytest.mark.parametrize("name", ["long", "long-generate"])
+def test_a_row_that_is_too_long_is_said_once(several: list[tuple[dict, dict]], name: str) -> None:
+    first, *others = ends(several, name)
+    assert {end.code for end in (first, *others)} == {2}
+    assert "row 2" in first.err and "longer than the model's positions" in first.err
+    assert not any(end.out or end.err for end in others), others
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("dry run", "a dry run works in one process"),
         ("device map", "--device-map auto"),
         ("fsdp", "--use_fsdp"),
         ("harness", "lm-eval evaluates in one process"),

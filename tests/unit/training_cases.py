@@ -72,11 +72,6 @@ class End:
     generator: bytes
 
 
-def train_all(cases: Sequence[Case]) -> list[End]:
-    """Train the runs one after the other."""
-    return [train_one(case) for case in cases]
-
-
 def train_one(case: Case) -> End:
     """Train a run in this process, which may be one of several."""
     index = int(os.environ.get("RANK", "0"))
@@ -96,8 +91,8 @@ def everything(root: Path, cases: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     """All that the tests of two processes look at, so that they start once."""
     model = {"model": cases["dora"]["model"]}
     ends = {name: [train_one(Case(root / name, settings))] for name, settings in cases.items()}
-    stop = ((TERM, 1, 4), (INTERRUPT, 1, 2), (TERM, 0, 5))
-    ends |= resumed(root / "whole", (1, 3, 5, 8), {**model, "dropout": 0.1}, stop=stop)
+    stop = ((TERM, 1, 4), (INTERRUPT, 0, 2))
+    ends |= resumed(root / "whole", (1, 3, 5), {**model, "dropout": 0.1}, stop=stop)
     ends |= resumed(root / "peft", (5,), {**model, "dropout": 0.1, "engine": "peft", "speedups": "off"})
     few = {**model, "steps": 2}
     ends["refused"] = [
@@ -114,12 +109,20 @@ def everything(root: Path, cases: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     return ends
 
 
-def sharded(root: Path, cases: Mapping[str, Mapping[str, Any]]) -> dict[str, list[End]]:
-    """The same runs under FSDP2, and one that is resumed."""
+def alike(
+    root: Path, cases: Mapping[str, Mapping[str, Any]], model: str, steps: Sequence[int]
+) -> dict[str, list[End]]:
+    """Runs to compare with those of other numbers of processes, and one that is resumed after some steps."""
+    ends = {name: [train_one(Case(root / name, settings))] for name, settings in cases.items()}
+    settings = {"model": model, "dropout": 0.1, "micro_batch_size": 1, "epochs": 2}
+    return ends | resumed(root / "whole", steps, settings)
+
+
+def sharded(root: Path, cases: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, list[End]]:
+    """Runs under FSDP2, and one that is resumed."""
     use_fsdp2()
     ends = {name: [train_one(Case(root / name, settings))] for name, settings in cases.items()}
-    settings = {"model": cases["dora"]["model"], "dropout": 0.1}
-    return ends | resumed(root / "whole", (5,), settings, stop=((TERM, 1, 4),))
+    return ends | resumed(root / "whole", (4,), {"model": model, "dropout": 0.1, "epochs": 2})
 
 
 def resumed(

@@ -9,7 +9,7 @@ from doratune.cli.parse import AsJson, parse, part, peek
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.early import refuse_early
-from doratune.launch import first_process_speaks, launched
+from doratune.launch import first_process_speaks, launched, refuse_several
 
 ABOUT = """Evaluate a run directory, an adapter folder or a base model.
 
@@ -42,8 +42,7 @@ def main(argv: list[str]) -> int:
     config = part(EvalConfig, command)
 
     if command.harness is not None:
-        with first_process_speaks():
-            _refuse_several()
+        refuse_several("lm-eval evaluates in one process here", where="--harness lm-eval")
         return _run_harness(config, argv, overwrite=command.overwrite, as_json=command.as_json)
 
     if launched().processes == 1:  # several refuse together, once they have met
@@ -62,17 +61,6 @@ def main(argv: list[str]) -> int:
     else:
         print_evaluations(record, new_console())
     return 0
-
-
-def _refuse_several() -> None:
-    count = launched().processes
-    if count > 1:
-        raise InputError(
-            "lm-eval evaluates in one process here",
-            where="--harness lm-eval",
-            got=f"{count} processes, started by torchrun, accelerate launch or the like",
-            fix="start it without a launcher",
-        )
 
 
 def _run_harness(config: EvalConfig, argv: list[str], *, overwrite: bool, as_json: bool) -> int:

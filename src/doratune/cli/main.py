@@ -17,7 +17,7 @@ from doratune import __version__
 from doratune.cli.installed import check_installed
 from doratune.cli.library_messages import show_library_logs
 from doratune.errors import LONGEST, DoratuneError, InputError, OtherProcessError, did_you_mean
-from doratune.launch import first_process_speaks, launched
+from doratune.launch import LINGERING, first_process_speaks, launched, refuse_several
 
 VERBS = {
     "train": "fine-tune a causal LM with LoRA or DoRA, or all of its weights",
@@ -40,9 +40,6 @@ SHARED = ("train", "eval", "run")
 
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 """tyro's own flags."""
-
-LINGERING = 3.0
-"""Seconds that a process without a message stays: a launcher ends all processes when the first one fails."""
 
 OF_NAMES = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 """Errors of the system that a name given by the user causes."""
@@ -103,17 +100,20 @@ def main(argv: list[str] | None = None) -> int:
 
             complete(arguments)
             return 0
-        if verb not in VERBS:
-            raise InputError(
-                "unknown verb",
-                got=verb,
-                expected=f"one of {', '.join(VERBS)}",
-                fix=did_you_mean(verb, VERBS, form="doratune {}") or "see doratune --help",
-            )
-        check_installed(verb)
+        with first_process_speaks():
+            if verb not in VERBS:
+                raise InputError(
+                    "unknown verb",
+                    got=verb,
+                    expected=f"one of {', '.join(VERBS)}",
+                    fix=did_you_mean(verb, VERBS, form="doratune {}") or "see doratune --help",
+                )
+            check_installed(verb)
         if verb not in SHARED:
-            with first_process_speaks():
-                _refuse_several(verb)
+            fix = "start it without a launcher"
+            if verb == "study":
+                fix += "; the plan's resources say how many processes each run has"
+            refuse_several(f"doratune {verb} works in one process", fix=fix)
         if verb != "run":  # there the script decides
             show_library_logs()
         done = importlib.import_module(f"doratune.cli.{verb}").main(rest)
@@ -152,24 +152,6 @@ def _unreadable(name: object) -> bool:
     except OSError as error:
         return error.errno == errno.EACCES
     return not os.access(name, os.R_OK)
-
-
-def _refuse_several(verb: str) -> None:
-    """Refuse a launcher's processes for a verb that each of them would carry out on its own.
-
-    Raises:
-        InputError: There are several.
-    """
-    count = launched().processes
-    if count > 1:
-        fix = "start it without a launcher"
-        if verb == "study":
-            fix += "; the plan's resources say how many processes each run has"
-        raise InputError(
-            f"doratune {verb} works in one process",
-            got=f"{count} processes, started by torchrun, accelerate launch or the like",
-            fix=fix,
-        )
 
 
 def _failed(error: DoratuneError) -> int:

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from doratune.errors import InputError
+from doratune.launch import launched
 
 ABOUT = """usage: doratune run SCRIPT [ARGS...]
 
@@ -91,7 +92,7 @@ def _enable_automatically(models: list[str]) -> None:
 
     from doratune.peft import EnableReport, LayerCalls, enable_automatically
 
-    if not _speaks():
+    if not launched().speaks:
         logging.getLogger("doratune").setLevel(logging.ERROR)
 
     def tell(report: EnableReport) -> None:
@@ -105,13 +106,8 @@ def _enable_automatically(models: list[str]) -> None:
 
 
 def _say(line: str) -> None:
-    if _speaks():
+    if launched().speaks:
         print(f"doratune: {line}", file=sys.stderr)
-
-
-def _speaks() -> bool:
-    """Whether this process prints: of those that a launcher started, one does."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _after_import(name: str, then: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ from doratune.cli.parse import AsJson, PresetName, parse, part, peek
 from doratune.data.mix import is_mix
 from doratune.data.tasks import plain_name
 from doratune.errors import InputError
-from doratune.launch import first_process_speaks, launched
+from doratune.launch import first_process_speaks, launched, refuse_several
 from doratune.settings import LaxPath, Positive, validate
 from doratune.training.config import TrainConfig
 from doratune.training.early import Rows, load_rows, refuse_early
@@ -51,10 +51,10 @@ class TrainCommand(TrainConfig):
     device: Literal["cpu", "cuda"] | None = None
     """With --dry-run: where the run will train; None: as on this machine."""
     processes: Positive | None = None
-    """With --dry-run: how many processes will train together; None: as many as there are now."""
+    """With --dry-run: how many processes will train together; None: one."""
     sharding: Literal["none", "zero-2", "fsdp"] | None = None
     """With --dry-run: what the processes divide: gradients and optimizer (zero-2), or weights too (fsdp, also
-    for ZeRO-3); None: nothing, or fsdp if accelerate launch asks for it."""
+    for ZeRO-3); None: nothing."""
     resume: bool = False
     """Continue from the last checkpoint of an interrupted run."""
     overwrite: bool = False
@@ -69,6 +69,12 @@ def main(argv: list[str]) -> int:
         command = parse(TrainCommand, argv, verb="train", about=ABOUT, first=FIRST, defaults=_defaults(argv))
         config = part(TrainConfig, command)
         _refuse_without_dry_run(command)
+    if command.dry_run:
+        refuse_several(
+            "a dry run works in one process",
+            where="--dry-run",
+            fix=f"start it without a launcher, and add --processes {launched().processes}",
+        )
 
     show_messages()
     with _together(cpu=command.dry_run):
@@ -171,8 +177,6 @@ def _rehearse(command: TrainCommand, config: TrainConfig, loaded: Rows) -> None:
         resume=command.resume,
         overwrite=command.overwrite,
     )
-    if not launched().speaks:
-        return
     if command.as_json:
         print_json({**asdict(found), "peak_bytes": found.peak_bytes, "size": _size_as_json(found.size)})
         return

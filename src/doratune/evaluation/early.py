@@ -9,7 +9,7 @@ from doratune.data.tasks import get_task
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.found import Found, find_trained, output_folder
-from doratune.launch import launched
+from doratune.launch import launched, refuse_lone_process
 from doratune.models.names import refuse_unknown_model
 from doratune.records.folders import refuse_output
 
@@ -26,6 +26,7 @@ def refuse_early(config: EvalConfig) -> Found:
     Raises:
         InputError: One of them cannot be used.
     """
+    refuse_lone_process()
     refuse_unknown_model(config.target, where="doratune eval", what="run, adapter or model")
     if config.model is not None:
         refuse_unknown_model(config.model)

@@ -37,6 +37,7 @@ from doratune.evaluation.batching import (
 )
 from doratune.evaluation.turns import in_turns
 from doratune.models.tokenizer import answer_ends
+from doratune.processes import together
 
 
 def generate_answers(
@@ -75,10 +76,11 @@ def generate_answers(
     if not examples:
         return []
     base = base_model(model)
-    settings = _generation_settings(base, tokenizer, num_beams, max_new_tokens)
-    prompts = prompt_ids(tokenizer, examples)
-    lengths = [len(prompt) for prompt in prompts]
-    check_lengths(base, examples, [length + max_new_tokens for length in lengths])
+    with together():
+        settings = _generation_settings(base, tokenizer, num_beams, max_new_tokens)
+        prompts = prompt_ids(tokenizer, examples)
+        lengths = [len(prompt) for prompt in prompts]
+        check_lengths(base, examples, [length + max_new_tokens for length in lengths])
     with evaluation_mode(model), _own_settings_aside(base):
         prefix = common_prefix(prompts)
         cache = prefix_cache(base, prefix)

@@ -40,6 +40,7 @@ from doratune.evaluation.batching import (
 )
 from doratune.evaluation.tree import CandidateTree, candidate_tree
 from doratune.evaluation.turns import in_turns
+from doratune.processes import together
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,15 @@ def score_candidates(
     if not examples:
         return []
     base = base_model(model)
-    _check_attention(base)
-    candidates = [_encode_candidates(tokenizer, example) for example in examples]
-    prompts = prompt_ids(tokenizer, examples)
-    trees = [candidate_tree(row) for row in candidates]
-    lengths = [len(prompt) + len(tree.tokens) for prompt, tree in zip(prompts, trees, strict=True)]
-    longest = [len(prompt) + max(map(len, row)) for prompt, row in zip(prompts, candidates, strict=True)]
-    check_lengths(base, examples, longest)
-    batches = batches_by_length(lengths, batch_size)
+    with together():
+        _check_attention(base)
+        candidates = [_encode_candidates(tokenizer, example) for example in examples]
+        prompts = prompt_ids(tokenizer, examples)
+        trees = [candidate_tree(row) for row in candidates]
+        lengths = [len(prompt) + len(tree.tokens) for prompt, tree in zip(prompts, trees, strict=True)]
+        longest = [len(prompt) + max(map(len, row)) for prompt, row in zip(prompts, candidates, strict=True)]
+        check_lengths(base, examples, longest)
+        batches = batches_by_length(lengths, batch_size)
     with evaluation_mode(model):
         prefix = common_prefix(prompts)
         cache = prefix_cache(base, prefix)

@@ -44,11 +44,16 @@ class LoadedModel:
     dtype: torch.dtype
 
 
-def on_cpu() -> bool:
-    """Whether this process's device is a CPU."""
+def own_device() -> torch.device:
+    """This process's device."""
     from accelerate import PartialState
 
-    return torch.device(PartialState().device or "cpu").type == "cpu"
+    return torch.device(PartialState().device or "cpu")
+
+
+def on_cpu() -> bool:
+    """Whether this process's device is a CPU."""
+    return own_device().type == "cpu"
 
 
 def load_model(
@@ -82,9 +87,7 @@ def load_model(
         InputError: If ``name`` cannot be found or loaded, or the model is not complete: weights are missing,
             left over, of other shapes or not finite, or the tokenizer has ids without an embedding.
     """
-    from accelerate import PartialState
-
-    device = torch.device(PartialState().device or "cpu")
+    device = own_device()
     torch_dtype = resolve_dtype(dtype, device.type)
     kwargs: dict[str, Any] = {"dtype": torch_dtype}
     if not content:

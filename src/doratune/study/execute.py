@@ -129,12 +129,12 @@ def _evaluate(job: Job) -> None:
     from doratune.models.load import on_cpu
     from doratune.processes import in_first
 
-    for config in in_first(lambda: together(job.left())):
+    for config in in_first(lambda: merged(job.left())):
         # The plan's dtype is for training. On a CPU the base is evaluated in float32, as its runs are.
         evaluate(config.model_copy(update={"dtype": "auto"}) if on_cpu() else config)
 
 
-def together(left: Sequence[Wanted]) -> list[EvalConfig]:
+def merged(left: Sequence[Wanted]) -> list[EvalConfig]:
     """Merge evaluations that differ only in their task, since each evaluation loads the model."""
     found: dict[str, EvalConfig] = {}
     for config in (wanted.config for wanted in left):

@@ -20,16 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from doratune.errors import DoratuneError, OtherProcessError
-from doratune.launch import launched
+from doratune.launch import LINGERING, launched
 from doratune.records.lock import locked
 from doratune.study.execute import LOG_NAME, Outcome, attempt, printing_to
 from doratune.study.job import Job
 
 PATIENCE_SECONDS = 600
 """How long a run may take to save a checkpoint after SIGTERM before it is killed; torchrun gives it 30."""
-
-LINGERING_SECONDS = 3.0
-"""How long a process without a message stays, so that the launcher sees the one that has it end first."""
 
 
 class LostProcessError(DoratuneError):
@@ -105,7 +102,7 @@ def _work(job: Job, initializer: Callable[[], None] | None, scratch: Path) -> Ou
         with locked(job.folder, wait=True) if launch.speaks else nullcontext():
             outcome = attempt(job)
     except OtherProcessError:
-        time.sleep(LINGERING_SECONDS)
+        time.sleep(LINGERING)
         sys.exit(1)
     except KeyboardInterrupt:
         outcome = Outcome(0.0, interrupted=True)

@@ -19,6 +19,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from doratune.errors import DoratuneError, InputError
+from doratune.processes import together
 from doratune.records.base_model import compare_base_models
 from doratune.records.files import write_json_atomic
 from doratune.records.layout import checkpoints, is_started
@@ -76,11 +77,17 @@ class CheckpointCallback(TrainerCallback):
         """Seal the checkpoint; called in every process after it has written its part.
 
         Raises:
-            DoratuneError: The run directory has been removed.
+            DoratuneError: The run directory has been removed; in the first process.
+            OtherProcessError: The first process failed; in the others.
         """
         PartialState().wait_for_everyone()
-        if not state.is_world_process_zero:
-            return
+        # A process that went on might end, and its launcher then ends the first one too, before it is done.
+        with together():
+            if state.is_world_process_zero:
+                self._complete(state.global_step)
+
+    def _complete(self, step: int) -> None:
+        """Add what the Trainer does not write, seal the checkpoint of a step, and delete the oldest."""
         if self._there and not is_started(self._run):
             raise DoratuneError(
                 "the run directory was removed during training",
@@ -88,12 +95,12 @@ class CheckpointCallback(TrainerCallback):
                 fix="train again; two runs must not share a folder",
             )
         found = checkpoints(self._run)
-        name_base(found[state.global_step], self._model)
+        name_base(found[step], self._model)
         if self._base is not None:
-            write_base_model(found[state.global_step], self._base)
+            write_base_model(found[step], self._base)
         if self._data:
-            write_training_data(found[state.global_step], self._data)
-        seal(found[state.global_step])
+            write_training_data(found[step], self._data)
+        seal(found[step])
         for folder in list(found.values())[: -self._keep]:
             shutil.rmtree(folder)
 

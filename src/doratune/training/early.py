@@ -69,7 +69,7 @@ def refuse_split_layers(config: TrainConfig, processes: int | None = None) -> No
         split.append("--device-map tp")
     if split:
         raise InputError(
-            "train does not split a layer or a row over processes",
+            "train does not split layers or rows across processes",
             where=", ".join(split),
             got="a plan of tensor, context or sequence parallelism",
             expected="whole models (DDP), or sharded ones (FSDP2)",

@@ -37,7 +37,6 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
@@ -189,7 +188,7 @@ def _count(config: TrainConfig, base: LoadedModel, rows: Dataset, target: Target
     if mixed and target.device == "cuda":
         base = replace(base, dtype=torch.bfloat16)
     changed = {
-        "batch_size": config.batch_size // target.processes * PartialState().num_processes,
+        "batch_size": config.batch_size // target.processes,
         "micro_batch_size": micro_batch(config, target.processes),
         "load_in_4bit": False,
         "device_map": None,

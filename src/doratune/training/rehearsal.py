@@ -26,7 +26,6 @@ from doratune.training.config import TrainConfig
 from doratune.training.early import Rows, micro_batch, refuse_early, refuse_split_layers
 from doratune.training.estimate import seconds_per_step
 from doratune.training.memory_estimate import Estimate, Sharding, Target, estimate_memory
-from doratune.training.sharded import fsdp_asked
 from doratune.training.train import build_trainer, encode_rows, load_base, split_rows
 
 logger = logging.getLogger(__name__)
@@ -89,8 +88,8 @@ def rehearse(
         config: The resolved configuration.
         loaded: The result of ``load_rows`` for it.
         device: Where the run will train, cpu or cuda; None: as on this machine.
-        processes: How many processes will train together; None: as many as there are now.
-        sharding: What they divide among them; None: nothing, or fsdp if ``accelerate launch`` asks for it.
+        processes: How many processes will train together; None: one.
+        sharding: What they divide among them; None: nothing.
         resume: As in ``train``, with the same refusals.
         overwrite: As in ``train``.
 
@@ -103,8 +102,8 @@ def rehearse(
     if checkpoint is not None:
         refuse_other_data(checkpoint, data)
     here = "cuda" if torch.cuda.is_available() else "cpu"
-    started = join_processes(cpu=True).num_processes
-    count = processes or started
+    join_processes(cpu=True)  # GPUs are left alone
+    count = processes or 1
     refuse_split_layers(config, count)
     micro_batch(config, count)
     if sharding not in (None, "none") and count == 1:
@@ -114,7 +113,7 @@ def rehearse(
             got=sharding,
             fix="say how many processes will train: --processes N",
         )
-    target = Target(device or here, count, sharding or ("fsdp" if fsdp_asked() else "none"))
+    target = Target(device or here, count, sharding or "none")
     base = _outline(config, target)
     rows = encode_rows(config, base, examples)
     small = sum(one.nbytes for one in base.model.parameters()) <= TIMED_BYTES
@@ -122,7 +121,7 @@ def rehearse(
     if checkpoint is not None:
         refuse_other_base(checkpoint, model_record(_load(config, target)))
     each = None
-    if small and target == Target("cpu", started) and here == "cpu":
+    if small and target == Target("cpu") and here == "cpu":
         each = _seconds_per_step(config, load_base(config), rows)
     training, _ = split_rows(config, rows)
     batches = RowBatches([len(row) for row in training["input_ids"]], micro=config.batch_size, accumulation=1)

@@ -159,7 +159,7 @@ def _refuse_unshared(output: Path) -> None:
     """
     if not is_started(output):
         raise InputError(
-            "the first process's run directory is not there for another one",
+            "a process does not see the run directory that the first one opened",
             where="--output",
             got=str(output.absolute()),
             expected="a folder that all processes share",

@@ -25,7 +25,7 @@ from doratune.launch import launched
 from doratune.memory import peak_memory_bytes
 from doratune.models.context import positions
 from doratune.models.fingerprint import model_record
-from doratune.models.load import LoadedModel, load_model, on_cpu
+from doratune.models.load import LoadedModel, load_model, on_cpu, own_device
 from doratune.models.precision import resolve_dtype
 from doratune.peft import first_calls
 from doratune.peft.load import fill_adapter
@@ -241,7 +241,7 @@ def build_trainer(
     """
     set_seed(config.seed)
     model = base.model if config.method == "full" else add_adapter(base.model, config)
-    dtype = resolve_dtype("auto", base.model.device.type) if _keeps_float32(config) else base.dtype
+    dtype = resolve_dtype("auto", own_device().type) if _keeps_float32(config) else base.dtype
     rows, validation = split_rows(config, rows)
     args = _arguments(config, dtype, len(rows), validates=validation is not None)
     with without_telemetry():  # TRL reports every new trainer to the hub
@@ -318,24 +318,25 @@ def _arguments(config: TrainConfig, dtype: torch.dtype, rows: int, *, validates:
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    use_one_device(args)
+    use_one_device(args, device_map=config.device_map)
     _share_out(config, args)
     return args
 
 
-def use_one_device(args: SFTConfig) -> None:
-    """Have a lone process use one of several GPUs: the Trainer would copy the model to all in every step."""
+def use_one_device(args: SFTConfig, *, device_map: str | None = None) -> None:
+    """Keep the Trainer from copying the model to all GPUs in every step, as it does in a lone process."""
     if args.n_gpu > 1:
-        logger.info(
-            "one process uses one GPU of %d; for all: torchrun --nproc-per-node %d -m doratune train ...",
-            args.n_gpu,
-            args.n_gpu,
-        )
+        if device_map is None:
+            logger.info(
+                "one of %d GPUs is used; to use all: torchrun --nproc-per-node %d -m doratune train ...",
+                args.n_gpu,
+                args.n_gpu,
+            )
         setattr(args, DEVICES_NAME, 1)
 
 
 def _share_out(config: TrainConfig, args: SFTConfig) -> None:
-    """Set the micro-batches of each process; on CPUs, only the arguments know the number of processes."""
+    """Set the micro-batches of each process."""
     micro = micro_batch(config, args.world_size)
     args.per_device_train_batch_size = args.per_device_eval_batch_size = micro
     args.gradient_accumulation_steps = config.batch_size // (micro * args.world_size)

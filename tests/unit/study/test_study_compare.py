@@ -16,7 +16,7 @@ from doratune.errors import InputError
 from doratune.records.study import StudyRecord
 from doratune.study import compare
 from doratune.study.compare import CompareConfig
-from doratune.study.execute import together
+from doratune.study.execute import merged
 from doratune.study.plan import Plan
 from doratune.study.study import open_study, run_study
 from doratune.training.config import TrainConfig
@@ -111,7 +111,7 @@ def test_tasks_are_evaluated_with_one_loading_of_the_model(tmp_path: Path) -> No
     tasks = ["sample-boolq", "sample-winogrande"]
     group = open_study(planned(tmp_path, task=tasks), tmp_path / "out").groups[0]
     for job in (group.base(), group.test("dora", 1e-3, 0)):
-        assert [config.task for config in together(job.left())] == [tasks]
+        assert [config.task for config in merged(job.left())] == [tasks]
 
 
 @pytest.mark.parametrize("rates", [None, [1e-4, 1e-3]])

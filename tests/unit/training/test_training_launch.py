@@ -11,15 +11,18 @@ from doratune.errors import InputError
 from doratune.training.config import TrainConfig
 from doratune.training.early import refuse_early
 
+ALONE = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}
+"""What ``accelerate launch --cpu --num_processes 2`` sets."""
+
 
 @pytest.mark.parametrize(
     ("environment", "settings", "message"),
     [
-        ({"PARALLELISM_CONFIG_TP_SIZE": "2"}, {}, "does not split a layer or a row over processes"),
-        ({"PARALLELISM_CONFIG_CP_SIZE": "2"}, {}, "does not split a layer or a row over processes"),
+        ({"PARALLELISM_CONFIG_TP_SIZE": "2"}, {}, "does not split layers or rows across processes"),
+        ({"PARALLELISM_CONFIG_CP_SIZE": "2"}, {}, "does not split layers or rows across processes"),
         ({}, {"device_map": "tp"}, "where: --device-map tp"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, {"device_map": "auto"}, "not both"),
-        ({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}, {}, "started one process"),
+        (ALONE, {}, "started one process"),
     ],
 )
 def test_a_launch_that_cannot_be_trained_is_refused(

@@ -67,7 +67,7 @@ def lines(output: Path) -> list[dict[str, Any]]:
 
 
 def test_the_methods_that_are_overridden_are_there() -> None:
-    assert all(hasattr(SFTTrainer, name) for name in ("_get_train_sampler", "_get_grad_norm"))
+    assert all(hasattr(SFTTrainer, name) for name in ("get_train_dataloader", "_get_grad_norm"))
 
 
 def test_one_process_uses_one_of_several_gpus(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -77,6 +77,11 @@ def test_one_process_uses_one_of_several_gpus(tmp_path: Path, caplog: pytest.Log
     with caplog.at_level(logging.INFO, logger="doratune"):
         use_one_device(args)
     assert args.train_batch_size == 4 and "torchrun --nproc-per-node 2" in caplog.text
+    setattr(args, DEVICES_NAME, 2)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="doratune"):
+        use_one_device(args, device_map="auto")
+    assert args.train_batch_size == 4 and caplog.text == "", "a model spread over both uses both"
 
 
 @pytest.mark.parametrize("engine", ["doratune", "peft"])

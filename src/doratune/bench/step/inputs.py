@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from doratune.data.encode import IGNORED
-from doratune.models.load import LoadedModel, load_model
+from doratune.models.load import LoadedModel, load_model, own_device
 from doratune.models.precision import resolve_dtype
 from doratune.records.bench import StepCase
 
@@ -30,7 +29,7 @@ def load_base(name: str, dtype: str) -> LoadedModel:
     """
     if name != RANDOM_LLAMA:
         return load_model(name, dtype=dtype)
-    device = torch.device(PartialState().device or "cpu")
+    device = own_device()
     torch_dtype = resolve_dtype(dtype, device.type)
     return random_model(LlamaConfig(), device, torch_dtype)  # transformers' defaults are LLaMA-7B's sizes
 
