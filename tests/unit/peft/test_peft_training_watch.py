@@ -76,6 +76,19 @@ def test_an_adapter_loaded_without_is_trainable(said: Any, tmp_path: Path) -> No
     assert len(said()) == 1 and "is_trainable=True" in said()[0]
 
 
+def test_an_adapter_that_is_not_at_hand_between_calls(said: Any) -> None:
+    """As with DeepSpeed's ZeRO-3, which leaves empty parameters behind."""
+    model = adapted()
+    head = model.base_model.model.last
+    optimizer = torch.optim.SGD(head.requires_grad_().parameters(), lr=1e-3)
+    for name, one in model.named_parameters():
+        if "lora_" in name:
+            one.data = torch.empty(0)
+    for _ in range(6):
+        optimizer.step()
+    assert said() == []
+
+
 def test_an_optimizer_without_the_adapter(said: Any) -> None:
     model = adapted()
     head = model.base_model.model.last
