@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import distributed, nn
+from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 import doratune
@@ -149,14 +149,6 @@ def test_disabling_forgets_the_calls(caplog: pytest.LogCaptureFixture) -> None:
     model(X)
     assert str(first_calls(model)).startswith("2 of 2 ")
     assert len(lines(caplog)) == 2
-
-
-@pytest.fixture
-def one_process() -> Iterator[None]:
-    store: Any = vars(distributed)["HashStore"]()
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
 
 
 @pytest.mark.usefixtures("one_process")
