@@ -65,11 +65,10 @@ def main() -> None:
                 {
                     "name": name,
                     "flags": flags,
-                    "estimate": estimate,
+                    "estimated_bytes": estimated,
+                    "parts": estimate["size"]["memory"]["parts"],
                     "measured_bytes": measured,
                     "ratio": estimated / measured,
-                    "estimated_seconds": estimate["seconds"],
-                    "measured_seconds": training.seconds,
                 }
             )
             print(f"{name}: {estimated / 1e9:.2f} GB estimated, {measured / 1e9:.2f} GB measured")

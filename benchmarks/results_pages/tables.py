@@ -176,7 +176,7 @@ def train_memory(record: Any) -> str:
     rows = [
         [
             one["name"],
-            words.gigabytes(one["estimate"]["peak_bytes"]),
+            words.gigabytes(one["estimated_bytes"]),
             words.gigabytes(one["measured_bytes"]),
             words.ratio(one["ratio"]),
         ]

@@ -135,7 +135,6 @@ def test_steps_of_every_provider(bench: Cli, tiny_model: Path) -> None:
     assert of["doratune-dora"]["trainable"] == of["peft-dora"]["trainable"] > of["peft-lora"]["trainable"]
 
 
-@pytest.mark.slow
 def test_a_model_that_is_not_there_is_bad_input(bench: Cli) -> None:
     outcome = bench("bench", "step", "--model", "./nowhere", "--output", "out.json")
     assert outcome.code == 2, outcome.err

@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from cli_support import SMALL, Cli, lines
+
+from doratune.study.compare import COMPARED
+from doratune.study.study import Study
 
 TASKS = ["--task", "sample-boolq", "sample-winogrande", "--format", "continuation", "--rows", 16]
 
@@ -98,38 +101,6 @@ def _winogrande(run: Path) -> str:
     return found
 
 
-def test_another_comparison_is_not_resumed(cli: Cli, tiny_model: Path) -> None:
-    """The first one's results were once shown under the second one's command."""
-    flags = ["--model", tiny_model, *TASKS, *SMALL, "--output", "both"]
-    assert cli("compare", *flags, "--learning-rate", "1e-3", "--eval-rows", 20).code == 0
-    before = {path: path.read_bytes() for path in Path("both").rglob("*") if path.is_file()}
-    changed = ["--rank", 16, "--learning-rate", "5e-2", "--eval-rows", 40]
-    outcome = cli("compare", *flags, *changed, "--resume")
-    assert outcome.code == 2 and "Traceback" not in outcome.err
-    for difference in ("rank: 4 -> 16", "learning_rate of dora: 0.001 -> 0.05", "eval_rows: 20 -> 40"):
-        assert difference in outcome.err
-    assert {path: path.read_bytes() for path in Path("both").rglob("*") if path.is_file()} == before
-
-
-@pytest.mark.slow
-def test_seeds_and_rates_may_be_added(cli: Cli, tiny_model: Path) -> None:
-    flags = ["--model", tiny_model, *TASKS, *SMALL, "--eval-rows", 20, "--output", "both", "--resume"]
-    flags += ["--validation-rows", 10, "--learning-rates", "1e-3", "1e-2"]
-    assert cli("compare", *flags, "--seeds", 1).code == 0
-    finished = changes(Path("both"))
-    outcome = cli("compare", *flags, "--seeds", 0, 1, "--json")
-    assert outcome.code == 0, outcome.err
-    record = json.loads(outcome.out)
-    for cell in record["cells"]:
-        assert cell["validation"]["rows"] == 10
-        assert [[run["seed"] for run in arm["runs"]] for arm in cell["arms"]] == [[0, 1], [0, 1]]
-        assert [[one["learning_rate"] for one in arm["trials"]] for arm in cell["arms"]] == [[1e-3, 1e-2]] * 2
-        assert [one["seed"] for one in cell["differences"][0]["seeds"]] == [0, 1]
-    kept = changes(Path("both"))
-    assert {path: kept[path] for path in finished} == finished, "a finished run was repeated"
-    assert len(runs_of(Path("both"))) == 1 + 2 * 3
-
-
 @pytest.mark.slow
 def test_ctrl_c_then_resume_gives_the_same(cli: Cli, tiny_model: Path) -> None:
     flags: list[Any] = ["--model", tiny_model, *TASKS[:-1], 160, *SMALL, "--eval-rows", 20, "--save-steps", 2]
@@ -152,18 +123,29 @@ def test_ctrl_c_then_resume_gives_the_same(cli: Cli, tiny_model: Path) -> None:
         assert (ours["base"], ours["differences"]) == (theirs["base"], theirs["differences"])
 
 
-def test_flags_override_a_method_of_a_preset(cli: Cli, tiny_model: Path) -> None:
+def test_flags_override_a_method_of_a_preset(
+    cli: Cli, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A preset's settings of one method were once laid over the flags."""
     Path("mine.yaml").write_text(
         "task: [sample-boolq]\nformat: continuation\nrows: 16\n"
         "methods:\n  dora: {learning_rate: 1e-4, rank: 2}\n"
     )
+    studies: list[Study] = []
+
+    def interrupted(study: Study, *_: object, **__: object) -> NoReturn:
+        studies.append(study)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("doratune.study.study.run_study", interrupted)
     flags = ["--preset", "mine.yaml", "--model", tiny_model, *SMALL, "--eval-rows", 10]
-    assert cli("compare", *flags, "--output", "out").code == 0
-    arms = json.loads(Path("out/study.json").read_text())["cells"][0]["arms"]
-    assert [arm["learning_rate"] for arm in arms] == [2e-4, 1e-4]
-    configs = [json.loads((run / "record.json").read_text())["config"] for run in runs_of(Path("out"))]
-    assert [one["rank"] for one in configs if "rank" in one] == [4, 4], "--rank is among the flags"
+    assert cli("compare", *flags, "--output", "out").code == 130
+    (study,) = studies
+    rates = {"lora": [2e-4], "dora": [1e-4]}
+    assert {method: study.plan.rates(method) for method in COMPARED} == rates
+    for method in COMPARED:
+        config = study.groups[0].test(method, rates[method][0], 0).config
+        assert config is not None and config.rank == 4, "--rank is among the flags"
 
 
 def test_report_refuses_folders_without_a_run(cli: Cli, tmp_path: Path) -> None:

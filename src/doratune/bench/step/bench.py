@@ -23,6 +23,7 @@ from doratune.bench.step.providers import FLOORS, STEP_PROVIDERS, StepProvider, 
 from doratune.bench.step.turns import Alone, workers
 from doratune.errors import DoratuneError, InputError
 from doratune.models.builtin import BUILTIN, resolve_builtin
+from doratune.models.names import refuse_unknown_model
 from doratune.records.bench import (
     Quantity,
     Ratio,
@@ -63,6 +64,7 @@ def bench_step(config: StepBenchConfig, *, overwrite: bool = False) -> StepBench
         raise InputError("there is no GPU that torch can use", where="--set", got="gpu")
     if config.output is not None:
         require_free(config.output, overwrite=overwrite)
+    refuse_unknown_model(config.model)  # once, not in each provider's process
     if config.model in BUILTIN:
         resolve_builtin(config.model)  # here, so that no two processes create it at once
     started = datetime.now(UTC)
