@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
         )
 
     show_messages()
-    with _together(cpu=command.dry_run):
+    with _together():
         refuse_early(config, resume=command.resume, overwrite=command.overwrite)
         loaded = load_rows(config)
     if command.dry_run:
@@ -150,13 +150,13 @@ def _defaults(argv: list[str]) -> dict[str, Any]:
     return settings
 
 
-def _together(*, cpu: bool) -> AbstractContextManager[None]:
+def _together() -> AbstractContextManager[None]:
     """Of several processes, none goes on if one cannot; a lone one does without torch."""
     if launched().processes == 1:
         return nullcontext()
     with lasting_imports():
         from doratune.processes import join_processes, together
-    join_processes(cpu=cpu)
+    join_processes()
     return together()
 
 

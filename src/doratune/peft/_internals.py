@@ -68,7 +68,7 @@ if is_torchao_available():
     # The layer over torchao's int8 base.
     from peft.tuners.lora.torchao import TorchaoLoraLinear
 
-# accelerate's hook that runs several.
+# accelerate's hook that runs several hooks in turn.
 SequentialHook: Any = vars(sys.modules[AlignDevicesHook.__module__])["SequentialHook"]
 
 if torch.distributed.is_available():
@@ -120,10 +120,10 @@ __all__ = [
 
 ATTRIBUTES: dict[str, dict[str, str]] = {
     "LoRA layer": {
-        "_active_adapter": "as the next, read at every call without the property's cost",
+        "_active_adapter": "like active_adapters, but read at every call without a property's cost",
         "active_adapters": "names of the active adapters",
         "base_layer": "the frozen layer",
-        "_disable_adapters": "as the next, read at every call without the property's cost",
+        "_disable_adapters": "like disable_adapters, but read at every call without a property's cost",
         "disable_adapters": "whether the adapters are disabled",
         "fan_in_fan_out": "whether the weight is stored transposed",
         "get_base_layer": "the frozen layer, also below nested adapters",
@@ -220,7 +220,7 @@ def bias_of(module: Any) -> Any:
 
 
 def must_be_called(*modules: Any) -> bool:
-    """Whether calling one of the modules does more than its class and moving its input would, as hooks do."""
+    """Whether calling one of the modules does more than its class's forward pass and moving its input."""
     for module in modules:
         own = module.__dict__
         if (

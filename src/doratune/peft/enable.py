@@ -175,8 +175,10 @@ def layer_obstacle(layer: LoraLayer) -> str | None:
     if isinstance(layer, EngineLayer):
         return None
     engine_class = KINDS.get(peft_class(layer))
-    if engine_class is None or replaces_forward(layer):
+    if engine_class is None:
         return "kind not supported"
+    if replaces_forward(layer):
+        return "other code has replaced its forward pass"
     reasons = [engine_class.adapter_obstacle(layer, name) for name in layer.scaling]
     if not reasons:
         return "no adapter"

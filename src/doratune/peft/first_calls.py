@@ -119,23 +119,18 @@ class FirstCalls:
         return type(None), ()  # the layers of a copied model are not counted
 
 
-_by_layer: weakref.WeakKeyDictionary[nn.Module, FirstCalls] = weakref.WeakKeyDictionary()
-
-
-def count_first_calls(layers: Sequence[Any], left: Mapping[tuple[str, str], int]) -> FirstCalls:
+def count_first_calls(layers: Sequence[Any], left: Mapping[tuple[str, str], int]) -> None:
     """Note the first calls of a model's layers, unless that has begun.
 
     Args:
         layers: Those on the engine.
         left: How many are not, by PEFT's class and the reason.
     """
-    known = next((one for one in map(_by_layer.get, layers) if one is not None), None)
+    known = next((layer.first_calls for layer in layers if layer.first_calls is not None), None)
     if known is None or not known.covers(layers, left):
         known = FirstCalls(layers, left)
     for layer in layers:
-        layer.first_calls = None if known.complete else known
-        _by_layer[layer] = known
-    return known
+        layer.first_calls = known
 
 
 def first_calls(model: nn.Module) -> LayerCalls | None:
@@ -153,4 +148,5 @@ def first_calls(model: nn.Module) -> LayerCalls | None:
 
 def counts_of(model: nn.Module) -> FirstCalls | None:
     """The counts of a model's first calls, complete or not; None if no layer is on the engine."""
-    return next((one for one in map(_by_layer.get, model.modules()) if one is not None), None)
+    noted = (vars(module).get("first_calls") for module in model.modules())
+    return next((one for one in noted if isinstance(one, FirstCalls)), None)

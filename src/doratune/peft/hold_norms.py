@@ -3,7 +3,8 @@
 A layer on its own must check its weights' content to know that its norm is still valid. Each check and each
 new norm then falls between two large products, when the caches hold nothing it needs. Code that controls the
 whole forward pass computes all norms before it, one after the other, in about half the time, and checks none
-again. An evaluation computes them once instead of once per token. On a GPU one launch computes them all.
+again. An evaluation computes them once instead of once per token. On a GPU one launch computes those of all
+layers that its kernel takes.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def hold_norms(
     Neither the weights nor the modules that hold them may change inside. Switching, scaling, merging and
     disabling adapters is safe: an adapter that becomes active inside gets its norm at its first call. So does
     one whose weights are sharded now: none is gathered for it. Inside another ``hold_norms`` it does nothing.
+    A CUDA graph that is captured inside reads these norms, so it must not be replayed afterwards.
 
     Args:
         model: Any model; layers that are not on the engine are left alone.

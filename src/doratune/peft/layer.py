@@ -41,7 +41,7 @@ class EngineOptions:
 
 
 class Decision(NamedTuple):
-    """That the engine computes an adapter, for as long as the layer's weights and modules are the same.
+    """Which adapter the engine computes, for as long as the layer's weights and modules are the same.
 
     Attributes:
         active: PEFT's note of which adapters are active.
@@ -111,21 +111,22 @@ class EngineLayer(nn.Module, LoraLayer):
                     (x,), _ = hook.pre_forward(self.base_layer, x)
                 y = self.compute(x, adapter)
             elif reason is IN_UNITS:
-                y = self._compute_in_units(x)
+                y, reason = self._compute_in_units(x)
         if self.first_calls is not None and not torch.compiler.is_compiling():
             self.first_calls.note(self, x, None if y is not None else (reason or UNFIT_INPUT))
         return super().forward(x, *args, **kwargs) if y is None else y
 
-    def _compute_in_units(self, x: Tensor) -> Tensor | None:
-        """The output, computed while the units of FSDP2 that hold the adapter are called."""
+    def _compute_in_units(self, x: Tensor) -> tuple[Tensor | None, str | None]:
+        """The output, computed while the units of FSDP2 that hold the adapter are called, or an obstacle."""
         (adapter,) = self.active_on_layer()
+        obstacle: str | None = None
 
         def compute(x: Tensor) -> Tensor | None:
-            if self.adapter_obstacle(self, adapter, entered=True) is not None:
-                return None
-            return self.compute(x, adapter)
+            nonlocal obstacle
+            obstacle = self.adapter_obstacle(self, adapter, entered=True)
+            return self.compute(x, adapter) if obstacle is None else None
 
-        return inside(filter(must_be_called, self.adapter_parts(adapter)), compute, x)
+        return inside(filter(must_be_called, self.adapter_parts(adapter)), compute, x), obstacle
 
     def adapter_norm(self, adapter: str) -> Tensor:
         """The norm that a DoRA adapter's magnitude is divided by, (d_out,), float32 or float64, detached."""

@@ -90,7 +90,7 @@ def hook_obstacle(base: nn.Module, modules: Iterable[nn.Module], *, entered: boo
 def _hooks(module: Any) -> str:
     """What the hooks of a module are for, as far as that is known."""
     if device_hook(module) is not None:
-        return "hooks on the layer's parts (accelerate's, which offload)"
+        return "accelerate's hooks on the layer's parts do more than move the input, such as offloading"
     if any(hasattr(one, "ds_id") for one in module.parameters(recurse=False)):
         return "hooks on the layer's parts (DeepSpeed ZeRO-3)"
     return "hooks on the layer's parts (offloading or sharding)"

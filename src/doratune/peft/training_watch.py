@@ -71,21 +71,22 @@ class _Watch:
         """Check a model after a step; return whether no more checks are needed."""
         if not model.training:
             return False  # a teacher or a reference model, or not trained yet
-        adapters = {
-            name: one
-            for name, one in model.named_parameters()
-            if "lora_" in name and type(one) is nn.Parameter and not one.is_meta
-        }
+        named = model.named_parameters()
+        adapters = {name: one for name, one in named if "lora_" in name and not one.is_meta}
         self.steps += 1
         if not adapters:
-            return True  # removed, or sharded
+            return True  # removed
         if not any(one.requires_grad for one in adapters.values()):
             _log.warning(
                 "doratune: an optimizer is running, but the model's adapters are frozen; load the adapter "
                 "with is_trainable=True"
             )
             return True
-        now = {name: (version(one), _sample(one)) for name, one in adapters.items()}
+        # A sharded parameter is a DTensor (FSDP2), or empty between the calls that need it (ZeRO-3).
+        whole = {name: one for name, one in adapters.items() if type(one) is nn.Parameter and one.numel() > 0}
+        if not whole:
+            return True
+        now = {name: (version(one), _sample(one)) for name, one in whole.items()}
         if self.first is None:
             self.first = now
             if not self.told:  # the model may have been cast since it was enabled

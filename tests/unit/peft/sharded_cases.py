@@ -83,10 +83,11 @@ class Result:
         calls: What became of the first calls; None for stock PEFT.
         norms: Norms computed on this process, by step.
         collectives: What ``hold_norms`` and ``dora_norms`` sent before the first step.
-    units: How many modules FSDP2 shards.
+        units: How many modules FSDP2 shards.
         held: What ``dora_norms`` gives inside ``hold_norms`` after the first forward pass.
         speedups: What ``speed_up`` reports.
         classes: How many layers have which class, at the end and after ``disable``.
+        error: What a case raised; None if nothing.
     """
 
     losses: list[float] = field(default_factory=list)

@@ -24,6 +24,7 @@ from doratune.peft import first_calls
 
 IDS = rows(0)[:2]
 TARGETS = ("q_proj", "v_proj", "down_proj", "embed_tokens", "lm_head")
+OTHER_HOOKS = "accelerate's hooks on the layer's parts do more than move the input, such as offloading"
 
 
 def dispatched(model: Any) -> Any:
@@ -118,14 +119,12 @@ def test_any_other_hook_is_left_to_peft(part: str, hook: Any, caplog: pytest.Log
     calls = str(first_calls(model))
     assert calls == (
         "1 of 2 LoRA and DoRA layers ran on the engine in the first forward pass; "
-        "1 on PEFT's path: hooks on the layer's parts (accelerate's, which offload)"
+        f"1 on PEFT's path: {OTHER_HOOKS}"
     )
     assert caplog.messages[-1] == f"doratune: {calls}"
     assert caplog.records[-1].levelname == "WARNING"
     doratune.disable(model)
-    assert doratune.enable(model).left == {
-        ("Linear", "hooks on the layer's parts (accelerate's, which offload)"): 1
-    }
+    assert doratune.enable(model).left == {("Linear", OTHER_HOOKS): 1}
 
 
 def test_an_offloaded_model_is_left_to_peft() -> None:

@@ -67,6 +67,7 @@ OBSTACLES = [
     ("different devices", lambda layer: layer.base_layer.to("meta")),
     ("weights wrapped", lambda layer: layer.lora_B.update({"default": nn.Sequential()})),
     ("fan_in_fan_out does not match", lambda layer: setattr(layer, "fan_in_fan_out", True)),
+    ("other code has replaced its forward pass", lambda layer: setattr(layer, "forward", print)),
     ("lora_bias", lambda layer: layer.lora_bias.update(default=True)),
     ("variant QALoraLinear not", lambda layer: layer.lora_variant.update(default=QALoraLinearVariant())),
 ]

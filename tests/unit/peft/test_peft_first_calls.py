@@ -12,6 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
 import doratune
 from doratune.peft import LayerCalls, disable_automatically, enable_automatically, first_calls
@@ -134,6 +135,38 @@ def test_a_further_adapter_on_other_layers_is_counted_anew() -> None:
     assert first_calls(bigger) is None
     bigger(X)
     assert str(first_calls(bigger)).startswith("2 of 2 ")
+
+
+def test_disabling_forgets_the_calls(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    model = adapted()
+    doratune.enable(model)
+    model(X)
+    doratune.disable(model)
+    assert first_calls(model) is None
+    doratune.enable(model)
+    assert first_calls(model) is None
+    model(X)
+    assert str(first_calls(model)).startswith("2 of 2 ")
+    assert len(lines(caplog)) == 2
+
+
+@pytest.mark.usefixtures("one_process")
+def test_what_is_found_inside_the_units_of_fsdp_is_the_reason() -> None:
+    """Each adapter module is a unit; the base weight of one layer is trained, but not by FSDP."""
+    model = adapted()
+    doratune.enable(model)
+    first, second = model.base_model.model
+    for layer in (first, second):
+        for part in (layer.lora_A, layer.lora_B, layer.lora_magnitude_vector):
+            fully_shard(part["default"])
+    first.base_layer.weight.requires_grad_()
+    model(X)
+    said = (
+        "1 of 2 LoRA and DoRA layers ran on the engine in the first forward pass; "
+        "1 on PEFT's path: base weight is being trained"
+    )
+    assert str(first_calls(model)) == said
 
 
 def test_copies_are_not_counted() -> None:

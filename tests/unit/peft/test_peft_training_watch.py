@@ -12,6 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
 import doratune
 from doratune.peft import training_watch
@@ -74,6 +75,33 @@ def test_an_adapter_loaded_without_is_trainable(said: Any, tmp_path: Path) -> No
     head = frozen.base_model.model.last
     steps(frozen, torch.optim.SGD(head.requires_grad_().parameters(), lr=1e-3))
     assert len(said()) == 1 and "is_trainable=True" in said()[0]
+
+
+@pytest.mark.usefixtures("one_process")
+def test_a_sharded_adapter(said: Any) -> None:
+    """Whether it is frozen can be seen; whether it changes cannot."""
+    for frozen in (False, True):
+        model = adapted()
+        if frozen:
+            model.requires_grad_(False)
+        head = model.base_model.model.last.requires_grad_()
+        fully_shard(model)
+        steps(model, torch.optim.SGD(head.parameters(), lr=1e-3))
+        assert len(said()) == frozen
+    assert "is_trainable=True" in said()[0]
+
+
+def test_an_adapter_that_is_not_at_hand_between_calls(said: Any) -> None:
+    """As with DeepSpeed's ZeRO-3, which leaves empty parameters behind."""
+    model = adapted()
+    head = model.base_model.model.last
+    optimizer = torch.optim.SGD(head.requires_grad_().parameters(), lr=1e-3)
+    for name, one in model.named_parameters():
+        if "lora_" in name:
+            one.data = torch.empty(0)
+    for _ in range(6):
+        optimizer.step()
+    assert said() == []
 
 
 def test_an_optimizer_without_the_adapter(said: Any) -> None:
