@@ -82,7 +82,8 @@ def loss_of(model: Any, inputs: Mapping[str, Any]) -> Tensor:
 
     TRL before 1.15 has no such head, and forms them.
     """
-    if has_fused_head(model.get_base_model() if isinstance(model, PeftModel) else model):
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    if has_fused_head(inner):
         return -model(**inputs, fused_lm_head=True).log_probs.mean()
     return model(**inputs).loss
 
