@@ -19,11 +19,10 @@ from doratune.environment import describe_environment
 from doratune.records.files import write_json_atomic
 from doratune.records.storage import read_record
 
-ROWS, WORDS = 32, (40, 240)
+ROWS, WORDS = 16, (40, 200)
 COMMON = f"--rows {ROWS} --batch-size {ROWS} --steps 2 --task multiple-choice --cutoff 512".split()
 SETTINGS = {
-    "DoRA, micro-batches of 8": "--method dora --micro-batch-size 8",
-    "DoRA, micro-batches of 16": "--method dora --micro-batch-size 16",
+    "DoRA": "--method dora --micro-batch-size 8",
     "DoRA, float32": "--method dora --micro-batch-size 8 --dtype float32",
     "DoRA, checkpointed": "--method dora --micro-batch-size 8 --gradient-checkpointing",
     "LoRA": "--method lora --micro-batch-size 8",
