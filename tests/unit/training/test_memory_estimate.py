@@ -88,7 +88,6 @@ def test_llama_7b_on_an_h200(provider: str, kind: str, tmp_path: Path) -> None:
         ("step-growth-cpu-zen4.json", "16x128-r32"),
         ("step-growth-cpu-zen4.json", "32x64-r32"),
         ("step-growth-cpu-zen4.json", "16x64-r128"),
-        ("step-float32-cpu-zen3.json", "16x64-r32-fp32"),
     ],
 )
 @pytest.mark.parametrize("provider", ["doratune-dora", "doratune-lora"])
