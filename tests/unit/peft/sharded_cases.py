@@ -16,7 +16,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -100,18 +100,6 @@ class Result:
     speedups: str = ""
     classes: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
     error: str | None = None
-
-
-def every_case() -> list[Case]:
-    """Every case of FSDP2; stock PEFT has one for each that the engine has."""
-    wraps = ("blocks", "layers", "leaves", "transformer", "peft")
-    plain = [Case(wrap=wrap, use_dora=use_dora) for wrap in wraps for use_dora in (True, False)]
-    plain += [Case(wrap=wrap, reshard=False) for wrap in wraps]
-    plain += [Case(wrap=wrap, bfloat16=True) for wrap in ("blocks", "leaves")]
-    plain += [Case(wrap=wrap, checkpointing=True) for wrap in ("blocks", "leaves")]
-    plain += [Case(wrap=wrap, hold=True) for wrap in ("blocks", "leaves")]
-    plain += [Case(wrap=wrap, targets=("q_proj", "embed_tokens", "lm_head")) for wrap in ("blocks", "leaves")]
-    return [replace(case, engine=engine) for case in plain for engine in ("never", "before", "after")]
 
 
 def name(case: Case) -> str:
