@@ -22,6 +22,9 @@ from doratune.launch import launched, refuse_lone_process
 
 logger = logging.getLogger(__name__)
 
+FSDP = "--use_fsdp"
+DIVIDING = {"ACCELERATE_USE_FSDP": FSDP, "ACCELERATE_USE_DEEPSPEED": "--use_deepspeed"}
+"""What ``accelerate launch`` sets, and for which flag."""
 PATIENCE = datetime.timedelta(minutes=30)
 """How long a process waits for the others, as in transformers' Trainer: loading a model may take long."""
 GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
@@ -62,6 +65,16 @@ def join_processes(*, cpu: bool = False) -> PartialState:
             expected="NVIDIA GPUs or CPUs, and a launcher such as torchrun or accelerate launch",
         )
     return state
+
+
+def divided_by_launcher() -> list[str]:
+    """The flags of ``accelerate launch`` by which this launch divides a model among its processes."""
+    return [flag for name, flag in DIVIDING.items() if parse_flag_from_env(name)]
+
+
+def fsdp_asked() -> bool:
+    """Whether the launch asks for FSDP."""
+    return FSDP in divided_by_launcher()
 
 
 @contextmanager

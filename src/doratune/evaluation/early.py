@@ -13,9 +13,6 @@ from doratune.launch import launched, refuse_lone_process
 from doratune.models.names import refuse_unknown_model
 from doratune.records.folders import refuse_output
 
-DIVIDING = {"ACCELERATE_USE_FSDP": "--use_fsdp", "ACCELERATE_USE_DEEPSPEED": "--use_deepspeed"}
-"""What ``accelerate launch`` sets, and for which flag."""
-
 
 def refuse_early(config: EvalConfig) -> Found:
     """Refuse unusable targets, tasks, files and outputs, as far as can be told without a model.
@@ -62,9 +59,9 @@ def refuse_divided_model(config: EvalConfig, found: Found) -> None:
     count = launched().processes
     if count == 1:
         return
-    from accelerate.utils import parse_flag_from_env
+    from doratune.processes import divided_by_launcher
 
-    asked = [f"accelerate launch {flag}" for name, flag in DIVIDING.items() if parse_flag_from_env(name)]
+    asked = [f"accelerate launch {flag}" for flag in divided_by_launcher()]
     if config.device_map:
         asked.append(f"--device-map {config.device_map}")
     elif found.record and found.record.config.get("device_map"):

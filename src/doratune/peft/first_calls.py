@@ -38,13 +38,18 @@ class LayerCalls:
     left: Counter[tuple[str, str]] = field(default_factory=Counter)
     uncalled: int = 0
 
+    @property
+    def reasons(self) -> Counter[str]:
+        """The calls that were left to PEFT, by reason."""
+        found: Counter[str] = Counter()
+        for (_, why), count in self.left.items():
+            found[why] += count
+        return found
+
     def __str__(self) -> str:
         on_engine, total = self.engine.total(), self.engine.total() + self.left.total()
         parts = [f"{on_engine} of {total} LoRA and DoRA layers ran on the engine in the first forward pass"]
-        reasons: Counter[str] = Counter()
-        for (_, why), count in self.left.items():
-            reasons[why] += count
-        parts += [f"{count} on PEFT's path: {why}" for why, count in reasons.most_common()]
+        parts += [f"{count} on PEFT's path: {why}" for why, count in self.reasons.most_common()]
         if self.uncalled:
             parts.append(f"{self.uncalled} not called yet")
         return "; ".join(parts)
@@ -74,19 +79,14 @@ class FirstCalls:
         self._first: weakref.ref[nn.Module] | None = None
 
     def note(self, layer: Any, x: Tensor, reason: str | None) -> None:
-        """Note a call of a layer on the engine.
+        """Note a call of a layer on the engine, until the counts are complete.
 
         Args:
             layer: The layer.
             x: Its input.
             reason: Why the call is left to PEFT, or None.
         """
-        if (
-            self.complete
-            or x.is_meta
-            or isinstance(x, FakeTensor)
-            or reason in (DISABLED, MERGED, NONE_ACTIVE)
-        ):
+        if x.is_meta or isinstance(x, FakeTensor) or reason in (DISABLED, MERGED, NONE_ACTIVE):
             return
         if layer in self._waiting:
             self._waiting.discard(layer)

@@ -112,8 +112,9 @@ class EngineLayer(nn.Module, LoraLayer):
                 y = self.compute(x, adapter)
             elif reason is IN_UNITS:
                 y, reason = self._compute_in_units(x)
-        if self.first_calls is not None and not torch.compiler.is_compiling():
-            self.first_calls.note(self, x, None if y is not None else (reason or UNFIT_INPUT))
+        noted = self.first_calls
+        if noted is not None and not noted.complete and not torch.compiler.is_compiling():
+            noted.note(self, x, None if y is not None else (reason or UNFIT_INPUT))
         return super().forward(x, *args, **kwargs) if y is None else y
 
     def _compute_in_units(self, x: Tensor) -> tuple[Tensor | None, str | None]:

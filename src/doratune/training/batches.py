@@ -41,15 +41,14 @@ class RowBatches(Sampler[list[int]]):
     ) -> None:
         self.lengths = list(lengths)
         self._with_blank = [*lengths, 0]
-        self.effective_batch_size = micro * accumulation * processes
-        self.dp_size = processes
-        self.grad_accum = accumulation
-        self.rank = process
-        self.seed = SEED
+        self._batch = micro * accumulation * processes
+        self._processes = processes
+        self._accumulation = accumulation
+        self._process = process
         self.epoch = 0
         self._micro = micro
-        self.steps = math.ceil(len(lengths) / self.effective_batch_size)
-        self._last = len(lengths) - (self.steps - 1) * self.effective_batch_size
+        self.steps = math.ceil(len(lengths) / self._batch)
+        self._last = len(lengths) - (self.steps - 1) * self._batch
         self._order = lru_cache(maxsize=1)(self._shuffled)  # used twice per step
 
     def set_epoch(self, epoch: int) -> None:
@@ -59,7 +58,7 @@ class RowBatches(Sampler[list[int]]):
     @property
     def has_blanks(self) -> bool:
         """Whether a process gets a row without a loss at the end of an epoch."""
-        return self._last < self._micro_batches(self._last) * self.dp_size
+        return self._last < self._micro_batches(self._last) * self._processes
 
     def rows(self, step: int) -> list[int]:
         """The rows of an optimizer step, over all processes.
@@ -68,10 +67,10 @@ class RowBatches(Sampler[list[int]]):
             step: From 0, over all epochs.
         """
         epoch, batch = divmod(step, self.steps)
-        return self._order(epoch)[batch * self.effective_batch_size :][: self.effective_batch_size].tolist()
+        return self._order(epoch)[batch * self._batch :][: self._batch].tolist()
 
     def _shuffled(self, epoch: int) -> torch.Tensor:
-        return torch.randperm(len(self.lengths), generator=torch.Generator().manual_seed(self.seed + epoch))
+        return torch.randperm(len(self.lengths), generator=torch.Generator().manual_seed(SEED + epoch))
 
     def tokens(self, step: int) -> int:
         """Tokens of an optimizer step, over all processes."""
@@ -81,16 +80,16 @@ class RowBatches(Sampler[list[int]]):
         for batch in range(self.steps):
             rows = self.rows(self.epoch * self.steps + batch)
             micro_batches = self._micro_batches(len(rows))
-            rows += [len(self.lengths)] * (micro_batches * self.dp_size - len(rows))
-            groups = share_out(self._with_blank, rows, micro_batches * self.dp_size)
-            yield from groups[self.rank :: self.dp_size]
+            rows += [len(self.lengths)] * (micro_batches * self._processes - len(rows))
+            groups = share_out(self._with_blank, rows, micro_batches * self._processes)
+            yield from groups[self._process :: self._processes]
 
     def __len__(self) -> int:
-        return (self.steps - 1) * self.grad_accum + self._micro_batches(self._last)
+        return (self.steps - 1) * self._accumulation + self._micro_batches(self._last)
 
     def _micro_batches(self, rows: int) -> int:
         """Micro-batches of each process in a step of ``rows`` rows."""
-        return math.ceil(rows / (self._micro * self.dp_size))
+        return math.ceil(rows / (self._micro * self._processes))
 
 
 def share_out(lengths: Sequence[int], rows: Sequence[int], groups: int) -> list[list[int]]:

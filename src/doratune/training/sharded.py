@@ -19,11 +19,6 @@ RAM_EFFICIENT = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 """Where ``accelerate launch`` says that only the first process reads the model, which is its default."""
 
 
-def fsdp_asked() -> bool:
-    """Whether the launch asks for FSDP."""
-    return parse_flag_from_env("ACCELERATE_USE_FSDP")
-
-
 def load_in_every_process() -> None:
     """Have every process read the model: the others need its weights for DoRA's magnitudes and all checks."""
     if parse_flag_from_env(RAM_EFFICIENT):

@@ -5,13 +5,11 @@ from __future__ import annotations
 import datetime
 import logging
 import math
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PrinterCallback, set_seed
@@ -21,26 +19,14 @@ from doratune.duration import about
 from doratune.environment import describe_environment
 from doratune.errors import InputError, StoppedError
 from doratune.hub import without_telemetry
-from doratune.launch import launched
-from doratune.memory import peak_memory_bytes
 from doratune.models.context import positions
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model, on_cpu, own_device
 from doratune.models.precision import resolve_dtype
-from doratune.peft import first_calls
 from doratune.peft.load import fill_adapter
-from doratune.processes import in_first, join_processes, same_end, together
+from doratune.processes import fsdp_asked, in_first, join_processes, same_end, together
 from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, weights_path
-from doratune.records.run import (
-    ChangeRecord,
-    DataRecord,
-    LayersRecord,
-    ModelRecord,
-    ParameterCount,
-    ProcessesRecord,
-    RunRecord,
-    TrainingRecord,
-)
+from doratune.records.run import DataRecord, ModelRecord, RunRecord
 from doratune.records.storage import write_base_model, write_record
 from doratune.records.weights import weights_checksum
 from doratune.speedups import SpeedupReport, speed_up
@@ -56,9 +42,10 @@ from doratune.training.data import name_rows
 from doratune.training.early import Rows, load_rows, micro_batch, refuse_early
 from doratune.training.estimate import seconds_per_step
 from doratune.training.progress import ProgressCallback
-from doratune.training.sharded import fsdp_asked, load_in_every_process
+from doratune.training.sharded import load_in_every_process
 from doratune.training.tokenise import encode_examples
 from doratune.training.trainer import RowTrainer
+from doratune.training.training_record import parameter_count, training_record
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +91,7 @@ def train(
             config, base, rows, metrics, stop, examples=examples, base_record=base_record, data=data
         )
         model: Any = trainer.model
-        parameters, start = _parameter_count(model), starting_point(model)
+        parameters, start = parameter_count(model), starting_point(model)
         if checkpoint is not None and isinstance(trainer.model, PeftModel):
             fill_adapter(trainer.model, checkpoint)  # transformers passes over what does not match
     with same_end(), run_directory.opened(config, again=resume or overwrite, afresh=checkpoint is None):
@@ -126,7 +113,7 @@ def train(
         with together():
             changes = changes_since(start, model)
             checksum = _save_weights(trainer, weights_path(config.output, config.method), base_record)
-        training = _training_record(trainer, config, metrics, speedups, changes, checksum)
+        training = training_record(trainer, config, metrics, speedups, changes, checksum)
 
         def write() -> RunRecord:
             record = RunRecord(
@@ -347,15 +334,6 @@ def _keeps_float32(config: TrainConfig) -> bool:
     return config.method == "full" and config.dtype == "auto"
 
 
-def _parameter_count(model: Any) -> ParameterCount:
-    """The parameters of a PeftModel, which counts packed weights by their elements, or of a plain model."""
-    if isinstance(model, PeftModel):
-        trainable, total = model.get_nb_trainable_parameters()
-    else:
-        trainable, total = model.num_parameters(only_trainable=True), model.num_parameters()
-    return ParameterCount(trainable=trainable, total=total, share=trainable / total)
-
-
 def _save_weights(trainer: RowTrainer, folder: Path, base: ModelRecord) -> str | None:
     """Write the adapter as PEFT does, or the model as transformers does, without pickled arguments.
 
@@ -369,57 +347,3 @@ def _save_weights(trainer: RowTrainer, folder: Path, base: ModelRecord) -> str |
     if isinstance(trainer.model, PeftModel):
         write_base_model(folder, base)  # an adapter may be evaluated without its run
     return weights_checksum(folder)
-
-
-def _training_record(
-    trainer: RowTrainer,
-    config: TrainConfig,
-    metrics: MetricsCallback,
-    speedups: SpeedupReport | None,
-    changes: dict[str, ChangeRecord] | None,
-    checksum: str | None,
-) -> TrainingRecord:
-    return TrainingRecord(
-        seconds=metrics.seconds,
-        steps=trainer.state.global_step,
-        epochs=float(trainer.state.epoch or 0.0),
-        tokens=metrics.tokens,
-        tokens_per_second=metrics.tokens / metrics.seconds if metrics.seconds else 0.0,
-        peak_memory_bytes=max(gather_object([peak_memory_bytes()])),
-        final_loss=metrics.loss,
-        skipped_steps=metrics.skipped,
-        changes=changes,
-        weights_checksum=checksum,
-        speedups=speedups.record() if speedups else [],
-        processes=ProcessesRecord(
-            launcher=launched().launcher,
-            processes=trainer.args.world_size,
-            sharing=_sharing(trainer),
-            batch_size=config.batch_size,
-            micro_batch_size=trainer.args.per_device_train_batch_size,
-            accumulation=trainer.args.gradient_accumulation_steps,
-        ),
-        layers=_layers(trainer.model),
-    )
-
-
-def _layers(model: Any) -> LayersRecord | None:
-    """What computed the adapted layers; None if none is on the engine."""
-    calls = first_calls(model)
-    if calls is None:
-        return None
-    left: Counter[str] = Counter()
-    for (_, reason), count in calls.left.items():
-        left[reason] += count
-    return LayersRecord(engine=calls.engine.total(), left=dict(left), uncalled=calls.uncalled)
-
-
-def _sharing(trainer: RowTrainer) -> Literal["none", "ddp", "fsdp", "fsdp2", "deepspeed"]:
-    """How the processes share the model."""
-    if trainer.args.world_size == 1:
-        return "none"
-    if trainer.is_deepspeed_enabled:
-        return "deepspeed"
-    if trainer.is_fsdp_enabled:
-        return "fsdp2" if trainer.accelerator.is_fsdp2 else "fsdp"
-    return "ddp"

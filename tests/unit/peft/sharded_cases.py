@@ -57,9 +57,10 @@ class Case:
         engine: When ``enable`` is called: before or after sharding, or never.
         hold: Whether each forward pass is inside ``hold_norms``.
         speedups: When ``speed_up`` is called: before or after sharding, or "none".
-        wrap: FSDP2's units: decoder blocks; each LoRA layer too; by PEFT's policy each module with a trained
-            weight; or what accelerate makes of its own policy or of PEFT's. Or FSDP1 by block, or
-            DeepSpeed's ZeRO.
+        wrap: What shards the model, and its units. With FSDP2: ``blocks``, the decoder blocks; ``layers``,
+            each LoRA layer too; ``leaves``, each module with a trained weight, as in PEFT's policy;
+            ``transformer`` and ``peft``, the units that accelerate chooses for either policy. ``fsdp1``
+            shards by block; ``zero2`` and ``zero3`` are DeepSpeed's stages.
     """
 
     engine: str = "never"
