@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from results_pages.bars import Bar, chart
-from results_pages.records import fit
+from results_pages.records import RECORDS, fit
 from results_pages.write import OUTPUT, TEMPLATES, results_pages
 
 COMPUTED = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
@@ -46,3 +47,20 @@ def test_a_bar_is_as_long_as_its_value_and_said_in_words() -> None:
 
 def test_a_line_through_points_on_a_line() -> None:
     assert fit([(1, 5), (2, 7), (4, 11)]) == pytest.approx((2, 3))
+
+
+def test_the_notebook_counts_launches_as_the_records_do() -> None:
+    page = (OUTPUT.parent / "notebook" / "gpu.md").read_text(encoding="utf-8")
+    before, now = (
+        json.loads((RECORDS / f"{name}.json").read_text())["results"]["bfloat16"]
+        for name in ("launches-before", "launches")
+    )
+    for title, layer in {
+        "our DoRA, norms held": "doratune-dora-held",
+        "our DoRA, each call on its own": "doratune-dora",
+        "our LoRA": "doratune-lora",
+        "PEFT's LoRA": "peft-lora",
+        "PEFT's DoRA": "peft-dora",
+    }.items():
+        counts = [one[layer][key] for key in ("launches", "python_calls") for one in (before, now)]
+        assert f"| {title} | {' | '.join(map(str, counts))} |" in page
