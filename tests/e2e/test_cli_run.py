@@ -250,6 +250,7 @@ def test_no_script(cli: Cli, arguments: list[str], words: list[str]) -> None:
 
 def test_only_the_first_of_several_processes_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = write(tmp_path / "script.py", "pass")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     for rank, said in (("0", NO_MODEL), ("1", "")):
         monkeypatch.setenv("RANK", rank)
         assert launch(VERB, script, cwd=tmp_path).stderr == said
