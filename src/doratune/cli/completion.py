@@ -5,6 +5,7 @@ from __future__ import annotations
 import tyro
 
 from doratune.cli.analyze import AnalyzeCommand
+from doratune.cli.check_serving import CheckServingCommand
 from doratune.cli.compare import CompareCommand
 from doratune.cli.env import EnvCommand
 from doratune.cli.eval import EvalCommand
@@ -24,6 +25,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "study": StudyCommand,
     "report": ReportCommand,
     "analyze": AnalyzeCommand,
+    "check-serving": CheckServingCommand,
     "tasks": TasksCommand,
     "methods": MethodsCommand,
     "models": ModelsCommand,

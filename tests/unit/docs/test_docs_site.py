@@ -14,7 +14,7 @@ import pytest
 import yaml
 from tyro.conf import Positional
 
-from doratune.cli.main import VERBS
+from doratune.cli.main import VERBS, module_of
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -86,7 +86,7 @@ def test_what_is_named_exists(page: str, hooks: Any) -> None:
 
 def _verb(words: list[str]) -> list[str]:
     """A verb, with its kind if it has kinds."""
-    kinds = getattr(importlib.import_module(f"doratune.cli.{words[0]}"), "KINDS", {})
+    kinds = getattr(module_of(words[0]), "KINDS", {})
     return words[: 1 + (len(words) > 1 and words[1] in kinds)]
 
 
@@ -96,7 +96,7 @@ def test_the_page_of_the_command_line_has_every_flag(verb: str, hooks: Any) -> N
     about, groups = command_line.parse_help(command_line.help_of(verb))
     assert f"doratune {verb}" in about
     spellings = " ".join(entry.spelling for group in groups for entry in group.entries)
-    kind = getattr(importlib.import_module(f"doratune.cli.{verb}"), f"{verb.title()}Command", None)
+    kind = getattr(module_of(verb), f"{verb.title().replace('-', '')}Command", None)
     for name, field in kind.model_fields.items() if kind else ():
         flag = "--json" if name == "as_json" else f"--{name.replace('_', '-')}"
         assert flag in spellings or Positional in field.metadata, name
