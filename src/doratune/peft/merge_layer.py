@@ -68,9 +68,43 @@ def whole_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield base_name(name), wrapper.modules_to_save[wrapper.active_adapters[0]]
 
 
+def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The base model's own parameters in a PEFT model, by their names in the base model."""
+    for name, parameter in model.named_parameters():
+        if not any(part in name for part in (".lora_", ".trainable_tokens_", ".modules_to_save.")):
+            yield base_name(name), parameter
+
+
+def to_float32(model: nn.Module) -> None:
+    """Hold the parameters of LoRA, DoRA and single tokens in float32."""
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name or ".trainable_tokens_" in name:
+            parameter.data = parameter.data.float()
+
+
+def is_wrapper(module: nn.Module) -> bool:
+    """Whether PEFT has put a module of its own in the place of the base's."""
+    return isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
+
+
 def layer_kind(layer: Any) -> Kind | None:
     """What a layer adapts; None for one whose base is not a single weight, such as fused experts."""
     return next((kind for one, kind in KINDS.items() if isinstance(layer, one)), None)
+
+
+def rank(layer: Any) -> int:
+    """The adapter's rank."""
+    return layer.r["default"]
+
+
+def is_dora(layer: Any) -> bool:
+    """Whether the adapter has magnitudes."""
+    return bool(layer.use_dora.get("default"))
+
+
+def is_transposed(layer: Any) -> bool:
+    """Whether a linear layer's weight is stored as (d_in, d_out)."""
+    return bool(layer.fan_in_fan_out)
 
 
 def is_plain(layer: Any) -> bool:
@@ -144,7 +178,7 @@ def gain(layer: Any, W: Tensor) -> Tensor | None:
         layer: PEFT's layer.
         W: The weight that the adapter was trained on, float32, as the layer stores it.
     """
-    if not layer.use_dora.get("default"):
+    if not is_dora(layer):
         return None
     A, B, s = factors(layer)
     own = W.T if layer.fan_in_fan_out else W

@@ -50,12 +50,12 @@ class AdaptedLayer:
     @property
     def rank(self) -> int:
         """The adapter's rank; 0 for single rows of an embedding."""
-        return 0 if self.kind == "tokens" else self.layer.r["default"]
+        return 0 if self.kind == "tokens" else merge_layer.rank(self.layer)
 
     @property
     def is_dora(self) -> bool:
         """Whether the adapter has magnitudes."""
-        return self.kind != "tokens" and bool(self.layer.use_dora.get("default"))
+        return self.kind != "tokens" and merge_layer.is_dora(self.layer)
 
     @property
     def is_plain(self) -> bool:
@@ -65,7 +65,7 @@ class AdaptedLayer:
     @property
     def is_transposed(self) -> bool:
         """Whether the weight is stored as (d_in, d_out)."""
-        return self.kind == "linear" and bool(self.layer.fan_in_fan_out)
+        return self.kind == "linear" and merge_layer.is_transposed(self.layer)
 
     @property
     def bias(self) -> str | None:
@@ -237,7 +237,7 @@ def open_adapted(
     placeholder = _hollow(opened.model)
     model = load_adapter(opened.model, found.adapter, hollow=True).eval()
     _refuse_layers(model, found.adapter)
-    _to_float32(model)
+    merge_layer.to_float32(model)
     own, replaced = _brought(model, opened, placeholder)
     return AdaptedBase(target, found, opened, model, config, loaded, checksum, other, own, replaced)
 
@@ -284,12 +284,6 @@ def _refuse_layers(model: PeftModel, folder: Path) -> None:
         )
 
 
-def _to_float32(model: PeftModel) -> None:
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name or ".trainable_tokens_" in name:
-            parameter.data = parameter.data.float()
-
-
 def _hollow(model: nn.Module) -> Tensor:
     """Give each parameter on the meta device one shared element, so that it counts as one on the CPU.
 
@@ -317,14 +311,10 @@ def _brought(
     empty = placeholder.untyped_storage().data_ptr()
     adapted = {f"{name}.weight" for name, _ in merge_layer.tuner_layers(model)}
     own, replaced = {}, {}
-    for name, parameter in model.named_parameters():
-        if any(part in name for part in (".lora_", ".trainable_tokens_", ".modules_to_save.")):
-            continue
+    for name, parameter in merge_layer.base_parameters(model):
         if parameter.untyped_storage().data_ptr() == empty:
             continue
-        name = merge_layer.base_name(name)
-        values = parameter.data
-        name = base.tied.get(name, name)
+        name, values = base.tied.get(name, name), parameter.data
         if base.files.rows(name).to(values.dtype).equal(values):
             continue
         own[name] = values

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from doratune.errors import DoratuneError, InputError
 from doratune.evaluation.batching import evaluation_mode
-from doratune.peft.merge_layer import base_name
+from doratune.peft.merge_layer import base_name, is_wrapper
 from doratune.records.files import read_jsonl, read_text
 from doratune.records.serving import LogitCheck
 
@@ -144,8 +144,7 @@ def filled(model: nn.Module, weight: Callable[[str], Tensor]) -> Iterator[None]:
 
     def visit(module: nn.Module, prefix: str) -> None:
         whole = type(module).__name__ in blocks or not any(True for _ in module.children())
-        wrapped = hasattr(module, "base_layer") or hasattr(module, "original_module")
-        if whole or wrapped:
+        if whole or is_wrapper(module):
             if parameters := list(_empty(module, prefix)):
                 put(module, parameters)
             return
