@@ -1,0 +1,1 @@
+"""What comes after training: merging, converting and exporting an adapter, and checking the result."""
