@@ -1,1 +1,1 @@
-"""After training: one plain model, a plain LoRA or a GGUF file out of a run, and what servers take."""
+"""What comes after training: merging, converting and exporting an adapter, and checking the result."""
