@@ -64,7 +64,7 @@ class Obstacle(Record):
 
 
 class ServingWay(Record):
-    """A doratune command that makes something a server loads."""
+    """A command that makes something a server loads."""
 
     makes: str  #: what it makes
     command: str  #: for a shell

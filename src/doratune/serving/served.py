@@ -143,7 +143,14 @@ def _base_word(base: str) -> str:
 
 
 def _ways(server: Server, contents: ServedContents, target: str) -> Iterator[ServingWay]:
-    """What to make of an adapter so that a server loads it, exact ones first."""
+    """What to make so that a server loads it, exact ones first."""
+    if contents.kind == "model" and server.gguf_model.does == "takes":
+        file = f"{_place(contents.path)}.gguf"
+        yield ServingWay(
+            makes="a GGUF file, by a script in llama.cpp's repository",
+            command=f"python convert_hf_to_gguf.py --outfile {shlex.quote(file)} {shlex.quote(contents.path)}",
+            start=_filled(server.gguf_model.start, _name(contents, target), model=file),
+        )
     if contents.kind != "adapter":
         return
     beside = _place(contents.run or target)
@@ -159,7 +166,7 @@ def _ways(server: Server, contents: ServedContents, target: str) -> Iterator[Ser
         gguf = f"{beside}.gguf"
         yield ServingWay(
             makes="a merged model as GGUF",
-            command=f"doratune export {quoted} --to gguf --output {shlex.quote(gguf)}",
+            command=f"doratune export {quoted} --to gguf{_of_gguf(contents.base)} --output {shlex.quote(gguf)}",
             start=_filled(server.gguf_model.start, name, model=gguf),
         )
     if _is_convertible(server, contents):
@@ -169,6 +176,13 @@ def _ways(server: Server, contents: ServedContents, target: str) -> Iterator[Ser
             command=f"doratune convert {quoted} --to lora --rank {NEW_RANK} --output {shlex.quote(lora)}",
             start=_adapter_start(server, lora, name, contents.base, NEW_RANK),
         )
+
+
+def _of_gguf(base: str | None) -> str:
+    """The flag of ``doratune export`` about the base's GGUF file: that of a built-in model has 4 bits."""
+    if base in BUILTIN:
+        return " --requantize Q8_0"
+    return "" if base is not None and base.endswith(".gguf") else " --base-gguf BASE.gguf"
 
 
 def _is_convertible(server: Server, contents: ServedContents) -> bool:
