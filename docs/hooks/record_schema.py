@@ -16,6 +16,7 @@ FILES = {
     "doratune.records.study": "`study.json`",
     "doratune.records.analysis": "`analysis.json`",
     "doratune.records.bench": "the file of `doratune bench`",
+    "doratune.records.serving": "what the verbs after training print with `--json`",
 }
 COMMENT = re.compile(r"^\s*#: ?(.*)$|\s#: ?(.*)$")
 ABOUT = """# Record schema

@@ -133,22 +133,26 @@ def _filled(
     values = {key: shlex.quote(word) for key, word in words.items()}
     values |= {f"{key}_text": repr(text) for key, text in texts.items()}
     values |= {"rank": str(rank), "base_gguf": shlex.quote(base) if is_gguf and base else "BASE.gguf"}
-    values["base"] = "BASE" if base is None or is_gguf else _base_word(base)
+    known = None if is_gguf else base
+    values |= {"base": "BASE", "base_text": repr("BASE")} if known is None else _base_words(known)
     return [line.format_map(values) for line in lines]
 
 
-def _base_word(base: str) -> str:
-    """The base model as a word of a shell command; a built-in model's folder is looked up by doratune."""
-    return f'"$(doratune models --path {base})"' if base in BUILTIN else shlex.quote(base)
+def _base_words(base: str) -> dict[str, str]:
+    """The base model for a shell and for Python. Other programs need the folder of a built-in model."""
+    if base not in BUILTIN:
+        return {"base": shlex.quote(base), "base_text": repr(base)}
+    look_up = f"doratune models --path {base}"
+    return {"base": f'"$({look_up})"', "base_text": repr(f"FOLDER: {look_up}")}
 
 
 def _ways(server: Server, contents: ServedContents, target: str) -> Iterator[ServingWay]:
     """What to make so that a server loads it, exact ones first."""
     if contents.kind == "model" and server.gguf_model.does == "takes":
-        file = f"{_place(contents.path)}.gguf"
+        folder, file = shlex.quote(contents.path), f"{_place(contents.path)}.gguf"
         yield ServingWay(
             makes="a GGUF file, by a script in llama.cpp's repository",
-            command=f"python convert_hf_to_gguf.py --outfile {shlex.quote(file)} {shlex.quote(contents.path)}",
+            command=f"python convert_hf_to_gguf.py --outfile {shlex.quote(file)} {folder}",
             start=_filled(server.gguf_model.start, _name(contents, target), model=file),
         )
     if contents.kind != "adapter":
@@ -163,10 +167,10 @@ def _ways(server: Server, contents: ServedContents, target: str) -> Iterator[Ser
             start=_filled(server.model.start, name, model=merged),
         )
     if server.gguf_model.does == "takes" and (server.model.does != "takes" or server.model.architectures):
-        gguf = f"{beside}.gguf"
+        gguf, of_base = f"{beside}.gguf", _of_gguf(contents.base)
         yield ServingWay(
             makes="a merged model as GGUF",
-            command=f"doratune export {quoted} --to gguf{_of_gguf(contents.base)} --output {shlex.quote(gguf)}",
+            command=f"doratune export {quoted} --to gguf{of_base} --output {shlex.quote(gguf)}",
             start=_filled(server.gguf_model.start, name, model=gguf),
         )
     if _is_convertible(server, contents):

@@ -30,7 +30,7 @@ FENCE = re.compile(r"^( *)```.*?^\1```$", re.DOTALL | re.MULTILINE)
 @pytest.fixture(scope="module")
 def hooks() -> Any:
     sys.path.insert(0, str(HOOKS))
-    yield importlib.import_module("command_line"), importlib.import_module("record_schema")
+    yield tuple(map(importlib.import_module, ("command_line", "record_schema", "servers")))
     sys.path.remove(str(HOOKS))
 
 
@@ -92,7 +92,7 @@ def _verb(words: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_page_of_the_command_line_has_every_flag(verb: str, hooks: Any) -> None:
-    command_line, _ = hooks
+    command_line, *_ = hooks
     about, groups = command_line.parse_help(command_line.help_of(verb))
     assert f"doratune {verb}" in about
     spellings = " ".join(entry.spelling for group in groups for entry in group.entries)
@@ -106,7 +106,7 @@ def test_the_page_of_the_command_line_has_every_flag(verb: str, hooks: Any) -> N
 def test_the_page_of_the_schema_has_every_field_with_its_meaning(hooks: Any) -> None:
     from doratune.records.run import Evaluation
 
-    _, record_schema = hooks
+    _, record_schema, _ = hooks
     fields = record_schema.fields_of(Evaluation)
     assert [key for key, _, _ in fields] == list(Evaluation.model_fields)
     assert ("task", "str", "name of the task") in fields
