@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from doratune.records.serving import Part
+from doratune.records.serving import Part, Tried
 from doratune.serving.contents import MEANINGS
 from doratune.serving.servers import PARTS, Server, read_servers
 
 ABOUT = """# What servers take
 
 This page is made from the table that `doratune check-serving` uses, when the site is built. It says what
-each server's code does with an adapter that PEFT saved. Most of it was read and not tried.
+each server's code does with an adapter that PEFT saved. No server was started.
 
 - **takes**: it computes what PEFT computes.
 - **refuses**: it stops with an error.
@@ -19,6 +19,14 @@ each server's code does with an adapter that PEFT saved. Most of it was read and
 
 Projects move on: tell us where a cell is out of date.
 """
+
+
+TRIED: dict[Tried, str] = {
+    "nothing": "no",
+    "reader": "its code that reads an adapter, alone",
+    "converter": "its converter of adapters",
+    "all": "yes",
+}
 
 
 def servers_page() -> str:
@@ -30,7 +38,7 @@ def servers_page() -> str:
 def _versions(servers: list[Server]) -> Iterator[str]:
     yield from ["## Versions", "", "| server | read at | on | tried | |", "| :-- | :-- | :-- | :-- | :-- |"]
     for one in servers:
-        tried = {"nothing": "no", "converter": "its converter of adapters", "all": "yes"}[one.tried]
+        tried = TRIED[one.tried]
         note = one.adapter_note or ""
         yield f"| {one.title} | {one.version} | {one.date} | {tried} | {note} |"
     yield ""

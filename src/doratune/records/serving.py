@@ -28,7 +28,7 @@ class LogitCheck(Record):
 ServerName = Literal["vllm", "sglang", "tgi", "llama-cpp", "ollama", "transformers"]
 ServedKind = Literal["adapter", "model", "gguf_model", "gguf_adapter"]
 Answer = Literal["yes", "no", "wrongly"]
-Tried = Literal["nothing", "converter", "all"]
+Tried = Literal["nothing", "reader", "converter", "all"]
 Part = Literal[
     "dora",
     "rslora",
@@ -78,7 +78,8 @@ class ServerAnswer(Record):
     title: str  #: its name
     version: str  #: version or commit that was read
     read: datetime.date  #: when its code was read
-    tried: Tried  #: what was run and not only read: nothing, its converter of adapters, or all of it
+    tried: Tried
+    #: what was run and not only read: nothing, the code that reads or that converts an adapter, or all
     loads: Answer  #: "wrongly" if it loads and leaves something out without an error
     obstacles: list[Obstacle]  #: why not
     note: str | None  #: what else to know

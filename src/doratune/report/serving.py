@@ -13,8 +13,13 @@ from doratune.report.terminal import table_without_rules
 
 STYLES = {"yes": "green", "no": "red", "wrongly": "bold red"}
 KINDS = {"model": "a model", "gguf_model": "a model as GGUF", "gguf_adapter": "an adapter as GGUF"}
-TRIED: dict[Tried, str] = {"all": "{}", "converter": "the adapter converter of {}"}
-"""How a sentence names what was tried."""
+TRIED: dict[Tried, str] = {
+    "reader": "run alone, without a server, in {}",
+    "converter": "run as a script in {}",
+    "nothing": "only read in {}",
+    "all": "run as a whole in {}",
+}
+"""How a sentence says what was tried."""
 
 
 def print_serving(check: ServingCheck, console: Console) -> None:
@@ -82,11 +87,14 @@ def _print_lines(lines: list[str], console: Console) -> None:
 def _notes(answers: list[ServerAnswer]) -> list[str]:
     notes = [f"{one.title}: {one.note}." for one in answers if one.note and one.loads == "yes"]
     days = _listed(sorted({f"{one.read:%d %B %Y}".lstrip("0") for one in answers}))
-    read = _listed([f"{one.title} {one.version}" for one in answers if one.tried != "all"])
-    tried = [TRIED[one.tried].format(f"{one.title} {one.version}") for one in answers if one.tried in TRIED]
+    tried = [
+        words.format(_listed([f"{one.title} {one.version}" for one in answers if one.tried == kind]))
+        for kind, words in TRIED.items()
+        if any(one.tried == kind for one in answers)
+    ]
     return [
         *notes,
-        f"Read in the code of {read}, and not tried, on {days}. Tried: {_listed(tried)}. "
+        f"As of {days}, the code that reads an adapter was {'; '.join(tried)}. "
         "Compare a few answers with doratune's before you rely on a server.",
     ]
 

@@ -76,7 +76,7 @@ class Server(Settings):
     date: datetime.date
     """When its code was read."""
     tried: Tried
-    """What was run and not only read: nothing, its converter of adapters, or all of it."""
+    """What was run and not only read: nothing, the code that reads or converts an adapter, or all of it."""
     model: Form
     gguf_model: Form
     gguf_adapter: Form

@@ -325,7 +325,11 @@ def test_the_terminal_fits_80_columns_and_the_json_is_the_record(
     assert max(map(len, others)) <= 80
     assert "  doratune merge dora --output dora-merged" in commands
     words = " ".join(shown.split())
-    assert "refuses DoRA (use_dora)" in words and "not tried, on 29 November 2026" in words
+    assert (
+        "refuses DoRA (use_dora)" in words
+        and "As of 29 November 2026" in words
+        and "only read in Ollama" in words
+    )
     assert main(["dora", "--json"]) == 0
     printed = ServingCheck.model_validate(json.loads(capsys.readouterr().out))
     assert printed == check_serving("dora")
