@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 parser = argparse.ArgumentParser()
@@ -27,9 +27,10 @@ arguments = parser.parse_args()
 convert = [sys.executable, "-m", "doratune", "convert", arguments.adapter, "--to", "lora"]
 subprocess.run([*convert, "--rank", arguments.rank, "--output", arguments.output], check=True)
 
-config = PeftConfig.from_pretrained(arguments.output)
+config = LoraConfig.from_pretrained(arguments.output)
+assert isinstance(config, LoraConfig)
 print(f"rank {config.r}, DoRA: {config.use_dora}")
-base = arguments.model or config.base_model_name_or_path
+base = arguments.model or str(config.base_model_name_or_path)
 tokenizer = AutoTokenizer.from_pretrained(base)
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), arguments.output)
 

@@ -11,7 +11,7 @@ import argparse
 import subprocess
 import sys
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import pipeline
 
 parser = argparse.ArgumentParser()
 parser.add_argument("adapter")
@@ -25,9 +25,7 @@ merge = [sys.executable, "-m", "doratune", "merge", arguments.adapter, "--output
 subprocess.run(merge, check=True)
 
 # From here on neither doratune nor PEFT is needed. `vllm serve` and others take the same folder.
-tokenizer = AutoTokenizer.from_pretrained(arguments.output)
-model = AutoModelForCausalLM.from_pretrained(arguments.output, device_map="auto")
+generate = pipeline("text-generation", model=arguments.output, device_map="auto")
 for prompt in arguments.prompts:
-    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
-    answer = model.generate(**inputs, max_new_tokens=arguments.tokens, do_sample=False)
-    print(tokenizer.decode(answer[0], skip_special_tokens=True))
+    (answer,) = generate(prompt, max_new_tokens=arguments.tokens, do_sample=False)
+    print(answer["generated_text"])
