@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from doratune.records.base import Record
-from doratune.records.run import Count, Share
+from doratune.records.run import Count, Environment, ModelRecord, Seconds, Share
 
 Distance = Annotated[float, Field(ge=0)]
 
@@ -22,3 +22,41 @@ class LogitCheck(Record):
     top1: Share  #: share of positions with the same most likely token
     kl_mean: Distance  #: mean KL divergence of the second model's distribution from the first's, in nats
     kl_largest: Distance  #: the largest of them
+
+
+class RoundingRecord(Record):
+    """What rounding to the written type took from an update: ‖round(W') - W'‖ / ‖W' - W‖."""
+
+    overall: Distance  #: of all changed weights together
+    worst: Distance  #: of the weight that lost most
+    parameter: str  #: that weight
+
+
+class MergeRecord(Record):
+    """The whole merge.json: what was merged, and how far the result is from base and adapter."""
+
+    kind: ClassVar[str] = "doratune.merge"
+    version: ClassVar[int] = 1
+
+    schema_name: Literal["doratune.merge"] = Field(default="doratune.merge", alias="schema")  #: kind of file
+    schema_version: Literal[1] = 1  #: raised when a reader of the old version could not read the new
+    target: str  #: the run or adapter, as the user named it
+    base: ModelRecord  #: the base model
+    other_base: bool  #: whether it is another than was trained on
+    dequantised: bool  #: whether the base's weights are those of 4 bits, dequantised
+    weights_checksum: str  #: of the adapter, see ``records.weights``
+    layers: dict[str, Count]  #: merged layers, by method and kind, such as "DoRA linear"
+    replaced: list[str]  #: parameters that the adapter brought whole
+    untied: list[str]  #: parameters that the base shares with another, and the merged model does not
+    dtype: str  #: the type of the changed weights
+    files: dict[str, Count]  #: the files of the weights, with their bytes
+    rounding: RoundingRecord | None  #: None if no weight was changed
+    base_difference: LogitCheck | None  #: adapter on the base in full precision, and on it dequantised
+    check: LogitCheck  #: base with adapter, and the folder read back, both computed in float32
+    noise: LogitCheck  #: the folder's model, and the same with its weights moved by a rounding
+    allowed_mean: Distance  #: the largest mean difference in ``check`` that rounding explains
+    allowed_largest: Distance  #: the largest difference in ``check`` that rounding explains
+    usable: bool  #: whether ``check`` exceeds neither
+    output: str  #: the folder
+    seconds: Seconds  #: wall time
+    environment: Environment  #: where it was merged
