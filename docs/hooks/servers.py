@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from doratune.records.serving import Part, Tried
+from doratune.records.servers import Part, Tried
 from doratune.serving.contents import MEANINGS
 from doratune.serving.servers import PARTS, Server, read_servers
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from doratune.records.base import Record
-from doratune.records.run import Count, Share
+from doratune.records.run import Count, Environment, ModelRecord, Seconds, Share
 
 Distance = Annotated[float, Field(ge=0)]
 
@@ -25,84 +24,39 @@ class LogitCheck(Record):
     kl_largest: Distance  #: the largest of them
 
 
-ServerName = Literal["vllm", "sglang", "tgi", "llama-cpp", "ollama", "transformers"]
-ServedKind = Literal["adapter", "model", "gguf_model", "gguf_adapter"]
-Answer = Literal["yes", "no", "wrongly"]
-Tried = Literal["nothing", "reader", "converter", "all"]
-Part = Literal[
-    "dora",
-    "rslora",
-    "rank_pattern",
-    "alpha_pattern",
-    "changed_base",
-    "bias",
-    "no_bias",
-    "lora_bias",
-    "saved_modules",
-    "saved_norms",
-    "tokens",
-    "embedding",
-    "head",
-    "convolution",
-    "parameters",
-    "replication",
-    "invocation",
-    "variant",
-    "expression",
-    "some_layers",
-    "apart",
-]
-"""What an adapter may have besides A and B of linear layers; ``serving/contents.py`` says what each means."""
+class RoundingRecord(Record):
+    """What rounding to the written type took from an update: ‖round(W') - W'‖ / ‖W' - W‖."""
+
+    overall: Distance  #: of all changed weights together
+    worst: Distance  #: of the weight that lost most
+    parameter: str  #: that weight
 
 
-class Obstacle(Record):
-    """Something that a server does not take."""
+class MergeRecord(Record):
+    """The whole merge.json: what was merged, and how far the result is from base and adapter."""
 
-    what: str  #: what it is, and the key of adapter_config.json it comes from
-    ignored: bool  #: whether the server loads the adapter without it, and so answers wrongly
-    where: str | None  #: the server's file in which that was read
+    kind: ClassVar[str] = "doratune.merge"
+    version: ClassVar[int] = 1
 
-
-class ServingWay(Record):
-    """A command that makes something a server loads."""
-
-    makes: str  #: what it makes
-    command: str  #: for a shell
-    start: list[str]  #: the commands that then serve it
-
-
-class ServerAnswer(Record):
-    """One server's answer."""
-
-    server: ServerName  #: its name in servers.yaml
-    title: str  #: its name
-    version: str  #: version or commit that was read
-    read: datetime.date  #: when its code was read
-    tried: Tried
-    #: what was run and not only read: nothing, the code that reads or that converts an adapter, or all
-    loads: Answer  #: "wrongly" if it loads and leaves something out without an error
-    obstacles: list[Obstacle]  #: why not
-    note: str | None  #: what else to know
-    start: list[str]  #: the commands that serve it; empty unless it loads
-    ways: list[ServingWay]  #: what to make instead; empty if it loads
-
-
-class ServedContents(Record):
-    """What is to be served."""
-
-    kind: ServedKind  #: a PEFT adapter, a transformers folder, or a GGUF file of either
-    run: str | None  #: the run directory it is in
-    path: str  #: the folder or file that a server is given
-    ranks: list[Count]  #: ranks of an adapter's layers, ascending; empty for a model
-    modules: list[str]  #: names of an adapter's modules without their place
-    parts: list[Part]  #: what else an adapter has
-    base: str | None  #: an adapter's base model, as far as it says
-    architecture: str | None  #: a model's, from its config.json
-
-
-class ServingCheck(Record):
-    """Which servers load a run, an adapter, a model or a GGUF file."""
-
-    target: str  #: what the user named
-    contents: ServedContents  #: what was found there
-    servers: list[ServerAnswer]  #: in the order of servers.yaml
+    schema_name: Literal["doratune.merge"] = Field(default="doratune.merge", alias="schema")  #: kind of file
+    schema_version: Literal[1] = 1  #: raised when a reader of the old version could not read the new
+    target: str  #: the run or adapter, as the user named it
+    base: ModelRecord  #: the base model
+    other_base: bool  #: whether it is another than was trained on
+    dequantised: bool  #: whether the base's weights are those of 4 bits, dequantised
+    weights_checksum: str  #: of the adapter, see ``records.weights``
+    layers: dict[str, Count]  #: merged layers, by method and kind, such as "DoRA linear"
+    replaced: list[str]  #: parameters that the adapter brought whole
+    untied: list[str]  #: parameters that the base shares with another, and the merged model does not
+    dtype: str  #: the type of the changed weights
+    files: dict[str, Count]  #: the files of the weights, with their bytes
+    rounding: RoundingRecord | None  #: None if no weight was changed
+    base_difference: LogitCheck | None  #: adapter on the base in full precision, and on it dequantised
+    check: LogitCheck  #: base with adapter, and the folder read back, both computed in float32
+    noise: LogitCheck  #: the folder's model, and the same with its weights moved by a rounding
+    allowed_mean: Distance  #: the largest mean difference in ``check`` that rounding explains
+    allowed_largest: Distance  #: the largest difference in ``check`` that rounding explains
+    usable: bool  #: whether ``check`` exceeds neither
+    output: str  #: the folder
+    seconds: Seconds  #: wall time
+    environment: Environment  #: where it was merged

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from doratune.records.serving import Obstacle, ServedContents, ServerAnswer, ServingCheck, Tried
+from doratune.records.servers import Obstacle, ServedContents, ServerAnswer, ServingCheck, Tried
 from doratune.report.terminal import table_without_rules
 
 STYLES = {"yes": "green", "no": "red", "wrongly": "bold red"}

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from doratune.errors import DoratuneError, InputError
-from doratune.evaluation.batching import evaluation_mode
 from doratune.peft.merge_layer import base_name, is_wrapper
 from doratune.records.files import read_jsonl, read_text
 from doratune.records.serving import LogitCheck
@@ -27,7 +26,7 @@ TEXTS = (
     "1, 1, 2, 3, 5, 8, 13, 21, 34, 55",
 )
 """What models are compared on if the user names no rows."""
-ROWS, TOKENS = 64, 256
+ROWS, TOKENS = 16, 128
 """The most rows of a file, and tokens of a row."""
 
 Logits = Callable[[Tensor], Tensor]
@@ -71,10 +70,10 @@ def _texts(file: Path) -> Sequence[str]:
 
 
 def logits_of(model: Any) -> Logits:
-    """The logits of a model in memory, in float32."""
+    """The logits of a model in evaluation mode and float32; norms are computed when weights are there."""
 
     def logits(ids: Tensor) -> Tensor:
-        with evaluation_mode(model):
+        with torch.inference_mode():
             return model(input_ids=ids.to(model.device), use_cache=False).logits[0].float().cpu()
 
     return logits
@@ -114,13 +113,20 @@ def compare_logits(before: Logits, after: Logits, rows: Iterable[Tensor]) -> Log
     )
 
 
+def recorded(logits: Logits, rows: Sequence[Tensor]) -> Logits:
+    """The logits of some rows, computed now, as a function of the row."""
+    found = {id(ids): logits(ids) for ids in rows}
+    return lambda ids: found[id(ids)]
+
+
 @contextmanager
-def filled(model: nn.Module, weight: Callable[[str], Tensor]) -> Iterator[None]:
+def filled(model: nn.Module, weight: Callable[[str], Tensor], *, keep: bool = False) -> Iterator[None]:
     """Let a model whose base weights have no content compute, with a block's weights at a time.
 
     Args:
         model: Its parameters without content have one element for all, as in ``open_adapted``.
         weight: Reads a parameter of the base model by its name there.
+        keep: Keep all that was read, so that a second row reads nothing.
     """
     hooks = []
     blocks = set(getattr(model, "_no_split_modules", None) or ())
@@ -137,7 +143,8 @@ def filled(model: nn.Module, weight: Callable[[str], Tensor]) -> Iterator[None]:
         def after(*_: Any) -> None:
             for owner, key, _name, empty in parameters:
                 setattr(owner, key, empty)
-            read.clear()
+            if not keep:
+                read.clear()
 
         hooks.append(module.register_forward_pre_hook(before))
         hooks.append(module.register_forward_hook(after, always_call=True))

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from doratune.errors import InputError
 from doratune.evaluation.found import Found, find_trained
 from doratune.records.folders import refuse_missing_folder
-from doratune.records.layout import ADAPTER_CONFIG, MODEL_CONFIG
-from doratune.records.serving import Part, ServedContents, ServedKind
+from doratune.records.layout import ADAPTER_CONFIG, MERGE_NAME, MODEL_CONFIG
+from doratune.records.servers import Part, ServedContents, ServedKind
 from doratune.records.storage import read_base_model
 from doratune.strict_json import read_object
 
@@ -225,6 +225,14 @@ def _model(folder: Path, run: Path | None) -> ServedContents:
     config = read_object(folder / MODEL_CONFIG, "the model's configuration")
     if not any(folder.glob("*.safetensors")):
         raise InputError("the model has no weights", where=str(folder), expected="safetensors files")
+    merged = folder / MERGE_NAME
+    if merged.is_file() and read_object(merged, "the record of the merge").get("usable") is False:
+        raise InputError(
+            "the merged model is further from base and adapter than rounding explains",
+            where=str(folder),
+            got="usable: false in its merge.json",
+            fix="merge again, with --dtype float32",
+        )
     named = config.get("architectures")
     architecture = named[0] if isinstance(named, list) and named else None
     return _served_model("model", folder, run=run, architecture=architecture)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from doratune.models.builtin import BUILTIN
-from doratune.records.serving import (
+from doratune.records.servers import (
     Answer,
     Obstacle,
     Part,

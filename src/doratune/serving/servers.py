@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from doratune.named_yaml import read_shipped
-from doratune.records.serving import Part, ServerName, Tried
+from doratune.records.servers import Part, ServerName, Tried
 from doratune.settings import Positive, Settings
 
 Does = Literal["takes", "refuses", "ignores"]

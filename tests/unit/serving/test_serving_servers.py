@@ -24,7 +24,7 @@ from transformers import (
 
 from doratune.cli.check_serving import main
 from doratune.errors import InputError
-from doratune.records.serving import Part, ServerAnswer, ServingCheck
+from doratune.records.servers import Part, ServerAnswer, ServingCheck
 from doratune.serving.contents import MEANINGS, read_contents
 from doratune.serving.served import CONVERTED, NOT_CONVERTED, check_serving
 from doratune.serving.servers import PARTS, read_servers
@@ -280,6 +280,16 @@ def test_an_architecture_that_ollama_does_not_convert(folders: Path, tmp_path: P
     (tmp_path / "model.safetensors").symlink_to(folders / "base" / "model.safetensors")
     check = check_serving(str(tmp_path))
     assert named(check, "ollama") == "the architecture PhiForCausalLM"
+
+
+def test_a_merged_model_that_failed_its_check_is_refused(folders: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(folders / "base" / name)
+    (tmp_path / "merge.json").write_text('{"usable": true}')
+    assert check_serving(str(tmp_path)).contents.kind == "model"
+    (tmp_path / "merge.json").write_text('{"usable": false}')
+    with pytest.raises(InputError, match="further from base and adapter"):
+        check_serving(str(tmp_path))
 
 
 @pytest.mark.parametrize(

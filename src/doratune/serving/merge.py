@@ -1,0 +1,212 @@
+"""Merges an adapter into its base on the disk, and compares the result with base and adapter."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from doratune.environment import describe_environment
+from doratune.errors import DoratuneError, InputError
+from doratune.memory import available_memory_bytes
+from doratune.models.on_disk import open_model
+from doratune.peft import enable
+from doratune.records.files import write_json_atomic, write_text_atomic
+from doratune.records.layout import MERGE_NAME
+from doratune.records.serving import LogitCheck, MergeRecord
+from doratune.serving.adapted import AdaptedBase, AdaptedLayer, hollow, open_adapted
+from doratune.serving.card import merged_card
+from doratune.serving.check import Logits, check_rows, compare_logits, filled, logits_of, recorded
+from doratune.serving.config import MergeConfig
+from doratune.serving.files import stage
+from doratune.serving.merged_weights import MergedWeights
+from doratune.serving.model_folder import Plan, plan_model, write_settings, write_weights
+from doratune.serving.rounding import moved
+from doratune.training.card import CARD_NAME
+
+MEAN, LARGEST = 4.0, 10.0
+"""How many times as far the merged model may be from base and adapter as it is from itself when its weights
+move by a rounding, on average and at most. Both are random; on the tests' models the ratios are below 1.2."""
+MODELS = 3
+"""How many models in float32 must fit in the available memory to be held whole for the check."""
+
+
+def merge(config: MergeConfig) -> MergeRecord:
+    """Merge a run's adapter into its base, and check the result.
+
+    Args:
+        config: What to merge.
+
+    Returns:
+        The record, which is also in the folder, as merge.json. If ``usable`` is false, the folder has another
+        name, and a README that says why.
+
+    Raises:
+        InputError: The adapter, the base or the output cannot be used. Nothing has been written.
+    """
+    began = time.monotonic()
+    _refuse_several(config)
+    opened = open_adapted(
+        config.run[0],
+        base=config.base,
+        allow_other_base=config.allow_other_base,
+        dequantised=config.dequantised,
+        trust_remote_code=config.trust_remote_code,
+    )
+    rows = check_rows(opened.base.tokenizer, config.check_data)
+    weights = MergedWeights(opened)
+    plan = plan_model(opened.base, weights.changed, weights.untied, _dtype(config, opened))
+    with stage(config.output, size=plan.size) as place:
+        files = write_weights(plan, opened.files, place.folder, weights.rounded)
+        write_settings(
+            opened.base,
+            place.folder,
+            adapter=opened.adapter,
+            dtype=plan.main_dtype,
+            untied=bool(weights.untied),
+            trust_remote_code=config.trust_remote_code,
+        )
+        check, noise, difference = _check(config, opened, plan, place.folder, rows)
+        record = MergeRecord(
+            target=config.run[0],
+            base=opened.base_record,
+            other_base=opened.other_base is not None,
+            dequantised=config.dequantised,
+            weights_checksum=opened.checksum,
+            layers=_layers(opened.layers()),
+            replaced=sorted(opened.replaced()),
+            untied=sorted(weights.untied),
+            dtype=plan.dtype(weights.changed),
+            files=files,
+            rounding=weights.rounding(),
+            base_difference=difference,
+            check=check,
+            noise=noise,
+            allowed_mean=MEAN * noise.mean,
+            allowed_largest=LARGEST * noise.largest,
+            usable=check.mean <= MEAN * noise.mean and check.largest <= LARGEST * noise.largest,
+            output=str(config.output),
+            seconds=time.monotonic() - began,
+            environment=describe_environment(),
+        )
+        if record.usable:
+            write_text_atomic(place.folder / CARD_NAME, merged_card(record, opened.record))
+        else:
+            place.mark_unusable(unusable(record).message)
+            record = record.model_copy(update={"output": str(place.output)})
+        write_json_atomic(place.folder / MERGE_NAME, record.to_dict())
+    return record
+
+
+def unusable(record: MergeRecord) -> DoratuneError:
+    """The error for a merged model that is too far from base and adapter."""
+    check = record.check
+    return DoratuneError(
+        "the merged model is further from base and adapter than rounding explains",
+        where=record.output,
+        got=f"log-probabilities that differ by {check.mean:.3g} on average, {check.largest:.3g} at most",
+        expected=f"at most {record.allowed_mean:.3g} on average and {record.allowed_largest:.3g} at most, "
+        f"some times what rounding to {record.dtype} does",
+        fix="do not use the folder; merge with --dtype float32, or in memory with PEFT's merge_and_unload",
+    )
+
+
+def _refuse_several(config: MergeConfig) -> None:
+    if len(config.run) > 1 or config.weights is not None:
+        raise InputError(
+            "several runs cannot be merged together",
+            where=" ".join(config.run),
+            expected="one run: PEFT's add_weighted_adapter leaves DoRA's magnitudes out without a word",
+            fix="merge each run by itself",
+        )
+
+
+def _dtype(config: MergeConfig, opened: AdaptedBase) -> torch.dtype | None:
+    """The type to write; None: that of the base's files."""
+    if config.dtype != "auto":
+        return getattr(torch, config.dtype)
+    # Dequantised weights have the type that they were quantised from.
+    return None if opened.dequantised is None else opened.dequantised.dtype
+
+
+def _check(
+    config: MergeConfig, opened: AdaptedBase, plan: Plan, folder: Path, rows: Sequence[Tensor]
+) -> tuple[LogitCheck, LogitCheck, LogitCheck | None]:
+    """Compare the folder with base and adapter, all in float32.
+
+    Returns:
+        The comparison; that of the folder's model with itself, its weights moved by as much as rounding moved
+        them; and, of a run in 4 bits, that of the adapter on its two bases.
+    """
+    record, trust = opened.record, config.trust_remote_code
+    if record is None or record.config.get("engine", "doratune") == "doratune":
+        enable(opened.model)
+    whole = _fits(opened)
+    if not whole:  # each row would read all weights again
+        rows = [torch.cat(list(rows), dim=1)]
+    logits = logits_of(opened.model)
+    with filled(opened.model, opened.trained_weight, keep=whole):
+        before = recorded(logits, rows)
+    difference = None
+    if other := opened.with_other_base(trust_remote_code=trust):
+        with filled(opened.model, other.trained_weight, keep=whole):
+            full, seen = (before, logits) if opened.dequantised is None else (logits, before)
+            difference = compare_logits(full, seen, rows)
+    types = plan.rounded_types(opened.files, opened.base.parameters)
+    after, again = (_read_whole if whole else _read_by_block)(folder, types, rows, trust)
+    return compare_logits(before, after, rows), compare_logits(after, again, rows), difference
+
+
+def _fits(opened: AdaptedBase) -> bool:
+    """Whether the models that the check compares fit comfortably in memory."""
+    available = available_memory_bytes()
+    return available is not None and 4 * MODELS * opened.base_record.parameters < available
+
+
+Types = Mapping[str, torch.dtype]
+"""The types of the parameters that were rounded."""
+
+
+def _read_whole(folder: Path, types: Types, rows: Sequence[Tensor], trust: bool) -> tuple[Logits, Logits]:
+    """The written model's logits in float32, as it is and with its weights moved by a rounding."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=trust)
+    after = recorded(logits_of(model.eval()), rows)
+    for name, parameter in model.named_parameters():
+        parameter.data = moved(parameter.data, types.get(name), name)
+    return after, recorded(logits_of(model), rows)
+
+
+def _read_by_block(folder: Path, types: Types, rows: Sequence[Tensor], trust: bool) -> tuple[Logits, Logits]:
+    """The same with one block of the model in memory at a time."""
+    written = open_model(str(folder), trust_remote_code=trust)
+    hollow(written.model)
+
+    def weight(name: str) -> Tensor:
+        return written.files.rows(written.tied.get(name, name)).float()
+
+    def moved_weight(name: str) -> Tensor:
+        name = written.tied.get(name, name)
+        return moved(weight(name), types.get(name), name)
+
+    logits = logits_of(written.model)
+    with filled(written.model, weight):
+        after = recorded(logits, rows)
+    with filled(written.model, moved_weight):
+        return after, recorded(logits, rows)
+
+
+def _layers(layers: Sequence[AdaptedLayer]) -> dict[str, int]:
+    """How many layers are merged, by method and kind."""
+
+    def kind(one: AdaptedLayer) -> str:
+        if one.kind == "tokens":
+            return "single tokens"
+        return f"{'DoRA' if one.is_dora else 'LoRA'} {one.kind}"
+
+    return dict(sorted(Counter(map(kind, layers)).items()))
