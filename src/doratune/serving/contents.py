@@ -40,7 +40,7 @@ MEANINGS: dict[Part, str] = {
     "variant": "a variant of LoRA",
     "expression": "target_modules is an expression, not a list",
     "some_layers": "modules that some layers lack",
-    "apart": "a part of q, k, v or of gate, up alone",
+    "apart": "up without gate, q without v, or k or v without q",
 }
 """How a message names each part of an adapter."""
 VARIANTS = ("use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "arrow_config")
