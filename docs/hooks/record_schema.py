@@ -16,7 +16,6 @@ FILES = {
     "doratune.records.study": "`study.json`",
     "doratune.records.analysis": "`analysis.json`",
     "doratune.records.bench": "the file of `doratune bench`",
-    "doratune.records.serving": "what `merge`, `convert` and `export` print with `--json`",
     "doratune.records.servers": "what `doratune check-serving` prints with `--json`",
 }
 COMMENT = re.compile(r"^\s*#: ?(.*)$|\s#: ?(.*)$")

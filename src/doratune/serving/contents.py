@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from doratune.errors import InputError
 from doratune.evaluation.found import Found, find_trained
 from doratune.records.folders import refuse_missing_folder
-from doratune.records.layout import ADAPTER_CONFIG, MERGE_NAME, MODEL_CONFIG
+from doratune.records.layout import ADAPTER_CONFIG, ADAPTER_NAME, MERGE_NAME, MODEL_CONFIG
 from doratune.records.servers import Part, ServedContents, ServedKind
 from doratune.records.storage import read_base_model
 from doratune.strict_json import read_object
@@ -64,6 +64,8 @@ def read_contents(target: str) -> ServedContents:
         return _gguf(path)
     refuse_missing_folder(target, "run, adapter or model", where="doratune check-serving")
     found = find_trained(target)
+    if found.run is None and (path / ADAPTER_NAME / ADAPTER_CONFIG).is_file():  # of ``convert --exact``
+        found = Found(adapter=path / ADAPTER_NAME)
     if found.adapter is not None:
         return _adapter(found.adapter, found)
     if found.model is None and found.run is not None:

@@ -241,6 +241,14 @@ def test_the_ways_are_commands_that_parse_and_suit_the_server(
     assert len(answer(check_serving(str(folders / "head-saved")), "vllm").ways) == 1, "conversion keeps it"
 
 
+def test_the_folder_of_an_exact_conversion(folders: Path, tmp_path: Path) -> None:
+    (tmp_path / "exact").mkdir()
+    with_config(folders / "lora", tmp_path / "exact" / "adapter", base_model_name_or_path="exact/base")
+    check = check_serving(str(tmp_path / "exact"))
+    assert check.contents.path == str(tmp_path / "exact" / "adapter")
+    assert answer(check, "vllm").start[0].startswith("vllm serve exact/base --enable-lora ")
+
+
 def test_a_built_in_base_is_looked_up(folders: Path, tmp_path: Path) -> None:
     adapter = with_config(folders / "lora", tmp_path / "one", base_model_name_or_path="smollm2-135m")
     (start,) = answer(check_serving(str(adapter)), "sglang").start
