@@ -15,11 +15,11 @@ from transformers import AutoTokenizer
 from doratune.errors import InputError, first_of
 from doratune.finite import is_finite
 from doratune.models.on_disk import ModelOnDisk
-from doratune.models.weights import INDEX, SINGLE, WeightFiles
+from doratune.models.weights import DTYPES, INDEX, SINGLE, WeightFiles
 from doratune.records.files import write_json_atomic
 from doratune.records.layout import MODEL_CONFIG
 from doratune.serving._internals import cached_file
-from doratune.serving.files import DTYPES, TensorFile, size_of
+from doratune.serving.files import TensorFile, size_of
 from doratune.strict_json import read_object
 
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model")
