@@ -1,0 +1,1 @@
+"""After training: merging, converting and exporting adapters for serving."""
