@@ -323,3 +323,51 @@ def first_run(names: list[str]) -> str:
         )
     heading = ["task, format, protocol (test rows)", "majority", "base", "LoRA", "DoRA"]
     return words.table([*heading, "DoRA − LoRA, points"], rows)
+
+
+def conversion(record: Any) -> str:
+    """What a LoRA of each rank keeps of each DoRA adapter."""
+    rows = []
+    for one in record["results"]:
+        rows.append(
+            [f"**DoRA, rank {one['rank']}**", "", "", "", words.percent(one["accuracy"]), ""]
+        )
+        for kept in one["ranks"]:
+            rows.append(
+                [
+                    f"LoRA, rank {kept['rank']}",
+                    words.percent(kept["left_out"]),
+                    f"{kept['kl']:.1e}",
+                    words.percent(kept["same_top"]),
+                    words.percent(kept["accuracy"]),
+                    f"{kept['p_value']:.3f} ({kept['only_source']} : {kept['only_converted']})",
+                ]
+            )
+    heading = ["", "left out of ‖ΔW‖", "mean KL", "same top-1", "accuracy", "p (rows lost : won)"]
+    return words.table(heading, rows)
+
+
+def conversion_needed(record: Any, largest_kl: float) -> list[tuple[int, int | None]]:
+    """For each DoRA rank the smallest LoRA rank whose KL is at most this; None where none is."""
+    return [
+        (
+            one["rank"],
+            next((kept["rank"] for kept in one["ranks"] if kept["kl"] <= largest_kl), None),
+        )
+        for one in record["results"]
+    ]
+
+
+def magnitude_parts(record: Any) -> str:
+    """How much of ΔW is the magnitude's."""
+    rows = [
+        [
+            f"DoRA, rank {one['rank']}, {one['steps']} steps at {one['learning_rate']:g}",
+            words.percent(one["gain_deviation"]),
+            words.percent(one["magnitude_share"]),
+            words.percent(one["same_rank_left_out"]),
+        ]
+        for one in record["results"]
+    ]
+    heading = ["", "root mean square of g − 1", "‖(g − 1) ⊙ W‖ ÷ ‖ΔW‖", "left out by LoRA of the same rank"]
+    return words.table(heading, rows)
