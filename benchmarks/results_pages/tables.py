@@ -329,9 +329,7 @@ def conversion(record: Any) -> str:
     """What a LoRA of each rank keeps of each DoRA adapter."""
     rows = []
     for one in record["results"]:
-        rows.append(
-            [f"**DoRA, rank {one['rank']}**", "", "", "", words.percent(one["accuracy"]), ""]
-        )
+        rows.append([f"**DoRA, rank {one['rank']}**", "", "", "", words.percent(one["accuracy"]), ""])
         for kept in one["ranks"]:
             rows.append(
                 [

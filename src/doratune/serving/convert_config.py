@@ -55,7 +55,9 @@ class ConvertConfig(Settings):
         """
         if self.exact == (self.rank is not None):
             raise InputError(
-                "an exact conversion keeps the adapter's rank" if self.exact else "the LoRA's rank is missing",
+                "an exact conversion keeps the adapter's rank"
+                if self.exact
+                else "the LoRA's rank is missing",
                 where="doratune convert",
                 got=f"--exact and --rank {self.rank}" if self.exact else None,
                 expected="either --rank or --exact",

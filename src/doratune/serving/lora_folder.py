@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from doratune.errors import InputError, first_of
 from doratune.peft.adapter_file import WEIGHTS
-from doratune.records.layout import ADAPTER_CONFIG, BASE_MODEL_NAME
+from doratune.records.files import write_json_atomic
+from doratune.records.layout import ADAPTER_CONFIG
+from doratune.records.run import ModelRecord
+from doratune.records.storage import write_base_model
+from doratune.strict_json import read_object
 
-PREFIX = "base_model.model."
-"""What PEFT puts before a module's name in its file."""
 OF_LORA = ".lora_"
 """In the key of every tensor of an adapted layer."""
 KEPT = ("task_type", "fan_in_fan_out", "bias", "modules_to_save", "trainable_token_indices")
 """Settings of the source that stay: how a weight is stored, and what is trained besides LoRA."""
 REFUSED = {
-    "layer_replication": "layers of the base used more than once",
     "target_parameters": "parameters adapted without a layer",
     "lora_bias": "a trained bias of B",
     "megatron_config": "layers of Megatron",
@@ -43,9 +42,9 @@ def refuse_unconverted(config: LoraConfig, kinds: Mapping[str, str], folder: Pat
         InputError: It has some.
     """
     got = [f"{key} ({what})" for key, what in REFUSED.items() if getattr(config, key)]
-    other = [name for name, kind in kinds.items() if kind not in ("linear", "embedding")]
+    other = [name for name, kind in kinds.items() if kind == "conv"]
     if other:
-        got.append(f"{kinds[other[0]]} layers ({first_of(other)})")
+        got.append(f"convolutions ({first_of(other)})")
     if got:
         raise InputError(
             "the adapter has parts that are not converted into LoRA",
@@ -86,9 +85,7 @@ def short_targets(model: nn.Module, layers: Iterable[str]) -> list[str]:
     """
     adapted = set(layers)
     short = sorted({name.rpartition(".")[2] for name in adapted})
-    fitting = {
-        name for name, _ in model.named_modules() if name.rpartition(".")[2] in short
-    }
+    fitting = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in short}
     return short if fitting == adapted else sorted(adapted)
 
 
@@ -111,25 +108,29 @@ def carried_note(config: LoraConfig) -> str | None:
     return f"the adapter also holds {' and '.join(parts)}, which many servers do not take"
 
 
-def write_lora(folder: Path, config: LoraConfig, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Write an adapter.
+def write_lora(
+    folder: Path,
+    config: LoraConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    base: ModelRecord,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Write an adapter, in place of one that is there already.
 
     Args:
-        folder: An empty folder.
+        folder: The folder.
         config: Its configuration.
         tensors: By their keys in PEFT's file.
-        source: The adapter that it was made from, whose tokenizer and base record are copied.
+        base: The base model that it belongs to.
+        tokenizer: The base model's tokenizer.
     """
     config.save_pretrained(str(folder))
     path = folder / ADAPTER_CONFIG
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    values = read_object(path, "the adapter's configuration")
+    if isinstance(values["target_modules"], list):
+        values["target_modules"].sort()  # PEFT writes a set
+    write_json_atomic(path, values)
     save_file({key: one.contiguous() for key, one in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
-    for file in sorted(source.iterdir()):
-        if file.is_file() and (file.name == BASE_MODEL_NAME or is_tokenizers(file.name)):
-            shutil.copy2(file, folder / file.name)
-
-
-def is_tokenizers(name: str) -> bool:
-    """Whether a file belongs to a tokenizer."""
-    return name in TOKENIZER_FILES or name.endswith(".jinja")
+    write_base_model(folder, base)
+    tokenizer.save_pretrained(str(folder))

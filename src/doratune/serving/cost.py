@@ -1,22 +1,25 @@
-"""What a conversion does to the accuracy on a task's rows."""
+"""What a conversion costs: how far its predictions are from the adapter's, and its accuracy on tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from doratune.evaluation.config import EvalConfig
-from doratune.evaluation.early import refuse_early
 from doratune.evaluation.evaluate import evaluate
 from doratune.evaluation.found import find_trained
 from doratune.records.answers import read_answers
 from doratune.records.files import write_json_atomic
 from doratune.records.run import Evaluation
-from doratune.records.serving import TaskAccuracy
+from doratune.records.serving import LogitCheck, TaskAccuracy
+from doratune.serving.adapted import AdaptedBase, open_adapted
+from doratune.serving.check import compare_logits, filled, logits_of
 from doratune.stats.seeds import sign_flip_p
 
 
@@ -33,13 +36,22 @@ class Scored:
     credits: list[np.ndarray]
 
 
-def refuse_tasks(config: EvalConfig) -> None:
-    """Refuse tasks or rows that cannot be used, before anything is computed.
+def check_written(source: AdaptedBase, folder: Path, rows: Sequence[Tensor]) -> LogitCheck:
+    """Read a written adapter back and compare its predictions with those of its source."""
+    written = open_adapted(str(folder), command="doratune convert")
+    with filled(source.model, source.trained_weight), filled(written.model, written.trained_weight):
+        return compare_logits(logits_of(source.model), logits_of(written.model), rows)
 
-    Raises:
-        InputError: One of them cannot be used.
-    """
-    refuse_early(config)
+
+def accuracies(evaluation: EvalConfig | None, folder: Path) -> list[TaskAccuracy]:
+    """Compare the accuracies of an adapter and of the conversion in ``folder``; none without tasks."""
+    if evaluation is None:
+        return []
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        before = score(evaluation, place / "source")
+        after = score(of_conversion(evaluation, before, folder, place), place / "converted")
+    return compare(before, after)
 
 
 def score(config: EvalConfig, folder: Path) -> Scored:
