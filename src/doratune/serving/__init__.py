@@ -1,1 +1,1 @@
-"""After training: merging, converting and exporting adapters for serving."""
+"""What comes after training: merging, converting and exporting an adapter, and checking the result."""
