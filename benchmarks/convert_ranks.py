@@ -1,10 +1,10 @@
 """How much of DoRA adapters plain LoRA of several ranks can hold.
 
-    python benchmarks/convert_ranks.py RUN [RUN ...] --data TEST.json --rows 500 --output convert-ranks.json
+    python benchmarks/convert_ranks.py RUN [RUN ...] --work FOLDER --output convert-ranks.json
 
 Each run is a DoRA run of one task. Its adapter is converted into LoRA of every rank of ``--rank auto``, and
 each conversion is compared with it: the share of ‖ΔW‖ left out, the next-token distributions on some test
-rows, and the accuracy on the first rows of the test set. Results in the output are kept and not measured again.
+rows, and the accuracy on the first rows of the test set. What the output holds is not measured again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +49,23 @@ def magnitude(source: AdaptedBase) -> tuple[float, float]:
     return torch.cat(deviations).mean().sqrt().item(), math.hypot(*norms)
 
 
-def measure(run: str, data: Path | None, rows: int) -> dict[str, Any]:
+def texts_of(task: str, form: Any, data: Path | None) -> list[str]:
+    """The first test rows, with their right answers."""
+    loaded = load_split(get_task(task), "test", data=data)
+    examples = build_examples(loaded.rows[:CHECKED], source=loaded.source, fmt=form, task=get_task(task))
+    return [one.prompt + one.candidates[one.gold] for one in examples]
+
+
+def convert(run: str, data: Path | None, work: Path) -> dict[str, Any]:
+    """Convert an adapter into every rank, into folders of ``work``, and compare the distributions."""
     source = open_adapted(run)
-    assert source.record is not None
+    assert source.record is not None and source.record.training is not None
     settings = source.record.config
     (task,) = settings["task"]
     conversion = Conversion(source, RANKS[-1])
-    whole = math.hypot(*(one.norm for one in conversion.layers(RANKS[-1])))
     deviation, magnitudes = magnitude(source)
-
-    loaded = load_split(get_task(task), "test", data=data)
-    examples = build_examples(
-        loaded.rows[:CHECKED], source=loaded.source, fmt=settings["format"], task=get_task(task)
-    )
     tokenizer = source.base.tokenizer
-    ids = [torch.tensor([tokenizer(one.prompt + one.candidates[one.gold]).input_ids]) for one in examples]
+    ids = [torch.tensor([tokenizer(one).input_ids]) for one in texts_of(task, settings["format"], data)]
 
     def logits(folder: Path) -> dict[int, torch.Tensor]:
         base = load_model(source.base_record.name, dtype="float32").model
@@ -71,77 +73,98 @@ def measure(run: str, data: Path | None, rows: int) -> dict[str, Any]:
         return {id(row): logits_of(model)(row) for row in ids}
 
     before = logits(source.adapter)
-    evaluation = EvalConfig(target=run, task=[task], data=data, eval_rows=rows)
     found = []
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
-        answers = score(evaluation, place / "source")
-        for rank in RANKS:
-            folder = place / f"lora-{rank}"
-            folder.mkdir()
-            conversion.write(folder, rank)
-            after = logits(folder)
-            check = compare_logits(lambda row: before[id(row)], lambda row, after=after: after[id(row)], ids)
-            config = of_conversion(evaluation, answers, folder, place)
-            (accuracy,) = compare(answers, score(config, place / f"answers-{rank}"))
-            found.append(
-                {
-                    "rank": rank,
-                    "left_out": conversion.left_out(rank),
-                    "kl": check.kl_mean,
-                    "kl_largest": check.kl_largest,
-                    "same_top": check.top1,
-                    "positions": check.positions,
-                    "accuracy": accuracy.converted,
-                    "only_source": accuracy.only_source,
-                    "only_converted": accuracy.only_converted,
-                    "p_value": accuracy.p_value,
-                }
-            )
-            print(f"{run}, LoRA of rank {rank}: {found[-1]}", flush=True)
-    assert source.record.training is not None
+    for rank in RANKS:
+        folder = work / Path(run).name / f"lora-{rank}"
+        folder.mkdir(parents=True, exist_ok=True)
+        conversion.write(folder, rank)
+        after = logits(folder)
+        check = compare_logits(lambda row: before[id(row)], lambda row, after=after: after[id(row)], ids)
+        found.append(
+            {
+                "rank": rank,
+                "left_out": conversion.left_out(rank),
+                "kl": check.kl_mean,
+                "kl_largest": check.kl_largest,
+                "same_top": check.top1,
+                "positions": check.positions,
+            }
+        )
+        print(f"{run}, LoRA of rank {rank}: {found[-1]}", flush=True)
     return {
+        "name": Path(run).name,
+        "task": task,
+        "format": settings["format"],
         "rank": settings["rank"],
         "alpha": settings["alpha"],
         "steps": source.record.training.steps,
         "learning_rate": settings["learning_rate"],
         "train_rows": sum(one.rows for one in source.record.data),
-        "accuracy": answers.evaluations[0].accuracy,
         "gain_deviation": deviation,
-        "magnitude_share": magnitudes / whole,
+        "magnitude_share": magnitudes / math.hypot(*(one.norm for one in conversion.layers(RANKS[-1]))),
         "same_rank_left_out": conversion.left_out(settings["rank"]),
-        "task": task,
-        "format": settings["format"],
         "ranks": found,
     }
+
+
+def answer(result: dict[str, Any], run: str, given: argparse.Namespace, save: Callable[[], None]) -> None:
+    """Compare the accuracies of an adapter and of its conversions into some ranks."""
+    evaluation = EvalConfig(target=run, task=[result["task"]], data=given.data, eval_rows=given.rows)
+    place = given.work / result["name"]
+    before = score(evaluation, place / "answers")
+    result["accuracy"] = before.evaluations[0].accuracy
+    for one in result["ranks"]:
+        if one["rank"] not in (*given.accuracy, result["rank"]) or "accuracy" in one:
+            continue
+        folder = place / f"lora-{one['rank']}"
+        (found,) = compare(
+            before, score(of_conversion(evaluation, before, folder, place), folder / "answers")
+        )
+        one |= {
+            "accuracy": found.converted,
+            "only_source": found.only_source,
+            "only_converted": found.only_converted,
+            "p_value": found.p_value,
+        }
+        print(f"{run}, LoRA of rank {one['rank']}: {one}", flush=True)
+        save()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+")
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--data", type=Path, help="the rows of the test set")
+    parser.add_argument("--rows", type=int, default=500, help="how many of them")
+    parser.add_argument(
+        "--accuracy", type=int, nargs="*", default=RANKS, help="LoRA ranks besides DoRA's own"
+    )
+    parser.add_argument("--work", type=Path, required=True, help="a folder for the conversions and answers")
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
     configure_logging()
-    results = json.loads(given.output.read_text())["results"] if given.output.exists() else []
-    known = {(one["rank"], one["steps"], one["learning_rate"]) for one in results}
-    for run in given.runs:
-        record = open_adapted(run).record
-        assert record is not None and record.training is not None
-        if (record.config["rank"], record.training.steps, record.config["learning_rate"]) in known:
-            continue
-        results.append(measure(run, given.data, given.rows))
+    record = json.loads(given.output.read_text()) if given.output.exists() else {"results": []}
+    results: list[dict[str, Any]] = record["results"]
+
+    def save() -> None:
         write_json_atomic(
             given.output,
             {
-                "model": record.model.name,
+                "model": "smollm2-135m",
                 "check_rows": CHECKED,
                 "eval_rows": given.rows,
-                "results": results,
+                "results": sorted(results, key=lambda one: (one["steps"], one["rank"])),
                 "environment": describe_environment().to_dict(),
             },
         )
+
+    for run in given.runs:
+        if Path(run).name not in [one["name"] for one in results]:
+            results.append(convert(run, given.data, given.work))
+            save()
+    for run in given.runs:
+        if given.accuracy:
+            answer(next(one for one in results if one["name"] == Path(run).name), run, given, save)
+    save()
 
 
 if __name__ == "__main__":

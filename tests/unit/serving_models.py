@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from serving_support import save_adapter, unmerged
 from transformers import (
+    AutoTokenizer,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
@@ -21,6 +23,11 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+from doratune.records.serving import ConvertRecord
+from doratune.serving.check import check_rows, compare_logits, logits_of
+from doratune.serving.convert import convert
+from doratune.serving.convert_config import ConvertConfig
 
 SIZES: dict[str, Any] = {
     "vocab_size": 600,
@@ -85,3 +92,23 @@ def save_model(family: str, folder: Path, tokenizer: Path, dtype: torch.dtype = 
     for file in tokenizer.glob("tokenizer*"):
         shutil.copy2(file, folder / file.name)
     return folder
+
+
+def converted(adapter: Path, output: Path, **settings: Any) -> ConvertRecord:
+    config = ConvertConfig(target=str(adapter), output=output, **settings)
+    config.check()
+    return convert(config)
+
+
+def dora(base: Path, folder: Path, *targets: str, **settings: Any) -> Path:
+    return save_adapter(base, folder, *targets, **{"use_dora": True} | settings)
+
+
+def rows(base: Path) -> list[torch.Tensor]:
+    return check_rows(AutoTokenizer.from_pretrained(base))
+
+
+def distance(base: Path, adapter: Path, other_base: Path, other: Path) -> float:
+    """The largest difference of a log-probability between two adapters, both on PEFT."""
+    before, after = unmerged(base, adapter), unmerged(other_base, other)
+    return compare_logits(logits_of(before), logits_of(after), rows(base)).largest

@@ -50,8 +50,8 @@ def _headline(record: ConvertRecord) -> str:
 def _check(record: ConvertRecord) -> str:
     check = record.check
     return (
-        f"On {numbers.counted(check.positions, 'token')} of check rows: KL {check.kl_mean:.2g} in the mean and "
-        f"{check.kl_largest:.2g} at most; the same most probable token on {numbers.percent(check.top1, 2)}."
+        f"On {numbers.counted(check.positions, 'token')} of check rows: KL {check.kl_mean:.2g} on average, "
+        f"{check.kl_largest:.2g} at most; the same most likely token on {numbers.percent(check.top1)}."
     )
 
 

@@ -60,8 +60,8 @@ class Conversion:
         notes = []
         if small := [name for name, one in self._parts.items() if one.size < rank]:
             notes.append(
-                f"{len(small)} layers are smaller than rank {rank}; their LoRA is exact and filled up with zeros "
-                f"({first_of(small)})"
+                f"{len(small)} layers are smaller than rank {rank}; their LoRA is exact and filled up "
+                f"with zeros ({first_of(small)})"
             )
         if rank > (held := max(one.rank for one in self.source.layers())) and not self.source.config.use_dora:
             notes.append(f"the adapter is a LoRA of rank {held}; the ranks above it are zeros")

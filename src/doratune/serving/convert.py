@@ -35,10 +35,10 @@ def convert(config: ConvertConfig) -> ConvertRecord:
         config: The settings; ``check`` has been called.
 
     Returns:
-        The record, which is also the folder's convert.json.
+        The record, which is also the folder's convert.json. On an error nothing is written.
 
     Raises:
-        InputError: The adapter, its base, the rank, the rows or the output cannot be used. Nothing is written.
+        InputError: The adapter, its base, the rank, the rows or the output cannot be used.
         DoratuneError: No rank keeps to ``config.max_kl``, or an exact conversion is not exact.
     """
     refuse_output(config.output)

@@ -34,7 +34,7 @@ class ConvertConfig(Settings):
     """With --exact: type of the written base; auto: the base's own."""
     check_data: LaxPath | None = None
     """Text file with the rows on which the two are compared; None: built-in rows."""
-    task: list[str] = []
+    task: list[str] = Field(default_factory=list)
     """Tasks on which the accuracies of the adapter and of the conversion are compared."""
     data: LaxPath | None = None
     """JSON or JSONL file with the rows of the (one) task, instead of the hub."""

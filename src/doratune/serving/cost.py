@@ -36,21 +36,41 @@ class Scored:
     credits: list[np.ndarray]
 
 
-def check_written(source: AdaptedBase, folder: Path, rows: Sequence[Tensor]) -> LogitCheck:
-    """Read a written adapter back and compare its predictions with those of its source."""
-    written = open_adapted(str(folder), command="doratune convert")
+def check_written(
+    source: AdaptedBase, folder: Path, rows: Sequence[Tensor], *, base: Path | None = None
+) -> LogitCheck:
+    """Read a written adapter back and compare its predictions with those of its source.
+
+    Args:
+        source: The adapter that it was made from.
+        folder: The new adapter.
+        rows: What they are compared on.
+        base: The new adapter's base, if it is not the source's.
+    """
+    written = open_adapted(str(folder), base=str(base) if base else None, command="doratune convert")
     with filled(source.model, source.trained_weight), filled(written.model, written.trained_weight):
         return compare_logits(logits_of(source.model), logits_of(written.model), rows)
 
 
-def accuracies(evaluation: EvalConfig | None, folder: Path) -> list[TaskAccuracy]:
-    """Compare the accuracies of an adapter and of the conversion in ``folder``; none without tasks."""
+def accuracies(
+    evaluation: EvalConfig | None, folder: Path, *, base: Path | None = None
+) -> list[TaskAccuracy]:
+    """Compare the accuracies of an adapter and of the conversion in ``folder``; none without tasks.
+
+    Args:
+        evaluation: The evaluation of the adapter.
+        folder: The conversion.
+        base: The conversion's base, if it is not the adapter's.
+    """
     if evaluation is None:
         return []
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         before = score(evaluation, place / "source")
-        after = score(of_conversion(evaluation, before, folder, place), place / "converted")
+        converted = of_conversion(evaluation, before, folder, place)
+        if base is not None:
+            converted = converted.model_copy(update={"model": str(base)})
+        after = score(converted, place / "converted")
     return compare(before, after)
 
 

@@ -1,4 +1,4 @@
-"""Writes a plain PEFT LoRA folder: configuration, weights, and what goes with the adapter it was made from."""
+"""Writes a plain PEFT LoRA folder, with what its source adapter holds besides the adapted layers."""
 
 from __future__ import annotations
 

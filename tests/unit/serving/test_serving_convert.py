@@ -9,55 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
-from serving_models import FAMILIES, save_model
+from serving_models import FAMILIES, converted, distance, dora, save_model
 from serving_support import save_adapter, unmerged
 
 from doratune.errors import DoratuneError, InputError
 from doratune.records.serving import ConvertRecord
-from doratune.serving.check import check_rows, compare_logits, logits_of
-from doratune.serving.convert import convert
 from doratune.serving.convert_config import ConvertConfig
 
 FULL = 32
 """The size of the largest layers."""
-
-
-@pytest.fixture(scope="module")
-def families(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a model of a family, made when it is first asked for."""
-    made: dict[str, Path] = {}
-
-    def family(name: str) -> Path:
-        if name not in made:
-            made[name] = save_model(name, tmp_path_factory.mktemp(name), tiny_model)
-        return made[name]
-
-    return family
-
-
-def converted(adapter: Path, output: Path, **settings: Any) -> ConvertRecord:
-    config = ConvertConfig(target=str(adapter), output=output, **settings)
-    config.check()
-    return convert(config)
-
-
-def dora(base: Path, folder: Path, *targets: str, **settings: Any) -> Path:
-    return save_adapter(base, folder, *targets, **{"use_dora": True} | settings)
-
-
-def rows(base: Path) -> list[torch.Tensor]:
-    from transformers import AutoTokenizer
-
-    return check_rows(AutoTokenizer.from_pretrained(base))
-
-
-def distance(base: Path, adapter: Path, other_base: Path, other: Path) -> float:
-    """The largest difference of a log-probability between two adapters, both on PEFT."""
-    before, after = unmerged(base, adapter), unmerged(other_base, other)
-    return compare_logits(logits_of(before), logits_of(after), rows(base)).largest
 
 
 @pytest.mark.parametrize("family", FAMILIES)
