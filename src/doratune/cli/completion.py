@@ -6,6 +6,7 @@ import tyro
 
 from doratune.cli.analyze import AnalyzeCommand
 from doratune.cli.compare import CompareCommand
+from doratune.cli.convert import ConvertCommand
 from doratune.cli.env import EnvCommand
 from doratune.cli.eval import EvalCommand
 from doratune.cli.methods import MethodsCommand
@@ -24,6 +25,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "study": StudyCommand,
     "report": ReportCommand,
     "analyze": AnalyzeCommand,
+    "convert": ConvertCommand,
     "tasks": TasksCommand,
     "methods": MethodsCommand,
     "models": ModelsCommand,

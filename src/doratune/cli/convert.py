@@ -14,7 +14,7 @@ Examples:
   doratune convert runs/dora --rank 16 --task arc-easy --eval-rows 500 --output runs/lora
   doratune convert runs/dora --exact --output runs/exact
 """
-FIRST = ("target", "output", "to", "rank", "max_kl", "exact")
+FIRST = ("target", "output", "rank", "max_kl", "exact")
 
 
 class ConvertCommand(ConvertConfig):

@@ -20,7 +20,7 @@ from doratune.serving.best_lora import Conversion
 from doratune.serving.check import check_rows
 from doratune.serving.convert_card import write_card
 from doratune.serving.convert_config import RANKS, ConvertConfig
-from doratune.serving.cost import accuracies, check_written
+from doratune.serving.cost import accuracies, check_written, predictions
 from doratune.serving.exact import convert_exactly
 from doratune.serving.files import refuse_taken, stage
 from doratune.serving.lora_folder import refuse_unconverted
@@ -66,10 +66,11 @@ def _convert(
     ranks = _ranks(config, source)
     with stage(config.output, size=_bytes(source, ranks[-1])) as staged:
         conversion = Conversion(source, ranks[-1])
+        before = predictions(source, rows)
         tried: list[RankTried] = []
         for rank in ranks:
             conversion.write(staged.folder, rank)
-            check = check_written(source, staged.folder, rows)
+            check = check_written(before, staged.folder, rows)
             tried.append(RankTried(rank=rank, left_out=conversion.left_out(rank), kl=check.kl_mean))
             if config.max_kl is None or check.kl_mean <= config.max_kl:
                 break
@@ -86,7 +87,7 @@ def _convert(
         record = ConvertRecord(
             source=config.target,
             method="dora" if source.config.use_dora else "lora",
-            base=source.base_record.name,
+            base=source.base_record,
             weights_checksum=source.checksum,
             rank=rank,
             source_rank=max(one.rank for one in source.layers()),
@@ -96,6 +97,7 @@ def _convert(
             tried=tried if config.rank == "auto" else [],
             max_kl=config.max_kl,
             check=check,
+            noise=None,
             tasks=accuracies(evaluation, staged.folder),
             notes=conversion.notes(rank),
             environment=describe_environment(),

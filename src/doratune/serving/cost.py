@@ -14,12 +14,13 @@ from torch import Tensor
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.evaluate import evaluate
 from doratune.evaluation.found import find_trained
+from doratune.peft import enable
 from doratune.records.answers import read_answers
 from doratune.records.files import write_json_atomic
 from doratune.records.run import Evaluation
 from doratune.records.serving import LogitCheck, TaskAccuracy
 from doratune.serving.adapted import AdaptedBase, open_adapted
-from doratune.serving.check import compare_logits, filled, logits_of
+from doratune.serving.check import Logits, compare_logits, filled, fits_whole, logits_of, recorded
 from doratune.stats.seeds import sign_flip_p
 
 
@@ -36,20 +37,28 @@ class Scored:
     credits: list[np.ndarray]
 
 
+def predictions(source: AdaptedBase, rows: Sequence[Tensor]) -> Logits:
+    """The adapter's predictions on some rows, computed now; on the engine, as evaluations are."""
+    if source.record is None or source.record.config.get("engine", "doratune") == "doratune":
+        enable(source.model)
+    with filled(source.model, source.trained_weight, keep=fits_whole(source)):
+        return recorded(logits_of(source.model), rows)
+
+
 def check_written(
-    source: AdaptedBase, folder: Path, rows: Sequence[Tensor], *, base: Path | None = None
+    before: Logits, folder: Path, rows: Sequence[Tensor], *, base: Path | None = None
 ) -> LogitCheck:
     """Read a written adapter back and compare its predictions with those of its source.
 
     Args:
-        source: The adapter that it was made from.
+        before: The predictions of the source.
         folder: The new adapter.
         rows: What they are compared on.
         base: The new adapter's base, if it is not the source's.
     """
     written = open_adapted(str(folder), base=str(base) if base else None, command="doratune convert")
-    with filled(source.model, source.trained_weight), filled(written.model, written.trained_weight):
-        return compare_logits(logits_of(source.model), logits_of(written.model), rows)
+    with filled(written.model, written.trained_weight, keep=fits_whole(written)):
+        return compare_logits(before, logits_of(written.model), rows)
 
 
 def accuracies(

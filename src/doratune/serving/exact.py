@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from doratune.environment import describe_environment
-from doratune.errors import InputError, first_of
+from doratune.errors import DoratuneError, InputError, first_of
 from doratune.evaluation.config import EvalConfig
 from doratune.models.fingerprint import model_record
 from doratune.models.names import FOLDER_SOURCE
@@ -23,14 +23,17 @@ from doratune.peft.adapter_file import read_adapter_tensors
 from doratune.peft.merge_layer import PREFIX
 from doratune.records.files import write_json_atomic
 from doratune.records.layout import ADAPTER_NAME, CONVERT_NAME
-from doratune.records.serving import ConvertRecord
+from doratune.records.serving import ConvertRecord, LogitCheck
 from doratune.serving.adapted import AdaptedBase, AdaptedLayer
+from doratune.serving.check import Logits, compare_logits, filled, fits_whole, logits_of
 from doratune.serving.convert_card import write_card
 from doratune.serving.convert_config import ConvertConfig
-from doratune.serving.cost import accuracies, check_written
+from doratune.serving.cost import accuracies, check_written, predictions
 from doratune.serving.files import stage
 from doratune.serving.lora_folder import carried, carried_note, write_lora
-from doratune.serving.model_folder import plan_model, rounded, write_settings, write_weights
+from doratune.serving.merge import ALLOWED
+from doratune.serving.model_folder import Plan, plan_model, rounded, write_settings, write_weights
+from doratune.serving.rounding import moved_parameters, moved_weight
 
 BASE_NAME = "base"
 """The folder of the base in the output; the adapter's is ``ADAPTER_NAME``."""
@@ -76,14 +79,25 @@ def convert_exactly(
             trust_remote_code=False,
         )
         _write_adapter(source, adapter, base, gains, named=str(config.output / BASE_NAME))
-        check = check_written(source, adapter, rows, base=base)
+        before = predictions(source, rows)
+        noise = _noise(source, plan, before, rows)
+        check = check_written(before, adapter, rows, base=base)
+        if check.mean > ALLOWED * noise.mean or check.largest > ALLOWED * noise.largest:
+            raise DoratuneError(
+                "the conversion is further from the adapter than rounding explains",
+                where=config.target,
+                got=f"log-probabilities that differ by {check.mean:.3g} on average, {check.largest:.3g} at most",
+                expected=f"at most {ALLOWED:g} times what rounding to {plan.dtype(layers)} does, "
+                f"{noise.mean:.3g} on average and {noise.largest:.3g} at most",
+                fix="convert with --dtype float32, or with --rank",
+            )
         notes = [f"{name} is no longer shared with {source.tied[name]}" for name in tied]
         if (other := carried_note(source.config)) is not None:
             notes.append(other)
         record = ConvertRecord(
             source=config.target,
             method="dora",
-            base=source.base_record.name,
+            base=source.base_record,
             weights_checksum=source.checksum,
             rank=None,
             source_rank=max(one.rank for one in layers.values()),
@@ -93,6 +107,7 @@ def convert_exactly(
             tried=[],
             max_kl=None,
             check=check,
+            noise=noise,
             tasks=accuracies(evaluation, adapter, base=base),
             notes=notes,
             environment=describe_environment(),
@@ -129,6 +144,14 @@ def _folded(source: AdaptedBase) -> dict[str, AdaptedLayer]:
             fix="convert with --rank, or merge: doratune merge",
         )
     return {one.parameter: one for one in layers}
+
+
+def _noise(source: AdaptedBase, plan: Plan, before: Logits, rows: Sequence[Tensor]) -> LogitCheck:
+    """How far the adapter is from itself when weights move by as much as rounding them to the new type does."""
+    types = plan.rounded_types(source.files, source.base.parameters)
+    weight = moved_weight(source, types)
+    with moved_parameters(source.model, types), filled(source.model, weight, keep=fits_whole(source)):
+        return compare_logits(before, logits_of(source.model), rows)
 
 
 def _gain(layer: AdaptedLayer, W: Tensor, source: AdaptedBase) -> Tensor:
