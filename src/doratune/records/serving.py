@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from doratune.records.base import Record
-from doratune.records.run import Count, Environment, Format, Metric, Share
+from doratune.records.run import Count, Environment, Format, Metric, ModelRecord, Seconds, Share
 
 Distance = Annotated[float, Field(ge=0)]
 
@@ -22,6 +22,43 @@ class LogitCheck(Record):
     top1: Share  #: share of positions with the same most likely token
     kl_mean: Distance  #: mean KL divergence of the second model's distribution from the first's, in nats
     kl_largest: Distance  #: the largest of them
+
+
+class RoundingRecord(Record):
+    """What rounding to the written type took from an update: ‖round(W') - W'‖ / ‖W' - W‖."""
+
+    overall: Distance  #: of all changed weights together
+    worst: Distance  #: of the weight that lost most
+    parameter: str  #: that weight
+
+
+class MergeRecord(Record):
+    """The whole merge.json: what was merged, and how far the result is from base and adapter."""
+
+    kind: ClassVar[str] = "doratune.merge"
+    version: ClassVar[int] = 1
+
+    schema_name: Literal["doratune.merge"] = Field(default="doratune.merge", alias="schema")  #: kind of file
+    schema_version: Literal[1] = 1  #: raised when a reader of the old version could not read the new
+    target: str  #: the run or adapter, as the user named it
+    base: ModelRecord  #: the base model
+    other_base: bool  #: whether it is another than was trained on
+    dequantised: bool  #: whether the base's weights are those of 4 bits, dequantised
+    weights_checksum: str  #: of the adapter, see ``records.weights``
+    layers: dict[str, Count]  #: merged layers, by method and kind, such as "DoRA linear"
+    replaced: list[str]  #: parameters that the adapter brought whole
+    untied: list[str]  #: parameters that the base shares with another, and the merged model does not
+    dtype: str  #: the type of the changed weights
+    files: dict[str, Count]  #: the files of the weights, with their bytes
+    rounding: RoundingRecord | None  #: None if no weight was changed
+    base_difference: LogitCheck | None  #: adapter on the base in full precision, and on it dequantised
+    check: LogitCheck  #: base with adapter, and the folder read back, both computed in float32
+    noise: LogitCheck  #: base with adapter, and the same with weights moved by as much as rounding does
+    allowed: Distance  #: how many times the noise the check may reach
+    usable: bool  #: whether it does not exceed that
+    output: str  #: the folder
+    seconds: Seconds  #: wall time
+    environment: Environment  #: where it was merged
 
 
 class LayerShare(Record):
@@ -59,12 +96,17 @@ class TaskAccuracy(Record):
 
 
 class ConvertRecord(Record):
-    """The whole convert.json, and what ``doratune convert --json`` prints."""
+    """The whole convert.json: what was converted into what, what that leaves out, and what it costs."""
 
+    kind: ClassVar[str] = "doratune.convert"
+    version: ClassVar[int] = 1
+
+    schema_name: Literal["doratune.convert"] = Field(default="doratune.convert", alias="schema")  #: kind
+    schema_version: Literal[1] = 1  #: raised when a reader of the old version could not read the new
     source: str  #: the run or adapter, as it was named
     method: Literal["lora", "dora"]  #: the adapter's method
-    base: str  #: name of the base model
-    weights_checksum: str | None  #: checksum of the adapter that was converted
+    base: ModelRecord  #: the base model
+    weights_checksum: str  #: checksum of the adapter that was converted
     rank: Annotated[int, Field(gt=0)] | None  #: rank of the LoRA; None for an exact conversion
     source_rank: Annotated[int, Field(gt=0)]  #: the largest rank of a layer of the adapter
     left_out: Distance  #: share of ‖ΔW‖ left out, over all layers; 0 for an exact conversion
@@ -72,7 +114,10 @@ class ConvertRecord(Record):
     layers: list[LayerShare]  #: each layer; empty for an exact conversion
     tried: list[RankTried]  #: the ranks that ``--rank auto`` tried, ascending
     max_kl: Distance | None  #: the largest KL that ``--rank auto`` accepts
-    check: LogitCheck  #: the conversion's log-probabilities compared with the adapter's
+    check: LogitCheck  #: the adapter, and the conversion read back, both computed in float32
+    noise: (
+        LogitCheck | None
+    )  #: exact: the adapter, and the same with weights moved by as much as rounding does
     tasks: list[TaskAccuracy]  #: accuracies on the tasks of ``--task``
     notes: list[str]  #: what the folder holds besides LoRA, and what was filled up
     environment: Environment  #: the machine and the software

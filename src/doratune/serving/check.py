@@ -14,9 +14,11 @@ from transformers import PreTrainedTokenizerBase
 
 from doratune.errors import DoratuneError, InputError
 from doratune.evaluation.batching import evaluation_mode
+from doratune.memory import available_memory_bytes
 from doratune.peft.merge_layer import base_name, is_wrapper
 from doratune.records.files import read_jsonl, read_text
 from doratune.records.serving import LogitCheck
+from doratune.serving.adapted import AdaptedBase
 
 TEXTS = (
     "The capital of France is Paris, and the capital of Italy is Rome.",
@@ -27,8 +29,10 @@ TEXTS = (
     "1, 1, 2, 3, 5, 8, 13, 21, 34, 55",
 )
 """What models are compared on if the user names no rows."""
-ROWS, TOKENS = 64, 256
+ROWS, TOKENS = 16, 128
 """The most rows of a file, and tokens of a row."""
+MODELS = 3
+"""How many models in float32 must fit in the available memory to be held whole for the check."""
 
 Logits = Callable[[Tensor], Tensor]
 """From a row's token ids, (1, n), to its logits, (n, vocabulary)."""
@@ -114,13 +118,26 @@ def compare_logits(before: Logits, after: Logits, rows: Iterable[Tensor]) -> Log
     )
 
 
+def recorded(logits: Logits, rows: Sequence[Tensor]) -> Logits:
+    """The logits of some rows, computed now, as a function of the row."""
+    found = {id(ids): logits(ids) for ids in rows}
+    return lambda ids: found[id(ids)]
+
+
+def fits_whole(opened: AdaptedBase) -> bool:
+    """Whether the models that a check compares fit comfortably in memory."""
+    available = available_memory_bytes()
+    return available is not None and 4 * MODELS * opened.base_record.parameters < available
+
+
 @contextmanager
-def filled(model: nn.Module, weight: Callable[[str], Tensor]) -> Iterator[None]:
+def filled(model: nn.Module, weight: Callable[[str], Tensor], *, keep: bool = False) -> Iterator[None]:
     """Let a model whose base weights have no content compute, with a block's weights at a time.
 
     Args:
         model: Its parameters without content have one element for all, as in ``open_adapted``.
         weight: Reads a parameter of the base model by its name there.
+        keep: Keep all that was read, so that a second row reads nothing.
     """
     hooks = []
     blocks = set(getattr(model, "_no_split_modules", None) or ())
@@ -137,7 +154,8 @@ def filled(model: nn.Module, weight: Callable[[str], Tensor]) -> Iterator[None]:
         def after(*_: Any) -> None:
             for owner, key, _name, empty in parameters:
                 setattr(owner, key, empty)
-            read.clear()
+            if not keep:
+                read.clear()
 
         hooks.append(module.register_forward_pre_hook(before))
         hooks.append(module.register_forward_hook(after, always_call=True))

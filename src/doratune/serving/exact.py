@@ -86,7 +86,8 @@ def convert_exactly(
             raise DoratuneError(
                 "the conversion is further from the adapter than rounding explains",
                 where=config.target,
-                got=f"log-probabilities that differ by {check.mean:.3g} on average, {check.largest:.3g} at most",
+                got=f"log-probabilities that differ by {check.mean:.3g} on average, {check.largest:.3g} "
+                "at most",
                 expected=f"at most {ALLOWED:g} times what rounding to {plan.dtype(layers)} does, "
                 f"{noise.mean:.3g} on average and {noise.largest:.3g} at most",
                 fix="convert with --dtype float32, or with --rank",
@@ -147,7 +148,7 @@ def _folded(source: AdaptedBase) -> dict[str, AdaptedLayer]:
 
 
 def _noise(source: AdaptedBase, plan: Plan, before: Logits, rows: Sequence[Tensor]) -> LogitCheck:
-    """How far the adapter is from itself when weights move by as much as rounding them to the new type does."""
+    """How far the adapter is from itself if weights move by as much as rounding to the new type moves them."""
     types = plan.rounded_types(source.files, source.base.parameters)
     weight = moved_weight(source, types)
     with moved_parameters(source.model, types), filled(source.model, weight, keep=fits_whole(source)):
