@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from doratune.environment import describe_environment
@@ -17,7 +18,7 @@ from doratune.records.layout import CONVERT_NAME
 from doratune.records.serving import ConvertRecord, RankTried
 from doratune.serving.adapted import AdaptedBase, AdaptedLayer, open_adapted
 from doratune.serving.best_lora import Conversion
-from doratune.serving.check import check_rows
+from doratune.serving.check import check_rows, fits_whole
 from doratune.serving.convert_card import write_card
 from doratune.serving.convert_config import RANKS, ConvertConfig
 from doratune.serving.cost import accuracies, check_written, predictions
@@ -54,6 +55,8 @@ def convert(config: ConvertConfig) -> ConvertRecord:
     )
     refuse_unconverted(source.config, {one.name: one.kind for one in source.layers()}, source.adapter)
     rows = check_rows(source.base.tokenizer, config.check_data)
+    if not fits_whole(source):  # each row would read all weights again
+        rows = [torch.cat(rows, dim=1)]
     if config.exact:
         return convert_exactly(config, source, rows, evaluation)
     return _convert(config, source, rows, evaluation)

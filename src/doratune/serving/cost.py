@@ -45,18 +45,15 @@ def predictions(source: AdaptedBase, rows: Sequence[Tensor]) -> Logits:
         return recorded(logits_of(source.model), rows)
 
 
-def check_written(
-    before: Logits, folder: Path, rows: Sequence[Tensor], *, base: Path | None = None
-) -> LogitCheck:
+def check_written(before: Logits, folder: Path, rows: Sequence[Tensor]) -> LogitCheck:
     """Read a written adapter back and compare its predictions with those of its source.
 
     Args:
         before: The predictions of the source.
         folder: The new adapter.
         rows: What they are compared on.
-        base: The new adapter's base, if it is not the source's.
     """
-    written = open_adapted(str(folder), base=str(base) if base else None, command="doratune convert")
+    written = open_adapted(str(folder), command="doratune convert")
     with filled(written.model, written.trained_weight, keep=fits_whole(written)):
         return compare_logits(before, logits_of(written.model), rows)
 

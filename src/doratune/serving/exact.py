@@ -7,7 +7,7 @@ belongs to this adapter.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -24,16 +24,16 @@ from doratune.peft.merge_layer import PREFIX
 from doratune.records.files import write_json_atomic
 from doratune.records.layout import ADAPTER_NAME, CONVERT_NAME
 from doratune.records.serving import ConvertRecord, LogitCheck
-from doratune.serving.adapted import AdaptedBase, AdaptedLayer
-from doratune.serving.check import Logits, compare_logits, filled, fits_whole, logits_of
+from doratune.serving.adapted import AdaptedBase, AdaptedLayer, open_adapted
+from doratune.serving.check import Logits, compare_logits, filled, fits_whole, logits_of, recorded
 from doratune.serving.convert_card import write_card
 from doratune.serving.convert_config import ConvertConfig
-from doratune.serving.cost import accuracies, check_written, predictions
+from doratune.serving.cost import accuracies, predictions
 from doratune.serving.files import stage
 from doratune.serving.lora_folder import carried, carried_note, write_lora
-from doratune.serving.merge import ALLOWED
-from doratune.serving.model_folder import Plan, plan_model, rounded, write_settings, write_weights
-from doratune.serving.rounding import moved_parameters, moved_weight
+from doratune.serving.merge import LARGEST, MEAN
+from doratune.serving.model_folder import plan_model, rounded, write_settings, write_weights
+from doratune.serving.rounding import moved
 
 BASE_NAME = "base"
 """The folder of the base in the output; the adapter's is ``ADAPTER_NAME``."""
@@ -79,17 +79,15 @@ def convert_exactly(
             trust_remote_code=False,
         )
         _write_adapter(source, adapter, base, gains, named=str(config.output / BASE_NAME))
-        before = predictions(source, rows)
-        noise = _noise(source, plan, before, rows)
-        check = check_written(before, adapter, rows, base=base)
-        if check.mean > ALLOWED * noise.mean or check.largest > ALLOWED * noise.largest:
+        types = plan.rounded_types(source.files, source.base.parameters)
+        check, noise = _compared(predictions(source, rows), adapter, base, types, rows)
+        if check.mean > MEAN * noise.mean or check.largest > LARGEST * noise.largest:
             raise DoratuneError(
                 "the conversion is further from the adapter than rounding explains",
                 where=config.target,
-                got=f"log-probabilities that differ by {check.mean:.3g} on average, {check.largest:.3g} "
-                "at most",
-                expected=f"at most {ALLOWED:g} times what rounding to {plan.dtype(layers)} does, "
-                f"{noise.mean:.3g} on average and {noise.largest:.3g} at most",
+                got=f"log-probabilities that differ by {check.mean:.3g}, at most {check.largest:.3g}",
+                expected=f"at most {MEAN:g} and {LARGEST:g} times what rounding to {plan.dtype(layers)} "
+                f"does, {noise.mean:.3g} and {noise.largest:.3g}",
                 fix="convert with --dtype float32, or with --rank",
             )
         notes = [f"{name} is no longer shared with {source.tied[name]}" for name in tied]
@@ -147,12 +145,29 @@ def _folded(source: AdaptedBase) -> dict[str, AdaptedLayer]:
     return {one.parameter: one for one in layers}
 
 
-def _noise(source: AdaptedBase, plan: Plan, before: Logits, rows: Sequence[Tensor]) -> LogitCheck:
-    """How far the adapter is from itself if weights move by as much as rounding to the new type moves them."""
-    types = plan.rounded_types(source.files, source.base.parameters)
-    weight = moved_weight(source, types)
-    with moved_parameters(source.model, types), filled(source.model, weight, keep=fits_whole(source)):
-        return compare_logits(before, logits_of(source.model), rows)
+def _compared(
+    before: Logits, adapter: Path, base: Path, types: Mapping[str, torch.dtype], rows: Sequence[Tensor]
+) -> tuple[LogitCheck, LogitCheck]:
+    """Compare the conversion with its source, and with itself when its base's weights move by a rounding.
+
+    Args:
+        before: The predictions of the source.
+        adapter: The folder of the LoRA.
+        base: The folder of its base.
+        types: The types of the base's parameters that were rounded.
+        rows: What they are compared on.
+    """
+    written = open_adapted(str(adapter), base=str(base), command="doratune convert")
+    keep, logits = fits_whole(written), logits_of(written.model)
+    with filled(written.model, written.trained_weight, keep=keep):
+        after = recorded(logits, rows)
+
+    def moved_weight(name: str) -> Tensor:
+        return moved(written.trained_weight(name), types.get(name), name)
+
+    with filled(written.model, moved_weight, keep=keep):
+        noise = compare_logits(after, logits, rows)
+    return compare_logits(before, after, rows), noise
 
 
 def _gain(layer: AdaptedLayer, W: Tensor, source: AdaptedBase) -> Tensor:
