@@ -329,39 +329,46 @@ def conversion(record: Any) -> str:
     """What a LoRA of each rank keeps of each DoRA adapter."""
     rows = []
     for one in record["results"]:
-        rows.append([f"**DoRA, rank {one['rank']}**", "", "", "", words.percent(one["accuracy"]), ""])
+        accuracy = words.percent(one["accuracy"]) if "accuracy" in one else "–"
+        rows.append([f"**{adapter_name(one)}**", "", "", "", accuracy, ""])
         for kept in one["ranks"]:
+            measured = "accuracy" in kept
             rows.append(
                 [
                     f"LoRA, rank {kept['rank']}",
                     words.percent(kept["left_out"]),
                     f"{kept['kl']:.1e}",
                     words.percent(kept["same_top"]),
-                    words.percent(kept["accuracy"]),
-                    f"{kept['p_value']:.3f} ({kept['only_source']} : {kept['only_converted']})",
+                    words.percent(kept["accuracy"]) if measured else "–",
+                    f"{kept['p_value']:.3f} ({kept['only_source']} : {kept['only_converted']})"
+                    if measured
+                    else "–",
                 ]
             )
     heading = ["", "left out of ‖ΔW‖", "mean KL", "same top-1", "accuracy", "p (rows lost : won)"]
     return words.table(heading, rows)
 
 
-def conversion_needed(record: Any, largest_kl: float) -> list[tuple[int, int | None]]:
-    """For each DoRA rank the smallest LoRA rank whose KL is at most this; None where none is."""
-    return [
-        (
-            one["rank"],
-            next((kept["rank"] for kept in one["ranks"] if kept["kl"] <= largest_kl), None),
-        )
-        for one in record["results"]
-    ]
+def adapter_name(one: Any) -> str:
+    """An adapter of the record of conversions."""
+    return f"DoRA, rank {one['rank']}, {one['steps']} steps"
+
+
+def conversion_needed(record: Any, kls: tuple[float, ...]) -> str:
+    """The smallest LoRA rank that keeps to a KL, for each DoRA adapter."""
+    rows = []
+    for one in record["results"]:
+        found = [next((kept["rank"] for kept in one["ranks"] if kept["kl"] <= kl), None) for kl in kls]
+        rows.append([adapter_name(one), *("more" if rank is None else str(rank) for rank in found)])
+    return words.table(["", *(f"KL ≤ {kl:g}" for kl in kls)], rows)
 
 
 def magnitude_parts(record: Any) -> str:
     """How much of ΔW is the magnitude's."""
     rows = [
         [
-            f"DoRA, rank {one['rank']}, {one['steps']} steps at {one['learning_rate']:g}",
-            words.percent(one["gain_deviation"]),
+            adapter_name(one),
+            f"{one['gain_deviation']:.4f}",
             words.percent(one["magnitude_share"]),
             words.percent(one["same_rank_left_out"]),
         ]
