@@ -54,9 +54,8 @@ class MergeRecord(Record):
     base_difference: LogitCheck | None  #: adapter on the base in full precision, and on it dequantised
     check: LogitCheck  #: base with adapter, and the folder read back, both computed in float32
     noise: LogitCheck  #: the folder's model, and the same with its weights moved by a rounding
-    allowed_mean: Distance  #: the largest mean difference in ``check`` that rounding explains
-    allowed_largest: Distance  #: the largest difference in ``check`` that rounding explains
-    usable: bool  #: whether ``check`` exceeds neither
+    allowed: Distance  #: the largest mean difference in ``check`` that rounding explains
+    usable: bool  #: whether ``check`` does not exceed it
     output: str  #: the folder
     seconds: Seconds  #: wall time
     environment: Environment  #: where it was merged

@@ -13,7 +13,7 @@ from doratune.peft.adapter_file import read_adapter_tensors
 from doratune.peft.merge_layer import INITIALISATIONS, PREFIX
 from doratune.records.serving import LayerShare
 from doratune.serving.adapted import AdaptedBase, AdaptedLayer
-from doratune.serving.lora_folder import carried, carried_note, lora_config, short_targets, write_lora
+from doratune.serving.lora_folder import carried, lora_config, short_targets, source_notes, write_lora
 from doratune.serving.low_rank import Decomposition, decompose, decompose_factors, dora_change
 
 
@@ -57,7 +57,7 @@ class Conversion:
 
     def notes(self, rank: int) -> list[str]:
         """What the LoRA of this rank has besides factors, in sentences."""
-        notes = []
+        notes = source_notes(self.source)
         if small := [name for name, one in self._parts.items() if one.size < rank]:
             notes.append(
                 f"{len(small)} layers are smaller than rank {rank}; their LoRA is exact and filled up "
@@ -65,8 +65,6 @@ class Conversion:
             )
         if rank > (held := max(one.rank for one in self.source.layers())) and not self.source.config.use_dora:
             notes.append(f"the adapter is a LoRA of rank {held}; the ranks above it are zeros")
-        if (other := carried_note(self.source.config)) is not None:
-            notes.append(other)
         return notes
 
     def write(self, folder: Path, rank: int) -> None:
@@ -82,7 +80,7 @@ class Conversion:
         base = self.source.base_record
         targets = short_targets(self.source.base.model, self._parts)
         config = lora_config(self.source.config, rank=rank, base=base.name, targets=targets)
-        write_lora(folder, config, tensors, base=base, tokenizer=self.source.base.tokenizer)
+        write_lora(folder, config, tensors, source=self.source, base=base)
 
     @cached_property
     def _norm(self) -> float:

@@ -30,8 +30,8 @@ from doratune.serving.convert_card import write_card
 from doratune.serving.convert_config import ConvertConfig
 from doratune.serving.cost import accuracies, predictions
 from doratune.serving.files import stage
-from doratune.serving.lora_folder import carried, carried_note, write_lora
-from doratune.serving.merge import LARGEST, MEAN
+from doratune.serving.lora_folder import carried, source_notes, write_lora
+from doratune.serving.merge import ALLOWED
 from doratune.serving.model_folder import plan_model, rounded, write_settings, write_weights
 from doratune.serving.rounding import moved
 
@@ -81,18 +81,17 @@ def convert_exactly(
         _write_adapter(source, adapter, base, gains, named=str(config.output / BASE_NAME))
         types = plan.rounded_types(source.files, source.base.parameters)
         check, noise = _compared(predictions(source, rows), adapter, base, types, rows)
-        if check.mean > MEAN * noise.mean or check.largest > LARGEST * noise.largest:
+        if check.mean > ALLOWED * noise.mean:
             raise DoratuneError(
                 "the conversion is further from the adapter than rounding explains",
                 where=config.target,
-                got=f"log-probabilities that differ by {check.mean:.3g}, at most {check.largest:.3g}",
-                expected=f"at most {MEAN:g} and {LARGEST:g} times what rounding to {plan.dtype(layers)} "
-                f"does, {noise.mean:.3g} and {noise.largest:.3g}",
+                got=f"log-probabilities that differ by {check.mean:.3g} on average",
+                expected=f"at most {ALLOWED:g} times what rounding to {plan.dtype(layers)} does, "
+                f"{noise.mean:.3g}",
                 fix="convert with --dtype float32, or with --rank",
             )
-        notes = [f"{name} is no longer shared with {source.tied[name]}" for name in tied]
-        if (other := carried_note(source.config)) is not None:
-            notes.append(other)
+        notes = source_notes(source)
+        notes += [f"{name} is no longer shared with {source.tied[name]}" for name in tied]
         record = ConvertRecord(
             source=config.target,
             method="dora",
@@ -215,7 +214,7 @@ def _write_adapter(
     record = model_record(opened.loaded, opened.files).model_copy(
         update={"name": named, "source": f"{FOLDER_SOURCE}{named}"}
     )
-    write_lora(folder, config, tensors, base=record, tokenizer=opened.tokenizer)
+    write_lora(folder, config, tensors, source=source, base=record)
 
 
 def _adapter_size(source: AdaptedBase) -> int:

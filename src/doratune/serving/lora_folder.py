@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from peft import LoraConfig
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from doratune.errors import InputError, first_of
 from doratune.peft.adapter_file import WEIGHTS
@@ -16,6 +14,9 @@ from doratune.records.files import write_json_atomic
 from doratune.records.layout import ADAPTER_CONFIG
 from doratune.records.run import ModelRecord
 from doratune.records.storage import write_base_model
+from doratune.serving.adapted import AdaptedBase
+from doratune.serving.files import TensorFile
+from doratune.serving.model_folder import write_tokenizer
 from doratune.strict_json import read_object
 
 OF_LORA = ".lora_"
@@ -94,8 +95,16 @@ def carried(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in tensors.items() if OF_LORA not in key}
 
 
-def carried_note(config: LoraConfig) -> str | None:
-    """What a folder holds besides LoRA, in a sentence; None if that is nothing."""
+def source_notes(source: AdaptedBase) -> list[str]:
+    """What is to be known of any conversion of an adapter, in sentences: its base, and what is not LoRA."""
+    notes, config = [], source.config
+    if source.other_base is not None:
+        notes.append(f"converted onto {source.other_base.name}, another base than the adapter was trained on")
+    if source.record is not None and source.record.config.get("load_in_4bit"):
+        notes.append(
+            "the run was trained in 4 bits; the conversion is for the base in full precision, and was compared "
+            "with the adapter on that"
+        )
     parts = []
     if config.modules_to_save:
         parts.append(f"whole modules ({', '.join(sorted(config.modules_to_save))})")
@@ -103,18 +112,13 @@ def carried_note(config: LoraConfig) -> str | None:
         parts.append(f"trained biases (bias {config.bias})")
     if config.trainable_token_indices:
         parts.append("trained tokens")
-    if not parts:
-        return None
-    return f"the adapter also holds {' and '.join(parts)}, which many servers do not take"
+    if parts:
+        notes.append(f"the adapter also holds {' and '.join(parts)}, which many servers do not take")
+    return notes
 
 
 def write_lora(
-    folder: Path,
-    config: LoraConfig,
-    tensors: Mapping[str, Tensor],
-    *,
-    base: ModelRecord,
-    tokenizer: PreTrainedTokenizerBase,
+    folder: Path, config: LoraConfig, tensors: Mapping[str, Tensor], *, source: AdaptedBase, base: ModelRecord
 ) -> None:
     """Write an adapter, in place of one that is there already.
 
@@ -122,8 +126,8 @@ def write_lora(
         folder: The folder.
         config: Its configuration.
         tensors: By their keys in PEFT's file.
+        source: The adapter that it was made from, which gives the tokenizer.
         base: The base model that it belongs to.
-        tokenizer: The base model's tokenizer.
     """
     config.save_pretrained(str(folder))
     path = folder / ADAPTER_CONFIG
@@ -131,6 +135,11 @@ def write_lora(
     if isinstance(values["target_modules"], list):
         values["target_modules"].sort()  # PEFT writes a set
     write_json_atomic(path, values)
-    save_file({key: one.contiguous() for key, one in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
+    (folder / WEIGHTS).unlink(missing_ok=True)
+    with TensorFile(
+        folder / WEIGHTS, {key: (one.dtype, tuple(one.shape)) for key, one in tensors.items()}
+    ) as file:
+        for key in file.names:
+            file.write(key, tensors[key])
     write_base_model(folder, base)
-    tokenizer.save_pretrained(str(folder))
+    write_tokenizer(source.base, folder, adapter=source.adapter)

@@ -29,9 +29,10 @@ from doratune.serving.rounding import moved
 from doratune.training.card import CARD_NAME
 
 RECORD_NAME = "merge.json"
-MEAN, LARGEST = 4.0, 10.0
-"""How many times as far the merged model may be from base and adapter as it is from itself when its weights
-move by a rounding, on average and at most. Both are random; on the tests' models the ratios are below 1.2."""
+ALLOWED = 4.0
+"""How many times as far, on average, the merged model may be from base and adapter as it is from itself when
+its weights move by a rounding. On the tests' models the ratio is below 1. The largest difference does not
+decide: where experts are chosen, a rounding can change the choice."""
 
 
 def merge(config: MergeConfig) -> MergeRecord:
@@ -85,9 +86,8 @@ def merge(config: MergeConfig) -> MergeRecord:
             base_difference=difference,
             check=check,
             noise=noise,
-            allowed_mean=MEAN * noise.mean,
-            allowed_largest=LARGEST * noise.largest,
-            usable=check.mean <= MEAN * noise.mean and check.largest <= LARGEST * noise.largest,
+            allowed=ALLOWED * noise.mean,
+            usable=check.mean <= ALLOWED * noise.mean,
             output=str(config.output),
             seconds=time.monotonic() - began,
             environment=describe_environment(),
@@ -108,8 +108,8 @@ def unusable(record: MergeRecord) -> DoratuneError:
         "the merged model is further from base and adapter than rounding explains",
         where=record.output,
         got=f"log-probabilities that differ by {check.mean:.3g} on average, {check.largest:.3g} at most",
-        expected=f"at most {record.allowed_mean:.3g} on average and {record.allowed_largest:.3g} at most, "
-        f"some times what rounding to {record.dtype} does",
+        expected=f"at most {record.allowed:.3g} on average, {ALLOWED:g} times what rounding to "
+        f"{record.dtype} does",
         fix="do not use the folder; merge with --dtype float32, or in memory with PEFT's merge_and_unload",
     )
 
