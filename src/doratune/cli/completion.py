@@ -9,6 +9,7 @@ from doratune.cli.compare import CompareCommand
 from doratune.cli.convert import ConvertCommand
 from doratune.cli.env import EnvCommand
 from doratune.cli.eval import EvalCommand
+from doratune.cli.merge import MergeCommand
 from doratune.cli.methods import MethodsCommand
 from doratune.cli.models import ModelsCommand
 from doratune.cli.presets import PresetsCommand
@@ -25,6 +26,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "study": StudyCommand,
     "report": ReportCommand,
     "analyze": AnalyzeCommand,
+    "merge": MergeCommand,
     "convert": ConvertCommand,
     "tasks": TasksCommand,
     "methods": MethodsCommand,

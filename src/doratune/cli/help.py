@@ -24,7 +24,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("learning_rate", "learning_rates", "schedule", "warmup_steps", "weight_decay", "epochs", "steps"),
         *("batch_size", "on_nonfinite", "seed", "seeds"),
     ),
-    "conversion": ("to", "max_kl", "exact", "check_data"),
+    "after training": ("run", "to", "max_kl", "exact", "dequantised", "weights", "check_data"),
     "evaluation": ("protocol", "harness"),
     "memory and speed": (
         *("dtype", "load_in_4bit", "micro_batch_size", "eval_batch_size", "gradient_checkpointing"),

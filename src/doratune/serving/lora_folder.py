@@ -102,8 +102,8 @@ def source_notes(source: AdaptedBase) -> list[str]:
         notes.append(f"converted onto {source.other_base.name}, another base than the adapter was trained on")
     if source.record is not None and source.record.config.get("load_in_4bit"):
         notes.append(
-            "the run was trained in 4 bits; the conversion is for the base in full precision, and was compared "
-            "with the adapter on that"
+            "the run was trained in 4 bits; the conversion is for the base in full precision, and was "
+            "compared with the adapter on that"
         )
     parts = []
     if config.modules_to_save:

@@ -16,6 +16,7 @@ from serving_support import save_adapter, unmerged
 
 from doratune.errors import DoratuneError, InputError
 from doratune.records.serving import ConvertRecord
+from doratune.serving import check
 from doratune.serving.convert_config import ConvertConfig
 
 FULL = 32
@@ -155,6 +156,17 @@ def test_auto_without_a_rank_that_does(families: Callable[[str], Path], tmp_path
         converted(adapter, tmp_path / "lora", rank="auto", max_kl=1e-30)
     assert not isinstance(caught.value, InputError) and "with rank" in str(caught.value.got)
     assert [one.name for one in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_model_that_does_not_fit_in_memory_is_checked_by_block(
+    families: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = families("llama-tied")
+    adapter = dora(base, tmp_path / "adapter")
+    monkeypatch.setattr(check, "available_memory_bytes", lambda: 1)
+    for name, settings in {"lora": {"rank": FULL}, "exact": {"exact": True}}.items():
+        record = converted(adapter, tmp_path / name, **settings)
+        assert record.check.rows == 1 and record.check.largest < 1e-4
 
 
 def test_what_is_refused(families: Callable[[str], Path], tmp_path: Path) -> None:
