@@ -7,6 +7,7 @@ import tyro
 from doratune.cli.analyze import AnalyzeCommand
 from doratune.cli.check_serving import CheckServingCommand
 from doratune.cli.compare import CompareCommand
+from doratune.cli.convert import ConvertCommand
 from doratune.cli.env import EnvCommand
 from doratune.cli.eval import EvalCommand
 from doratune.cli.merge import MergeCommand
@@ -27,6 +28,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "report": ReportCommand,
     "analyze": AnalyzeCommand,
     "merge": MergeCommand,
+    "convert": ConvertCommand,
     "check-serving": CheckServingCommand,
     "tasks": TasksCommand,
     "methods": MethodsCommand,

@@ -28,6 +28,7 @@ VERBS = {
     "report": "the same table and report from runs that exist",
     "analyze": "how training moved the magnitude and direction of the weights",
     "merge": "an adapter into its base: a plain model folder, checked",
+    "convert": "a DoRA adapter as plain LoRA, with what that costs",
     "check-serving": "which servers load it, and what to do where they do not",
     "run": "your own script, with its PEFT models on the engine",
     "bench": "time and memory of DoRA and LoRA against PEFT's, layer or step",

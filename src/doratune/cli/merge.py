@@ -15,6 +15,7 @@ Examples:
   doratune merge path/to/peft_adapter --base models/llama --dtype bfloat16 --output models/merged
   doratune merge runs/qdora --dequantised --output models/qdora
 """
+FIRST = ("run", "output", "base", "dequantised", "dtype")
 
 
 class MergeCommand(MergeConfig):
@@ -26,7 +27,7 @@ class MergeCommand(MergeConfig):
 
 def main(argv: list[str]) -> int:
     """Run the verb."""
-    command = parse(MergeCommand, argv, verb="merge", about=ABOUT)
+    command = parse(MergeCommand, argv, verb="merge", about=ABOUT, first=FIRST)
 
     from doratune.cli.output import configure_logging, print_json
     from doratune.serving.merge import merge, unusable

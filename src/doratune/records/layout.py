@@ -57,6 +57,8 @@ STUDY_NAME = "study.json"
 ANALYSIS_NAME = "analysis.json"
 MERGE_NAME = "merge.json"
 """The record in the folder of a merged model."""
+CONVERT_NAME = "convert.json"
+"""The record in the folder of a converted adapter."""
 
 
 def is_started(run: Path) -> bool:
