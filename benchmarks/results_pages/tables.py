@@ -363,6 +363,11 @@ def conversion_needed(record: Any, kls: tuple[float, ...]) -> str:
     return words.table(["", *(f"KL ≤ {kl:g}" for kl in kls)], rows)
 
 
+def conversion_ps(record: Any) -> list[float]:
+    """The p of each comparison of accuracies, ascending."""
+    return sorted(kept["p_value"] for one in record["results"] for kept in one["ranks"] if "p_value" in kept)
+
+
 def magnitude_parts(record: Any) -> str:
     """How much of ΔW is the magnitude's."""
     rows = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import html
-import importlib
 import io
 import os
 import re
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from unittest import mock
 
 from doratune.cli import main as program
-from doratune.cli.main import VERBS
+from doratune.cli.main import VERBS, module_of
 
 WIDTH = "400"  # columns: one line for each flag
 GROUP = re.compile(
@@ -55,7 +54,7 @@ def command_line_page() -> str:
     ]
     for verb in VERBS:
         lines += _verb(f"doratune {verb}", help_of(verb), level=2)
-        for kind in getattr(importlib.import_module(f"doratune.cli.{verb}"), "KINDS", {}):
+        for kind in getattr(module_of(verb), "KINDS", {}):
             lines += _verb(f"doratune {verb} {kind}", help_of(verb, kind), level=3)
     return "\n".join(lines)
 
@@ -64,7 +63,7 @@ def command_line_page() -> str:
 def help_of(*words: str) -> str:
     """What a verb prints for ``--help``, with one line for each flag."""
     shown = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    run = importlib.import_module(f"doratune.cli.{words[0]}").main
+    run = module_of(words[0]).main
     with _wide(), contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
         run([*words[1:], "--help"])
     shown.seek(0)

@@ -12,10 +12,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import command_line
 import record_schema
+import servers
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Append the generated pages."""
-    for name, write in {**command_line.PAGES, **record_schema.PAGES}.items():
+    for name, write in {**command_line.PAGES, **record_schema.PAGES, **servers.PAGES}.items():
         files.append(File.generated(config, name, content=write()))
     return files

@@ -17,6 +17,7 @@ FILES = {
     "doratune.records.analysis": "`analysis.json`",
     "doratune.records.serving": "`convert.json` and `merge.json`",
     "doratune.records.bench": "the file of `doratune bench`",
+    "doratune.records.servers": "what `doratune check-serving` prints with `--json`",
 }
 COMMENT = re.compile(r"^\s*#: ?(.*)$|\s#: ?(.*)$")
 ABOUT = """# Record schema

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cli_support import Cli
 
-from doratune.cli.main import HELP, VERBS
+from doratune.cli.main import HELP, VERBS, module_of
 from doratune.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,14 +23,12 @@ def _examples(text: str) -> list[list[str]]:
     """The doratune commands in a text; an indented line goes on from the one before."""
     joined = re.sub(r"\\?\n {12,}", " ", text)
     launched = r"(?:\$ |\S*/bin/|(?:accelerate launch|torchrun) .*?-m )?"
-    found = re.findall(rf"^\s*{launched}(doratune [a-z]+(?: .*)?)$", joined, flags=re.MULTILINE)
+    found = re.findall(rf"^\s*{launched}(doratune [a-z-]+(?: .*)?)$", joined, flags=re.MULTILINE)
     return [shlex.split(command.split(" > ")[0], comments=True)[1:] for command in found]
 
 
 def _abouts() -> list[list[str]]:
-    import importlib
-
-    texts = [HELP, *(importlib.import_module(f"doratune.cli.{verb}").ABOUT for verb in VERBS)]
+    texts = [HELP, *(module_of(verb).ABOUT for verb in VERBS)]
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         texts += FENCED.findall(page.read_text(encoding="utf-8"))
     return [command for text in texts for command in _examples(text)]
@@ -42,8 +40,6 @@ class _ParsedError(Exception):
 
 @pytest.mark.parametrize("command", _abouts(), ids=" ".join)
 def test_every_example_parses(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib
-
     import doratune.cli.parse as parsing
 
     def parse_only(*args: object, **kwargs: object) -> None:
@@ -53,7 +49,7 @@ def test_every_example_parses(command: list[str], monkeypatch: pytest.MonkeyPatc
     if "VERB" in command:
         return
     parsing_parse = parsing.parse
-    verb = importlib.import_module(f"doratune.cli.{command[0]}")
+    verb = module_of(command[0])
     if command[0] == "run":  # its one argument is the script; what follows is not parsed here
         with pytest.raises(InputError, match=f"where: {command[1]}"):
             verb.main(command[1:])
@@ -82,8 +78,8 @@ def test_help_is_fast_and_imports_no_torch() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_verb_help_needs_no_torch(verb: str) -> None:
     code = (
-        "import sys, importlib\n"
-        f"try: importlib.import_module('doratune.cli.{verb}').main(['--help'])\n"
+        "import sys; from doratune.cli.main import module_of\n"
+        f"try: module_of('{verb}').main(['--help'])\n"
         "except SystemExit as end: assert end.code in (0, None)\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )

@@ -39,7 +39,7 @@ def assert_trained(adapter: Path) -> None:
 
 
 def test_none_is_long() -> None:
-    assert len(PROGRAMS) == 7
+    assert len(PROGRAMS) == 9
     for path in PROGRAMS:
         if path.suffix != ".ipynb":
             assert len(path.read_text(encoding="utf-8").splitlines()) < 60, path
@@ -52,6 +52,25 @@ def test_a_script_with_the_one_line(script: str, tiny_model: Path, tmp_path: Pat
     result = run(sys.executable, EXAMPLES / script, *flags, cwd=tmp_path)
     assert "14 Linear layers on the engine" in result.stdout.replace("Linear4bit", "Linear")
     assert_trained(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_merged_model_answers_without_the_adapter(dora_run: Path, tmp_path: Path) -> None:
+    flags = ["--output", tmp_path / "merged", "--prompts", "is the sky blue", "--tokens", 4]
+    result = run(sys.executable, EXAMPLES / "merge_and_serve.py", dora_run, *flags, cwd=tmp_path)
+    assert result.stdout.splitlines()[-1].startswith("is the sky blue")
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+
+
+@pytest.mark.slow
+def test_a_converted_adapter_is_a_plain_lora(dora_run: Path, tmp_path: Path) -> None:
+    flags = ["--rank", 16, "--output", tmp_path / "lora"]
+    result = run(sys.executable, EXAMPLES / "convert_and_load.py", dora_run, *flags, cwd=tmp_path)
+    assert "rank 16, DoRA: False" in result.stdout
+    assert len(result.stdout.splitlines()) > 3
+    weights = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    assert weights and all(".lora_A." in name or ".lora_B." in name for name in weights)
 
 
 @pytest.mark.slow

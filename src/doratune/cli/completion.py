@@ -5,6 +5,7 @@ from __future__ import annotations
 import tyro
 
 from doratune.cli.analyze import AnalyzeCommand
+from doratune.cli.check_serving import CheckServingCommand
 from doratune.cli.compare import CompareCommand
 from doratune.cli.convert import ConvertCommand
 from doratune.cli.env import EnvCommand
@@ -28,6 +29,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "analyze": AnalyzeCommand,
     "merge": MergeCommand,
     "convert": ConvertCommand,
+    "check-serving": CheckServingCommand,
     "tasks": TasksCommand,
     "methods": MethodsCommand,
     "models": ModelsCommand,

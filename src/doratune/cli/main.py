@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 from doratune import __version__
 from doratune.cli.installed import check_installed
@@ -21,16 +22,17 @@ from doratune.launch import LINGERING, first_process_speaks, launched, refuse_se
 
 VERBS = {
     "train": "fine-tune a causal LM with LoRA or DoRA, or all of its weights",
-    "eval": "evaluate a run, an adapter or a base model on multiple-choice tasks",
+    "eval": "evaluate a run, an adapter or a base model by multiple choice",
     "compare": "base, LoRA and DoRA on the same rows, side by side",
-    "study": "a plan: tasks, methods, learning rates and seeds, with statistics",
+    "study": "a plan: tasks, methods, rates and seeds, with statistics",
     "report": "the same table and report from runs that exist",
-    "analyze": "how training moved the magnitude and the direction of the weights",
+    "analyze": "how training moved the magnitude and direction of the weights",
     "merge": "an adapter into its base: a plain model folder, checked",
     "convert": "a DoRA adapter as plain LoRA, with what that costs",
+    "check-serving": "which servers load it, and what to do where they do not",
     "run": "your own script, with its PEFT models on the engine",
-    "bench": "time and memory of DoRA and LoRA against PEFT's, by layer or step",
-    "tasks": "the tasks, what their rows look like, and a template for your own",
+    "bench": "time and memory of DoRA and LoRA against PEFT's, layer or step",
+    "tasks": "the tasks, their rows, and a template for your own",
     "methods": "the training methods, one per line",
     "models": "the built-in models, one per line, or the folder of one",
     "presets": "the presets, one per line",
@@ -89,7 +91,10 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP.format(verbs="\n".join(f"  {verb:<8} {what}" for verb, what in VERBS.items())), end="")
+        width = max(map(len, VERBS))
+        print(
+            HELP.format(verbs="\n".join(f"  {verb:<{width}} {what}" for verb, what in VERBS.items())), end=""
+        )
         return 0
     if arguments[0] == "--version":
         print(f"doratune {__version__}")
@@ -118,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
             refuse_several(f"doratune {verb} works in one process", fix=fix)
         if verb != "run":  # there the script decides
             show_library_logs()
-        done = importlib.import_module(f"doratune.cli.{verb}").main(rest)
+        done = module_of(verb).main(rest)
     except DoratuneError as error:
         return _failed(error)
     except OSError as error:
@@ -143,6 +148,11 @@ def main(argv: list[str] | None = None) -> int:
         raise
     # What the user's script raises is not ours to turn into messages and exit codes.
     return done if isinstance(done, int) else done()
+
+
+def module_of(verb: str) -> ModuleType:
+    """The module of a verb in ``doratune.cli``."""
+    return importlib.import_module(f"doratune.cli.{verb.replace('-', '_')}")
 
 
 def _unreadable(name: object) -> bool:

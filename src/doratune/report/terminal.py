@@ -122,7 +122,7 @@ def _rich_table(table: Table, *, whole: bool = False) -> RichTable:
         table: The table.
         whole: Whether only the first column may wrap.
     """
-    rich = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    rich = table_without_rules()
     for index, column in enumerate(table.columns):
         first = index == 0
         rich.add_column(
@@ -134,6 +134,11 @@ def _rich_table(table: Table, *, whole: bool = False) -> RichTable:
     for row in table.rows:
         rich.add_row(*(_rich_entry(entry) for entry in row))
     return rich
+
+
+def table_without_rules() -> RichTable:
+    """An empty table with a rule below its heading and no others."""
+    return RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
 
 
 def _rich_entry(entry: Entry) -> RichText:

@@ -17,6 +17,7 @@ from doratune.errors import DoratuneError, InputError
 from doratune.models.on_disk import open_model
 from doratune.peft import enable
 from doratune.records.files import write_json_atomic, write_text_atomic
+from doratune.records.layout import MERGE_NAME
 from doratune.records.serving import LogitCheck, MergeRecord
 from doratune.serving.adapted import AdaptedBase, AdaptedLayer, hollow, open_adapted
 from doratune.serving.card import merged_card
@@ -28,7 +29,6 @@ from doratune.serving.model_folder import Plan, plan_model, write_settings, writ
 from doratune.serving.rounding import moved
 from doratune.training.card import CARD_NAME
 
-RECORD_NAME = "merge.json"
 ALLOWED = 4.0
 """How many times as far, on average, the merged model may be from base and adapter as it is from itself when
 its weights move by a rounding. On the tests' models the ratio is below 1. The largest difference does not
@@ -97,7 +97,7 @@ def merge(config: MergeConfig) -> MergeRecord:
         else:
             place.mark_unusable(unusable(record).message)
             record = record.model_copy(update={"output": str(place.output)})
-        write_json_atomic(place.folder / RECORD_NAME, record.to_dict())
+        write_json_atomic(place.folder / MERGE_NAME, record.to_dict())
     return record
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 
@@ -11,7 +10,7 @@ import pytest
 from doratune.cli.completion import COMMANDS
 from doratune.cli.flags import MEANT, refuse_unknown_flags
 from doratune.cli.help import FIRST, GROUPS, flag_name, grouped, help_text, is_positional
-from doratune.cli.main import VERBS, main
+from doratune.cli.main import VERBS, main, module_of
 from doratune.cli.parse import parse
 from doratune.cli.tasks import TasksCommand
 from doratune.cli.train import TrainCommand
@@ -28,7 +27,7 @@ def flags(kind: type[Settings]) -> list[str]:
 
 @pytest.mark.parametrize("verb", MANY)
 def test_every_flag_is_in_exactly_one_group(verb: str) -> None:
-    kind, first = COMMANDS[verb], importlib.import_module(f"doratune.cli.{verb}").FIRST
+    kind, first = COMMANDS[verb], module_of(verb).FIRST
     assert len(first) == 5
     groups = grouped(kind, first)
     assert next(iter(groups)) == FIRST
@@ -45,7 +44,7 @@ def test_a_setting_has_one_group() -> None:
 
 @pytest.mark.parametrize("verb", COMMANDS)
 def test_the_help_shows_every_flag_once_with_words(verb: str) -> None:
-    kind, module = COMMANDS[verb], importlib.import_module(f"doratune.cli.{verb}")
+    kind, module = COMMANDS[verb], module_of(verb)
     text = help_text(kind, verb=verb, about=module.ABOUT, first=getattr(module, "FIRST", ()))
     options = text.partition("Examples:")[2]
     for flag in flags(kind):
@@ -60,7 +59,7 @@ def test_the_help_fits_a_narrow_terminal_and_its_examples_can_be_copied(
     verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    kind, module = COMMANDS[verb], importlib.import_module(f"doratune.cli.{verb}")
+    kind, module = COMMANDS[verb], module_of(verb)
     text = help_text(kind, verb=verb, about=module.ABOUT, first=getattr(module, "FIRST", ()))
     assert max(map(len, text.splitlines())) <= 80
     shown = text.partition("Examples:\n")[2].partition("\n\n")[0]

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from tyro.conf import Positional
 
-from doratune.cli.main import VERBS
+from doratune.cli.main import VERBS, module_of
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -30,7 +30,7 @@ FENCE = re.compile(r"^( *)```.*?^\1```$", re.DOTALL | re.MULTILINE)
 @pytest.fixture(scope="module")
 def hooks() -> Any:
     sys.path.insert(0, str(HOOKS))
-    yield importlib.import_module("command_line"), importlib.import_module("record_schema")
+    yield tuple(map(importlib.import_module, ("command_line", "record_schema", "servers")))
     sys.path.remove(str(HOOKS))
 
 
@@ -86,17 +86,17 @@ def test_what_is_named_exists(page: str, hooks: Any) -> None:
 
 def _verb(words: list[str]) -> list[str]:
     """A verb, with its kind if it has kinds."""
-    kinds = getattr(importlib.import_module(f"doratune.cli.{words[0]}"), "KINDS", {})
+    kinds = getattr(module_of(words[0]), "KINDS", {})
     return words[: 1 + (len(words) > 1 and words[1] in kinds)]
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_page_of_the_command_line_has_every_flag(verb: str, hooks: Any) -> None:
-    command_line, _ = hooks
+    command_line, *_ = hooks
     about, groups = command_line.parse_help(command_line.help_of(verb))
     assert f"doratune {verb}" in about
     spellings = " ".join(entry.spelling for group in groups for entry in group.entries)
-    kind = getattr(importlib.import_module(f"doratune.cli.{verb}"), f"{verb.title()}Command", None)
+    kind = getattr(module_of(verb), f"{verb.title().replace('-', '')}Command", None)
     for name, field in kind.model_fields.items() if kind else ():
         flag = "--json" if name == "as_json" else f"--{name.replace('_', '-')}"
         assert flag in spellings or Positional in field.metadata, name
@@ -106,7 +106,7 @@ def test_the_page_of_the_command_line_has_every_flag(verb: str, hooks: Any) -> N
 def test_the_page_of_the_schema_has_every_field_with_its_meaning(hooks: Any) -> None:
     from doratune.records.run import Evaluation
 
-    _, record_schema = hooks
+    _, record_schema, _ = hooks
     fields = record_schema.fields_of(Evaluation)
     assert [key for key, _, _ in fields] == list(Evaluation.model_fields)
     assert ("task", "str", "name of the task") in fields
