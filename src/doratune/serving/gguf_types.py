@@ -1,0 +1,77 @@
+"""The types of GGUF files in which tensors can be written, and how far each rounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType, quantize
+
+from doratune.errors import InputError
+from doratune.serving.gguf_file import Floats
+
+GgufType = Literal["F32", "F16", "BF16", "Q8_0"]
+"""The types that are written; values of others are only copied."""
+WRITTEN = get_args(GgufType)
+FLOATS = ("F32", "F16", "BF16")
+FILE_TYPES = {
+    "F32": LlamaFileType.ALL_F32,
+    "F16": LlamaFileType.MOSTLY_F16,
+    "BF16": LlamaFileType.MOSTLY_BF16,
+    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
+}
+"""What ``general.file_type`` says of a file whose matrices have mostly this type."""
+CHUNK = 1 << 22
+"""Values that are converted at a time."""
+
+
+def stored_bytes(shape: Sequence[int], kind: GGMLQuantizationType) -> int:
+    """The bytes of a tensor in a type."""
+    block, size = GGML_QUANT_SIZES[kind]
+    return math.prod(shape) // block * size
+
+
+def fits(shape: Sequence[int], kind: GGMLQuantizationType) -> bool:
+    """Whether a type can hold rows of this length."""
+    return shape[-1] % GGML_QUANT_SIZES[kind][0] == 0
+
+
+def stored_in(values: Floats, kind: GGMLQuantizationType, name: str) -> Iterator[bytes]:
+    """The bytes of a tensor in a type, some rows at a time.
+
+    Args:
+        values: The values.
+        kind: The type.
+        name: The tensor, for the message.
+
+    Raises:
+        InputError: A value is too large for float16.
+    """
+    rows = values.reshape(-1, values.shape[-1])
+    step = max(1, CHUNK // rows.shape[1])
+    for start in range(0, len(rows), step):
+        part = np.ascontiguousarray(rows[start : start + step])
+        with np.errstate(over="ignore"):
+            stored = quantize(part, kind)
+        if kind == GGMLQuantizationType.F16 and not np.isfinite(stored).all():
+            raise InputError(
+                "a value is too large for F16",
+                where=name,
+                got=f"{np.abs(part).max():.3g}",
+                expected="at most 65504",
+                fix="add --dtype BF16 or --dtype F32",
+            )
+        yield stored.tobytes()
+
+
+def largest_rounding(kind: GGMLQuantizationType) -> float:
+    """How far a tensor in a type may be from the weight that it was made from, relative to its norm.
+
+    With b bits per weight and blocks of 32 it is some 1.3·2⁻ᵇ for normally distributed weights, and up to four
+    times that for a block that one weight dominates. Floats are compared as bfloat16.
+    """
+    block, size = GGML_QUANT_SIZES[kind]
+    bits = 8 * size / block
+    return 2**-9 if kind.name in FLOATS else min(0.9, 5 * 2**-bits)
