@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ ARCHITECTURES = {
 }
 """What a GGUF file calls the architecture of a transformers model type: those whose arrangement is known."""
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+EXTRA = frozenset({HEAD, "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"})
+"""Tensors that a file may have without a parameter: the head of tied embeddings, and tables of rotary angles."""
 SUFFIXES = (".weight", ".bias")
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 """Linear layers that transformers keeps as (d_in, d_out)."""
@@ -76,6 +78,18 @@ class Layout:
         names = get_tensor_name_map(kinds[self.architecture], blocks)
         return lambda parameter: names.get_name(parameter, SUFFIXES)
 
+    def shape(self, parameter: str, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of a parameter's tensor.
+
+        Args:
+            parameter: Its name in the model.
+            shape: Its shape there.
+        """
+        return tuple(reversed(shape)) if self._is_transposed(parameter) else tuple(shape)
+
+    def _is_transposed(self, parameter: str) -> bool:
+        return self.architecture == "gpt2" and parameter.endswith(TRANSPOSED)
+
     def arrange(self, parameter: str) -> Callable[[Floats], Floats]:
         """How a parameter's values are turned into its tensor's.
 
@@ -90,7 +104,7 @@ class Layout:
             return lambda values: _interleaved(values, heads)
         if self.architecture in ("gemma2", "gemma3") and parameter.endswith("norm.weight"):
             return lambda values: values + 1  # RMSNorm multiplies by 1 + weight
-        if self.architecture == "gpt2" and parameter.endswith(TRANSPOSED):
+        if self._is_transposed(parameter):
             return lambda values: values.T
         return _as_it_is
 

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
-
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType, quantize
 
 from doratune.errors import InputError
 from doratune.serving.gguf_file import Floats
 
-GgufType = Literal["F32", "F16", "BF16", "Q8_0"]
-"""The types that are written; values of others are only copied."""
-WRITTEN = get_args(GgufType)
 FLOATS = ("F32", "F16", "BF16")
-FILE_TYPES = {
+WRITTEN = {
     "F32": LlamaFileType.ALL_F32,
     "F16": LlamaFileType.MOSTLY_F16,
     "BF16": LlamaFileType.MOSTLY_BF16,
     "Q8_0": LlamaFileType.MOSTLY_Q8_0,
 }
-"""What ``general.file_type`` says of a file whose matrices have mostly this type."""
+"""The types that are written, and what ``general.file_type`` says of a file that has mostly this type."""
 CHUNK = 1 << 22
 """Values that are converted at a time."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType
 
 from doratune.serving.gguf_file import HEADER, Floats, GgufFile
-from doratune.serving.gguf_types import FILE_TYPES, FLOATS, stored_bytes, stored_in
+from doratune.serving.gguf_types import FLOATS, WRITTEN, stored_bytes, stored_in
 
 FILE_TYPE, QUANTISATION = "general.file_type", "general.quantization_version"
 COPIED = 1 << 24
@@ -116,7 +116,7 @@ class GgufPlan:
         """The label of the type that most weights now have; None if it is the same as before."""
         before = _most((self.base.type(name), self.base.shape(name)) for name in self.base.names)
         after = _most((self._type(one), self._shape(one)) for one in self.tensors)
-        return None if before == after else FILE_TYPES.get(after.name)
+        return None if before == after else WRITTEN.get(after.name)
 
     def _shape(self, one: Copied | Computed) -> tuple[int, ...]:
         return one.shape if isinstance(one, Computed) else self.base.shape(one.source)
