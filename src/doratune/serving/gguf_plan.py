@@ -15,22 +15,10 @@ from doratune.errors import InputError, first_of
 from doratune.serving.gguf_file import Floats, GgufFile
 from doratune.serving.gguf_layout import EMBEDDING, EXTRA, HEAD, Layout
 from doratune.serving.gguf_types import WRITTEN, fits, largest_rounding
+from doratune.serving.merged_weights import Change
 from doratune.serving.gguf_writer import Computed, Copied, GgufPlan
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Change:
-    """A parameter that the adapter changes.
-
-    Attributes:
-        shape: Its shape in the model.
-        values: Computes its new values, in float32.
-    """
-
-    shape: tuple[int, ...]
-    values: Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -168,7 +156,8 @@ def compare_with_base(
     squares = total = largest = 0.0
     farthest, wrong = "", []
     for name, tensor in _pairs(file, layout, parameters):
-        expected, got = layout.arrange(name)(weight(name).float().numpy()), file.values(tensor)
+        known = weight(name)
+        expected, got = layout.arrange(name)(known.float().numpy()), file.values(tensor)
         if expected.shape != got.shape:
             raise _other_shape(file, name, expected.shape, tensor)
         apart, norm = _square(got - expected), _square(expected)
@@ -176,15 +165,16 @@ def compare_with_base(
         relative = math.sqrt(apart / norm) if norm else (math.inf if apart else 0.0)
         if relative > largest:
             largest, farthest = relative, tensor
-        if not relative <= largest_rounding(file.type(tensor)):
-            wrong.append((relative, tensor))
+        limit = largest_rounding(file.type(tensor), known.dtype)
+        if not relative <= limit:
+            wrong.append((relative / limit, relative, limit, tensor))
     if wrong:
-        relative, tensor = max(wrong)
+        _, relative, limit, tensor = max(wrong)
         raise _other_model(
             file,
             got=f"{len(wrong)} tensors that differ, {tensor} ({file.type(tensor).name}) by {relative:.2g} "
             "of its norm",
-            expected=f"at most {largest_rounding(file.type(tensor)):.2g}, which rounding to that type can do",
+            expected=f"at most {limit:.2g}, which rounding to that type can do",
         )
     return FileDifference(math.sqrt(squares / total) if total else 0.0, largest, farthest)
 

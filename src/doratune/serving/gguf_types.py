@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 import numpy as np
+import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType, quantize
 
 from doratune.errors import InputError
@@ -18,6 +19,9 @@ WRITTEN = {
     "Q8_0": LlamaFileType.MOSTLY_Q8_0,
 }
 """The types that are written, and what ``general.file_type`` says of a file that has mostly this type."""
+ROUNDING = {"F32": 2**-18, "F16": 2**-10, "BF16": 2**-8}
+"""Of floats, relative to a tensor's norm; F32's is that of Gemma's norms, which are stored with 1 added."""
+OF_TORCH = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 CHUNK = 1 << 22
 """Values that are converted at a time."""
 
@@ -61,12 +65,21 @@ def stored_in(values: Floats, kind: GGMLQuantizationType, name: str) -> Iterator
         yield stored.tobytes()
 
 
-def largest_rounding(kind: GGMLQuantizationType) -> float:
-    """How far a tensor in a type may be from the weight that it was made from, relative to its norm.
+def largest_rounding(kind: GGMLQuantizationType, dtype: torch.dtype = torch.float32) -> float:
+    """How far a tensor may be from the weight that it was made from, relative to the weight's norm.
 
     With b bits per weight and blocks of 32 it is some 1.3·2⁻ᵇ for normally distributed weights, and up to four
-    times that for a block that one weight dominates. Floats are compared as bfloat16.
+    times that for a block that one weight dominates.
+
+    Args:
+        kind: The tensor's type.
+        dtype: The type that the weight is known in, which may have been rounded too.
     """
-    block, size = GGML_QUANT_SIZES[kind]
-    bits = 8 * size / block
-    return 2**-9 if kind.name in FLOATS else min(0.9, 5 * 2**-bits)
+    return _rounding(kind.name) + _rounding(OF_TORCH[dtype])
+
+
+def _rounding(name: str) -> float:
+    if name in ROUNDING:
+        return ROUNDING[name]
+    block, size = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
+    return min(0.9, 5 * 2 ** (-8 * size / block))

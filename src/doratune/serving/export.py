@@ -1,0 +1,144 @@
+"""Writes a base model with its adapter merged as a GGUF file, and checks what it wrote."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from gguf import GGMLQuantizationType
+
+from doratune.errors import DoratuneError, InputError
+from doratune.models.builtin import BUILTIN, builtin_gguf
+from doratune.models.gguf import read_gguf
+from doratune.records.files import file_sha256
+from doratune.records.serving import ExportedGguf, GgufCheck
+from doratune.serving.adapted import AdaptedBase, open_adapted
+from doratune.serving.check import check_rows
+from doratune.serving.export_config import ExportConfig
+from doratune.serving.gguf_check import check_gguf
+from doratune.serving.gguf_file import GgufFile
+from doratune.serving.gguf_layout import Layout
+from doratune.serving.gguf_plan import Types, compare_with_base, plan_gguf
+from doratune.serving.gguf_writer import Computed
+from doratune.serving.merged_weights import MergedWeights
+from doratune.serving.staged_file import refuse_taken, staged_file
+
+logger = logging.getLogger(__name__)
+
+UNUSABLE = ".unusable"
+"""Added to the name of a file that is not the base with the adapter."""
+
+
+def export(config: ExportConfig) -> ExportedGguf:
+    """Write a base model with its adapter merged as a GGUF file.
+
+    Args:
+        config: What is exported, and how.
+
+    Returns:
+        What was written, and how far it is from base plus adapter.
+
+    Raises:
+        InputError: The adapter, its base or the base's GGUF file cannot be used, the adapter changes something
+            that has no place in the file, or the output cannot be written. Nothing is written.
+        DoratuneError: The file is not the base with the adapter; it is kept with ``UNUSABLE`` after its name.
+    """
+    refuse_taken(config.output)
+    adapted = open_adapted(
+        config.target,
+        base=config.base,
+        allow_other_base=config.allow_other_base,
+        command="doratune export",
+        trust_remote_code=config.trust_remote_code,
+    )
+    layout = Layout(adapted.base.model.config.get_text_config())
+    rows = check_rows(adapted.base.tokenizer, config.check_data)
+    with _base_file(config, adapted) as path:
+        file = GgufFile(path)
+        weights = MergedWeights(adapted)
+        plan = plan_gguf(file, layout, weights.changes, Types(config.dtype, config.requantize))
+        _refuse_unreadable(path)
+        logger.info("comparing %s with the base model", path.name)
+        difference = compare_with_base(file, layout, weights.names, weights.base)
+        if difference.overall:
+            logger.warning(
+                "%s is %.2g of its norm away from the base that the adapter was trained on, %s %.2g; weights that "
+                "the adapter changes are computed from that base",
+                *(path.name, difference.overall, difference.tensor, difference.largest),
+            )
+        with staged_file(config.output, plan.size) as staged:
+            logger.info("writing %s, %.2f GB", config.output, plan.size / 1e9)
+            plan.write(staged)
+            logger.info("checking it: read back with transformers, %d rows", len(rows))
+            check = check_gguf(staged, adapted, weights, layout, rows)
+            output = config.output if check.usable else config.output.with_name(config.output.name + UNUSABLE)
+            staged.rename(output)
+        if not check.usable:
+            raise _not_the_model(output, check)
+        return ExportedGguf(
+            target=config.target,
+            base=adapted.base_record,
+            adapter_checksum=adapted.checksum,
+            base_gguf=path.name,
+            base_gguf_sha256=file_sha256(path),
+            base_difference=difference.overall,
+            base_difference_largest=difference.largest,
+            output=str(output),
+            bytes=plan.size,
+            sha256=file_sha256(output),
+            copied=_by_type(file.type(one.source) for one in plan.tensors if not isinstance(one, Computed)),
+            computed=_by_type(one.type for one in plan.tensors if isinstance(one, Computed)),
+            check=check,
+        )
+
+
+@contextmanager
+def _base_file(config: ExportConfig, adapted: AdaptedBase) -> Iterator[Path]:
+    """The base's GGUF file."""
+    name = adapted.base_record.name
+    if config.base_gguf is not None:
+        yield config.base_gguf.expanduser()
+    elif name in BUILTIN:
+        with builtin_gguf(name) as (path, _):
+            yield path
+    elif name.endswith(".gguf"):
+        yield Path(name).expanduser()
+    else:
+        raise InputError(
+            "the base model is not a GGUF file, and doratune rewrites one",
+            where="--base-gguf",
+            got=f"none, and the base {name}",
+            expected="the base model's GGUF file, from the hub or by llama.cpp's convert_hf_to_gguf.py",
+        )
+
+
+def _refuse_unreadable(path: Path) -> None:
+    """Refuse a file that transformers cannot read: what is written from it could not be checked."""
+    try:
+        read_gguf(path, dtype=torch.float32, content=False)
+    except InputError as error:
+        raise InputError(
+            "transformers cannot read the base's GGUF file, so the new file could not be checked",
+            where=str(path),
+            got=error.got,
+            fix="merge into a folder instead (doratune merge)",
+        ) from error
+
+
+def _not_the_model(output: Path, check: GgufCheck) -> DoratuneError:
+    return DoratuneError(
+        "the file that was written is not the base with the adapter",
+        where=str(output),
+        got=f"{check.weight} is {check.weights_apart:.2g} of its norm away; mean KL divergence "
+        f"{check.logits.kl_mean:.2g}",
+        expected=f"at most {check.weights_limit:.2g} and {check.kl_limit:.2g}, which rounding can do",
+        fix="do not use it; please report this with the base's name",
+    )
+
+
+def _by_type(kinds: Iterable[GGMLQuantizationType]) -> dict[str, int]:
+    return dict(Counter(one.name for one in kinds))

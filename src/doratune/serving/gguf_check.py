@@ -1,0 +1,73 @@
+"""Whether a GGUF file is the base model with the adapter, as transformers reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from doratune.errors import DoratuneError
+from doratune.models.gguf import read_gguf
+from doratune.records.serving import GgufCheck
+from doratune.serving.adapted import AdaptedBase
+from doratune.serving.check import compare_logits, filled, logits_of
+from doratune.serving.gguf_file import GgufFile
+from doratune.serving.gguf_layout import EMBEDDING, HEAD, Layout
+from doratune.serving.gguf_types import largest_rounding
+from doratune.serving.merged_weights import MergedWeights
+
+KL_FLOOR, KL_FACTOR = 1e-6, 20.0
+"""The largest mean KL divergence is the floor plus the factor times the largest rounding squared."""
+
+
+def check_gguf(
+    path: Path, adapted: AdaptedBase, weights: MergedWeights, layout: Layout, rows: Sequence[Tensor]
+) -> GgufCheck:
+    """Read a GGUF file with transformers, and compare its weights and predictions with base plus adapter.
+
+    The whole model is in memory in float32.
+
+    Args:
+        path: The file.
+        adapted: The base and the adapter.
+        weights: The parameters that the file should have.
+        layout: The arrangement of the base model's parameters.
+        rows: Token ids, (1, n) each.
+
+    Raises:
+        DoratuneError: transformers cannot read the file.
+    """
+    try:
+        model, _ = read_gguf(path, dtype=torch.float32)
+    except DoratuneError as error:
+        raise DoratuneError("transformers cannot read the file that was written", got=error.got) from error
+    file = GgufFile(path)
+    find = layout.tensors(file)
+    worst, farthest, coarsest, weight = 0.0, 0.0, 0.0, ""
+    for name, values in model.named_parameters():
+        expected, tensor = weights.merged(name), find(name)
+        kind = file.type(EMBEDDING if tensor == HEAD and HEAD not in file.names else str(tensor))
+        limit = largest_rounding(kind, expected.dtype)
+        apart = _apart(values.detach(), expected.float())
+        coarsest = max(coarsest, limit if apart else 0.0)
+        if apart / limit >= worst:
+            worst, farthest, weight = apart / limit, apart, name
+    with filled(adapted.model, adapted.weight):
+        logits = compare_logits(logits_of(adapted.model), logits_of(model.eval()), rows)
+    kl_limit = KL_FLOOR + KL_FACTOR * coarsest**2
+    return GgufCheck(
+        weights_apart=farthest,
+        weights_limit=farthest / worst if worst else 0.0,
+        weight=weight,
+        logits=logits,
+        kl_limit=kl_limit,
+        usable=worst <= 1 and logits.kl_mean <= kl_limit,
+    )
+
+
+def _apart(values: Tensor, expected: Tensor) -> float:
+    """The distance of two weights, relative to the norm of the one expected."""
+    distance, norm = (values - expected).norm().item(), expected.norm().item()
+    return distance / norm if norm else distance
