@@ -25,6 +25,7 @@ from transformers.models.llama import modeling_llama
 import doratune
 from doratune.engine import _internals as of_engine
 from doratune.evaluation import _internals as of_evaluation
+from doratune.models import _internals as of_models
 from doratune.models._internals import gguf_reader, setting_names
 from doratune.speedups import _internals as of_speedups
 from doratune.speedups.supervised_forward import SupervisedOutput
@@ -176,7 +177,16 @@ def _four_bit_compute_dtype() -> bool:
     return layer.compute_dtype == torch.float32 and hasattr(layer, "compute_type_is_set")
 
 
+def _renamed() -> bool:
+    renamings, converters = of_models.conversions(model())
+    state = model().state_dict()
+    found, pattern = of_models.renamed("norm.weight", renamings, converters, "model", state)
+    return found == "model.norm.weight" and pattern is None
+
+
 CANARIES = {
+    "conversions": lambda: all(isinstance(part, list) for part in of_models.conversions(model())),
+    "renamed": _renamed,
     "setting_names": lambda: {"vocab_size", "head_dim"} <= setting_names(LlamaConfig),
     "CHECKPOINT": lambda: importlib.import_module(of_engine.CHECKPOINT).checkpoint is checkpoint,
     "saves_for_checkpoint": _saves_for_checkpoint,

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from doratune.errors import InputError
 from doratune.models.config_files import refuse_repeated_keys
 from doratune.models.config_settings import config_record
-from doratune.models.fingerprint import fingerprint_of
+from doratune.models.fingerprint import fingerprint_of_files
 from doratune.models.names import refuse_absent_folder
+from doratune.models.on_disk import skeleton
 from doratune.models.weights import WeightFiles, weights_folder
-from doratune.models.whole import only_finite
 from doratune.records.base_model import compare_base_models
 from doratune.records.run import ModelRecord
 
@@ -40,14 +39,13 @@ class Base:
             record, where="the run's base model", fix="work in the folder where the run was trained"
         )
         self._folder = weights_folder(record.name)
-        self._files = WeightFiles(self._folder)
         refuse_repeated_keys(self._folder)
-        skeleton = self.skeleton()
-        self.linear = [name for name, module in skeleton.named_modules() if isinstance(module, nn.Linear)]
-        names = [name for name, _ in skeleton.named_parameters()]
-        fingerprint = fingerprint_of(names, only_finite(self._files.rows, record.name))
+        model = self.skeleton()
+        self._files = WeightFiles(self._folder, model)
+        self.linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        fingerprint = fingerprint_of_files(model, self._files, record.name)
         # How weights moved does not depend on the tokenizer, which is not read.
-        here = record.model_copy(update={"fingerprint": fingerprint, "config": config_record(skeleton)})
+        here = record.model_copy(update={"fingerprint": fingerprint, "config": config_record(model)})
         found = compare_base_models(record, here)
         if not found.same:
             raise InputError(
@@ -61,7 +59,14 @@ class Base:
 
     def skeleton(self) -> PreTrainedModel:
         """The model's modules and shapes, with no memory for its weights."""
-        return _skeleton(self._folder)
+        try:
+            return skeleton(str(self._folder))
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                "the base model cannot be read",
+                where=str(self._folder),
+                got=str(error).strip().splitlines()[0],
+            ) from error
 
     def of_kinds(self, kinds: list[str]) -> list[str]:
         """The linear layers whose name ends with one of ``kinds``."""
@@ -74,14 +79,3 @@ class Base:
     def rows(self, layer: str, part: slice, dtype: torch.dtype) -> Tensor:
         """Some rows of a layer's weight, (n, d_in), in float64, rounded as in a run in ``dtype``."""
         return self._files.rows(f"{layer}.weight", part).to(dtype).double()
-
-
-def _skeleton(folder: Path) -> PreTrainedModel:
-    try:
-        config = AutoConfig.from_pretrained(str(folder))
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            "the base model cannot be read", where=str(folder), got=str(error).strip().splitlines()[0]
-        ) from error

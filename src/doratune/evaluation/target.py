@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,18 +15,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from doratune.environment import describe_environment
 from doratune.errors import InputError, first_of
+from doratune.evaluation.base import Asked, base_name, loading_base, other_base, trained_checksum, trained_on
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.found import Found, output_folder
 from doratune.evaluation.merge import merge, merge_obstacle
 from doratune.finite import is_finite
-from doratune.models.builtin import BUILTIN
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model, on_cpu
-from doratune.models.names import cached_builtin, refuse_absent_folder
 from doratune.peft import adapter_parameters, dora_norms, enable, uses_dora
-from doratune.peft.adapter_file import read_adapter_config, refuse_other_settings
 from doratune.peft.load import load_adapter
-from doratune.records.base_model import compare_base_models
 from doratune.records.run import (
     Method,
     ModelRecord,
@@ -37,8 +33,6 @@ from doratune.records.run import (
     ScoredWeights,
     SpeedupRecord,
 )
-from doratune.records.storage import read_base_model
-from doratune.records.weights import checked_weights, weights_checksum
 from doratune.speedups import speed_up
 
 logger = logging.getLogger(__name__)
@@ -106,24 +100,24 @@ def load_target(config: EvalConfig, found: Found, texts: Sequence[str] = TEXTS) 
 
 def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Target:
     record, adapter = found.record, found.adapter
-    checksum = _checked(found)
+    checksum, asked = trained_checksum(found), _asked(config)
     base = _load(config, record, found)
     base_record = model_record(base)
     output = output_folder(config, found)
     if found.model is not None and record is not None:
-        other_base = _other_base(config, record.model, base_record, trained=True)
+        other = other_base(record.model, base_record, asked, full=True)
         scored = _scored(base, "full", checksum, merged=False)
-        return Target(base.model, base.tokenizer, record, output, scored, other_base=other_base)
-    trained_on = record.model if record is not None else _saved_base(config, adapter, base_record)
-    other_base = _other_base(config, trained_on, base_record)
+        return Target(base.model, base.tokenizer, record, output, scored, other_base=other)
+    trained = trained_on(found, base_record, asked)
+    other = other_base(trained, base_record, asked)
     if adapter is None:
         record = record or _new_record(config, base_record, "base", adapter=0)
         scored = _scored(base, "base", None, merged=False)
-        return Target(base.model, base.tokenizer, record, output, scored, other_base=other_base)
+        return Target(base.model, base.tokenizer, record, output, scored, other_base=other)
     peft_model = load_adapter(base.model, adapter)
     if record is None:
         method: Method = "dora" if uses_dora(peft_model) else "lora"
-        record = _new_record(config, trained_on, method, adapter=adapter_parameters(peft_model))
+        record = _new_record(config, trained, method, adapter=adapter_parameters(peft_model))
     if record.config.get("engine", "doratune") == "doratune":
         enable(peft_model)
     _refuse_overflow(peft_model, adapter)
@@ -132,19 +126,7 @@ def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Targ
     if apart is None:
         model, difference = merge(peft_model, base.tokenizer, texts)
     scored = _scored(base, "adapter", checksum, merged=apart is None, difference=difference)
-    return Target(model, base.tokenizer, record, output, scored, apart=apart, other_base=other_base)
-
-
-def _checked(found: Found) -> str | None:
-    """The checksum of the trained weights, if any; a run's must be those that its training left."""
-    weights, training = found.adapter or found.model, found.record.training if found.record else None
-    if weights is None:
-        return None
-    if found.record is None or training is None:
-        return weights_checksum(weights)
-    if found.adapter is not None:
-        refuse_other_settings(read_adapter_config(weights), found.record, weights)
-    return checked_weights(weights, training.weights_checksum)
+    return Target(model, base.tokenizer, record, output, scored, apart=apart, other_base=other)
 
 
 def _refuse_overflow(model: PeftModel, folder: Path) -> None:
@@ -194,7 +176,7 @@ def _scored(
 
 def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedModel:
     """The base model, or the model of a fully fine-tuned run."""
-    trained, adapter = record.config if record else {}, found.adapter
+    trained, asked = record.config if record else {}, _asked(config)
     if found.model is not None:
         if config.model is not None:
             raise InputError(
@@ -204,20 +186,10 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
                 fix="leave --model out",
             )
         name = str(found.model)
-    elif record is not None:
-        name = config.model or record.model.name
-    elif adapter is not None:
-        name = config.model or _named_base(adapter)
+    elif record is not None or found.adapter is not None:
+        name = base_name(found, asked)
     else:
         name = config.target
-    saved = record.model if record is not None else read_base_model(adapter) if adapter is not None else None
-    if found.model is None and config.model is None and saved is not None:
-        refuse_absent_folder(
-            saved,
-            where=config.target,
-            fix="work in the folder where it was trained, or name the base with --model: "
-            f"doratune eval {shlex.quote(config.target)} --model FOLDER ...",
-        )
     in_4bit = config.load_in_4bit or bool(trained.get("load_in_4bit"))
     # On a CPU, compute in float32, because rounding in a bfloat16 body changes answers, but with the weights
     # rounded as in training. 4-bit weights depend on the type they are quantised from, so they keep it.
@@ -225,7 +197,7 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
     dtype = record.model.dtype if record and config.dtype == "auto" else config.dtype
     if widened and dtype != "bfloat16":
         dtype = "float32"
-    try:
+    with loading_base(name, found, asked):
         loaded = load_model(
             name,
             dtype=dtype,
@@ -233,86 +205,11 @@ def _load(config: EvalConfig, record: RunRecord | None, found: Found) -> LoadedM
             device_map=config.device_map or trained.get("device_map"),
             trust_remote_code=config.trust_remote_code,
         )
-    except InputError as error:
-        if adapter is None or config.model is not None:
-            raise
-        raise InputError(
-            "the base model of the adapter cannot be loaded",
-            where=str(adapter),
-            got=f"{name}: {error.what}",
-            fix=f"name it with --model: doratune eval {shlex.quote(config.target)} --model FOLDER ...",
-        ) from error
     return replace(loaded, model=loaded.model.float(), dtype=torch.float32) if widened else loaded
 
 
-def _named_base(adapter: Path) -> str:
-    """The base model that a plain adapter names."""
-    saved = read_adapter_config(adapter)
-    name = cached_builtin(saved.base_model_name_or_path or "")
-    if not name:
-        raise InputError(
-            "the adapter does not say what its base model is", where=str(adapter), fix="add --model"
-        )
-    if saved.revision not in (None, "main") and name not in BUILTIN and not Path(name).expanduser().exists():
-        raise InputError(
-            "the adapter was trained on another revision of its base than the hub's newest",
-            where=str(adapter),
-            got=f"{name}, revision {saved.revision}",
-            fix=f"download that revision (hf download {name} --revision {saved.revision} --local-dir DIR) "
-            "and name it with --model",
-        )
-    return name
-
-
-def _saved_base(config: EvalConfig, adapter: Path | None, loaded: ModelRecord) -> ModelRecord:
-    """The base as an adapter without a run describes it; the loaded one if it gives only a name."""
-    if adapter is None:
-        return loaded
-    saved = read_base_model(adapter)
-    if saved is not None:
-        return saved
-    named = read_adapter_config(adapter).base_model_name_or_path
-    if config.model not in (None, named):
-        logger.warning(
-            "the adapter gives only the name of its base model, %s, so %s was not compared with it",
-            named,
-            loaded.name,
-        )
-    return loaded
-
-
-def _other_base(
-    config: EvalConfig, trained_on: ModelRecord, loaded: ModelRecord, *, trained: bool = False
-) -> ModelRecord | None:
-    """The loaded model, if it is allowed and differs from the one in the record.
-
-    Args:
-        config: The evaluation's settings.
-        trained_on: The base model in the record.
-        loaded: The model that was loaded.
-        trained: Whether it is a fully fine-tuned model, whose weights differ from the base's.
-    """
-    found = compare_base_models(trained_on, loaded, weights=not trained)
-    if found.same:
-        for note in found.notes:
-            logger.warning(note)
-        return None
-    what = "the adapter was trained for another base model"
-    fix = "evaluate it without --model or with the model it was trained on"
-    if trained:
-        what = "the model's configuration or tokenizer is not the one it was trained with"
-        fix = "copy its folder again from where it was trained"
-    error = InputError(
-        what,
-        where=config.target,
-        got=f"base {loaded.name} ({loaded.source}): {found.difference}",
-        expected=f"base {trained_on.name} ({trained_on.source})",
-        fix=f"{fix}, or add --allow-other-base",
-    )
-    if not config.allow_other_base:
-        raise error
-    logger.warning("%s; evaluated nevertheless, because of --allow-other-base", error.what)
-    return loaded
+def _asked(config: EvalConfig) -> Asked:
+    return Asked(config.target, config.model, config.allow_other_base)
 
 
 def _new_record(config: EvalConfig, base: ModelRecord, method: Method, *, adapter: int) -> RunRecord:

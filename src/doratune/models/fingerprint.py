@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import torch
 import xxhash
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from doratune.errors import DoratuneError
 from doratune.models.config_settings import config_record
@@ -30,18 +31,20 @@ EXACT = (torch.float32, HASHED)
 """Weights loaded in these types round to ``HASHED`` like those in the file; float16 loses small ones."""
 
 
-def model_record(base: LoadedModel) -> ModelRecord:
+def model_record(base: LoadedModel, files: WeightFiles | None = None) -> ModelRecord:
     """A base model as a run's record describes it.
 
     Args:
         base: The model as it was loaded, before any adapter is added.
+        files: Its files, if its parameters have no content.
     """
+    found = fingerprint(base) if files is None else fingerprint_of_files(base.model, files, base.name)
     return ModelRecord(
         name=base.name,
         source=base.source,
         dtype=str(base.dtype).removeprefix("torch."),
         parameters=base.model.num_parameters(),
-        fingerprint=fingerprint(base),
+        fingerprint=found,
         config=config_record(base.model),
         tokenizer=tokenizer_record(base.model, base.tokenizer),
     )
@@ -68,8 +71,7 @@ def fingerprint(base: LoadedModel) -> str | None:
     if all(weight.dtype in EXACT and not weight.is_meta for weight in loaded.values()):
         return fingerprint_of(loaded, loaded.__getitem__)
     try:
-        files = WeightFiles(weights_folder(base.name))
-        return fingerprint_of(loaded, only_finite(files.rows, base.name))
+        return fingerprint_of_files(base.model, WeightFiles(weights_folder(base.name), base.model), base.name)
     except NotFiniteError:
         raise
     except DoratuneError as error:
@@ -79,6 +81,22 @@ def fingerprint(base: LoadedModel) -> str | None:
             return None
         logger.info("the base model's fingerprint covers its norms only: %s", error.what)
         return fingerprint_of(vectors, loaded.__getitem__, complete=False)
+
+
+def fingerprint_of_files(model: PreTrainedModel, files: WeightFiles, name: str) -> str:
+    """The same from a model's files.
+
+    Args:
+        model: The model, whose parameters need no content.
+        files: Its files.
+        name: The name that the user gave, for the message.
+
+    Raises:
+        NotFiniteError: If a weight in the files is not finite.
+        InputError: If the files lack a parameter.
+    """
+    names = [key for key, _ in model.named_parameters()]
+    return fingerprint_of(names, only_finite(files.rows, name))
 
 
 def fingerprint_of(names: Iterable[str], weight: Callable[[str], Tensor], *, complete: bool = True) -> str:

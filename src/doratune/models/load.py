@@ -15,7 +15,7 @@ from doratune.hub import hub_or_cache
 from doratune.models.builtin import BUILTIN, resolve_builtin
 from doratune.models.config_files import refuse_repeated_keys, refuse_repeated_keys_of_hub
 from doratune.models.gguf import first_line, read_gguf, unreadable
-from doratune.models.names import FOLDER_SOURCE, no_such_model, refuse_unknown_model
+from doratune.models.names import no_such_model, refuse_unknown_model, source_of
 from doratune.models.precision import resolve_dtype
 from doratune.models.tokenizer import ensure_pad_token, refuse_unembedded_ids
 from doratune.models.weights import WeightFiles, refuse_pickles
@@ -103,15 +103,15 @@ def load_model(
         folder, source = resolve_builtin(name)
         model, tokenizer = _from_folder(folder, kwargs)
     elif path.is_dir():
-        source = f"{FOLDER_SOURCE}{path}"
+        source = source_of(name)
         model, tokenizer = _from_folder(path, {**kwargs, "trust_remote_code": trust_remote_code})
     elif path.suffix == ".gguf":
         if load_in_4bit:
             raise InputError("a GGUF file cannot be loaded in 4 bits", where="--load-in-4bit", got=name)
-        source = f"GGUF file {path}"
+        source = source_of(name)
         model, tokenizer = read_gguf(path, **kwargs)
     else:
-        source = f"hub {name}"
+        source = source_of(name)
         model, tokenizer = _from_hub(name, {**kwargs, "trust_remote_code": trust_remote_code})
     if moves and content and "device_map" not in kwargs:
         model.to(device)  # pyright: ignore[reportArgumentType]
@@ -124,16 +124,7 @@ def load_model(
 
 
 def _from_folder(folder: Path, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    if any((place / ADAPTER_CONFIG).is_file() for place in (folder, folder / ADAPTER_NAME)):
-        raise InputError(
-            "this folder holds an adapter, not a model",
-            where="--model",
-            got=folder,
-            expected="a folder with config.json and *.safetensors",
-            fix=f"name the base model; to evaluate an adapter: doratune eval {folder}",
-        )
-    if not (folder / MODEL_CONFIG).is_file():
-        raise InputError("the model folder has no config.json", where="--model", got=folder)
+    refuse_no_model(folder)
     refuse_repeated_keys(folder)
     WeightFiles(folder)  # its messages name the file; only the headers are read
     try:
@@ -142,6 +133,24 @@ def _from_folder(folder: Path, kwargs: dict[str, Any]) -> tuple[PreTrainedModel,
         raise
     except Exception as error:  # each configuration class, tokenizer and file format has its own exceptions
         raise unreadable(folder, error) from error
+
+
+def refuse_no_model(folder: Path, *, where: str = "--model") -> None:
+    """Refuse a folder without a model.
+
+    Raises:
+        InputError: It holds an adapter, or no config.json.
+    """
+    if any((place / ADAPTER_CONFIG).is_file() for place in (folder, folder / ADAPTER_NAME)):
+        raise InputError(
+            "this folder holds an adapter, not a model",
+            where=where,
+            got=folder,
+            expected="a folder with config.json and *.safetensors",
+            fix=f"name the base model; to evaluate an adapter: doratune eval {folder}",
+        )
+    if not (folder / MODEL_CONFIG).is_file():
+        raise InputError("the model folder has no config.json", where=where, got=folder)
 
 
 def _from_hub(name: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -59,6 +59,18 @@ def refuse_absent_folder(base: ModelRecord, *, where: str, fix: str) -> None:
         )
 
 
+def source_of(name: str) -> str:
+    """Where a model that is not built in comes from, in one line.
+
+    Args:
+        name: A folder, a ``.gguf`` file or a hub id.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return f"{FOLDER_SOURCE}{path}"
+    return f"GGUF file {path}" if path.suffix == ".gguf" else f"hub {name}"
+
+
 def cached_builtin(name: str) -> str:
     """The built-in model whose folder in some machine's cache this is; any other name unchanged.
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from doratune.errors import InputError
 from doratune.hub import hub_or_cache, looks_like_path
 from doratune.models.builtin import BUILTIN, resolve_builtin
+from doratune.models.file_names import Source, sources
 from doratune.models.gguf import convert_once
 from doratune.strict_json import read_object
 
@@ -56,22 +58,48 @@ def _not_there(name: str, failure: str | None = None) -> InputError:
     )
 
 
+@dataclass(frozen=True)
+class FileTensor:
+    """A tensor in a file.
+
+    Attributes:
+        file: The file.
+        dtype: Its type as safetensors writes it, such as BF16.
+        shape: Its shape.
+    """
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
 class WeightFiles:
     """The tensors of a model folder, by the names of the model's parameters.
 
+    A file is open only while it is read, so that what was read of it leaves the memory again.
+
     Args:
         folder: Holds model.safetensors, or several files and their index.
+        model: The model, with or without weights, if the files' names may differ from its own.
+
+    Attributes:
+        tensors: All tensors by their names in the files, in the files' order.
 
     Raises:
         InputError: If a file is missing or is not in safetensors' format.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, model: PreTrainedModel | None = None) -> None:
         self._folder = folder
-        self._files: dict[str, Any] = {}
+        self.tensors: dict[str, FileTensor] = {}
         for file in _files(folder):
             try:
-                handle: Any = safe_open(str(file), framework="pt")
+                with safe_open(str(file), framework="pt") as handle:
+                    slices = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118
+                    self.tensors |= {
+                        key: FileTensor(file, one.get_dtype(), tuple(one.get_shape()))
+                        for key, one in slices.items()
+                    }
             except (OSError, SafetensorError) as error:
                 raise InputError(
                     "the weights cannot be read",
@@ -79,7 +107,23 @@ class WeightFiles:
                     got=str(error),
                     fix="copy or download the file again",
                 ) from error
-            self._files |= dict.fromkeys(handle.keys(), handle)
+        self._sources = {} if model is None else sources(model, self.tensors)
+
+    @property
+    def shards(self) -> list[Path]:
+        """The files."""
+        return list(dict.fromkeys(one.file for one in self.tensors.values()))
+
+    def key(self, name: str) -> str | None:
+        """The name in the files of the tensor that is this parameter as it is.
+
+        Returns:
+            The name; None if the parameter is put together from several tensors, or computed from one.
+
+        Raises:
+            InputError: If the parameter is not in the files.
+        """
+        return self.source(name).key
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a parameter.
@@ -87,7 +131,10 @@ class WeightFiles:
         Raises:
             InputError: If it is not in the files.
         """
-        return tuple(self._slice(name).get_shape())
+        source = self.source(name)
+        if source.key is None:
+            return tuple(source.read(name, self.tensor).shape)
+        return self.tensors[source.key].shape
 
     def rows(self, name: str, part: slice = slice(None)) -> Tensor:
         """Some rows of a parameter, in the type of the file; only they are read.
@@ -95,17 +142,33 @@ class WeightFiles:
         Raises:
             InputError: If it is not in the files.
         """
-        return self._slice(name)[part]
+        source = self.source(name)
+        if source.key is None:
+            return source.read(name, self.tensor)[part]
+        return self.tensor(source.key, part)
 
-    def _slice(self, name: str) -> Any:
+    def tensor(self, key: str, part: slice = slice(None)) -> Tensor:
+        """Some rows of the tensor with this name in the files."""
+        with safe_open(str(self.tensors[key].file), framework="pt") as handle:
+            # A tensor without dimensions has no slices.
+            return handle.get_tensor(key) if part == slice(None) else handle.get_slice(key)[part]
+
+    def source(self, name: str) -> Source:
+        """Where a parameter comes from.
+
+        Raises:
+            InputError: If it is not in the files.
+        """
+        if name in self._sources:
+            return self._sources[name]
         # Some files leave out the model's own prefix: GPT-2's have h.0 for transformer.h.0.
         for key in (name, name.partition(".")[2]):
-            if key in self._files:
-                return self._files[key].get_slice(key)
+            if key in self.tensors:
+                return Source((key,))
         raise InputError(
             "the weights hold no such parameter",
             where=str(self._folder),
-            got=f"{len(self._files)} others",
+            got=f"{len(self.tensors)} others",
             expected=name,
         )
 

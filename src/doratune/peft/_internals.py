@@ -45,12 +45,18 @@ from peft.tuners.lora.variants import (
     DoraLinearVariant,
 )
 
+# The layer that trains single rows of an embedding.
+from peft.tuners.trainable_tokens import TrainableTokensLayer
+
 # ``BaseTuner.inject_adapter`` gives every PEFT model its layers; ``enable_automatically`` wraps it.
 # ``BaseTunerLayer`` is the base class of all layers with an adapter, whatever PEFT's method.
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 
 # Return W of a quantised layer, and a weight that DeepSpeed has sharded.
 from peft.utils.integrations import dequantize_module_weight, gather_params_ctx
+
+# The base class of the wrappers of modules that an adapter brings whole, or some rows of.
+from peft.utils.other import AuxiliaryTrainingWrapper
 
 # Registers a hook that is called after every step of any optimizer.
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -87,6 +93,7 @@ embedding_backward = torch.ops.aten.embedding_dense_backward
 __all__ = [
     "FSDP_MODULES",
     "AlignDevicesHook",
+    "AuxiliaryTrainingWrapper",
     "BaseTuner",
     "BaseTunerLayer",
     "Conv1D",
@@ -109,6 +116,7 @@ __all__ = [
     "Linear8bitLt",
     "LoraLayer",
     "TorchaoLoraLinear",
+    "TrainableTokensLayer",
     "dequantize_module_weight",
     "embedding_backward",
     "gather_params_ctx",
@@ -132,8 +140,14 @@ ATTRIBUTES: dict[str, dict[str, str]] = {
         "lora_bias": "which adapters have a bias, which the engine leaves to PEFT",
         "lora_dropout": "the dropout before A",
         "lora_magnitude_vector": "the modules with m",
+        "_caches": "what merging keeps so that it can be undone",
         "lora_variant": "the variant of an adapter that is not plain LoRA",
+        "loftq_init": "the initialisation of this name, which changes W",
+        "merge": "adds the adapter to the base weight",
         "merged_adapters": "adapters that are merged into the base weight",
+        "olora_init": "the initialisation of this name, which changes W",
+        "pissa_init": "the initialisation of this name, which changes W",
+        "r": "the ranks of the adapters",
         "scaling": "s of every adapter",
         "use_dora": "which adapters are DoRA",
     },

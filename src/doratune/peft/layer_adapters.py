@@ -82,7 +82,7 @@ def read_layer_adapters(skeleton: nn.Module, folder: Path) -> LayerAdapters:
     with fitting(folder):
         model = PeftModel(skeleton, config, low_cpu_mem_usage=True)  # pyright: ignore[reportArgumentType]
     tensors = read_adapter_tensors(folder)
-    fill_adapter(model, folder, tensors, on_meta=True)
+    fill_adapter(model, folder, tensors, in_place=False)
     linear, others = {}, []
     for name, module in model.named_modules():
         if not isinstance(module, BaseTunerLayer):

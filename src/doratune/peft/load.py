@@ -17,12 +17,13 @@ from doratune.errors import InputError, first_of
 from doratune.peft.adapter_file import WEIGHTS, read_adapter_config, read_adapter_tensors
 
 
-def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+def load_adapter(model: PreTrainedModel, folder: Path, *, hollow: bool = False) -> PeftModel:
     """Load the adapter in ``folder`` into ``model``.
 
     Args:
         model: The base model that the adapter was trained on.
         folder: A LoRA or DoRA adapter as PEFT saves it.
+        hollow: The model's weights have no content, so an initialisation that would change them is left out.
 
     Returns:
         The PEFT model, frozen.
@@ -35,16 +36,18 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     _refuse_conditional(config, folder)
     _refuse_lost_base(config, folder)
     tensors = read_adapter_tensors(folder)
+    if hollow:
+        config.init_lora_weights = True
     with fitting(folder), warnings.catch_warnings():
         # fill_adapter raises a better error.
         warnings.filterwarnings("ignore", "Found missing adapter keys")
-        loaded = PeftModel.from_pretrained(model, str(folder), config=config)
-    fill_adapter(loaded, folder, tensors)
+        loaded = PeftModel.from_pretrained(model, str(folder), config=config, low_cpu_mem_usage=hollow)
+    fill_adapter(loaded, folder, tensors, in_place=not hollow)
     return loaded
 
 
 def fill_adapter(
-    model: PeftModel, folder: Path, tensors: dict[str, Tensor] | None = None, *, on_meta: bool = False
+    model: PeftModel, folder: Path, tensors: dict[str, Tensor] | None = None, *, in_place: bool = True
 ) -> None:
     """Fill a model's adapter from a file whose keys must match it exactly.
 
@@ -52,14 +55,15 @@ def fill_adapter(
         model: A model with the adapter's layers.
         folder: The adapter's folder.
         tensors: The result of ``read_adapter_tensors``, if it has been called.
-        on_meta: The model is on the meta device, so only keys and shapes are compared.
+        in_place: Copy the tensors into the model's. Otherwise they take their place; on the meta device only
+            keys and shapes are compared.
 
     Raises:
         InputError: The file cannot be read, or its keys or shapes are not the model's.
     """
     tensors = read_adapter_tensors(folder) if tensors is None else tensors
     with fitting(folder):
-        result: Any = set_peft_model_state_dict(model, tensors, low_cpu_mem_usage=on_meta)
+        result: Any = set_peft_model_state_dict(model, tensors, low_cpu_mem_usage=not in_place)
     missing, unused = _unfilled(model, result.missing_keys), list(result.unexpected_keys)
     if missing or unused:
         got = [("missing", missing), ("unused", unused)]

@@ -1,1 +1,1 @@
-"""From a trained adapter to what serves it."""
+"""What comes after training: merging, converting and exporting an adapter, and checking the result."""

@@ -1,0 +1,168 @@
+"""Two models' predictions of the next token, compared on a few rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from doratune.errors import DoratuneError, InputError
+from doratune.evaluation.batching import evaluation_mode
+from doratune.peft.merge_layer import base_name, is_wrapper
+from doratune.records.files import read_jsonl, read_text
+from doratune.records.serving import LogitCheck
+
+TEXTS = (
+    "The capital of France is Paris, and the capital of Italy is Rome.",
+    "Question: is the sky blue on a clear day? Answer: yes, it is.",
+    "def add(a, b):\n    return a + b\n",
+    "Water boils at 100 degrees Celsius at sea level, and it freezes at 0 degrees.",
+    "Il était une fois une petite fille qui vivait au bord de la forêt.",
+    "1, 1, 2, 3, 5, 8, 13, 21, 34, 55",
+)
+"""What models are compared on if the user names no rows."""
+ROWS, TOKENS = 64, 256
+"""The most rows of a file, and tokens of a row."""
+
+Logits = Callable[[Tensor], Tensor]
+"""From a row's token ids, (1, n), to its logits, (n, vocabulary)."""
+
+
+def check_rows(tokenizer: PreTrainedTokenizerBase, file: Path | None = None) -> list[Tensor]:
+    """The rows to compare two models on, as token ids, (1, n) each.
+
+    Args:
+        tokenizer: The models' tokenizer.
+        file: Text with one row per line, or JSONL whose rows have a ``text``, or an ``instruction`` and an
+            ``output``; None: a few built-in sentences.
+
+    Raises:
+        InputError: The file cannot be read, or has no rows.
+    """
+    texts = TEXTS if file is None else _texts(file)
+    ids = (tokenizer(text).input_ids[:TOKENS] for text in texts[:ROWS])
+    rows = [torch.tensor([one]) for one in ids if one]
+    if not rows:
+        raise InputError("the file holds no rows to compare on", where=str(file))
+    return rows
+
+
+def _texts(file: Path) -> Sequence[str]:
+    if file.suffix != ".jsonl":
+        return [line for line in read_text(file).splitlines() if line.strip()]
+    texts = []
+    for number, row in enumerate(read_jsonl(file), start=1):
+        parts = [row.get("text")] if "text" in row else [row.get("instruction"), row.get("output")]
+        if not all(isinstance(part, str) for part in parts):
+            raise InputError(
+                "a row has no text",
+                where=f"{file}, row {number}",
+                got=json.dumps(row, ensure_ascii=False),
+                expected="a text, or an instruction and an output",
+            )
+        texts.append("\n".join(map(str, parts)))
+    return texts
+
+
+def logits_of(model: Any) -> Logits:
+    """The logits of a model in memory, in float32."""
+
+    def logits(ids: Tensor) -> Tensor:
+        with evaluation_mode(model):
+            return model(input_ids=ids.to(model.device), use_cache=False).logits[0].float().cpu()
+
+    return logits
+
+
+def compare_logits(before: Logits, after: Logits, rows: Iterable[Tensor]) -> LogitCheck:
+    """Compare two models' predictions at every position of some rows.
+
+    Args:
+        before: The model to compare with.
+        after: The other.
+        rows: Token ids, (1, n) each.
+
+    Raises:
+        DoratuneError: A prediction is not finite.
+    """
+    largest = total = same = kl_total = kl_largest = 0.0
+    count = positions = elements = 0
+    for ids in rows:
+        one, other = (torch.log_softmax(logits(ids).double(), dim=-1) for logits in (before, after))
+        difference = (one - other).abs()
+        kl = (one.exp() * (one - other)).sum(dim=-1).clamp(min=0)
+        if not (difference.isfinite().all() and kl.isfinite().all()):
+            raise DoratuneError("a model's predictions are not finite", got="NaN or infinity")
+        largest, total = max(largest, difference.max().item()), total + difference.sum().item()
+        same += (one.argmax(dim=-1) == other.argmax(dim=-1)).sum().item()
+        kl_total, kl_largest = kl_total + kl.sum().item(), max(kl_largest, kl.max().item())
+        count, positions, elements = count + 1, positions + len(kl), elements + difference.numel()
+    return LogitCheck(
+        rows=count,
+        positions=positions,
+        largest=largest,
+        mean=total / elements,
+        top1=same / positions,
+        kl_mean=kl_total / positions,
+        kl_largest=kl_largest,
+    )
+
+
+@contextmanager
+def filled(model: nn.Module, weight: Callable[[str], Tensor]) -> Iterator[None]:
+    """Let a model whose base weights have no content compute, with a block's weights at a time.
+
+    Args:
+        model: Its parameters without content have one element for all, as in ``open_adapted``.
+        weight: Reads a parameter of the base model by its name there.
+    """
+    hooks = []
+    blocks = set(getattr(model, "_no_split_modules", None) or ())
+
+    def put(module: nn.Module, parameters: list[tuple[nn.Module, str, str, nn.Parameter]]) -> None:
+        read: dict[int, nn.Parameter] = {}
+
+        def before(*_: Any) -> None:
+            for owner, key, name, empty in parameters:
+                if id(empty) not in read:
+                    read[id(empty)] = nn.Parameter(weight(name).float(), requires_grad=False)
+                setattr(owner, key, read[id(empty)])
+
+        def after(*_: Any) -> None:
+            for owner, key, _name, empty in parameters:
+                setattr(owner, key, empty)
+            read.clear()
+
+        hooks.append(module.register_forward_pre_hook(before))
+        hooks.append(module.register_forward_hook(after, always_call=True))
+
+    def visit(module: nn.Module, prefix: str) -> None:
+        whole = type(module).__name__ in blocks or not any(True for _ in module.children())
+        if whole or is_wrapper(module):
+            if parameters := list(_empty(module, prefix)):
+                put(module, parameters)
+            return
+        for name, child in module.named_children():
+            visit(child, f"{prefix}{name}.")
+
+    visit(model, "")
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _empty(module: nn.Module, prefix: str) -> Iterator[tuple[nn.Module, str, str, nn.Parameter]]:
+    """The parameters without content: module, name in the module and in the base model, parameter."""
+    for path, owner in module.named_modules():
+        for key, parameter in owner.named_parameters(recurse=False):
+            if parameter.numel() > 1 and not any(parameter.stride()):
+                full = ".".join(part for part in (prefix.rstrip("."), path, key) if part)
+                yield owner, key, base_name(full), parameter
