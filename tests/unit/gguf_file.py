@@ -49,11 +49,13 @@ OF_GPT2 = {
 
 
 def write_gguf(model: Path, path: Path, kind: str = "F32") -> Path:
-    """Write the model of a folder to ``path``, its matrices in a type that the ``gguf`` package can round to."""
+    """Write the model of a folder to ``path``, its matrices in a type that ``gguf`` can round to."""
     from gguf import GGMLQuantizationType, GGUFWriter, quantize
 
     config = json.loads((model / "config.json").read_text())
-    architecture = {"gemma3_text": "gemma3", "mistral": "llama"}.get(config["model_type"], config["model_type"])
+    architecture = {"gemma3_text": "gemma3", "mistral": "llama"}.get(
+        config["model_type"], config["model_type"]
+    )
     writer = GGUFWriter(path, architecture)
     _describe(writer, config)
     _add_tokenizer(writer, model, config)

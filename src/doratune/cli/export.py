@@ -5,9 +5,10 @@ from __future__ import annotations
 from doratune.cli.parse import AsJson, parse, part
 from doratune.serving.export_config import ExportConfig
 
-ABOUT = """Write a base model with its adapter merged as a GGUF file, for llama.cpp, Ollama and others. The base's own
-GGUF file is rewritten: metadata, tokenizer and tensors that the adapter does not change are copied byte for byte.
-The new file is read back with transformers and compared with base plus adapter before it gets its name.
+ABOUT = """Write a base model with its adapter merged as a GGUF file, for llama.cpp, Ollama and others. The
+base's own GGUF file is rewritten: metadata, tokenizer and tensors that the adapter does not change are copied
+byte for byte. The new file is read back with transformers and compared with base plus adapter before it gets
+its name.
 
 Examples:
   doratune export runs/dora --to gguf --output model.gguf --requantize Q8_0
@@ -36,13 +37,13 @@ def main(argv: list[str]) -> int:
         print_json(written.to_dict())
         return 0
 
-    check = written.check
     print(f"written: {written.output} ({written.bytes / 1e9:.2f} GB)")
     for what, types in {"copied": written.copied, "with the adapter": written.computed}.items():
         print(f"tensors {what}: {', '.join(f'{count} {name}' for name, count in types.items())}")
+    logits = written.check.logits
     print(
-        f"compared with base plus adapter on {check.logits.rows} rows: same top token at {check.logits.top1:.1%} of "
-        f"{check.logits.positions} positions, mean KL divergence {check.logits.kl_mean:.2g}, "
-        f"largest difference of a log-probability {check.logits.largest:.2g}"
+        f"compared with base plus adapter on {logits.rows} rows: same top token at {logits.top1:.1%} of "
+        f"{logits.positions} positions, mean KL divergence {logits.kl_mean:.2g}, largest difference of a "
+        f"log-probability {logits.largest:.2g}"
     )
     return 0

@@ -103,6 +103,7 @@ def skeleton(place: str, **kwargs: Any) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_config(
             config, trust_remote_code=kwargs.get("trust_remote_code", False)
         )
+    model.tie_weights()  # accelerate gives every module a parameter of its own
     return model.eval()
 
 

@@ -25,7 +25,7 @@ from doratune.serving.gguf_layout import Layout
 from doratune.serving.gguf_plan import Types, compare_with_base, plan_gguf
 from doratune.serving.gguf_writer import Computed
 from doratune.serving.merged_weights import MergedWeights
-from doratune.serving.staged_file import refuse_taken, staged_file
+from doratune.serving.staged_file import refuse_taken_file, staged_file
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +43,11 @@ def export(config: ExportConfig) -> ExportedGguf:
         What was written, and how far it is from base plus adapter.
 
     Raises:
-        InputError: The adapter, its base or the base's GGUF file cannot be used, the adapter changes something
-            that has no place in the file, or the output cannot be written. Nothing is written.
+        InputError: The adapter, its base or the base's GGUF file cannot be used, the adapter changes what
+            has no place in the file, or the output cannot be written. Nothing is written.
         DoratuneError: The file is not the base with the adapter; it is kept with ``UNUSABLE`` after its name.
     """
-    refuse_taken(config.output)
+    refuse_taken_file(config.output)
     adapted = open_adapted(
         config.target,
         base=config.base,
@@ -66,8 +66,8 @@ def export(config: ExportConfig) -> ExportedGguf:
         difference = compare_with_base(file, layout, weights.names, weights.base)
         if difference.overall:
             logger.warning(
-                "%s is %.2g of its norm away from the base that the adapter was trained on, %s %.2g; weights that "
-                "the adapter changes are computed from that base",
+                "%s differs from the base that the adapter was trained on by %.2g of its norm (%s by %.2g); "
+                "what the adapter changes is computed from that base",
                 *(path.name, difference.overall, difference.tensor, difference.largest),
             )
         with staged_file(config.output, plan.size) as staged:
@@ -81,7 +81,8 @@ def export(config: ExportConfig) -> ExportedGguf:
             raise _not_the_model(output, check)
         return ExportedGguf(
             target=config.target,
-            base=adapted.base_record,
+            base=adapted.base_record.name,
+            base_fingerprint=adapted.base_record.fingerprint,
             adapter_checksum=adapted.checksum,
             base_gguf=path.name,
             base_gguf_sha256=file_sha256(path),

@@ -54,7 +54,7 @@ def check_gguf(
         coarsest = max(coarsest, limit if apart else 0.0)
         if apart / limit >= worst:
             worst, farthest, weight = apart / limit, apart, name
-    with filled(adapted.model, adapted.weight):
+    with filled(adapted.model, adapted.trained_weight):
         logits = compare_logits(logits_of(adapted.model), logits_of(model.eval()), rows)
     kl_limit = KL_FLOOR + KL_FACTOR * coarsest**2
     return GgufCheck(

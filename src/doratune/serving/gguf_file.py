@@ -26,7 +26,7 @@ class GgufFile:
         where: Where the user named it, for the message.
 
     Raises:
-        InputError: There is no such file, it is not a GGUF file or not complete, or it is one part of a model.
+        InputError: There is no such file, it is not a GGUF file, is not complete, or is one part of a model.
     """
 
     def __init__(self, path: Path, *, where: str = "--base-gguf") -> None:

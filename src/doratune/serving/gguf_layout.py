@@ -24,7 +24,7 @@ ARCHITECTURES = {
 """What a GGUF file calls the architecture of a transformers model type: those whose arrangement is known."""
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 EXTRA = frozenset({HEAD, "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"})
-"""Tensors that a file may have without a parameter: the head of tied embeddings, and tables of rotary angles."""
+"""Tensors that a file may have without a parameter: the head of tied embeddings, tables of rotary angles."""
 SUFFIXES = (".weight", ".bias")
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 """Linear layers that transformers keeps as (d_in, d_out)."""
@@ -51,7 +51,8 @@ class Layout:
                 where="--to gguf",
                 got=self.config.model_type,
                 expected=f"one of {', '.join(ARCHITECTURES)}",
-                fix="merge into a folder (doratune merge) and convert it with llama.cpp's convert_hf_to_gguf.py",
+                fix="merge into a folder (doratune merge) and convert that with llama.cpp's "
+                "convert_hf_to_gguf.py",
             )
 
     @property

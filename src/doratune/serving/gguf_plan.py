@@ -15,8 +15,8 @@ from doratune.errors import InputError, first_of
 from doratune.serving.gguf_file import Floats, GgufFile
 from doratune.serving.gguf_layout import EMBEDDING, EXTRA, HEAD, Layout
 from doratune.serving.gguf_types import WRITTEN, fits, largest_rounding
-from doratune.serving.merged_weights import Change
 from doratune.serving.gguf_writer import Computed, Copied, GgufPlan
+from doratune.serving.merged_weights import Change
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ def plan_gguf(file: GgufFile, layout: Layout, changes: Mapping[str, Change], typ
     Args:
         file: The base's GGUF file.
         layout: The arrangement of the base model's parameters.
-        changes: The parameters that the adapter changes, by their names in the base model.
+        changes: The parameters that the adapter changes, by their names in the base model; the same change
+            for an embedding and a head that stay one.
         types: What the user says about types.
 
     Returns:
@@ -51,34 +52,32 @@ def plan_gguf(file: GgufFile, layout: Layout, changes: Mapping[str, Change], typ
             in it, or a changed tensor has a type that is not written.
     """
     find = layout.tensors(file)
-    placed: dict[str, str] = {name: tensor for name in changes if (tensor := find(name)) is not None}
-    untied = _untied(file, set(placed.values()))
-    known = {*file.names, *untied}
-    if lost := [name for name in changes if placed.get(name) not in known]:
+    placed = {tensor: name for name in changes if (tensor := find(name)) is not None}
+    known = {*file.names, HEAD} if EMBEDDING in file.names else {*file.names}
+    if lost := sorted(changes.keys() - {placed[tensor] for tensor in placed.keys() & known}):
         raise InputError(
             "the adapter changes weights that have no place in the GGUF file",
             where=str(file.path),
             got=f"{len(lost)}: {first_of(lost)}",
             fix="merge into a folder instead (doratune merge)",
         )
+    order, sources = [*file.names], {name: name for name in file.names}
+    if HEAD not in file.names:  # the embedding is the head too
+        head, embedding = (changes.get(placed.get(tensor, "")) for tensor in (HEAD, EMBEDDING))
+        if head is embedding:
+            placed.pop(HEAD, None)
+        else:
+            logger.info(
+                "the base's head is its embedding; with this adapter they differ, so the file has both"
+            )
+            order.append(HEAD)
+            sources[HEAD] = EMBEDDING
     computed = {
-        tensor: _computed(file, layout, name, changes[name], tensor, untied.get(tensor, tensor), types)
-        for name, tensor in placed.items()
+        tensor: _computed(file, layout, name, changes[name], tensor, sources[tensor], types)
+        for tensor, name in placed.items()
     }
     _refuse_types(file, computed, types)
-    order = [*file.names, *(name for name in untied if name not in file.names)]
-    return GgufPlan(file, [computed.get(name) or Copied(name, untied.get(name, name)) for name in order])
-
-
-def _untied(file: GgufFile, changed: set[str]) -> dict[str, str]:
-    """The head and the tensor it starts from, if a file without one needs one.
-
-    Without ``output.weight`` the embedding is the head too. The two part where the adapter changes one of them.
-    """
-    if HEAD in file.names or not changed & {EMBEDDING, HEAD}:
-        return {}
-    logger.info("the base's head is its embedding; with this adapter they differ, so the file has both")
-    return {HEAD: EMBEDDING}
+    return GgufPlan(file, [computed.get(name) or Copied(name, sources[name]) for name in order])
 
 
 def _computed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType, quantize
@@ -68,8 +69,8 @@ def stored_in(values: Floats, kind: GGMLQuantizationType, name: str) -> Iterator
 def largest_rounding(kind: GGMLQuantizationType, dtype: torch.dtype = torch.float32) -> float:
     """How far a tensor may be from the weight that it was made from, relative to the weight's norm.
 
-    With b bits per weight and blocks of 32 it is some 1.3·2⁻ᵇ for normally distributed weights, and up to four
-    times that for a block that one weight dominates.
+    With b bits per weight and blocks of 32 it is some 1.3·2⁻ᵇ for normally distributed weights, and up to
+    four times that for a block that one weight dominates.
 
     Args:
         kind: The tensor's type.

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from doratune.peft.merge_layer import base_name
+from doratune.peft.merge_layer import base_parameters
 from doratune.serving.adapted import AdaptedBase, AdaptedLayer
-
-OF_ADAPTERS = (".lora_", ".trainable_tokens_")
-"""Parts of the names of an adapter's parameters."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,8 @@ class MergedWeights:
         adapted: The base and the adapter.
 
     Attributes:
-        changes: The parameters that the adapter changes, by their names in the base model.
+        changes: The parameters that the adapter changes, by their names in the base model; one and the same
+            for two that are still tied.
         names: All parameters; of those that are one in the base model, only the one that counts.
     """
 
@@ -45,11 +43,13 @@ class MergedWeights:
             self._add(layer.parameter, _weight(layer))
             if layer.bias is not None:
                 self._add(layer.bias, _bias(adapted, layer, layer.bias))
-        for name, values in adapted.replaced().items():
+        replaced = adapted.replaced()
+        for name, values in replaced.items():
             self._add(name, lambda values=values: values)
-        parameters = (name for name, _ in adapted.model.named_parameters())
-        own = {base_name(one) for one in parameters if not any(part in one for part in OF_ADAPTERS)}
-        self.names = sorted(own - adapted.tied.keys())
+        for name in adapted.tied.keys() & replaced.keys():
+            if replaced[name] is replaced.get(adapted.tied[name]):
+                self.changes[name] = self.changes[adapted.tied[name]]
+        self.names = sorted({name for name, _ in base_parameters(adapted.model)} - adapted.tied.keys())
 
     def base(self, name: str) -> Tensor:
         """A parameter of the base model, in the type of its file."""

@@ -58,7 +58,9 @@ def test_a_computed_tensor_is_all_that_changes(kind: Type, tmp_path: Path) -> No
     plan.write(tmp_path / "new.gguf")
     new = GgufFile(tmp_path / "new.gguf")
     for one in tensors:
-        assert (new.stored(one.name) == file.stored(one.name)).all() and new.type(one.name) == file.type(one.name)
+        assert (new.stored(one.name) == file.stored(one.name)).all() and new.type(one.name) == file.type(
+            one.name
+        )
     error = np.linalg.norm(new.values("F16.weight") - values) / np.linalg.norm(values)
     assert new.type("F16.weight") == kind and new.shape("F16.weight") == (5, 96)
     assert error <= largest_rounding(kind) and (kind != Type.F32 or error == 0)

@@ -14,14 +14,16 @@ import torch
 from gguf import GGMLQuantizationType
 from gguf_file import write_gguf
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers import (
+    AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
     Phi3Config,
+    PretrainedConfig,
+    PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
 )
@@ -31,8 +33,9 @@ from doratune.errors import InputError
 from doratune.models.gguf import read_gguf
 from doratune.serving.gguf_file import GgufFile
 from doratune.serving.gguf_layout import Layout
-from doratune.serving.gguf_plan import Change, Types, compare_with_base, plan_gguf
+from doratune.serving.gguf_plan import Types, compare_with_base, plan_gguf
 from doratune.serving.gguf_types import largest_rounding
+from doratune.serving.merged_weights import Change
 
 SIZES: dict[str, Any] = {
     "vocab_size": 600,
@@ -44,7 +47,7 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 256,
     **dict(bos_token_id=1, eos_token_id=2, pad_token_id=2),
 }
-# GGUF files do not say what Gemma's queries are scaled by, nor the size of Qwen3's heads: transformers' default.
+# GGUF files say neither what Gemma's queries are scaled by nor the size of Qwen3's heads.
 CONFIGURATIONS: dict[str, Callable[[], PretrainedConfig]] = {
     "llama": lambda: LlamaConfig(**SIZES),
     "tied llama": lambda: LlamaConfig(**SIZES, tie_word_embeddings=True),
@@ -61,7 +64,9 @@ CONFIGURATIONS: dict[str, Callable[[], PretrainedConfig]] = {
 
 
 @pytest.fixture(scope="module")
-def saved(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[Any, Path]]:
+def saved(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], tuple[Any, Path]]:
     """A random model and its GGUF file, by the name of its configuration and the type of its matrices."""
     folder = tmp_path_factory.mktemp("models")
     models: dict[str, PreTrainedModel] = {}
@@ -201,6 +206,19 @@ def test_tied_embeddings_part_where_one_of_them_changes(
     read, _ = read_gguf(path, dtype=torch.float32)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         assert torch.equal(read.get_parameter(name), values.get(name, before)), name
+
+
+def test_tied_embeddings_stay_one_where_both_change_alike(
+    saved: Callable[..., tuple[Any, Path]], tmp_path: Path
+) -> None:
+    model, gguf = saved("tied llama")
+    weight = torch.randn_like(model.lm_head.weight)
+    change = Change(tuple(weight.shape), lambda: weight)
+    both = {"model.embed_tokens.weight": change, "lm_head.weight": change}
+    plan_gguf(GgufFile(gguf), Layout(model.config), both, Types()).write(tmp_path / "new.gguf")
+    assert GgufFile(tmp_path / "new.gguf").names == GgufFile(gguf).names
+    read, _ = read_gguf(tmp_path / "new.gguf", dtype=torch.float32)
+    assert torch.equal(read.lm_head.weight, weight) and read.lm_head.weight is read.model.embed_tokens.weight
 
 
 def test_parameters_without_a_place_are_named(saved: Callable[..., tuple[Any, Path]]) -> None:
