@@ -30,6 +30,16 @@ def held_memory_bytes() -> int | None:
     return resident_bytes("VmRSS") if sys.platform == "linux" else None
 
 
+def available_memory_bytes() -> int | None:
+    """Bytes of memory that a process can still have without swapping; None if unknown."""
+    if sys.platform != "linux":
+        return None
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
 def resident_bytes(which: Literal["VmRSS", "VmHWM"]) -> int:
     """Resident bytes of this process on Linux: now (VmRSS), or at the high-water mark (VmHWM).
 

@@ -32,7 +32,7 @@ from doratune.speedups.supervised_forward import SupervisedOutput
 from doratune.training import _internals as of_training
 
 SOURCE = Path(doratune.__file__).parent
-PACKAGES = ("engine", "models", "speedups", "training", "evaluation", "bench")
+PACKAGES = ("engine", "models", "speedups", "training", "evaluation", "serving", "bench")
 OTHERS = ("torch", "transformers", "trl", "accelerate", "lm_eval")
 DOCUMENTED = (
     "accelerate.utils",

@@ -26,6 +26,7 @@ VERBS = {
     "study": "a plan: tasks, methods, learning rates and seeds, with statistics",
     "report": "the same table and report from runs that exist",
     "analyze": "how training moved the magnitude and the direction of the weights",
+    "merge": "an adapter into its base: a plain model folder, checked",
     "export": "a base with its adapter merged, as a GGUF file for llama.cpp",
     "run": "your own script, with its PEFT models on the engine",
     "bench": "time and memory of DoRA and LoRA against PEFT's, by layer or step",

@@ -93,7 +93,7 @@ def load_model(
     if not content:
         kwargs["content"] = False
     elif load_in_4bit:
-        kwargs["quantization_config"] = _four_bit(torch_dtype)
+        kwargs["quantization_config"] = four_bit(torch_dtype)
     if content and (device_map or load_in_4bit):
         kwargs["device_map"] = device_map or {"": device}
 
@@ -183,7 +183,12 @@ def _pretrained(name: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, Pre
     return load_whole(name, use_safetensors=True, **kwargs), tokenizer
 
 
-def _four_bit(compute_dtype: torch.dtype) -> Any:
+def four_bit(compute_dtype: torch.dtype) -> Any:
+    """The configuration of NF4 with double quantisation, in which ``--load-in-4bit`` loads.
+
+    Raises:
+        InputError: bitsandbytes is not installed.
+    """
     if not _installed("bitsandbytes"):
         raise InputError(
             "--load-in-4bit needs bitsandbytes, which is not installed", fix="pip install 'doratune[bnb]'"

@@ -31,14 +31,16 @@ class ModelOnDisk:
 
     Attributes:
         loaded: The model, whose parameters have no content, and its tokenizer.
-        folder: Its files.
+        place: What transformers reads its tokenizer and configuration from: a folder or a hub id.
         files: Its weights.
-        tied: Parameters that are another one, by that one's name.
+        parameters: The names of its parameters, each once.
+        tied: Further names of parameters, by the one in ``parameters``.
     """
 
     loaded: LoadedModel
-    folder: Path
+    place: str
     files: WeightFiles
+    parameters: list[str]
     tied: dict[str, str]
 
     @property
@@ -88,7 +90,8 @@ def open_model(name: str, *, trust_remote_code: bool = False, where: str = "--mo
     ensure_pad_token(model, tokenizer, name)
     source = resolve_builtin(name)[1] if name in BUILTIN else source_of(name)
     loaded = LoadedModel(model=model, tokenizer=tokenizer, name=name, source=source, dtype=model.dtype)
-    return ModelOnDisk(loaded, folder, files, _tied(model))
+    names = [key for key, _ in model.named_parameters()]
+    return ModelOnDisk(loaded, place, files, names, _tied(model))
 
 
 def skeleton(place: str, **kwargs: Any) -> PreTrainedModel:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from doratune.records.base import Record
-from doratune.records.run import Count, Share
+from doratune.records.run import Count, Environment, ModelRecord, Seconds, Share
 
 Distance = Annotated[float, Field(ge=0)]
 
@@ -24,6 +24,43 @@ class LogitCheck(Record):
     kl_largest: Distance  #: the largest of them
 
 
+class RoundingRecord(Record):
+    """What rounding to the written type took from an update: ‖round(W') - W'‖ / ‖W' - W‖."""
+
+    overall: Distance  #: of all changed weights together
+    worst: Distance  #: of the weight that lost most
+    parameter: str  #: that weight
+
+
+class MergeRecord(Record):
+    """The whole merge.json: what was merged, and how far the result is from base and adapter."""
+
+    kind: ClassVar[str] = "doratune.merge"
+    version: ClassVar[int] = 1
+
+    schema_name: Literal["doratune.merge"] = Field(default="doratune.merge", alias="schema")  #: kind of file
+    schema_version: Literal[1] = 1  #: raised when a reader of the old version could not read the new
+    target: str  #: the run or adapter, as the user named it
+    base: ModelRecord  #: the base model
+    other_base: bool  #: whether it is another than was trained on
+    dequantised: bool  #: whether the base's weights are those of 4 bits, dequantised
+    weights_checksum: str  #: of the adapter, see ``records.weights``
+    layers: dict[str, Count]  #: merged layers, by method and kind, such as "DoRA linear"
+    replaced: list[str]  #: parameters that the adapter brought whole
+    untied: list[str]  #: parameters that the base shares with another, and the merged model does not
+    dtype: str  #: the type of the changed weights
+    files: dict[str, Count]  #: the files of the weights, with their bytes
+    rounding: RoundingRecord | None  #: None if no weight was changed
+    base_difference: LogitCheck | None  #: adapter on the base in full precision, and on it dequantised
+    check: LogitCheck  #: base with adapter, and the folder read back, both computed in float32
+    noise: LogitCheck  #: base with adapter, and the same with weights moved by as much as rounding does
+    allowed: Distance  #: how many times the noise the check may reach
+    usable: bool  #: whether it does not exceed that
+    output: str  #: the folder
+    seconds: Seconds  #: wall time
+    environment: Environment  #: where it was merged
+
+
 class GgufCheck(Record):
     """Whether a GGUF file is the base with the adapter, as transformers reads it."""
 
@@ -38,10 +75,10 @@ class GgufCheck(Record):
 class ExportedGguf(Record):
     """A GGUF file with a base model and an adapter merged into it."""
 
-    target: str  #: the run or adapter
-    base: str  #: name of the base that the adapter was put on
-    base_fingerprint: str | None  #: its weights' hash, as in a run's record
-    adapter_checksum: str  #: of the adapter's weights
+    target: str  #: the run or adapter, as the user named it
+    base: ModelRecord  #: the base model
+    other_base: bool  #: whether it is another than was trained on
+    weights_checksum: str  #: of the adapter, see ``records.weights``
     base_gguf: str  #: name of the base's GGUF file
     base_gguf_sha256: str  #: its SHA-256
     base_difference: Distance  #: distance of its weights from the base's, relative to their norm
@@ -51,4 +88,7 @@ class ExportedGguf(Record):
     sha256: str  #: its SHA-256
     copied: dict[str, Count]  #: tensors copied byte for byte, by type
     computed: dict[str, Count]  #: tensors with the adapter merged into them, by type
+    untied: list[str]  #: parameters that the base shares with another, and the file does not
     check: GgufCheck  #: how far the file is from base plus adapter
+    seconds: Seconds  #: wall time
+    environment: Environment  #: where it was written

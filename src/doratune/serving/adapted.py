@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import shlex
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from doratune.peft.adapter_file import read_adapter_config
 from doratune.peft.load import load_adapter
 from doratune.peft.merge_layer import Kind
 from doratune.records.run import ModelRecord, RunRecord
+from doratune.serving.dequantised import Dequantised
 
 UNMERGEABLE = ("layer_replication", "kasa_config")
 """Settings of PEFT whose model cannot be written with the base's own parameters."""
@@ -129,6 +131,7 @@ class AdaptedBase:
         base_record: The base model, as a run's record describes one.
         checksum: The checksum of the adapter's weights.
         other_base: The base model, if it is another than was trained on.
+        dequantised: The 4-bit weights that training saw, if they are to take the place of the base's.
     """
 
     target: str
@@ -139,6 +142,7 @@ class AdaptedBase:
     base_record: ModelRecord
     checksum: str
     other_base: ModelRecord | None
+    dequantised: Dequantised | None
     _own: dict[str, Tensor]
     _replaced: dict[str, Tensor]
 
@@ -187,7 +191,23 @@ class AdaptedBase:
         """
         name = self.tied.get(name, name)
         own = self._own.get(name)
-        return self.files.rows(name) if own is None else own
+        values = self.files.rows(name) if own is None else own
+        return values if self.dequantised is None else self.dequantised(name, values)
+
+    def with_other_base(self, *, trust_remote_code: bool = False) -> AdaptedBase | None:
+        """Of a run in 4 bits, the same on its other base: in full precision, or dequantised.
+
+        Returns:
+            The same model with other base weights; None for any other run.
+
+        Raises:
+            InputError: bitsandbytes is not installed.
+        """
+        if self.dequantised is not None:
+            return replace(self, dequantised=None)
+        if self.record is None or not self.record.config.get("load_in_4bit"):
+            return None
+        return replace(self, dequantised=_seen(self.base, self.record, trust_remote_code))
 
     def trained_weight(self, name: str) -> Tensor:
         """A parameter as training saw it, float32: ``weight``, changed by the adapter's initialisation."""
@@ -201,6 +221,7 @@ def open_adapted(
     *,
     base: str | None = None,
     allow_other_base: bool = False,
+    dequantised: bool = False,
     command: str = "doratune merge",
     trust_remote_code: bool = False,
 ) -> AdaptedBase:
@@ -210,6 +231,7 @@ def open_adapted(
         target: A run directory, or the folder of a PEFT adapter.
         base: The base model, if it is not where the run or the adapter says.
         allow_other_base: Take a base model with other weights than were trained on.
+        dequantised: Of a run in 4 bits, take the weights that training saw in place of the base's.
         command: How the command begins, for messages.
         trust_remote_code: Let a hub model run its own code.
 
@@ -225,6 +247,7 @@ def open_adapted(
     found = find_trained(target)
     if found.adapter is None:
         raise _no_adapter(found, asked)
+    _refuse_unnamed_base(found, asked, dequantised)
     checksum = trained_checksum(found)
     assert checksum is not None
     config = read_adapter_config(found.adapter)
@@ -234,12 +257,39 @@ def open_adapted(
         opened = open_model(name, trust_remote_code=trust_remote_code, where=asked.flag)
     loaded = model_record(opened.loaded, opened.files)
     other = other_base(trained_on(found, loaded, asked), loaded, asked)
-    placeholder = _hollow(opened.model)
+    placeholder = hollow(opened.model)
     model = load_adapter(opened.model, found.adapter, hollow=True).eval()
     _refuse_layers(model, found.adapter)
     merge_layer.to_float32(model)
     own, replaced = _brought(model, opened, placeholder)
-    return AdaptedBase(target, found, opened, model, config, loaded, checksum, other, own, replaced)
+    seen = _seen(opened, found.record, trust_remote_code) if dequantised and found.record else None
+    return AdaptedBase(target, found, opened, model, config, loaded, checksum, other, seen, own, replaced)
+
+
+def _seen(base: ModelOnDisk, record: RunRecord, trust_remote_code: bool) -> Dequantised:
+    """The weights that a run in 4 bits saw."""
+    return Dequantised(base, getattr(torch, record.model.dtype), trust_remote_code=trust_remote_code)
+
+
+def _refuse_unnamed_base(found: Found, asked: Asked, dequantised: bool) -> None:
+    """A run in 4 bits has two bases: the model in its files, and the weights that training saw."""
+    in_4bit = found.record is not None and bool(found.record.config.get("load_in_4bit"))
+    if dequantised and not in_4bit:
+        raise InputError(
+            "only a run that was trained in 4 bits has a dequantised base",
+            where="--dequantised",
+            got=asked.target,
+            fix="leave --dequantised out",
+        )
+    if in_4bit and not dequantised and asked.base is None:
+        assert found.record is not None
+        name = shlex.quote(found.record.model.name)
+        raise InputError(
+            "the run was trained in 4 bits, so it has to be said which base it goes onto",
+            where=asked.target,
+            expected="the base in full precision, or the dequantised weights that training saw",
+            fix=f"add {asked.flag} {name}, or --dequantised",
+        )
 
 
 def _no_adapter(found: Found, asked: Asked) -> InputError:
@@ -284,10 +334,13 @@ def _refuse_layers(model: PeftModel, folder: Path) -> None:
         )
 
 
-def _hollow(model: nn.Module) -> Tensor:
-    """Give each parameter on the meta device one shared element, so that it counts as one on the CPU.
+def hollow(model: nn.Module) -> Tensor:
+    """Give all parameters of a model without content one element, so that they count as being on the CPU.
 
     PEFT puts an adapter on the device of the layer's base.
+
+    Returns:
+        The element.
     """
     element = torch.zeros(())
     made: dict[int, nn.Parameter] = {}
@@ -318,8 +371,8 @@ def _brought(
         if base.files.rows(name).to(values.dtype).equal(values):
             continue
         own[name] = values
-        if name not in adapted:
-            replaced[name] = values
+        shared = [name, *(alias for alias, one in base.tied.items() if one == name)]
+        replaced |= {one: values for one in shared if one not in adapted}
     for name, module in merge_layer.whole_modules(model):
         replaced |= {f"{name}.{key}": one.data for key, one in module.named_parameters()}
     return own, replaced

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 from gguf import GGMLQuantizationType
 
+from doratune.environment import describe_environment
 from doratune.errors import DoratuneError, InputError
 from doratune.models.builtin import BUILTIN, builtin_gguf
 from doratune.models.gguf import read_gguf
@@ -22,7 +25,7 @@ from doratune.serving.export_config import ExportConfig
 from doratune.serving.gguf_check import check_gguf
 from doratune.serving.gguf_file import GgufFile
 from doratune.serving.gguf_layout import Layout
-from doratune.serving.gguf_plan import Types, compare_with_base, plan_gguf
+from doratune.serving.gguf_plan import Change, Types, compare_with_base, plan_gguf
 from doratune.serving.gguf_writer import Computed
 from doratune.serving.merged_weights import MergedWeights
 from doratune.serving.staged_file import refuse_taken_file, staged_file
@@ -48,22 +51,24 @@ def export(config: ExportConfig) -> ExportedGguf:
         DoratuneError: The file is not the base with the adapter; it is kept with ``UNUSABLE`` after its name.
     """
     refuse_taken_file(config.output)
-    adapted = open_adapted(
+    began = time.monotonic()
+    opened = open_adapted(
         config.target,
         base=config.base,
         allow_other_base=config.allow_other_base,
+        dequantised=config.dequantised,
         command="doratune export",
         trust_remote_code=config.trust_remote_code,
     )
-    layout = Layout(adapted.base.model.config.get_text_config())
-    rows = check_rows(adapted.base.tokenizer, config.check_data)
-    with _base_file(config, adapted) as path:
-        file = GgufFile(path)
-        weights = MergedWeights(adapted)
-        plan = plan_gguf(file, layout, weights.changes, Types(config.dtype, config.requantize))
+    layout = Layout(opened.base.model.config.get_text_config())
+    rows = check_rows(opened.base.tokenizer, config.check_data)
+    with _base_file(config, opened) as path:
+        file, weights = GgufFile(path), MergedWeights(opened)
+        types = Types(config.dtype, config.requantize)
+        plan = plan_gguf(file, layout, changes_of(opened, weights), types, untied=bool(weights.untied))
         _refuse_unreadable(path)
         logger.info("comparing %s with the base model", path.name)
-        difference = compare_with_base(file, layout, weights.names, weights.base)
+        difference = compare_with_base(file, layout, opened.base.parameters, opened.files.rows)
         if difference.overall:
             logger.warning(
                 "%s differs from the base that the adapter was trained on by %.2g of its norm (%s by %.2g); "
@@ -74,16 +79,16 @@ def export(config: ExportConfig) -> ExportedGguf:
             logger.info("writing %s, %.2f GB", config.output, plan.size / 1e9)
             plan.write(staged)
             logger.info("checking it: read back with transformers, %d rows", len(rows))
-            check = check_gguf(staged, adapted, weights, layout, rows)
+            check = check_gguf(staged, opened, weights, layout, rows)
             output = config.output if check.usable else config.output.with_name(config.output.name + UNUSABLE)
             staged.rename(output)
         if not check.usable:
             raise _not_the_model(output, check)
         return ExportedGguf(
             target=config.target,
-            base=adapted.base_record.name,
-            base_fingerprint=adapted.base_record.fingerprint,
-            adapter_checksum=adapted.checksum,
+            base=opened.base_record,
+            other_base=opened.other_base is not None,
+            weights_checksum=opened.checksum,
             base_gguf=path.name,
             base_gguf_sha256=file_sha256(path),
             base_difference=difference.overall,
@@ -93,14 +98,32 @@ def export(config: ExportConfig) -> ExportedGguf:
             sha256=file_sha256(output),
             copied=_by_type(file.type(one.source) for one in plan.tensors if not isinstance(one, Computed)),
             computed=_by_type(one.type for one in plan.tensors if isinstance(one, Computed)),
+            untied=sorted(weights.untied),
             check=check,
+            seconds=time.monotonic() - began,
+            environment=describe_environment(),
         )
 
 
+def changes_of(opened: AdaptedBase, weights: MergedWeights) -> dict[str, Change]:
+    """The parameters of the base model whose values the adapter changes; of tied ones that stay one, the one."""
+    names = {*opened.replaced()}
+    for layer in opened.layers():
+        names |= {layer.parameter, layer.bias} - {None}
+    if opened.dequantised is not None:
+        names |= opened.dequantised.parameters
+    names -= opened.tied.keys() - weights.untied
+    return {name: Change(_shape(opened, name), partial(weights.value, name)) for name in sorted(names)}
+
+
+def _shape(opened: AdaptedBase, name: str) -> tuple[int, ...]:
+    return opened.files.shape(opened.tied.get(name, name))
+
+
 @contextmanager
-def _base_file(config: ExportConfig, adapted: AdaptedBase) -> Iterator[Path]:
+def _base_file(config: ExportConfig, opened: AdaptedBase) -> Iterator[Path]:
     """The base's GGUF file."""
-    name = adapted.base_record.name
+    name = opened.base_record.name
     if config.base_gguf is not None:
         yield config.base_gguf.expanduser()
     elif name in BUILTIN:

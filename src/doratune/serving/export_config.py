@@ -30,6 +30,8 @@ class ExportConfig(Settings):
     """Type of those whose own is none of F32, F16, BF16 and Q8_0; default: refuse them."""
     base: str | None = None
     """The base model, if it is not where the run or the adapter says."""
+    dequantised: bool = False
+    """Of a run in 4 bits: take the weights that training saw, dequantised."""
     allow_other_base: bool = False
     """Take a base model with other weights than were trained on."""
     trust_remote_code: bool = False

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from doratune.errors import DoratuneError
 from doratune.models.gguf import read_gguf
+from doratune.peft import enable
 from doratune.records.serving import GgufCheck
 from doratune.serving.adapted import AdaptedBase
-from doratune.serving.check import compare_logits, filled, logits_of
+from doratune.serving.check import Logits, compare_logits, filled, logits_of, recorded
 from doratune.serving.gguf_file import GgufFile
 from doratune.serving.gguf_layout import EMBEDDING, HEAD, Layout
 from doratune.serving.gguf_types import largest_rounding
@@ -26,15 +27,15 @@ For SmolLM2-135M in F16, BF16 and Q8_0 the factor was 40 to 90. A wrong weight i
 
 
 def check_gguf(
-    path: Path, adapted: AdaptedBase, weights: MergedWeights, layout: Layout, rows: Sequence[Tensor]
+    path: Path, opened: AdaptedBase, weights: MergedWeights, layout: Layout, rows: Sequence[Tensor]
 ) -> GgufCheck:
     """Read a GGUF file with transformers, and compare its weights and predictions with base plus adapter.
 
-    The whole model is in memory in float32.
+    The whole model is in memory in float32, first the one and then the other.
 
     Args:
         path: The file.
-        adapted: The base and the adapter.
+        opened: The adapter on its base.
         weights: The parameters that the file should have.
         layout: The arrangement of the base model's parameters.
         rows: Token ids, (1, n) each.
@@ -42,6 +43,7 @@ def check_gguf(
     Raises:
         DoratuneError: transformers cannot read the file.
     """
+    before = _before(opened, rows)
     try:
         model, _ = read_gguf(path, dtype=torch.float32)
     except DoratuneError as error:
@@ -50,15 +52,15 @@ def check_gguf(
     find = layout.tensors(file)
     worst, farthest, limit_there, weight, most = 0.0, 0.0, 0.0, "", 0.0
     for name, values in model.named_parameters():
-        expected, tensor = weights.merged(name), find(name)
+        changed = name in weights.changed
+        expected, tensor = weights.value(name) if changed else opened.weight(name), find(name)
         kind = file.type(EMBEDDING if tensor == HEAD and HEAD not in file.names else str(tensor))
         limit = largest_rounding(kind, expected.dtype)
         apart = _apart(values.detach(), expected.float())
         most = max(most, apart)
         if apart / limit >= worst:
             worst, farthest, limit_there, weight = apart / limit, apart, limit, name
-    with filled(adapted.model, adapted.trained_weight):
-        logits = compare_logits(logits_of(adapted.model), logits_of(model.eval()), rows)
+    logits = compare_logits(before, logits_of(model.eval()), rows)
     kl_limit = KL_FLOOR + KL_FACTOR * most**2
     return GgufCheck(
         weights_apart=farthest,
@@ -68,6 +70,15 @@ def check_gguf(
         kl_limit=kl_limit,
         usable=worst <= 1 and logits.kl_mean <= kl_limit,
     )
+
+
+def _before(opened: AdaptedBase, rows: Sequence[Tensor]) -> Logits:
+    """The logits of base and adapter."""
+    record = opened.record
+    if record is None or record.config.get("engine", "doratune") == "doratune":
+        enable(opened.model)
+    with filled(opened.model, opened.trained_weight, keep=True):
+        return recorded(logits_of(opened.model), rows)
 
 
 def _apart(values: Tensor, expected: Tensor) -> float:

@@ -16,9 +16,21 @@ from doratune.serving.gguf_file import Floats, GgufFile
 from doratune.serving.gguf_layout import EMBEDDING, EXTRA, HEAD, Layout
 from doratune.serving.gguf_types import WRITTEN, fits, largest_rounding
 from doratune.serving.gguf_writer import Computed, Copied, GgufPlan
-from doratune.serving.merged_weights import Change
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A parameter that an adapter changes.
+
+    Attributes:
+        shape: Its shape in the model.
+        values: Computes its new values, float32.
+    """
+
+    shape: tuple[int, ...]
+    values: Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -34,15 +46,17 @@ class Types:
     requantise: str | None = None
 
 
-def plan_gguf(file: GgufFile, layout: Layout, changes: Mapping[str, Change], types: Types) -> GgufPlan:
+def plan_gguf(
+    file: GgufFile, layout: Layout, changes: Mapping[str, Change], types: Types, *, untied: bool = False
+) -> GgufPlan:
     """Decide which tensors are copied and which are computed.
 
     Args:
         file: The base's GGUF file.
         layout: The arrangement of the base model's parameters.
-        changes: The parameters that the adapter changes, by their names in the base model; the same change
-            for an embedding and a head that stay one.
+        changes: The parameters that the adapter changes, by their names in the base model.
         types: What the user says about types.
+        untied: Whether the embedding and the head are one in the base, and no longer with the adapter.
 
     Returns:
         The plan of the new file, in the order of the old one.
@@ -53,31 +67,23 @@ def plan_gguf(file: GgufFile, layout: Layout, changes: Mapping[str, Change], typ
     """
     find = layout.tensors(file)
     placed = {tensor: name for name in changes if (tensor := find(name)) is not None}
-    known = {*file.names, HEAD} if EMBEDDING in file.names else {*file.names}
-    if lost := sorted(changes.keys() - {placed[tensor] for tensor in placed.keys() & known}):
+    sources = {name: name for name in file.names}
+    if untied and HEAD not in file.names:
+        logger.info("the base's head is its embedding; with this adapter they differ, so the file has both")
+        sources[HEAD] = EMBEDDING
+    if lost := sorted(changes.keys() - {name for tensor, name in placed.items() if tensor in sources}):
         raise InputError(
             "the adapter changes weights that have no place in the GGUF file",
             where=str(file.path),
             got=f"{len(lost)}: {first_of(lost)}",
             fix="merge into a folder instead (doratune merge)",
         )
-    order, sources = [*file.names], {name: name for name in file.names}
-    if HEAD not in file.names:  # the embedding is the head too
-        head, embedding = (changes.get(placed.get(tensor, "")) for tensor in (HEAD, EMBEDDING))
-        if head is embedding:
-            placed.pop(HEAD, None)
-        else:
-            logger.info(
-                "the base's head is its embedding; with this adapter they differ, so the file has both"
-            )
-            order.append(HEAD)
-            sources[HEAD] = EMBEDDING
     computed = {
         tensor: _computed(file, layout, name, changes[name], tensor, sources[tensor], types)
         for tensor, name in placed.items()
     }
     _refuse_types(file, computed, types)
-    return GgufPlan(file, [computed.get(name) or Copied(name, sources[name]) for name in order])
+    return GgufPlan(file, [computed.get(name) or Copied(name, one) for name, one in sources.items()])
 
 
 def _computed(

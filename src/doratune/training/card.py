@@ -15,7 +15,7 @@ from doratune.duration import duration
 from doratune.models.builtin import BUILTIN
 from doratune.records.files import write_json_atomic, write_text_atomic
 from doratune.records.layout import ADAPTER_CONFIG
-from doratune.records.run import RunRecord
+from doratune.records.run import ModelRecord, RunRecord
 from doratune.training.config import WARMUP_SHARE
 
 CARD_NAME = "README.md"
@@ -68,18 +68,6 @@ def card(record: RunRecord) -> str:
         f"Trained with doratune {record.environment.doratune}; a plain PEFT adapter.",
         "",
     ]
-    facts = [
-        ("name", f"`{base.name}`"),
-        ("from", base.source),
-        ("parameters", f"{base.parameters:,}"),
-        ("type", base.dtype),
-        ("fingerprint", f"`{base.fingerprint}`" if base.fingerprint else "not taken"),
-    ]
-    rows = [
-        (one.task or "no task", one.source, one.split, f"{one.rows:,}", f"`{one.sha256}`")
-        for one in record.data
-    ]
-    settings = [(f"`{name}`", text) for name in SHOWN if (text := _setting(record.config, name))]
     figures = [("trained parameters", f"{record.parameters.trainable:,}")]
     if training is not None:
         figures += [
@@ -91,10 +79,9 @@ def card(record: RunRecord) -> str:
     return "\n".join(
         [
             *head,
-            *_section("Base model", ("", ""), facts),
-            *_section("Data", ("task", "from", "split", "rows", "SHA-256"), rows),
-            *_section("Settings", ("setting", "value"), settings),
-            *_section("Figures", ("", ""), figures),
+            *base_section(base),
+            *training_sections(record),
+            *section("Figures", ("", ""), figures),
             *_loading(record),
         ]
     )
@@ -130,7 +117,32 @@ def _loading(record: RunRecord) -> list[str]:
     ]
 
 
-def _section(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+def base_section(base: ModelRecord) -> list[str]:
+    """The lines on the base model."""
+    facts = [
+        ("name", f"`{base.name}`"),
+        ("from", base.source),
+        ("parameters", f"{base.parameters:,}"),
+        ("type", base.dtype),
+        ("fingerprint", f"`{base.fingerprint}`" if base.fingerprint else "not taken"),
+    ]
+    return section("Base model", ("", ""), facts)
+
+
+def training_sections(record: RunRecord) -> list[str]:
+    """The lines on the data and the settings of a run."""
+    rows = [
+        (one.task or "no task", one.source, one.split, f"{one.rows:,}", f"`{one.sha256}`")
+        for one in record.data
+    ]
+    settings = [(f"`{name}`", text) for name in SHOWN if (text := _setting(record.config, name))]
+    return [
+        *section("Data", ("task", "from", "split", "rows", "SHA-256"), rows),
+        *section("Settings", ("setting", "value"), settings),
+    ]
+
+
+def section(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
     """A heading and a table."""
     lines = [columns, ("---",) * len(columns), *rows]
     return [f"## {title}", "", *("| " + " | ".join(map(_cell, line)) + " |" for line in lines), ""]
