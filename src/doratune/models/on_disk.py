@@ -106,7 +106,7 @@ def skeleton(place: str, **kwargs: Any) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_config(
             config, trust_remote_code=kwargs.get("trust_remote_code", False)
         )
-    model.tie_weights()  # accelerate gives every module a parameter of its own
+    model.tie_weights()  # a parameter that is registered twice has become two
     return model.eval()
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from doratune.errors import DoratuneError, InputError
-from doratune.evaluation.batching import evaluation_mode
 from doratune.peft.merge_layer import base_name, is_wrapper
 from doratune.records.files import read_jsonl, read_text
 from doratune.records.serving import LogitCheck
@@ -71,10 +70,10 @@ def _texts(file: Path) -> Sequence[str]:
 
 
 def logits_of(model: Any) -> Logits:
-    """The logits of a model in memory, in float32."""
+    """The logits of a model in evaluation mode and float32; norms are computed when weights are there."""
 
     def logits(ids: Tensor) -> Tensor:
-        with evaluation_mode(model):
+        with torch.inference_mode():
             return model(input_ids=ids.to(model.device), use_cache=False).logits[0].float().cpu()
 
     return logits

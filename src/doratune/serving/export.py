@@ -106,7 +106,7 @@ def export(config: ExportConfig) -> ExportedGguf:
 
 
 def changes_of(opened: AdaptedBase, weights: MergedWeights) -> dict[str, Change]:
-    """The parameters of the base model whose values the adapter changes; of tied ones that stay one, the one."""
+    """The parameters of the base whose values the adapter changes; of tied ones that stay one, the one."""
     names = {*opened.replaced()}
     for layer in opened.layers():
         names |= {layer.parameter, layer.bias} - {None}

@@ -204,8 +204,8 @@ def test_a_wrong_file_is_kept_as_unusable(
         def arrange(self, parameter: str) -> Any:
             return lambda values: values
 
-    def wrong(file: GgufFile, layout: Layout, *more: Any) -> GgufPlan:
-        return plan_gguf(file, Unpermuted(layout.config), *more)
+    def wrong(file: GgufFile, layout: Layout, *more: Any, **flags: bool) -> GgufPlan:
+        return plan_gguf(file, Unpermuted(layout.config), *more, **flags)
 
     monkeypatch.setattr(exporting, "plan_gguf", wrong)
     with pytest.raises(DoratuneError, match=r"not the base with the adapter[\s\S]*[qk]_proj") as error:

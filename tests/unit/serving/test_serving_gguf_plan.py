@@ -101,7 +101,9 @@ def changes(values: dict[str, Tensor]) -> dict[str, Change]:
     return {name: Change(tuple(one.shape), lambda one=one: one) for name, one in values.items()}
 
 
-def written(model: Any, gguf: Path, values: dict[str, Tensor], path: Path, types: Types | None = None) -> Path:
+def written(
+    model: Any, gguf: Path, values: dict[str, Tensor], path: Path, types: Types | None = None
+) -> Path:
     plan_gguf(GgufFile(gguf), Layout(model.config), changes(values), types or Types()).write(path)
     return path
 
