@@ -5,10 +5,10 @@ from __future__ import annotations
 from doratune.cli.parse import AsJson, parse, part
 from doratune.serving.config import MergeConfig
 
-ABOUT = """Merge an adapter into its base model: a plain Hugging Face folder that transformers loads with neither
-doratune nor PEFT. One weight is in memory at a time. The folder is read back and its predictions are compared
-with those of base and adapter; if they differ by more than rounding explains, the command fails and the folder
-is named OUTPUT-unusable.
+ABOUT = """Merge an adapter into its base model. The result is a plain Hugging Face folder that transformers
+loads with neither doratune nor PEFT. One weight is in memory at a time. The folder is read back and its
+predictions are compared with those of base and adapter; if they differ by more than rounding explains, the
+command fails and the folder is named OUTPUT-unusable.
 
 Examples:
   doratune merge runs/dora --output models/dora

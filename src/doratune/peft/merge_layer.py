@@ -75,22 +75,6 @@ def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield base_name(name), parameter
 
 
-def brought(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """What an adapter brings in place of the base's parameters, by their names in the base model.
-
-    These are whole modules, single rows of an embedding, and parameters of the base that have content.
-    """
-    for name, module in whole_modules(model):
-        yield from ((f"{name}.{key}", one) for key, one in module.named_parameters())
-    for name, parameter in model.named_parameters():
-        layer, tokens, _ = name.partition(".trainable_tokens_delta.")
-        if tokens:
-            yield f"{base_name(layer)}.weight", parameter
-    for name, parameter in base_parameters(model):
-        if parameter.numel() == 1 or any(parameter.stride()):
-            yield name, parameter
-
-
 def to_float32(model: nn.Module) -> None:
     """Hold the parameters of LoRA, DoRA and single tokens in float32."""
     for name, parameter in model.named_parameters():

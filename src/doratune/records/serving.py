@@ -53,9 +53,10 @@ class MergeRecord(Record):
     rounding: RoundingRecord | None  #: None if no weight was changed
     base_difference: LogitCheck | None  #: adapter on the base in full precision, and on it dequantised
     check: LogitCheck  #: base with adapter, and the folder read back, both computed in float32
-    noise: LogitCheck  #: base with adapter, and the same with weights moved by as much as rounding does
-    allowed: Distance  #: how many times the noise the check may reach
-    usable: bool  #: whether it does not exceed that
+    noise: LogitCheck  #: the folder's model, and the same with its weights moved by a rounding
+    allowed_mean: Distance  #: the largest mean difference in ``check`` that rounding explains
+    allowed_largest: Distance  #: the largest difference in ``check`` that rounding explains
+    usable: bool  #: whether ``check`` exceeds neither
     output: str  #: the folder
     seconds: Seconds  #: wall time
     environment: Environment  #: where it was merged

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,13 @@ from doratune.serving.config import MergeConfig
 from doratune.serving.files import stage
 from doratune.serving.merged_weights import MergedWeights
 from doratune.serving.model_folder import Plan, plan_model, write_settings, write_weights
-from doratune.serving.rounding import moved_parameters, moved_weight
+from doratune.serving.rounding import moved
 from doratune.training.card import CARD_NAME
 
 RECORD_NAME = "merge.json"
-ALLOWED = 4.0
-"""How many times as far the merged model may be from base and adapter as these are from themselves when their
-weights move by a rounding."""
+MEAN, LARGEST = 4.0, 10.0
+"""How many times as far the merged model may be from base and adapter as it is from itself when its weights
+move by a rounding, on average and at most. Both are random; on the tests' models the ratios are below 1.2."""
 MODELS = 3
 """How many models in float32 must fit in the available memory to be held whole for the check."""
 
@@ -73,10 +72,7 @@ def merge(config: MergeConfig) -> MergeRecord:
             untied=bool(weights.untied),
             trust_remote_code=config.trust_remote_code,
         )
-        fits = _fits(opened)
-        if not fits:  # each row would read all weights again
-            rows = [torch.cat(rows, dim=1)]
-        check, noise, difference = _check(config, opened, plan, place.folder, rows, keep=fits)
+        check, noise, difference = _check(config, opened, plan, place.folder, rows)
         record = MergeRecord(
             target=config.run[0],
             base=opened.base_record,
@@ -92,8 +88,9 @@ def merge(config: MergeConfig) -> MergeRecord:
             base_difference=difference,
             check=check,
             noise=noise,
-            allowed=ALLOWED,
-            usable=check.mean <= ALLOWED * noise.mean and check.largest <= ALLOWED * noise.largest,
+            allowed_mean=MEAN * noise.mean,
+            allowed_largest=LARGEST * noise.largest,
+            usable=check.mean <= MEAN * noise.mean and check.largest <= LARGEST * noise.largest,
             output=str(config.output),
             seconds=time.monotonic() - began,
             environment=describe_environment(),
@@ -109,13 +106,13 @@ def merge(config: MergeConfig) -> MergeRecord:
 
 def unusable(record: MergeRecord) -> DoratuneError:
     """The error for a merged model that is too far from base and adapter."""
-    check, noise = record.check, record.noise
+    check = record.check
     return DoratuneError(
         "the merged model is further from base and adapter than rounding explains",
         where=record.output,
         got=f"log-probabilities that differ by {check.mean:.3g} on average, {check.largest:.3g} at most",
-        expected=f"at most {record.allowed:g} times what rounding to {record.dtype} does, "
-        f"{noise.mean:.3g} on average and {noise.largest:.3g} at most",
+        expected=f"at most {record.allowed_mean:.3g} on average and {record.allowed_largest:.3g} at most, "
+        f"some times what rounding to {record.dtype} does",
         fix="do not use the folder; merge with --dtype float32, or in memory with PEFT's merge_and_unload",
     )
 
@@ -138,62 +135,70 @@ def _dtype(config: MergeConfig, opened: AdaptedBase) -> torch.dtype | None:
     return None if opened.dequantised is None else opened.dequantised.dtype
 
 
+def _check(
+    config: MergeConfig, opened: AdaptedBase, plan: Plan, folder: Path, rows: Sequence[Tensor]
+) -> tuple[LogitCheck, LogitCheck, LogitCheck | None]:
+    """Compare the folder with base and adapter, all in float32.
+
+    Returns:
+        The comparison; that of the folder's model with itself, its weights moved by as much as rounding moved
+        them; and, of a run in 4 bits, that of the adapter on its two bases.
+    """
+    record, trust = opened.record, config.trust_remote_code
+    if record is None or record.config.get("engine", "doratune") == "doratune":
+        enable(opened.model)
+    whole = _fits(opened)
+    if not whole:  # each row would read all weights again
+        rows = [torch.cat(list(rows), dim=1)]
+    logits = logits_of(opened.model)
+    with filled(opened.model, opened.trained_weight, keep=whole):
+        before = recorded(logits, rows)
+    difference = None
+    if other := opened.with_other_base(trust_remote_code=trust):
+        with filled(opened.model, other.trained_weight, keep=whole):
+            full, seen = (before, logits) if opened.dequantised is None else (logits, before)
+            difference = compare_logits(full, seen, rows)
+    types = plan.rounded_types(opened.files, opened.base.parameters)
+    after, again = (_read_whole if whole else _read_by_block)(folder, types, rows, trust)
+    return compare_logits(before, after, rows), compare_logits(after, again, rows), difference
+
+
 def _fits(opened: AdaptedBase) -> bool:
     """Whether the models that the check compares fit comfortably in memory."""
     available = available_memory_bytes()
     return available is not None and 4 * MODELS * opened.base_record.parameters < available
 
 
-def _check(
-    config: MergeConfig,
-    opened: AdaptedBase,
-    plan: Plan,
-    folder: Path,
-    rows: Sequence[Tensor],
-    *,
-    keep: bool,
-) -> tuple[LogitCheck, LogitCheck, LogitCheck | None]:
-    """Compare the folder with base and adapter, all in float32.
-
-    Returns:
-        The comparison; the same for base and adapter whose weights moved by as much as rounding moves them;
-        and, of a run in 4 bits, that of the adapter on its two bases.
-    """
-    record, trust = opened.record, config.trust_remote_code
-    if record is None or record.config.get("engine", "doratune") == "doratune":
-        enable(opened.model)
-    model, logits = opened.model, logits_of(opened.model)
-    with filled(model, opened.trained_weight, keep=keep):
-        before = recorded(logits, rows)
-    types = plan.rounded_types(opened.files, opened.base.parameters)
-    with moved_parameters(model, types), filled(model, moved_weight(opened, types), keep=keep):
-        noise = compare_logits(before, logits, rows)
-    difference = None
-    if other := opened.with_other_base(trust_remote_code=trust):
-        with filled(model, other.trained_weight, keep=keep):
-            full, seen = (before, logits) if opened.dequantised is None else (logits, before)
-            difference = compare_logits(full, seen, rows)
-    with _read_back(folder, trust, whole=keep) as after:
-        return compare_logits(before, after, rows), noise, difference
+Types = Mapping[str, torch.dtype]
+"""The types of the parameters that were rounded."""
 
 
-@contextmanager
-def _read_back(folder: Path, trust_remote_code: bool, *, whole: bool) -> Iterator[Logits]:
-    """The logits of the written model, in float32."""
-    if whole:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, trust_remote_code=trust_remote_code
-        )
-        yield logits_of(model.eval())
-        return
-    written = open_model(str(folder), trust_remote_code=trust_remote_code)
+def _read_whole(folder: Path, types: Types, rows: Sequence[Tensor], trust: bool) -> tuple[Logits, Logits]:
+    """The written model's logits in float32, as it is and with its weights moved by a rounding."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=trust)
+    after = recorded(logits_of(model.eval()), rows)
+    for name, parameter in model.named_parameters():
+        parameter.data = moved(parameter.data, types.get(name), name)
+    return after, recorded(logits_of(model), rows)
+
+
+def _read_by_block(folder: Path, types: Types, rows: Sequence[Tensor], trust: bool) -> tuple[Logits, Logits]:
+    """The same with one block of the model in memory at a time."""
+    written = open_model(str(folder), trust_remote_code=trust)
     hollow(written.model)
 
     def weight(name: str) -> Tensor:
-        return written.files.rows(written.tied.get(name, name))
+        return written.files.rows(written.tied.get(name, name)).float()
 
+    def moved_weight(name: str) -> Tensor:
+        name = written.tied.get(name, name)
+        return moved(weight(name), types.get(name), name)
+
+    logits = logits_of(written.model)
     with filled(written.model, weight):
-        yield logits_of(written.model)
+        after = recorded(logits, rows)
+    with filled(written.model, moved_weight):
+        return after, recorded(logits, rows)
 
 
 def _layers(layers: Sequence[AdaptedLayer]) -> dict[str, int]:

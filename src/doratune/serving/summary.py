@@ -33,6 +33,6 @@ def summary(record: MergeRecord) -> Iterator[str]:
 
 def _distance(check: LogitCheck) -> str:
     return (
-        f"log-probabilities differ by {check.mean:.2g}, at most {check.largest:.2g}; same most likely token at "
-        f"{100 * check.top1:.4g} % of {check.positions} positions; KL {check.kl_mean:.2g}"
+        f"log-probabilities differ by {check.mean:.2g}, at most {check.largest:.2g}; same most likely token "
+        f"at {100 * check.top1:.4g} % of {check.positions} positions; KL {check.kl_mean:.2g}"
     )
