@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import init_empty_weights
 from transformers import (
     AutoConfig,
@@ -89,13 +90,13 @@ def open_model(name: str, *, trust_remote_code: bool = False, where: str = "--mo
     refuse_unembedded_ids(model, tokenizer, name)
     ensure_pad_token(model, tokenizer, name)
     source = resolve_builtin(name)[1] if name in BUILTIN else source_of(name)
-    loaded = LoadedModel(model=model, tokenizer=tokenizer, name=name, source=source, dtype=model.dtype)
+    loaded = LoadedModel(model=model, tokenizer=tokenizer, name=name, source=source, dtype=files.main_dtype)
     names = [key for key, _ in model.named_parameters()]
     return ModelOnDisk(loaded, place, files, names, _tied(model))
 
 
 def skeleton(place: str, **kwargs: Any) -> PreTrainedModel:
-    """The model that a configuration describes, with parameters on the meta device and real buffers.
+    """The model that a configuration describes, with parameters on the meta device and float32 buffers.
 
     Args:
         place: A folder or a hub id.
@@ -104,7 +105,7 @@ def skeleton(place: str, **kwargs: Any) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(place, **kwargs)
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=kwargs.get("trust_remote_code", False)
+            config, dtype=torch.float32, trust_remote_code=kwargs.get("trust_remote_code", False)
         )
     model.tie_weights()  # a parameter that is registered twice has become two
     return model.eval()

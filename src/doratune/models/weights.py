@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -19,6 +20,21 @@ from doratune.models.file_names import Source, sources
 from doratune.models.gguf import convert_once
 from doratune.strict_json import read_object
 
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""The types of tensors by their names in safetensors files."""
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = re.compile(r".*\.(bin|pt|pth|ckpt)")
 
@@ -108,6 +124,16 @@ class WeightFiles:
                     fix="copy or download the file again",
                 ) from error
         self._sources = {} if model is None else sources(model, self.tensors)
+
+    @property
+    def main_dtype(self) -> torch.dtype:
+        """The type of most of the weights that are floats; float32 if there are none."""
+        elements: dict[torch.dtype, int] = {}
+        for one in self.tensors.values():
+            kind = DTYPES.get(one.dtype)
+            if kind is not None and kind.is_floating_point:
+                elements[kind] = elements.get(kind, 0) + torch.Size(one.shape).numel()
+        return max(elements, key=elements.__getitem__, default=torch.float32)
 
     @property
     def shards(self) -> list[Path]:

@@ -18,26 +18,12 @@ import torch
 from torch import Tensor
 
 from doratune.errors import InputError, StoppedError
+from doratune.models.weights import DTYPES
 from doratune.records.files import write_text_atomic
 from doratune.records.folders import refuse_output
 
 ROOM = 32 << 20
 """Bytes that must stay free on the disk besides the weights: tokenizer, configuration, card."""
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-"""The types of safetensors that are written, by their names in the files."""
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 

@@ -45,12 +45,10 @@ class MergedWeights:
 
     def value(self, name: str) -> Tensor:
         """A parameter's value, float32."""
-        if name in self._replaced:
-            return self._replaced[name].float()
-        W = self._opened.weight(name).float()
+        W = self._replaced[name] if name in self._replaced else self._opened.weight(name)
         if name in self._layers:
-            return self._layers[name].merged(W)
-        return self._biases[name].merged_bias(W) if name in self._biases else W
+            return self._layers[name].merged(W.float())
+        return self._biases[name].merged_bias(W.float()) if name in self._biases else W.float()
 
     def rounded(self, name: str, dtype: torch.dtype) -> Tensor:
         """A parameter's value, rounded once to ``dtype``.
