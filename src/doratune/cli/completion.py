@@ -10,6 +10,7 @@ from doratune.cli.compare import CompareCommand
 from doratune.cli.convert import ConvertCommand
 from doratune.cli.env import EnvCommand
 from doratune.cli.eval import EvalCommand
+from doratune.cli.export import ExportCommand
 from doratune.cli.merge import MergeCommand
 from doratune.cli.methods import MethodsCommand
 from doratune.cli.models import ModelsCommand
@@ -29,6 +30,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "analyze": AnalyzeCommand,
     "merge": MergeCommand,
     "convert": ConvertCommand,
+    "export": ExportCommand,
     "check-serving": CheckServingCommand,
     "tasks": TasksCommand,
     "methods": MethodsCommand,

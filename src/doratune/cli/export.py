@@ -1,0 +1,49 @@
+"""``doratune export``."""
+
+from __future__ import annotations
+
+from doratune.cli.parse import AsJson, parse, part
+from doratune.serving.export_config import ExportConfig
+
+ABOUT = """Write a base model with its adapter merged as a GGUF file, for llama.cpp, Ollama and others. The
+base's own GGUF file is rewritten: metadata, tokenizer and tensors that the adapter does not change are copied
+byte for byte. The new file is read back with transformers and compared with base plus adapter before it gets
+its name.
+
+Examples:
+  doratune export runs/dora --to gguf --output model.gguf --requantize Q8_0
+  doratune export runs/llama --to gguf --base-gguf llama-7b.F16.gguf --output model.gguf
+  doratune export path/to/peft_adapter --to gguf --base-gguf base.Q4_K_M.gguf --dtype F16 --output model.gguf
+"""
+
+
+class ExportCommand(ExportConfig):
+    """The flags of ``doratune export``."""
+
+    as_json: AsJson = False
+    """Print what was written as JSON."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb."""
+    command = parse(ExportCommand, argv, verb="export", about=ABOUT)
+
+    from doratune.cli.output import configure_logging, print_json
+    from doratune.serving.export import export
+
+    configure_logging()
+    written = export(part(ExportConfig, command))
+    if command.as_json:
+        print_json(written.to_dict())
+        return 0
+
+    print(f"written: {written.output} ({written.bytes / 1e9:.2f} GB)")
+    for what, types in {"copied": written.copied, "with the adapter": written.computed}.items():
+        print(f"tensors {what}: {', '.join(f'{count} {name}' for name, count in types.items())}")
+    logits = written.check.logits
+    print(
+        f"compared with base plus adapter on {logits.rows} rows: same top token at {logits.top1:.1%} of "
+        f"{logits.positions} positions, mean KL divergence {logits.kl_mean:.2g}, largest difference of a "
+        f"log-probability {logits.largest:.2g}"
+    )
+    return 0
