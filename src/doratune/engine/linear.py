@@ -91,9 +91,9 @@ def adapted_linear(
         return y.view(*x.shape[:-1], W.shape[0])
     with_gradients = torch.is_grad_enabled()
     # Without gradients a small layer is of use only where it computes its own norm.
-    if x_adapter is None and (with_gradients or not (norm is None or isinstance(norm, Tensor))):
-        if is_small(x, W, A, B, m, bias):
-            return small_linear(x, W, A, B, m, norm, scaling, bias)
+    computes_norm = not (norm is None or isinstance(norm, Tensor))
+    if x_adapter is None and (with_gradients or computes_norm) and is_small(x, W, A, B, m, bias):
+        return small_linear(x, W, A, B, m, norm, scaling, bias)
     if not with_gradients:
         return _without_gradients(x, x_adapter, W, A, B, m, _found(norm), g, scaling, bias)
     result: Any = _AdaptedLinear.apply(x, x_adapter, W, A, B, m, _found(norm), scaling, bias)

@@ -4,8 +4,8 @@ Weights do not change while a model generates, so their content is checked once 
 token and layer. A change between two calls is seen by the second one.
 
 ``enable`` puts the method on the model itself, not on its class, and ``disable`` takes it off. Every way to
-generate with one of transformers' models ends in it: PEFT's ``generate``, pipelines, TRL, and the model inside
-DDP. A loop of the user's own can use ``hold_norms``.
+generate with one of transformers' models ends in it: PEFT's ``generate``, pipelines, TRL, and the model
+inside DDP. A loop of the user's own can use ``hold_norms``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``generate`` of a model on the engine: norms are checked once per call, and no change between calls is missed."""
+"""``generate`` on the engine: norms are checked once per call, and no change between calls is missed."""
 
 from __future__ import annotations
 
