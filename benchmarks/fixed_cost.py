@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from doratune.bench.figures import time_ratios
-from doratune.bench.op.timing import interleaved
+from doratune.bench.interleave import interleaved
 from doratune.environment import describe_environment
 from doratune.peft import enable
 from doratune.records.files import write_json_atomic

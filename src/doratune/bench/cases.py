@@ -1,15 +1,15 @@
-"""Shared code for the cases of layers and of training steps. No torch here."""
+"""Shared code for the cases of layers, training steps and generation. No torch here."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
 from doratune.errors import InputError, did_you_mean
-from doratune.records.bench import Case, DType, StepCase
+from doratune.records.bench import Case, DType, InferCase, StepCase
 
 SUFFIXES: dict[DType, str] = {"bfloat16": "", "float32": "-fp32"}
 """The suffix of a case's name, by its dtype."""
-AnyCase = TypeVar("AnyCase", bound=Case | StepCase)
+AnyCase = TypeVar("AnyCase", bound=Case | InferCase | StepCase)
 
 
 def in_dtype(case: AnyCase, dtype: DType | None) -> AnyCase:

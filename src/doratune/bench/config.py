@@ -48,3 +48,20 @@ class StepBenchConfig(Settings):
     """Threads inside an operation; None: torch's own choice."""
     output: LaxPath | None = None
     """JSON file for the record; None: no file."""
+
+
+class InferBenchConfig(Settings):
+    """Which calls of ``generate`` are measured and how."""
+
+    model: str = "smollm2-135m"
+    """Built-in name, local folder, .gguf file or hub id."""
+    case: list[str] = Field(default=[])
+    """Only these cases."""
+    dtype: DType | None = None
+    """Dtype of the model in every case; None: the case's own."""
+    rounds: Positive = 7
+    """Timed rounds; in each, every provider generates once."""
+    threads: Positive | None = None
+    """Threads inside an operation; None: torch's own choice."""
+    output: LaxPath | None = None
+    """JSON file for the record; None: no file."""

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from doratune.errors import DoratuneError
-from doratune.records.bench import ProviderResult, StepProviderResult, Target, Timing, Verdict
+from doratune.records.bench import (
+    InferProviderResult,
+    ProviderResult,
+    StepProviderResult,
+    Target,
+    Timing,
+    Verdict,
+)
 
 WARMUP_ROUNDS = 2
 """Rounds before the timed ones."""
@@ -51,7 +58,10 @@ def divide(figures: Mapping[str, int], provider: str, baselines: Sequence[str]) 
     return {name: figures[provider] / figures[name] for name in baselines if figures.get(name)}
 
 
-def judge(targets: Sequence[Target], results: Sequence[ProviderResult | StepProviderResult]) -> list[Verdict]:
+def judge(
+    targets: Sequence[Target],
+    results: Sequence[ProviderResult | StepProviderResult | InferProviderResult],
+) -> list[Verdict]:
     """Compare each target with the measured ratio."""
     ratios = {result.provider: result.ratios for result in results}
     verdicts = []

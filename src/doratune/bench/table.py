@@ -12,6 +12,9 @@ from rich.text import Text
 from doratune.records.bench import (
     BenchRecord,
     CaseResult,
+    InferBenchRecord,
+    InferCaseResult,
+    InferProviderResult,
     ProviderResult,
     Quantity,
     StepBenchRecord,
@@ -46,6 +49,13 @@ STEP_COLUMNS: Columns = (
     ("peak\n÷ DoRA", "peak", "peft-dora"),
     ("growth\n÷ LoRA", "growth", "peft-lora"),
 )
+INFER_COLUMNS: Columns = (
+    ("÷ base", "time", "base"),
+    ("÷ PEFT's\nLoRA", "time", "peft-lora"),
+    ("÷ PEFT's\nDoRA", "time", "peft-dora"),
+    ("÷ our\nLoRA", "time", "doratune-lora"),
+    ("CPU ÷\nour LoRA", "cpu", "doratune-lora"),
+)
 NONE = "–"
 OP_NOTE = (
     "ms: median time of forward and backward. Ratios are to the frozen layer alone and to PEFT's LoRA and "
@@ -57,6 +67,12 @@ STEP_NOTE = (
     "ms: median time of one optimizer step. Ratios are to the faster frozen model and to stock TRL with "
     "PEFT's LoRA and DoRA; peak is the most memory of the whole process, growth is the peak minus the memory "
     "held before the first step. "
+    "The target is under its ratio: ✓ met, ✗ not met."
+)
+INFER_NOTE = (
+    "Tokens per second, from the median time of one call of generate; ratios are of its time, or of its CPU "
+    "time. Kept: tensors that stay between calls, such as cached updates and norms, relative to the base "
+    "model's size. "
     "The target is under its ratio: ✓ met, ✗ not met."
 )
 
@@ -85,10 +101,27 @@ def step_renderable(record: StepBenchRecord) -> Group:
     return Group(table, Text(STEP_NOTE, style="dim"), *lines, Text(_score(record.results)))
 
 
-def _empty(columns: Columns) -> Table:
+def infer_renderable(record: InferBenchRecord) -> Group:
+    """The table of all cases, and how many targets are met."""
+    table = _empty((), first="tokens/s")
+    for heading in ("kept", *(heading for heading, _, _ in INFER_COLUMNS)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for result in record.results:
+        table.add_row(Text(result.case.name, style="bold"))
+        for one in result.providers:
+            verdicts = [verdict for verdict in result.verdicts if verdict.provider == one.provider]
+            cells = [_cell(one, verdicts, quantity, against) for _, quantity, against in INFER_COLUMNS]
+            kept = f"{one.kept_bytes / result.base_bytes:.1%}"
+            table.add_row(f" {one.provider}", f"{one.tokens_per_second:.1f}", kept, *cells)
+        table.add_section()
+    lines = [Text(line, style="yellow") for line in _unavailable(record)]
+    return Group(table, Text(INFER_NOTE, style="dim"), *lines, Text(_score(record.results)))
+
+
+def _empty(columns: Columns, first: str = "ms") -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("case\n provider", overflow="fold")
-    for heading in ("ms", *(heading for heading, _, _ in columns)):
+    for heading in (first, *(heading for heading, _, _ in columns)):
         table.add_column(heading, justify="right", no_wrap=True)
     return table
 
@@ -109,7 +142,10 @@ def _milliseconds(value: float) -> str:
 
 
 def _cell(
-    result: ProviderResult | StepProviderResult, verdicts: list[Verdict], quantity: Quantity, against: str
+    result: ProviderResult | StepProviderResult | InferProviderResult,
+    verdicts: list[Verdict],
+    quantity: Quantity,
+    against: str,
 ) -> Text:
     ratio = result.ratios.get(quantity, {}).get(against)
     text = Text(NONE if ratio is None else f"{ratio:.2f}")
@@ -120,7 +156,7 @@ def _cell(
     return text
 
 
-def _unavailable(record: BenchRecord | StepBenchRecord) -> list[str]:
+def _unavailable(record: BenchRecord | StepBenchRecord | InferBenchRecord) -> list[str]:
     """One line for each provider and reason that was not available."""
     cases: dict[tuple[str, str], list[str]] = {}
     for result in record.results:
@@ -132,7 +168,7 @@ def _unavailable(record: BenchRecord | StepBenchRecord) -> list[str]:
     ]
 
 
-def _score(results: Sequence[CaseResult | StepCaseResult]) -> str:
+def _score(results: Sequence[CaseResult | StepCaseResult | InferCaseResult]) -> str:
     outcomes = [verdict.met for result in results for verdict in result.verdicts]
     text = f"targets: {outcomes.count(True)} of {len(outcomes)} met, {outcomes.count(False)} not met"
     missing = outcomes.count(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from doratune.bench.config import OpBenchConfig, StepBenchConfig
+from doratune.bench.config import InferBenchConfig, OpBenchConfig, StepBenchConfig
 from doratune.cli.parse import AsJson, parse, part
 from doratune.errors import InputError, did_you_mean
 from doratune.records.base import Record
@@ -18,8 +18,9 @@ ABOUT = """usage: doratune bench WHAT [options]      (doratune bench WHAT --help
 Measure what DoRA and LoRA cost compared with PEFT's, after checking that their results agree.
 
 what:
-  op    single layers: the time of forward and backward, what is saved for backward, peak memory
-  step  whole optimizer steps of fine-tuning a model: time and peak memory
+  op     single layers: the time of forward and backward, what is saved for backward, peak memory
+  step   whole optimizer steps of fine-tuning a model: time and peak memory
+  infer  generation with an adapter that is not merged: tokens per second and the memory that is kept
 
 Examples:
   doratune bench op
@@ -50,6 +51,16 @@ Examples:
   doratune bench step --set all --model path/to/model --json
 """
 
+ABOUT_INFER = """Generate greedily with every provider: the base model, the DoRA adapter merged, PEFT's LoRA
+and DoRA, PEFT's DoRA with its cache, and doratune's LoRA and DoRA. They take turns call by call. First the
+logits of each are compared with those of stock PEFT with the same adapter.
+
+Examples:
+  doratune bench infer
+  doratune bench infer --case batch1-fp32 --rounds 15 --threads 2
+  doratune bench infer --dtype bfloat16 --output bench-infer.json
+"""
+
 
 class Output(Settings):
     """The flags that every bench has for its record."""
@@ -68,6 +79,10 @@ class OpCommand(Output, OpBenchConfig):
 
 class StepCommand(Output, StepBenchConfig):
     """The flags of ``doratune bench step``."""
+
+
+class InferCommand(Output, InferBenchConfig):
+    """The flags of ``doratune bench infer``."""
 
 
 def main(argv: list[str]) -> int:
@@ -113,6 +128,20 @@ def _step(argv: list[str]) -> int:
     return 0
 
 
+def _infer(argv: list[str]) -> int:
+    command = parse(InferCommand, argv, verb="bench infer", about=ABOUT_INFER)
+    config = part(InferBenchConfig, command)
+
+    from doratune.bench.infer.bench import bench_infer
+    from doratune.bench.table import infer_renderable
+    from doratune.cli.output import configure_logging
+
+    configure_logging()
+    record = bench_infer(config, overwrite=command.overwrite)
+    show(command, record, infer_renderable)
+    return 0
+
+
 def show(command: Output, record: Shown, renderable: Callable[[Shown], Any]) -> None:
     """Print a bench's record, as JSON or as a table."""
     from doratune.cli.output import new_console, print_json, print_paths
@@ -126,4 +155,4 @@ def show(command: Output, record: Shown, renderable: Callable[[Shown], Any]) -> 
         print_paths([command.output], console)
 
 
-KINDS: dict[str, Callable[[list[str]], int]] = {"op": _op, "step": _step}
+KINDS: dict[str, Callable[[list[str]], int]] = {"op": _op, "step": _step, "infer": _infer}

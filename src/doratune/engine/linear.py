@@ -20,7 +20,8 @@ are cast to it, x never is. g stays in the norm's dtype, so the magnitude is not
 layer saves what LoRA saves for the backward pass, x and h; for z see ``output_recovery.py``.
 
 The order of operations that is fastest differs between CPU and GPU, so each has its own functions. Small
-layers leave the backward pass to PyTorch: see ``composite.py``.
+layers leave the backward pass to PyTorch: see ``composite.py``. Calls without gradients need no autograd
+function, and save and recover nothing.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ from doratune.engine._internals import FakeTensor, unsafe_view
 from doratune.engine.autocast import autocast_off
 from doratune.engine.channelwise import column_sums, scale_columns
 from doratune.engine.composite import Norm, composite, is_small, small_linear
+from doratune.engine.few_rows import add_term, are_few
 from doratune.engine.lowrank import down_gradient, up_gradient
 from doratune.engine.magnitude import magnitude_gradients, magnitude_gradients_by_kernel
-from doratune.engine.matmul import matmul
+from doratune.engine.matmul import linear, matmul
 from doratune.engine.output_recovery import (
     OutputRecovery,
     divisibility,
@@ -58,6 +60,7 @@ def adapted_linear(
     *,
     m: Tensor | None = None,
     norm: Norm | None = None,
+    g: Tensor | None = None,
     x_adapter: Tensor | None = None,
 ) -> Tensor:
     """``g ⊙ (x Wᵀ + s·(x_adapter Aᵀ)Bᵀ) + b`` with ``g = m / norm``, computed in x's dtype.
@@ -72,6 +75,7 @@ def adapted_linear(
         m: Magnitude, (d_out,), any floating dtype; None for LoRA.
         norm: ‖W + s·B·A‖ per row, (d_out,), or a function that returns it; required with m. Detached, unless
             its gradient is wanted. A small layer computes the norm itself instead of calling the function.
+        g: ``m / norm`` if the caller has it, (d_out,), for calls without gradients.
         x_adapter: The adapter's input if it is not x; of x's shape and dtype.
 
     Returns:
@@ -85,14 +89,70 @@ def adapted_linear(
         adapter_rows = None if x_adapter is None else x_adapter.reshape(rows.shape)
         y = composite(rows, adapter_rows, W, A, B, m, _found(norm), scaling, bias)
         return y.view(*x.shape[:-1], W.shape[0])
-    if x_adapter is None and is_small(x, W, A, B, m, bias):
+    with_gradients = torch.is_grad_enabled()
+    # Without gradients a small layer is of use only where it computes its own norm.
+    computes_norm = not (norm is None or isinstance(norm, Tensor))
+    if x_adapter is None and (with_gradients or computes_norm) and is_small(x, W, A, B, m, bias):
         return small_linear(x, W, A, B, m, norm, scaling, bias)
+    if not with_gradients:
+        return _without_gradients(x, x_adapter, W, A, B, m, _found(norm), g, scaling, bias)
     result: Any = _AdaptedLinear.apply(x, x_adapter, W, A, B, m, _found(norm), scaling, bias)
     return result
 
 
 def _found(norm: Norm | None) -> Tensor | None:
     return norm if norm is None or isinstance(norm, Tensor) else norm()
+
+
+def _without_gradients(
+    x: Tensor,
+    x_adapter: Tensor | None,
+    W: Tensor,
+    A: Tensor,
+    B: Tensor,
+    m: Tensor | None,
+    norm: Tensor | None,
+    g: Tensor | None,
+    scaling: float,
+    bias: Tensor | None,
+) -> Tensor:
+    """``adapted_linear`` where nothing needs a gradient."""
+    shape, x = x.shape, _rows(x)
+    source = x if x_adapter is None else _rows(x_adapter)
+    with autocast_off(x.device):
+        if x.is_cuda:
+            by_kernel = m is not None and norm is not None and taken(x, m, norm)
+            h = matmul(source, _cast(A, x.dtype).T, alpha=scaling)
+            y = _output_on_gpu(x, h, W, B, m, norm, bias, by_kernel=by_kernel)
+        else:
+            if g is None and m is not None and norm is not None:
+                g = over_norm(m, norm)
+            if are_few(x):
+                y = _output_of_few_rows(x, source, W, A, B, g, scaling, bias)
+            else:
+                h = matmul(source, _cast(A, x.dtype).T, alpha=scaling)
+                y = _output_on_cpu(x, h, W, B, g, bias)
+    return y if len(shape) == 2 else y.view(*shape[:-1], W.shape[0])
+
+
+def _output_of_few_rows(
+    x: Tensor,
+    source: Tensor,
+    W: Tensor,
+    A: Tensor,
+    B: Tensor,
+    g: Tensor | None,
+    scaling: float,
+    bias: Tensor | None,
+) -> Tensor:
+    """``g ⊙ (x Wᵀ + s·(source Aᵀ)Bᵀ) + bias`` on a CPU; LoRA has no g."""
+    y = linear(x, _cast(W, x.dtype), None)
+    z = add_term(y, source, A, B, scaling)
+    if g is not None:
+        z.mul_(g)
+    if bias is not None:
+        z.add_(bias)
+    return z if z is y else y.copy_(z)
 
 
 class _AdaptedLinear(torch.autograd.Function):

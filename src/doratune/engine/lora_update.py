@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from doratune.engine._internals import unsafe_view
 from doratune.engine.autocast import autocast_off
+from doratune.engine.few_rows import add_term, are_few
 from doratune.engine.lowrank import down_gradient, up_gradient
 from doratune.engine.matmul import matmul
 
@@ -36,13 +37,25 @@ def add_update(z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Te
     Raises:
         RuntimeError: From PyTorch, if the shapes do not fit.
     """
-    x = x.to(z.dtype)
     if torch.compiler.is_compiling():
+        x = x.to(z.dtype)
         with autocast_off(z.device):
             return z + scaling * (x @ A.to(z.dtype).T) @ B.to(z.dtype).T
-    rows = z.reshape(-1, z.shape[-1])
-    y: Any = _Update.apply(rows, x.reshape(-1, x.shape[-1]), A, B, scaling)
+    rows, x = z.reshape(-1, z.shape[-1]), x.reshape(-1, x.shape[-1])
+    if not torch.is_grad_enabled():
+        return _without_gradients(rows, x, A, B, scaling).view(z.shape)
+    y: Any = _Update.apply(rows, x.to(z.dtype), A, B, scaling)
     return unsafe_view(y, z.shape)  # not a view for autograd, so that it may be changed in place
+
+
+def _without_gradients(z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+    """``add_update`` for z (N, d_out) and x (N, d_in), where nothing needs a gradient."""
+    with autocast_off(z.device):
+        y = z.clone(memory_format=torch.contiguous_format)
+        if are_few(z):
+            return y.copy_(add_term(y, x, A, B, scaling))
+        h = matmul(x.to(z.dtype), A.to(z.dtype).T, alpha=scaling)
+        return matmul(h, B.to(z.dtype).T, onto=y)
 
 
 class _Update(torch.autograd.Function):

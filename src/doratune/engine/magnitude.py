@@ -89,6 +89,7 @@ def scale_by_magnitude(
     bias: Tensor | None = None,
     *,
     channel_dim: int = -1,
+    g: Tensor | None = None,
     remake: Callable[..., Tensor],
     kept: tuple[Tensor, ...],
 ) -> Tensor:
@@ -100,6 +101,7 @@ def scale_by_magnitude(
         norm: (d,), float32 or float64, detached.
         bias: (d,), any floating dtype, or None.
         channel_dim: 1 or -1.
+        g: ``m / norm`` if the caller has it, for calls without gradients.
         remake: Recomputes z, without gradients, from ``kept``.
         kept: The layer's inputs, the arguments of ``remake``; the adapter saves them anyway.
 
@@ -114,6 +116,8 @@ def scale_by_magnitude(
         shape[channel_dim] = -1
         y = z * over_norm(m, norm).view(shape)
         return (y if bias is None else y + bias.view(shape)).to(z.dtype)
+    if not torch.is_grad_enabled():
+        return _scaled(_dense(z, channel_dim), over_norm(m, norm) if g is None else g, bias, channel_dim)
     y: Any = _Scale.apply(z, m, norm, bias, channel_dim, remake, *kept)
     return y
 
@@ -131,9 +135,7 @@ class _Scale(torch.autograd.Function):
         *kept: Tensor,
     ) -> Tensor:
         g = over_norm(m, norm)
-        z = _dense(z, channel_dim)
-        y = torch.empty_like(z)  # in z's layout, so that a consumer can view it as it would view z
-        scale_columns(_columns(z, channel_dim), g, _columns(y, channel_dim), bias)
+        y = _scaled(_dense(z, channel_dim), g, bias, channel_dim)
         needs_m = ctx.needs_input_grad[1]
         divisible = divisibility(g, norm, with_bias=bias is not None)
         ctx.recovery = OutputRecovery(y, divisible) if needs_m else None
@@ -171,6 +173,13 @@ class _Scale(torch.autograd.Function):
             db = column_sums(columns, bias.dtype)
         dz = _from_columns(dZ, dY, ctx.channel_dim)
         return dz, dm, None, db, None, None, *(None for _ in kept)
+
+
+def _scaled(z: Tensor, g: Tensor, bias: Tensor | None, channel_dim: int) -> Tensor:
+    """``g ⊙ z + bias`` for a dense z."""
+    y = torch.empty_like(z)  # in z's layout, so that a consumer can view it as it would view z
+    scale_columns(_columns(z, channel_dim), g, _columns(y, channel_dim), bias)
+    return y
 
 
 def _channels_last(z: Tensor, channel_dim: int) -> bool:

@@ -8,8 +8,9 @@ result (``triton/content_hash.py``), where that takes less time than the norm. I
 computes the norm: on a GPU inside compiled or captured graphs, and for weights so small that hashing them
 takes longer than the norm.
 
-Where nothing can change for a while, as in one forward pass of a trainer or a whole evaluation,
-``peft/hold_norms.py`` computes the norms once and reuses them without checking.
+Where nothing can change for a while, as in one forward pass of a trainer, a call of ``generate`` or a whole
+evaluation, ``peft/hold_norms.py`` computes the norms once and reuses them without checking. Only the thread
+that holds them does: another thread may have changed the weights since.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from threading import get_ident
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -36,6 +39,7 @@ from doratune.engine.weight_norm import (
     joint_row_norms,
     norm_dtype,
     norm_of_product,
+    over_norm,
     row_norm_squared,
     weighted_rows,
 )
@@ -101,6 +105,23 @@ class DenseWeight(BaseWeight):
         return current_row_norm(self._W, A, B, scaling, memory)
 
 
+@dataclass(slots=True)
+class Hold:
+    """What one thread reuses of a layer without checking its weights.
+
+    Attributes:
+        base_unchanged: Whether a base weight that has been checked before is not checked again.
+        norms: By adapter and scaling.
+        scales: g = m / norm, likewise, for calls without gradients.
+        decision: What the layer has decided.
+    """
+
+    base_unchanged: bool
+    norms: dict[tuple[str, float], Tensor] = field(default_factory=dict)
+    scales: dict[tuple[str, float], Tensor] = field(default_factory=dict)
+    decision: Any = None
+
+
 class NormCache:
     """The norms of one layer's DoRA adapters, each recomputed only when its weights have changed.
 
@@ -113,27 +134,29 @@ class NormCache:
         """Identifies this object inside compiled graphs."""
         _by_handle[self.handle] = self
         self._on_cpu, self._on_gpu = _HashedNorms(), _KernelNorms()
-        self._held: dict[object, Tensor] | None = None
-        self._base_unchanged = False
-        self.decision: Any = None
-        """What the layer has decided for as long as its norms are held."""
+        self._holds: dict[int, Hold] = {}  # by thread
+
+    @property
+    def current_hold(self) -> Hold | None:
+        """What this thread holds; not for compiled graphs, which would keep it."""
+        return self._holds.get(get_ident()) if self._holds else None
 
     @property
     def held(self) -> bool:
-        """Whether norms are reused without checking the weights."""
-        return self._held is not None
+        """Whether this thread reuses norms without checking the weights."""
+        return self.current_hold is not None
 
     def hold(self, *, base_unchanged: bool) -> None:
-        """Until ``let_go``, compute each adapter's norm once and reuse it without checking the weights.
+        """Until ``let_go``, compute each adapter's norm once and reuse it in this thread without checking.
 
         Args:
             base_unchanged: Skip the check of a base weight that has been checked before.
         """
-        self._held, self._base_unchanged = {}, base_unchanged
+        self._holds[get_ident()] = Hold(base_unchanged)
 
     def let_go(self) -> None:
-        """Check the weights again at every call."""
-        self._held, self._base_unchanged, self.decision = None, False, None
+        """Check the weights again at every call of this thread."""
+        self._holds.pop(get_ident(), None)
 
     def get(
         self,
@@ -159,26 +182,40 @@ class NormCache:
         Returns:
             (d_out,), float32 (float64 where an input is), detached. Do not change it in place.
         """
-        held = self._held
-        if held is not None and (adapter, scaling) in held:
-            return held[adapter, scaling]
+        hold = self.current_hold
+        if hold is not None and (adapter, scaling) in hold.norms:
+            return hold.norms[adapter, scaling]
+        base_unchanged = hold is not None and hold.base_unchanged
         with _computing(A.device):
             if all(tensor.is_cpu for tensor in (*base.tensors, A, B)):
-                norm = self._on_cpu.get(adapter, base, A, B, scaling, base_unchanged=self._base_unchanged)
+                norm = self._on_cpu.get(adapter, base, A, B, scaling, base_unchanged=base_unchanged)
             else:
                 norm = self._on_gpu.get(adapter, base, A, B, scaling, remember=remember)
-        if held is not None:
-            held[adapter, scaling] = norm
+        if hold is not None:
+            hold.norms[adapter, scaling] = norm
         return norm
 
     def found(self, adapter: str, scaling: float) -> Tensor | None:
         """The norm of an adapter if it is held; not for compiled graphs, which would keep it."""
-        return None if self._held is None else self._held.get((adapter, scaling))
+        hold = self.current_hold
+        return None if hold is None else hold.norms.get((adapter, scaling))
+
+    def scale(self, m: Tensor, *, adapter: str, scaling: float) -> Tensor | None:
+        """``m / norm`` without gradients if the norm is held, likewise; do not change it in place."""
+        hold = self.current_hold
+        if hold is None:
+            return None
+        g = hold.scales.get((adapter, scaling))
+        if g is None and (adapter, scaling) in hold.norms:
+            with _computing(m.device):
+                g = hold.scales[adapter, scaling] = over_norm(m, hold.norms[adapter, scaling])
+        return g
 
     def keep(self, norm: Tensor, *, adapter: str, scaling: float) -> None:
         """Reuse a norm that was computed elsewhere, until ``let_go``; only while held."""
-        assert self._held is not None
-        self._held[adapter, scaling] = norm
+        hold = self.current_hold
+        assert hold is not None
+        hold.norms[adapter, scaling] = norm
 
     def __reduce__(self) -> tuple[type[NormCache], tuple[()]]:
         return NormCache, ()

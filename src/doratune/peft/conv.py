@@ -94,6 +94,7 @@ class EngineConv(EngineLayer):
                 self.adapter_norm(adapter),
                 base.bias if with_bias else None,
                 channel_dim=1,
+                g=self.held_scale(m.flatten(), adapter),
                 remake=recompute,
                 kept=(x, source),
             )

@@ -69,12 +69,15 @@ class EngineEmbedding(EngineLayer, Embedding):
         base: Any = self.base_layer
         A, B, scaling = self.lora_embedding_A[adapter], self.lora_embedding_B[adapter], self.scaling[adapter]
         rest = (A, B, scaling, base, self._get_embed_scale())
-        z: Any = _composite(x, *rest) if torch.compiler.is_compiling() else _AdaptedLookup.apply(x, *rest)
+        composed = torch.compiler.is_compiling() or not torch.is_grad_enabled()
+        z: Any = _composite(x, *rest) if composed else _AdaptedLookup.apply(x, *rest)
         if not self.use_dora.get(adapter, False):
             return z
         m: Any = self.lora_magnitude_vector[adapter].weight
         remake = partial(_composite, A=A, B=B, scaling=scaling, base=base, embed_scale=rest[-1])
-        return scale_by_magnitude(z, m, self.adapter_norm(adapter), remake=remake, kept=(x,))
+        norm = self.adapter_norm(adapter)
+        g = self.held_scale(m, adapter)
+        return scale_by_magnitude(z, m, norm, g=g, remake=remake, kept=(x,))
 
     def adapter_norm(self, adapter: str) -> Tensor:
         """See ``EngineLayer``."""

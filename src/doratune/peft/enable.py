@@ -24,6 +24,7 @@ from doratune.peft._internals import (
 from doratune.peft.conv import EngineConv1d, EngineConv2d, EngineConv3d
 from doratune.peft.embedding import EngineEmbedding
 from doratune.peft.first_calls import count_first_calls
+from doratune.peft.generate import generate_as_before, hold_in_generate
 from doratune.peft.layer import EngineLayer, EngineOptions, adopt, release
 from doratune.peft.linear import EngineLinear
 from doratune.peft.obstacles import IN_UNITS, WEIGHTS_SHARDED
@@ -70,6 +71,8 @@ def enable(model: nn.Module, *, dropout: DropoutForm = "peft", detach_norm: bool
     that are added later to a layer on the engine; a layer that gets its first adapter later needs another
     call. Repeated calls change only the options.
 
+    Inside a call of the model's ``generate`` no weight may change: DoRA's norms are computed once per call.
+
     A warning is logged if a magnitude is trained in bfloat16 or float16, and once if the model is in training
     mode and the first steps of an optimizer leave every adapter unchanged.
 
@@ -115,6 +118,8 @@ def enable(model: nn.Module, *, dropout: DropoutForm = "peft", detach_norm: bool
         taken[kind.__name__] += 1
     report = EnableReport(taken=dict(taken), left=dict(left))
     count_first_calls([layer for layer in layers if isinstance(layer, EngineLayer)], report.left)
+    if taken:
+        hold_in_generate(model)
     warn_of_rounded_magnitudes(model)
     watch(model)
     for line in str(report).splitlines():
@@ -137,6 +142,7 @@ def disable(model: nn.Module) -> int:
     layers = [module for module in model.modules() if isinstance(module, EngineLayer)]
     for layer in layers:
         release(layer)
+    generate_as_before(model)
     _log.info("doratune: %d layers back on PEFT's path", len(layers))
     return len(layers)
 

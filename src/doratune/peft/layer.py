@@ -133,6 +133,12 @@ class EngineLayer(nn.Module, LoraLayer):
         """The norm that a DoRA adapter's magnitude is divided by, (d_out,), float32 or float64, detached."""
         raise NotImplementedError
 
+    def held_scale(self, m: Tensor, adapter: str) -> Tensor | None:
+        """``m / norm`` if the norm is held and the call computes no gradients; m is (d_out,)."""
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return None
+        return self.norms.scale(m, adapter=adapter, scaling=self.scaling[adapter])
+
     def dense_weights(self, adapter: str) -> tuple[Tensor, Tensor, Tensor] | None:
         """W, A and B of an adapter if all are stored as matrices; else None."""
         return None
@@ -143,10 +149,12 @@ class EngineLayer(nn.Module, LoraLayer):
 
     def _decided(self) -> str | None:
         """The adapter that has been decided on for as long as the norms are held, if nothing has changed."""
-        decision: Decision | None = self.norms.decision
+        if torch.compiler.is_compiling():
+            return None
+        hold = self.norms.current_hold
+        decision: Decision | None = None if hold is None else hold.decision
         if (
             decision is None
-            or torch.compiler.is_compiling()
             or self._disable_adapters
             or self.merged_adapters
             or self._active_adapter != decision.active
@@ -161,11 +169,11 @@ class EngineLayer(nn.Module, LoraLayer):
 
         Such calls still see that an adapter is switched, merged or disabled, and a hook on a part.
         """
-        adapter = self.adapter_on_engine()
-        if adapter is not None and self.reads_parts:
+        adapter, hold = self.adapter_on_engine(), self.norms.current_hold
+        if adapter is not None and hold is not None and self.reads_parts:
             active, parts = self._active_adapter, (base_of(self), *adapter_modules(self, adapter))
             active = list(active) if isinstance(active, list) else active
-            self.norms.decision = Decision(active, adapter, parts)
+            hold.decision = Decision(active, adapter, parts)
         return adapter
 
     def reason_for_peft(self) -> str | None:

@@ -55,18 +55,19 @@ class EngineLinear(EngineLayer, Linear):
         bias = bias_of(base)
         A, B, *rest = adapter_weights(self, adapter)
         scaling, options = self.scaling[adapter], self.engine_options
-        m = norm = None
+        m = norm = g = None
         if rest:
             m = rest[0]
             if options.detach_norm:
                 norm = None if torch.compiler.is_compiling() else self.norms.found(adapter, scaling)
+                g = self.held_scale(m, adapter)
                 if norm is None:  # a function, since a small layer does not need it
                     norm = partial(dense_norm, self.norms, adapter, W, A, B, scaling)
         x_dropped = self.dropped(x, adapter)
         if x_dropped is None and (norm is not None or m is None):
             if autocast and x.dtype != torch.float64:
                 x = x.to(torch.get_autocast_dtype(device))
-            return adapted_linear(x, W, A, B, scaling, bias, m=m, norm=norm)
+            return adapted_linear(x, W, A, B, scaling, bias, m=m, norm=norm, g=g)
         if m is None:
             return lora_linear(x, W, A, B, scaling, bias, x_dropped=x_dropped)
         return dora_linear(

@@ -121,6 +121,7 @@ class EngineQuantisedLinear(EngineLayer):
         base = QuantisedWeight(self.base_layer)
         m: Any = self.lora_magnitude_vector[adapter].weight
         norm = self.adapter_norm(adapter)
+        g = self.held_scale(m, adapter)
         bias: Any = self.base_layer.bias
         inner_base: Any = None
 
@@ -132,7 +133,7 @@ class EngineQuantisedLinear(EngineLayer):
             inner_base = base.apply(x)
             z = add_update(inner_base, source, A, B, s)
             added = bias if with_bias else None
-            return scale_by_magnitude(z, m, norm, added, remake=recompute, kept=(x, source))
+            return scale_by_magnitude(z, m, norm, added, g=g, remake=recompute, kept=(x, source))
 
         def difference(x: Tensor, _x_dropped: Tensor) -> Tensor:
             # Not the layer of x - x_dropped: an 8-bit layer rounds its inputs.

@@ -12,7 +12,7 @@ from doratune.records.run import Count, Environment
 DType = Literal["bfloat16", "float32"]
 Base = Literal["dense", "bnb-4bit"]
 CaseSet = Literal["cpu", "gpu"]
-Quantity = Literal["time", "gpu", "saved", "peak", "growth"]
+Quantity = Literal["time", "cpu", "gpu", "saved", "peak", "growth"]
 StepSet = Literal["headline", "growth", "gpu", "all"]
 Size = Annotated[int, Field(gt=0)]
 Milliseconds = Annotated[float, Field(ge=0)]
@@ -183,3 +183,53 @@ class StepBenchRecord(BenchFile):
     matmul_tflops: float | None = None
     #: 10¹² operations a second in a product of two 8192 x 8192 bfloat16 matrices; None if not measured
     results: list[StepCaseResult]  #: one entry per case
+
+
+class InferCase(Record):
+    """One call of ``generate``: greedy, of a fixed number of tokens, after prompts of equal length."""
+
+    name: str  #: unique among all cases
+    batch: Size  #: prompts
+    prompt_tokens: Size  #: tokens in each prompt
+    new_tokens: Annotated[int, Field(ge=2)]  #: tokens written after each prompt
+    rank: Size  #: rank r of the adapter
+    alpha: Size  #: the adapter is scaled by alpha / rank
+    dtype: DType  #: of the base model; adapters are in float32, as PEFT has them
+
+
+class InferProviderResult(Record):
+    """One provider on one case."""
+
+    provider: str  #: its name
+    error: Ratio | None
+    #: relative error of all logits, ‖difference‖ / ‖logits‖, to stock PEFT's with the same adapter, both
+    #: given PEFT's tokens; before timing; None for the base model and for stock PEFT itself
+    same_tokens: Ratio | None  #: share of tokens for which both have the same largest logit; None likewise
+    milliseconds: Timing  #: one call, from the prompts to the last token
+    cpu: Timing  #: the same calls: time that the process spent on processors, all threads together
+    tokens_per_second: Annotated[float, Field(ge=0)]  #: batch * new_tokens / median time
+    adapter_bytes: Count  #: the adapter's parameters
+    kept_bytes: Count  #: tensors that are kept from call to call beyond the model's parameters and buffers
+    ratios: dict[Quantity, dict[str, Ratio]]
+    #: by quantity and by provider divided by. "time" is the median over rounds of the ratio within a round,
+    #: "cpu" likewise of ``cpu``, which other programs on the machine disturb less.
+
+
+class InferCaseResult(Record):
+    """One case with every provider."""
+
+    case: InferCase  #: what is generated
+    error_limit: Ratio  #: the highest value allowed in ``error``
+    base_bytes: Count  #: the base model's parameters and buffers
+    providers: list[InferProviderResult]  #: those that ran
+    unavailable: list[Unavailable] = Field(default=[])  #: those that did not
+    verdicts: list[Verdict]  #: the targets of the case
+
+
+class InferBenchRecord(BenchFile):
+    """The whole file of a bench of generation."""
+
+    what: Literal["infer"]  #: what was measured: "infer" is generation
+    model: str  #: the base model, as it was named
+    adapted: list[str]  #: names of the adapted layers
+    results: list[InferCaseResult]  #: one entry per case

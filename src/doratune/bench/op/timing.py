@@ -8,16 +8,16 @@ show. So the GPU's clock times calls that are queued while the GPU is busy and n
 
 from __future__ import annotations
 
-import gc
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from doratune.bench._internals import keep_gpu_busy
 from doratune.bench.figures import WARMUP_ROUNDS
+from doratune.bench.interleave import interleaved
 from doratune.bench.op.layer_data import LayerData
 from doratune.bench.op.providers import Subject
 
@@ -40,38 +40,6 @@ def time_rounds(subjects: Sequence[Subject], data: LayerData, rounds: int) -> di
     """
     by_name = {subject.provider.name: subject for subject in subjects}
     return interleaved(list(by_name), lambda name: _time_call(by_name[name], data), rounds)
-
-
-def interleaved(
-    names: Sequence[str], time_one: Callable[[str], float], rounds: int
-) -> dict[str, list[float]]:
-    """Time each of several providers once in every round.
-
-    Each round has a different order, the same in every run. In a fixed order one provider would always pay
-    for what another leaves behind: caches full of its tensors, and memory returned to the kernel.
-
-    Args:
-        names: The providers.
-        time_one: Runs one of them and returns the milliseconds.
-        rounds: Timed rounds, after ``WARMUP_ROUNDS`` that are not.
-
-    Returns:
-        Milliseconds of each round by provider.
-    """
-    times: dict[str, list[float]] = {name: [] for name in names}
-    collects = gc.isenabled()
-    gc.collect()
-    gc.disable()  # a collection would count as time of whichever provider is running
-    try:
-        for number in range(WARMUP_ROUNDS + rounds):
-            for name in random.Random(number).sample(names, len(names)):
-                milliseconds = time_one(name)
-                if number >= WARMUP_ROUNDS:
-                    times[name].append(milliseconds)
-    finally:
-        if collects:
-            gc.enable()
-    return times
 
 
 def _time_call(subject: Subject, data: LayerData) -> float:
