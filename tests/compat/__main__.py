@@ -14,6 +14,7 @@ import time
 import tomllib
 import venv
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -21,38 +22,61 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ROOT / "build" / "compat"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = ("bnb", "cli")
-EVERYTHING = "everything"
 
-CORNERS: Mapping[str, tuple[str, ...]] = {
-    "oldest": (EVERYTHING,),
-    "old-peft": ("peft",),
-    "old-transformers": ("transformers",),
-    "newest": (),
-}
-"""The corners, and which libraries each has in the oldest release; pip chooses the newest of the others."""
-
-SHOWN = ("torch", "transformers", "peft", "trl", "accelerate")
+ENGINE_TESTS = ("tests/unit/peft", "tests/numerics")
 TESTS = (
     "tests/unit/test_internals.py",
-    "tests/unit/peft",
     "tests/unit/speedups",
     "tests/unit/training",
-    "tests/numerics",
     "tests/compat",
+    *ENGINE_TESTS,
 )
 """What touches other libraries' insides, and a run from training to evaluation."""
 
 
-def oldest() -> dict[str, str]:
-    """The oldest release of each library that the base install and the extras allow."""
-    lines = [
-        *PROJECT["dependencies"],
-        *(line for name in EXTRAS for line in PROJECT["optional-dependencies"][name]),
+@dataclass(frozen=True)
+class Corner:
+    """A corner of the ranges.
+
+    Attributes:
+        oldest: Libraries in the oldest release allowed; None: all. pip chooses the newest of the others.
+        engine_only: Only the base install's ranges hold, so only the engine is tested.
+    """
+
+    oldest: tuple[str, ...] | None = ()
+    engine_only: bool = False
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """The extras whose ranges hold."""
+        return ("bnb",) if self.engine_only else ("bnb", "cli")
+
+
+CORNERS: Mapping[str, Corner] = {
+    "oldest": Corner(oldest=None),
+    "old-peft": Corner(oldest=("peft",)),
+    "old-transformers": Corner(oldest=("transformers",), engine_only=True),
+    "newest": Corner(),
+}
+
+SHOWN = ("torch", "transformers", "peft", "trl", "accelerate")
+
+
+def requirements(*extras: str) -> list[Requirement]:
+    """What the base install and the extras require; of two ranges of a library the extra's is the last."""
+    optional = PROJECT["optional-dependencies"]
+    return [
+        Requirement(line)
+        for lines in (PROJECT["dependencies"], *map(optional.get, extras))
+        for line in lines or ()
     ]
+
+
+def oldest(*extras: str) -> dict[str, str]:
+    """The oldest release of each library that the base install and the extras allow."""
     return {
         one.name: bound.version
-        for one in map(Requirement, lines)
+        for one in requirements(*extras)
         for bound in one.specifier
         if bound.operator == ">="
     }
@@ -71,10 +95,13 @@ def build(corner: str) -> Path:
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-    bounds, chosen = oldest(), CORNERS[corner]
+    chosen = CORNERS[corner]
+    bounds = oldest(*chosen.extras)
     # The newest PyTorch may be a build of gigabytes; what is tested everywhere else is in constraints.txt.
     constraints = [
-        f"{name}=={bounds[name]}" for name in (bounds if EVERYTHING in chosen else chosen) if name != "torch"
+        f"{name}=={bounds[name]}"
+        for name in (bounds if chosen.oldest is None else chosen.oldest)
+        if name != "torch"
     ]
     constraints += [
         line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch==")
@@ -85,7 +112,9 @@ def build(corner: str) -> Path:
     tests = [
         line for line in PROJECT["optional-dependencies"]["dev"] if line.startswith(("pytest", "hypothesis"))
     ]
-    subprocess.run([*install, "-c", pins, "-e", f"{ROOT}[{','.join(EXTRAS)}]", *tests], check=True)
+    if chosen.engine_only:  # tests train with TRL, and read files with some of the others
+        tests += [one.name for one in requirements("cli") if one.name not in bounds]
+    subprocess.run([*install, "-c", pins, "-e", f"{ROOT}[{','.join(chosen.extras)}]", *tests], check=True)
     return python
 
 
@@ -125,7 +154,8 @@ def main() -> int:
             "-n",
             os.environ.get("WORKERS", "2"),
         ]
-        code = subprocess.run([*pytest, "--dist", "loadfile", *TESTS], cwd=ROOT).returncode
+        tests = ENGINE_TESTS if CORNERS[corner].engine_only else TESTS
+        code = subprocess.run([*pytest, "--dist", "loadfile", *tests], cwd=ROOT).returncode
         minutes = (time.monotonic() - started) / 60
         rows.append((corner, f"{'failed' if code else 'passed'} in {minutes:.0f} min", versions(python)))
     print()

@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     import torch
 
     from doratune.cache import cache_home
-    from doratune.cli.installed import INSTALL, missing_packages
+    from doratune.cli.installed import INSTALL, unmet
     from doratune.cli.output import print_json
     from doratune.engine.matmul import explain_way
     from doratune.engine.triton.select import kernel_obstacle
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
             for dtype in ("float32", "bfloat16", "float16")
         },
         "Triton kernels": "used on this GPU" if obstacle is None else f"not used: {obstacle}",
-        "command line": f"no ({INSTALL})" if missing_packages() else "all verbs",
+        "command line": f"no ({INSTALL})" if unmet("train") else "all verbs",
         "4-bit base": "bitsandbytes"
         if "bitsandbytes" in environment.packages
         else "no (pip install 'doratune[bnb]')",
