@@ -1,4 +1,4 @@
-"""Whether the packages of the extra ``cli``, which the base install leaves out, are installed and new enough."""
+"""Whether the packages of the extra ``cli``, which the base install leaves out, are there and new enough."""
 
 from __future__ import annotations
 
