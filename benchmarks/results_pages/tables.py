@@ -323,3 +323,56 @@ def first_run(names: list[str]) -> str:
         )
     heading = ["task, format, protocol (test rows)", "majority", "base", "LoRA", "DoRA"]
     return words.table([*heading, "DoRA − LoRA, points"], rows)
+
+
+def conversion(record: Any) -> str:
+    """What a LoRA of each rank keeps of each DoRA adapter."""
+    rows = []
+    for one in record["results"]:
+        accuracy = words.percent(one["accuracy"]) if "accuracy" in one else "–"
+        rows.append([f"**{adapter_name(one)}**", "", "", "", accuracy, ""])
+        for kept in one["ranks"]:
+            measured = "accuracy" in kept
+            rows.append(
+                [
+                    f"LoRA, rank {kept['rank']}",
+                    words.percent(kept["left_out"]),
+                    f"{kept['kl']:.1e}",
+                    words.percent(kept["same_top"]),
+                    words.percent(kept["accuracy"]) if measured else "–",
+                    f"{kept['p_value']:.3f} ({kept['only_source']} : {kept['only_converted']})"
+                    if measured
+                    else "–",
+                ]
+            )
+    heading = ["", "left out of ‖ΔW‖", "mean KL", "same top-1", "accuracy", "p (rows lost : won)"]
+    return words.table(heading, rows)
+
+
+def adapter_name(one: Any) -> str:
+    """An adapter of the record of conversions."""
+    return f"DoRA, rank {one['rank']}, {one['steps']} steps"
+
+
+def conversion_needed(record: Any, kls: tuple[float, ...]) -> str:
+    """The smallest LoRA rank that keeps to a KL, for each DoRA adapter."""
+    rows = []
+    for one in record["results"]:
+        found = [next((kept["rank"] for kept in one["ranks"] if kept["kl"] <= kl), None) for kl in kls]
+        rows.append([adapter_name(one), *("more" if rank is None else str(rank) for rank in found)])
+    return words.table(["", *(f"KL ≤ {kl:g}" for kl in kls)], rows)
+
+
+def magnitude_parts(record: Any) -> str:
+    """How much of ΔW is the magnitude's."""
+    rows = [
+        [
+            adapter_name(one),
+            f"{one['gain_deviation']:.4f}",
+            words.percent(one["magnitude_share"]),
+            words.percent(one["same_rank_left_out"]),
+        ]
+        for one in record["results"]
+    ]
+    heading = ["", "root mean square of g − 1", "‖(g − 1) ⊙ W‖ ÷ ‖ΔW‖", "left out by LoRA of the same rank"]
+    return words.table(heading, rows)

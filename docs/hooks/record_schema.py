@@ -15,6 +15,7 @@ FILES = {
     "doratune.records.run": "`record.json` of a run",
     "doratune.records.study": "`study.json`",
     "doratune.records.analysis": "`analysis.json`",
+    "doratune.records.serving": "`convert.json` and `merge.json`",
     "doratune.records.bench": "the file of `doratune bench`",
 }
 COMMENT = re.compile(r"^\s*#: ?(.*)$|\s#: ?(.*)$")

@@ -6,8 +6,10 @@ import tyro
 
 from doratune.cli.analyze import AnalyzeCommand
 from doratune.cli.compare import CompareCommand
+from doratune.cli.convert import ConvertCommand
 from doratune.cli.env import EnvCommand
 from doratune.cli.eval import EvalCommand
+from doratune.cli.merge import MergeCommand
 from doratune.cli.methods import MethodsCommand
 from doratune.cli.models import ModelsCommand
 from doratune.cli.presets import PresetsCommand
@@ -24,6 +26,8 @@ COMMANDS: dict[str, type[Settings]] = {
     "study": StudyCommand,
     "report": ReportCommand,
     "analyze": AnalyzeCommand,
+    "merge": MergeCommand,
+    "convert": ConvertCommand,
     "tasks": TasksCommand,
     "methods": MethodsCommand,
     "models": ModelsCommand,

@@ -18,12 +18,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("task", "data", "test_data", "format", "rows", "eval_rows", "split", "validation_rows"),
         *("validation_share", "cutoff", "drop_long_rows", "loss_on"),
     ),
-    "model": ("target", "model", "allow_other_base", "trust_remote_code"),
+    "model": ("target", "model", "base", "allow_other_base", "trust_remote_code"),
     "adapter": ("method", "rank", "alpha", "rslora", "dropout", "targets", "norm_gradient"),
     "optimisation": (
         *("learning_rate", "learning_rates", "schedule", "warmup_steps", "weight_decay", "epochs", "steps"),
         *("batch_size", "on_nonfinite", "seed", "seeds"),
     ),
+    "after training": ("run", "to", "max_kl", "exact", "dequantised", "weights", "check_data"),
     "evaluation": ("protocol", "harness"),
     "memory and speed": (
         *("dtype", "load_in_4bit", "micro_batch_size", "eval_batch_size", "gradient_checkpointing"),

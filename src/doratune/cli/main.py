@@ -27,6 +27,7 @@ VERBS = {
     "report": "the same table and report from runs that exist",
     "analyze": "how training moved the magnitude and the direction of the weights",
     "merge": "an adapter into its base: a plain model folder, checked",
+    "convert": "a DoRA adapter as plain LoRA, with what that costs",
     "run": "your own script, with its PEFT models on the engine",
     "bench": "time and memory of DoRA and LoRA against PEFT's, by layer or step",
     "tasks": "the tasks, what their rows look like, and a template for your own",

@@ -55,6 +55,8 @@ COMPARISON_NAME = "comparison.json"
 """The record of ``compare`` in versions before it wrote a study's record."""
 STUDY_NAME = "study.json"
 ANALYSIS_NAME = "analysis.json"
+CONVERT_NAME = "convert.json"
+"""The record in the folder of a converted adapter."""
 
 
 def is_started(run: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -14,9 +15,11 @@ from rich.text import Text as RichText
 
 from doratune.records.analysis import AnalysisRecord
 from doratune.records.run import RunRecord
+from doratune.records.serving import ConvertRecord
 from doratune.records.study import StudyRecord
 from doratune.report import decomposition, tables
 from doratune.report.blocks import SAMPLE, Block, Entry, Table, Text, Verdicts
+from doratune.report.conversion import conversion_blocks
 from doratune.report.page import environment_note, outcome_blocks
 from doratune.report.view import view_of
 
@@ -67,6 +70,12 @@ def print_analysis(analysis: AnalysisRecord, console: Console) -> None:
         *(Text(sentence) for sentence in decomposition.rounding_sentences(analysis)),
     ]
     _print(blocks, console)
+
+
+def print_conversion(record: ConvertRecord, output: Path, console: Console) -> None:
+    """Print what a conversion into LoRA leaves out and costs, and where it is."""
+    _print(conversion_blocks(record), console)
+    console.print(f"written: {output}", highlight=False, soft_wrap=True)
 
 
 def _print(blocks: Iterable[Block], console: Console) -> None:

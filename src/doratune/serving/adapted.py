@@ -288,7 +288,8 @@ def _refuse_unnamed_base(found: Found, asked: Asked, dequantised: bool) -> None:
             "the run was trained in 4 bits, so it has to be said which base it goes onto",
             where=asked.target,
             expected="the base in full precision, or the dequantised weights that training saw",
-            fix=f"add {asked.flag} {name}, or --dequantised",
+            fix=f"add {asked.flag} {name}"
+            + (", or --dequantised" if asked.command == "doratune merge" else ""),
         )
 
 

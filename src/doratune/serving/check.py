@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from doratune.errors import DoratuneError, InputError
+from doratune.memory import available_memory_bytes
 from doratune.peft.merge_layer import base_name, is_wrapper
 from doratune.records.files import read_jsonl, read_text
 from doratune.records.serving import LogitCheck
+from doratune.serving.adapted import AdaptedBase
 
 TEXTS = (
     "The capital of France is Paris, and the capital of Italy is Rome.",
@@ -28,6 +30,8 @@ TEXTS = (
 """What models are compared on if the user names no rows."""
 ROWS, TOKENS = 16, 128
 """The most rows of a file, and tokens of a row."""
+MODELS = 3
+"""How many models in float32 must fit in the available memory to be held whole for the check."""
 
 Logits = Callable[[Tensor], Tensor]
 """From a row's token ids, (1, n), to its logits, (n, vocabulary)."""
@@ -117,6 +121,12 @@ def recorded(logits: Logits, rows: Sequence[Tensor]) -> Logits:
     """The logits of some rows, computed now, as a function of the row."""
     found = {id(ids): logits(ids) for ids in rows}
     return lambda ids: found[id(ids)]
+
+
+def fits_whole(opened: AdaptedBase) -> bool:
+    """Whether the models that a check compares fit comfortably in memory."""
+    available = available_memory_bytes()
+    return available is not None and 4 * MODELS * opened.base_record.parameters < available
 
 
 @contextmanager

@@ -14,14 +14,13 @@ from transformers import AutoModelForCausalLM
 
 from doratune.environment import describe_environment
 from doratune.errors import DoratuneError, InputError
-from doratune.memory import available_memory_bytes
 from doratune.models.on_disk import open_model
 from doratune.peft import enable
 from doratune.records.files import write_json_atomic, write_text_atomic
 from doratune.records.serving import LogitCheck, MergeRecord
 from doratune.serving.adapted import AdaptedBase, AdaptedLayer, hollow, open_adapted
 from doratune.serving.card import merged_card
-from doratune.serving.check import Logits, check_rows, compare_logits, filled, logits_of, recorded
+from doratune.serving.check import Logits, check_rows, compare_logits, filled, fits_whole, logits_of, recorded
 from doratune.serving.config import MergeConfig
 from doratune.serving.files import stage
 from doratune.serving.merged_weights import MergedWeights
@@ -34,8 +33,6 @@ ALLOWED = 4.0
 """How many times as far, on average, the merged model may be from base and adapter as it is from itself when
 its weights move by a rounding. On the tests' models the ratio is below 1. The largest difference does not
 decide: where experts are chosen, a rounding can change the choice."""
-MODELS = 3
-"""How many models in float32 must fit in the available memory to be held whole for the check."""
 
 
 def merge(config: MergeConfig) -> MergeRecord:
@@ -147,7 +144,7 @@ def _check(
     record, trust = opened.record, config.trust_remote_code
     if record is None or record.config.get("engine", "doratune") == "doratune":
         enable(opened.model)
-    whole = _fits(opened)
+    whole = fits_whole(opened)
     if not whole:  # each row would read all weights again
         rows = [torch.cat(list(rows), dim=1)]
     logits = logits_of(opened.model)
@@ -161,12 +158,6 @@ def _check(
     types = plan.rounded_types(opened.files, opened.base.parameters)
     after, again = (_read_whole if whole else _read_by_block)(folder, types, rows, trust)
     return compare_logits(before, after, rows), compare_logits(after, again, rows), difference
-
-
-def _fits(opened: AdaptedBase) -> bool:
-    """Whether the models that the check compares fit comfortably in memory."""
-    available = available_memory_bytes()
-    return available is not None and 4 * MODELS * opened.base_record.parameters < available
 
 
 Types = Mapping[str, torch.dtype]

@@ -223,13 +223,27 @@ def write_settings(
     write_json_atomic(folder / MODEL_CONFIG, config)
     if path := _own_file(base, GENERATION_CONFIG):
         shutil.copyfile(path, folder / GENERATION_CONFIG)
+    write_tokenizer(base, folder, adapter=adapter, trust_remote_code=trust_remote_code)
+    for file in Path(base.place).glob("*.py") if Path(base.place).is_dir() and trust_remote_code else ():
+        shutil.copyfile(file, folder / file.name)
+
+
+def write_tokenizer(
+    base: ModelOnDisk, folder: Path, *, adapter: Path, trust_remote_code: bool = False
+) -> None:
+    """Write the tokenizer of an adapter, or the base's if the adapter has none.
+
+    Args:
+        base: The base model.
+        folder: Where.
+        adapter: The adapter's folder.
+        trust_remote_code: Let a hub model run its own code.
+    """
     with_own = any((adapter / name).is_file() for name in TOKENIZER_FILES)
     tokenizer: Any = AutoTokenizer.from_pretrained(
         str(adapter) if with_own else base.place, trust_remote_code=trust_remote_code
     )
     tokenizer.save_pretrained(folder)
-    for file in Path(base.place).glob("*.py") if Path(base.place).is_dir() and trust_remote_code else ():
-        shutil.copyfile(file, folder / file.name)
 
 
 def _own_file(base: ModelOnDisk, name: str) -> Path | None:

@@ -82,13 +82,14 @@ def card(record: RunRecord) -> str:
             *base_section(base),
             *training_sections(record),
             *section("Figures", ("", ""), figures),
-            *_loading(record),
+            *loading(record.model),
         ]
     )
 
 
-def _loading(record: RunRecord) -> list[str]:
-    base, file = record.model.name, ""
+def loading(model: ModelRecord) -> list[str]:
+    """The lines on loading an adapter of this base model."""
+    base, file = model.name, ""
     place = json.dumps(base, ensure_ascii=False)
     if base in BUILTIN:
         place = f'"FOLDER"  # printed by `doratune models --path {base}`'
@@ -107,7 +108,7 @@ def _loading(record: RunRecord) -> list[str]:
         "",
         f"base = {place}",
         'adapter = "ADAPTER"  # this folder',
-        f'model = AutoModelForCausalLM.from_pretrained(base,{file} dtype="{record.model.dtype}")',
+        f'model = AutoModelForCausalLM.from_pretrained(base,{file} dtype="{model.dtype}")',
         "model = PeftModel.from_pretrained(model, adapter)",
         "tokenizer = AutoTokenizer.from_pretrained(adapter)",
         "```",

@@ -18,7 +18,7 @@ from doratune.cli.train import TrainCommand
 from doratune.errors import InputError
 from doratune.settings import Settings
 
-MANY = ("train", "eval", "compare")
+MANY = ("train", "eval", "compare", "merge", "convert")
 """The verbs whose flags are in groups."""
 
 

@@ -18,6 +18,7 @@ from serving_support import float32_model, save_adapter, unmerged
 
 from doratune.records.files import read_text
 from doratune.records.serving import MergeRecord
+from doratune.serving import check
 from doratune.serving import merge as merging
 from doratune.serving.check import check_rows, compare_logits, logits_of
 from doratune.serving.config import MergeConfig
@@ -220,7 +221,7 @@ def test_a_model_that_does_not_fit_in_memory_is_checked_by_block(
 ) -> None:
     adapter = save_adapter(tiny_model, tmp_path / "adapter", "q_proj", "embed_tokens", use_dora=True)
     whole = merged(adapter, tmp_path / "whole")
-    monkeypatch.setattr(merging, "available_memory_bytes", lambda: 1)
+    monkeypatch.setattr(check, "available_memory_bytes", lambda: 1)
     blocks = merged(adapter, tmp_path / "blocks")
     assert blocks.check.rows == 1 and blocks.check.positions >= whole.check.positions - 1
     for record in (whole, blocks):
