@@ -1,0 +1,127 @@
+"""Measures how much memory ``doratune merge`` takes, compared with the largest shard and the largest layer.
+
+    python benchmarks/merge_memory.py merge-memory.json
+
+The base has random weights in several shards of bfloat16; the adapter is DoRA on all linear layers and the
+embedding. Each merge is a separate process, whose peak is counted above what it held before. The check of the
+result reads a block at a time, as for a model that does not fit in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+CASES = {
+    "wide": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 6, "vocab_size": 8000},
+    "deep": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 20, "vocab_size": 32000},
+}
+SHARD = "150MB"
+BOUND = 1.3
+
+
+def build(folder: Path, sizes: dict[str, int]) -> None:
+    """Write a random base model and an adapter, in a process that then ends."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=16, num_key_value_heads=8)).bfloat16()
+    model.save_pretrained(folder / "base", max_shard_size=SHARD)
+    letters = {letter: index for index, letter in enumerate(["<unk>", "</s>", *map(chr, range(32, 127))])}
+    tokenizer = Tokenizer(models.BPE(letters, [], unk_token="<unk>"))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")
+    fast.save_pretrained(folder / "base")
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens"]
+    settings = LoraConfig(r=16, use_dora=True, target_modules=targets, task_type="CAUSAL_LM")
+    adapted = get_peft_model(model, settings)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter += 0.01 * torch.randn_like(parameter)
+    adapted.save_pretrained(folder / "adapter", save_embedding_layers=False)
+
+
+def measure(folder: Path) -> None:
+    """Merge, and print what it took as JSON."""
+    from doratune.memory import resident_bytes
+    from doratune.models.weights import WeightFiles
+    from doratune.serving import merge as merging
+    from doratune.serving.config import MergeConfig
+
+    written = {}
+    write_settings = merging.write_settings
+
+    def written_now(*arguments, **settings) -> None:
+        written["bytes"] = resident_bytes("VmHWM")
+        write_settings(*arguments, **settings)
+
+    merging.write_settings = written_now
+    merging.available_memory_bytes = lambda: 0
+    held = resident_bytes("VmRSS")
+    config = MergeConfig(run=[str(folder / "adapter")], output=folder / "merged", base=str(folder / "base"))
+    record = merging.merge(config)
+    assert record.usable
+    files = WeightFiles(folder / "base")
+    elements = max(torch_size(one.shape) for one in files.tensors.values())
+    print(
+        json.dumps(
+            {
+                "base_bytes": sum(record.files.values()),
+                "shards": len(record.files),
+                "largest_shard_bytes": max(record.files.values()),
+                "largest_layer_bytes": 4 * elements,
+                "held_bytes": held,
+                "writing_bytes": written["bytes"] - held,
+                "whole_bytes": resident_bytes("VmHWM") - held,
+                "seconds": record.seconds,
+            }
+        )
+    )
+
+
+def torch_size(shape: tuple[int, ...]) -> int:
+    """Elements of a tensor."""
+    result = 1
+    for one in shape:
+        result *= one
+    return result
+
+
+def main() -> None:
+    from doratune.environment import describe_environment
+    from doratune.records.files import write_json_atomic
+
+    results = []
+    for name, sizes in CASES.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            for step in ("build", "measure"):
+                command = [sys.executable, __file__, step, scratch, json.dumps(sizes)]
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        result = {"name": name, **sizes, **json.loads(done.stdout.splitlines()[-1])}
+        allowed = result["largest_shard_bytes"] + result["largest_layer_bytes"]
+        result |= {
+            part: result[f"{part.split('_')[0]}_bytes"] / allowed for part in ("writing_ratio", "whole_ratio")
+        }
+        results.append(result)
+        print(
+            f"{name}: writing {result['writing_ratio']:.2f}, with the check {result['whole_ratio']:.2f} of largest shard + layer"
+        )
+    record = {"results": results, "bound": BOUND, "environment": describe_environment().to_dict()}
+    write_json_atomic(Path(sys.argv[1]), record)
+    if any(one["whole_ratio"] > BOUND for one in results):
+        sys.exit(f"more than {BOUND} times the largest shard and the largest layer")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "build":
+        build(Path(sys.argv[2]), json.loads(sys.argv[3]))
+    elif sys.argv[1] == "measure":
+        measure(Path(sys.argv[2]))
+    else:
+        main()
