@@ -11,6 +11,7 @@ from doratune.errors import InputError, first_of
 from doratune.finite import is_finite
 from doratune.peft.adapter_file import read_adapter_tensors
 from doratune.peft.merge_layer import INITIALISATIONS, PREFIX
+from doratune.records.layout import EMBEDDING_FACTORS, LORA_FACTORS
 from doratune.records.serving import LayerShare
 from doratune.serving.adapted import AdaptedBase, AdaptedLayer
 from doratune.serving.lora_folder import carried, lora_config, short_targets, source_notes, write_lora
@@ -73,7 +74,7 @@ class Conversion:
         for name, one in self._parts.items():
             embedding = name in self._embeddings
             keys = (
-                ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
+                EMBEDDING_FACTORS if embedding else LORA_FACTORS
             )
             for key, factor in zip(keys, one.factors(rank), strict=True):
                 tensors[f"{PREFIX}{name}.{key}"] = factor

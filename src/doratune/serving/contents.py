@@ -13,7 +13,15 @@ from safetensors import SafetensorError, safe_open
 from doratune.errors import InputError
 from doratune.evaluation.found import Found, find_trained
 from doratune.records.folders import refuse_missing_folder
-from doratune.records.layout import ADAPTER_CONFIG, ADAPTER_NAME, MERGE_NAME, MODEL_CONFIG
+from doratune.records.layout import (
+    ADAPTER_CONFIG,
+    ADAPTER_NAME,
+    EMBEDDING_FACTORS,
+    LORA_FACTORS,
+    MAGNITUDE,
+    MERGE_NAME,
+    MODEL_CONFIG,
+)
 from doratune.records.servers import Part, ServedContents, ServedKind
 from doratune.records.storage import read_base_model
 from doratune.strict_json import read_object
@@ -123,7 +131,7 @@ def _parts(
     config: dict[str, Any], shapes: dict[str, list[int]], modules: dict[str, list[int]]
 ) -> Iterator[Part]:
     """What an adapter has besides A and B of linear layers, from its settings and tensors."""
-    if config.get("use_dora") or any(".lora_magnitude_vector" in name for name in shapes):
+    if config.get("use_dora") or any(f".{MAGNITUDE}" in name for name in shapes):
         yield "dora"
     for key, part in SETTINGS.items():
         if config.get(key):
@@ -151,7 +159,7 @@ def _parts(
         yield "saved_modules"
     if any("trainable_tokens" in name for name in shapes):
         yield "tokens"
-    if any(name.endswith(".lora_embedding_A") for name in shapes):
+    if any(name.endswith(f".{EMBEDDING_FACTORS[0]}") for name in shapes):
         yield "embedding"
     if any(name.rpartition(".")[2] == "lm_head" for name in modules):
         yield "head"
@@ -175,7 +183,7 @@ SETTINGS: dict[str, Part] = {
 
 
 def _is_a(name: str) -> bool:
-    return name.endswith((".lora_A.weight", ".lora_embedding_A"))
+    return name.endswith((f".{LORA_FACTORS[0]}", f".{EMBEDDING_FACTORS[0]}"))
 
 
 def _module(name: str) -> str:

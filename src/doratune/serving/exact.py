@@ -22,7 +22,7 @@ from doratune.models.on_disk import open_model
 from doratune.peft.adapter_file import read_adapter_tensors
 from doratune.peft.merge_layer import PREFIX
 from doratune.records.files import write_json_atomic
-from doratune.records.layout import ADAPTER_NAME, CONVERT_NAME
+from doratune.records.layout import ADAPTER_NAME, CONVERT_NAME, LORA_FACTORS
 from doratune.records.serving import ConvertRecord, LogitCheck
 from doratune.serving.adapted import AdaptedBase, AdaptedLayer, open_adapted
 from doratune.serving.check import Logits, compare_logits, filled, fits_whole, logits_of, recorded
@@ -202,8 +202,10 @@ def _write_adapter(
         for own in ("weight", "base_layer.weight"):
             tensors.pop(f"{PREFIX}{layer.name}.{own}", None)
         A, B, _ = layer.factors()
-        tensors[f"{PREFIX}{layer.name}.lora_A.weight"] = A
-        tensors[f"{PREFIX}{layer.name}.lora_B.weight"] = gains[layer.name][:, None] * B
+        factors = A, gains[layer.name][:, None] * B
+        tensors |= {
+            f"{PREFIX}{layer.name}.{part}": one for part, one in zip(LORA_FACTORS, factors, strict=True)
+        }
     config = copy.copy(source.config)
     config.use_dora = False
     config.init_lora_weights = True  # what it changed is in the new base

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
-from peft.helpers import DoraCaching
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from doratune.bench._internals import DoraCaching
 from doratune.peft import enable, parameter_kind
 from doratune.records.bench import InferCase
 from doratune.training.config import LLAMA_TARGETS
