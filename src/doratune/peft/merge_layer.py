@@ -16,6 +16,7 @@ from doratune.peft._internals import (
     Conv1d,
     Conv2d,
     Conv3d,
+    DoraEmbeddingVariant,
     DoraLinearVariant,
     Embedding,
     Linear,
@@ -33,6 +34,8 @@ KINDS: dict[type[BaseTunerLayer], Kind] = {
 }
 INITIALISATIONS = ("pissa", "olora", "loftq")
 """PEFT's initialisations that change the base weight by a computation that can be repeated."""
+PART = 1 << 21
+"""The most elements of a weight that are merged at a time."""
 PREFIX = "base_model.model."
 """Of a module's name in a PEFT model, before its name in the base."""
 
@@ -109,8 +112,7 @@ def is_transposed(layer: Any) -> bool:
 
 def is_plain(layer: Any) -> bool:
     """Whether a linear layer is LoRA or DoRA as in the papers, without a further variant."""
-    variant = layer.lora_variant.get("default")
-    return isinstance(layer, Linear) and (variant is None or type(variant) is DoraLinearVariant)
+    return isinstance(layer, Linear) and _plain_or_dora(layer)
 
 
 def initialised(layer: Any, W: Tensor, config: LoraConfig) -> Tensor:
@@ -118,7 +120,7 @@ def initialised(layer: Any, W: Tensor, config: LoraConfig) -> Tensor:
 
     Args:
         layer: PEFT's layer.
-        W: The base model's weight, float32, as the layer stores it.
+        W: The base model's weight, as the layer stores it.
         config: The adapter's configuration as it was trained.
     """
     kind = str(config.init_lora_weights).lower()
@@ -126,7 +128,7 @@ def initialised(layer: Any, W: Tensor, config: LoraConfig) -> Tensor:
         return W
     adapter = [one for one in (layer.lora_A, layer.lora_B) if "default" in one]
     kept = [one["default"].weight.data for one in adapter]
-    with _holding(layer, W.clone()) as base, torch.no_grad():
+    with _holding(layer, W.to(torch.float32, copy=True)) as base, torch.no_grad():
         if kind == "pissa":
             layer.pissa_init("default", "pissa")
         elif kind == "olora":
@@ -138,14 +140,54 @@ def initialised(layer: Any, W: Tensor, config: LoraConfig) -> Tensor:
         return base.weight.data
 
 
-def merged(layer: Any, W: Tensor) -> Tensor:
-    """The weight with the adapter merged into it, by PEFT's own ``merge``.
+def merged_parts(layer: Any, W: Tensor) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+    """The weight with the adapter merged into it, some outputs at a time, by PEFT's own ``merge``.
+
+    The outputs of a linear layer or an embedding do not depend on each other. Only a part is held in float32,
+    with PEFT's temporary copies of it.
 
     Args:
         layer: PEFT's layer.
-        W: The weight that the adapter was trained on, float32, as the layer stores it; left as it is.
+        W: The weight that the adapter was trained on, of any type, as the layer stores it; left as it is.
+
+    Yields:
+        Where the part is in the weight, and the part, float32.
     """
-    with _holding(layer, W.clone()) as base, torch.no_grad():
+    kind = layer_kind(layer)
+    if kind not in ("linear", "embedding") or not _plain_or_dora(layer):
+        yield (slice(None),), _merged(layer, W)
+        return
+    by_column = kind == "embedding" or is_transposed(layer)
+    outputs = W.shape[1] if by_column else W.shape[0]
+    step = max(1, PART * outputs // W.numel())
+    whole = [(one, one.data) for one in _of_outputs(layer, kind)]
+    for start in range(0, outputs, step):
+        part = slice(start, start + step)
+        place = (slice(None), part) if by_column else (part,)
+        try:
+            for one, values in whole:
+                one.data = values[part]
+            result = _merged(layer, W[place])
+        finally:
+            for one, values in whole:
+                one.data = values
+        yield place, result
+
+
+def _of_outputs(layer: Any, kind: Kind) -> list[nn.Parameter]:
+    """The parameters that have a row for each output: B and, for DoRA, m."""
+    B = layer.lora_B["default"].weight if kind == "linear" else layer.lora_embedding_B["default"]
+    return [B, layer.lora_magnitude_vector["default"].weight] if is_dora(layer) else [B]
+
+
+def _plain_or_dora(layer: Any) -> bool:
+    variant = layer.lora_variant.get("default")
+    return variant is None or type(variant) in (DoraLinearVariant, DoraEmbeddingVariant)
+
+
+def _merged(layer: Any, W: Tensor) -> Tensor:
+    """A copy of ``W``, float32, with the adapter merged into it."""
+    with _holding(layer, W.to(torch.float32, copy=True)) as base, torch.no_grad():
         try:
             layer.merge()
             return base.weight.data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -79,27 +80,45 @@ class AdaptedLayer:
         return self._base.weight(self.parameter).float()
 
     def initialised(self, W: Tensor) -> Tensor:
-        """The weight that training started from: some initialisations (PiSSA, OLoRA, LoftQ) change W."""
+        """The weight that training started from: some initialisations (PiSSA, OLoRA, LoftQ) change W.
+
+        The result is float32 where they do, and otherwise ``W``.
+        """
         return merge_layer.initialised(self.layer, W, self._base.config)
 
     def merged(self, W: Tensor) -> Tensor:
         """The weight with the adapter merged into it, float32, by PEFT's own code for this layer.
 
         Args:
-            W: The base model's weight, float32; it is left as it is.
+            W: The base model's weight; it is left as it is.
 
         Raises:
             InputError: The result is not finite.
         """
-        result = merge_layer.merged(self.layer, self.initialised(W))
-        if not is_finite(result):
-            raise InputError(
-                "a merged weight is not finite",
-                where=str(self._base.adapter),
-                got=self.parameter,
-                fix="its training diverged: take an earlier checkpoint, or train with a lower learning rate",
-            )
+        result = torch.empty(W.shape)
+        for place, part in self.merged_parts(W):
+            result[place] = part
         return result
+
+    def merged_parts(self, W: Tensor) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+        """The same part by part, with the place of each part in the weight.
+
+        Args:
+            W: The base model's weight, of any type; it is left as it is.
+
+        Raises:
+            InputError: The result is not finite.
+        """
+        for place, part in merge_layer.merged_parts(self.layer, self.initialised(W)):
+            if not is_finite(part):
+                raise InputError(
+                    "a merged weight is not finite",
+                    where=str(self._base.adapter),
+                    got=self.parameter,
+                    fix="its training diverged: take an earlier checkpoint, or train with a lower learning "
+                    "rate",
+                )
+            yield place, part
 
     def merged_bias(self, bias: Tensor) -> Tensor:
         """The base's bias, float32, with what the adapter adds."""

@@ -30,6 +30,8 @@ TEXTS = (
 """What models are compared on if the user names no rows."""
 ROWS, TOKENS = 16, 128
 """The most rows of a file, and tokens of a row."""
+PLACES = 16
+"""Positions that are compared at a time, over the whole vocabulary."""
 MODELS = 3
 """How many models in float32 must fit in the available memory to be held whole for the check."""
 
@@ -97,15 +99,17 @@ def compare_logits(before: Logits, after: Logits, rows: Iterable[Tensor]) -> Log
     largest = total = same = kl_total = kl_largest = 0.0
     count = positions = elements = 0
     for ids in rows:
-        one, other = (torch.log_softmax(logits(ids).double(), dim=-1) for logits in (before, after))
-        difference = (one - other).abs()
-        kl = (one.exp() * (one - other)).sum(dim=-1).clamp(min=0)
-        if not (difference.isfinite().all() and kl.isfinite().all()):
-            raise DoratuneError("a model's predictions are not finite", got="NaN or infinity")
-        largest, total = max(largest, difference.max().item()), total + difference.sum().item()
-        same += (one.argmax(dim=-1) == other.argmax(dim=-1)).sum().item()
-        kl_total, kl_largest = kl_total + kl.sum().item(), max(kl_largest, kl.max().item())
-        count, positions, elements = count + 1, positions + len(kl), elements + difference.numel()
+        count += 1
+        for pair in zip(before(ids).split(PLACES), after(ids).split(PLACES), strict=True):
+            one, other = (torch.log_softmax(logits.double(), dim=-1) for logits in pair)
+            difference = (one - other).abs()
+            kl = (one.exp() * (one - other)).sum(dim=-1).clamp(min=0)
+            if not (difference.isfinite().all() and kl.isfinite().all()):
+                raise DoratuneError("a model's predictions are not finite", got="NaN or infinity")
+            largest, total = max(largest, difference.max().item()), total + difference.sum().item()
+            same += (one.argmax(dim=-1) == other.argmax(dim=-1)).sum().item()
+            kl_total, kl_largest = kl_total + kl.sum().item(), max(kl_largest, kl.max().item())
+            positions, elements = positions + len(kl), elements + difference.numel()
     return LogitCheck(
         rows=count,
         positions=positions,

@@ -179,7 +179,7 @@ def _read_by_block(folder: Path, types: Types, rows: Sequence[Tensor], trust: bo
     hollow(written.model)
 
     def weight(name: str) -> Tensor:
-        return written.files.rows(written.tied.get(name, name)).float()
+        return written.files.rows(written.tied.get(name, name))
 
     def moved_weight(name: str) -> Tensor:
         name = written.tied.get(name, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from doratune.records.serving import RoundingRecord
 from doratune.serving.adapted import AdaptedBase
 from doratune.serving.model_folder import rounded
 
-PART = 1 << 22
+PART = 1 << 20
 """Elements of a weight at a time, where norms are computed."""
 
 
@@ -45,10 +46,7 @@ class MergedWeights:
 
     def value(self, name: str) -> Tensor:
         """A parameter's value, float32."""
-        W = self._replaced[name] if name in self._replaced else self._opened.weight(name)
-        if name in self._layers:
-            return self._layers[name].merged(W.float())
-        return self._biases[name].merged_bias(W.float()) if name in self._biases else W.float()
+        return self._filled(name, torch.float32)
 
     def rounded(self, name: str, dtype: torch.dtype) -> Tensor:
         """A parameter's value, rounded once to ``dtype``.
@@ -56,17 +54,37 @@ class MergedWeights:
         Raises:
             InputError: It is too large for it.
         """
-        new = self.value(name)
-        result = rounded(new, dtype, name)
+        sums = torch.zeros(2, dtype=torch.float64)
+        result = self._filled(name, dtype, sums)
         if name in self._layers or name in self._biases or name in self._replaced:
-            before = self._opened.weight(name)
-            parts = [one.reshape(-1).split(PART) for one in (before, new, result)]
-            lost = moved = 0.0
-            for old, exact, short in zip(*parts, strict=True):
-                moved += (exact.double() - old.double()).square().sum().item()
-                lost += (short.double() - exact.double()).square().sum().item()
-            self._lost[name] = (lost, moved)
+            self._lost[name] = sums[0].item(), sums[1].item()
         return result
+
+    def _filled(self, name: str, dtype: torch.dtype, sums: Tensor | None = None) -> Tensor:
+        """A parameter's value; adds the squares of what rounding and the adapter moved to ``sums``."""
+        before = self._opened.weight(name)
+        result = torch.empty(before.shape, dtype=dtype)
+        for place, exact in self._parts(name, before):
+            result[place] = rounded(exact, dtype, name)
+            if sums is not None:
+                parts = [one.reshape(-1).split(PART) for one in (before[place], exact, result[place])]
+                for old, new, short in zip(*parts, strict=True):
+                    sums[0] += (short.double() - new.double()).square().sum()
+                    sums[1] += (new.double() - old.double()).square().sum()
+        return result
+
+    def _parts(self, name: str, before: Tensor) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+        """The exact value in parts, float32, with their places."""
+        W = self._replaced.get(name, before)
+        if name in self._layers:
+            yield from self._layers[name].merged_parts(W)
+        elif name in self._biases:
+            yield (slice(None),), self._biases[name].merged_bias(W.float())
+        else:
+            step = max(1, PART * len(W) // max(1, W.numel()))
+            for start in range(0, len(W), step):
+                place = (slice(start, start + step),)
+                yield place, W[place].float()
 
     def rounding(self) -> RoundingRecord | None:
         """What rounding took from the updates of all parameters rounded so far; None if none moved."""

@@ -233,17 +233,17 @@ def test_a_model_that_does_not_fit_in_memory_is_checked_by_block(
 def test_a_wrong_weight_makes_the_folder_unusable(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One weight of one layer, a hundredth of whose update is missing, in bfloat16."""
+    """One weight of one layer, a tenth of whose update is missing."""
     base = family("llama", tiny_model, tmp_path / "base")
     adapter = save_adapter(base, tmp_path / "adapter", use_dora=True)
-    right = merging.MergedWeights.value
+    right = merging.MergedWeights.rounded
 
-    def wrong(self: Any, name: str) -> torch.Tensor:
-        value = right(self, name)
+    def wrong(self: Any, name: str, dtype: torch.dtype) -> torch.Tensor:
+        value = right(self, name, dtype)
         before = self._opened.weight(name).float()
         return value.lerp(before, 0.1) if name == "model.layers.1.self_attn.q_proj.weight" else value
 
-    monkeypatch.setattr(merging.MergedWeights, "value", wrong)
+    monkeypatch.setattr(merging.MergedWeights, "rounded", wrong)
     record = merge(MergeConfig(run=[str(adapter)], output=tmp_path / "merged", dtype="float32"))
     assert not record.usable and not (tmp_path / "merged").exists()
     folder = tmp_path / "merged-unusable"
