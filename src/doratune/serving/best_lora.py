@@ -73,9 +73,7 @@ class Conversion:
         tensors = carried(read_adapter_tensors(self.source.adapter))
         for name, one in self._parts.items():
             embedding = name in self._embeddings
-            keys = (
-                EMBEDDING_FACTORS if embedding else LORA_FACTORS
-            )
+            keys = EMBEDDING_FACTORS if embedding else LORA_FACTORS
             for key, factor in zip(keys, one.factors(rank), strict=True):
                 tensors[f"{PREFIX}{name}.{key}"] = factor
         base = self.source.base_record
