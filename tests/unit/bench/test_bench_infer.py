@@ -67,8 +67,8 @@ def writers_of(case: InferCase) -> dict[str, Writer]:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_provider_has_the_logits_of_stock_peft(dtype: Any) -> None:
     found = check_logits(writers_of(small_case(dtype=dtype)), dtype)
-    assert list(found) == ["merged", "peft-dora-cached", "doratune-lora", "doratune-dora"]
-    assert found["peft-dora-cached"].error == 0
+    assert list(found) == ["merged", "peft-dora-cache", "doratune-lora", "doratune-dora"]
+    assert found["peft-dora-cache"].error == 0
     if dtype == "float32":
         assert all(one.same_tokens == 1 and one.error < 1e-5 for one in found.values())
 
@@ -127,7 +127,7 @@ def test_what_is_kept(loads: None) -> None:
     assert set(sizes) == set(LLAMA_TARGETS)
     updates = 4 * LAYERS * sum(d_out * d_in for d_out, d_in in sizes.values())
     outputs = 4 * LAYERS * sum(d_out for d_out, _ in sizes.values())
-    assert of["peft-dora-cached"].kept_bytes == updates + outputs
+    assert of["peft-dora-cache"].kept_bytes == updates + outputs
     assert of["doratune-dora"].kept_bytes <= 2 * outputs + 64
     for name in ("base", "merged", "peft-lora", "peft-dora", "doratune-lora"):
         assert of[name].kept_bytes <= 64

@@ -50,7 +50,7 @@ PROVIDERS = (
     Provider("merged", "dora", merged=True, like="peft-dora"),
     Provider("peft-lora", "lora"),
     Provider("peft-dora", "dora"),
-    Provider("peft-dora-cached", "dora", cached=True, like="peft-dora"),
+    Provider("peft-dora-cache", "dora", cached=True, like="peft-dora"),
     Provider("doratune-lora", "lora", engine=True, like="peft-lora"),
     Provider("doratune-dora", "dora", engine=True, like="peft-dora"),
 )
