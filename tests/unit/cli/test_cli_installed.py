@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import tomllib
 from pathlib import Path
 from textwrap import dedent
@@ -9,8 +10,9 @@ from textwrap import dedent
 import pytest
 from linked_environment import LinkedEnvironment
 
-from doratune.cli.installed import ENGINE_VERBS, INSTALL
+from doratune.cli.installed import ENGINE_VERBS, INSTALL, check_installed
 from doratune.cli.main import VERBS
+from doratune.errors import InputError
 
 ROOT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -80,3 +82,19 @@ def test_other_verbs_say_in_one_line_what_they_need(base_install: LinkedEnvironm
         assert result.stderr.startswith(f"doratune: doratune {verb} needs packages that are not installed (")
         assert result.stderr.endswith(f"): {INSTALL}\n") and len(result.stderr.splitlines()) == 1
     assert base_install.run("python", "-m", "doratune", "--help", cwd=tmp_path).returncode == 0
+
+
+def test_a_package_that_is_too_old_is_named_with_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With transformers 4.57 a Trainer weighs a short last batch differently, so training is refused."""
+    check_installed("train")
+    installed = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "4.57.1" if name == "transformers" else installed(name)
+    )
+    with pytest.raises(InputError) as caught:
+        check_installed("train")
+    message = str(caught.value)
+    assert "transformers 4.57.1" in message and "transformers<5.40,>=5.6.2" in message
+    assert INSTALL in message
+    for verb in ENGINE_VERBS:
+        check_installed(verb)
