@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import torch
 
 
@@ -30,14 +31,9 @@ def held_memory_bytes() -> int | None:
     return resident_bytes("VmRSS") if sys.platform == "linux" else None
 
 
-def available_memory_bytes() -> int | None:
-    """Bytes of memory that a process can still have without swapping; None if unknown."""
-    if sys.platform != "linux":
-        return None
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
+def available_memory_bytes() -> int:
+    """Bytes of memory that a process can still have without swapping."""
+    return psutil.virtual_memory().available
 
 
 def resident_bytes(which: Literal["VmRSS", "VmHWM"]) -> int:

@@ -96,7 +96,6 @@ def save_model(family: str, folder: Path, tokenizer: Path, dtype: torch.dtype = 
 
 def converted(adapter: Path, output: Path, **settings: Any) -> ConvertRecord:
     config = ConvertConfig(target=str(adapter), output=output, **settings)
-    config.check()
     return convert(config)
 
 

@@ -28,7 +28,6 @@ def main(argv: list[str]) -> int:
     """Run the verb."""
     command = parse(ConvertCommand, argv, verb="convert", about=ABOUT, first=FIRST)
     config = part(ConvertConfig, command)
-    config.check()
 
     with lasting_imports():
         from doratune.cli.output import configure_logging, new_console, print_json

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from doratune.engine.matmul import linear, matmul
+from doratune.engine.matmul import cast, linear, matmul
 
 ROWS = 64
 """At most this many rows are a few; with 128, products in bfloat16 are as fast again."""
@@ -38,9 +38,5 @@ def add_term(z: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tens
         RuntimeError: From PyTorch, if the shapes do not fit.
     """
     dtype = torch.float32 if z.dtype in (torch.bfloat16, torch.float16) else z.dtype
-    h = linear(_cast(x, dtype), _cast(A, dtype), None)
-    return matmul(h, _cast(B, dtype).T, alpha=scaling, onto=_cast(z, dtype))
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+    h = linear(cast(x, dtype), cast(A, dtype), None)
+    return matmul(h, cast(B, dtype).T, alpha=scaling, onto=cast(z, dtype))

@@ -37,10 +37,17 @@ from doratune.engine._internals import FakeTensor, unsafe_view
 from doratune.engine.autocast import autocast_off
 from doratune.engine.channelwise import column_sums, scale_columns
 from doratune.engine.composite import Norm, composite, is_small, small_linear
-from doratune.engine.few_rows import add_term, are_few
+from doratune.engine.linear_output import (
+    as_rows,
+    output_on_cpu,
+    output_on_gpu,
+    output_without_gradients,
+    product_on_cpu,
+    product_on_gpu,
+)
 from doratune.engine.lowrank import down_gradient, up_gradient
 from doratune.engine.magnitude import magnitude_gradients, magnitude_gradients_by_kernel
-from doratune.engine.matmul import linear, matmul
+from doratune.engine.matmul import cast, matmul
 from doratune.engine.output_recovery import (
     OutputRecovery,
     divisibility,
@@ -95,64 +102,13 @@ def adapted_linear(
     if x_adapter is None and (with_gradients or computes_norm) and is_small(x, W, A, B, m, bias):
         return small_linear(x, W, A, B, m, norm, scaling, bias)
     if not with_gradients:
-        return _without_gradients(x, x_adapter, W, A, B, m, _found(norm), g, scaling, bias)
+        return output_without_gradients(x, x_adapter, W, A, B, m, _found(norm), g, scaling, bias)
     result: Any = _AdaptedLinear.apply(x, x_adapter, W, A, B, m, _found(norm), scaling, bias)
     return result
 
 
 def _found(norm: Norm | None) -> Tensor | None:
     return norm if norm is None or isinstance(norm, Tensor) else norm()
-
-
-def _without_gradients(
-    x: Tensor,
-    x_adapter: Tensor | None,
-    W: Tensor,
-    A: Tensor,
-    B: Tensor,
-    m: Tensor | None,
-    norm: Tensor | None,
-    g: Tensor | None,
-    scaling: float,
-    bias: Tensor | None,
-) -> Tensor:
-    """``adapted_linear`` where nothing needs a gradient."""
-    shape, x = x.shape, _rows(x)
-    source = x if x_adapter is None else _rows(x_adapter)
-    with autocast_off(x.device):
-        if x.is_cuda:
-            by_kernel = m is not None and norm is not None and taken(x, m, norm)
-            h = matmul(source, _cast(A, x.dtype).T, alpha=scaling)
-            y = _output_on_gpu(x, h, W, B, m, norm, bias, by_kernel=by_kernel)
-        else:
-            if g is None and m is not None and norm is not None:
-                g = over_norm(m, norm)
-            if are_few(x):
-                y = _output_of_few_rows(x, source, W, A, B, g, scaling, bias)
-            else:
-                h = matmul(source, _cast(A, x.dtype).T, alpha=scaling)
-                y = _output_on_cpu(x, h, W, B, g, bias)
-    return y if len(shape) == 2 else y.view(*shape[:-1], W.shape[0])
-
-
-def _output_of_few_rows(
-    x: Tensor,
-    source: Tensor,
-    W: Tensor,
-    A: Tensor,
-    B: Tensor,
-    g: Tensor | None,
-    scaling: float,
-    bias: Tensor | None,
-) -> Tensor:
-    """``g ⊙ (x Wᵀ + s·(source Aᵀ)Bᵀ) + bias`` on a CPU; LoRA has no g."""
-    y = linear(x, _cast(W, x.dtype), None)
-    z = add_term(y, source, A, B, scaling)
-    if g is not None:
-        z.mul_(g)
-    if bias is not None:
-        z.add_(bias)
-    return z if z is y else y.copy_(z)
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -173,21 +129,21 @@ class _AdaptedLinear(torch.autograd.Function):
     ) -> Tensor:
         needs_x, needs_adapter, _, needs_A, needs_B, needs_m, needs_norm = ctx.needs_input_grad[:7]
         needs_dm = needs_m or needs_norm
-        shape, x = x.shape, _rows(x)
-        x_adapter = None if x_adapter is None else _rows(x_adapter)
+        shape, x = x.shape, as_rows(x)
+        x_adapter = None if x_adapter is None else as_rows(x_adapter)
         on_gpu, by_kernel, g = x.is_cuda, False, None
         ctx.dtypes = A.dtype, B.dtype
         with autocast_off(x.device):
             if on_gpu:
                 by_kernel = m is not None and norm is not None and taken(x, m, norm)
                 # Cast once for both passes: in small steps the host launches kernels too slowly.
-                A, B = _cast(A, x.dtype), B if by_kernel else _cast(B, x.dtype)
-            h = matmul(x if x_adapter is None else x_adapter, _cast(A, x.dtype).T, alpha=scaling)
+                A, B = cast(A, x.dtype), B if by_kernel else cast(B, x.dtype)
+            h = matmul(x if x_adapter is None else x_adapter, cast(A, x.dtype).T, alpha=scaling)
             if on_gpu:
-                y = _output_on_gpu(x, h, W, B, m, norm, bias, by_kernel=by_kernel)
+                y = output_on_gpu(x, h, W, B, m, norm, bias, by_kernel=by_kernel)
             else:
                 g = None if m is None or norm is None else over_norm(m, norm)
-                y = _output_on_cpu(x, h, W, B, g, bias)
+                y = output_on_cpu(x, h, W, B, g, bias)
         if len(shape) != 2:
             # Not a view for autograd, so that the output may be changed in place.
             y = unsafe_view(y, (*shape[:-1], W.shape[0]))
@@ -219,7 +175,7 @@ class _AdaptedLinear(torch.autograd.Function):
         hold_pending_outputs()
         with autocast_off(dY.device):  # a backward pass may run under autocast even if the forward did not
             body = _gradients_on_gpu if dY.is_cuda else _gradients_on_cpu
-            dx, dx_adapter, dA, dB, dm, db = body(ctx, _rows(dY), *ctx.saved_tensors)
+            dx, dx_adapter, dA, dB, dm, db = body(ctx, as_rows(dY), *ctx.saved_tensors)
             dn = None
             if ctx.needs_input_grad[6]:
                 m, norm = ctx.saved_tensors[6:8]
@@ -239,16 +195,6 @@ class _AdaptedLinear(torch.autograd.Function):
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 """dx, dx of the adapter's input, dA, dB, dm and db; None for those not needed."""
-
-
-def _output_on_cpu(
-    x: Tensor, h: Tensor, W: Tensor, B: Tensor, g: Tensor | None, bias: Tensor | None
-) -> Tensor:
-    """``g ⊙ (x Wᵀ + h Bᵀ) + bias``; LoRA has no g."""
-    y = _product(x, h, W, B)
-    if g is not None:
-        return scale_columns(y, g, out=y, bias=bias)
-    return y if bias is None else y.add_(bias)
 
 
 def _gradients_on_cpu(
@@ -272,62 +218,30 @@ def _gradients_on_cpu(
     dx_adapter = dA = dB = dm = db = None
     if ctx.recovery is not None:
         y = ctx.recovery.take(saved)
-        y = None if y is None else _rows(y)
-        dZ, dm = magnitude_gradients(dY, y, lambda: _product(x, h, W, B), g, m, norm, bias)
+        y = None if y is None else as_rows(y)
+        dZ, dm = magnitude_gradients(dY, y, lambda: product_on_cpu(x, h, W, B), g, m, norm, bias)
         del y  # often the last reference
     else:
         dZ = dY if g is None else scale_columns(dY, g, out=_new_like(dY))
     T: Any = None
     if needs_x or needs_adapter or needs_A:
-        T = matmul(dZ, _cast(B, dY.dtype), alpha=ctx.scaling)
+        T = matmul(dZ, cast(B, dY.dtype), alpha=ctx.scaling)
     if needs_x:
-        dx = matmul(dZ, _cast(W, dY.dtype))
+        dx = matmul(dZ, cast(W, dY.dtype))
     del dZ  # as large as the output: frees its memory for what follows
     if needs_B:
         dB = up_gradient(dY, h, ctx.dtypes[1])
         if g is not None:
             dB.mul_(g[:, None])
     if needs_x and not ctx.adapter_apart:
-        matmul(T, _cast(A, dY.dtype), onto=dx)
+        matmul(T, cast(A, dY.dtype), onto=dx)
     if needs_adapter:
-        dx_adapter = matmul(T, _cast(A, dY.dtype))
+        dx_adapter = matmul(T, cast(A, dY.dtype))
     if needs_A:
         dA = down_gradient(T, x_adapter if ctx.adapter_apart else x, ctx.dtypes[0])
     if needs_bias:
         db = column_sums(dY, bias.dtype)
     return dx, dx_adapter, dA, dB, dm, db
-
-
-def _product(x: Tensor, h: Tensor, W: Tensor, B: Tensor) -> Tensor:
-    """``x Wᵀ + h Bᵀ`` on a CPU."""
-    return matmul(h, _cast(B, x.dtype).T, onto=matmul(x, _cast(W, x.dtype).T))
-
-
-def _output_on_gpu(
-    x: Tensor,
-    h: Tensor,
-    W: Tensor,
-    B: Tensor,
-    m: Tensor | None,
-    norm: Tensor | None,
-    bias: Tensor | None,
-    *,
-    by_kernel: bool,
-) -> Tensor:
-    """``(m / norm) ⊙ (x Wᵀ + h Bᵀ) + bias``; LoRA has neither m nor norm. The kernels compute m / norm."""
-    if m is None or norm is None:
-        y = _product_on_gpu(x, h, W, B)
-        return y if bias is None else y.add_(bias)
-    if not by_kernel:
-        y = _product_on_gpu(x, h, W, B)
-        return scale_columns(y, over_norm(m, norm), out=y, bias=bias)
-    from doratune.engine.triton import magnitude_forward
-
-    if h.shape[1] <= magnitude_forward.RANKS:
-        z = matmul(x, _cast(W, x.dtype).T)
-        return magnitude_forward.add_and_scale_(z, h, B.contiguous(), m, norm, bias)
-    y = _product_on_gpu(x, h, W, B)
-    return magnitude_forward.scale(y, m, norm, y, bias)
 
 
 def _gradients_on_gpu(
@@ -350,24 +264,24 @@ def _gradients_on_gpu(
     dx = dx_adapter = dA = dB = dm = db = None
     if ctx.recovery is not None:
         y = ctx.recovery.take(saved)
-        y = None if y is None else _rows(y)
+        y = None if y is None else as_rows(y)
         dZ, dm = _magnitude_gradients_on_gpu(dY, y, x, h, W, B, m, norm, bias, by_kernel=ctx.by_kernel)
         del y  # often the last reference
     else:
         dZ = dY if m is None else scale_columns(dY, over_norm(m, norm), out=_new_like(dY))
     T: Any = None
     if needs_x or needs_adapter or needs_A:
-        T = matmul(dZ, _cast(B, dY.dtype), alpha=ctx.scaling)
+        T = matmul(dZ, cast(B, dY.dtype), alpha=ctx.scaling)
     if needs_x and ctx.adapter_apart:
-        dx = matmul(dZ, _cast(W, dY.dtype))
+        dx = matmul(dZ, cast(W, dY.dtype))
     elif needs_x:
         # On a GPU, reading the addend overlaps with multiplying, so the large product comes second.
-        dx = matmul(dZ, _cast(W, dY.dtype), onto=matmul(T, _cast(A, dY.dtype)))
+        dx = matmul(dZ, cast(W, dY.dtype), onto=matmul(T, cast(A, dY.dtype)))
     if needs_B:
         dB = up_gradient(dZ, h, ctx.dtypes[1])
     del dZ  # as large as the output: frees its memory for what follows
     if needs_adapter:
-        dx_adapter = matmul(T, _cast(A, dY.dtype))
+        dx_adapter = matmul(T, cast(A, dY.dtype))
     if needs_A:
         dA = down_gradient(T, x_adapter if ctx.adapter_apart else x, ctx.dtypes[0])
     if needs_bias:
@@ -391,7 +305,7 @@ def _magnitude_gradients_on_gpu(
     """The gradients dZ and dm."""
 
     def recompute() -> Tensor:
-        return _product_on_gpu(x, h, W, B)
+        return product_on_gpu(x, h, W, B)
 
     if not by_kernel:
         return magnitude_gradients(dY, y, recompute, over_norm(m, norm), m, norm, bias)
@@ -401,11 +315,6 @@ def _magnitude_gradients_on_gpu(
         return Source(x.contiguous(), W, h.contiguous(), B.contiguous())
 
     return magnitude_gradients_by_kernel(dY, y, recompute, m, norm, bias, source)
-
-
-def _product_on_gpu(x: Tensor, h: Tensor, W: Tensor, B: Tensor) -> Tensor:
-    """``x Wᵀ + h Bᵀ``, the large product last."""
-    return matmul(x, _cast(W, x.dtype).T, onto=matmul(h, _cast(B, x.dtype).T))
 
 
 def _divisible(
@@ -420,16 +329,6 @@ def _divisible(
     return divisibility(over_norm(m, norm) if g is None else g, norm, with_bias=bias is not None)
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    """(..., d) as (N, d)."""
-    return tensor if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1])
-
-
 def _new_like(tensor: Tensor) -> Tensor:
     """Uninitialised contiguous memory of a tensor's shape and dtype."""
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """``tensor`` in ``dtype``; even a ``to`` that changes nothing costs as much as a small product."""
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)

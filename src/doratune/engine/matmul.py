@@ -115,6 +115,11 @@ def linear(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
     return pytorch_linear(x, W, bias)
 
 
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor`` in ``dtype``; even a ``to`` that changes nothing costs as much as a small product."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
 def linear_in_float32(x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
     """``x Wᵀ + bias`` in float32 for bfloat16 or float16 inputs, without a float32 copy of W.
 

@@ -69,7 +69,7 @@ def base_name(found: Found, asked: Asked) -> str:
     """The name of the base model of a run or an adapter.
 
     Raises:
-        InputError: The adapter does not name its base, or the base was a folder that is no longer there.
+        InputError: The adapter does not name its base, or the base's folder is missing.
     """
     if asked.base is not None:
         return asked.base

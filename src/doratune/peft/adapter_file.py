@@ -12,16 +12,9 @@ from torch import Tensor
 
 from doratune.errors import InputError, first_of
 from doratune.finite import is_finite
+from doratune.records.adapter_folder import WEIGHTS, read_adapter_settings, refuse_pickle
 from doratune.records.layout import ADAPTER_CONFIG
 from doratune.records.run import RunRecord
-from doratune.strict_json import read_object
-
-WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"  # as PEFT writes them
-CONVERT = (
-    'python -c "import torch; from safetensors.torch import save_file; '
-    f"t = torch.load('{PICKLED}', weights_only=True); "
-    f"save_file({{k: v.contiguous().clone() for k, v in t.items()}}, '{WEIGHTS}')\""
-)
 
 
 def read_adapter_config(folder: Path) -> LoraConfig:
@@ -37,15 +30,7 @@ def read_adapter_config(folder: Path) -> LoraConfig:
         InputError: It is missing or broken, of another PEFT method, or uses a key unknown to this PEFT.
     """
     path = folder / ADAPTER_CONFIG
-    values = read_object(path, "the adapter's configuration")
-    method = values.get("peft_type")
-    if method != "LORA":
-        raise InputError(
-            "the adapter's method is not one that doratune knows",
-            where=str(path),
-            got=f"peft_type {method}" if "peft_type" in values else "no peft_type",
-            expected="peft_type LORA, which is LoRA's and DoRA's",
-        )
+    values = read_adapter_settings(folder)
     known = {field.name for field in fields(LoraConfig)}
     strange = [key for key, value in values.items() if key not in known and value]
     if strange:
@@ -87,13 +72,7 @@ def read_adapter_tensors(folder: Path) -> dict[str, Tensor]:
         InputError: It is missing or broken, is a pickle, or holds a value that is not finite or not a float.
     """
     path = folder / WEIGHTS
-    if not path.is_file() and (folder / PICKLED).is_file():
-        raise InputError(
-            "the adapter is a pickle, which could run any code; doratune never reads one",
-            where=str(folder / PICKLED),
-            expected=WEIGHTS,
-            fix=f"if you trust it, convert it in its folder: {CONVERT}",
-        )
+    refuse_pickle(folder)
     try:
         tensors = load_file(path)
     except (OSError, ValueError, SafetensorError) as error:

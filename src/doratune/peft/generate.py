@@ -26,8 +26,8 @@ from doratune.peft.hold_norms import engine_layers, hold_norms
 class HeldGenerate:
     """``model.generate`` with the norms held.
 
-    It refers to its model weakly, so that a model is freed as soon as it is no longer used. In a copied or
-    unpickled model it belongs to that model.
+    It holds a weak reference, so that the model can be freed. The method of a copied or unpickled model
+    belongs to the copy.
 
     Args:
         model: The model.

@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from doratune.errors import InputError, first_of
-from doratune.peft.adapter_file import WEIGHTS, read_adapter_config, read_adapter_tensors
+from doratune.peft.adapter_file import read_adapter_config, read_adapter_tensors
+from doratune.records.adapter_folder import WEIGHTS
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, hollow: bool = False) -> PeftModel:

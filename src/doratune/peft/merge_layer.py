@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor, nn
 
+from doratune.engine.weight_norm import over_norm
 from doratune.peft._internals import (
     AuxiliaryTrainingWrapper,
     BaseTunerLayer,
@@ -86,7 +87,7 @@ def to_float32(model: nn.Module) -> None:
 
 
 def is_wrapper(module: nn.Module) -> bool:
-    """Whether PEFT has put a module of its own in the place of the base's."""
+    """Whether PEFT has replaced a module of the base with a wrapper."""
     return isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
 
 
@@ -226,7 +227,7 @@ def gain(layer: Any, W: Tensor) -> Tensor | None:
     own = W.T if layer.fan_in_fan_out else W
     with torch.no_grad():
         m: Tensor = layer.lora_magnitude_vector["default"].weight
-        return m.detach().float() / torch.linalg.vector_norm(torch.addmm(own, B, A, alpha=s), dim=1)
+        return over_norm(m.detach().float(), torch.linalg.vector_norm(torch.addmm(own, B, A, alpha=s), dim=1))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class AdaptedLayer:
     @property
     def is_plain(self) -> bool:
         """Whether it is a linear layer with LoRA or DoRA as in the papers: ``factors`` and ``gain`` hold."""
-        return merge_layer.is_plain(self.layer) if self.kind == "linear" else False
+        return self.kind == "linear" and merge_layer.is_plain(self.layer)
 
     @property
     def is_transposed(self) -> bool:
@@ -230,9 +231,12 @@ class AdaptedBase:
 
     def trained_weight(self, name: str) -> Tensor:
         """A parameter as training saw it, float32: ``weight``, changed by the adapter's initialisation."""
-        values = self.weight(name).float()
-        layer = next((one for one in self.layers() if one.parameter == name), None)
+        values, layer = self.weight(name).float(), self._by_parameter.get(name)
         return values if layer is None else layer.initialised(values)
+
+    @cached_property
+    def _by_parameter(self) -> dict[str, AdaptedLayer]:
+        return {one.parameter: one for one in self.layers()}
 
 
 def open_adapted(
@@ -240,7 +244,7 @@ def open_adapted(
     *,
     base: str | None = None,
     allow_other_base: bool = False,
-    dequantised: bool = False,
+    dequantised: bool | None = False,
     command: str = "doratune merge",
     trust_remote_code: bool = False,
 ) -> AdaptedBase:
@@ -250,7 +254,8 @@ def open_adapted(
         target: A run directory, or the folder of a PEFT adapter.
         base: The base model, if it is not where the run or the adapter says.
         allow_other_base: Take a base model with other weights than were trained on.
-        dequantised: Of a run in 4 bits, take the weights that training saw in place of the base's.
+        dequantised: Of a run in 4 bits, take the weights that training saw in place of the base's; None: the
+            command cannot.
         command: How the command begins, for messages.
         trust_remote_code: Let a hub model run its own code.
 
@@ -290,7 +295,7 @@ def _seen(base: ModelOnDisk, record: RunRecord, trust_remote_code: bool) -> Dequ
     return Dequantised(base, getattr(torch, record.model.dtype), trust_remote_code=trust_remote_code)
 
 
-def _refuse_unnamed_base(found: Found, asked: Asked, dequantised: bool) -> None:
+def _refuse_unnamed_base(found: Found, asked: Asked, dequantised: bool | None) -> None:
     """A run in 4 bits has two bases: the model in its files, and the weights that training saw."""
     in_4bit = found.record is not None and bool(found.record.config.get("load_in_4bit"))
     if dequantised and not in_4bit:
@@ -307,8 +312,7 @@ def _refuse_unnamed_base(found: Found, asked: Asked, dequantised: bool) -> None:
             "the run was trained in 4 bits, so it has to be said which base it goes onto",
             where=asked.target,
             expected="the base in full precision, or the dequantised weights that training saw",
-            fix=f"add {asked.flag} {name}"
-            + (", or --dequantised" if asked.command == "doratune merge" else ""),
+            fix=f"add {asked.flag} {name}" + ("" if dequantised is None else ", or --dequantised"),
         )
 
 

@@ -11,7 +11,7 @@ from doratune.errors import InputError, first_of
 from doratune.finite import is_finite
 from doratune.peft.adapter_file import read_adapter_tensors
 from doratune.peft.merge_layer import INITIALISATIONS, PREFIX
-from doratune.records.layout import EMBEDDING_FACTORS, LORA_FACTORS
+from doratune.records.adapter_folder import EMBEDDING_FACTORS, LORA_FACTORS
 from doratune.records.serving import LayerShare
 from doratune.serving.adapted import AdaptedBase, AdaptedLayer
 from doratune.serving.lora_folder import carried, lora_config, short_targets, source_notes, write_lora

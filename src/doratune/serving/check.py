@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from doratune.errors import DoratuneError, InputError
+from doratune.evaluation.target import TEXTS as SHORT_TEXTS
 from doratune.memory import available_memory_bytes
+from doratune.peft import enable
 from doratune.peft.merge_layer import base_name, is_wrapper
 from doratune.records.files import read_jsonl, read_text
 from doratune.records.serving import LogitCheck
 from doratune.serving.adapted import AdaptedBase
 
 TEXTS = (
-    "The capital of France is Paris, and the capital of Italy is Rome.",
-    "Question: is the sky blue on a clear day? Answer: yes, it is.",
-    "def add(a, b):\n    return a + b\n",
+    *SHORT_TEXTS,
     "Water boils at 100 degrees Celsius at sea level, and it freezes at 0 degrees.",
     "Il était une fois une petite fille qui vivait au bord de la forêt.",
     "1, 1, 2, 3, 5, 8, 13, 21, 34, 55",
@@ -37,6 +37,12 @@ MODELS = 3
 
 Logits = Callable[[Tensor], Tensor]
 """From a row's token ids, (1, n), to its logits, (n, vocabulary)."""
+
+
+def rows_for(opened: AdaptedBase, file: Path | None) -> list[Tensor]:
+    """The rows to check a model on; one long row where each would read all weights again."""
+    rows = check_rows(opened.base.tokenizer, file)
+    return rows if fits_whole(opened) else [torch.cat(rows, dim=1)]
 
 
 def check_rows(tokenizer: PreTrainedTokenizerBase, file: Path | None = None) -> list[Tensor]:
@@ -129,8 +135,15 @@ def recorded(logits: Logits, rows: Sequence[Tensor]) -> Logits:
 
 def fits_whole(opened: AdaptedBase) -> bool:
     """Whether the models that a check compares fit comfortably in memory."""
-    available = available_memory_bytes()
-    return available is not None and 4 * MODELS * opened.base_record.parameters < available
+    return 4 * MODELS * opened.base_record.parameters < available_memory_bytes()
+
+
+def predictions(opened: AdaptedBase, rows: Sequence[Tensor]) -> Logits:
+    """The predictions of a base with its adapter on some rows, computed now, on the engine as in ``eval``."""
+    if opened.record is None or opened.record.config.get("engine", "doratune") == "doratune":
+        enable(opened.model)
+    with filled(opened.model, opened.trained_weight, keep=fits_whole(opened)):
+        return recorded(logits_of(opened.model), rows)
 
 
 @contextmanager

@@ -12,13 +12,18 @@ from safetensors import SafetensorError, safe_open
 
 from doratune.errors import InputError
 from doratune.evaluation.found import Found, find_trained
+from doratune.records.adapter_folder import (
+    EMBEDDING_FACTORS,
+    LORA_FACTORS,
+    MAGNITUDE,
+    WEIGHTS,
+    read_adapter_settings,
+    refuse_pickle,
+)
 from doratune.records.folders import refuse_missing_folder
 from doratune.records.layout import (
     ADAPTER_CONFIG,
     ADAPTER_NAME,
-    EMBEDDING_FACTORS,
-    LORA_FACTORS,
-    MAGNITUDE,
     MERGE_NAME,
     MODEL_CONFIG,
 )
@@ -26,7 +31,6 @@ from doratune.records.servers import Part, ServedContents, ServedKind
 from doratune.records.storage import read_base_model
 from doratune.strict_json import read_object
 
-WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"  # as PEFT writes them
 MEANINGS: dict[Part, str] = {
     "dora": "DoRA (use_dora)",
     "rslora": "rank-stabilised scaling (use_rslora)",
@@ -95,22 +99,8 @@ def read_contents(target: str) -> ServedContents:
 
 
 def _adapter(folder: Path, found: Found) -> ServedContents:
-    path = folder / ADAPTER_CONFIG
-    config = read_object(path, "the adapter's configuration")
-    if (method := config.get("peft_type")) != "LORA":
-        raise InputError(
-            "the adapter's method is not one that doratune knows",
-            where=str(path),
-            got=f"peft_type {method}",
-            expected="peft_type LORA, which is LoRA's and DoRA's",
-        )
-    if not (folder / WEIGHTS).is_file() and (folder / PICKLED).is_file():
-        raise InputError(
-            "the adapter is a pickle, which could run any code; doratune never reads one",
-            where=str(folder / PICKLED),
-            expected=WEIGHTS,
-            fix="load it with PEFT, if you trust it, and save it again",
-        )
+    config = read_adapter_settings(folder)
+    refuse_pickle(folder)
     shapes = _shapes(folder / WEIGHTS)
     trained_on = found.record.model if found.record else read_base_model(folder)
     modules = {_module(name): shape for name, shape in shapes.items() if _is_a(name)}

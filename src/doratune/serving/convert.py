@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from doratune.environment import describe_environment
@@ -18,10 +17,10 @@ from doratune.records.layout import CONVERT_NAME
 from doratune.records.serving import ConvertRecord, RankTried
 from doratune.serving.adapted import AdaptedBase, AdaptedLayer, open_adapted
 from doratune.serving.best_lora import Conversion
-from doratune.serving.check import check_rows, fits_whole
+from doratune.serving.check import predictions, rows_for
 from doratune.serving.convert_card import write_card
 from doratune.serving.convert_config import RANKS, ConvertConfig
-from doratune.serving.cost import accuracies, check_written, predictions
+from doratune.serving.cost import accuracies, check_written
 from doratune.serving.exact import convert_exactly
 from doratune.serving.files import refuse_taken, stage
 from doratune.serving.lora_folder import refuse_unconverted
@@ -33,7 +32,7 @@ def convert(config: ConvertConfig) -> ConvertRecord:
     """Convert an adapter into LoRA and write it, with its record, to ``config.output``.
 
     Args:
-        config: The settings; ``check`` has been called.
+        config: The settings.
 
     Returns:
         The record, which is also the folder's convert.json. On an error nothing is written.
@@ -52,11 +51,10 @@ def convert(config: ConvertConfig) -> ConvertRecord:
         base=config.base,
         allow_other_base=config.allow_other_base,
         command="doratune convert",
+        dequantised=None,
     )
     refuse_unconverted(source.config, {one.name: one.kind for one in source.layers()}, source.adapter)
-    rows = check_rows(source.base.tokenizer, config.check_data)
-    if not fits_whole(source):  # each row would read all weights again
-        rows = [torch.cat(rows, dim=1)]
+    rows = rows_for(source, config.check_data)
     if config.exact:
         return convert_exactly(config, source, rows, evaluation)
     return _convert(config, source, rows, evaluation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from tyro.conf import Positional
 
 from doratune.errors import InputError
@@ -47,12 +47,8 @@ class ConvertConfig(Settings):
     allow_other_base: bool = False
     """Convert also onto a base model with other weights than the adapter was trained on."""
 
-    def check(self) -> None:
-        """Refuse flags that do not go together.
-
-        Raises:
-            InputError: There are some.
-        """
+    @model_validator(mode="after")
+    def _go_together(self) -> ConvertConfig:
         if self.exact == (self.rank is not None):
             raise InputError(
                 "an exact conversion keeps the adapter's rank"
@@ -85,3 +81,4 @@ class ConvertConfig(Settings):
             raise InputError(
                 "there is no task to evaluate", where=" ".join(given), fix="add --task, or leave them out"
             )
+        return self

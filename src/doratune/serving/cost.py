@@ -14,13 +14,12 @@ from torch import Tensor
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.evaluate import evaluate
 from doratune.evaluation.found import find_trained
-from doratune.peft import enable
 from doratune.records.answers import read_answers
 from doratune.records.files import write_json_atomic
 from doratune.records.run import Evaluation
 from doratune.records.serving import LogitCheck, TaskAccuracy
-from doratune.serving.adapted import AdaptedBase, open_adapted
-from doratune.serving.check import Logits, compare_logits, filled, fits_whole, logits_of, recorded
+from doratune.serving.adapted import open_adapted
+from doratune.serving.check import Logits, compare_logits, filled, fits_whole, logits_of
 from doratune.stats.seeds import sign_flip_p
 
 
@@ -37,14 +36,6 @@ class Scored:
     credits: list[np.ndarray]
 
 
-def predictions(source: AdaptedBase, rows: Sequence[Tensor]) -> Logits:
-    """The adapter's predictions on some rows, computed now; on the engine, as evaluations are."""
-    if source.record is None or source.record.config.get("engine", "doratune") == "doratune":
-        enable(source.model)
-    with filled(source.model, source.trained_weight, keep=fits_whole(source)):
-        return recorded(logits_of(source.model), rows)
-
-
 def check_written(before: Logits, folder: Path, rows: Sequence[Tensor]) -> LogitCheck:
     """Read a written adapter back and compare its predictions with those of its source.
 
@@ -53,7 +44,7 @@ def check_written(before: Logits, folder: Path, rows: Sequence[Tensor]) -> Logit
         folder: The new adapter.
         rows: What they are compared on.
     """
-    written = open_adapted(str(folder), command="doratune convert")
+    written = open_adapted(str(folder), command="doratune convert", dequantised=None)
     with filled(written.model, written.trained_weight, keep=fits_whole(written)):
         return compare_logits(before, logits_of(written.model), rows)
 

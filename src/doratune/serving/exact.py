@@ -21,14 +21,23 @@ from doratune.models.names import FOLDER_SOURCE
 from doratune.models.on_disk import open_model
 from doratune.peft.adapter_file import read_adapter_tensors
 from doratune.peft.merge_layer import PREFIX
+from doratune.records.adapter_folder import LORA_FACTORS
 from doratune.records.files import write_json_atomic
-from doratune.records.layout import ADAPTER_NAME, CONVERT_NAME, LORA_FACTORS
+from doratune.records.layout import ADAPTER_NAME, CONVERT_NAME
 from doratune.records.serving import ConvertRecord, LogitCheck
 from doratune.serving.adapted import AdaptedBase, AdaptedLayer, open_adapted
-from doratune.serving.check import Logits, compare_logits, filled, fits_whole, logits_of, recorded
+from doratune.serving.check import (
+    Logits,
+    compare_logits,
+    filled,
+    fits_whole,
+    logits_of,
+    predictions,
+    recorded,
+)
 from doratune.serving.convert_card import write_card
 from doratune.serving.convert_config import ConvertConfig
-from doratune.serving.cost import accuracies, predictions
+from doratune.serving.cost import accuracies
 from doratune.serving.files import stage
 from doratune.serving.lora_folder import carried, source_notes, write_lora
 from doratune.serving.merge import ALLOWED
@@ -156,7 +165,7 @@ def _compared(
         types: The types of the base's parameters that were rounded.
         rows: What they are compared on.
     """
-    written = open_adapted(str(adapter), base=str(base), command="doratune convert")
+    written = open_adapted(str(adapter), base=str(base), command="doratune convert", dequantised=None)
     keep, logits = fits_whole(written), logits_of(written.model)
     with filled(written.model, written.trained_weight, keep=keep):
         after = recorded(logits, rows)

@@ -20,7 +20,7 @@ from doratune.models.gguf import read_gguf
 from doratune.records.files import file_sha256
 from doratune.records.serving import ExportedGguf, GgufCheck
 from doratune.serving.adapted import AdaptedBase, open_adapted
-from doratune.serving.check import check_rows
+from doratune.serving.check import rows_for
 from doratune.serving.export_config import ExportConfig
 from doratune.serving.gguf_check import check_gguf
 from doratune.serving.gguf_file import GgufFile
@@ -61,7 +61,7 @@ def export(config: ExportConfig) -> ExportedGguf:
         trust_remote_code=config.trust_remote_code,
     )
     layout = Layout(opened.base.model.config.get_text_config())
-    rows = check_rows(opened.base.tokenizer, config.check_data)
+    rows = rows_for(opened, config.check_data)
     with _base_file(config, opened) as path:
         file, weights = GgufFile(path), MergedWeights(opened)
         types = Types(config.dtype, config.requantize)
@@ -107,12 +107,7 @@ def export(config: ExportConfig) -> ExportedGguf:
 
 def changes_of(opened: AdaptedBase, weights: MergedWeights) -> dict[str, Change]:
     """The parameters of the base whose values the adapter changes; of tied ones that stay one, the one."""
-    names = {*opened.replaced()}
-    for layer in opened.layers():
-        names |= {layer.parameter, layer.bias} - {None}
-    if opened.dequantised is not None:
-        names |= opened.dequantised.parameters
-    names -= opened.tied.keys() - weights.untied
+    names = weights.computed - (opened.tied.keys() - weights.untied)
     return {name: Change(_shape(opened, name), partial(weights.value, name)) for name in sorted(names)}
 
 

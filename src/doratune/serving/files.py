@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -80,8 +80,8 @@ def stage(output: Path, *, size: int, where: str = "--output") -> Iterator[Stage
         folder = None
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=f".{output.name:.40}-", dir=output.parent))
-            folder.chmod(0o777 & ~_umask())
+            folder = output.with_name(f".{output.name:.40}-{secrets.token_hex(4)}")
+            folder.mkdir()
             result = Stage(folder, output)
             yield result
             refuse_taken(result.output, where=where)
@@ -144,12 +144,6 @@ def stopping() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 class TensorFile:

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from doratune.errors import DoratuneError
 from doratune.models.gguf import read_gguf
-from doratune.peft import enable
 from doratune.records.serving import GgufCheck
 from doratune.serving.adapted import AdaptedBase
-from doratune.serving.check import Logits, compare_logits, filled, logits_of, recorded
+from doratune.serving.check import compare_logits, logits_of, predictions
 from doratune.serving.gguf_file import GgufFile
 from doratune.serving.gguf_layout import EMBEDDING, HEAD, Layout
 from doratune.serving.gguf_types import largest_rounding
@@ -31,7 +30,7 @@ def check_gguf(
 ) -> GgufCheck:
     """Read a GGUF file with transformers, and compare its weights and predictions with base plus adapter.
 
-    The whole model is in memory in float32, first the one and then the other.
+    The file's model is in memory in float32.
 
     Args:
         path: The file.
@@ -43,7 +42,7 @@ def check_gguf(
     Raises:
         DoratuneError: transformers cannot read the file.
     """
-    before = _before(opened, rows)
+    before = predictions(opened, rows)
     try:
         model, _ = read_gguf(path, dtype=torch.float32)
     except DoratuneError as error:
@@ -70,15 +69,6 @@ def check_gguf(
         kl_limit=kl_limit,
         usable=worst <= 1 and logits.kl_mean <= kl_limit,
     )
-
-
-def _before(opened: AdaptedBase, rows: Sequence[Tensor]) -> Logits:
-    """The logits of base and adapter."""
-    record = opened.record
-    if record is None or record.config.get("engine", "doratune") == "doratune":
-        enable(opened.model)
-    with filled(opened.model, opened.trained_weight, keep=True):
-        return recorded(logits_of(opened.model), rows)
 
 
 def _apart(values: Tensor, expected: Tensor) -> float:

@@ -9,7 +9,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from doratune.errors import InputError, first_of
-from doratune.peft.adapter_file import WEIGHTS
+from doratune.records.adapter_folder import WEIGHTS
 from doratune.records.files import write_json_atomic
 from doratune.records.layout import ADAPTER_CONFIG
 from doratune.records.run import ModelRecord

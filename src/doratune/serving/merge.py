@@ -15,13 +15,21 @@ from transformers import AutoModelForCausalLM
 from doratune.environment import describe_environment
 from doratune.errors import DoratuneError, InputError
 from doratune.models.on_disk import open_model
-from doratune.peft import enable
 from doratune.records.files import write_json_atomic, write_text_atomic
 from doratune.records.layout import MERGE_NAME
 from doratune.records.serving import LogitCheck, MergeRecord
 from doratune.serving.adapted import AdaptedBase, AdaptedLayer, hollow, open_adapted
 from doratune.serving.card import merged_card
-from doratune.serving.check import Logits, check_rows, compare_logits, filled, fits_whole, logits_of, recorded
+from doratune.serving.check import (
+    Logits,
+    compare_logits,
+    filled,
+    fits_whole,
+    logits_of,
+    predictions,
+    recorded,
+    rows_for,
+)
 from doratune.serving.config import MergeConfig
 from doratune.serving.files import stage
 from doratune.serving.merged_weights import MergedWeights
@@ -57,7 +65,7 @@ def merge(config: MergeConfig) -> MergeRecord:
         dequantised=config.dequantised,
         trust_remote_code=config.trust_remote_code,
     )
-    rows = check_rows(opened.base.tokenizer, config.check_data)
+    rows = rows_for(opened, config.check_data)
     weights = MergedWeights(opened)
     plan = plan_model(opened.base, weights.changed, weights.untied, _dtype(config, opened))
     with stage(config.output, size=plan.size) as place:
@@ -141,22 +149,13 @@ def _check(
         The comparison; that of the folder's model with itself, its weights moved by as much as rounding moved
         them; and, of a run in 4 bits, that of the adapter on its two bases.
     """
-    record, trust = opened.record, config.trust_remote_code
-    if record is None or record.config.get("engine", "doratune") == "doratune":
-        enable(opened.model)
-    whole = fits_whole(opened)
-    if not whole:  # each row would read all weights again
-        rows = [torch.cat(list(rows), dim=1)]
-    logits = logits_of(opened.model)
-    with filled(opened.model, opened.trained_weight, keep=whole):
-        before = recorded(logits, rows)
-    difference = None
+    trust, before, difference = config.trust_remote_code, predictions(opened, rows), None
     if other := opened.with_other_base(trust_remote_code=trust):
-        with filled(opened.model, other.trained_weight, keep=whole):
-            full, seen = (before, logits) if opened.dequantised is None else (logits, before)
-            difference = compare_logits(full, seen, rows)
+        there = predictions(other, rows)
+        full, seen = (before, there) if opened.dequantised is None else (there, before)
+        difference = compare_logits(full, seen, rows)
     types = plan.rounded_types(opened.files, opened.base.parameters)
-    after, again = (_read_whole if whole else _read_by_block)(folder, types, rows, trust)
+    after, again = (_read_whole if fits_whole(opened) else _read_by_block)(folder, types, rows, trust)
     return compare_logits(before, after, rows), compare_logits(after, again, rows), difference
 
 

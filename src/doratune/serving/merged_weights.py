@@ -23,6 +23,7 @@ class MergedWeights:
         opened: The adapter on its base.
 
     Attributes:
+        computed: The parameters that the adapter or dequantisation gives new values.
         changed: The parameters whose values are not those of the base's files. Of parameters that are one in
             the base, all are named if one changes.
         untied: Of these, those that need a tensor for themselves.
@@ -35,7 +36,7 @@ class MergedWeights:
         self._replaced = opened.replaced()
         self._lost: dict[str, tuple[float, float]] = {}
         seen = opened.dequantised.parameters if opened.dequantised else frozenset[str]()
-        changed = {*self._layers, *self._biases, *self._replaced, *seen}
+        changed = self.computed = frozenset({*self._layers, *self._biases, *self._replaced, *seen})
         tied = {name: other for name, other in opened.tied.items() if name in changed or other in changed}
         self.untied = frozenset(
             name

@@ -18,8 +18,8 @@ SOURCE = Path(doratune.__file__).parent
 INTERNALS = SOURCE / "peft" / "_internals.py"
 USERS = [*sorted((SOURCE / "peft").glob("*.py")), SOURCE / "training" / "adapter.py"]
 """The files that know PEFT's inside."""
-LAYOUT = SOURCE / "records" / "layout.py"
-"""It names the tensors in an adapter's file, as other files on disk."""
+ADAPTER_FOLDER = SOURCE / "records" / "adapter_folder.py"
+"""It names the tensors in an adapter's file."""
 OUTSIDE = ("peft", "transformers", "bitsandbytes", "torchao")
 
 
@@ -153,7 +153,7 @@ def test_no_other_file_names_the_parts_of_peft_s_layers():
     offenders = {
         str(path.relative_to(SOURCE)): found
         for path in SOURCE.rglob("*.py")
-        if path not in (*USERS, LAYOUT) and (found := list(names_adapter_parts(parsed(path))))
+        if path not in (*USERS, ADAPTER_FOLDER) and (found := list(names_adapter_parts(parsed(path))))
     }
     assert offenders == {}
     found = names_adapter_parts(ast.parse("layer.lora_A; 'x.lora_B'; lora_alpha"))

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from doratune.errors import InputError
-from doratune.peft.adapter_file import CONVERT, PICKLED, WEIGHTS
 from doratune.peft.load import fill_adapter, load_adapter
+from doratune.records.adapter_folder import CONVERT, PICKLED, WEIGHTS
 
 IDS = torch.arange(2, 34).reshape(2, 16)
 

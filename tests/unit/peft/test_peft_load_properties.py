@@ -20,8 +20,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from doratune.errors import InputError
-from doratune.peft.adapter_file import WEIGHTS
 from doratune.peft.load import load_adapter
+from doratune.records.adapter_folder import WEIGHTS
 
 tried = settings(
     max_examples=40,

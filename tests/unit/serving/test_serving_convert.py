@@ -213,4 +213,4 @@ def test_what_is_refused(families: Callable[[str], Path], tmp_path: Path) -> Non
 )
 def test_flags_that_do_not_go_together(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        ConvertConfig(target="run", output=Path("out"), **settings).check()
+        ConvertConfig(target="run", output=Path("out"), **settings)

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from doratune.data.encode import IGNORED
-from doratune.engine import linear
+from doratune.engine import linear, linear_output
 from doratune.engine import norm_cache as norms
 from doratune.peft import enable
 from doratune.peft.hold_norms import dora_layers
@@ -286,8 +286,9 @@ def test_where_trl_keeps_its_own_pass_outputs_are_kept_and_norms_held(
 ) -> None:
     """As on a GPU; what it computes is the same."""
     made: list[object] = []
-    product = linear._product
-    monkeypatch.setattr(linear, "_product", lambda *args: made.append(args) or product(*args))
+    product = linear.product_on_cpu
+    for module in (linear, linear_output):
+        monkeypatch.setattr(module, "product_on_cpu", lambda *args: made.append(args) or product(*args))
     model, inputs = adapted_model(), batch()
     wanted, wanted_gradients = step(model, inputs)
     assert len(made) > 2 * 3  # two layers with three adapters each
