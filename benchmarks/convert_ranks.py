@@ -28,10 +28,10 @@ from doratune.evaluation.config import EvalConfig
 from doratune.models.load import load_model
 from doratune.records.files import write_json_atomic
 from doratune.serving.adapted import AdaptedBase, open_adapted
-from doratune.serving.best_lora import Conversion
 from doratune.serving.check import compare_logits, logits_of
-from doratune.serving.convert_config import RANKS
-from doratune.serving.cost import compare, of_conversion, score
+from doratune.serving.converting.best_lora import Conversion
+from doratune.serving.converting.config import RANKS
+from doratune.serving.converting.cost import compare, of_conversion, score
 
 CHECKED = 32
 """Test rows on which next-token distributions are compared."""

@@ -59,8 +59,9 @@ def measure(folder: Path) -> None:
 
     from doratune.memory import resident_bytes
     from doratune.models.weights import WeightFiles
-    from doratune.serving import check, merge
-    from doratune.serving.config import MergeConfig
+    from doratune.serving import check
+    from doratune.serving.merging import merge
+    from doratune.serving.merging.config import MergeConfig
 
     written = {}
     write_settings = merge.write_settings

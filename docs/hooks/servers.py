@@ -1,12 +1,12 @@
-"""The page of what servers take, out of ``doratune/serving/servers.yaml``."""
+"""The page of what servers take, out of ``doratune/serving/servers/servers.yaml``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from doratune.records.servers import Part, Tried
-from doratune.serving.contents import MEANINGS
-from doratune.serving.servers import PARTS, Server, read_servers
+from doratune.serving.servers.contents import MEANINGS
+from doratune.serving.servers.facts import PARTS, Server, read_servers
 
 ABOUT = """# What servers take
 

@@ -128,7 +128,7 @@ def test_nothing_is_left_of_an_interrupted_merge(
 ) -> None:
     script = """
 import sys, time
-from doratune.serving import merge
+from doratune.serving.merging import merge
 def wait(*arguments, **settings):
     print("writing", flush=True)
     time.sleep(60)

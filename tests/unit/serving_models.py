@@ -26,8 +26,8 @@ from transformers import (
 
 from doratune.records.serving import ConvertRecord
 from doratune.serving.check import check_rows, compare_logits, logits_of
-from doratune.serving.convert import convert
-from doratune.serving.convert_config import ConvertConfig
+from doratune.serving.converting.config import ConvertConfig
+from doratune.serving.converting.convert import convert
 
 SIZES: dict[str, Any] = {
     "vocab_size": 600,

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
 
     from doratune.cli.output import new_console, print_json, show_messages
     from doratune.report.serving import print_serving
-    from doratune.serving.served import check_serving
+    from doratune.serving.servers.served import check_serving
 
     show_messages()
     check = check_serving(command.target)

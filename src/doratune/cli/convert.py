@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from doratune.cli.imports import lasting_imports
 from doratune.cli.parse import AsJson, parse, part
-from doratune.serving.convert_config import ConvertConfig
+from doratune.serving.converting.config import ConvertConfig
 
 ABOUT = """Convert a DoRA adapter into a plain LoRA, which other software loads, and say what that costs.
 
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     with lasting_imports():
         from doratune.cli.output import configure_logging, new_console, print_json
         from doratune.report.terminal import print_conversion
-        from doratune.serving.convert import convert
+        from doratune.serving.converting.convert import convert
 
     configure_logging()
     record = convert(config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from doratune.cli.parse import AsJson, parse, part
-from doratune.serving.export_config import ExportConfig
+from doratune.serving.exporting.config import ExportConfig
 
 ABOUT = """Write a base model with its adapter merged as a GGUF file, for llama.cpp, Ollama and others. The
 base's own GGUF file is rewritten: metadata, tokenizer and tensors that the adapter does not change are copied
@@ -29,21 +29,13 @@ def main(argv: list[str]) -> int:
     command = parse(ExportCommand, argv, verb="export", about=ABOUT)
 
     from doratune.cli.output import configure_logging, print_json
-    from doratune.serving.export import export
+    from doratune.report.export import export_lines
+    from doratune.serving.exporting.export import export
 
     configure_logging()
     written = export(part(ExportConfig, command))
     if command.as_json:
         print_json(written.to_dict())
-        return 0
-
-    print(f"written: {written.output} ({written.bytes / 1e9:.2f} GB)")
-    for what, types in {"copied": written.copied, "with the adapter": written.computed}.items():
-        print(f"tensors {what}: {', '.join(f'{count} {name}' for name, count in types.items())}")
-    logits = written.check.logits
-    print(
-        f"compared with base plus adapter on {logits.rows} rows: same top token at {logits.top1:.1%} of "
-        f"{logits.positions} positions, mean KL divergence {logits.kl_mean:.2g}, largest difference of a "
-        f"log-probability {logits.largest:.2g}"
-    )
+    else:
+        print("\n".join(export_lines(written)))
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from doratune.cli.parse import AsJson, parse, part
-from doratune.serving.config import MergeConfig
+from doratune.serving.merging.config import MergeConfig
 
 ABOUT = """Merge an adapter into its base model. The result is a plain Hugging Face folder that transformers
 loads with neither doratune nor PEFT. One weight is in memory at a time. The folder is read back and its
@@ -30,15 +30,15 @@ def main(argv: list[str]) -> int:
     command = parse(MergeCommand, argv, verb="merge", about=ABOUT, first=FIRST)
 
     from doratune.cli.output import configure_logging, print_json
-    from doratune.serving.merge import merge, unusable
-    from doratune.serving.summary import summary
+    from doratune.report.merge import merge_lines
+    from doratune.serving.merging.merge import merge, unusable
 
     configure_logging()
     record = merge(part(MergeConfig, command))
     if command.as_json:
         print_json(record.to_dict())
     else:
-        print("\n".join(summary(record)))
+        print("\n".join(merge_lines(record)))
     if not record.usable:
         raise unusable(record)
     return 0

@@ -35,7 +35,7 @@ Part = Literal[
     "some_layers",
     "apart",
 ]
-"""What an adapter may have besides A and B of linear layers; ``serving/contents.py`` says what each means."""
+"""What an adapter may have besides A and B of linear layers, as ``serving/servers/contents.py`` explains."""
 
 
 class Obstacle(Record):

@@ -127,6 +127,16 @@ def compare_logits(before: Logits, after: Logits, rows: Iterable[Tensor]) -> Log
     )
 
 
+def distances(check: LogitCheck) -> list[tuple[str, str]]:
+    """The figures of a comparison, with their names."""
+    return [
+        ("largest difference of a log-probability", f"{check.largest:.2g}"),
+        ("mean difference", f"{check.mean:.2g}"),
+        ("same most likely token", f"{100 * check.top1:.4g} % of {check.positions} positions"),
+        ("mean KL divergence", f"{check.kl_mean:.2g}"),
+    ]
+
+
 def recorded(logits: Logits, rows: Sequence[Tensor]) -> Logits:
     """The logits of some rows, computed now, as a function of the row."""
     found = {id(ids): logits(ids) for ids in rows}

@@ -17,7 +17,7 @@ from serving_support import save_adapter, unmerged
 from doratune.errors import DoratuneError, InputError
 from doratune.records.serving import ConvertRecord
 from doratune.serving import check
-from doratune.serving.convert_config import ConvertConfig
+from doratune.serving.converting.config import ConvertConfig
 
 FULL = 32
 """The size of the largest layers."""

@@ -19,15 +19,15 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, Lla
 from doratune.errors import DoratuneError, InputError
 from doratune.models.gguf import read_gguf
 from doratune.records.serving import ExportedGguf
-from doratune.serving import export as exporting
 from doratune.serving import files
-from doratune.serving.export import export
-from doratune.serving.export_config import ExportConfig
-from doratune.serving.gguf_file import GgufFile
-from doratune.serving.gguf_layout import Layout
-from doratune.serving.gguf_plan import plan_gguf
-from doratune.serving.gguf_types import largest_rounding
-from doratune.serving.gguf_writer import GgufPlan
+from doratune.serving.exporting import export as exporting
+from doratune.serving.exporting.config import ExportConfig
+from doratune.serving.exporting.export import export
+from doratune.serving.exporting.gguf_file import GgufFile
+from doratune.serving.exporting.gguf_layout import Layout
+from doratune.serving.exporting.gguf_plan import plan_gguf
+from doratune.serving.exporting.gguf_types import largest_rounding
+from doratune.serving.exporting.gguf_writer import GgufPlan
 
 SIZES: dict[str, Any] = {
     "vocab_size": 608,

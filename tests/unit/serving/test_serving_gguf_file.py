@@ -11,9 +11,9 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, dequantize, quant
 from gguf_file import write_gguf
 
 from doratune.errors import InputError
-from doratune.serving.gguf_file import HEADER, GgufFile
-from doratune.serving.gguf_types import largest_rounding, stored_bytes, stored_in
-from doratune.serving.gguf_writer import Computed, Copied, GgufPlan
+from doratune.serving.exporting.gguf_file import HEADER, GgufFile
+from doratune.serving.exporting.gguf_types import largest_rounding, stored_bytes, stored_in
+from doratune.serving.exporting.gguf_writer import Computed, Copied, GgufPlan
 
 Type = GGMLQuantizationType
 RANDOM = np.random.default_rng(0)

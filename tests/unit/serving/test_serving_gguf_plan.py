@@ -31,10 +31,10 @@ from transformers.modeling_gguf_pytorch_utils import LlamaTensorProcessor
 
 from doratune.errors import InputError
 from doratune.models.gguf import read_gguf
-from doratune.serving.gguf_file import GgufFile
-from doratune.serving.gguf_layout import Layout
-from doratune.serving.gguf_plan import Change, Types, compare_with_base, plan_gguf
-from doratune.serving.gguf_types import largest_rounding
+from doratune.serving.exporting.gguf_file import GgufFile
+from doratune.serving.exporting.gguf_layout import Layout
+from doratune.serving.exporting.gguf_plan import Change, Types, compare_with_base, plan_gguf
+from doratune.serving.exporting.gguf_types import largest_rounding
 
 SIZES: dict[str, Any] = {
     "vocab_size": 600,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from doratune.serving import low_rank
-from doratune.serving.low_rank import decompose, decompose_factors, dora_change
+from doratune.serving.converting import low_rank
+from doratune.serving.converting.low_rank import decompose, decompose_factors, dora_change
 
 
 def layer(d_out: int, d_in: int, r: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

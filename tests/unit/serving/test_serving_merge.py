@@ -19,10 +19,10 @@ from serving_support import float32_model, save_adapter, unmerged
 from doratune.records.files import read_text
 from doratune.records.serving import MergeRecord
 from doratune.serving import check
-from doratune.serving import merge as merging
 from doratune.serving.check import check_rows, compare_logits, logits_of
-from doratune.serving.config import MergeConfig
-from doratune.serving.merge import merge
+from doratune.serving.merging import merge as merging
+from doratune.serving.merging.config import MergeConfig
+from doratune.serving.merging.merge import merge
 
 SIZES = dict(
     vocab_size=600,

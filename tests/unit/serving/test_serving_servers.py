@@ -25,9 +25,9 @@ from transformers import (
 from doratune.cli.check_serving import main
 from doratune.errors import InputError
 from doratune.records.servers import Part, ServerAnswer, ServingCheck
-from doratune.serving.contents import MEANINGS, read_contents
-from doratune.serving.served import CONVERTED, NOT_CONVERTED, check_serving
-from doratune.serving.servers import PARTS, read_servers
+from doratune.serving.servers.contents import MEANINGS, read_contents
+from doratune.serving.servers.facts import PARTS, read_servers
+from doratune.serving.servers.served import CONVERTED, NOT_CONVERTED, check_serving
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,

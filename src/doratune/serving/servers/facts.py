@@ -99,7 +99,7 @@ def read_servers() -> dict[ServerName, Server]:
         pydantic.ValidationError: The file is not right; the installation is broken.
         ValueError: Likewise.
     """
-    values = read_shipped("doratune.serving", "servers.yaml")
+    values = read_shipped("doratune.serving.servers", "servers.yaml")
     if tuple(values) != NAMES:
         raise ValueError(f"servers.yaml has {', '.join(values)}, not {', '.join(NAMES)}")
     servers: dict[ServerName, Server] = {name: Server.model_validate(values[name]) for name in NAMES}

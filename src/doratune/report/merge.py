@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from doratune.records.serving import LogitCheck, MergeRecord
 
 
-def summary(record: MergeRecord) -> Iterator[str]:
+def merge_lines(record: MergeRecord) -> Iterator[str]:
     """The lines that the command prints."""
     parts = [f"{count} {what} layer{'s' * (count != 1)}" for what, count in record.layers.items()]
     if record.replaced:

@@ -12,10 +12,10 @@ from gguf import GGMLQuantizationType
 from torch import Tensor
 
 from doratune.errors import InputError, first_of
-from doratune.serving.gguf_file import Floats, GgufFile
-from doratune.serving.gguf_layout import EMBEDDING, EXTRA, HEAD, Layout
-from doratune.serving.gguf_types import WRITTEN, fits, largest_rounding
-from doratune.serving.gguf_writer import Computed, Copied, GgufPlan
+from doratune.serving.exporting.gguf_file import Floats, GgufFile
+from doratune.serving.exporting.gguf_layout import EMBEDDING, EXTRA, HEAD, Layout
+from doratune.serving.exporting.gguf_types import WRITTEN, fits, largest_rounding
+from doratune.serving.exporting.gguf_writer import Computed, Copied, GgufPlan
 
 logger = logging.getLogger(__name__)
 

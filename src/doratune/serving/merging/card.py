@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from doratune.records.run import RunRecord
-from doratune.records.serving import LogitCheck, MergeRecord
+from doratune.records.serving import MergeRecord
+from doratune.serving.check import distances
 from doratune.training.card import base_section, section, training_sections
 
 
@@ -55,16 +56,6 @@ def merged_card(merged: MergeRecord, run: RunRecord | None) -> str:
             *_loading(),
         ]
     )
-
-
-def distances(check: LogitCheck) -> list[tuple[str, str]]:
-    """The figures of a comparison, with their names."""
-    return [
-        ("largest difference of a log-probability", f"{check.largest:.2g}"),
-        ("mean difference", f"{check.mean:.2g}"),
-        ("same most likely token", f"{100 * check.top1:.4g} % of {check.positions} positions"),
-        ("mean KL divergence", f"{check.kl_mean:.2g}"),
-    ]
 
 
 def _loading() -> list[str]:

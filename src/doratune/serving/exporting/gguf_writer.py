@@ -11,8 +11,8 @@ from pathlib import Path
 
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType
 
-from doratune.serving.gguf_file import HEADER, Floats, GgufFile
-from doratune.serving.gguf_types import FLOATS, WRITTEN, stored_bytes, stored_in
+from doratune.serving.exporting.gguf_file import HEADER, Floats, GgufFile
+from doratune.serving.exporting.gguf_types import FLOATS, WRITTEN, stored_bytes, stored_in
 
 FILE_TYPE, QUANTISATION = "general.file_type", "general.quantization_version"
 COPIED = 1 << 24

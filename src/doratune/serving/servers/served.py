@@ -17,8 +17,8 @@ from doratune.records.servers import (
     ServingCheck,
     ServingWay,
 )
-from doratune.serving.contents import MEANINGS, read_contents
-from doratune.serving.servers import Fact, Form, Server, read_servers
+from doratune.serving.servers.contents import MEANINGS, read_contents
+from doratune.serving.servers.facts import Fact, Form, Server, read_servers
 
 NEW_RANK = 64
 """The rank of a conversion in a suggested command."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from doratune.records.files import write_text_atomic
 from doratune.records.run import RunRecord
 from doratune.records.serving import ConvertRecord
-from doratune.serving.card import distances
+from doratune.serving.check import distances
 from doratune.training.card import CARD_NAME, KINDS, base_section, loading, section, training_sections
 
 

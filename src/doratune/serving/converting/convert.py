@@ -16,14 +16,14 @@ from doratune.records.folders import refuse_output
 from doratune.records.layout import CONVERT_NAME
 from doratune.records.serving import ConvertRecord, RankTried
 from doratune.serving.adapted import AdaptedBase, AdaptedLayer, open_adapted
-from doratune.serving.best_lora import Conversion
 from doratune.serving.check import predictions, rows_for
-from doratune.serving.convert_card import write_card
-from doratune.serving.convert_config import RANKS, ConvertConfig
-from doratune.serving.cost import accuracies, check_written
-from doratune.serving.exact import convert_exactly
+from doratune.serving.converting.best_lora import Conversion
+from doratune.serving.converting.card import write_card
+from doratune.serving.converting.config import RANKS, ConvertConfig
+from doratune.serving.converting.cost import accuracies, check_written
+from doratune.serving.converting.exact import convert_exactly
+from doratune.serving.converting.lora_folder import refuse_unconverted
 from doratune.serving.files import refuse_taken, stage
-from doratune.serving.lora_folder import refuse_unconverted
 
 logger = logging.getLogger(__name__)
 

@@ -35,14 +35,13 @@ from doratune.serving.check import (
     predictions,
     recorded,
 )
-from doratune.serving.convert_card import write_card
-from doratune.serving.convert_config import ConvertConfig
-from doratune.serving.cost import accuracies
+from doratune.serving.converting.card import write_card
+from doratune.serving.converting.config import ConvertConfig
+from doratune.serving.converting.cost import accuracies
+from doratune.serving.converting.lora_folder import carried, source_notes, write_lora
 from doratune.serving.files import stage
-from doratune.serving.lora_folder import carried, source_notes, write_lora
-from doratune.serving.merge import ALLOWED
 from doratune.serving.model_folder import plan_model, rounded, write_settings, write_weights
-from doratune.serving.rounding import moved
+from doratune.serving.rounding import ALLOWED, moved
 
 BASE_NAME = "base"
 """The folder of the base in the output; the adapter's is ``ADAPTER_NAME``."""

@@ -13,9 +13,9 @@ from doratune.models.gguf import read_gguf
 from doratune.records.serving import GgufCheck
 from doratune.serving.adapted import AdaptedBase
 from doratune.serving.check import compare_logits, logits_of, predictions
-from doratune.serving.gguf_file import GgufFile
-from doratune.serving.gguf_layout import EMBEDDING, HEAD, Layout
-from doratune.serving.gguf_types import largest_rounding
+from doratune.serving.exporting.gguf_file import GgufFile
+from doratune.serving.exporting.gguf_layout import EMBEDDING, HEAD, Layout
+from doratune.serving.exporting.gguf_types import largest_rounding
 from doratune.serving.merged_weights import MergedWeights
 
 KL_FLOOR, KL_FACTOR = 1e-6, 500.0

@@ -9,7 +9,7 @@ from typing import Any
 from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, get_tensor_name_map
 
 from doratune.errors import InputError
-from doratune.serving.gguf_file import Floats, GgufFile
+from doratune.serving.exporting.gguf_file import Floats, GgufFile
 
 ARCHITECTURES = {
     "llama": "llama",

@@ -21,14 +21,14 @@ from doratune.records.files import file_sha256
 from doratune.records.serving import ExportedGguf, GgufCheck
 from doratune.serving.adapted import AdaptedBase, open_adapted
 from doratune.serving.check import rows_for
-from doratune.serving.export_config import ExportConfig
-from doratune.serving.gguf_check import check_gguf
-from doratune.serving.gguf_file import GgufFile
-from doratune.serving.gguf_layout import Layout
-from doratune.serving.gguf_plan import Change, Types, compare_with_base, plan_gguf
-from doratune.serving.gguf_writer import Computed
+from doratune.serving.exporting.config import ExportConfig
+from doratune.serving.exporting.gguf_check import check_gguf
+from doratune.serving.exporting.gguf_file import GgufFile
+from doratune.serving.exporting.gguf_layout import Layout
+from doratune.serving.exporting.gguf_plan import Change, Types, compare_with_base, plan_gguf
+from doratune.serving.exporting.gguf_writer import Computed
+from doratune.serving.exporting.staged_file import refuse_taken_file, staged_file
 from doratune.serving.merged_weights import MergedWeights
-from doratune.serving.staged_file import refuse_taken_file, staged_file
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType, quantize
 
 from doratune.errors import InputError
-from doratune.serving.gguf_file import Floats
+from doratune.serving.exporting.gguf_file import Floats
 
 FLOATS = ("F32", "F16", "BF16")
 WRITTEN = {

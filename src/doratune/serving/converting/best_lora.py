@@ -14,8 +14,14 @@ from doratune.peft.merge_layer import INITIALISATIONS, PREFIX
 from doratune.records.adapter_folder import EMBEDDING_FACTORS, LORA_FACTORS
 from doratune.records.serving import LayerShare
 from doratune.serving.adapted import AdaptedBase, AdaptedLayer
-from doratune.serving.lora_folder import carried, lora_config, short_targets, source_notes, write_lora
-from doratune.serving.low_rank import Decomposition, decompose, decompose_factors, dora_change
+from doratune.serving.converting.lora_folder import (
+    carried,
+    lora_config,
+    short_targets,
+    source_notes,
+    write_lora,
+)
+from doratune.serving.converting.low_rank import Decomposition, decompose, decompose_factors, dora_change
 
 
 class Conversion:

@@ -19,7 +19,6 @@ from doratune.records.files import write_json_atomic, write_text_atomic
 from doratune.records.layout import MERGE_NAME
 from doratune.records.serving import LogitCheck, MergeRecord
 from doratune.serving.adapted import AdaptedBase, AdaptedLayer, hollow, open_adapted
-from doratune.serving.card import merged_card
 from doratune.serving.check import (
     Logits,
     compare_logits,
@@ -30,17 +29,13 @@ from doratune.serving.check import (
     recorded,
     rows_for,
 )
-from doratune.serving.config import MergeConfig
 from doratune.serving.files import stage
 from doratune.serving.merged_weights import MergedWeights
+from doratune.serving.merging.card import merged_card
+from doratune.serving.merging.config import MergeConfig
 from doratune.serving.model_folder import Plan, plan_model, write_settings, write_weights
-from doratune.serving.rounding import moved
+from doratune.serving.rounding import ALLOWED, moved
 from doratune.training.card import CARD_NAME
-
-ALLOWED = 4.0
-"""How many times as far, on average, the merged model may be from base and adapter as it is from itself when
-its weights move by a rounding. On the tests' models the ratio is below 1. The largest difference does not
-decide: where experts are chosen, a rounding can change the choice."""
 
 
 def merge(config: MergeConfig) -> MergeRecord:

@@ -1,0 +1,1 @@
+"""Writes a base with its adapter as a GGUF file."""

@@ -1,0 +1,1 @@
+"""Merges an adapter into its base: a plain model folder."""

@@ -1,0 +1,1 @@
+"""What servers load, and what to make for those that do not load it."""
