@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from doratune.bench.config import InferBenchConfig
@@ -135,6 +136,14 @@ def test_what_is_kept(loads: None) -> None:
     assert of["peft-lora"].adapter_bytes == of["doratune-lora"].adapter_bytes == factors
     assert of["doratune-dora"].adapter_bytes == factors + outputs
     assert of["merged"].adapter_bytes == of["base"].adapter_bytes == 0
+
+
+def test_tensors_without_memory_are_not_counted() -> None:
+    with FakeTensorMode():
+        fake = torch.ones(1000)
+    before = infer._live_bytes()
+    kept = torch.ones(1000)
+    assert infer._live_bytes() - before == kept.nbytes == fake.nbytes
 
 
 def test_the_cases_that_ship() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from doratune.bench.cases import in_dtype
 from doratune.bench.config import InferBenchConfig
@@ -151,12 +151,13 @@ def _draw_prompts(case: InferCase, vocabulary: int) -> Tensor:
 
 
 def _live_bytes() -> int:
-    """The size of all storages that a tensor in this process uses."""
+    """The size of all storages that a plain tensor in this process uses."""
     gc.collect()
     storages = {}
     for one in gc.get_objects():
-        # Not isinstance, which asks the object for its class: some answer with a warning.
-        if issubclass(type(one), Tensor) and one.layout == torch.strided and not one.is_meta:
+        # By type: isinstance asks the object for its class, and some answer with a warning. Other
+        # subclasses, such as the fake tensors that torch.compile leaves, may have no memory at all.
+        if type(one) in (Tensor, nn.Parameter) and one.layout == torch.strided and not one.is_meta:
             storage = one.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
