@@ -42,12 +42,12 @@ LIMITS = (
     "each row, more differences could be told."
 )
 ONE_RUN = (
-    "Every experiment was trained once, with a learning rate chosen in advance. What can be told is told of "
-    "these trained adapters: no interval covers another seed or another learning rate."
+    "Every result is of one training with one learning rate. What can be told is told of these trained "
+    "adapters: no interval covers another seed or another learning rate."
 )
 FORGETTING = (
-    "Forgetting is how much the mean loss per token on Wikipedia texts rose through training, in nats. It has "
-    "no interval, as the files hold only the mean."
+    "Forgetting is how much the mean loss per token on Wikipedia texts rose through training, in nats. It "
+    "has no interval, as the files hold only the mean."
 )
 
 

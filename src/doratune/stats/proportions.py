@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 
 class Unpaired(NamedTuple):
     """The second share minus the first, as a share of rows, not in points."""
@@ -46,4 +48,4 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values corrected by Holm's method, in the same order."""
     from statsmodels.stats.multitest import multipletests
 
-    return multipletests(p_values, method="holm")[1].tolist() if p_values else []
+    return [float(p) for p in np.asarray(multipletests(p_values, method="holm")[1])] if p_values else []
