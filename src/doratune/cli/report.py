@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
+from doratune import __version__
 from doratune.cli.output import new_console, print_json, print_paths
 from doratune.cli.parse import AsJson, command_line, parse
 from doratune.cli.rendering import publish
@@ -34,8 +35,7 @@ Examples:
   doratune report runs/lora-0 runs/lora-1 runs/dora-0 runs/dora-1 --title "Two seeds" --output runs/report
   doratune report runs/study --output runs/study
   doratune report runs/study --output results/study --archive
-  doratune report --from peft-method-comparison peft/method_comparison/MetaMathQA/results \
-    --output runs/peft
+  doratune report --from peft-method-comparison results --output runs/peft
 """
 
 
@@ -48,7 +48,7 @@ class ReportCommand(Settings):
     """Folder for the table and the report."""
     source: Annotated[Literal["peft-method-comparison"] | None, tyro.conf.arg(name="from")] = None
     """Results of another project, shown with the intervals that their counts allow: PEFT's own comparison of
-    methods on MetaMathQA."""
+    methods, whose files are in method_comparison/MetaMathQA/results of its repository."""
     title: str | None = None
     """Heading of the report of runs; None: the methods. A study or comparison has its own."""
     archive: bool = False
@@ -107,7 +107,7 @@ def _report_peft(command: ReportCommand, runs: list[Path], reproduce: str) -> No
     from doratune.report.peft_comparison import as_json, view_of_peft, write_peft_comparison
     from doratune.report.terminal import print_peft_comparison
 
-    view = view_of_peft(read_peft_results(runs[0]), reproduce)
+    view = view_of_peft(read_peft_results(runs[0]), reproduce, __version__)
     paths = write_peft_comparison(view, command.output)
     if command.as_json:
         print_json(as_json(view))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from doratune import __version__
 from doratune.records.files import write_json_atomic, write_text_atomic
 from doratune.records.peft_results import ROWS, PeftResult, PeftResults, by_model
 from doratune.report import numbers
@@ -103,17 +102,19 @@ class PeftView:
     notes: list[str]  #: what a reader must know, such as files that were left out
     skipped: list[str]
     reproduce: str  #: the command
+    version: str  #: doratune's
 
 
-def view_of_peft(results: PeftResults, reproduce: str) -> PeftView:
+def view_of_peft(results: PeftResults, reproduce: str, version: str) -> PeftView:
     """Compare the results of each base model.
 
     Args:
         results: What was read.
         reproduce: The command.
+        version: doratune's version.
     """
     models = [_compared(model, rows) for model, rows in by_model(results.found).items()]
-    return PeftView(models, _notes(results), results.skipped, reproduce)
+    return PeftView(models, _notes(results), results.skipped, reproduce, version)
 
 
 def _compared(model: str, results: Sequence[PeftResult]) -> Comparison:
@@ -165,7 +166,7 @@ def page_of_peft(view: PeftView) -> Page:
             sections.append(Section(shown, f"{name}{heading}", blocks))
     sections.append(Section("limits", "How to read it", [Bullets([LIMITS, ONE_RUN, FORGETTING])]))
     sections.append(Section("repeat", "Reproduce", [Code(view.reproduce)]))
-    return Page(TITLE, None, __version__, sections)
+    return Page(TITLE, None, view.version, sections)
 
 
 def _outcome_blocks(view: PeftView) -> list[Block]:
@@ -323,6 +324,7 @@ def as_json(view: PeftView) -> dict[str, object]:
             for one in view.models
         ],
         "skipped": view.skipped,
+        "doratune": view.version,
         "reproduce": view.reproduce,
     }
 

@@ -80,7 +80,7 @@ def results(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def view(results: Path) -> PeftView:
-    return view_of_peft(read_peft_results(results), "doratune report …")
+    return view_of_peft(read_peft_results(results), "doratune report …", "1.2.3")
 
 
 def printed(view: PeftView, width: int) -> str:
@@ -144,7 +144,7 @@ def test_models_are_compared_apart_and_without_lora_nothing_is_tested(results: P
     other["run_info"]["peft_config"] = None
     other["train_info"] |= {"file_size": 99_999_999}
     write(results, other=other)
-    view = view_of_peft(read_peft_results(results), "")
+    view = view_of_peft(read_peft_results(results), "", "1.2.3")
     alone, compared = view.models
     assert (alone.model, len(alone.rows), len(compared.rows)) == ("other/model", 1, len(EXPERIMENTS))
     assert alone.rows[0].outcome is None
