@@ -92,7 +92,7 @@ def test_a_run_in_4_bits_goes_onto_the_base_that_is_named(cli: Cli, tiny_model: 
     refused = cli("convert", "run", "--rank", 8, "--output", "lora")
     assert refused.code == 2 and not Path("lora").exists()
     assert f"add --base {tiny_model}" in refused.err and "--dequantised" not in refused.err
-    converted = cli("convert", "run", "--rank", 32, "--base", tiny_model, "--output", "lora", "--json")
+    converted = cli("convert", "run", "--rank", 64, "--base", tiny_model, "--output", "lora", "--json")
     assert converted.code == 0, converted.err
     assert any("trained in 4 bits" in note for note in json.loads(converted.out)["notes"])
     merged, lora = (
