@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from doratune.methods.find import is_method_file, own_definition
+from doratune.methods.former import FORMER
 from doratune.models.builtin import BUILTIN
 from doratune.records import differences
 from doratune.records.files import file_sha256
@@ -41,6 +43,12 @@ def run_address(config: TrainConfig, *, model: str, data: str) -> str:
         data: SHA-256 of the training rows.
     """
     settings = config.model_dump(mode="json", exclude_defaults=True, exclude=set(WITHOUT_EFFECT))
+    if is_method_file(config.method):
+        settings["method"] = own_definition(config.method)
+    elif config.method in FORMER:  # runs of older versions are found
+        settings |= FORMER[config.method]
+        if settings["method"] == TrainConfig.model_fields["method"].default:
+            del settings["method"]
     for name, former in FORMER_DEFAULTS.items():
         settings[name] = getattr(config, name)
         if settings[name] == former:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from doratune.data.tasks import MIX
 from doratune.evaluation.config import EvalConfig
+from doratune.methods.find import get_method
 from doratune.records.layout import RUNS_NAME, VALIDATION_NAME
 from doratune.records.run import Format
 from doratune.records.study import StudyMethod
@@ -18,16 +19,6 @@ from doratune.study.job import Job, Wanted
 from doratune.study.material import Material, Test
 from doratune.study.plan import Plan
 from doratune.training.config import TrainConfig
-
-TRAINING: Mapping[StudyMethod, Mapping[str, Any]] = {
-    "lora": {"method": "lora"},
-    "dora": {"method": "dora"},
-    "dora-attached-norm": {"method": "dora", "norm_gradient": True},
-    "full": {"method": "full"},
-}
-"""A study's method as settings of a run."""
-OF_ADAPTERS = frozenset({"rank", "alpha", "rslora", "dropout", "targets", "engine"})
-"""Settings that full fine-tuning does not use."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,7 @@ class Group:
         ranks = {
             self.plan.own_settings.get(method, {}).get("rank", self.rank)
             for method in self.plan.methods
-            if method != "full"
+            if "rank" in get_method(self.plan.file_of(method)).given
         }
         return self.rank if ranks <= {self.rank} else ranks.pop() if len(ranks) == 1 else None
 
@@ -121,14 +112,15 @@ class Group:
         entry, plan = self.material.entry, self.plan
         adapter = {"rank": self.rank, "alpha": plan.alpha(self.rank)}
         settings = {**adapter, **plan.settings, **plan.own_settings.get(method, {})}
-        if method == "full":
-            settings = {key: value for key, value in settings.items() if key not in OF_ADAPTERS}
+        given = self.plan.file_of(method)
+        unused = get_method(given).unused
+        settings = {key: value for key, value in settings.items() if key not in unused}
         several = len(self.material.train) > 1
         return validate(
             TrainConfig,
             {
                 **settings,
-                **TRAINING[method],
+                "method": given,
                 "model": self.model,
                 "task": [part.task or MIX for part in self.material.train if part.task or several],
                 "data": self.material.train_path,
