@@ -74,7 +74,7 @@ def read_adapter_config(folder: Path) -> PeftConfig:
             "the adapter's method is not one that doratune knows",
             where=str(path),
             got=f"peft_type {values['peft_type']}",
-            expected="LORA, which is LoRA's and DoRA's, or another method of the installed PEFT that adapts layers",
+            expected="LORA, which is LoRA's and DoRA's, or another method of PEFT that adapts layers",
         )
     known = {field.name for field in fields(kind)}
     strange = [key for key, value in values.items() if key not in known and value]

@@ -28,8 +28,8 @@ TEXT, GRID, PAPER = "#000001", "#000002", "#000003"
 STAND_INS = {TEXT: "var(--text)", GRID: "var(--grid)", PAPER: "var(--paper)"} | {
     f"#00010{index}": f"var(--s{index})" for index in range(SERIES)
 }
-# The first is the base model's. The 6 other colours, 13 markers and 7 dashes repeat at different times, so that
-# 78 series differ in colour or marker, and 42 lines in colour or dash.
+# The first is the base model's. The 6 other colours, 13 markers and 7 dashes repeat at different times, so
+# that 78 series differ in colour or marker, and 42 lines in colour or dash.
 MARKERS = ("x", "o", "D", "^", "s", "v", "P", "*", "X", "<", ">", "p", "h", "d")
 DASHES = (
     *("solid", "solid", (0, (3, 1.5)), (0, (1, 1)), (0, (6, 1, 1, 1)), (0, (3, 1)), (0, (8, 2))),

@@ -93,8 +93,8 @@ def peft_config(config: TrainConfig, *, rank: int | None = None) -> PeftConfig:
     refuse_conditional(peft, where=f"{_source(config)}, arguments")
     if reason := lost_base(peft):
         raise InputError(
-            "the adapter could not be evaluated from its file: its initialisation changes the base in a way that "
-            "loading cannot repeat",
+            "the adapter could not be evaluated from its file: its initialisation changes the base in a way "
+            "that loading cannot repeat",
             where=f"{_source(config)}, arguments",
             got=f"init_lora_weights {peft.init_lora_weights}, whose change comes from {reason}",
             expected="true, gaussian, orthogonal, mica, pissa or olora",

@@ -46,7 +46,7 @@ class RowTrainer(SFTTrainer):
         on_nonfinite: stop: raise at the first loss, gradient norm or parameter that is not finite; skip:
             skip an optimizer step whose loss or gradient is not finite.
         name_rows: Names rows, given as indices into ``rows``, for the user.
-        loraplus_ratio: The learning rate of LoRA's B, relative to that of A (LoRA+); None: both have the same.
+        loraplus_ratio: The learning rate of LoRA's B, relative to that of A (LoRA+); None: the same.
         **others: SFTTrainer's own arguments.
     """
 
