@@ -25,6 +25,7 @@ from doratune.models.load import LoadedModel, load_model, on_cpu
 from doratune.peft import adapter_parameters, dora_norms, enable, has_lora, uses_dora
 from doratune.peft.adapter_file import read_adapter_config
 from doratune.peft.load import changes_base, load_adapter
+from doratune.records.adapter_folder import read_adapter_settings
 from doratune.records.run import (
     ModelRecord,
     ParameterCount,
@@ -116,7 +117,7 @@ def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Targ
         return Target(base.model, base.tokenizer, record, output, scored, other_base=other)
     peft_model = _with_adapter(base, trained, adapter)
     if record is None:
-        method = "dora" if uses_dora(peft_model) else peft_model.peft_config["default"].peft_type.lower()
+        method = "dora" if uses_dora(peft_model) else str(read_adapter_settings(adapter)["peft_type"]).lower()
         record = _new_record(config, trained, method, adapter=adapter_parameters(peft_model))
     if record.config.get("engine", "doratune") == "doratune" and has_lora(peft_model):
         enable(peft_model)

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from doratune.errors import InputError
+from doratune.errors import InputError, did_you_mean
 from doratune.methods.method import Method
 from doratune.named_yaml import read_named, shipped_names
 from doratune.settings import validate
@@ -54,7 +54,13 @@ def get_method(name: str, *, where: str = "--method") -> Method:
             expected="the name of a PEFT configuration, such as LoraConfig",
         )
     if method.match is not None and method.match not in method_names():
-        get_method(method.match, where=f"{source}, match")
+        raise InputError(
+            "unknown method",
+            where=f"{source}, match",
+            got=method.match,
+            expected=f"one of {', '.join(method_names())}",
+            fix=did_you_mean(method.match, list(method_names())),
+        )
     return method
 
 

@@ -16,8 +16,9 @@ from doratune.data.mix import without_mix
 from doratune.data.tasks import get_tasks
 from doratune.data.tasks import plain_name as task_name
 from doratune.errors import InputError
-from doratune.methods.find import get_method, is_method_file, plain_name
+from doratune.methods.find import get_method, is_method_file
 from doratune.methods.former import SWITCHES, former_method
+from doratune.methods.method import Method
 from doratune.named_yaml import read_named
 from doratune.records.run import Format, Protocol
 from doratune.records.study import StudyMethod
@@ -143,8 +144,9 @@ class Plan(Settings):
     """Built-in names, folders, .gguf files or hub ids."""
     methods: Axis[StudyMethod]
     """Names of methods (doratune methods lists them), or YAML files of your own."""
-    method_files: dict[StudyMethod, str] = Field(default={})
-    """The files of those of your own, by the methods' names; filled in from methods."""
+    own_methods: dict[StudyMethod, Method] = Field(default={})
+    """What the files of your own hold, by the methods' names; read once, as they may change while a study
+    runs."""
     tasks: Annotated[list[PlanTask], Field(min_length=1)]
     """What is trained on and tested on."""
     ranks: Axis[Positive]
@@ -185,21 +187,27 @@ class Plan(Settings):
         listed = values.get("methods") if isinstance(values, dict) else None
         if not isinstance(listed, list):
             return values
-        names = {one: plain_name(one) for one in listed if isinstance(one, str) and is_method_file(one)}
-        if not names:
+        files = [one for one in listed if isinstance(one, str) and is_method_file(one)]
+        if not files:
             return values
+        own = {file: get_method(file, where="plan, methods") for file in files}
+        names = {file: method.name for file, method in own.items()}
         changed = dict(values) | {
             "methods": [names.get(one, one) if isinstance(one, str) else one for one in listed],
-            "method_files": {name: file for file, name in names.items()},
+            "own_methods": {method.name: method for method in own.values()},
         }
         for key in ("own_learning_rates", "own_settings"):
-            if isinstance(own := values.get(key), dict):
-                changed[key] = {names.get(name, name): one for name, one in own.items()}
+            if isinstance(given := values.get(key), dict):
+                changed[key] = {names.get(name, name): one for name, one in given.items()}
         return changed
 
-    def file_of(self, method: StudyMethod) -> str:
-        """A method as a run's settings name it: its file, or the name of a shipped method."""
-        return self.method_files.get(method, method)
+    def method(self, name: StudyMethod) -> Method:
+        """One of the plan's methods, shipped or not.
+
+        Raises:
+            InputError: There is no such method.
+        """
+        return self.own_methods.get(name) or get_method(name, where="plan, methods")
 
     def alpha(self, rank: int) -> float:
         """Alpha of an adapter of this rank; rounded, so that alpha / rank * rank is alpha again."""
@@ -267,7 +275,8 @@ def check_plan(plan: Plan, source: str) -> None:
         InputError: Tasks, methods or learning rates do not fit together.
     """
     for method in plan.methods:
-        get_method(plan.file_of(method), where=f"{source}, methods")
+        if method not in plan.own_methods:
+            get_method(method, where=f"{source}, methods")
     _check_tasks(plan, source)
     _check_own(plan, source)
     _check_tries(plan, source)

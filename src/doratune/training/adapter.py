@@ -10,7 +10,7 @@ from peft import PeftConfig, PeftModel, TaskType, get_peft_model, prepare_model_
 from transformers import PreTrainedModel
 
 from doratune.errors import InputError, did_you_mean
-from doratune.methods.find import get_method, is_method_file
+from doratune.methods.find import get_method, is_method_file, method_names
 from doratune.methods.method import Method
 from doratune.peft import enable
 from doratune.peft._internals import LoraLayer, gather_params_ctx
@@ -44,8 +44,8 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
         model = prepare_model_for_kbit_training(
             model, use_gradient_checkpointing=config.gradient_checkpointing
         )
-    peft: Any = peft_config(config, rank=rank)
-    peft_model = _adapted(model, peft, config, others)
+    peft: Any = peft_config(method, config, rank=rank)
+    peft_model = _adapted(model, peft, method, config, others)
     if method.unused:
         logger.info("%s has no use for %s", method.title, ", ".join(sorted(method.unused)))
     if config.engine == "peft":
@@ -58,17 +58,18 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
     return peft_model
 
 
-def peft_config(config: TrainConfig, *, rank: int | None = None) -> PeftConfig:
+def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None) -> PeftConfig:
     """The PEFT configuration of a run.
 
     Args:
-        config: Its method, which has an adapter, rank, alpha, dropout and targets.
+        method: Its method, which has an adapter.
+        config: Its rank, alpha, dropout and targets.
         rank: The rank, if it is not the configuration's; alpha is then as large in relation to it.
 
     Raises:
         InputError: PEFT does not have the method's class, or refuses an argument.
     """
-    method, rank = get_method(config.method), rank or config.rank
+    rank = rank or config.rank
     settings: dict[str, Any] = {
         "rank": rank,
         "alpha": config.alpha * rank / config.rank,
@@ -80,7 +81,7 @@ def peft_config(config: TrainConfig, *, rank: int | None = None) -> PeftConfig:
     if kind is None:
         raise InputError(
             "the installed PEFT has no such configuration with layers to adapt",
-            where=f"{_source(config)}, peft",
+            where=f"{_source(method, config)}, peft",
             got=method.peft,
             expected=f"one of {', '.join(sorted(classes))}",
             fix=did_you_mean(method.peft or "", list(classes)),
@@ -89,35 +90,31 @@ def peft_config(config: TrainConfig, *, rank: int | None = None) -> PeftConfig:
     try:
         peft = kind(task_type=TaskType.CAUSAL_LM, **values, **method.arguments)
     except (TypeError, ValueError, ImportError, AttributeError) as error:
-        raise _refused(config, error) from error
-    refuse_conditional(peft, where=f"{_source(config)}, arguments")
+        raise _refused(method, config, error) from error
+    refuse_conditional(peft, where=f"{_source(method, config)}, arguments")
     if reason := lost_base(peft):
         raise InputError(
             "the adapter could not be evaluated from its file: its initialisation changes the base in a way "
             "that loading cannot repeat",
-            where=f"{_source(config)}, arguments",
+            where=f"{_source(method, config)}, arguments",
             got=f"init_lora_weights {peft.init_lora_weights}, whose change comes from {reason}",
             expected="true, gaussian, orthogonal, mica, pissa or olora",
         )
     return peft
 
 
-def refuse_arguments(config: TrainConfig) -> None:
-    """Refuse a method's arguments that PEFT does not take, as far as can be told without a model.
-
-    Raises:
-        InputError: As for ``peft_config``.
-    """
-    if not get_method(config.method).trains_all:
-        peft_config(config)
-
-
 def _adapted(
-    model: PreTrainedModel, peft: PeftConfig, config: TrainConfig, others: dict[str, str], **options: bool
+    model: PreTrainedModel,
+    peft: PeftConfig,
+    method: Method,
+    config: TrainConfig,
+    others: dict[str, str],
+    *,
+    empty: bool = False,
 ) -> PeftModel:
     """``model`` with PEFT's layers, or PEFT's refusal as one message."""
     try:
-        adapted = get_peft_model(model, peft, **options)
+        adapted = get_peft_model(model, peft, low_cpu_mem_usage=empty)
     except (TypeError, ValueError, ImportError, AttributeError, NotImplementedError) as error:
         if others:
             raise InputError(
@@ -126,48 +123,45 @@ def _adapted(
                 got=", ".join(f"{target} ({kind})" for target, kind in others.items()),
                 expected="names of linear layers, embeddings or convolutions",
             ) from error
-        raise _refused(config, error) from error
+        raise _refused(method, config, error) from error
     assert isinstance(adapted, PeftModel)
     return adapted
 
 
-def _refused(config: TrainConfig, error: Exception) -> InputError:
-    method = get_method(config.method)
+def _refused(method: Method, config: TrainConfig, error: Exception) -> InputError:
     given = ", ".join(f"{name} {value}" for name, value in method.arguments.items())
     return InputError(
         f"PEFT refuses the arguments of {method.peft}",
-        where=f"{_source(config)}, arguments",
+        where=f"{_source(method, config)}, arguments",
         got=f"{given or 'none'}: {' '.join(str(error).split())}",
         fix="correct the method's file"
-        if is_method_file(config.method)
+        if method.name not in method_names()
         else "change --rank or --targets, or leave the settings out that the message names",
     )
 
 
-def _source(config: TrainConfig) -> str:
-    return config.method if is_method_file(config.method) else f"method {config.method}"
+def _source(method: Method, config: TrainConfig) -> str:
+    return config.method if is_method_file(config.method) else f"method {method.name}"
 
 
 def _matching_rank(model: PreTrainedModel, config: TrainConfig, method: Method) -> int:
     """The run's rank, or the smallest from it on that trains as much as the method to match."""
     if method.match is None:
         return config.rank
-    other = config.model_copy(update={"method": method.match})
-    wanted = _size(model, other)
+    wanted = _size(model, get_method(method.match), config, config.rank)
     rank = config.rank
-    while _size(model, config, rank) < wanted:
+    while _size(model, method, config, rank) < wanted:
         rank += 1
     logger.info("rank %d of %s trains at least as much as %s", rank, method.title, method.match)
     return rank
 
 
-def _size(model: PreTrainedModel, config: TrainConfig, rank: int | None = None) -> int:
+def _size(model: PreTrainedModel, method: Method, config: TrainConfig, rank: int) -> int:
     """The number of parameters that a run trains, counted by PEFT on a model without content."""
     kind: Any = type(model)
     with torch.device("meta"):
         skeleton = kind(model.config)
-    peft = peft_config(config, rank=rank)
-    adapted = _adapted(skeleton, peft, config, {}, low_cpu_mem_usage=True)
+    adapted = _adapted(skeleton, peft_config(method, config, rank=rank), method, config, {}, empty=True)
     return sum(one.numel() for one in adapted.parameters() if one.requires_grad)
 
 
