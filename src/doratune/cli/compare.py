@@ -10,8 +10,9 @@ from doratune.study import compare
 from doratune.study.compare import CompareConfig
 from doratune.training.presets import Preset, load_preset
 
-ABOUT = """Evaluate a base model, train it with LoRA, DoRA or other methods on the same rows, order, seeds and budget,
-evaluate each, and write study.json, report.md and report.html. Several tasks are mixed into one training set.
+ABOUT = """Evaluate a base model, train it with LoRA, DoRA or other methods on the same rows, order, seeds and
+budget, evaluate each, and write study.json, report.md and report.html. Several tasks are mixed into one
+training set.
 
 Examples:
   doratune compare --preset demo --output runs/demo

@@ -70,7 +70,8 @@ class Method(Settings):
     """Into what an adapter may be merged: the base as it is, the base as the adapter's initialisation changes
     it (changed-base), or nothing."""
     match: str | None = None
-    """Use the smallest rank, from the run's on, with at least as many trained parameters as this shipped method."""
+    """Use the smallest rank, from the run's on, that trains at least as many parameters as this shipped
+    method."""
 
     @model_validator(mode="after")
     def _fits(self) -> Method:

@@ -86,7 +86,7 @@ def comparison_plan(config: CompareConfig, own: Mapping[StudyMethod, CompareConf
     named = " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
     values = {
         "title": f"{named[:1].upper()}{named[1:]} on {', '.join(map(plain_name, config.task))}",
-        "question": f"Which is the most accurate on the same rows in the same order, with the same budget: {named}?",
+        "question": f"Which is the most accurate on the same rows, order and budget: {named}?",
         "models": [config.model],
         "methods": config.methods,
         "tasks": [

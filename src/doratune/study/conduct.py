@@ -95,9 +95,7 @@ def conduct(
             restore_runs(folder, folder)
         for material in {id(group.material): group.material for group in groups}.values():
             material.write()
-        for method in {
-            name: own for group in groups for name, own in group.plan.own_methods.items()
-        }.values():
+        for method in {id(one): one for group in groups for one in group.plan.own_methods.values()}.values():
             write_json_atomic(method_copy(folder, method), method.model_dump(mode="json"))  # YAML reads it
         with runner:
             schedule = Schedule([Progress(group) for group in groups])
