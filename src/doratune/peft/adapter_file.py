@@ -83,6 +83,7 @@ def read_adapter_config(folder: Path) -> PeftConfig:
             "the adapter's configuration has keys that the installed PEFT does not know",
             where=str(path),
             got=", ".join(strange),
+            expected=f"keys of {kind.__name__}",
             fix=f"install the PEFT that saved it ({values.get('peft_version') or 'a newer version'})",
         )
     for key, kinds in (("r", (int,)), ("lora_alpha", (int, float))) if kind is LoraConfig else ():

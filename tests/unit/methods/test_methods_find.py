@@ -46,6 +46,23 @@ def test_no_method_is_shipped_twice() -> None:
     assert len({tuple(text.splitlines()[4:]) for text in files}) == len(files)
 
 
+def test_the_reference_lists_every_method() -> None:
+    page = Path(__file__).parents[3] / "docs/reference/tasks-models-methods.md"
+    into = {"base": "the base", "changed-base": "the base, changed", "nothing": "–"}
+    for name in method_names():
+        method = get_method(name)
+        what = f"[{method.title}]({method.paper})" if method.paper else method.title
+        computed = "engine" if method.engine else "–" if method.trains_all else "PEFT"
+        row = f"| `{name}` | {what} | {computed} | {', '.join(method.given) or '–'} | {into[method.merges]} |"
+        assert row in page.read_text(encoding="utf-8").splitlines()
+
+
+def test_the_file_in_the_reference_is_a_method(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/reference/tasks-models-methods.md").read_text(encoding="utf-8")
+    method = get_method(own(tmp_path, page.partition("```yaml\n")[2].partition("```")[0]))
+    assert method.given == get_method("lora").given and method.engine
+
+
 def test_an_own_method_is_found_by_its_file(tmp_path: Path) -> None:
     path = own(tmp_path)
     method = get_method(path)

@@ -15,6 +15,9 @@ from doratune.evaluation.found import find_trained
 from doratune.evaluation.target import load_target
 from doratune.methods.find import get_method, method_names
 from doratune.models.load import load_model
+from doratune.peft.adapter_file import read_lora_config
+from doratune.serving.adapted import open_adapted
+from doratune.serving.servers.contents import read_contents
 from doratune.training import train as training
 from doratune.training.adapter import add_adapter
 from doratune.training.config import TrainConfig
@@ -192,3 +195,16 @@ def test_a_base_that_was_changed_in_bfloat16_is_changed_alike(
     target = load_target(EvalConfig(target=run, task=["sample-boolq"]), find_trained(run))
     rounded = adapted(tiny_model, method=method, dtype="bfloat16").float()
     torch.testing.assert_close(logits(target.model), logits(rounded), rtol=0, atol=2e-5)
+
+
+def test_what_needs_a_and_b_refuses_other_methods_by_name(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "vera"
+    adapted(tiny_model, method="vera").save_pretrained(folder)
+    for refuse in (
+        lambda: open_adapted(str(folder), command="doratune merge"),
+        lambda: read_contents(str(folder)),
+        lambda: read_lora_config(folder),
+    ):
+        with pytest.raises(InputError, match="only adapters of LoRA and DoRA") as caught:
+            refuse()
+        assert caught.value.got == "peft_type VERA"
