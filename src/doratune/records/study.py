@@ -265,6 +265,14 @@ def ends_chosen(arm: StudyArm) -> list[End]:
     return [end for end, rate in ends.items() if rate in chosen]
 
 
+def no_better_than_majority(cell: StudyCell, arm: StudyArm) -> list[Trial]:
+    """The chosen trials whose accuracy is at or below always giving the validation rows' most frequent answer."""
+    limit = cell.validation_majority
+    if limit is None:
+        return []
+    return [one for one in arm.trials if one.chosen and one.accuracy is not None and one.accuracy <= limit]
+
+
 def from_version_2(data: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a study.json of schema version 2, converted to version 3.
 
@@ -276,7 +284,7 @@ def from_version_2(data: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         A copy, still to be validated.
     """
-    new = copy.deepcopy(dict(data)) | {"schema_version": 3}
+    new: dict[str, Any] = {**copy.deepcopy(dict(data)), "schema_version": 3}
     plan = new.get("plan") or {}
     seeds = plan.get("seeds")
     if plan:

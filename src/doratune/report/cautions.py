@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from doratune.records.study import DivergedRun, StudyArm, StudyDifference, arm_name
+from doratune.records.study import DivergedRun, StudyArm, StudyDifference, arm_name, no_better_than_majority
 from doratune.report import numbers
 from doratune.report.view import NamedCell, View, arm_title
 
@@ -20,6 +20,7 @@ def cautions(view: View) -> list[str]:
     for named in view.cells:
         found += _diverged(named)
     for named in view.cells:
+        found += [line for arm in named.cell.arms for line in _weak_choices(named, arm)]
         found += _same_answers(named)
         found += [line for arm in named.cell.arms if (line := _one_answer(named, arm))]
     trained = {line: None for one in view.trainings for arm in one.arms for line in _unmoved(arm, one.label)}
@@ -52,8 +53,9 @@ def _diverged(named: NamedCell) -> Iterator[str]:
         yield f"{named.label}: {arm_title(arm)} has no result, as {why_lost(runs)}."
     for arm in named.cell.arms:
         runs = [run for run in named.cell.diverged if run.arm == arm.name]
-        rates = sorted(run.learning_rate for run in runs if run.trial)
-        seeds = sorted(run.seed for run in runs if not run.trial)
+        present = {run.seed for run in arm.runs}
+        rates = sorted({run.learning_rate for run in runs if run.trial and run.seed in present})
+        seeds = sorted({run.seed for run in runs} - present)
         if rates:
             listed = ", ".join(map(numbers.learning_rate, rates))
             yield (
@@ -65,6 +67,19 @@ def _diverged(named: NamedCell) -> Iterator[str]:
                 f"{named.label}: training of {arm_name(arm.name)} diverged with {_listed(seeds)}. "
                 "Its mean and its differences are over the other seeds only, so they flatter it."
             )
+
+
+def _weak_choices(named: NamedCell, arm: StudyArm) -> Iterator[str]:
+    """A sentence if a chosen rate is no better than the most frequent answer on the validation rows."""
+    weak = no_better_than_majority(named.cell, arm)
+    if weak and named.cell.validation_majority is not None:
+        seeds = [one.seed for one in weak if one.seed is not None]
+        reached = ", ".join(dict.fromkeys(numbers.percent(one.accuracy or 0.0) for one in weak))
+        yield (
+            f"{named.label}: on the validation rows, {arm_name(arm.name)} with its chosen learning rate "
+            f"({reached}{f', {_listed(seeds)}' if seeds else ''}) is no better than always giving the most "
+            f"frequent answer ({numbers.percent(named.cell.validation_majority)})."
+        )
 
 
 def _lost_time(view: View) -> Iterator[str]:

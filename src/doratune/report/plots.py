@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from doratune.records.study import StudyArm, arm_name
@@ -22,7 +23,7 @@ from doratune.report.figures import (
     shortened,
     to_svg,
 )
-from doratune.report.view import NamedCell, NamedDifference, Pair, Training, View, arm_title
+from doratune.report.view import NamedCell, NamedDifference, Pair, Training, View, arm_title, rates_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -154,6 +155,7 @@ def search_plot(training: Training, view: View, sheet: Sheet) -> str | None:
         return None
     with drawing(sheet):
         figure, axes = new_figure(sheet, 2.9)
+        several = False
         for arm in searched:
             index = view.series[arm.name]
             points = [
@@ -161,11 +163,17 @@ def search_plot(training: Training, view: View, sheet: Sheet) -> str | None:
                 for trial in arm.trials
                 if trial.accuracy is not None  # a rate that diverged is told in words
             ]
-            rates, shares, _ = zip(*points, strict=True)
+            rates = sorted({rate for rate, _, _ in points})
+            shares = [mean(share for one, share, _ in points if one == rate) for rate in rates]
             look = _line(arm, index)
             if arm is searched[0] and len(searched) > 1:
                 look |= BROAD
             axes.plot(rates, shares, marker=MARKERS[index], markersize=5, **look)
+            if len(points) > len(rates):
+                several = True
+                single = {"linestyle": "none", "marker": MARKERS[index], "markersize": 3.5, "alpha": 0.6}
+                every = [(rate, share) for rate, share, _ in points]
+                axes.plot(*zip(*every, strict=True), color=colour(index), **single)
             for rate, share, chosen in points:
                 if chosen:
                     ring = {
@@ -176,10 +184,12 @@ def search_plot(training: Training, view: View, sheet: Sheet) -> str | None:
                     axes.plot([rate], [share], linestyle="none", marker="o", markersize=13, **ring)
         _rate_axis(axes, sorted({trial.learning_rate for arm in searched for trial in arm.trials}))
         axes.margins(0.08, 0.12)  # room for the rings
-        axes.set(xlabel="learning rate; ringed: chosen", ylabel="validation accuracy in %")
+        line = "line: mean over seeds; " if several else ""
+        axes.set(xlabel=f"learning rate; {line}ringed: chosen", ylabel="validation accuracy in %")
         _grid_and_legend(axes)
         words = "; ".join(
-            f"{arm_title(arm.name)} chose {numbers.learning_rate(arm.learning_rate)}" for arm in searched
+            f"{arm_title(arm.name)} chose {' and '.join(map(numbers.learning_rate, rates_of(arm)))}"
+            for arm in searched
         )
         return to_svg(figure, sheet, f"Validation accuracy over learning rate{_on(training)}: {words}.")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from doratune.records.study import (
     METHOD_NAMES,
+    PooledDifference,
     StudyArm,
     StudyCell,
     StudyDifference,
@@ -135,7 +136,7 @@ class View:
     @property
     def rates_differ(self) -> bool:
         """Whether the arms were trained with different learning rates."""
-        return len({arm.learning_rate for one in self.cells for arm in one.cell.arms}) > 1
+        return len({rate for one in self.cells for arm in one.cell.arms for rate in rates_of(arm)}) > 1
 
 
 def view_of(record: StudyRecord) -> View:
@@ -146,7 +147,7 @@ def view_of(record: StudyRecord) -> View:
     pairs = _pairs(record, cells, noun)
     one_seed = all(len(arm.runs) == 1 for arm in arms)
     searched = any(arm.trials for arm in arms)
-    one_model = len({(cell.model, cell.rank) for cell in record.cells}) <= 1
+    one_model = len({(cell.model, *_axes(cell)) for cell in record.cells}) <= 1
     return View(
         record=record,
         cells=cells,
@@ -161,6 +162,12 @@ def view_of(record: StudyRecord) -> View:
         has_base=any(cell.base for cell in record.cells),
         simple=one_seed and one_model and not searched and len(pairs) <= 1,
     )
+
+
+def rates_of(arm: StudyArm) -> list[float | None]:
+    """The learning rates of an arm's runs, ascending, each once; None for one that is not known."""
+    rates = {run.learning_rate or arm.learning_rate for run in arm.runs}
+    return sorted(rates, key=lambda rate: (rate is None, rate))
 
 
 def floor(cell: StudyCell) -> float:
@@ -184,7 +191,7 @@ def _labels(record: StudyRecord) -> list[str]:
         [cell.format for cell in record.cells],
         [cell.protocol for cell in record.cells],
         [cell.model for cell in record.cells],
-        [f"rank {cell.rank}" if cell.rank else "no rank" for cell in record.cells],
+        *zip(*(_axes(cell) for cell in record.cells), strict=True),
     ]
     varying = [values for values in facts if len(set(values)) > 1]
     labels = [
@@ -198,6 +205,16 @@ def _labels(record: StudyRecord) -> list[str]:
         else label
         for label, cell in zip(labels, record.cells, strict=True)
     ]
+
+
+def _axes(one: StudyCell | PooledDifference) -> tuple[str, str, str, str]:
+    """The settings that a plan may cross, in words."""
+    return (
+        f"rank {one.rank}" if one.rank else "no rank",
+        f"batch size {one.batch_size}" if one.batch_size else "any batch size",
+        f"{one.epochs:g} epoch{'' if one.epochs == 1 else 's'}" if one.epochs else "any number of epochs",
+        f"{one.training_rows:,} training rows" if one.training_rows else "all training rows",
+    )
 
 
 def _series(arms: Sequence[StudyArm]) -> dict[str, int]:
@@ -221,12 +238,12 @@ def _pairs(record: StudyRecord, cells: Sequence[NamedCell], noun: str) -> list[P
         for one in named.cell.differences:
             pair(one).single.append(NamedDifference(place, named.label, named.cell, one))
     models = {one.model for one in record.pooled}
-    ranks = {one.rank for one in record.pooled}
+    axes = [{_axes(one)[place] for one in record.pooled} for place in range(4)]
     for pool in record.pooled:
         parts = [f"Mean of {numbers.counted(len(pool.cells), noun)}"]
         parts += [pool.model] if len(models) > 1 else []
-        parts += [f"rank {pool.rank}"] if len(ranks) > 1 else []
-        key = (pool.model, pool.rank, tuple(pool.cells))
+        parts += [words for words, values in zip(_axes(pool), axes, strict=True) if len(values) > 1]
+        key = (pool.model, _axes(pool), tuple(pool.cells))
         pair(pool.difference).pooled.append(NamedDifference(key, ", ".join(parts), None, pool.difference))
     return list(pairs.values())
 

@@ -18,5 +18,5 @@ def compared_methods(methods: Sequence[StudyMethod]) -> list[tuple[StudyMethod, 
     reference: StudyMethod = "lora" if "lora" in methods else methods[0]
     others: list[StudyMethod] = [method for method in methods if method not in (reference, "dora")]
     dora: list[StudyMethod] = ["dora"] if "dora" in methods and reference != "dora" else []
-    pairs: list[tuple[StudyMethod, StudyMethod]] = [(reference, other) for other in [*dora, *others]]
-    return pairs
+    compared: list[StudyMethod] = [*dora, *others]
+    return [(reference, other) for other in compared]

@@ -52,7 +52,7 @@ def run(
     plan, output = planned(folder, **changes), folder / "out"
     compare.check_output(output, resume=resume, overwrite=False)
     earlier = compare.read_earlier(output) if resume else None
-    study = open_study(compare.resumed(plan, earlier) if earlier else plan, output)
+    study = open_study(plan, output)
     if earlier is not None:
         compare.check_same(study, earlier)
     return run_study(study, runner or MadeUpRunner(), Silent(), reproduce="doratune compare")

@@ -66,7 +66,9 @@ def test_a_diverged_rate_is_not_chosen(tmp_path: Path) -> None:
     record = run(tmp_path, runner, learning_rates=RATES)
     (cell,) = record.cells
     assert [arm.learning_rate for arm in cell.arms] == [1e-3, 1e-3]
-    assert [[one.accuracy for one in arm.trials] for arm in cell.arms] == [[0.7, 0.8, None]] * 2
+    assert [[one.accuracy for one in arm.trials] for arm in cell.arms] == [
+        [0.7, 0.7, 0.8, 0.8, None, None]
+    ] * 2
     assert [(one.arm, one.learning_rate, one.trial, one.seconds) for one in cell.diverged] == [
         ("lora", 0.1, True, 3.0),
         ("dora", 0.1, True, 3.0),
