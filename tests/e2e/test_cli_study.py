@@ -43,6 +43,7 @@ def write_plan(path: Path, model: Path, **changes: Any) -> Path:
         "ranks": [4],
         "learning_rates": [1e-3, 3e-2],
         "seeds": [0],
+        "choose": {"extend": 0},
         "settings": {
             **{"epochs": 1.0, "warmup_steps": 1, "batch_size": 8, "cutoff": 512, "dtype": "float32"},
             "save_steps": 2,
@@ -227,14 +228,17 @@ def test_a_run_without_its_weights_is_trained_again_to_be_tested(
 
 def test_dry_run_writes_nothing(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
     plan = write_plan(tmp_path / "plan.yaml", tiny_model, seeds=[0, 1, 2])
+    longer = write_plan(tmp_path / "longer.yaml", tiny_model, seeds=[0, 1, 2], choose={"extend": 2})
     before = sorted(tmp_path.rglob("*"))
     outcome = cli("study", plan, "--output", "study", "--dry-run", "--json")
     assert outcome.code == 0, outcome.err
     total = json.loads(outcome.out)["total"]
-    # two rates with the first seed, then the chosen one with two more; 160 rows in batches of 8
-    assert (total["runs"], total["steps"]) == (4, 80)
-    # twice the validation rows; the test rows by the base model and by three seeds
-    assert total["rows"] == 2 * 24 + 40 + 3 * 40
+    # two rates with three seeds; 160 rows in batches of 8
+    assert (total["runs"], total["steps"]) == (6, 120)
+    # the validation rows by each; the test rows by the base model and, at two rates, by three seeds
+    assert total["rows"] == 6 * 24 + 40 + 6 * 40
+    more = json.loads(cli("study", longer, "--output", "study", "--dry-run", "--json").out)["if_extended"]
+    assert more["runs"] == 12, "two more rates at each end, with three seeds"
     assert total["seconds"] is None, "nothing is known of the speed"
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -266,7 +266,7 @@ def ends_chosen(arm: StudyArm) -> list[End]:
 
 
 def no_better_than_majority(cell: StudyCell, arm: StudyArm) -> list[Trial]:
-    """The chosen trials whose accuracy is at or below always giving the validation rows' most frequent answer."""
+    """The chosen trials that are no more accurate than always giving the most frequent answer."""
     limit = cell.validation_majority
     if limit is None:
         return []

@@ -13,7 +13,7 @@ from doratune.report.view import View, arm_title, rates_of
 NOT_EVALUATED = "not evaluated"
 NO_SEARCH = "The learning rates were given, not searched for."
 EQUAL_TRIES = (
-    "Every method tried equally many learning rates, judged on validation rows held out of the training rows. "
+    "Every method tried equally many learning rates, judged on validation rows held out of training. "
     "Of the rates within one standard error of the best accuracy, the one that gives the right answers the "
     "highest likelihood was chosen; without likelihoods, the most accurate."
 )
@@ -23,12 +23,10 @@ PER_ARM = (
     "have fallen with another seed is not in them."
 )
 SAME_RATE_NOTE = (
-    "Both methods with one learning rate, the best for the two together: chosen by the same rule on their mean "
-    "over all seeds on the validation rows. p is not corrected."
+    "Both methods with one learning rate, the best for the two together: chosen by the same rule on their "
+    "mean over all seeds on the validation rows. p is not corrected."
 )
-NO_SAME_RATE = (
-    "No learning rate was tried with both methods and every seed, so there is no row at the same rate."
-)
+NO_SAME_RATE = "No learning rate was tried with both methods and all seeds: there is no row at one rate."
 
 
 def rates_in_words(view: View) -> str:
@@ -95,8 +93,8 @@ def rate_note(view: View) -> str:
         ends += [f"{arm_title(name)} on {'; '.join(found)}"] if found else []
     if ends:
         told.append(
-            "Some chosen rates are at the end of what was tried, and a rate beyond it might have done better: "
-            f"{'. '.join(ends)}."
+            "Some chosen rates are at the end of what was tried, and a rate beyond it might have done "
+            f"better: {'. '.join(ends)}."
         )
     return " ".join(told)
 

@@ -12,6 +12,7 @@ from doratune.errors import InputError
 from doratune.records.files import write_json_atomic
 from doratune.records.run import RunRecord
 from doratune.records.storage import read_record, read_study
+from doratune.records.study import StudyRecord
 
 DOCS = Path(__file__).parents[3] / "docs/results/smollm2"
 
@@ -41,9 +42,34 @@ def test_study_round_trip(tmp_path: Path) -> None:
     write_json_atomic(path, made.to_dict())
     assert read_study(path) == made
     assert json.loads(path.read_text())["cells"][0]["differences"][0]["from"] == "lora"
-    write_json_atomic(path, made.to_dict() | {"schema_version": 3})
-    with pytest.raises(InputError, match=r"version 3(.|\n)*version 2"):
+    write_json_atomic(path, made.to_dict() | {"schema_version": 4})
+    with pytest.raises(InputError, match=r"version 4(.|\n)*version 3"):
         read_study(path)
+
+
+def chosen_once(made: StudyRecord) -> StudyRecord:
+    """What a study without the fields of version 3 is read as."""
+    new = made.to_dict()
+    new["plan"]["choose"] = {"per": "arm", "extend": 0}
+    for cell in new["cells"]:
+        cell |= {"chosen_per": "arm", "extended": (0, 0)}
+        for arm in cell["arms"]:
+            for run in arm["runs"]:
+                run["learning_rate"] = arm["learning_rate"]
+    return StudyRecord.model_validate(new)
+
+
+def test_a_study_of_version_2_says_that_its_rates_were_chosen_once(tmp_path: Path) -> None:
+    made = synthetic_study.study()
+    old = made.to_dict() | {"schema_version": 2}
+    for cell in old["cells"]:
+        for name in ("batch_size", "epochs", "training_rows", "chosen_per", "extended", "same_rate"):
+            del cell[name]
+        for arm in cell["arms"]:
+            for trial in arm["trials"]:
+                del trial["seed"], trial["nll"]
+    write_json_atomic(tmp_path / "study.json", old)
+    assert read_study(tmp_path / "study.json") == chosen_once(made)
 
 
 def test_a_study_of_version_1_is_read_with_all_its_figures(tmp_path: Path) -> None:
@@ -54,7 +80,7 @@ def test_a_study_of_version_1_is_read_with_all_its_figures(tmp_path: Path) -> No
         for arm in cell["arms"]:
             del arm["name"], arm["engine"]
     write_json_atomic(tmp_path / "study.json", old)
-    assert read_study(tmp_path / "study.json") == made
+    assert read_study(tmp_path / "study.json") == chosen_once(made)
     old["plan"]["settings"] = {"engine": "peft"}
     write_json_atomic(tmp_path / "study.json", old)
     arms = read_study(tmp_path / "study.json").cells[0].arms
@@ -67,7 +93,7 @@ def test_a_study_of_version_1_is_read_with_all_its_figures(tmp_path: Path) -> No
 def test_the_study_in_the_docs_is_read() -> None:
     written = json.loads((DOCS / "study.json").read_text())
     found = read_study(DOCS / "study.json").to_dict()
-    assert found["schema_version"] == 2
+    assert found["schema_version"] == 3
     assert found["pooled"] == written["pooled"]
     trained = [run["training"] for cell in written["cells"] for arm in cell["arms"] for run in arm["runs"]]
     for training in trained:
@@ -87,7 +113,9 @@ def test_the_study_in_the_docs_is_read() -> None:
             run.setdefault("most_given", None)
             run["result"].setdefault("tied", None)
     for cell, before in zip(found["cells"], written["cells"], strict=True):
-        assert cell["differences"] == before["differences"]
+        assert cell["differences"] == before["differences"] and cell["chosen_per"] == "arm"
+        for arm in before["arms"]:
+            arm["runs"] = [run | {"learning_rate": arm["learning_rate"]} for run in arm["runs"]]
         assert [arm["runs"] for arm in cell["arms"]] == [arm["runs"] for arm in before["arms"]]
         assert [arm["name"] for arm in cell["arms"]] == ["lora", "dora"]
 
