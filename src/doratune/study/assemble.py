@@ -14,6 +14,7 @@ from doratune.records.differences import by_name, environment_notes, shared_sett
 from doratune.records.run import Environment, Evaluation, RunRecord
 from doratune.records.storage import read_divergence, read_record
 from doratune.records.study import (
+    NO_VERDICT,
     DivergedRun,
     PooledDifference,
     StudyCell,
@@ -22,7 +23,7 @@ from doratune.records.study import (
     StudyRecord,
     Trial,
 )
-from doratune.stats.seeds import adjusted, pooled
+from doratune.stats.seeds import adjusted, pooled, without_verdict
 from doratune.study.cell import Answered, Arm, Pair, Run, cell_of
 from doratune.study.grid import Group
 from doratune.study.job import Job
@@ -264,19 +265,37 @@ def _corrected(cells: list[StudyCell]) -> list[StudyCell]:
 
 
 def _pooled(answered: Sequence[Answered]) -> list[PooledDifference]:
-    """Differences pooled over cells with the same model, rank, pair of arms and number of seeds."""
-    families: dict[tuple[str, int | None, Pair, int], list[Answered]] = {}
+    """Differences pooled over cells with the same model, rank and pair of arms; those of one seed apart."""
+    families: dict[tuple[str, int | None, Pair, bool], list[Answered]] = {}
     for one in answered:
         for pair, answers in one.pairs.items():
-            key = (one.cell.model, one.cell.rank, pair, len(answers.from_correct))
+            key = (one.cell.model, one.cell.rank, pair, len(answers.from_values) == 1)
             families.setdefault(key, []).append(one)
     return [
-        PooledDifference(
-            model=model,
-            rank=rank,
-            cells=[f"{one.cell.task} ({one.cell.format})" for one in family],
-            difference=pooled(*pair, [one.pairs[pair] for one in family]),
-        )
+        _pooled_over(model, rank, pair, cells)
         for (model, rank, pair, _), family in families.items()
-        if len(family) > 1
+        for cells in _with_and_without(pair, family)
+        if len(cells) > 1
     ]
+
+
+def _with_and_without(pair: Pair, family: list[Answered]) -> list[list[Answered]]:
+    """The cells with a verdict on the pair, which make the headline, and all of them if that is different."""
+    telling = [one for one in family if not _tells_nothing(pair, one)]
+    return [telling, family] if 0 < len(telling) < len(family) else [family]
+
+
+def _tells_nothing(pair: Pair, one: Answered) -> bool:
+    return any(
+        (found.from_arm, found.to_arm) == pair and found.outcome == NO_VERDICT
+        for found in one.cell.differences
+    )
+
+
+def _pooled_over(model: str, rank: int | None, pair: Pair, cells: Sequence[Answered]) -> PooledDifference:
+    names = [f"{one.cell.task} ({one.cell.format})" for one in cells]
+    nothing = [name for name, one in zip(names, cells, strict=True) if _tells_nothing(pair, one)]
+    found = pooled(*pair, [one.pairs[pair] for one in cells])
+    if len(nothing) == len(names):
+        found = without_verdict(found, "neither is shown to have learned anything in any of these cells")
+    return PooledDifference(model=model, rank=rank, cells=names, tells_nothing=nothing, difference=found)

@@ -16,6 +16,7 @@ from doratune.records.storage import training_curve
 from doratune.records.study import ArmResult, SeedRun, StudyArm, StudyCell, StudyMethod, Trial
 from doratune.stats.accuracy import accuracy_with_interval
 from doratune.stats.seeds import PairedCell, arm_summary, difference
+from doratune.stats.telling import with_telling
 from doratune.study.given import with_given_answers
 
 Pair = tuple[str, str]
@@ -98,11 +99,17 @@ def cell_of(
     for first, second in compared_pairs(arms):
         seeds = _shared_seeds(by_name[first], by_name[second])
         if seeds:
-            tables = [
-                correct[name][[by_name[name].seeds.index(seed) for seed in seeds if seed is not None] or [0]]
+            places = [
+                [by_name[name].seeds.index(seed) for seed in seeds if seed is not None] or [0]
                 for name in (first, second)
             ]
-            compared[first, second] = (PairedCell(entry.data.sha256, *tables), seeds)
+            tables = [correct[name][own] for name, own in zip((first, second), places, strict=True)]
+            runs = [
+                [by_name[name].runs[place][0].place for place in own]
+                for name, own in zip((first, second), places, strict=True)
+            ]
+            paired = PairedCell(entry.data.sha256, *tables, runs=tuple(zip(*runs, strict=True)))
+            compared[first, second] = (paired, seeds)
     cell = StudyCell(
         task=entry.task,
         sample=entry.sample,
@@ -115,12 +122,13 @@ def cell_of(
         base=_result(base[1], before[base[0].place]) if base is not None else None,
         arms=[_arm(arm, correct[arm.name], answers) for arm in arms],
         differences=[
-            difference(first, paired.from_correct, second, paired.to_correct, seeds)
+            difference(first, paired.from_values, second, paired.to_values, seeds)
             for (first, second), (paired, seeds) in compared.items()
         ],
         **facts,
     )
     cell = with_given_answers(cell, {place: found.given for place, found in (answers | before).items()})
+    cell = with_telling(cell, correct)
     records = {run.place: run.record for arm in arms for run, _ in arm.runs}
     evaluations = {run.place: one for run, one in [*([base] if base else []), *_runs(arms)]}
     return Answered(
