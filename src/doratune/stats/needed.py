@@ -5,9 +5,9 @@
 v(rows)) standard errors, but is at least that of the rows alone. The power is averaged over the estimates
 that S seeds may give of their spread (χ² with S − 1 degrees of freedom).
 
-A true difference d takes rows on which the arms differ: at least a share d of them, with a variance of d − d².
-What the arms differ on already comes on top. So the variance of a row is q + d − d², where q is the mean
-square of the differences found, which is the share of discordant rows unless candidates tied.
+A true difference d takes rows on which the arms differ: at least a share d of them, with a variance of
+d − d². What the arms differ on already comes on top. So the variance of a row is q + d − d², where q is the
+mean square of the differences found, which is the share of discordant rows unless candidates tied.
 
 A pilot of few seeds knows its variances badly. A range uses their 80 % bounds: χ² for the variance between
 seeds, Poisson for the number of discordant rows. Its lower end also takes the difference found for a part of
@@ -37,17 +37,17 @@ def needed(values: np.ndarray) -> list[Needed]:
     """How many rows, or how many seeds, it takes to detect each of ``POINTS``.
 
     Args:
-        values: The paired differences of the study's rows, (seeds, rows), from -1 to 1. With one seed, nothing
-            is known about other seeds, so the result is for that seed only.
+        values: The paired differences of the study's rows, (seeds, rows), from -1 to 1. With one seed,
+            nothing is known about other seeds, so the result is for that seed only.
     """
     return [_needed(points, values) for points in POINTS]
 
 
 def expected(difference: float, values: np.ndarray) -> tuple[Components, Components, Components]:
-    """The variances of a study with a true ``difference`` (a share): the estimate and the bounds of its range.
+    """The variances of a study with a true ``difference``: the estimate and the bounds of its range.
 
     Args:
-        difference: The true difference.
+        difference: The true difference, as a share.
         values: The paired differences of a study's rows, (seeds, rows).
     """
     found = components(values)

@@ -13,9 +13,9 @@ TIMES = 3.0
 def outliers(accuracies: Mapping[str, Sequence[float]], rows: int) -> dict[str, list[int]]:
     """By arm, the places of the runs that are far below its median.
 
-    Far is more than three times the larger of two figures: the typical distance of a run from its arm's median
-    over all arms (1.48 times the median distance), and the standard error of an accuracy over the rows. Arms
-    with fewer than three runs have none.
+    Far is more than three times the larger of two figures: the typical distance of a run from its arm's
+    median over all arms (1.48 times the median distance), and the standard error of an accuracy over the
+    rows. Arms with fewer than three runs have none.
 
     Args:
         accuracies: By arm, the accuracy of each run, as a share.

@@ -14,8 +14,8 @@ class Scale:
         factor: From a row's value to that unit.
         digits: Decimals in sentences.
         higher_is_better: Whether more of it is better.
-        shares: Whether a row counts from 0 to 1 and equal arms agree on most rows, as with accuracy. Intervals
-            then have made-up rows, one seed has an exact test, and the rows needed are estimated.
+        shares: Whether a row counts from 0 to 1 and equal arms agree on most rows, as with accuracy.
+            Intervals then have made-up rows, one seed has an exact test, and the rows needed are estimated.
     """
 
     unit: str

@@ -238,7 +238,7 @@ def adjusted(family: Sequence[StudyDifference], scale: Scale = ACCURACY) -> list
     from statsmodels.stats.multitest import multipletests
 
     uncorrected = [one.p_value for one in telling]
-    corrected = iter(multipletests(uncorrected, alpha=SIGNIFICANCE, method="holm")[1].tolist())
+    corrected = iter(np.asarray(multipletests(uncorrected, alpha=SIGNIFICANCE, method="holm")[1]).tolist())
     # a pooled difference lists no seeds, but its verdict already says if there was only one
     return [
         one

@@ -35,7 +35,7 @@ import numpy as np
 from scipy import optimize, special, stats
 
 LEVEL = 0.95
-_NORMAL = np.linspace(-8, 8, 1001)  # points of a standard normal, at which the rows' quantiles are computed
+_NORMAL = np.linspace(-6, 6, 301)  # points of a standard normal, at which the rows' quantiles are computed
 _WEIGHTS = stats.norm.pdf(_NORMAL) / stats.norm.pdf(_NORMAL).sum()
 
 
@@ -115,8 +115,11 @@ class Spread:
         least, most = (self.mean + float(self.by_rows[end]) + student for end in (0, -1))
         if least == most:
             return least
-        tolerance = 1e-6 * (most - least)
-        return float(optimize.brentq(lambda value: self._below(value) - share, least, most, xtol=tolerance))
+        tolerance = 1e-5 * (most - least)
+        found = optimize.root_scalar(
+            lambda value: self._below(value) - share, bracket=(least, most), xtol=tolerance
+        )
+        return float(found.root)
 
 
 def with_made_up_rows(values: np.ndarray, made_up: Sequence[float]) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Whether the arms of a cell learned anything, without which their difference says nothing about methods.
 
-An arm's runs have learned if their mean accuracy is above the floor, the better of a guess and of always giving
-the most frequent answer, by more than 1.64 standard errors over the rows: for arms that only guess that happens
-in 5 % of cells. The seeds' spread is left out, because the question is what these runs learned, not what other
-seeds would. An arm does not count if most of its runs give one answer to nearly every row.
+An arm's runs have learned if their mean accuracy is above the floor, the better of a guess and of always
+giving the most frequent answer, by more than 1.64 standard errors over the rows. For an arm that only guesses
+that happens in 5 % of cells. The seeds' spread is left out, because the question is what these runs learned,
+not what other seeds would. An arm does not count if most of its runs give one answer to nearly every row.
 """
 
 from __future__ import annotations
