@@ -36,6 +36,7 @@ from scipy import optimize, special, stats
 
 LEVEL = 0.95
 _NORMAL = np.linspace(-6, 6, 301)  # points of a standard normal, at which the rows' quantiles are computed
+_HALVES = np.array([1.0, 1.5, 2.0])  # powers of a variance's factor that scale the second to fourth cumulant
 _WEIGHTS = stats.norm.pdf(_NORMAL) / stats.norm.pdf(_NORMAL).sum()
 
 
@@ -105,12 +106,12 @@ class Spread:
         """The share below a value."""
         away = value - self.mean
         if not self.error:
-            return float(stats.norm.cdf(np.interp(away, self.by_rows, _NORMAL)))
+            return float(special.ndtr(np.interp(away, self.by_rows, _NORMAL)))
         return float(_WEIGHTS @ special.stdtr(self.freedom, (away - self.by_rows) / self.error))
 
     def _quantile(self, share: float) -> float:
         if not self.error:
-            return self.mean + float(np.interp(stats.norm.ppf(share), _NORMAL, self.by_rows))
+            return self.mean + float(np.interp(special.ndtri(share), _NORMAL, self.by_rows))
         student = self.error * float(special.stdtrit(self.freedom, share))
         least, most = (self.mean + float(self.by_rows[end]) + student for end in (0, -1))
         if least == most:
@@ -162,17 +163,14 @@ def spread_of(blocks: Sequence[Block]) -> Spread:
     groups: dict[Hashable, list[np.ndarray]] = {}
     for (rows, _), values in merged.items():
         groups.setdefault(rows, []).append(values)
-    whole = sum((_cumulants(group) for group in groups.values()), np.zeros(3))
-    rows_only = Spread(mean, _quantiles(whole))
+    cumulants = np.array([_cumulants(group) for group in groups.values()])
+    rows_only = Spread(mean, _quantiles(cumulants.sum(axis=0)))
     error, freedom = _seed_error([(runs, values) for (_, runs), values in merged.items()])
     if not error:
         return rows_only
-    own = sum((_own_share(group) ** _HALVES * _cumulants(group) for group in groups.values()), np.zeros(3))
-    both = Spread(mean, _quantiles(own), error, freedom)
+    shares = np.array([[_own_share(group)] for group in groups.values()])
+    both = Spread(mean, _quantiles((shares**_HALVES * cumulants).sum(axis=0)), error, freedom)
     return both if both.width >= rows_only.width else rows_only
-
-
-_HALVES = np.array([1.0, 1.5, 2.0])  # what a variance scaled by x does to the cumulants of order 2, 3 and 4
 
 
 def _merged(blocks: Sequence[Block]) -> dict[tuple[Hashable, tuple[Hashable, ...]], np.ndarray]:
@@ -213,7 +211,9 @@ def _cumulants(group: Sequence[np.ndarray]) -> np.ndarray:
     """The second to fourth cumulant of the bootstrap's mean of the same rows, (3,)."""
     means = np.sum([values.mean(axis=0) for values in group], axis=0)
     rows = len(means)
-    second, third, fourth = (float(((means - means.mean()) ** power).mean()) for power in (2, 3, 4))
+    away = means - means.mean()
+    square = away * away
+    second, third, fourth = (float(one.mean()) for one in (square, square * away, square * square))
     return np.array([second / rows, third / rows**2, (fourth - 3 * second**2) / rows**3])
 
 
