@@ -16,6 +16,7 @@ from doratune.records.storage import training_curve
 from doratune.records.study import ArmResult, SameRate, SeedRun, StudyArm, StudyCell, StudyMethod, Trial
 from doratune.stats.accuracy import accuracy_with_interval
 from doratune.stats.seeds import PairedCell, arm_summary, difference
+from doratune.stats.telling import with_telling
 from doratune.study.given import with_given_answers
 from doratune.study.pairs import compared_methods
 
@@ -111,9 +112,9 @@ def cell_of(
     compared: dict[Pair, tuple[PairedCell, list[int | None]]] = {}
     by_name = {arm.name: arm for arm in arms}
     for first, second in compared_pairs(arms):
-        seeds, tables = _paired(by_name[first], by_name[second], correct)
+        seeds, tables, runs = _paired(by_name[first], by_name[second], correct)
         if seeds:
-            compared[first, second] = (PairedCell(entry.data.sha256, *tables), seeds)
+            compared[first, second] = (PairedCell(entry.data.sha256, *tables, runs=runs), seeds)
     cell = StudyCell(
         task=entry.task,
         sample=entry.sample,
@@ -126,13 +127,14 @@ def cell_of(
         base=_result(base[1], before[base[0].place]) if base is not None else None,
         arms=[_arm(arm, correct[arm.name], answers) for arm in arms],
         differences=[
-            difference(first, paired.from_correct, second, paired.to_correct, seeds)
+            difference(first, paired.from_values, second, paired.to_values, seeds)
             for (first, second), (paired, seeds) in compared.items()
         ],
         same_rate=[found for one in at_one_rate if (found := _same_rate(one, answers)) is not None],
         **facts,
     )
     cell = with_given_answers(cell, {place: found.given for place, found in (answers | before).items()})
+    cell = with_telling(cell, correct)
     records = {run.place: run.record for arm in arms for run, _ in arm.runs}
     evaluations = {run.place: one for run, one in [*([base] if base else []), *_runs(arms)]}
     return Answered(
@@ -174,11 +176,15 @@ def _shared_seeds(first: Arm, second: Arm) -> list[int | None]:
 
 def _paired(
     first: Arm, second: Arm, correct: Mapping[str, np.ndarray]
-) -> tuple[list[int | None], list[np.ndarray]]:
-    """The seeds that both arms have, and the answers of each arm with them."""
+) -> tuple[list[int | None], list[np.ndarray], tuple[tuple[str, str], ...]]:
+    """The seeds that both arms have, and each arm's answers and runs with them."""
     seeds = _shared_seeds(first, second)
     places = [[arm.seeds.index(seed) for seed in seeds if seed is not None] or [0] for arm in (first, second)]
-    return seeds, [correct[arm.name][place] for arm, place in zip((first, second), places, strict=True)]
+    tables = [correct[arm.name][place] for arm, place in zip((first, second), places, strict=True)]
+    runs = tuple(
+        (first.runs[one][0].place, second.runs[other][0].place) for one, other in zip(*places, strict=True)
+    )
+    return seeds, tables, runs
 
 
 def _same_rate(one: AtOneRate, known: Mapping[str, Answers]) -> SameRate | None:
@@ -189,7 +195,7 @@ def _same_rate(one: AtOneRate, known: Mapping[str, Answers]) -> SameRate | None:
         for arm in arms
         for run, entry in arm.runs
     }
-    seeds, tables = _paired(*arms, _tables(arms, {**known, **answers}))
+    seeds, tables, _ = _paired(*arms, _tables(arms, {**known, **answers}))
     if not seeds:
         return None
     first, second = tables
