@@ -48,9 +48,9 @@ def group(folder: Path, model: Path) -> Group:
 def test_a_run_that_is_stopped_and_resumed_in_two_processes_is_a_run_in_one(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    alone = group(tmp_path / "one", tiny_model).trial("dora", 1e-3)
+    alone = group(tmp_path / "one", tiny_model).trial("dora", 1e-3, 0)
     assert carry_out(alone).ending == "done"
-    job = group(tmp_path / "two", tiny_model).trial("dora", 1e-3)
+    job = group(tmp_path / "two", tiny_model).trial("dora", 1e-3, 0)
     with LocalRunner(1, 2, configure_logging, processes=2) as runner:
         first = runner.submit(job)
         while not first.done() and len(losses_so_far(job.folder)) < 3:
@@ -98,7 +98,7 @@ def second_is_killed() -> None:
 
 
 def test_the_message_of_a_process_that_fails_is_the_runs(tiny_model: Path, tmp_path: Path) -> None:
-    job = group(tmp_path, tiny_model).trial("dora", 1e-3)
+    job = group(tmp_path, tiny_model).trial("dora", 1e-3, 0)
     with LocalRunner(1, None, second_fails, processes=2) as runner:
         outcome = runner.submit(job).result()
     assert outcome.error == "no room for the model\n  where: process 1\n  to do: make some"

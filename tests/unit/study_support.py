@@ -28,6 +28,7 @@ PLAN: dict[str, Any] = {
     "ranks": [4],
     "learning_rates": [1e-4, 1e-3],
     "seeds": [0, 1],
+    "choose": {"extend": 0},
     "settings": {"epochs": 1.0, "warmup_steps": 1},
 }
 

@@ -14,6 +14,10 @@ ABOUT = """Evaluate a base model, train it with LoRA, DoRA or other methods on t
 budget, evaluate each, and write study.json, report.md and report.html. Several tasks are mixed into one
 training set.
 
+Of several --learning-rates, every seed of a method trains with each, and the best on held-out rows answers
+the test rows. While the best is at an end of the list, up to two rates beyond that end are tried too, with
+both methods. Choosing costs rates x seeds trainings for each method; --dry-run counts them.
+
 Examples:
   doratune compare --preset demo --output runs/demo
   doratune compare --task arc-easy --format continuation --epochs 1 --seeds 0 1 2
@@ -61,9 +65,7 @@ def main(argv: list[str]) -> int:
     plan = compare.comparison_plan(command, own)
     compare.check_output(command.output, resume=command.resume, overwrite=command.overwrite)
     earlier = compare.read_earlier(command.output) if command.resume else None
-    study = open_study(
-        compare.resumed(plan, earlier) if earlier else plan, command.output, only_to_estimate=command.dry_run
-    )
+    study = open_study(plan, command.output, only_to_estimate=command.dry_run)
     if earlier is not None:
         compare.check_same(study, earlier)
     if command.dry_run:

@@ -6,7 +6,7 @@ from typing import Any
 
 from doratune.cli.output import new_console, print_json
 from doratune.report.numbers import duration, large
-from doratune.study.cost import Speeds, Work, known_speeds, work_left
+from doratune.study.cost import Speeds, Work, known_speeds, work_if_extended, work_left
 from doratune.study.study import Study
 
 
@@ -22,6 +22,7 @@ def estimate(study: Study, *, jobs: int) -> dict[str, Any]:
     """
     speeds = known_speeds(study.plan, study.groups)
     left = work_left(study.groups)
+    more = [(job.method, work) for _, job, work in work_if_extended(study.groups)]
     parts = []
     for entry in study.plan.tasks:
         own = [(job.method, work) for group, job, work in left if group.material.entry is entry]
@@ -30,6 +31,7 @@ def estimate(study: Study, *, jobs: int) -> dict[str, Any]:
         "title": study.plan.title,
         "parts": parts,
         "total": _sums([(job.method, work) for _, job, work in left], speeds, jobs),
+        "if_extended": _sums(more, speeds, jobs),
         "basis": speeds.basis,
         "assumed": study.assumed,
     }
@@ -81,6 +83,13 @@ def _remarks(found: dict[str, Any]) -> list[str]:
     lines.append(
         "Runs that are finished are not counted. Tokens are estimated from the number of characters."
     )
+    more = found["if_extended"]
+    if more["runs"]:
+        time = "" if more["seconds"] is None else f", {duration(more['seconds'])}"
+        lines.append(
+            "Where the best learning rate is at an end of the list, rates beyond it are tried: at most "
+            f"{more['runs']:,} more runs{time}."
+        )
     if found["basis"] is None:
         lines.append("Time: not known, as no run of this study has finished and the plan assumes no speed.")
     else:

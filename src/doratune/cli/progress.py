@@ -67,6 +67,7 @@ class StudyProgress:
         # Listed again: once a learning rate is chosen, the jobs that wait for it are known.
         self._left = {one.key: (one, work) for _, one, work in work_left(self._study.groups)}
         self._ended += 1
+        self._total = max(self._total, self._ended + len(self._left))  # more where rates are added
         place = f"{job.folder.name} ({job.label}; {job.stage})"
         took = f"{outcome.ending} in {duration(outcome.seconds)}"
         self._console.print(
@@ -79,7 +80,9 @@ class StudyProgress:
     def tick(self) -> None:
         """Show the progress of the current runs."""
         status = ", ".join(_step(job) for job in self._running.values())
-        self._bar.update(self._task, completed=self._ended, status=f"{status}{self._time_left()}")
+        self._bar.update(
+            self._task, completed=self._ended, total=self._total, status=f"{status}{self._time_left()}"
+        )
 
     def stopping(self) -> None:
         """Say what happens after Ctrl-C."""

@@ -9,8 +9,9 @@ from tyro.conf import Positional
 from doratune.cli.parse import AsJson, command_line, parse
 from doratune.settings import LaxPath, Positive, Settings
 
-ABOUT = """Carry out a plan: models x methods x tasks x ranks x seeds. The learning rate of every method is
-chosen on rows held out of the training set; then each run with the chosen rate answers the test rows once.
+ABOUT = """Carry out a plan: models x methods x tasks x ranks x rates x seeds. Every seed of a method chooses
+its learning rate on rows held out of the training set; then the run with that rate answers the test rows.
+While the best rate is at an end of the list, a rate beyond it is tried with every method, up to a limit.
 
 The same --output resumes a study: finished runs are kept, and what was added to the plan is run.
 

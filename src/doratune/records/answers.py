@@ -82,6 +82,11 @@ def counted(scores: Sequence[float], gold: int) -> Counted:
     return Counted(1 / tied if scores[gold] == best else 0.0, tied)
 
 
+def judged_by(metric: Metric) -> str:
+    """The key of the scores by which a metric chooses the answer."""
+    return "scores" if metric == "accuracy" else "scores_norm"
+
+
 def count_rows(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Answers:
     """The credit for each prediction, from any version.
 
@@ -89,8 +94,8 @@ def count_rows(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Answers:
         rows: The predictions of one evaluation.
         metric: Which scores they were judged by.
     """
-    key = "scores" if metric == "accuracy" else "scores_norm"
-    places = _places(rows, key)
+    key = judged_by(metric)
+    places = candidate_places(rows, key)
     given = {row["row"]: row["prediction"] for row in rows if "prediction" in row}
     return Answers(
         {row["row"]: _count_row(row, key, places) for row in rows}, given if len(given) == len(rows) else None
@@ -139,15 +144,23 @@ def _count_row(row: Mapping[str, Any], key: str, places: Mapping[str, int]) -> C
     return Counted(0.0, tied) if gold is None else counted(scores, gold)
 
 
-def _places(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, int]:
-    """The position of each label among a row's candidates, which older predictions lack.
+def candidate_places(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, int]:
+    """The position of each label among a row's candidates, as far as it can be told.
 
     The answer had the first best score. The position of a label that was never given is in its name: all
-    tasks' labels except BoolQ's two are numbered.
+    tasks' labels except BoolQ's two are numbered. Of two labels, the second is where the first is not.
+
+    Args:
+        rows: The predictions of one evaluation.
+        key: The scores that they were judged by.
     """
-    numbers = {row["answer"]: re.search(r"\d+$", str(row["answer"])) for row in rows if row.get("answer")}
+    labels = dict.fromkeys(row["answer"] for row in rows if row.get("answer"))
+    numbers = {label: re.search(r"\d+$", str(label)) for label in labels}
     places = {label: int(number.group()) - 1 for label, number in numbers.items() if number}
     for row in rows:
         if row.get(key) and row.get("prediction") is not None:
             places[row["prediction"]] = row[key].index(max(row[key]))
+    if all(len(row.get(key) or ()) == 2 for row in rows) and len(places) == 1:
+        (known,) = places.values()
+        places |= {label: 1 - known for label in labels if label not in places}
     return places

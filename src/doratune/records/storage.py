@@ -26,7 +26,7 @@ from doratune.records.layout import (
     is_started,
 )
 from doratune.records.run import DataRecord, Divergence, ModelRecord, RunRecord, TrainingDataRecord
-from doratune.records.study import StudyRecord, from_version_1
+from doratune.records.study import StudyRecord, from_version_1, from_version_2
 from doratune.strict_json import strict_loads
 
 Schema = TypeVar("Schema", RunRecord, StudyRecord, AnalysisRecord)
@@ -148,7 +148,7 @@ def read_study(path: Path) -> StudyRecord:
     Raises:
         InputError: The file is missing, is not valid JSON, or is of another schema or a newer version.
     """
-    return _read_schema(path, StudyRecord, older={1: from_version_1})
+    return _read_schema(path, StudyRecord, older={1: from_version_1, 2: from_version_2})
 
 
 def read_analysis(path: Path) -> AnalysisRecord:

@@ -1,4 +1,4 @@
-"""study.json, schema version 2: the compared runs, their results, and the differences between them.
+"""study.json, schema version 3: the compared runs, their results, and the differences between them.
 
 A study, a comparison (a study of one model, training set and rank) and a report of existing runs are all
 written as this record.
@@ -31,7 +31,11 @@ from doratune.records.run import (
 
 StudyMethod = Annotated[str, Field(min_length=1)]
 """The name of a method, shipped or not."""
-Outcome = Literal["better", "worse", "undecided"]
+Outcome = Literal["better", "worse", "undecided", "no-verdict"]
+End = Literal["smallest", "largest"]
+
+NO_VERDICT: Outcome = "no-verdict"
+"""The outcome of a difference between arms of which neither is shown to have learned anything."""
 
 
 def arm_name(name: str) -> str:
@@ -66,10 +70,14 @@ class Trial(Record):
     """One learning rate tried, judged on the validation rows."""
 
     learning_rate: Annotated[float, Field(gt=0)]  #: peak learning rate that was tried
+    seed: Count | None = None  #: seed of the run; None in records of older versions without a plan
     accuracy: Share | None  #: on the validation rows; None if training diverged
+    nll: Annotated[float, Field(ge=0)] | None = (
+        None  #: mean negative log-likelihood of the right answers; None: diverged, generated, or older
+    )
     rows: Annotated[int, Field(gt=0)]  #: validation rows
     run: str  #: run directory, relative to the study's folder
-    chosen: bool  #: True for the one used on the test set
+    chosen: bool  #: True for those whose rate is used on the test set
 
 
 class DivergedRun(Record):
@@ -89,6 +97,7 @@ class SeedRun(Record):
     """One run of an arm that was evaluated on the test rows."""
 
     seed: Count  #: seed of rows, order, adapter and dropout
+    learning_rate: Annotated[float, Field(gt=0)] | None = None  #: its peak learning rate; None if unknown
     run: str  #: run directory, relative to the study's folder or to the folder that holds the compared runs
     result: ArmResult  #: on the test rows
     most_given: MostGiven | None = None  #: its most common answer; None in records of older versions
@@ -103,8 +112,10 @@ class StudyArm(Record):
     name: str  #: unique in the cell: the method, or a run's name if several arms have the same method
     method: StudyMethod  #: what was trained
     engine: Literal["doratune", "peft"] | None  #: what computed the adapter; None without one
-    trials: list[Trial]  #: every learning rate tried, ascending; empty without a search
-    learning_rate: Annotated[float, Field(gt=0)] | None  #: of the runs below; None if unknown
+    trials: list[Trial]  #: every learning rate tried, ascending, for each seed; empty without a search
+    learning_rate: (
+        Annotated[float, Field(gt=0)] | None
+    )  #: of all the runs below; None if they differ or are unknown
     runs: Annotated[list[SeedRun], Field(min_length=1)]  #: one per seed, ascending
     mean: Share  #: mean accuracy over the seeds
     interval: tuple[Share, Share]  #: 95 %, over seeds and rows; Wilson's for one seed
@@ -114,8 +125,8 @@ class SeedDifference(Record):
     """Two runs of one seed on the same rows."""
 
     seed: Count | None  #: the seed both share; None for two single runs of different seeds
-    points: float  #: accuracy of ``to`` minus accuracy of ``from``, in percentage points
-    only_from: Count  #: rows that only the first had right, or counted more for it because of ties
+    points: float  #: ``to`` minus ``from``, in the difference's unit: percentage points of accuracy
+    only_from: Count  #: rows that only the first had right, or on which its value is better
     only_to: Count  #: the same for the second
     p_value: Share  #: McNemar's exact test, two-sided; with ties the sign-flip test, which generalises it
     same_answers: Count | None = (
@@ -132,6 +143,12 @@ class Needed(Record):
     points: Annotated[float, Field(gt=0)]  #: the true difference, in percentage points
     rows: Count | None  #: test rows needed with this study's seeds; None: no number is enough
     seeds: Count | None  #: seeds needed with this study's rows; None: no number is enough, or one seed
+    rows_range: tuple[Count | None, Count | None] | None = (
+        None  #: for ``rows``, from the 80 % bounds of the variances; None in records of older versions
+    )
+    seeds_range: tuple[Count | None, Count | None] | None = (
+        None  #: the same for ``seeds``; None with one seed too
+    )
 
 
 class StudyDifference(Record):
@@ -139,14 +156,24 @@ class StudyDifference(Record):
 
     from_arm: str = Field(validation_alias="from", serialization_alias="from")  #: name of the first arm
     to_arm: str = Field(validation_alias="to", serialization_alias="to")  #: name of the second arm
-    points: float  #: mean difference in percentage points
-    interval: tuple[float, float]  #: 95 %, paired, over seeds and rows (rows only for one seed), in points
-    p_value: Share  #: two-sided, for no difference, by the same resampling; for one seed, the seed's p
-    p_adjusted: Share  #: corrected over the tasks of the family
-    outcome: Outcome  #: the result of ``p_adjusted`` at 5 %
-    verdict: str  #: the outcome in words
+    points: float  #: mean difference in percentage points, or in ``unit``
+    interval: tuple[float, float]  #: 95 %, paired, over seeds and rows (rows only for one seed), as points
+    unit: str = "points"  #: the unit of both
+    p_value: Share  #: two-sided, for no difference, as the interval; for one seed, the seed's p
+    p_adjusted: Share  #: corrected over the tasks of the family; ``p_value`` without a verdict
+    outcome: Outcome  #: the result of ``p_adjusted`` at 5 %; no-verdict: neither arm is shown to have learned
+    verdict: str  #: the outcome in words, or why there is none
     seeds: list[SeedDifference]  #: per seed; empty for a pooled difference
     needed: list[Needed]  #: what detecting smaller differences would take; empty for a pooled difference
+
+
+class SameRate(Record):
+    """Two arms at one learning rate that both tried, the best for both together on the validation rows."""
+
+    learning_rate: Annotated[float, Field(gt=0)]  #: the highest mean accuracy over both arms and all seeds
+    from_mean: Share  #: mean accuracy of the first arm on the test rows, over the seeds of the difference
+    to_mean: Share  #: the same for the second
+    difference: StudyDifference  #: on the test rows; not among the corrected differences
 
 
 class StudyCell(Record):
@@ -159,6 +186,15 @@ class StudyCell(Record):
     protocol: Protocol  #: how the model's answer is obtained
     metric: Metric  #: which accuracy is reported
     rank: Annotated[int, Field(gt=0)] | None  #: rank of the adapters; None if they differ or there are none
+    batch_size: Annotated[int, Field(gt=0)] | None = (
+        None  #: rows of an optimizer step; None: they differ, or older
+    )
+    epochs: Annotated[float, Field(gt=0)] | None = (
+        None  #: passes over the training rows; None: they differ, given as steps, or older
+    )
+    training_rows: Annotated[int, Field(gt=0)] | None = (
+        None  #: most rows of a task to train on, drawn by the seed; None: all, or older
+    )
     rows: Annotated[int, Field(gt=0)]  #: test rows every run was evaluated on
     chance: Share  #: expected accuracy of a guess
     majority: Share  #: accuracy of always giving the most frequent answer
@@ -169,18 +205,38 @@ class StudyCell(Record):
     base: ArmResult | None  #: the model before training; None if it was not evaluated
     arms: list[StudyArm]  #: in the order of the plan or of the runs; those without a result are missing
     differences: list[StudyDifference]  #: dora minus lora first, then the other methods against lora
+    chosen_per: Literal["seed", "arm"] | None = (
+        None  #: seed: each chose its rate; arm: the first seed chose for all; None: no search
+    )
+    extended: tuple[Count, Count] | None = (
+        None  #: rates added below and above the plan's, because the best was at that end; None: no search
+    )
+    validation_majority: Share | None = (
+        None  #: accuracy on the validation rows of always giving the most frequent answer
+    )
+    same_rate: list[SameRate] = Field(
+        default=[]
+    )  #: for each pair of ``differences``; a pair without a shared rate is missing
     diverged: list[DivergedRun] = Field(default=[])  #: runs without a result, including trials
     alike: list[list[str]] = Field(
         default=[]
     )  #: groups of runs (or the base) with the same answer to every row
+    tells_nothing: str | None = None  #: why no arm is shown to have learned anything; None if one is
 
 
 class PooledDifference(Record):
-    """The mean difference over several cells, each with the same weight."""
+    """The mean difference over several cells, each with the same weight.
+
+    If some cells have no verdict, there are two: the headline without them, then one with them.
+    """
 
     model: str  #: name of the base model
     rank: Annotated[int, Field(gt=0)] | None  #: rank of the adapters, as in the cells
+    batch_size: Annotated[int, Field(gt=0)] | None = None  #: as in the cells
+    epochs: Annotated[float, Field(gt=0)] | None = None  #: as in the cells
+    training_rows: Annotated[int, Field(gt=0)] | None = None  #: as in the cells, if the plan crosses them
     cells: list[str]  #: the cells, as "task (format)"
+    tells_nothing: list[str] = Field(default=[])  #: those of ``cells`` that have no verdict
     difference: StudyDifference  #: mean of the cells' differences
 
 
@@ -188,10 +244,10 @@ class StudyRecord(Record):
     """The whole study.json."""
 
     kind: ClassVar[str] = "doratune.study"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     schema_name: Literal["doratune.study"] = Field(default="doratune.study", alias="schema")  #: file kind
-    schema_version: Literal[2] = 2  #: raised when a reader of the old version could not read the new
+    schema_version: Literal[3] = 3  #: raised when a reader of the old version could not read the new
     title: str  #: headline of the report
     question: str | None  #: the study's question, in one sentence; None for runs without a plan
     plan: dict[str, Any] | None  #: the whole plan as it was run; None for runs without a plan
@@ -210,8 +266,51 @@ class StudyRecord(Record):
     reproduce: str  #: the command that gives this study
 
 
+def ends_chosen(arm: StudyArm) -> list[End]:
+    """The ends of the rates tried at which a chosen one is; a rate beyond might have done better."""
+    tried = {one.learning_rate for one in arm.trials}
+    chosen = {one.learning_rate for one in arm.trials if one.chosen}
+    ends: dict[End, float] = {"smallest": min(tried), "largest": max(tried)} if len(tried) > 1 else {}
+    return [end for end, rate in ends.items() if rate in chosen]
+
+
+def no_better_than_majority(cell: StudyCell, arm: StudyArm) -> list[Trial]:
+    """The chosen trials that are no more accurate than always giving the most frequent answer."""
+    limit = cell.validation_majority
+    if limit is None:
+        return []
+    return [one for one in arm.trials if one.chosen and one.accuracy is not None and one.accuracy <= limit]
+
+
+def from_version_2(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a study.json of schema version 2, converted to version 3.
+
+    In version 2 the first seed of a plan chose the learning rate for all, among the plan's rates.
+
+    Args:
+        data: Parsed JSON of version 2.
+
+    Returns:
+        A copy, still to be validated.
+    """
+    new: dict[str, Any] = {**copy.deepcopy(dict(data)), "schema_version": 3}
+    plan = new.get("plan") or {}
+    seeds = plan.get("seeds")
+    if plan:
+        new["plan"] = plan | {"choose": {**plan.get("choose", {}), "per": "arm", "extend": 0}}
+    for cell in new["cells"]:
+        searched = any(arm["trials"] for arm in cell["arms"])
+        cell |= {"chosen_per": "arm", "extended": [0, 0]} if searched else {}
+        for arm in cell["arms"]:
+            for run in arm["runs"]:
+                run["learning_rate"] = arm["learning_rate"]
+            for trial in arm["trials"]:
+                trial["seed"] = seeds[0] if isinstance(seeds, list) and seeds else None
+    return new
+
+
 def from_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a study.json of schema version 1, converted to version 2.
+    """The content of a study.json of schema version 1, converted to version 3.
 
     Args:
         data: Parsed JSON of version 1.
@@ -225,4 +324,4 @@ def from_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
         for arm in cell["arms"]:
             arm["name"] = arm["method"]
             arm["engine"] = None if arm["method"] == "full" else engine
-    return new
+    return from_version_2(new)

@@ -12,7 +12,16 @@ from doratune.methods.find import title_of
 from doratune.records.analysis import AnalysisRecord, RunAnalysis
 from doratune.records.base import Setting
 from doratune.records.study import StudyRecord, arm_name
-from doratune.report import decomposition, decomposition_plots, numbers, paper, plots, tables, verdicts
+from doratune.report import (
+    decomposition,
+    decomposition_plots,
+    numbers,
+    paper,
+    plots,
+    search,
+    tables,
+    verdicts,
+)
 from doratune.report.blocks import (
     Block,
     Bullets,
@@ -117,6 +126,7 @@ def _differences(view: View) -> list[Block]:
     blocks: list[Block] = [
         _figures(shown, MARKS_NOTE),
         verdicts.difference_table(view),
+        *_same_rate(view),
         Heading("Seed by seed"),
         verdicts.seed_table(view),
     ]
@@ -130,9 +140,17 @@ def _differences(view: View) -> list[Block]:
     return blocks
 
 
+def _same_rate(view: View) -> list[Block]:
+    """What the methods do at one rate, or that there is no such rate; nothing without a search."""
+    table = search.same_rate_table(view)
+    if table is not None:
+        return [table, Text(search.SAME_RATE_NOTE, "aside")]
+    return [Text(search.NO_SAME_RATE, "aside")] if view.searched else []
+
+
 def _rates(view: View) -> list[Block]:
     figures = _per_training(view, "Validation accuracy", "search", plots.search_plot)
-    return [figures, tables.rate_table(view), Text(tables.rate_note(view), "aside")]
+    return [figures, search.rate_table(view), Text(search.rate_note(view), "aside")]
 
 
 def _training(view: View, cost: Table) -> list[Block]:
@@ -263,7 +281,7 @@ def _differing_facts(view: View) -> list[tuple[str, str]]:
         for key, values in known.items()
     ]
     if view.rates_differ and "learning_rate" not in known:
-        facts.insert(0, ("learning rate", tables.rates_in_words(view)))
+        facts.insert(0, ("learning rate", search.rates_in_words(view)))
     engines = {arm.name: arm.engine for one in view.cells for arm in one.cell.arms if arm.engine}
     if len(set(engines.values())) > 1:
         facts.append(("engine", ", ".join(f"{arm_name(arm)} {engine}" for arm, engine in engines.items())))

@@ -8,18 +8,13 @@ from statistics import median
 from doratune.methods.find import title_of
 from doratune.records.answers import MANY_TIES
 from doratune.records.run import DataRecord, Evaluation, RunRecord, TrainingRecord
-from doratune.records.study import ArmResult, StudyArm, arm_name
+from doratune.records.study import ArmResult, StudyArm
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table
+from doratune.report.search import NOT_EVALUATED, rate_entry
 from doratune.report.view import NamedCell, Training, View, arm_title, capitalised
 
-NOT_EVALUATED = "not evaluated"
 MAJORITY_NOTE = "majority is the accuracy of always giving the most frequent answer."
-SEARCH_RULE = (
-    "Every method tried learning rates by the same rule, judged on validation rows held out of the training "
-    "rows. The test rows were read once, with the chosen rate."
-)
-NO_SEARCH = "The learning rates were given, not searched for."
 
 
 def accuracy_note(view: View) -> str:
@@ -61,24 +56,14 @@ def varied(view: View) -> list[tuple[str, list[str]]]:
     facts = {
         "model": [cell.model for cell in cells],
         "rank": [str(cell.rank) for cell in cells if cell.rank],
+        "batch size": [str(cell.batch_size) for cell in cells if cell.batch_size],
+        "epochs": [f"{cell.epochs:g}" for cell in cells if cell.epochs],
+        "training rows": [f"{cell.training_rows:,}" for cell in cells if cell.training_rows],
         "format": [cell.format for cell in cells],
         "protocol": [cell.protocol for cell in cells],
         "metric": [cell.metric for cell in cells],
     }
     return [(fact, list(dict.fromkeys(values))) for fact, values in facts.items()]
-
-
-def rates_in_words(view: View) -> str:
-    """The learning rate of every arm, as a range where it differs between cells."""
-    told = []
-    for name in view.arms:
-        rates = sorted(
-            {arm.learning_rate for one in view.cells if (arm := one.arm(name)) and arm.learning_rate}
-        )
-        if rates:
-            ends = dict.fromkeys(numbers.learning_rate(rate) for rate in (rates[0], rates[-1]))
-            told.append(f"{arm_name(name)} {' to '.join(ends)}")
-    return ", ".join(told)
 
 
 def accuracy_table(view: View) -> Table:
@@ -111,43 +96,12 @@ def accuracy_list(view: View) -> Table:
         lines = [[Entry("Base"), _base(named.cell.base), Entry(NONE)]] if view.has_base else []
         for arm in view.arms:
             found = named.arm(arm)
-            lines.append([Entry(arm_title(arm)), _mean(found), _rate(found)])
+            lines.append([Entry(arm_title(arm)), _mean(found), rate_entry(found)])
         names, difference = _cell_names(named, view), _simple_difference(named, view)
         for line in lines:
             rows.append([*names, *(line if searched else line[:2]), *difference])
             names, difference = [Entry("")] * len(names), [Entry("")] * len(difference)
     return Table("Accuracy of every method", columns, rows)
-
-
-def rate_table(view: View) -> Table:
-    """The learning rate of each arm, one row per cell."""
-    heading = Entry("Learning rate", "tried; validation accuracy" if view.searched else "")
-    columns = [heading, *(Entry(arm_title(arm)) for arm in view.arms)]
-    rows = [
-        [Entry(named.label, sample=named.cell.sample), *(_rate(named.arm(arm)) for arm in view.arms)]
-        for named in view.cells
-    ]
-    return Table("The learning rate of every method", columns, rows)
-
-
-def rate_note(view: View) -> str:
-    """How the rates were chosen, and which of them are at an end of the rates tried."""
-    if not view.searched:
-        return NO_SEARCH
-    ends = []
-    for name in view.arms:
-        found = [
-            f"{named.label} ({end})"
-            for named in view.cells
-            if (arm := named.arm(name)) and (end := _end_of_tries(arm))
-        ]
-        ends += [f"{arm_title(name)} on {'; '.join(found)}"] if found else []
-    if not ends:
-        return SEARCH_RULE
-    return (
-        f"{SEARCH_RULE} Some chosen rates are at the end of what was tried, and a rate beyond it might have "
-        f"done better: {'. '.join(ends)}."
-    )
 
 
 def cost_table(view: View) -> Table | None:
@@ -220,7 +174,7 @@ def run_table(view: View) -> Table:
             Entry(run.run, named.label),
             Entry(arm_title(arm.name)),
             Entry(str(run.seed)),
-            Entry(numbers.learning_rate(arm.learning_rate)),
+            Entry(numbers.learning_rate(run.learning_rate or arm.learning_rate)),
             Entry(
                 numbers.percent(run.result.accuracy),
                 f"{run.result.correct:,} of {named.cell.rows:,}{_not_counted_whole(run.result)}",
@@ -299,25 +253,6 @@ def _simple_difference(named: NamedCell, view: View) -> list[Entry]:
         if one.cell is named.cell:
             return [Entry(numbers.points(one.difference.points), numbers.p_value(one.difference.p_adjusted))]
     return [Entry(NONE)]
-
-
-def _rate(arm: StudyArm | None) -> Entry:
-    if arm is None:
-        return Entry(NONE, NOT_EVALUATED)
-    chosen = next((trial for trial in arm.trials if trial.chosen), None)
-    if chosen is None or chosen.accuracy is None:
-        return Entry(numbers.learning_rate(arm.learning_rate), "not searched")
-    lost = sum(trial.accuracy is None for trial in arm.trials)
-    tried = f"of {len(arm.trials)}, {lost} diverged" if lost else f"of {len(arm.trials)}"
-    return Entry(numbers.learning_rate(arm.learning_rate), f"{tried}; {numbers.percent(chosen.accuracy)}")
-
-
-def _end_of_tries(arm: StudyArm) -> str | None:
-    """The end of the rates tried at which the chosen one is, or None."""
-    tried = [trial.learning_rate for trial in arm.trials]
-    if len(tried) < 2 or arm.learning_rate is None or min(tried) < arm.learning_rate < max(tried):
-        return None
-    return "the smallest" if arm.learning_rate == min(tried) else "the largest"
 
 
 def _ratios(arm: StudyArm, lora: StudyArm) -> tuple[float, float] | None:

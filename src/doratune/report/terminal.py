@@ -17,7 +17,7 @@ from doratune.records.analysis import AnalysisRecord
 from doratune.records.run import RunRecord
 from doratune.records.serving import ConvertRecord
 from doratune.records.study import StudyRecord
-from doratune.report import decomposition, tables
+from doratune.report import decomposition, search, tables
 from doratune.report.blocks import SAMPLE, Block, Entry, Table, Text, Verdicts
 from doratune.report.conversion import conversion_blocks
 from doratune.report.page import environment_note, outcome_blocks
@@ -39,7 +39,10 @@ def print_summary(record: StudyRecord, console: Console) -> None:
         _print_table(accuracy if side_by_side else tables.accuracy_list(view), console, whole=side_by_side)
         _print([Text(f"{tables.accuracy_note(view)} {tables.ways(view)}", "aside")], console)
         if side_by_side and (view.searched or view.rates_differ):
-            _print([tables.rate_table(view)], console)
+            _print([search.rate_table(view)], console)
+        same = search.same_rate_table(view)
+        if same is not None:
+            _print([same, Text(search.SAME_RATE_NOTE, "aside")], console)
         cost = tables.cost_table(view)
         if cost and len(view.trainings) == 1:
             _print([cost], console)

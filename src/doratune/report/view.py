@@ -9,6 +9,8 @@ from itertools import count
 
 from doratune.methods.find import method_names
 from doratune.records.study import (
+    NO_VERDICT,
+    PooledDifference,
     StudyArm,
     StudyCell,
     StudyDifference,
@@ -43,12 +45,14 @@ class NamedDifference:
         label: The name of the cell or of the pool.
         cell: Its cell; None for a pooled difference.
         difference: The figures.
+        with_nothing: For a pooled difference, how many of its cells have no verdict.
     """
 
     key: Hashable
     label: str
     cell: StudyCell | None
     difference: StudyDifference
+    with_nothing: int = 0
 
     @property
     def sample(self) -> bool:
@@ -63,9 +67,9 @@ class NamedDifference:
         return [by_name[name] for name in names if name in by_name]
 
     @property
-    def tells_little(self) -> bool:
-        """Whether neither arm is shown to beat a guess or always giving the most frequent answer."""
-        return self.cell is not None and all(arm.interval[0] <= floor(self.cell) for arm in self.arms)
+    def tells_nothing(self) -> bool:
+        """Whether it has no verdict, because neither arm is shown to have learned anything."""
+        return self.difference.outcome == NO_VERDICT
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ class View:
     @property
     def rates_differ(self) -> bool:
         """Whether the arms were trained with different learning rates."""
-        return len({arm.learning_rate for one in self.cells for arm in one.cell.arms}) > 1
+        return len({rate for one in self.cells for arm in one.cell.arms for rate in rates_of(arm)}) > 1
 
 
 def series_of(methods: Iterable[StudyMethod]) -> dict[StudyMethod, int]:
@@ -154,7 +158,7 @@ def view_of(record: StudyRecord) -> View:
     pairs = _pairs(record, cells, noun)
     one_seed = all(len(arm.runs) == 1 for arm in arms)
     searched = any(arm.trials for arm in arms)
-    one_model = len({(cell.model, cell.rank) for cell in record.cells}) <= 1
+    one_model = len({(cell.model, *_axes(cell)) for cell in record.cells}) <= 1
     return View(
         record=record,
         cells=cells,
@@ -169,6 +173,12 @@ def view_of(record: StudyRecord) -> View:
         has_base=any(cell.base for cell in record.cells),
         simple=one_seed and one_model and not searched and len(pairs) <= 1,
     )
+
+
+def rates_of(arm: StudyArm) -> list[float | None]:
+    """The learning rates of an arm's runs, ascending, each once; None for one that is not known."""
+    rates = {run.learning_rate or arm.learning_rate for run in arm.runs}
+    return sorted(rates, key=lambda rate: (rate is None, rate))
 
 
 def floor(cell: StudyCell) -> float:
@@ -192,7 +202,7 @@ def _labels(record: StudyRecord) -> list[str]:
         [cell.format for cell in record.cells],
         [cell.protocol for cell in record.cells],
         [cell.model for cell in record.cells],
-        [f"rank {cell.rank}" if cell.rank else "no rank" for cell in record.cells],
+        *zip(*(_axes(cell) for cell in record.cells), strict=True),
     ]
     varying = [values for values in facts if len(set(values)) > 1]
     labels = [
@@ -206,6 +216,16 @@ def _labels(record: StudyRecord) -> list[str]:
         else label
         for label, cell in zip(labels, record.cells, strict=True)
     ]
+
+
+def _axes(one: StudyCell | PooledDifference) -> tuple[str, str, str, str]:
+    """The settings that a plan may cross, in words."""
+    return (
+        f"rank {one.rank}" if one.rank else "no rank",
+        f"batch size {one.batch_size}" if one.batch_size else "any batch size",
+        f"{one.epochs:g} epoch{'' if one.epochs == 1 else 's'}" if one.epochs else "any number of epochs",
+        f"{one.training_rows:,} training rows" if one.training_rows else "all training rows",
+    )
 
 
 def _series(arms: Sequence[StudyArm]) -> dict[str, int]:
@@ -229,13 +249,17 @@ def _pairs(record: StudyRecord, cells: Sequence[NamedCell], noun: str) -> list[P
         for one in named.cell.differences:
             pair(one).single.append(NamedDifference(place, named.label, named.cell, one))
     models = {one.model for one in record.pooled}
-    ranks = {one.rank for one in record.pooled}
+    axes = [{_axes(one)[place] for one in record.pooled} for place in range(4)]
     for pool in record.pooled:
+        nothing = len(pool.tells_nothing)
+        some = nothing < len(pool.cells)
         parts = [f"Mean of {numbers.counted(len(pool.cells), noun)}"]
+        parts += [f"including {nothing} without a verdict"] if nothing and some else []
         parts += [pool.model] if len(models) > 1 else []
-        parts += [f"rank {pool.rank}"] if len(ranks) > 1 else []
-        key = (pool.model, pool.rank, tuple(pool.cells))
-        pair(pool.difference).pooled.append(NamedDifference(key, ", ".join(parts), None, pool.difference))
+        parts += [words for words, values in zip(_axes(pool), axes, strict=True) if len(values) > 1]
+        key = (pool.model, _axes(pool), tuple(pool.cells))
+        named = NamedDifference(key, ", ".join(parts), None, pool.difference, nothing)
+        pair(pool.difference).pooled.append(named)
     return list(pairs.values())
 
 

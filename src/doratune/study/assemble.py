@@ -15,20 +15,19 @@ from doratune.records.run import Environment, Evaluation, RunRecord
 from doratune.records.storage import read_divergence, read_record
 from doratune.records.study import (
     DivergedRun,
-    PooledDifference,
     StudyCell,
-    StudyDifference,
     StudyMethod,
     StudyRecord,
     Trial,
 )
-from doratune.stats.seeds import adjusted, pooled
-from doratune.study.cell import Answered, Arm, Pair, Run, cell_of
+from doratune.study.cell import Answered, Arm, AtOneRate, Run, cell_of
+from doratune.study.families import axes_of, corrected, pooled_differences
 from doratune.study.grid import Group
 from doratune.study.job import Job
 from doratune.study.material import Test
 from doratune.study.plan import Plan
-from doratune.study.schedule import Progress, tried_rates
+from doratune.study.schedule import Progress
+from doratune.study.tries import validation_majority
 
 
 def record_of(
@@ -61,8 +60,8 @@ def record_of(
     }
     return StudyRecord(
         title=title,
-        cells=_corrected([one.cell for one in answered]),
-        pooled=_pooled(answered),
+        cells=corrected([one.cell for one in answered]),
+        pooled=pooled_differences(answered),
         environment=environment or (environments[-1] if environments else describe_environment()),
         environments=max(1, len({one.model_dump_json() for one in environments})),
         reproduce=reproduce,
@@ -101,7 +100,7 @@ def study_record(
     """
     finished = {_place(one.cell) for one in answered}
     wanted = {
-        (group.material.train_record.asked, group.model, test.task.name, group.format, group.cell_rank): (
+        (group.material.train_record.asked, group.model, test.task.name, group.format, *group.axes): (
             _title(plan, group, test)
         )
         for group in groups
@@ -131,11 +130,19 @@ def study_record(
 def _answered(progress: Progress, test: Test) -> Answered:
     group, chosen = progress.group, progress.chosen
     assert chosen is not None
-    found = [_arm(group, method, rate, test) for method, rate in chosen.items()]
-    arms = [arm for arm in found if arm.runs]
+    arms = [_arm(progress, method, rates, test) for method, rates in chosen.items()]
+    arms = [arm for arm in arms if arm.runs]
+    at_one_rate = [
+        AtOneRate(rate, *(_at(group, method, dict.fromkeys(group.plan.seeds, rate), test) for method in pair))
+        for pair, rate in progress.shared.items()
+    ]
     base = group.base()
     base_run = Run(base.folder, _relative(group, base), read_record(base.folder))
-    models = {run.place: run.record.model for arm in arms for run, _ in arm.runs}
+    models = {
+        run.place: run.record.model
+        for arm in (*arms, *(arm for one in at_one_rate for arm in (one.first, one.second)))
+        for run, _ in arm.runs
+    }
     models[base_run.place] = base_run.record.model
     notes = check_one_base_model(models, fix="give another --output, or the model that the finished runs had")
     base_entry = _entry(base, test)
@@ -143,39 +150,68 @@ def _answered(progress: Progress, test: Test) -> Answered:
     facts = {
         "model": group.model,
         "rank": group.cell_rank,
+        "batch_size": group.cell_batch_size,
+        "epochs": group.cell_epochs,
+        "training_rows": group.rows,
         "train": material.train_record,
         "validation": material.validation_record,
         "test": test.record,
         "note": material.entry.note,
         "diverged": _diverged(progress),
+        **_search(progress),
     }
-    answered = cell_of(facts, base_entry, (base_run, base_entry), arms)
+    at_one_rate = [one for one in at_one_rate if one.first.runs and one.second.runs]
+    answered = cell_of(facts, base_entry, (base_run, base_entry), arms, at_one_rate)
     return replace(answered, notes=[*notes, *answered.notes])
 
 
-def _arm(group: Group, method: StudyMethod, rate: float, test: Test) -> Arm:
-    jobs = [group.test(method, rate, seed) for seed in sorted(group.plan.seeds)]
-    jobs = [job for job in jobs if not job.diverged()]
+def _search(progress: Progress) -> dict[str, Any]:
+    """The cell's fields on how the learning rates were chosen."""
+    if not progress.tries:
+        return {}
+    group, added = progress.group, progress.added
+    return {
+        "chosen_per": group.plan.choose.per,
+        "extended": (added.below, added.above),
+        "validation_majority": validation_majority(progress.trials),
+    }
+
+
+def _arm(progress: Progress, method: StudyMethod, rates: Mapping[int, float], test: Test) -> Arm:
+    """An arm with its search and the runs of its chosen rates."""
+    group = progress.group
     trials = [
         Trial(
             learning_rate=one.rate,
+            seed=seed,
             accuracy=None if one.diverged else one.accuracy,
+            nll=one.nll,
             rows=one.rows,
-            run=_relative(group, group.trial(method, one.rate)),
-            chosen=one.rate == rate,
+            run=_relative(group, group.trial(method, one.rate, seed)),
+            chosen=one.rate == rates.get(seed),
         )
-        for one in tried_rates(group, method)
+        for seed, tried in progress.tries.get(method, {}).items()
+        for one in tried
     ]
+    trials.sort(key=lambda one: (one.learning_rate, one.seed))
+    return replace(_at(group, method, rates, test), trials=trials)
+
+
+def _at(group: Group, method: StudyMethod, rates: Mapping[int, float], test: Test) -> Arm:
+    """A method's runs with one rate for each seed, without those that diverged."""
+    jobs = [group.test(method, rates[seed], seed) for seed in sorted(rates)]
     runs = [
-        (Run(job.folder, _relative(group, job), read_record(job.folder)), _entry(job, test)) for job in jobs
+        (Run(job.folder, _relative(group, job), read_record(job.folder)), _entry(job, test))
+        for job in jobs
+        if not job.diverged()
     ]
-    return Arm(method, method, runs, trials)
+    return Arm(method, method, runs)
 
 
 def _diverged(progress: Progress) -> list[DivergedRun]:
-    """The runs of a group that ended without a result; the trial of a chosen rate is also its first test."""
+    """The runs of a group that ended without a result; the trial of a chosen rate is also its test."""
     found: dict[str, DivergedRun] = {}
-    for job in (*progress.group.trials(), *progress.jobs):
+    for job in (*progress.trials, *progress.jobs):
         place = _relative(progress.group, job)
         if place in found or job.method == "base" or job.config is None or not job.diverged():
             continue
@@ -207,8 +243,9 @@ def _relative(group: Group, job: Job) -> str:
     return job.folder.relative_to(group.folder).as_posix()
 
 
-def _place(cell: StudyCell) -> tuple[str, str, str, str, int | None]:
-    return cell.train.asked if cell.train else "", cell.model, cell.task, cell.format, cell.rank
+def _place(cell: StudyCell) -> tuple[Any, ...]:
+    trained_on = cell.train.asked if cell.train else ""
+    return trained_on, cell.model, cell.task, cell.format, *axes_of(cell)
 
 
 def _title(plan: Plan, group: Group, test: Test) -> str:
@@ -221,6 +258,12 @@ def _title(plan: Plan, group: Group, test: Test) -> str:
         parts.append(Path(group.model).name)
     if len(plan.ranks) > 1:
         parts.append(f"rank {group.rank}")
+    if len(plan.batch_sizes) > 1:
+        parts.append(f"batch size {group.batch_size}")
+    if len(plan.epochs) > 1:
+        parts.append(f"{group.epochs:g} epochs")
+    if len(entry.row_limits) > 1:
+        parts.append(f"{group.rows:,} training rows")
     return ", ".join(parts)
 
 
@@ -242,41 +285,3 @@ def _own_settings(plan: Plan, records: Mapping[str, RunRecord]) -> dict[str, dic
         key: {method: record.config.get(key) for method, record in by_method.items()}
         for key in dict.fromkeys(key for own in plan.own_settings.values() for key in own)
     }
-
-
-def _corrected(cells: list[StudyCell]) -> list[StudyCell]:
-    """The cells with p corrected over the tasks; a family is one pair of arms for one model and rank."""
-    found: dict[tuple[int, int], StudyDifference] = {}
-    families: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
-    for index, cell in enumerate(cells):
-        for number, one in enumerate(cell.differences):
-            key = (cell.model, cell.rank, one.from_arm, one.to_arm)
-            families.setdefault(key, []).append((index, number))
-    for places in families.values():
-        family = adjusted([cells[index].differences[number] for index, number in places])
-        found.update(zip(places, family, strict=True))
-    return [
-        cell.model_copy(
-            update={"differences": [found[index, number] for number in range(len(cell.differences))]}
-        )
-        for index, cell in enumerate(cells)
-    ]
-
-
-def _pooled(answered: Sequence[Answered]) -> list[PooledDifference]:
-    """Differences pooled over cells with the same model, rank, pair of arms and number of seeds."""
-    families: dict[tuple[str, int | None, Pair, int], list[Answered]] = {}
-    for one in answered:
-        for pair, answers in one.pairs.items():
-            key = (one.cell.model, one.cell.rank, pair, len(answers.from_correct))
-            families.setdefault(key, []).append(one)
-    return [
-        PooledDifference(
-            model=model,
-            rank=rank,
-            cells=[f"{one.cell.task} ({one.cell.format})" for one in family],
-            difference=pooled(*pair, [one.pairs[pair] for one in family]),
-        )
-        for (model, rank, pair, _), family in families.items()
-        if len(family) > 1
-    ]

@@ -13,10 +13,12 @@ from doratune.errors import InputError
 from doratune.records.answers import Answers, read_answers
 from doratune.records.run import Evaluation, RunRecord
 from doratune.records.storage import training_curve
-from doratune.records.study import ArmResult, SeedRun, StudyArm, StudyCell, StudyMethod, Trial
+from doratune.records.study import ArmResult, SameRate, SeedRun, StudyArm, StudyCell, StudyMethod, Trial
 from doratune.stats.accuracy import accuracy_with_interval
 from doratune.stats.seeds import PairedCell, arm_summary, difference
+from doratune.stats.telling import with_telling
 from doratune.study.given import with_given_answers
+from doratune.study.pairs import compared_methods
 
 Pair = tuple[str, str]
 """The arms that are compared, by name: the difference is the second minus the first."""
@@ -39,7 +41,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ only in their seed.
+    """Runs that differ only in their seed, and perhaps in the learning rate that it chose.
 
     Attributes:
         name: Unique in the cell.
@@ -76,8 +78,21 @@ class Answered:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class AtOneRate:
+    """Two arms with the runs of one learning rate that both tried."""
+
+    rate: float
+    first: Arm
+    second: Arm
+
+
 def cell_of(
-    facts: Mapping[str, Any], entry: Evaluation, base: tuple[Run, Evaluation] | None, arms: Sequence[Arm]
+    facts: Mapping[str, Any],
+    entry: Evaluation,
+    base: tuple[Run, Evaluation] | None,
+    arms: Sequence[Arm],
+    at_one_rate: Sequence[AtOneRate] = (),
 ) -> Answered:
     """The cell of arms that answered the same rows.
 
@@ -86,6 +101,7 @@ def cell_of(
         entry: Any of the evaluations; they agree in the fields taken from it.
         base: The model before training, with its evaluation, or None.
         arms: The arms to compare.
+        at_one_rate: Pairs of them with other runs, to be compared in addition.
 
     Raises:
         InputError: Predictions cannot be read, or are for different rows.
@@ -96,13 +112,9 @@ def cell_of(
     compared: dict[Pair, tuple[PairedCell, list[int | None]]] = {}
     by_name = {arm.name: arm for arm in arms}
     for first, second in compared_pairs(arms):
-        seeds = _shared_seeds(by_name[first], by_name[second])
+        seeds, tables, runs = _paired(by_name[first], by_name[second], correct)
         if seeds:
-            tables = [
-                correct[name][[by_name[name].seeds.index(seed) for seed in seeds if seed is not None] or [0]]
-                for name in (first, second)
-            ]
-            compared[first, second] = (PairedCell(entry.data.sha256, *tables), seeds)
+            compared[first, second] = (PairedCell(entry.data.sha256, *tables, runs=runs), seeds)
     cell = StudyCell(
         task=entry.task,
         sample=entry.sample,
@@ -115,12 +127,14 @@ def cell_of(
         base=_result(base[1], before[base[0].place]) if base is not None else None,
         arms=[_arm(arm, correct[arm.name], answers) for arm in arms],
         differences=[
-            difference(first, paired.from_correct, second, paired.to_correct, seeds)
+            difference(first, paired.from_values, second, paired.to_values, seeds)
             for (first, second), (paired, seeds) in compared.items()
         ],
+        same_rate=[found for one in at_one_rate if (found := _same_rate(one, answers)) is not None],
         **facts,
     )
     cell = with_given_answers(cell, {place: found.given for place, found in (answers | before).items()})
+    cell = with_telling(cell, correct)
     records = {run.place: run.record for arm in arms for run, _ in arm.runs}
     evaluations = {run.place: one for run, one in [*([base] if base else []), *_runs(arms)]}
     return Answered(
@@ -147,25 +161,50 @@ def _type_notes(evaluations: Mapping[str, Evaluation]) -> list[str]:
 
 
 def compared_pairs(arms: Sequence[Arm]) -> list[Pair]:
-    """The pairs of arms that are compared, by name: every method with LoRA, DoRA first.
-
-    Without LoRA, methods are compared with the first one. If a method has several arms, the first is used.
-    """
+    """The pairs of arms that are compared, by name. If a method has several arms, the first is used."""
     first: dict[StudyMethod, str] = {}
     for arm in arms:
         first.setdefault(arm.method, arm.name)
-    if not first:
-        return []
-    reference: StudyMethod = "lora" if "lora" in first else next(iter(first))
-    others = [name for method, name in first.items() if method not in (reference, "dora")]
-    dora = [first["dora"]] if "dora" in first and reference != "dora" else []
-    return [(first[reference], other) for other in [*dora, *others]]
+    return [(first[one], first[other]) for one, other in compared_methods(list(first))]
 
 
 def _shared_seeds(first: Arm, second: Arm) -> list[int | None]:
     """The seeds that both arms have; [None] for two single runs with different seeds."""
     shared: list[int | None] = [seed for seed in first.seeds if seed in second.seeds]
     return [None] if not shared and len(first.runs) == len(second.runs) == 1 else shared
+
+
+def _paired(
+    first: Arm, second: Arm, correct: Mapping[str, np.ndarray]
+) -> tuple[list[int | None], list[np.ndarray], tuple[tuple[str, str], ...]]:
+    """The seeds that both arms have, and each arm's answers and runs with them."""
+    seeds = _shared_seeds(first, second)
+    places = [[arm.seeds.index(seed) for seed in seeds if seed is not None] or [0] for arm in (first, second)]
+    tables = [correct[arm.name][place] for arm, place in zip((first, second), places, strict=True)]
+    runs = tuple(
+        (first.runs[one][0].place, second.runs[other][0].place) for one, other in zip(*places, strict=True)
+    )
+    return seeds, tables, runs
+
+
+def _same_rate(one: AtOneRate, known: Mapping[str, Answers]) -> SameRate | None:
+    """The difference of two arms at one rate; None without a seed that both have."""
+    arms = (one.first, one.second)
+    answers = {
+        run.place: known[run.place] if run.place in known else read_answers(run.directory, entry)
+        for arm in arms
+        for run, entry in arm.runs
+    }
+    seeds, tables, _ = _paired(*arms, _tables(arms, {**known, **answers}))
+    if not seeds:
+        return None
+    first, second = tables
+    return SameRate(
+        learning_rate=one.rate,
+        from_mean=float(first.mean()),
+        to_mean=float(second.mean()),
+        difference=difference(one.first.name, first, one.second.name, second, seeds),
+    )
 
 
 def _tables(arms: Sequence[Arm], answers: Mapping[str, Answers]) -> dict[str, np.ndarray]:
@@ -204,12 +243,13 @@ def check_same_rows(
 def _arm(arm: Arm, correct: np.ndarray, answers: Mapping[str, Answers]) -> StudyArm:
     mean, interval = arm_summary(correct)
     record = arm.runs[0][0].record
+    rates = {run.record.config.get("learning_rate") for run, _ in arm.runs}
     return StudyArm(
         name=arm.name,
         method=arm.method,
         engine=engine_of(record),
         trials=list(arm.trials),
-        learning_rate=record.config.get("learning_rate"),
+        learning_rate=rates.pop() if len(rates) == 1 else None,
         runs=[_seed_run(run, entry, answers[run.place]) for run, entry in arm.runs],
         mean=mean,
         interval=interval,
@@ -220,6 +260,7 @@ def _seed_run(run: Run, entry: Evaluation, answers: Answers) -> SeedRun:
     record = run.record
     return SeedRun(
         seed=record.seed,
+        learning_rate=record.config.get("learning_rate"),
         run=run.place,
         result=_result(entry, answers),
         parameters=record.parameters,

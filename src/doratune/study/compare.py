@@ -54,7 +54,7 @@ class CompareConfig(TrainingSettings):
     seeds: list[Seed] | None = None
     """Runs with each of these seeds, instead of --seed."""
     learning_rates: list[Rate] | None = None
-    """Peak learning rates, instead of --learning-rate; of several the best one on held-out rows is tested."""
+    """Peak learning rates, instead of --learning-rate. Of several, every seed chooses on held-out rows."""
     validation_rows: Positive = 500
     """Training rows held out to choose among several learning rates; with one rate none are."""
 
@@ -172,13 +172,6 @@ def remove_comparison(output: Path) -> None:
         (output / RUNS_NAME).rmdir()
     for file in (STUDY_NAME, COMPARISON_NAME, RUNS_FILE, PREDICTIONS_FILE):
         (output / file).unlink(missing_ok=True)
-
-
-def resumed(plan: Plan, earlier: StudyRecord) -> Plan:
-    """The plan with the earlier seeds first, since the learning rate is chosen with the first seed."""
-    before = earlier.plan["seeds"] if earlier.plan is not None else []
-    seeds = [seed for seed in before if seed in plan.seeds]
-    return plan.model_copy(update={"seeds": [*seeds, *(one for one in plan.seeds if one not in seeds)]})
 
 
 def read_earlier(output: Path) -> StudyRecord | None:

@@ -197,7 +197,7 @@ def _waiting_through_signals(noticed: Callable[[int], None]) -> Iterator[None]:
 
 
 def _drop_weights(progress: Progress) -> None:
-    for job in (*progress.group.trials(), *progress.jobs):
+    for job in (*progress.trials, *progress.jobs):
         drop_weights(job.folder)
 
 

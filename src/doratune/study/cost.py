@@ -10,6 +10,7 @@ from doratune.records.storage import read_record
 from doratune.study.grid import Group
 from doratune.study.job import Job
 from doratune.study.plan import Plan
+from doratune.study.rates import Added
 from doratune.study.schedule import Progress
 
 START_SECONDS = 10.0
@@ -85,29 +86,52 @@ def known_speeds(plan: Plan, groups: Sequence[Group]) -> Speeds:
 
 
 def planned_jobs(group: Group) -> Iterator[Job]:
-    """All jobs of a group; until the learning rates are chosen, as if the first were."""
+    """All jobs of a group; until rates are chosen, as if the first were, and the second shared."""
     progress = Progress(group)
     yield from progress.jobs
-    if all(job.done() for job in progress.jobs):
-        progress.choose()
+    while progress.chosen is None and all(job.done() for job in progress.jobs):
+        progress.advance()
         yield from progress.jobs
+    if progress.chosen is not None:
         return
     yield group.base()
     for method in group.plan.methods:
-        for seed in group.plan.seeds:
-            yield group.test(method, group.plan.rates(method)[0], seed)
+        for rate in group.rates(method)[: 2 if group.material.validation else 1]:
+            for seed in group.plan.seeds:
+                yield group.test(method, rate, seed)
+
+
+def jobs_if_extended(group: Group) -> list[Job]:
+    """The trials of rates that may still be added to a group's, if the best are at both ends to the last."""
+    progress = Progress(group)
+    while progress.chosen is None and all(job.done() for job in progress.jobs):
+        progress.advance()
+    if progress.chosen is not None:
+        return []
+    most = group.plan.extension
+    known = {job.key for job in progress.jobs}
+    return [job for job in group.trials(Added(most, most)) if job.key not in known]
 
 
 def work_left(groups: Iterable[Group]) -> list[tuple[Group, Job, Work]]:
     """The work left of each job; work that several jobs share counts for the first."""
     counted: set[tuple[str, ...]] = set()
-    found = []
-    for group in groups:
-        for job in planned_jobs(group):
-            work = _work(group, job, counted)
-            if work.starts:
-                found.append((group, job, work))
-    return found
+    return [one for group in groups for one in _left(group, planned_jobs(group), counted)]
+
+
+def work_if_extended(groups: Iterable[Group]) -> list[tuple[Group, Job, Work]]:
+    """The work that may be added to that: rates beyond both ends of the list, as many as the plan allows."""
+    counted: set[tuple[str, ...]] = set()
+    return [one for group in groups for one in _left(group, jobs_if_extended(group), counted)]
+
+
+def _left(
+    group: Group, jobs: Iterable[Job], counted: set[tuple[str, ...]]
+) -> Iterator[tuple[Group, Job, Work]]:
+    for job in jobs:
+        work = _work(group, job, counted)
+        if work.starts:
+            yield group, job, work
 
 
 def _work(group: Group, job: Job, counted: set[tuple[str, ...]]) -> Work:

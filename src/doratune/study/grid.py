@@ -18,12 +18,13 @@ from doratune.study.address import WITHOUT_EFFECT, address, run_address
 from doratune.study.job import Job, Wanted
 from doratune.study.material import DATA_NAME, Material, Test
 from doratune.study.plan import Plan
+from doratune.study.rates import NONE_ADDED, Added, extended_rates
 from doratune.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
 class Group:
-    """The arms of one model, training set, format and rank.
+    """The arms of one model, training set, format, rank, batch size, number of epochs and of rows.
 
     Attributes:
         plan: The plan it belongs to.
@@ -33,6 +34,9 @@ class Group:
         material: The rows.
         format: How a row becomes a prompt and its candidate answers.
         rank: Rank of the adapters.
+        batch_size: Rows per optimizer step; None: the plan does not cross them.
+        epochs: Passes over the training rows; None: the plan does not cross them.
+        rows: At most this many training rows, of a mixture per task; None: all.
     """
 
     plan: Plan
@@ -42,6 +46,9 @@ class Group:
     material: Material
     format: Format
     rank: int
+    batch_size: int | None = None
+    epochs: float | None = None
+    rows: int | None = None
 
     @property
     def cell_rank(self) -> int | None:
@@ -53,20 +60,55 @@ class Group:
         }
         return self.rank if ranks <= {self.rank} else ranks.pop() if len(ranks) == 1 else None
 
-    def trials(self) -> list[Job]:
-        """The trials of all methods with all learning rates; none if there is no rate to choose."""
+    @property
+    def cell_batch_size(self) -> int | None:
+        """The batch size of all arms; None if they differ."""
+        found = {config.batch_size for config in self._configs()}
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def cell_epochs(self) -> float | None:
+        """The epochs of all arms; None if they differ or a number of steps is given."""
+        found = {config.epochs if config.steps is None else None for config in self._configs()}
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def axes(self) -> tuple[int | None, int | None, float | None, int | None]:
+        """Rank, batch size, epochs and most training rows, as in the cells."""
+        return self.cell_rank, self.cell_batch_size, self.cell_epochs, self.rows
+
+    def _configs(self) -> list[TrainConfig]:
+        """A configuration of each method."""
+        plan = self.plan
+        return [self._config(method, plan.rates(method)[0], plan.seeds[0]) for method in plan.methods]
+
+    def rates(self, method: StudyMethod, added: Added = NONE_ADDED) -> list[float]:
+        """The learning rates to try for a method, ascending, with those added at their ends."""
+        return extended_rates(self.plan.rates(method), added)
+
+    def trials(self, added: Added = NONE_ADDED) -> list[Job]:
+        """The trials of all methods with all learning rates; none if there is no rate to choose.
+
+        Args:
+            added: How many rates are added to the plan's, for every method.
+        """
         if not self.material.validation:
             return []
-        return [self.trial(method, rate) for method in self.plan.methods for rate in self.plan.rates(method)]
+        return [
+            self.trial(method, rate, seed)
+            for seed in self.plan.choosing
+            for method in self.plan.methods
+            for rate in self.rates(method, added)
+        ]
 
-    def trial(self, method: StudyMethod, rate: float) -> Job:
-        """The job that trains with one learning rate and the first seed, and answers the validation rows."""
-        return self._job(method, rate, self.plan.seeds[0], "trial")
+    def trial(self, method: StudyMethod, rate: float, seed: int) -> Job:
+        """The job that trains with one learning rate and seed, and answers the validation rows."""
+        return self._job(method, rate, seed, "trial")
 
     def test(self, method: StudyMethod, rate: float, seed: int) -> Job:
         """The job that trains, unless that is done, and answers the test rows.
 
-        With the first seed it answers the validation rows too, in case the run must be trained again.
+        With a seed that has trials it answers the validation rows too, in case the run must be trained again.
         """
         return self._job(method, rate, seed, "test")
 
@@ -96,7 +138,7 @@ class Group:
         key = run_address(config, model=self.identity, data=self.material.train_record.asked, own=own)
         name = _short(self.material.entry.names)
         folder = self.folder / RUNS_NAME / f"{method}-{name}-{key}"
-        wanted = self._validations(folder) if seed == self.plan.seeds[0] else []
+        wanted = self._validations(folder) if seed in self.plan.choosing else []
         if stage == "test":
             wanted += [self._answers(test, str(folder), folder) for test in self.material.tests]
         return Job(
@@ -114,10 +156,12 @@ class Group:
         )
 
     def _config(self, method: StudyMethod, rate: float, seed: int) -> TrainConfig:
-        entry, plan = self.material.entry, self.plan
+        plan = self.plan
         adapter = {"rank": self.rank, "alpha": plan.alpha(self.rank)}
-        settings = {**adapter, **plan.settings, **plan.own_settings.get(method, {})}
-        unused = self.plan.method(method).unused
+        crossed = {"batch_size": self.batch_size, "epochs": self.epochs}
+        crossed = {key: value for key, value in crossed.items() if value is not None}
+        settings = {**adapter, **plan.settings, **plan.own_settings.get(method, {}), **crossed}
+        unused = plan.method(method).unused
         settings = {key: value for key, value in settings.items() if key not in unused}
         several = len(self.material.train) > 1
         return validate(
@@ -129,7 +173,7 @@ class Group:
                 "task": [part.task or MIX for part in self.material.train if part.task or several],
                 "data": self.material.train_path,
                 "format": self.format,
-                "rows": entry.rows,
+                "rows": self.rows,
                 "learning_rate": float(rate),
                 "seed": seed,
                 "output": self.folder,
@@ -189,11 +233,14 @@ _LOADING = ("dtype", "load_in_4bit", "device_map", "speedups", "trust_remote_cod
 def groups_of(
     plan: Plan, identities: Mapping[str, str], materials: list[Material], folder: Path
 ) -> list[Group]:
-    """Every group of a plan, ordered by model, then training set, format and rank."""
+    """Every group of a plan, ordered by model, then training set, format and the other axes."""
     return [
-        Group(plan, folder, model, identities[model], material, form, rank)
+        Group(plan, folder, model, identities[model], material, form, rank, batch_size, epochs, rows)
         for model in plan.models
         for material in materials
         for form in material.entry.formats
         for rank in plan.ranks
+        for batch_size in plan.batch_sizes or [None]
+        for epochs in plan.epochs or [None]
+        for rows in material.entry.row_limits
     ]

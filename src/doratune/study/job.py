@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.methods.former import former_method
 from doratune.records.answers import Answers, read_answers
 from doratune.records.base_model import check_own_base_model
+from doratune.records.files import read_jsonl
 from doratune.records.layout import (
     ADAPTER_NAME,
     CHECKPOINTS_NAME,
@@ -24,6 +27,7 @@ from doratune.records.run import Evaluation
 from doratune.records.storage import read_record
 from doratune.records.study import StudyMethod
 from doratune.records.weights import check_own_weights
+from doratune.stats.measures import right_answer_nll
 from doratune.training.config import TrainConfig
 
 TOLD_APART = {"seed", "learning_rate", "rank", "alpha", "format"}
@@ -74,6 +78,17 @@ class Wanted:
         found = self.found()
         folder = self.config.output
         return read_answers(folder, found) if found is not None and folder is not None else None
+
+    def right_answer_nll(self) -> np.ndarray | None:
+        """The negative log-likelihood of each row's right answer; None if not on disk, or without scores.
+
+        Raises:
+            InputError: As for ``answers``.
+        """
+        found, folder = self.found(), self.config.output
+        if found is None or folder is None:
+            return None
+        return right_answer_nll(read_jsonl(folder / found.predictions), found.metric)
 
     def _check_rows(self, found: Evaluation, folder: Path) -> None:
         if (found.data.asked, found.limit) != (self.asked, self.config.eval_rows):

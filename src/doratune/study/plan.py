@@ -23,10 +23,13 @@ from doratune.named_yaml import read_named
 from doratune.records.run import Format, Protocol
 from doratune.records.study import StudyMethod
 from doratune.settings import LaxPath, Positive, Settings, validate
+from doratune.study.rates import Added, extended_rates
 from doratune.training.config import TrainingSettings
 
 CROSSED = frozenset({"model", "task", "data", "format", "rows", "rank", "alpha", "learning_rate", "seed"})
 """Training settings that the plan has its own keys for."""
+EXTENSION = 2
+"""How many learning rates may be added at each end, unless the plan says otherwise."""
 
 Item = TypeVar("Item", bound=Hashable)
 Rate = Annotated[float, Field(gt=0)]
@@ -41,6 +44,8 @@ def _distinct(values: list[Item]) -> list[Item]:
 
 Axis = Annotated[list[Item], Field(min_length=1), AfterValidator(_distinct)]
 """One dimension of the grid: at least one value, each once."""
+FurtherAxis = Annotated[list[Item], AfterValidator(_distinct)]
+"""The same for a setting that need not be crossed: empty, or values, each once."""
 
 
 class Sizes(Settings):
@@ -63,8 +68,9 @@ class PlanTask(Settings):
     """Tasks to test on, by name or YAML file; empty: those that are trained on."""
     formats: Axis[Format] = Field(default=["instruct"])
     """instruct, continuation or both."""
-    rows: Positive | None = None
-    """At most this many training rows, of a mixture per task, drawn by the run's seed; None: all of them."""
+    rows: Positive | Axis[Positive] | None = None
+    """At most this many training rows, of a mixture per task, drawn by the run's seed; None: all of them. A
+    list is crossed."""
     validation_rows: Positive | None = None
     """Rows taken out of train, on which the learning rate is chosen; None: there is only one rate."""
     eval_rows: Positive | None = None
@@ -83,6 +89,11 @@ class PlanTask(Settings):
         """The task, or the tasks of the mixture."""
         return [self.train] if isinstance(self.train, str) else self.train
 
+    @property
+    def row_limits(self) -> Sequence[int | None]:
+        """The values of ``rows`` that are crossed."""
+        return self.rows if isinstance(self.rows, list) else [self.rows]
+
     @cached_property
     def names(self) -> list[str]:
         """What the task or tasks are called; read once, as their files may be changed while a study runs."""
@@ -100,10 +111,14 @@ class PlanTask(Settings):
 
 
 class Choose(Settings):
-    """How the learning rate of an arm is chosen: the most accurate; of equals the smallest."""
+    """How learning rates are chosen; ``choice`` has the rule."""
 
     on: Literal["validation"] = "validation"
-    """The rows it is chosen on."""
+    """The rows they are chosen on."""
+    per: Literal["seed", "arm"] = "seed"
+    """seed: every seed of an arm tries all rates and chooses its own; arm: the first seed chooses for all."""
+    extend: Annotated[int, Field(ge=0)] | None = None
+    """How many rates may be added at each end of the list while the best is at that end; None: 2."""
 
 
 class Resources(Settings):
@@ -156,11 +171,15 @@ class Plan(Settings):
     own_learning_rates: dict[StudyMethod, Axis[Rate]] = Field(default={})
     """Other rates for single methods, as many as the others have."""
     seeds: Axis[Seed]
-    """One run each; the learning rate is chosen with the first."""
+    """Of the rows drawn, their order, the adapter and dropout."""
+    batch_sizes: FurtherAxis[Positive] = Field(default=[])
+    """Values of batch_size that are crossed; empty: that of settings."""
+    epochs: FurtherAxis[Annotated[float, Field(gt=0)]] = Field(default=[])
+    """Values of epochs that are crossed; empty: that of settings."""
     data: LaxPath | None = None
     """Folder with <task>/train.json and <task>/test.json, instead of the hub."""
     choose: Choose = Choose()
-    """What the learning rate is chosen on."""
+    """How learning rates are chosen."""
     protocol: Protocol = "likelihood"
     """How the model's answer is determined."""
     alpha_over_rank: Annotated[float, Field(gt=0)] = 2.0
@@ -214,8 +233,20 @@ class Plan(Settings):
         return float(f"{self.alpha_over_rank * rank:.12g}")
 
     def rates(self, method: StudyMethod) -> list[float]:
-        """The learning rates to try for a method, ascending."""
+        """The learning rates to try for a method, ascending, before any is added."""
         return sorted(self.own_learning_rates.get(method, self.learning_rates))
+
+    @property
+    def choosing(self) -> list[int]:
+        """The seeds that try all learning rates."""
+        return self.seeds if self.choose.per == "seed" else self.seeds[:1]
+
+    @property
+    def extension(self) -> int:
+        """How many learning rates may be added at each end; a single rate has no factor to go on by."""
+        if len(self.rates(self.methods[0])) == 1:
+            return 0
+        return EXTENSION if self.choose.extend is None else self.choose.extend
 
 
 def load_plan(name: str, *, data: Path | None = None) -> Plan:
@@ -325,6 +356,7 @@ def _check_settings(plan: Plan, source: str) -> None:
             got=", ".join(taken),
             fix="use models, tasks, ranks, alpha_over_rank, learning_rates, seeds or a task's own keys",
         )
+    _check_crossed(plan, source)
     validate(TrainingSettings, plan.settings, where=f"{source}, settings")
     for method, own in plan.own_settings.items():
         taken = sorted({*CROSSED - {"rank", "alpha"}, "validation_share"} & own.keys())
@@ -336,6 +368,21 @@ def _check_settings(plan: Plan, source: str) -> None:
                 fix="leave it out; own_learning_rates gives single methods other rates",
             )
         validate(TrainingSettings, own, where=f"{source}, own_settings, {method}")
+
+
+def _check_crossed(plan: Plan, source: str) -> None:
+    """Refuse a setting that is both crossed and given."""
+    hidden = {"batch_sizes": {"batch_size"}, "epochs": {"epochs", "steps"}}
+    for key, names in hidden.items():
+        for where, settings in (("settings", plan.settings), *plan.own_settings.items()):
+            given = sorted(names & settings.keys())
+            if getattr(plan, key) and given:
+                raise InputError(
+                    f"{key} and this setting exclude each other",
+                    where=f"{source}, {where if where == 'settings' else f'own_settings, {where}'}",
+                    got=", ".join(given),
+                    fix=f"leave it out, or leave out {key}",
+                )
 
 
 def _check_tasks(plan: Plan, source: str) -> None:
@@ -408,6 +455,24 @@ def _check_tries(plan: Plan, source: str) -> None:
             got=", ".join(f"{method} {count}" for method, count in tries.items()),
             fix="give every method as many learning rates",
         )
+    if plan.choose.extend and max(tries.values()) == 1:
+        raise InputError(
+            "a single learning rate has no factor by which to add others",
+            where=f"{source}, choose",
+            got=f"extend: {plan.choose.extend}",
+            expected="two learning rates or more",
+            fix="add a learning rate, or leave extend out",
+        )
+    added = Added(plan.extension, plan.extension)
+    for method in plan.methods if plan.extension else []:
+        extended = extended_rates(plan.rates(method), added)
+        if len(set(extended)) < len(extended):
+            raise InputError(
+                "the learning rates are too close together to be extended by their factor",
+                where=f"{source}, learning_rates, own_learning_rates",
+                got=", ".join(f"{rate:g}" for rate in plan.rates(method)),
+                fix="choose rates further apart, or set extend: 0 under choose",
+            )
     for task in plan.tasks:
         if task.validation_rows is None and max(tries.values()) > 1:
             raise InputError(

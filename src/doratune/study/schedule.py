@@ -1,35 +1,24 @@
-"""Decides which jobs of a study can run now: first the trials, then the tests with the chosen rates."""
+"""Decides which jobs of a study can run now: the trials, in rounds, then the tests with the chosen rates.
+
+Each decision follows from the records on disk alone, so that a study which is interrupted anywhere takes the
+same course.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from doratune.records.study import StudyMethod
+from doratune.study.choice import Tries, choose_rate, choose_shared_rate, extended
 from doratune.study.grid import Group
 from doratune.study.job import Job
+from doratune.study.pairs import compared_methods
+from doratune.study.rates import NONE_ADDED, Added
+from doratune.study.tries import tries_of
 
-
-@dataclass(frozen=True)
-class Tried:
-    """A learning rate and its result on the validation rows."""
-
-    rate: float
-    correct: float  #: the sum of the rows' credits
-    rows: int
-    diverged: bool = False
-
-    @property
-    def accuracy(self) -> float:
-        """The share of correct validation rows."""
-        return self.correct / self.rows
-
-
-def choose_rate(tried: Sequence[Tried]) -> float | None:
-    """The learning rate with the highest accuracy, the smallest in a tie; None if all diverged."""
-    finite = [one for one in tried if not one.diverged]
-    return min(finite, key=lambda one: (-one.accuracy, one.rate)).rate if finite else None
+logger = logging.getLogger(__name__)
 
 
 class Progress:
@@ -37,32 +26,78 @@ class Progress:
 
     Attributes:
         group: The group.
-        chosen: The learning rate of each method; None until all trials are done. A method that diverged with
-            every rate has none.
+        added: How many learning rates have been added to the plan's.
+        tries: What the trials found, by method; empty until all are done, and without trials.
+        chosen: The learning rate of each method and seed; None until all trials are done. A seed that
+            diverged with every rate has none.
+        shared: The rate at which two methods are also compared, if they have one.
         failed: Whether one of its jobs failed, so that the group cannot be finished now.
         jobs: The jobs of the current stage.
     """
 
     def __init__(self, group: Group) -> None:
         self.group = group
-        self.chosen: dict[StudyMethod, float] | None = None
+        self.added = NONE_ADDED
+        self.tries: Mapping[StudyMethod, Tries] = {}
+        self.chosen: dict[StudyMethod, dict[int, float]] | None = None
+        self.shared: dict[tuple[StudyMethod, StudyMethod], float] = {}
         self.failed = False
         self.jobs = group.trials()
 
-    def choose(self) -> None:
-        """Choose the learning rates and begin the tests; all trials must be done."""
-        group, plan = self.group, self.group.plan
-        chosen: dict[StudyMethod, float] = {}
-        for method in plan.methods:
-            tried = tried_rates(group, method)
-            rate = choose_rate(tried) if tried else plan.rates(method)[0]
-            if rate is not None:
-                chosen[method] = rate
-        self.chosen = chosen
-        self.jobs = [
-            group.base(),
-            *(group.test(method, rate, seed) for method, rate in chosen.items() for seed in plan.seeds),
+    @property
+    def trials(self) -> list[Job]:
+        """The trials of all rates, as far as they are known."""
+        return self.group.trials(self.added)
+
+    def advance(self) -> None:
+        """Add rates where the best is at an end, or choose and begin the tests; all trials must be done."""
+        group = self.group
+        tries = tries_of(group, self.added)
+        added = extended(tries.values(), self.added, group.plan.extension)
+        if added != self.added:
+            self.added, self.jobs = added, group.trials(added)
+            return
+        self.tries = tries
+        self.chosen = _chosen(group, tries)
+        self.shared = _shared(group, tries)
+        tests = [
+            group.test(method, rate, seed)
+            for method, chosen in self.chosen.items()
+            for seed, rate in chosen.items()
         ]
+        tests += [
+            group.test(method, rate, seed)
+            for pair, rate in self.shared.items()
+            for method in pair
+            for seed in group.plan.seeds
+        ]
+        self.jobs = list({job.key: job for job in (group.base(), *tests)}.values())
+
+
+def _chosen(group: Group, tries: Mapping[StudyMethod, Tries]) -> dict[StudyMethod, dict[int, float]]:
+    """The learning rate of each method and seed."""
+    plan = group.plan
+    if not tries:
+        return {method: dict.fromkeys(plan.seeds, plan.rates(method)[0]) for method in plan.methods}
+    found: dict[StudyMethod, dict[int, float]] = {}
+    for method, by_seed in tries.items():
+        best = {seed: rate for seed, tried in by_seed.items() if (rate := choose_rate(tried)) is not None}
+        if plan.choose.per == "arm":
+            best = dict.fromkeys(plan.seeds, *best.values()) if best else {}
+        if best:
+            found[method] = best
+    return found
+
+
+def _shared(group: Group, tries: Mapping[StudyMethod, Tries]) -> dict[tuple[StudyMethod, StudyMethod], float]:
+    """The rate at which each two compared methods are compared in addition, if several were tried."""
+    if len(group.plan.rates(group.plan.methods[0])) == 1:
+        return {}
+    found: dict[tuple[StudyMethod, StudyMethod], float | None] = {
+        (one, other): choose_shared_rate(tries[one], tries[other])
+        for one, other in compared_methods(list(tries))
+    }
+    return {pair: rate for pair, rate in found.items() if rate is not None}
 
 
 @dataclass
@@ -108,9 +143,12 @@ class Schedule:
         return [progress for progress in self.groups if self._finished(progress)]
 
     def _advance(self, progress: Progress) -> None:
-        """Choose the learning rates when all trials are done."""
-        if progress.chosen is None and self._all_done(progress):
-            progress.choose()
+        """Add learning rates or choose among them when all trials are done."""
+        while progress.chosen is None and self._all_done(progress):
+            before = progress.added
+            progress.advance()
+            if progress.added != before and not self._all_done(progress):
+                logger.warning("%s", _told(progress, before))
 
     def _finished(self, progress: Progress) -> bool:
         return progress.chosen is not None and self._all_done(progress)
@@ -122,20 +160,16 @@ class Schedule:
         return all(job.key in self._done for job in progress.jobs)
 
 
-def tried_rates(group: Group, method: StudyMethod) -> list[Tried]:
-    """The result of each learning rate of an arm on the validation rows; empty if there are no trials.
-
-    All trials of the arm must be done.
-    """
-    tried = []
-    if not group.material.validation:
-        return tried
-    for rate in group.plan.rates(method):
-        trial = group.trial(method, rate)
-        if trial.diverged():
-            tried.append(Tried(rate, 0.0, sum(one.rows for one in trial.wanted), diverged=True))
-            continue
-        answers = [found for one in trial.wanted if (found := one.answers()) is not None]
-        total = math.fsum(one.total for one in answers)
-        tried.append(Tried(rate, total, sum(len(one.rows) for one in answers)))
-    return tried
+def _told(progress: Progress, before: Added) -> str:
+    """What was added to a group's learning rates, and why."""
+    group = progress.group
+    ends = [
+        *(["smallest"] if progress.added.below > before.below else []),
+        *(["largest"] if progress.added.above > before.above else []),
+    ]
+    method = group.plan.methods[0]
+    rates = ", ".join(f"{rate:g}" for rate in group.rates(method, progress.added))
+    return (
+        f"{group.material.entry.name}: the best learning rate of an arm is the {' or the '.join(ends)}, so "
+        f"all arms try another beyond it ({method}: {rates})"
+    )

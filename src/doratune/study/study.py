@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -14,7 +15,7 @@ from doratune.hub import offline
 from doratune.records.files import write_json_atomic
 from doratune.records.layout import STUDY_NAME
 from doratune.records.storage import read_study
-from doratune.records.study import StudyRecord
+from doratune.records.study import StudyRecord, arm_name, no_better_than_majority
 from doratune.study.address import address, model_identity
 from doratune.study.assemble import answered_cells, study_record
 from doratune.study.cell import Answered
@@ -27,6 +28,8 @@ from doratune.study.plan import Plan, PlanTask, Resources
 from doratune.study.ray_cluster import RayRunner
 from doratune.study.schedule import Progress
 from doratune.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 NOT_HERE = "are not on this machine, and a dry run does not ask the hub"
 
@@ -149,13 +152,27 @@ def run_study(
         return record
 
     def note(progress: Progress) -> None:
-        finished[id(progress.group)] = answered_cells(progress)
+        answered = finished[id(progress.group)] = answered_cells(progress)
+        _warn_of_weak_choices(answered)
         write()
 
     if not (study.folder / STUDY_NAME).is_file():
         write()
     conduct(study.groups, study.folder, runner, watcher, note, again=again)
     return write()
+
+
+def _warn_of_weak_choices(answered: Sequence[Answered]) -> None:
+    """Warn of chosen rates that are no better than a constant answer; tests of one training share them."""
+    for arm in answered[0].cell.arms if answered else []:
+        if weak := no_better_than_majority(answered[0].cell, arm):
+            logger.warning(
+                "%s: the chosen learning rate of %s is no better than the most frequent answer on the "
+                "validation rows (%s)",
+                answered[0].cell.task,
+                arm_name(arm.name),
+                ", ".join(f"seed {one.seed}, rate {one.learning_rate:g}" for one in weak),
+            )
 
 
 def make_runner(

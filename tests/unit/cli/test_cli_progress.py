@@ -27,10 +27,10 @@ def test_time_left_follows_how_many_run_at_a_time(
     ended: int,
     at_a_time: int,
 ) -> None:
-    study, engine, clock = opened(tmp_path), MadeUpRunner(), [1000.0]
+    study, engine, clock = opened(tmp_path, seeds=[0]), MadeUpRunner(), [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     group = study.groups[0]
-    trials = [group.trial(method, rate) for method in ("lora", "dora") for rate in (1e-4, 1e-3)]
+    trials = [group.trial(method, rate, 0) for method in ("lora", "dora") for rate in (1e-4, 1e-3)]
     with progress.StudyProgress(study, jobs=jobs) as shown:
         for job in trials:
             shown.started(job)

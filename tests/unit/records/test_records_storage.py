@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import synthetic_study
@@ -12,6 +13,7 @@ from doratune.errors import InputError
 from doratune.records.files import write_json_atomic
 from doratune.records.run import RunRecord
 from doratune.records.storage import read_record, read_study
+from doratune.records.study import StudyRecord
 
 DOCS = Path(__file__).parents[3] / "docs/results/smollm2"
 
@@ -41,9 +43,34 @@ def test_study_round_trip(tmp_path: Path) -> None:
     write_json_atomic(path, made.to_dict())
     assert read_study(path) == made
     assert json.loads(path.read_text())["cells"][0]["differences"][0]["from"] == "lora"
-    write_json_atomic(path, made.to_dict() | {"schema_version": 3})
-    with pytest.raises(InputError, match=r"version 3(.|\n)*version 2"):
+    write_json_atomic(path, made.to_dict() | {"schema_version": 4})
+    with pytest.raises(InputError, match=r"version 4(.|\n)*version 3"):
         read_study(path)
+
+
+def chosen_once(made: StudyRecord) -> StudyRecord:
+    """What a study without the fields of version 3 is read as."""
+    new = made.to_dict()
+    new["plan"]["choose"] = {"per": "arm", "extend": 0}
+    for cell in new["cells"]:
+        cell |= {"chosen_per": "arm", "extended": (0, 0)}
+        for arm in cell["arms"]:
+            for run in arm["runs"]:
+                run["learning_rate"] = arm["learning_rate"]
+    return StudyRecord.model_validate(new)
+
+
+def test_a_study_of_version_2_says_that_its_rates_were_chosen_once(tmp_path: Path) -> None:
+    made = synthetic_study.study()
+    old = made.to_dict() | {"schema_version": 2}
+    for cell in old["cells"]:
+        for name in ("batch_size", "epochs", "training_rows", "chosen_per", "extended", "same_rate"):
+            del cell[name]
+        for arm in cell["arms"]:
+            for trial in arm["trials"]:
+                del trial["seed"], trial["nll"]
+    write_json_atomic(tmp_path / "study.json", old)
+    assert read_study(tmp_path / "study.json") == chosen_once(made)
 
 
 def test_a_study_of_version_1_is_read_with_all_its_figures(tmp_path: Path) -> None:
@@ -54,7 +81,7 @@ def test_a_study_of_version_1_is_read_with_all_its_figures(tmp_path: Path) -> No
         for arm in cell["arms"]:
             del arm["name"], arm["engine"]
     write_json_atomic(tmp_path / "study.json", old)
-    assert read_study(tmp_path / "study.json") == made
+    assert read_study(tmp_path / "study.json") == chosen_once(made)
     old["plan"]["settings"] = {"engine": "peft"}
     write_json_atomic(tmp_path / "study.json", old)
     arms = read_study(tmp_path / "study.json").cells[0].arms
@@ -65,31 +92,27 @@ def test_a_study_of_version_1_is_read_with_all_its_figures(tmp_path: Path) -> No
 
 
 def test_the_study_in_the_docs_is_read() -> None:
+    """Everything that it says is kept; what was not recorded then is added."""
     written = json.loads((DOCS / "study.json").read_text())
     found = read_study(DOCS / "study.json").to_dict()
-    assert found["schema_version"] == 2
-    assert found["pooled"] == written["pooled"]
-    trained = [run["training"] for cell in written["cells"] for arm in cell["arms"] for run in arm["runs"]]
-    for training in trained:
-        for name, missing in (
-            ("speedups", None),
-            ("skipped_steps", 0),
-            ("changes", None),
-            ("weights_checksum", None),
-            ("processes", None),
-            ("layers", None),
-        ):
-            training.setdefault(name, missing)  # was not recorded then
-    for cell in written["cells"]:
-        for seed in (seed for one in cell["differences"] for seed in one["seeds"]):
-            seed.setdefault("same_answers", None)
-        for run in (run for arm in cell["arms"] for run in arm["runs"]):
-            run.setdefault("most_given", None)
-            run["result"].setdefault("tied", None)
-    for cell, before in zip(found["cells"], written["cells"], strict=True):
-        assert cell["differences"] == before["differences"]
-        assert [arm["runs"] for arm in cell["arms"]] == [arm["runs"] for arm in before["arms"]]
-        assert [arm["name"] for arm in cell["arms"]] == ["lora", "dora"]
+    assert found["schema_version"] == 3
+    for name in ("cells", "pooled", "inputs", "settings", "notes"):
+        keeps(written[name], found[name])
+    assert {cell["chosen_per"] for cell in found["cells"]} == {"arm"}
+    assert all(run["learning_rate"] for cell in found["cells"] for arm in cell["arms"] for run in arm["runs"])
+
+
+def keeps(written: Any, found: Any) -> None:
+    """Assert that ``found`` has all of ``written``, and perhaps other keys."""
+    if isinstance(written, dict):
+        for key, value in written.items():
+            keeps(value, found[key])
+    elif isinstance(written, list):
+        assert len(written) == len(found)
+        for one, other in zip(written, found, strict=True):
+            keeps(one, other)
+    else:
+        assert written == found
 
 
 def test_a_loss_that_is_not_finite_becomes_null() -> None:

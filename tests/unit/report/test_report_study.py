@@ -260,7 +260,8 @@ def test_a_rate_at_the_end_of_the_list_is_mentioned(record: StudyRecord) -> None
         (rates[0], "LoRA on boolq (the smallest)"),
         (rates[-1], "LoRA on boolq (the largest)"),
     ):
-        arms = [lora.model_copy(update={"learning_rate": chosen}), dora]
+        trials = [one.model_copy(update={"chosen": one.learning_rate == chosen}) for one in lora.trials]
+        arms = [lora.model_copy(update={"learning_rate": chosen, "trials": trials}), dora]
         ended = record.model_copy(update={"cells": [cell.model_copy(update={"arms": arms})], "pooled": []})
         for text in (plain(study_markdown(ended)), plain(" ".join(Page(study_html(ended)).text))):
             assert f"might have done better: {words}." in text

@@ -52,7 +52,7 @@ def run(
     plan, output = planned(folder, **changes), folder / "out"
     compare.check_output(output, resume=resume, overwrite=False)
     earlier = compare.read_earlier(output) if resume else None
-    study = open_study(compare.resumed(plan, earlier) if earlier else plan, output)
+    study = open_study(plan, output)
     if earlier is not None:
         compare.check_same(study, earlier)
     return run_study(study, runner or MadeUpRunner(), Silent(), reproduce="doratune compare")
@@ -81,10 +81,11 @@ def test_among_several_rates_the_choice_is_a_study_s(tmp_path: Path) -> None:
     runner = MadeUpRunner()
     record = run(tmp_path, runner, learning_rates=[1e-4, 1e-3], seeds=[0, 1])
     assert [one for one in runner.done if one.startswith("trial")] == [
-        "trial lora, rate 0.0001, seed 0",
-        "trial lora, rate 0.001, seed 0",
-        "trial dora, rate 0.0001, seed 0",
-        "trial dora, rate 0.001, seed 0",
+        f"trial {method}, rate {rate:g}, seed {seed}"
+        for rates in ([1e-4, 1e-3], [1e-2])  # the best is at an end, so another is tried beyond it
+        for seed in (0, 1)
+        for method in ("lora", "dora")
+        for rate in rates
     ]
     (cell,) = record.cells
     assert cell.validation is not None and cell.validation.rows == 10
@@ -137,16 +138,17 @@ def test_a_mixture_is_trained_on_as_train_mixes_it(tmp_path: Path, rates: list[f
 
 
 def test_seeds_rates_and_tasks_may_be_added_and_only_what_is_new_is_run(tmp_path: Path) -> None:
-    run(tmp_path, learning_rates=[1e-4, 1e-3], seeds=[2])
+    rates = [1e-4, 1e-3, 1e-2]
+    run(tmp_path, learning_rates=rates, seeds=[2])
     runner = MadeUpRunner()
-    run(tmp_path, runner, resume=True, learning_rates=[1e-4, 1e-3], seeds=[0, 2])
-    assert runner.done == ["test lora, rate 0.001, seed 0", "test dora, rate 0.001, seed 0"]
+    run(tmp_path, runner, resume=True, learning_rates=rates, seeds=[0, 2])
+    assert len(runner.done) == 8 and all(one.endswith("seed 0") for one in runner.done)
     runner = MadeUpRunner()
-    run(tmp_path, runner, resume=True, learning_rates=[1e-5, 1e-4, 1e-3], seeds=[2, 0])
-    assert runner.done == ["trial lora, rate 1e-05, seed 2", "trial dora, rate 1e-05, seed 2"]
+    run(tmp_path, runner, resume=True, learning_rates=[1e-5, *rates], seeds=[2, 0])
+    assert len(runner.done) == 4 and all("rate 1e-05" in one for one in runner.done)
     runner = MadeUpRunner()
     more = ["sample-boolq", "sample-winogrande"]
-    record = run(tmp_path, runner, resume=True, task=more, learning_rates=[1e-5, 1e-4, 1e-3], seeds=[2, 0])
+    record = run(tmp_path, runner, resume=True, task=more, learning_rates=[1e-5, *rates], seeds=[2, 0])
     assert [cell.task for cell in record.cells] == more
 
 

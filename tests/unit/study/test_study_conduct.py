@@ -15,7 +15,6 @@ from doratune.errors import DoratuneError, InputError
 from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord
 from doratune.study.job import Job
-from doratune.study.schedule import Tried, choose_rate
 from doratune.study.study import run_study
 
 TWO = [
@@ -28,24 +27,32 @@ def run(folder: Path, runner: MadeUpRunner, **changes: Any) -> StudyRecord:
     return run_study(opened(folder, **changes), runner, Silent(), reproduce="doratune study plan.yaml")
 
 
-def test_trials_then_the_chosen_rate_with_every_seed(tmp_path: Path) -> None:
+def test_trials_of_every_seed_then_the_rate_that_it_chose(tmp_path: Path) -> None:
     runner = MadeUpRunner()
     record = run(tmp_path, runner)
     assert runner.done == [
-        "trial lora, rate 0.0001, seed 0",
-        "trial lora, rate 0.001, seed 0",
-        "trial dora, rate 0.0001, seed 0",
-        "trial dora, rate 0.001, seed 0",
+        *(
+            f"trial {method}, rate {rate:g}, seed {seed}"
+            for seed in (0, 1)
+            for method in ("lora", "dora")
+            for rate in (1e-4, 1e-3)
+        ),
         "base base",
         "test lora, rate 0.001, seed 0",
         "test lora, rate 0.001, seed 1",
         "test dora, rate 0.001, seed 0",
         "test dora, rate 0.001, seed 1",
     ]
-    assert len({job.folder for job in runner.jobs}) == 7, "the first seed's run is the chosen trial itself"
+    assert len({job.folder for job in runner.jobs}) == 9, "a seed's run is its chosen trial itself"
     (cell,) = record.cells
     assert [arm.learning_rate for arm in cell.arms] == [1e-3, 1e-3]
-    assert [[one.accuracy for one in arm.trials] for arm in cell.arms] == [[0.7, 0.8]] * 2
+    assert [[one.accuracy for one in arm.trials] for arm in cell.arms] == [[0.7, 0.7, 0.8, 0.8]] * 2
+    assert [(one.seed, one.chosen) for one in cell.arms[0].trials] == [
+        (0, False),
+        (1, False),
+        (0, True),
+        (1, True),
+    ]
     assert [arm.mean for arm in cell.arms] == pytest.approx([0.625, 0.725])
     assert [one.result.accuracy for one in cell.arms[1].runs] == pytest.approx([0.7, 0.75])
     assert cell.differences[0].points == pytest.approx(10)
@@ -65,20 +72,6 @@ def test_test_rows_are_answered_only_by_runs_with_the_chosen_rate(tmp_path: Path
         assert ("test" in answered) == (f"runs/{folder.name}" in chosen)
 
 
-@pytest.mark.parametrize(
-    ("tried", "rate"),
-    [
-        ([(1e-4, 7), (2e-4, 9), (3e-4, 8)], 2e-4),
-        ([(3e-4, 9), (2e-4, 9), (1e-4, 8)], 2e-4),
-        ([(1e-4, 0)], 1e-4),
-    ],
-)
-def test_the_most_accurate_rate_is_chosen_and_in_a_tie_the_smallest(
-    tried: list[tuple[float, int]], rate: float
-) -> None:
-    assert choose_rate([Tried(one, correct, 10) for one, correct in tried]) == rate
-
-
 def test_no_job_is_done_twice(tmp_path: Path) -> None:
     first = run(tmp_path, MadeUpRunner())
     again = MadeUpRunner()
@@ -90,7 +83,14 @@ def test_another_seed_runs_only_that_seed(tmp_path: Path) -> None:
     run(tmp_path, MadeUpRunner())
     runner = MadeUpRunner()
     record = run(tmp_path, runner, seeds=[0, 1, 5])
-    assert runner.done == ["test lora, rate 0.001, seed 5", "test dora, rate 0.001, seed 5"]
+    assert runner.done == [
+        "trial lora, rate 0.0001, seed 5",
+        "trial lora, rate 0.001, seed 5",
+        "trial dora, rate 0.0001, seed 5",
+        "trial dora, rate 0.001, seed 5",
+        "test lora, rate 0.001, seed 5",
+        "test dora, rate 0.001, seed 5",
+    ]
     assert [one.seed for one in record.cells[0].arms[0].runs] == [0, 1, 5]
 
 
@@ -152,9 +152,9 @@ def test_other_test_rows_are_refused(tmp_path: Path) -> None:
     ("first", "second", "said"),
     [
         (1, 3, "method dora"),  # LoRA's and DoRA's of one seed and rate
-        (5, 6, "seed 1"),
+        (1, 5, "seed 1"),
         (0, 1, "learning_rate 0.001"),
-        (4, 6, "method lora"),  # in place of the base
+        (8, 1, "method lora"),  # in place of the base
     ],
 )
 def test_a_run_in_the_place_of_another_is_refused(first: int, second: int, said: str, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_records_of_another_schema_version_are_refused(tmp_path: Path) -> None:
     run(tmp_path, MadeUpRunner())
     study = tmp_path / "study/study.json"
     whole = study.read_text()
-    study.write_text(whole.replace('"schema_version": 2', '"schema_version": 9'))
+    study.write_text(whole.replace('"schema_version": 3', '"schema_version": 9'))
     with pytest.raises(InputError, match=r"does not read(.|\n)*version 9"):
         run(tmp_path, MadeUpRunner())
     study.write_text(whole)

@@ -66,18 +66,18 @@ def test_a_diverged_rate_is_not_chosen(tmp_path: Path) -> None:
     record = run(tmp_path, runner, learning_rates=RATES)
     (cell,) = record.cells
     assert [arm.learning_rate for arm in cell.arms] == [1e-3, 1e-3]
-    assert [[one.accuracy for one in arm.trials] for arm in cell.arms] == [[0.7, 0.8, None]] * 2
-    assert [(one.arm, one.learning_rate, one.trial, one.seconds) for one in cell.diverged] == [
-        ("lora", 0.1, True, 3.0),
-        ("dora", 0.1, True, 3.0),
+    tried = [0.7, 0.7, 0.8, 0.8, None, None]
+    assert [[one.accuracy for one in arm.trials] for arm in cell.arms] == [tried] * 2
+    assert [(one.arm, one.learning_rate, one.seed, one.trial, one.seconds) for one in cell.diverged] == [
+        (method, 0.1, seed, True, 3.0) for seed in (0, 1) for method in ("lora", "dora")
     ]
     assert len(cell.differences) == 1
     assert read_study(tmp_path / "study/study.json") == record
     lost = (
         "training of {} diverged at the learning rate 1e-1, which counts as a lost try, worse than any other"
     )
-    said(record, lost.format("LoRA"), lost.format("DoRA"), "2 runs that diverged took 6.0 s in all")
-    said(record, "of 3, 1 diverged; 80.0 %")
+    said(record, lost.format("LoRA"), lost.format("DoRA"), "4 runs that diverged took 12 s in all")
+    said(record, "of 3 per seed, 2 runs diverged; 80.0 %")
 
 
 def test_a_rate_that_gets_nothing_right_is_better_than_one_that_diverged(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_an_arm_that_diverges_with_every_rate_has_no_result(tmp_path: Path) -> N
     record = run(tmp_path, runner)
     (cell,) = record.cells
     assert [arm.name for arm in cell.arms] == ["lora"] and cell.differences == []
-    assert len(cell.diverged) == 2 and record.pending == []
+    assert len(cell.diverged) == 4 and record.pending == []
     why = "training diverged with every learning rate that was tried (1e-4, 1e-3)"
     said(record, f"DoRA has no result, as {why}.", "No result of DoRA")
     assert not any("No two methods" in rendering for rendering in renderings(record))
@@ -122,8 +122,15 @@ def test_a_cell_with_no_result_left(tmp_path: Path, rates: list[float]) -> None:
         said(record, f"{arm} has no result, as training diverged {what}.")
 
 
-def test_a_seed_that_diverges_is_left_out_and_said(tmp_path: Path) -> None:
-    record = run(tmp_path, MadeUpRunner(diverges=at(1e-3, "dora", 1)))
+@pytest.mark.parametrize("per", ["seed", "arm"])
+def test_a_seed_that_diverges_is_left_out_and_said(tmp_path: Path, per: str) -> None:
+    """With every rate that it tried, or with the one that the first seed chose for it."""
+    rates = (1e-4, 1e-3) if per == "seed" else (1e-3,)
+
+    def diverges(job: Job) -> bool:
+        return any(at(rate, "dora", 1)(job) for rate in rates)
+
+    record = run(tmp_path, MadeUpRunner(diverges=diverges), choose={"per": per, "extend": 0})
     (cell,) = record.cells
     assert [[one.seed for one in arm.runs] for arm in cell.arms] == [[0, 1], [0]]
     assert [one.seed for one in cell.differences[0].seeds] == [0]

@@ -80,7 +80,8 @@ def folders(folder: Path, **changes: Any) -> list[str]:
 
 
 def _trials(group: Any) -> list[Any]:
-    return [group.trial(m, rate) for m in group.plan.methods for rate in group.plan.rates(m)]
+    seed = group.plan.seeds[0]
+    return [group.trial(m, rate, seed) for m in group.plan.methods for rate in group.plan.rates(m)]
 
 
 def test_the_address_of_a_run_is_its_content(tmp_path: Path) -> None:
@@ -111,9 +112,9 @@ def test_the_address_of_a_run_is_its_content(tmp_path: Path) -> None:
 
 def test_full_fine_tuning_has_no_rank(tmp_path: Path) -> None:
     study = opened(tmp_path, methods=["lora", "full"], ranks=[4, 8])
-    first, second = (group.trial("full", 1e-4).folder for group in study.groups)
+    first, second = (group.trial("full", 1e-4, 0).folder for group in study.groups)
     assert first == second
-    assert study.groups[0].trial("lora", 1e-4).folder != study.groups[1].trial("lora", 1e-4).folder
+    assert study.groups[0].trial("lora", 1e-4, 0).folder != study.groups[1].trial("lora", 1e-4, 0).folder
 
 
 def test_the_address_of_a_local_model_is_its_files(tmp_path: Path, tiny_model: Path) -> None:

@@ -25,7 +25,7 @@ def test_a_process_has_the_threads_it_was_given() -> None:
 def test_a_killed_process_is_a_failed_run(tmp_path: Path) -> None:
     study = opened(tmp_path)
     with LocalRunner(1, None, partial(os._exit, 1)) as runner:
-        outcome = runner.submit(study.groups[0].trial("dora", 1e-3)).result()
+        outcome = runner.submit(study.groups[0].trial("dora", 1e-3, 0)).result()
     assert outcome.error is not None and "was killed" in outcome.error
     assert not outcome.interrupted
 
