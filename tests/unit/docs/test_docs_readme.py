@@ -49,5 +49,5 @@ def test_the_study() -> None:
     assert "learned something in two of seven cells" in text
     assert headline["difference"]["verdict"] in text
     picture = (ROOT / "docs/pictures/forest.svg").read_text(encoding="utf-8")
-    assert "Mean of 7 cells, including 5 without a verdict" in picture
+    assert "Mean of 7 cells, 5 without a verdict" in picture
     assert "In the other five neither method is shown to beat a constant answer" in text
