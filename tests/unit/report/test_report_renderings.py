@@ -370,7 +370,7 @@ def test_tasks_on_which_neither_arm_beats_a_constant_answer_are_marked() -> None
     )
     for text in renderings(marked):
         assert text.count(words) == 1
-        assert "undecided on none, no verdict on 1, where neither is shown to have learned anything." in text
+        assert "undecided on none. No verdict on 1: neither is shown to have learned anything there." in text
         assert "the correction leaves the cell out." in text and "headline" not in text
     (pair,) = view_of(marked).pairs
     assert [one.tells_nothing for one in pair.single] == [True, False]
