@@ -35,6 +35,11 @@ class Settings(BaseModel):
 Kind = TypeVar("Kind", bound=Settings)
 RENAMED = {"limit": "eval_rows"}
 """What settings were called in earlier versions."""
+REPLACED = {
+    "rslora": "it is now a method: rslora, or dora-rslora",
+    "norm_gradient": "it is now a method: dora-attached-norm",
+}
+"""What to use in place of settings of earlier versions."""
 NAMED_FAULTS = 5
 """Lines of a message."""
 NEXT_LINE = "\n       "
@@ -93,6 +98,8 @@ def _faults(error: ValidationError, kind: type[Settings], values: Mapping[str, A
 
 def _question(key: str, known: Iterable[str]) -> str | None:
     names = list(known)
+    if key in REPLACED:
+        return REPLACED[key]
     renamed = RENAMED.get(key)
     return f"did you mean {renamed!r}?" if renamed in names else did_you_mean(key, names, form="{!r}")
 

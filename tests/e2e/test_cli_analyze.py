@@ -21,7 +21,7 @@ METHODS = {
     "full": ["--method", "full", "--learning-rate", "1e-3"],
     "lora": ["--method", "lora"],
     "dora": ["--method", "dora"],
-    "attached": ["--method", "dora", "--norm-gradient", "--rslora"],
+    "attached": ["--method", "dora-attached-norm"],
 }
 
 

@@ -1,4 +1,4 @@
-"""``doratune train --method full`` and ``--norm-gradient`` on a tiny model."""
+"""``doratune train --method full`` and ``--method dora-attached-norm`` on a tiny model."""
 
 from __future__ import annotations
 
@@ -142,14 +142,16 @@ def test_the_norms_gradient_is_the_engines_option(gradient: bool, cli: Cli, flag
     from doratune.training.config import TrainConfig
     from doratune.training.train import load_base
 
-    config = TrainConfig(model=str(flags[1]), norm_gradient=gradient, rank=2, output=Path("run"))
+    config = TrainConfig(
+        model=str(flags[1]), method="dora-attached-norm" if gradient else "dora", rank=2, output=Path("run")
+    )
     model = add_adapter(load_base(config).model, config)
     options = {module.engine_options for module in model.modules() if isinstance(module, EngineLayer)}
     assert options == {EngineOptions(dropout="peft", detach_norm=not gradient)}
 
 
 def test_the_norms_gradient_changes_training(cli: Cli, flags: list[object]) -> None:
-    runs = {"with": ["--norm-gradient"], "without": ["--no-norm-gradient"]}
+    runs = {"with": ["--method", "dora-attached-norm"], "without": []}
     for run, more in runs.items():
         outcome = cli("train", *flags, "--dropout", 0, "--learning-rate", "1e-2", *more, "--output", run)
         assert outcome.code == 0, outcome.err
@@ -162,9 +164,7 @@ def test_the_norms_gradient_changes_training(cli: Cli, flags: list[object]) -> N
     [
         (["--method", "full", "--load-in-4bit"], "--load-in-4bit"),
         (["--method", "full", "--dtype", "float16"], "--dtype"),
-        (["--method", "full", "--norm-gradient"], "--norm-gradient"),
-        (["--method", "lora", "--norm-gradient"], "--norm-gradient"),
-        (["--method", "dora", "--engine", "peft", "--norm-gradient"], "--norm-gradient"),
+        (["--method", "dora-attached-norm", "--engine", "peft"], "--engine"),
     ],
     ids=" ".join,
 )

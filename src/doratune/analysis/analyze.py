@@ -15,7 +15,7 @@ from doratune.analysis.runs import AnalysedRun, load_runs
 from doratune.errors import InputError
 from doratune.finite import is_finite
 from doratune.models.weights import WeightFiles
-from doratune.peft.adapter_file import read_adapter_config, refuse_other_settings
+from doratune.peft.adapter_file import refuse_other_settings
 from doratune.peft.layer_adapters import LayerAdapter, read_layer_adapters
 from doratune.records.analysis import AnalysisRecord, GainDrift, RunAnalysis, WeightChange
 from doratune.records.layout import ADAPTER_NAME, weights_path
@@ -100,7 +100,7 @@ def _analyze_run(run: AnalysedRun, base: Base, layers: list[str]) -> RunAnalysis
 def _check(run: AnalysedRun, folder: Path) -> None:
     """Refuse a checkpoint, or the trained weights, that are not as the run left them."""
     if run.method != "full":
-        refuse_other_settings(read_adapter_config(folder), run.record, folder)
+        refuse_other_settings(run.record, folder)
     if folder == weights_path(run.directory, run.record.method):
         training = run.record.training
         checked_weights(folder, training.weights_checksum if training else None)

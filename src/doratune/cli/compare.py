@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from doratune.cli.parse import AsJson, PresetName, command_line, parse, peek
+from doratune.methods.find import plain_name
 from doratune.records.study import StudyMethod
 from doratune.settings import validate
 from doratune.study import compare
-from doratune.study.compare import COMPARED, CompareConfig
+from doratune.study.compare import CompareConfig
 from doratune.training.presets import Preset, load_preset
 
-ABOUT = """Evaluate a base model, train it with LoRA and with DoRA on the same rows, order, seeds and budget,
-evaluate both, and write study.json, report.md and report.html. Several tasks are mixed into one training set.
+ABOUT = """Evaluate a base model, train it with LoRA, DoRA or other methods on the same rows, order, seeds and
+budget, evaluate each, and write study.json, report.md and report.html. Several tasks are mixed into one
+training set.
 
 Examples:
   doratune compare --preset demo --output runs/demo
@@ -18,6 +20,7 @@ Examples:
                    --learning-rates 3e-4 1e-3 --output runs/arc-easy
   doratune compare --task boolq --data boolq/train.json --test-data boolq/test.json --rows 2000
                    --epochs 1 --output runs/boolq
+  doratune compare --methods lora pissa vera --task arc-easy --format continuation --output runs/three
 """
 FIRST = ("model", "task", "data", "test_data", "output")
 
@@ -44,7 +47,7 @@ def main(argv: list[str]) -> int:
     command = _parse(argv, shared, preset.source)
     own: dict[StudyMethod, CompareConfig] = {
         method: _parse(argv, {**shared, **preset.methods[method]}, f"{preset.source}, methods.{method}")
-        for method in COMPARED
+        for method in map(plain_name, command.methods)
         if method in preset.methods
     }
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from doratune.cli.help import flag_name, is_positional
 from doratune.errors import InputError
-from doratune.settings import Settings
+from doratune.settings import REPLACED, Settings
 
 MEANT: dict[str, tuple[str, ...]] = {
     "lr": ("learning-rate",),
@@ -66,7 +66,10 @@ def refuse_unknown_flags(kind: type[Settings], argv: list[str], *, verb: str) ->
         return
     meant = {flag: _meant(_name(flag), known) for flag in unknown}
     found = [flag for flag in unknown if meant[flag]]
-    if found and len(unknown) == 1:
+    replaced = {flag: REPLACED.get(_name(flag).replace("-", "_")) for flag in unknown}
+    if any(replaced.values()):
+        fix = "; ".join(f"{flag}: {what}" for flag, what in replaced.items() if what)
+    elif found and len(unknown) == 1:
         fix = f"did you mean {meant[found[0]]}?"
     elif found:
         fix = "did you mean " + ", ".join(f"{meant[flag]} for {flag}" for flag in found) + "?"

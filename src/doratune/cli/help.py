@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("validation_share", "cutoff", "drop_long_rows", "loss_on"),
     ),
     "model": ("target", "model", "base", "allow_other_base", "trust_remote_code"),
-    "adapter": ("method", "rank", "alpha", "rslora", "dropout", "targets", "norm_gradient"),
+    "adapter": ("method", "methods", "rank", "alpha", "dropout", "targets"),
     "optimisation": (
         *("learning_rate", "learning_rates", "schedule", "warmup_steps", "weight_decay", "epochs", "steps"),
         *("batch_size", "on_nonfinite", "seed", "seeds"),

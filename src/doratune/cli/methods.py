@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from doratune.cli.parse import parse, print_list
+from doratune.methods.find import get_method, method_names
 from doratune.settings import Settings
 
 ABOUT = """List the training methods, one per line.
@@ -10,14 +11,6 @@ ABOUT = """List the training methods, one per line.
 Examples:
   doratune methods
 """
-
-METHODS = {
-    "lora": "two low-rank matrices for each adapted layer: W + s·B·A",
-    "dora": "LoRA's direction and a trained magnitude for each output: m · (W + s·B·A) / ‖W + s·B·A‖",
-    "full": "every weight of the model, no adapter",
-    "dora-attached-norm": "dora with a gradient through the norm: a method of study plans; "
-    "in train --method dora --norm-gradient",
-}
 
 
 class MethodsCommand(Settings):
@@ -27,5 +20,5 @@ class MethodsCommand(Settings):
 def main(argv: list[str]) -> int:
     """Run the verb."""
     parse(MethodsCommand, argv, verb="methods", about=ABOUT)
-    print_list(METHODS)
+    print_list({name: get_method(name).description for name in method_names()})
     return 0

@@ -61,7 +61,7 @@ def trained_checksum(found: Found) -> str | None:
     if found.record is None or training is None:
         return weights_checksum(weights)
     if found.adapter is not None:
-        refuse_other_settings(read_adapter_config(weights), found.record, weights)
+        refuse_other_settings(found.record, weights)
     return checked_weights(weights, training.weights_checksum)
 
 

@@ -22,10 +22,11 @@ from doratune.evaluation.merge import merge, merge_obstacle
 from doratune.finite import is_finite
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model, on_cpu
-from doratune.peft import adapter_parameters, dora_norms, enable, uses_dora
-from doratune.peft.load import load_adapter
+from doratune.peft import adapter_parameters, dora_norms, enable, has_lora, uses_dora
+from doratune.peft.adapter_file import read_adapter_config
+from doratune.peft.load import changes_base, load_adapter
+from doratune.records.adapter_folder import read_adapter_settings
 from doratune.records.run import (
-    Method,
     ModelRecord,
     ParameterCount,
     RunRecord,
@@ -114,11 +115,11 @@ def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Targ
         record = record or _new_record(config, base_record, "base", adapter=0)
         scored = _scored(base, "base", None, merged=False)
         return Target(base.model, base.tokenizer, record, output, scored, other_base=other)
-    peft_model = load_adapter(base.model, adapter)
+    peft_model = _with_adapter(base, trained, adapter)
     if record is None:
-        method: Method = "dora" if uses_dora(peft_model) else "lora"
+        method = "dora" if uses_dora(peft_model) else str(read_adapter_settings(adapter)["peft_type"]).lower()
         record = _new_record(config, trained, method, adapter=adapter_parameters(peft_model))
-    if record.config.get("engine", "doratune") == "doratune":
+    if record.config.get("engine", "doratune") == "doratune" and has_lora(peft_model):
         enable(peft_model)
     _refuse_overflow(peft_model, adapter)
     model: Any = peft_model
@@ -127,6 +128,20 @@ def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Targ
         model, difference = merge(peft_model, base.tokenizer, texts)
     scored = _scored(base, "adapter", checksum, merged=apart is None, difference=difference)
     return Target(model, base.tokenizer, record, output, scored, apart=apart, other_base=other)
+
+
+def _with_adapter(base: LoadedModel, trained: ModelRecord, folder: Path) -> PeftModel:
+    """The base with the adapter, as it was in training.
+
+    Some initialisations change the base. The change was rounded to the type that training computed in, also
+    where the model now computes in float32.
+    """
+    model: Any = base.model
+    was = getattr(torch, trained.dtype)
+    if base.dtype == was or not changes_base(read_adapter_config(folder)):
+        return load_adapter(model, folder)
+    loaded: Any = load_adapter(model.to(was), folder)
+    return loaded.to(base.dtype)
 
 
 def _refuse_overflow(model: PeftModel, folder: Path) -> None:
@@ -212,7 +227,7 @@ def _asked(config: EvalConfig) -> Asked:
     return Asked(config.target, config.model, config.allow_other_base)
 
 
-def _new_record(config: EvalConfig, base: ModelRecord, method: Method, *, adapter: int) -> RunRecord:
+def _new_record(config: EvalConfig, base: ModelRecord, method: str, *, adapter: int) -> RunRecord:
     """A new record, for a base model or a plain adapter with ``adapter`` parameters."""
     now = datetime.datetime.now(datetime.UTC)
     total = base.parameters + adapter

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
 from peft import PeftModel
 from torch import nn
 
-from doratune.peft._internals import BaseTunerLayer, adapter_weights
+from doratune.peft._internals import BaseTunerLayer, LoraLayer, adapter_weights
 
 
 def adapted_modules(model: nn.Module) -> set[nn.Module]:
@@ -34,18 +35,28 @@ def adapter_of(layer: nn.Module, name: str = "default") -> dict[str, nn.Paramete
 
 
 def parameter_kind(name: str) -> str:
-    """The symbol in the equations of a trained parameter with this name: A, B, m, or W of the base."""
+    """The symbol in the equations of a trained parameter with this name: A, B, m, or W of the base.
+
+    For an adapter that is not LoRA or DoRA, PEFT's name, such as ``vera_lambda_b``.
+    """
     kinds = {"lora_magnitude_vector": "m", "lora_A": "A", "lora_B": "B"}
     kinds.update(lora_embedding_A="A", lora_embedding_B="B")
-    return next((kind for part, kind in kinds.items() if f".{part}" in name), "W")
+    own = re.search(r"\.(\w+)\.default(\.\w+)?$", name)
+    return next((kind for part, kind in kinds.items() if f".{part}" in name), own[1] if own else "W")
+
+
+def has_lora(model: nn.Module) -> bool:
+    """Whether a model has a LoRA or DoRA adapter."""
+    return any(isinstance(module, LoraLayer) for module in model.modules())
 
 
 def uses_dora(model: PeftModel) -> bool:
     """Whether one of a model's adapters is DoRA."""
     configs: dict[str, Any] = model.peft_config
-    return any(config.use_dora for config in configs.values())
+    return any(getattr(config, "use_dora", False) for config in configs.values())
 
 
 def adapter_parameters(model: PeftModel) -> int:
-    """The number of parameters in a model's LoRA and DoRA adapters."""
-    return sum(one.numel() for name, one in model.named_parameters() if "lora_" in name)
+    """The number of parameters in a model's adapters."""
+    tuner: Any = model.base_model
+    return sum(one.numel() for name, one in model.named_parameters() if f".{tuner.prefix}" in name)

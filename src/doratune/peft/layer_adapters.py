@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from doratune.errors import InputError
 from doratune.peft._internals import BaseTunerLayer, DoraLinearVariant, Linear
-from doratune.peft.adapter_file import read_adapter_config, read_adapter_tensors
+from doratune.peft.adapter_file import read_adapter_tensors, read_lora_config
 from doratune.peft.load import fill_adapter, fitting
 
 INITIALISATIONS = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
@@ -70,7 +70,7 @@ def read_layer_adapters(skeleton: nn.Module, folder: Path) -> LayerAdapters:
         InputError: The adapter cannot be read, its keys do not match the model's, or its initialisation had
             changed the base it was trained on.
     """
-    config = copy.copy(read_adapter_config(folder))
+    config = copy.copy(read_lora_config(folder))
     if str(config.init_lora_weights).lower() not in INITIALISATIONS or config.kasa_config:
         raise InputError(
             "the adapter's initialisation changed the base it was trained on",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -23,8 +23,9 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, hollow: bool = False) 
 
     Args:
         model: The base model that the adapter was trained on.
-        folder: A LoRA or DoRA adapter as PEFT saves it.
-        hollow: The model's weights have no content, so an initialisation that would change them is left out.
+        folder: An adapter as PEFT saves it.
+        hollow: The model's weights have no content, so an initialisation that would change them is left out;
+            for LoRA and DoRA only.
 
     Returns:
         The PEFT model, frozen.
@@ -33,8 +34,8 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, hollow: bool = False) 
         InputError: The adapter cannot be read, does not fit the model, is incomplete, has tensors that the
             model has no place for, or was trained on a base that its initialisation changed and that is lost.
     """
-    config = read_adapter_config(folder)
-    _refuse_conditional(config, folder)
+    config: Any = read_adapter_config(folder)
+    refuse_conditional(config, where=str(folder))
     _refuse_lost_base(config, folder)
     tensors = read_adapter_tensors(folder)
     if hollow:
@@ -110,30 +111,50 @@ def fitting(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _refuse_conditional(config: LoraConfig, folder: Path) -> None:
-    """Refuse an adapter that is not always on: it would silently be off when rows are scored."""
+def refuse_conditional(config: PeftConfig, *, where: str) -> None:
+    """Refuse an adapter that is not always on: it would silently be off when rows are scored.
+
+    Args:
+        config: The adapter's configuration.
+        where: Where it was given, for the message.
+
+    Raises:
+        InputError: It is switched on by a prompt or another adapter.
+    """
     for key in ("alora_invocation_tokens", "arrow_config"):
-        if getattr(config, key):
+        if getattr(config, key, None):
             raise InputError(
                 "a prompt or another adapter switches this adapter on, which doratune cannot score",
-                where=str(folder),
+                where=where,
                 got=key,
                 expected="LoRA or DoRA that is always on",
             )
 
 
-def _refuse_lost_base(config: LoraConfig, folder: Path) -> None:
-    """Refuse an adapter whose initialisation changed the base in a way that loading cannot repeat.
+def lost_base(config: PeftConfig) -> str | None:
+    """What an initialisation's change of the base depends on, if loading cannot repeat the change.
 
     ``pissa`` and ``olora`` change the base too, by a decomposition that PEFT repeats when it loads.
+    """
+    kind = str(getattr(config, "init_lora_weights", None)).lower()
+    if kind.startswith("pissa_niter"):
+        return "random numbers"
+    return {"lora_ga": "gradients", "corda": "activations"}.get(kind)
+
+
+def changes_base(config: PeftConfig) -> bool:
+    """Whether an adapter's initialisation changes the base's weights."""
+    kind = str(getattr(config, "init_lora_weights", None)).lower()
+    return kind in ("olora", "loftq", "lora_ga", "corda") or kind.startswith("pissa")
+
+
+def _refuse_lost_base(config: Any, folder: Path) -> None:
+    """Refuse an adapter whose initialisation changed the base in a way that loading cannot repeat.
 
     Raises:
         InputError: The change depended on random numbers or on data.
     """
-    kind = str(config.init_lora_weights).lower()
-    reason = {"lora_ga": "gradients", "corda": "activations"}.get(kind)
-    if kind.startswith("pissa_niter"):
-        reason = "random numbers"
+    reason = lost_base(config)
     if reason is None:
         return
     convert = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +25,72 @@ CONVERT = (
 
 
 def read_adapter_settings(folder: Path) -> dict[str, Any]:
+    """Read ``folder``/adapter_config.json of an adapter of any PEFT method, as it is.
+
+    Raises:
+        InputError: It is missing or broken, or does not say what it is of.
+    """
+    path = folder / ADAPTER_CONFIG
+    values = read_object(path, "the adapter's configuration")
+    if not isinstance(values.get("peft_type"), str):
+        raise InputError(
+            "the adapter does not say of which PEFT method it is",
+            where=str(path),
+            got=f"peft_type {values['peft_type']}" if "peft_type" in values else "no peft_type",
+            expected="a peft_type, such as LORA, which is LoRA's and DoRA's",
+        )
+    return values
+
+
+def read_lora_settings(folder: Path) -> dict[str, Any]:
     """Read ``folder``/adapter_config.json of a LoRA or DoRA adapter, as it is.
 
     Raises:
         InputError: It is missing or broken, or of another PEFT method.
     """
-    path = folder / ADAPTER_CONFIG
-    values = read_object(path, "the adapter's configuration")
-    method = values.get("peft_type")
-    if method != "LORA":
-        raise InputError(
-            "the adapter's method is not one that doratune knows",
-            where=str(path),
-            got=f"peft_type {method}" if "peft_type" in values else "no peft_type",
-            expected="peft_type LORA, which is LoRA's and DoRA's",
-        )
+    values = read_adapter_settings(folder)
+    refuse_other_methods(values, folder)
     return values
+
+
+def refuse_other_methods(values: Mapping[str, Any], folder: Path) -> None:
+    """Refuse an adapter that is neither LoRA nor DoRA, for what needs their A, B and m.
+
+    Args:
+        values: The result of ``read_adapter_settings``.
+        folder: The adapter's folder, for the message.
+
+    Raises:
+        InputError: It is of another PEFT method.
+    """
+    if values["peft_type"] != "LORA":
+        raise InputError(
+            "only adapters of LoRA and DoRA can be merged, converted, exported, served or analysed here",
+            where=str(folder / ADAPTER_CONFIG),
+            got=f"peft_type {values['peft_type']}",
+            expected="peft_type LORA, which is LoRA's and DoRA's",
+            fix="doratune eval takes the adapter as it is; PEFT's own merge_and_unload may merge it",
+        )
+
+
+UNTOLD = frozenset(
+    {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version", "task_type"}
+)
+"""Keys of adapter_config.json that do not say what an adapter computes."""
+
+
+def told_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What an adapter computes: the settings in its adapter_config.json that are not off or empty.
+
+    Args:
+        values: The result of ``read_adapter_settings``. PEFT writes sets of names in any order.
+    """
+    told = {
+        key: value
+        for key, value in values.items()
+        if key not in UNTOLD and value not in (None, False, {}, [], "none")
+    }
+    return {key: sorted(value, key=str) if isinstance(value, list) else value for key, value in told.items()}
 
 
 def refuse_pickle(folder: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from doratune.methods.former import without_switches
 from doratune.records.base import Setting
-from doratune.records.run import RunRecord
+from doratune.records.run import RunRecord, unused_settings
 
 BY_ARM = frozenset({"method", "engine", "name", "output", "overwrite", "resume"})
 """Settings that differ between arms by definition."""
@@ -16,12 +17,6 @@ WITHOUT_EFFECT = frozenset({"report_to", "save_steps", "keep_checkpoints"})
 
 ADDED = {"on_nonfinite": "stop"}
 """Settings that older runs lack, with the value equal to their behaviour."""
-
-UNUSED = {
-    "lora": frozenset({"norm_gradient"}),
-    "full": frozenset({"norm_gradient", "rank", "alpha", "rslora", "dropout", "targets"}),
-}
-"""Settings that a method ignores."""
 
 
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Setting]:
@@ -124,7 +119,7 @@ def _by_key(records: Mapping[str, RunRecord]) -> dict[str, dict[str, Setting]]:
         key: {
             name: own.get(key)
             for name, own in settings.items()
-            if key not in UNUSED.get(described[name].method, ())
+            if key not in unused_settings(described[name])
         }
         for key in dict.fromkeys(key for own in settings.values() for key in own)
     }
@@ -137,8 +132,8 @@ def _settings(record: RunRecord) -> dict[str, Setting]:
     if any(data.definition for data in record.data):  # the file's name does not matter
         known["task"] = [data.task for data in record.data]
     known["seed"] = record.seed
-    own = flat_config(record.config)
-    left_out = BY_ARM | WITHOUT_EFFECT | UNUSED.get(record.method, frozenset()) | known.keys()
+    own = flat_config(without_switches({**record.config, "method": record.method}))
+    left_out = BY_ARM | WITHOUT_EFFECT | unused_settings(record) | known.keys()
     if "steps" in own:  # overrides the epochs
         left_out |= {"epochs"}
     return known | {key: value for key, value in own.items() if key not in left_out}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from doratune.errors import InputError
-from doratune.records.run import Format, Method, Protocol
+from doratune.records.run import Format, Protocol
 
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
@@ -76,19 +76,19 @@ def has_diverged(run: Path) -> bool:
     return (run / DIVERGED_NAME).is_file() and not is_recorded(run)
 
 
-def weights_path(run: Path, method: Method) -> Path:
+def weights_path(run: Path, method: str) -> Path:
     """Where training by ``method`` writes its weights in ``run``."""
     return run / (MODEL_NAME if method == "full" else ADAPTER_NAME)
 
 
-def trained_weights(run: Path, method: Method) -> Path | None:
+def trained_weights(run: Path, method: str) -> Path | None:
     """``weights_path``, if the adapter or the model is there."""
     folder = weights_path(run, method)
     file = MODEL_CONFIG if method == "full" else ADAPTER_CONFIG
     return folder if (folder / file).is_file() else None
 
 
-def required_weights(run: Path, method: Method) -> Path:
+def required_weights(run: Path, method: str) -> Path:
     """``weights_path`` of a finished run.
 
     Raises:

@@ -10,12 +10,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AwareDatetime, Field
 
 from doratune.launch import Launcher
+from doratune.methods.find import get_method, method_names
+from doratune.methods.method import Method
 from doratune.records.base import FiniteOrNone, Record
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
-Method = Literal["base", "lora", "dora", "full"]
 Format = Literal["instruct", "continuation"]
 Protocol = Literal["likelihood", "generate"]
 Metric = Literal["accuracy", "accuracy_norm"]
@@ -230,7 +231,11 @@ class RunRecord(Record):
     schema_name: Literal["doratune.run"] = Field(default="doratune.run", alias="schema")  #: kind of file
     schema_version: Literal[1] = 1  #: raised when a reader of the old version could not read the new
     name: str  #: name of the run, such as "dora"
-    method: Method  #: "base" means that nothing was trained
+    method: Annotated[str, Field(min_length=1)]  #: its name; "base" means that nothing was trained
+    definition: dict[str, Any] | None = None  #: an own method's YAML file; None for a shipped method
+    adapter: dict[str, Any] | None = (
+        None  #: what adapter_config.json says that it computes; None: no adapter, or older version
+    )
     config: dict[str, Any]  #: the resolved configuration
     model: ModelRecord  #: the base model
     parameters: ParameterCount  #: how much of it was trained; ``trainable`` is 0 for a base run
@@ -241,3 +246,13 @@ class RunRecord(Record):
     environment: Environment  #: where it ran
     started: AwareDatetime  #: start, ISO 8601 with time zone
     finished: AwareDatetime  #: end, ISO 8601 with time zone
+
+
+def unused_settings(record: RunRecord) -> frozenset[str]:
+    """The settings that a run's method has no use for.
+
+    Those of an adapter that was trained elsewhere are not known; every one counts as used.
+    """
+    if record.definition is not None:
+        return Method.model_validate(record.definition).unused
+    return get_method(record.method).unused if record.method in method_names() else frozenset()

@@ -12,6 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from doratune.methods.find import title_of
+from doratune.methods.former import former_method
 from doratune.records.base import FiniteOrNone, Record, Setting
 from doratune.records.run import (
     Count,
@@ -27,31 +29,23 @@ from doratune.records.run import (
     TrainingRecord,
 )
 
-StudyMethod = Literal["lora", "dora", "dora-attached-norm", "full"]
+StudyMethod = Annotated[str, Field(min_length=1)]
+"""The name of a method, shipped or not."""
 Outcome = Literal["better", "worse", "undecided", "no-verdict"]
 
 NO_VERDICT: Outcome = "no-verdict"
 """The outcome of a difference between arms of which neither is shown to have learned anything."""
 
-METHOD_NAMES: dict[StudyMethod, str] = {
-    "lora": "LoRA",
-    "dora": "DoRA",
-    "dora-attached-norm": "DoRA with attached norm",
-    "full": "full fine-tuning",
-}
-"""The names of the methods in sentences."""
-
 
 def arm_name(name: str) -> str:
-    """An arm's name in sentences: the method's name if the arm is named after its method."""
-    return dict[str, str](**METHOD_NAMES).get(name, name)
+    """An arm's name in sentences: the method's title if the arm is named after a shipped method."""
+    return title_of(name)
 
 
 def method_of(record: RunRecord) -> StudyMethod:
-    """The method of a run that trained something."""
+    """The method of a run that trained something, also as older versions wrote it."""
     assert record.method != "base"
-    attached = record.method == "dora" and record.config.get("norm_gradient")
-    return "dora-attached-norm" if attached else record.method
+    return former_method(record.method, record.config)
 
 
 class MostGiven(Record):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from doratune.methods.find import title_of
 from doratune.records.analysis import AnalysisRecord, RunAnalysis
-from doratune.records.study import METHOD_NAMES
 from doratune.report import numbers, paper
 from doratune.report.blocks import NONE, Entry, Table
 
@@ -46,7 +46,7 @@ def correlation_table(analysis: AnalysisRecord) -> Table:
             for kind in named
         ]
         published = Entry(numbers.correlation(paper.CORRELATION.get(run.method)))
-        rows.append([Entry(run.name, METHOD_NAMES[run.method]), published, *entries])
+        rows.append([Entry(run.name, title_of(run.method)), published, *entries])
     caption = f"Correlation of the change of magnitude and of direction, {analysis.model}"
     return Table(caption, columns, rows)
 
@@ -84,7 +84,7 @@ def correlation_sentences(analysis: AnalysisRecord) -> list[str]:
         published = paper.CORRELATION.get(run.method)
         paper_words = f" (the paper's: {numbers.correlation(published)})" if published is not None else ""
         lines.append(
-            f"{analysis.model}, {METHOD_NAMES[run.method]} ({run.name}): correlation of ΔM and ΔD "
+            f"{analysis.model}, {title_of(run.method)} ({run.name}): correlation of ΔM and ΔD "
             f"{numbers.correlation(overall.correlation)}{paper_words}, over {overall.points:,} weights and "
             "checkpoints."
         )

@@ -11,24 +11,24 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from doratune.methods.find import title_of
 from doratune.records.analysis import AnalysisRecord, KindCorrelation, RunAnalysis, WeightChange
-from doratune.records.study import METHOD_NAMES, StudyMethod
+from doratune.records.study import StudyMethod
 from doratune.report import numbers
 from doratune.report.decomposition import kinds
 from doratune.report.figures import (
-    DASHES,
     GRID,
-    MARKERS,
-    SERIES,
     TEXT,
     Sheet,
     as_file,
     colour,
+    dash,
     drawing,
+    marker,
     new_figure,
     to_svg,
 )
-from doratune.report.view import METHOD_SERIES
+from doratune.report.view import series_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,6 +44,7 @@ def whole_plot(analysis: AnalysisRecord) -> str:
     from matplotlib.figure import Figure
 
     methods, shown = _by_method(analysis), kinds(analysis)
+    series = series_of(methods)
     sheet = Sheet("analysis")
     with drawing(sheet):
         size = (0.6 + 2.4 * len(methods), 0.3 + PANEL_HEIGHT * len(shown))
@@ -51,7 +52,7 @@ def whole_plot(analysis: AnalysisRecord) -> str:
         panels = figure.subplots(len(shown), len(methods), squeeze=False)
         for row, kind in zip(panels, shown, strict=True):
             for axes, (method, runs) in zip(row, methods.items(), strict=True):
-                _draw(axes, runs, kind, f"{METHOD_NAMES[method]}, {kind}")
+                _draw(axes, runs, kind, series[method], f"{title_of(method)}, {kind}")
         _label(figure)
         return as_file(to_svg(figure, sheet, _words(analysis, shown)))
 
@@ -63,9 +64,9 @@ def _by_method(analysis: AnalysisRecord) -> dict[StudyMethod, list[RunAnalysis]]
     return methods
 
 
-def _draw(axes: Axes, runs: Sequence[RunAnalysis], kind: str, title: str) -> None:
+def _draw(axes: Axes, runs: Sequence[RunAnalysis], kind: str, index: int, title: str) -> None:
     for run in runs:
-        shade = colour(METHOD_SERIES[run.method])
+        shade = colour(index)
         chosen = [change for change in run.changes if kind in ("all", change.kind)]
         for place, step in enumerate(run.steps):
             points = [(one.direction, one.magnitude) for one in chosen if one.step == step]
@@ -119,7 +120,7 @@ def _label(figure: Figure) -> None:
 def _words(analysis: AnalysisRecord, shown: Sequence[str]) -> str:
     """The text alternative of the plot."""
     facts = [
-        f"{METHOD_NAMES[method]}, {kind}: {_correlation_words(runs, kind)}"
+        f"{title_of(method)}, {kind}: {_correlation_words(runs, kind)}"
         for kind in shown
         for method, runs in _by_method(analysis).items()
     ]
@@ -144,7 +145,7 @@ def change_plot(run: RunAnalysis, sheet: Sheet) -> str | None:
                     [one.direction for one in of_step],
                     [one.magnitude for one in of_step],
                     linestyle="none",
-                    marker=MARKERS[index],
+                    marker=marker(index),
                     markersize=4.5,
                     markeredgewidth=0,
                     color=colour(index),
@@ -175,8 +176,8 @@ def gain_plot(run: RunAnalysis, sheet: Sheet) -> str | None:
                 steps,
                 [sum(by_step[step]) / len(by_step[step]) for step in steps],
                 color=colour(index),
-                linestyle=DASHES[index],
-                marker=MARKERS[index],
+                linestyle=dash(index),
+                marker=marker(index),
                 markersize=4.5,
                 linewidth=1.6,
                 label=kind,
@@ -196,7 +197,7 @@ def gain_plot(run: RunAnalysis, sheet: Sheet) -> str | None:
 
 def _looks(kinds: Iterable[str]) -> dict[str, int]:
     """The colour and marker of each kind of layer, as an index."""
-    return {kind: 1 + place % (SERIES - 1) for place, kind in enumerate(sorted(set(kinds)))}
+    return {kind: 1 + place for place, kind in enumerate(sorted(set(kinds)))}
 
 
 def _finish(axes: Axes, entries: int) -> None:

@@ -28,8 +28,13 @@ TEXT, GRID, PAPER = "#000001", "#000002", "#000003"
 STAND_INS = {TEXT: "var(--text)", GRID: "var(--grid)", PAPER: "var(--paper)"} | {
     f"#00010{index}": f"var(--s{index})" for index in range(SERIES)
 }
-MARKERS = ("x", "o", "D", "^", "s", "v", "P")
-DASHES = ("solid", "solid", (0, (3, 1.5)), (0, (1, 1)), (0, (6, 1, 1, 1)), (0, (3, 1)), (0, (8, 2)))
+# The first is the base model's. The 6 other colours, 13 markers and 7 dashes repeat at different times, so
+# that 78 series differ in colour or marker, and 42 lines in colour or dash.
+MARKERS = ("x", "o", "D", "^", "s", "v", "P", "*", "X", "<", ">", "p", "h", "d")
+DASHES = (
+    *("solid", "solid", (0, (3, 1.5)), (0, (1, 1)), (0, (6, 1, 1, 1)), (0, (3, 1)), (0, (8, 2))),
+    (0, (5, 1, 1, 1, 1, 1)),
+)
 
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 THEMES = {"light": 1, "dark": 2}  #: the ":root" of the style sheet that has the colours
@@ -79,8 +84,23 @@ def drawing(sheet: Sheet) -> Iterator[None]:
 
 
 def colour(index: int) -> str:
-    """The stand-in for one of the ``SERIES`` colours."""
-    return f"#00010{index}"
+    """The stand-in for a series' colour; 0 is the base model's."""
+    return f"#00010{_turn(index, SERIES)}"
+
+
+def marker(index: int) -> str:
+    """A series' marker; 0 is the base model's."""
+    return MARKERS[_turn(index, len(MARKERS))]
+
+
+def dash(index: int) -> Any:
+    """The style of a series' line; 0 is the base model's."""
+    return DASHES[_turn(index, len(DASHES))]
+
+
+def _turn(index: int, count: int) -> int:
+    """The place in a list of looks, of which the first is only for series 0."""
+    return 1 + (index - 1) % (count - 1) if index else 0
 
 
 def shortened(name: str, length: int = 20) -> str:

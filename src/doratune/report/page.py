@@ -8,9 +8,10 @@ from functools import partial
 
 import yaml
 
+from doratune.methods.find import title_of
 from doratune.records.analysis import AnalysisRecord, RunAnalysis
 from doratune.records.base import Setting
-from doratune.records.study import METHOD_NAMES, StudyRecord, arm_name
+from doratune.records.study import StudyRecord, arm_name
 from doratune.report import decomposition, decomposition_plots, numbers, paper, plots, tables, verdicts
 from doratune.report.blocks import (
     Block,
@@ -236,9 +237,7 @@ def _per_run(
 ) -> Figures:
     """One figure for each analysed run that has something to draw."""
     shown = [
-        _Drawing(
-            f"{capitalised(METHOD_NAMES[run.method])} ({run.name})", f"{name}-{place}", partial(draw, run)
-        )
+        _Drawing(f"{capitalised(title_of(run.method))} ({run.name})", f"{name}-{place}", partial(draw, run))
         for place, run in enumerate(analysis.runs)
     ]
     return _figures(shown, note)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from doratune.records.study import NO_VERDICT, StudyArm, arm_name
 from doratune.report import numbers
 from doratune.report.figures import (
-    DASHES,
     GRID,
-    MARKERS,
     PAPER,
     TEXT,
     WIDE,
     Sheet,
     colour,
+    dash,
     drawing,
+    marker,
     new_figure,
     new_panels,
     shortened,
@@ -73,11 +73,11 @@ def dot_plot(named: NamedCell, view: View, sheet: Sheet) -> str:
         for place, arm in enumerate(arms):
             index = view.series[arm.name]
             low, high = (100 * bound for bound in arm.interval)
-            whisker(axes, place, 100 * arm.mean, (low, high), index, MARKERS[index])
+            whisker(axes, place, 100 * arm.mean, (low, high), index, marker(index))
             seeds = [100 * run.result.accuracy for run in arm.runs]
             if len(seeds) > 1:
                 heights = [place + 0.2] * len(seeds)
-                look = {"linestyle": "none", "marker": MARKERS[index], "markersize": 3.5, "alpha": 0.6}
+                look = {"linestyle": "none", "marker": marker(index), "markersize": 3.5, "alpha": 0.6}
                 axes.plot(seeds, heights, color=colour(index), **look)
             line_label(axes, place, shortened(arm_title(arm.name), 24), _accuracy(arm.mean, arm.interval))
         axes.set(ylim=(len(arms) - 0.5, -0.6), yticks=[], xlabel=f"accuracy in %{small}")
@@ -108,9 +108,9 @@ def forest_plot(pair: Pair, view: View, sheet: Sheet, title: str = "") -> str:
             fill = PAPER if found.outcome in ("undecided", NO_VERDICT) else colour(index)
             shown = max(low, found.interval[0]), min(high, found.interval[1])
             whisker(axes, place, found.points, shown, index, "o" if one.cell else "D", fill)
-            for end, marker in ((low, "<"), (high, ">")):
+            for end, arrow in ((low, "<"), (high, ">")):
                 if not low <= found.interval[end == high] <= high:
-                    axes.plot([end], [place], color=colour(index), marker=marker, markersize=7, clip_on=False)
+                    axes.plot([end], [place], color=colour(index), marker=arrow, markersize=7, clip_on=False)
             text = f"{numbers.signed(found.points)}  ({numbers.signed_interval(found.interval)})"
             remark = NOTHING if wide and one.tells_nothing else ""
             line_label(axes, place, shortened(one.label, 40 if wide else 26), text, remark)
@@ -156,7 +156,7 @@ def search_plot(training: Training, view: View, sheet: Sheet) -> str | None:
             look = _line(arm, index)
             if arm is searched[0] and len(searched) > 1:
                 look |= BROAD
-            axes.plot(rates, shares, marker=MARKERS[index], markersize=5, **look)
+            axes.plot(rates, shares, marker=marker(index), markersize=5, **look)
             for rate, share, chosen in points:
                 if chosen:
                     ring = {
@@ -291,7 +291,7 @@ def whisker(
     value: float,
     bounds: tuple[float, float],
     index: int,
-    marker: str,
+    shape: str,
     fill: str | None = None,
 ) -> None:
     """Draw a row's interval and its value."""
@@ -299,7 +299,7 @@ def whisker(
     axes.plot(bounds, [place, place], color=line, linewidth=2, solid_capstyle="butt")
     for bound in bounds:
         axes.plot([bound, bound], [place - 0.08, place + 0.08], color=line, linewidth=2)
-    look = {"marker": marker, "markersize": 8, "markerfacecolor": fill or line}
+    look = {"marker": shape, "markersize": 8, "markerfacecolor": fill or line}
     axes.plot([value], [place], color=line, zorder=3, **look)
 
 
@@ -322,7 +322,7 @@ def dotted(axes: Axes) -> None:
 
 
 def _line(arm: StudyArm, index: int) -> dict[str, Any]:
-    look = {"color": colour(index), "linewidth": 1.8, "linestyle": DASHES[index]}
+    look = {"color": colour(index), "linewidth": 1.8, "linestyle": dash(index)}
     return {**look, "label": shortened(arm_title(arm.name), 24)}
 
 

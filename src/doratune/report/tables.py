@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
+from doratune.methods.find import title_of
 from doratune.records.answers import MANY_TIES
 from doratune.records.run import DataRecord, Evaluation, RunRecord, TrainingRecord
-from doratune.records.study import METHOD_NAMES, ArmResult, StudyArm, arm_name
+from doratune.records.study import ArmResult, StudyArm, arm_name
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table
 from doratune.report.view import NamedCell, Training, View, arm_title, capitalised
@@ -339,7 +340,7 @@ def _trained(arm: StudyArm) -> list[TrainingRecord]:
 def _cost(training: Training, arm: StudyArm, view: View) -> list[Entry]:
     lora = training.of_method("lora")
     ratios = _ratios(arm, lora) if lora and lora is not arm else None
-    method = [] if arm.name == arm.method else [METHOD_NAMES[arm.method]]
+    method = [] if arm.name == arm.method else [title_of(arm.method)]
     about = [*method, *filter(None, [training.label, arm.engine])]
     parameters, trained = arm.runs[0].parameters, _trained(arm)
     row = [

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 
+from doratune.methods.find import method_names
 from doratune.records.study import (
-    METHOD_NAMES,
     NO_VERDICT,
     StudyArm,
     StudyCell,
@@ -17,10 +18,9 @@ from doratune.records.study import (
     arm_name,
 )
 from doratune.report import numbers
-from doratune.report.figures import SERIES
 
 METHOD_SERIES: dict[StudyMethod, int] = {"lora": 1, "dora": 2, "dora-attached-norm": 3, "full": 4}
-"""The colour of each method, the same in every plot; 0 is the base model's."""
+"""The colour and marker of methods that have the same ones in every report; 0 is the base model's."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class View:
         record: The record.
         cells: Its finished cells, in the plan's order.
         arms: Names of all arms, in the plan's order.
-        series: By arm, its colour and marker, as an index below ``SERIES``.
+        series: By arm, its colour and marker, as the index of ``colour`` and ``marker``.
         pairs: The compared arms.
         trainings: The trainings, each run once.
         noun: The reader's word for a cell: "task" if no task is there twice.
@@ -139,6 +139,14 @@ class View:
     def rates_differ(self) -> bool:
         """Whether the arms were trained with different learning rates."""
         return len({arm.learning_rate for one in self.cells for arm in one.cell.arms}) > 1
+
+
+def series_of(methods: Iterable[StudyMethod]) -> dict[StudyMethod, int]:
+    """The colour and marker of each method, as the index of ``colour``, ``marker`` and ``dash``."""
+    listed = list(methods)
+    taken = {method: METHOD_SERIES[method] for method in listed if method in METHOD_SERIES}
+    free = (index for index in count(1) if index not in taken.values())
+    return taken | {method: next(free) for method in listed if method not in taken}
 
 
 def view_of(record: StudyRecord) -> View:
@@ -173,7 +181,7 @@ def floor(cell: StudyCell) -> float:
 
 def arm_title(name: str) -> str:
     """The arm's name at the beginning of a line, unchanged if the user chose it."""
-    return capitalised(arm_name(name)) if name in METHOD_NAMES else name
+    return capitalised(arm_name(name)) if name in method_names() else name
 
 
 def capitalised(words: str) -> str:
@@ -204,13 +212,13 @@ def _labels(record: StudyRecord) -> list[str]:
 
 
 def _series(arms: Sequence[StudyArm]) -> dict[str, int]:
-    """The first arm of a method has the method's colour; further arms take the other colours in turn."""
+    """The first arm of a method has the method's look; further arms take the other looks in turn."""
     methods: dict[str, StudyMethod] = {arm.name: arm.method for arm in arms}
     first = {method: name for name, method in reversed(methods.items())}
-    taken = {name: METHOD_SERIES[methods[name]] for name in first.values()}
-    free = [index for index in range(1, SERIES) if index not in taken.values()]
-    others = (name for name in methods if name not in taken)
-    return taken | {name: free[place % len(free)] for place, name in enumerate(others)}
+    of_method = series_of(dict.fromkeys(methods.values()))
+    taken = {name: of_method[method] for method, name in first.items()}
+    free = (index for index in count(1) if index not in taken.values())
+    return taken | {name: next(free) for name in methods if name not in taken}
 
 
 def _pairs(record: StudyRecord, cells: Sequence[NamedCell], noun: str) -> list[Pair]:

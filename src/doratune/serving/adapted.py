@@ -21,7 +21,7 @@ from doratune.models.fingerprint import model_record
 from doratune.models.on_disk import ModelOnDisk, open_model
 from doratune.models.weights import WeightFiles
 from doratune.peft import merge_layer
-from doratune.peft.adapter_file import read_adapter_config
+from doratune.peft.adapter_file import read_lora_config
 from doratune.peft.load import load_adapter
 from doratune.peft.merge_layer import Kind
 from doratune.records.run import ModelRecord, RunRecord
@@ -274,7 +274,7 @@ def open_adapted(
     _refuse_unnamed_base(found, asked, dequantised)
     checksum = trained_checksum(found)
     assert checksum is not None
-    config = read_adapter_config(found.adapter)
+    config = read_lora_config(found.adapter)
     _refuse_settings(config, found.adapter)
     name = base_name(found, asked)
     with loading_base(name, found, asked):

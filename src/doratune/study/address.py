@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from doratune.methods.former import FORMER
+from doratune.methods.method import Method
 from doratune.models.builtin import BUILTIN
 from doratune.records import differences
 from doratune.records.files import file_sha256
@@ -29,7 +31,7 @@ WITHOUT_EFFECT = differences.WITHOUT_EFFECT | {"output", "model", "data", "devic
 """Settings without effect on the result, and those that enter the address as a hash of their content."""
 
 
-def run_address(config: TrainConfig, *, model: str, data: str) -> str:
+def run_address(config: TrainConfig, *, model: str, data: str, own: Method | None = None) -> str:
     """The address of a trained run.
 
     Settings at their default are left out, so that a setting added later keeps old addresses valid; for
@@ -39,8 +41,15 @@ def run_address(config: TrainConfig, *, model: str, data: str) -> str:
         config: The whole configuration; its paths do not matter.
         model: The result of ``model_identity``.
         data: SHA-256 of the training rows.
+        own: The method, if it does not ship.
     """
     settings = config.model_dump(mode="json", exclude_defaults=True, exclude=set(WITHOUT_EFFECT))
+    if own is not None:
+        settings["method"] = own.model_dump(mode="json", exclude_defaults=True)
+    elif config.method in FORMER:  # runs of older versions are found
+        settings |= FORMER[config.method]
+        if settings["method"] == TrainConfig.model_fields["method"].default:
+            del settings["method"]
     for name, former in FORMER_DEFAULTS.items():
         settings[name] = getattr(config, name)
         if settings[name] == former:

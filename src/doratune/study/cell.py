@@ -239,7 +239,10 @@ def _seed_run(run: Run, entry: Evaluation, answers: Answers) -> SeedRun:
 def engine_of(record: RunRecord) -> Literal["doratune", "peft"] | None:
     """The engine that computed the adapter; None without an adapter, or if the record does not say."""
     chosen = record.config.get("engine")
-    return chosen if record.method in ("lora", "dora") and chosen in ("doratune", "peft") else None
+    if record.method == "full" or chosen not in ("doratune", "peft"):
+        return None
+    on_engine = record.adapter is None or record.adapter.get("peft_type") == "LORA"
+    return chosen if on_engine else "peft"
 
 
 def _result(entry: Evaluation, answers: Answers) -> ArmResult:

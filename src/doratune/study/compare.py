@@ -6,12 +6,15 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from doratune.data.mix import without_mix
 from doratune.data.source import refuse_without_file
 from doratune.data.tasks import get_task, plain_name
 from doratune.errors import InputError
+from doratune.methods.find import get_method, title_of
 from doratune.records.archive import PREDICTIONS_FILE, RUNS_FILE
 from doratune.records.folders import refuse_output
 from doratune.records.layout import COMPARISON_NAME, RUNS_NAME, STUDY_NAME, is_recorded, is_started
@@ -27,15 +30,16 @@ if TYPE_CHECKING:
     from doratune.study.study import Study
 
 COMPARED: tuple[StudyMethod, ...] = ("lora", "dora")
-"""The methods that a comparison trains."""
-QUESTION = "Is DoRA more accurate than LoRA on the same rows in the same order, with the same budget?"
+"""The methods that a comparison trains without ``--methods``."""
 HELD_EQUAL = CROSSED - {"rank", "alpha", "learning_rate"}
 """Settings that the methods of a comparison must share."""
 
 
 class CompareConfig(TrainingSettings):
-    """Base, LoRA and DoRA on the same rows, order, seeds and budget."""
+    """Base and methods on the same rows, order, seeds and budget."""
 
+    methods: Annotated[list[str], Field(min_length=1)] = Field(default=[*COMPARED])
+    """Names of methods (doratune methods lists them), or YAML files of your own."""
     output: LaxPath
     """Folder for the runs, the table and the report."""
     test_data: LaxPath | None = None
@@ -59,7 +63,7 @@ def comparison_plan(config: CompareConfig, own: Mapping[StudyMethod, CompareConf
     """The plan of a comparison.
 
     Args:
-        config: What LoRA and DoRA share.
+        config: What the methods share.
         own: The whole configuration of each method with settings that differ from those.
 
     Raises:
@@ -77,11 +81,14 @@ def comparison_plan(config: CompareConfig, own: Mapping[StudyMethod, CompareConf
         if config.test_data is None:
             refuse_without_file(get_task(name), "test", flag="--test-data")
     rates = config.learning_rates or [config.learning_rate]
+    methods = [get_method(one, where="--methods").name for one in config.methods]
+    titles = [title_of(one) for one in methods]
+    named = " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
     values = {
-        "title": f"LoRA and DoRA on {', '.join(map(plain_name, config.task))}",
-        "question": QUESTION,
+        "title": f"{named[:1].upper()}{named[1:]} on {', '.join(map(plain_name, config.task))}",
+        "question": f"Which is the most accurate on the same rows, order and budget: {named}?",
         "models": [config.model],
-        "methods": list(COMPARED),
+        "methods": config.methods,
         "tasks": [
             {
                 "train": config.task if len(config.task) > 1 else config.task[0],

@@ -11,13 +11,13 @@ from typing import Protocol
 
 from doratune.errors import DoratuneError, StoppedError
 from doratune.records.archive import has_archive, restore_runs
-from doratune.records.files import write_text_atomic
+from doratune.records.files import write_json_atomic, write_text_atomic
 from doratune.records.folders import refuse_output
 from doratune.records.layout import STUDY_NAME
 from doratune.records.lock import locked
 from doratune.records.storage import read_study
 from doratune.study.execute import Outcome
-from doratune.study.grid import Group
+from doratune.study.grid import Group, method_copy
 from doratune.study.job import Job, drop_weights
 from doratune.study.schedule import Progress, Schedule
 
@@ -95,6 +95,8 @@ def conduct(
             restore_runs(folder, folder)
         for material in {id(group.material): group.material for group in groups}.values():
             material.write()
+        for method in {id(one): one for group in groups for one in group.plan.own_methods.values()}.values():
+            write_json_atomic(method_copy(folder, method), method.model_dump(mode="json"))  # YAML reads it
         with runner:
             schedule = Schedule([Progress(group) for group in groups])
             _Conductor(schedule, runner, watcher, on_finished).run(again)

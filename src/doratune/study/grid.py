@@ -5,29 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from doratune.data.tasks import MIX
 from doratune.evaluation.config import EvalConfig
+from doratune.methods.method import Method
 from doratune.records.layout import RUNS_NAME, VALIDATION_NAME
 from doratune.records.run import Format
 from doratune.records.study import StudyMethod
 from doratune.settings import validate
 from doratune.study.address import WITHOUT_EFFECT, address, run_address
 from doratune.study.job import Job, Wanted
-from doratune.study.material import Material, Test
+from doratune.study.material import DATA_NAME, Material, Test
 from doratune.study.plan import Plan
 from doratune.training.config import TrainConfig
-
-TRAINING: Mapping[StudyMethod, Mapping[str, Any]] = {
-    "lora": {"method": "lora"},
-    "dora": {"method": "dora"},
-    "dora-attached-norm": {"method": "dora", "norm_gradient": True},
-    "full": {"method": "full"},
-}
-"""A study's method as settings of a run."""
-OF_ADAPTERS = frozenset({"rank", "alpha", "rslora", "dropout", "targets", "engine"})
-"""Settings that full fine-tuning does not use."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,7 @@ class Group:
         ranks = {
             self.plan.own_settings.get(method, {}).get("rank", self.rank)
             for method in self.plan.methods
-            if method != "full"
+            if "rank" in self.plan.method(method).given
         }
         return self.rank if ranks <= {self.rank} else ranks.pop() if len(ranks) == 1 else None
 
@@ -101,7 +92,8 @@ class Group:
 
     def _job(self, method: StudyMethod, rate: float, seed: int, stage: Literal["trial", "test"]) -> Job:
         config = self._config(method, rate, seed)
-        key = run_address(config, model=self.identity, data=self.material.train_record.asked)
+        own = self.plan.own_methods.get(method)
+        key = run_address(config, model=self.identity, data=self.material.train_record.asked, own=own)
         name = _short(self.material.entry.names)
         folder = self.folder / RUNS_NAME / f"{method}-{name}-{key}"
         wanted = self._validations(folder) if seed == self.plan.seeds[0] else []
@@ -111,7 +103,11 @@ class Group:
             stage=stage,
             folder=folder,
             config=config.model_copy(
-                update={"output": folder, "task": [self.material.given(task) for task in config.task]}
+                update={
+                    "output": folder,
+                    "task": [self.material.given(task) for task in config.task],
+                    "method": str(method_copy(self.folder, own)) if own else method,
+                }
             ),
             wanted=tuple(wanted),
             method=method,
@@ -121,14 +117,14 @@ class Group:
         entry, plan = self.material.entry, self.plan
         adapter = {"rank": self.rank, "alpha": plan.alpha(self.rank)}
         settings = {**adapter, **plan.settings, **plan.own_settings.get(method, {})}
-        if method == "full":
-            settings = {key: value for key, value in settings.items() if key not in OF_ADAPTERS}
+        unused = self.plan.method(method).unused
+        settings = {key: value for key, value in settings.items() if key not in unused}
         several = len(self.material.train) > 1
         return validate(
             TrainConfig,
             {
                 **settings,
-                **TRAINING[method],
+                "method": method,
                 "model": self.model,
                 "task": [part.task or MIX for part in self.material.train if part.task or several],
                 "data": self.material.train_path,
@@ -175,6 +171,11 @@ class Group:
         config = self._evaluation(target, test.task.name, test.data, "test", folder)
         limit = self.material.entry.eval_rows or test.record.rows
         return Wanted(test.task.name, config, test.record.asked, min(limit, test.record.rows))
+
+
+def method_copy(folder: Path, method: Method) -> Path:
+    """Where a study in ``folder`` keeps its copy of an own method's file."""
+    return folder / DATA_NAME / "methods" / f"{method.name}.yaml"
 
 
 def _short(tasks: list[str]) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
+from doratune.methods.former import former_method
 from doratune.records.answers import Answers, read_answers
 from doratune.records.base_model import check_own_base_model
 from doratune.records.layout import (
@@ -25,7 +26,7 @@ from doratune.records.study import StudyMethod
 from doratune.records.weights import check_own_weights
 from doratune.training.config import TrainConfig
 
-TOLD_APART = {"seed", "learning_rate", "rank", "alpha", "format", "norm_gradient"}
+TOLD_APART = {"seed", "learning_rate", "rank", "alpha", "format"}
 """Settings, with the method, in which the runs of a study differ."""
 
 
@@ -130,8 +131,8 @@ class Job:
         record = read_record(self.folder)
         expected = self.config.model_dump(include=TOLD_APART) if self.config else {}
         expected = {key: value for key, value in expected.items() if key in record.config}
-        expected["method"] = self.config.method if self.config else "base"
-        found = {**record.config, "method": record.method}
+        expected["method"] = self.method
+        found = {**record.config, "method": former_method(record.method, record.config)}
         if wrong := [key for key in expected if found[key] != expected[key]]:
             raise InputError(
                 "the folder of a study's run holds another run",
@@ -160,7 +161,7 @@ class Job:
 
     def has_weights(self) -> bool:
         """Whether there are weights to evaluate."""
-        return self.config is None or trained_weights(self.folder, self.config.method) is not None
+        return self.config is None or trained_weights(self.folder, self.method) is not None
 
 
 def drop_weights(run: Path) -> None:

@@ -8,20 +8,23 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from doratune.data.mix import without_mix
-from doratune.data.tasks import get_tasks, plain_name
-from doratune.errors import InputError, did_you_mean
+from doratune.data.tasks import get_tasks
+from doratune.data.tasks import plain_name as task_name
+from doratune.errors import InputError
+from doratune.methods.find import get_method, is_method_file
+from doratune.methods.former import SWITCHES, former_method
+from doratune.methods.method import Method
 from doratune.named_yaml import read_named
 from doratune.records.run import Format, Protocol
 from doratune.records.study import StudyMethod
 from doratune.settings import LaxPath, Positive, Settings, validate
 from doratune.training.config import TrainingSettings
 
-METHODS: tuple[StudyMethod, ...] = get_args(StudyMethod)
 CROSSED = frozenset({"model", "task", "data", "format", "rows", "rank", "alpha", "learning_rate", "seed"})
 """Training settings that the plan has its own keys for."""
 
@@ -83,7 +86,7 @@ class PlanTask(Settings):
     @cached_property
     def names(self) -> list[str]:
         """What the task or tasks are called; read once, as their files may be changed while a study runs."""
-        return [plain_name(one).lower() for one in self.trained_on]
+        return [task_name(one).lower() for one in self.trained_on]
 
     @property
     def name(self) -> str:
@@ -140,7 +143,10 @@ class Plan(Settings):
     models: Axis[str]
     """Built-in names, folders, .gguf files or hub ids."""
     methods: Axis[StudyMethod]
-    """lora, dora, dora-attached-norm, full."""
+    """Names of methods (doratune methods lists them), or YAML files of your own."""
+    own_methods: dict[StudyMethod, Method] = Field(default={})
+    """What the files of your own hold, by the methods' names; read once, as they may change while a study
+    runs."""
     tasks: Annotated[list[PlanTask], Field(min_length=1)]
     """What is trained on and tested on."""
     ranks: Axis[Positive]
@@ -174,6 +180,35 @@ class Plan(Settings):
     assume: Assumed | None = None
     """Speeds for the estimate of time."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own_methods(cls, values: Any) -> Any:
+        """Names in place of files, everywhere."""
+        listed = values.get("methods") if isinstance(values, dict) else None
+        if not isinstance(listed, list):
+            return values
+        files = [one for one in listed if isinstance(one, str) and is_method_file(one)]
+        if not files:
+            return values
+        own = {file: get_method(file, where="plan, methods") for file in files}
+        names = {file: method.name for file, method in own.items()}
+        changed = dict(values) | {
+            "methods": [names.get(one, one) if isinstance(one, str) else one for one in listed],
+            "own_methods": {method.name: method for method in own.values()},
+        }
+        for key in ("own_learning_rates", "own_settings"):
+            if isinstance(given := values.get(key), dict):
+                changed[key] = {names.get(name, name): one for name, one in given.items()}
+        return changed
+
+    def method(self, name: StudyMethod) -> Method:
+        """One of the plan's methods, shipped or not.
+
+        Raises:
+            InputError: There is no such method.
+        """
+        return self.own_methods.get(name) or get_method(name, where="plan, methods")
+
     def alpha(self, rank: int) -> float:
         """Alpha of an adapter of this rank; rounded, so that alpha / rank * rank is alpha again."""
         return float(f"{self.alpha_over_rank * rank:.12g}")
@@ -195,7 +230,6 @@ def load_plan(name: str, *, data: Path | None = None) -> Plan:
     """
     values, source = read_named(name, kind="plan", where="PLAN", package="doratune.study", folder="plans")
     _check_choice(values, source)
-    _check_methods(values, source)
     plan = validate(Plan, values, where=source)
     _check_settings(plan, source)
     check_plan(plan, source)
@@ -212,7 +246,12 @@ def recorded_plan(values: dict[str, Any], *, where: str) -> Plan:
     Raises:
         InputError: It is not a plan.
     """
-    tasks = values.get("tasks")
+    settings, tasks = values.get("settings"), values.get("tasks")
+    if isinstance(settings, dict) and settings.keys() & set(SWITCHES):
+        values = values | {
+            "methods": [former_method(one, settings) for one in values.get("methods", [])],
+            "settings": {key: value for key, value in settings.items() if key not in SWITCHES},
+        }
     if isinstance(tasks, list) and any("limit" in task for task in tasks if isinstance(task, dict)):
         values = values | {
             "tasks": [_renamed(task, "limit", "eval_rows") for task in tasks],
@@ -235,6 +274,9 @@ def check_plan(plan: Plan, source: str) -> None:
     Raises:
         InputError: Tasks, methods or learning rates do not fit together.
     """
+    for method in plan.methods:
+        if method not in plan.own_methods:
+            get_method(method, where=f"{source}, methods")
     _check_tasks(plan, source)
     _check_own(plan, source)
     _check_tries(plan, source)
@@ -272,19 +314,6 @@ def _check_choice(values: dict[str, Any], source: str) -> None:
             got="choose: {on: test}",
             expected="choose: {on: validation}",
         )
-
-
-def _check_methods(values: dict[str, Any], source: str) -> None:
-    methods = values.get("methods")
-    for method in methods if isinstance(methods, list) else []:
-        if method not in METHODS:
-            raise InputError(
-                "unknown method",
-                where=f"{source}, methods",
-                got=method,
-                expected=f"one of {', '.join(METHODS)}",
-                fix=did_you_mean(method, METHODS) if isinstance(method, str) else None,
-            )
 
 
 def _check_settings(plan: Plan, source: str) -> None:

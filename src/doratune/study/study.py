@@ -15,7 +15,7 @@ from doratune.records.files import write_json_atomic
 from doratune.records.layout import STUDY_NAME
 from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord
-from doratune.study.address import model_identity
+from doratune.study.address import address, model_identity
 from doratune.study.assemble import answered_cells, study_record
 from doratune.study.cell import Answered
 from doratune.study.conduct import Runner, Watcher, check_folder, conduct
@@ -26,6 +26,7 @@ from doratune.study.part import part_of, tested
 from doratune.study.plan import Plan, PlanTask, Resources
 from doratune.study.ray_cluster import RayRunner
 from doratune.study.schedule import Progress
+from doratune.training.config import TrainConfig
 
 NOT_HERE = "are not on this machine, and a dry run does not ask the hub"
 
@@ -98,7 +99,19 @@ def open_study(
         names = [entry.name for entry in plan.tasks]
         for what, digest in material.inputs.items():
             inputs[_qualified(what, material.entry.name, names)] = digest
+    for name, method in plan.own_methods.items():
+        inputs[f"method {name}"] = address(method.model_dump(mode="json"))
+    if plan.own_methods:
+        _refuse_arguments(plan, folder)
     return Study(plan, folder, groups_of(plan, identities, materials, folder), inputs, assumed, left_out)
+
+
+def _refuse_arguments(plan: Plan, folder: Path) -> None:
+    """Refuse the arguments of own methods that PEFT does not take, before anything is trained."""
+    from doratune.training.adapter import peft_config
+
+    for method in plan.own_methods.values():
+        peft_config(method, TrainConfig(method=method.name, output=folder))
 
 
 def run_study(

@@ -1,18 +1,25 @@
-"""Adding a LoRA or DoRA adapter to a base model."""
+"""Adding a method's adapter to a base model."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
 from transformers import PreTrainedModel
 
 from doratune.errors import InputError, did_you_mean
+from doratune.methods.find import get_method, is_method_file, method_names
+from doratune.methods.method import Method
 from doratune.peft import enable
 from doratune.peft._internals import LoraLayer, gather_params_ctx
+from doratune.peft.adapter_file import config_classes
+from doratune.peft.load import lost_base, refuse_conditional
 from doratune.peft.quantised import dequantised
 from doratune.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 
 def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
@@ -20,51 +27,153 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
 
     Args:
         model: The base model; its weights are frozen.
-        config: Method (lora or dora), rank, alpha, dropout, targets, engine and the gradient through DoRA's
-            norm.
+        config: Method, rank, alpha, dropout, targets and engine.
 
     Returns:
-        The PEFT model, on doratune's engine unless ``config.engine`` is ``peft``.
+        The PEFT model, on doratune's engine if the method is one of LoRA or DoRA and ``config.engine`` does
+        not say otherwise.
 
     Raises:
-        InputError: If a target matches no layer, or a layer that cannot have an adapter, or if no gradient
-            can flow through a layer's norm.
+        InputError: If a target matches no layer, or a layer that cannot have an adapter, PEFT refuses the
+            method's arguments, or no gradient can flow through a layer's norm.
     """
-    others = _check_targets(model, config.targets)
+    method = get_method(config.method)
+    others = _check_targets(model, config.targets) if "targets" in method.given else {}
+    rank = _matching_rank(model, config, method)
     if config.load_in_4bit:
         model = prepare_model_for_kbit_training(
             model, use_gradient_checkpointing=config.gradient_checkpointing
         )
-    lora = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=config.rank,
-        lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType] # PEFT only divides it, so a float works
-        lora_dropout=config.dropout,
-        target_modules=list(config.targets),
-        use_dora=config.method == "dora",
-        use_rslora=config.rslora,
-    )
-    try:
-        peft_model = get_peft_model(model, lora)
-    except ValueError as error:
-        raise InputError(
-            "a target is not a layer that can have an adapter",
-            where="--targets",
-            got=", ".join(f"{target} ({kind})" for target, kind in others.items()) or str(error),
-            expected="names of linear layers, embeddings or convolutions",
-        ) from error
-    assert isinstance(peft_model, PeftModel)
-    if config.engine == "doratune":
-        enable(peft_model, detach_norm=not config.norm_gradient)
-        _set_exact_magnitudes(peft_model)
+    peft: Any = peft_config(method, config, rank=rank)
+    peft_model = _adapted(model, peft, method, config, others)
+    if method.unused:
+        logger.info("%s has no use for %s", method.title, ", ".join(sorted(method.unused)))
+    if config.engine == "peft":
+        return peft_model
+    if method.engine:
+        enable(peft_model, detach_norm=not method.norm_gradient)
+        _set_exact_magnitudes(peft_model, with_update=peft.init_lora_weights is not True)
+    else:
+        logger.info("PEFT computes the layers of %s: the engine has LoRA and DoRA", method.title)
     return peft_model
 
 
+def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None) -> PeftConfig:
+    """The PEFT configuration of a run.
+
+    Args:
+        method: Its method, which has an adapter.
+        config: Its rank, alpha, dropout and targets.
+        rank: The rank, if it is not the configuration's; alpha is then as large in relation to it.
+
+    Raises:
+        InputError: PEFT does not have the method's class, or refuses an argument.
+    """
+    rank = rank or config.rank
+    settings: dict[str, Any] = {
+        "rank": rank,
+        "alpha": config.alpha * rank / config.rank,
+        "dropout": config.dropout,
+        "targets": list(config.targets),
+    }
+    classes = config_classes()
+    kind = classes.get(method.peft or "")
+    if kind is None:
+        raise InputError(
+            "the installed PEFT has no such configuration with layers to adapt",
+            where=f"{_source(method, config)}, peft",
+            got=method.peft,
+            expected=f"one of {', '.join(sorted(classes))}",
+            fix=did_you_mean(method.peft or "", list(classes)),
+        )
+    values = {argument: settings[name] for name, argument in method.given.items()}
+    try:
+        peft = kind(task_type=TaskType.CAUSAL_LM, **values, **method.arguments)
+    except (TypeError, ValueError, ImportError, AttributeError) as error:
+        raise _refused(method, config, error) from error
+    refuse_conditional(peft, where=f"{_source(method, config)}, arguments")
+    if reason := lost_base(peft):
+        raise InputError(
+            "the adapter could not be evaluated from its file: its initialisation changes the base in a way "
+            "that loading cannot repeat",
+            where=f"{_source(method, config)}, arguments",
+            got=f"init_lora_weights {peft.init_lora_weights}, whose change comes from {reason}",
+            expected="true, gaussian, orthogonal, mica, pissa or olora",
+        )
+    return peft
+
+
+def _adapted(
+    model: PreTrainedModel,
+    peft: PeftConfig,
+    method: Method,
+    config: TrainConfig,
+    others: dict[str, str],
+    *,
+    empty: bool = False,
+) -> PeftModel:
+    """``model`` with PEFT's layers, or PEFT's refusal as one message."""
+    try:
+        adapted = get_peft_model(model, peft, low_cpu_mem_usage=empty)
+    except (TypeError, ValueError, ImportError, AttributeError, NotImplementedError) as error:
+        if others:
+            raise InputError(
+                "a target is not a layer that can have an adapter",
+                where="--targets",
+                got=", ".join(f"{target} ({kind})" for target, kind in others.items()),
+                expected="names of linear layers, embeddings or convolutions",
+            ) from error
+        raise _refused(method, config, error) from error
+    assert isinstance(adapted, PeftModel)
+    return adapted
+
+
+def _refused(method: Method, config: TrainConfig, error: Exception) -> InputError:
+    given = ", ".join(f"{name} {value}" for name, value in method.arguments.items())
+    return InputError(
+        f"PEFT refuses the arguments of {method.peft}",
+        where=f"{_source(method, config)}, arguments",
+        got=f"{given or 'none'}: {' '.join(str(error).split())}",
+        fix="correct the method's file"
+        if method.name not in method_names()
+        else "change --rank or --targets, or leave the settings out that the message names",
+    )
+
+
+def _source(method: Method, config: TrainConfig) -> str:
+    return config.method if is_method_file(config.method) else f"method {method.name}"
+
+
+def _matching_rank(model: PreTrainedModel, config: TrainConfig, method: Method) -> int:
+    """The run's rank, or the smallest from it on that trains as much as the method to match."""
+    if method.match is None:
+        return config.rank
+    wanted = _size(model, get_method(method.match), config, config.rank)
+    rank = config.rank
+    while _size(model, method, config, rank) < wanted:
+        rank += 1
+    logger.info("rank %d of %s trains at least as much as %s", rank, method.title, method.match)
+    return rank
+
+
+def _size(model: PreTrainedModel, method: Method, config: TrainConfig, rank: int) -> int:
+    """The number of parameters that a run trains, counted by PEFT on a model without content."""
+    kind: Any = type(model)
+    with torch.device("meta"):
+        skeleton = kind(model.config)
+    adapted = _adapted(skeleton, peft_config(method, config, rank=rank), method, config, {}, empty=True)
+    return sum(one.numel() for one in adapted.parameters() if one.requires_grad)
+
+
 @torch.no_grad()
-def _set_exact_magnitudes(model: PeftModel) -> None:
-    """Start DoRA's linear layers at exactly m = ‖W‖, so that the adapted model starts as the base.
+def _set_exact_magnitudes(model: PeftModel, *, with_update: bool) -> None:
+    """Start DoRA's linear layers at exactly m = ‖W + s·B·A‖, so that the adapted model starts as the base.
 
     PEFT rounds the norm to the type of W, in bfloat16 by up to 0.4 %: as much as training may change it.
+
+    Args:
+        model: A model with DoRA.
+        with_update: Whether B starts at another value than zero.
     """
     layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
     for layer in layers:
@@ -72,9 +181,12 @@ def _set_exact_magnitudes(model: PeftModel) -> None:
         if not any(layer.use_dora.values()) or not isinstance(base, torch.nn.Linear) or base.weight.is_meta:
             continue
         with gather_params_ctx(base.parameters()):
-            norm = torch.linalg.vector_norm(dequantised(base), dim=1, dtype=torch.float32)
-        for magnitude in layer.lora_magnitude_vector.values():
-            magnitude.weight.copy_(norm)
+            whole = dequantised(base)
+        for name, magnitude in layer.lora_magnitude_vector.items():
+            if with_update:
+                factors = layer.lora_B[name].weight.float(), layer.lora_A[name].weight.float()
+                whole = whole.float() + layer.scaling[name] * (factors[0] @ factors[1])
+            magnitude.weight.copy_(torch.linalg.vector_norm(whole, dim=1, dtype=torch.float32))
 
 
 def _check_targets(model: PreTrainedModel, targets: list[str]) -> dict[str, str]:

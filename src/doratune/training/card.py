@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from doratune.duration import duration
+from doratune.methods.find import title_of
 from doratune.models.builtin import BUILTIN
 from doratune.records.files import write_json_atomic, write_text_atomic
 from doratune.records.layout import ADAPTER_CONFIG
-from doratune.records.run import ModelRecord, RunRecord
+from doratune.records.run import ModelRecord, RunRecord, unused_settings
+from doratune.records.study import method_of
 from doratune.training.config import WARMUP_SHARE
 
 CARD_NAME = "README.md"
-KINDS = {"lora": "LoRA", "dora": "DoRA"}
 SHOWN = (
     *("rank", "alpha", "rslora", "dropout", "targets", "norm_gradient", "engine", "load_in_4bit"),
     *("learning_rate", "schedule", "warmup_steps", "weight_decay", "epochs", "steps", "batch_size", "seed"),
     *("cutoff", "format", "rows", "loss_on"),
 )
-"""Settings in a card; those that are unset or off are left out."""
+"""Settings in a card, also of older versions; those that are unset or off are left out."""
 
 
 def name_base(folder: Path, model: str) -> None:
@@ -53,7 +54,7 @@ def write_card(folder: Path, record: RunRecord) -> None:
 
 def card(record: RunRecord) -> str:
     """The model card: base, data, settings, figures, and how to load the adapter with PEFT."""
-    kind, base, training = KINDS[record.method], record.model, record.training
+    kind, base, training = title_of(method_of(record)), record.model, record.training
     on_hub = base.source.startswith("hub ")
     head = [
         "---",
@@ -136,7 +137,8 @@ def training_sections(record: RunRecord) -> list[str]:
         (one.task or "no task", one.source, one.split, f"{one.rows:,}", f"`{one.sha256}`")
         for one in record.data
     ]
-    settings = [(f"`{name}`", text) for name in SHOWN if (text := _setting(record.config, name))]
+    used = [name for name in SHOWN if name not in unused_settings(record)]
+    settings = [(f"`{name}`", text) for name in used if (text := _setting(record.config, name))]
     return [
         *section("Data", ("task", "from", "split", "rows", "SHA-256"), rows),
         *section("Settings", ("setting", "value"), settings),

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from doratune.errors import InputError
+from doratune.methods.find import get_method
 from doratune.records.run import Format
 from doratune.settings import Dtype, LaxPath, OnOff, Positive, Settings
 
@@ -25,7 +26,7 @@ LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 class TrainingSettings(Settings):
     """The settings that all runs of a comparison share.
 
-    Full fine-tuning has no adapter, so it ignores rank, alpha, rslora, dropout, targets and engine.
+    A method has no use for some that describe an adapter: rank, alpha, dropout, targets and engine.
     """
 
     model: str = "smollm2-135m"
@@ -45,14 +46,12 @@ class TrainingSettings(Settings):
     """Rank r of the adapter."""
     alpha: Annotated[float, Field(gt=0)] = 64.0
     """The adapter is scaled by alpha / rank."""
-    rslora: bool = False
-    """Scale by alpha / sqrt(rank) instead (rsLoRA)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout on the adapter's input."""
     targets: list[str] = Field(default=[*LLAMA_TARGETS])
     """Names of the linear layers to adapt."""
     engine: Literal["doratune", "peft"] = "doratune"
-    """What computes the layers with LoRA or DoRA; peft: stock PEFT."""
+    """What computes the layers with LoRA or DoRA; peft: stock PEFT, as for every other method."""
     speedups: OnOff = "on"
     """Replace the model's code by faster code with the same results; off: transformers' and TRL's only."""
 
@@ -128,10 +127,8 @@ class TrainingSettings(Settings):
 class TrainConfig(TrainingSettings):
     """The whole configuration of one run, as written to config.yaml."""
 
-    method: Literal["lora", "dora", "full"] = "dora"
-    """lora, dora (weight-decomposed), or full: every weight of the model and no adapter."""
-    norm_gradient: bool = False
-    """Let DoRA's gradient flow through the norm too, which the paper's section 4.3 leaves out."""
+    method: str = "dora"
+    """Name of a method (doratune methods lists them), or the YAML file of one."""
     output: LaxPath
     """Run directory to write."""
 
@@ -140,36 +137,37 @@ def check_method(config: TrainConfig) -> None:
     """Refuse settings that the method does not support.
 
     Raises:
-        InputError: Full fine-tuning of a quantised or float16 model, an adapter without layers, or a norm
-            gradient without DoRA on the engine.
+        InputError: There is no such method; full fine-tuning of a quantised or float16 model; an adapter
+            without layers; or stock PEFT for a method that only the engine computes.
     """
-    if config.norm_gradient and (config.method, config.engine) != ("dora", "doratune"):
-        raise InputError(
-            "only DoRA on doratune's engine can let the gradient flow through its norm",
-            where="--norm-gradient",
-            got=f"--method {config.method} --engine {config.engine}",
-            expected="--method dora --engine doratune",
-        )
-    if config.method != "full":
-        if not config.targets:
+    method = get_method(config.method)
+    if not method.trains_all:
+        if "targets" in method.given and not config.targets:
             raise InputError(
                 "there is no layer to adapt",
                 where="--targets",
                 got="no name",
                 expected="names of linear layers",
             )
+        if method.norm_gradient and config.engine != "doratune":
+            raise InputError(
+                "only doratune's engine lets the gradient flow through DoRA's norm",
+                where="--engine",
+                got=f"{config.engine} with --method {config.method}",
+                expected="doratune",
+            )
         return
     if config.load_in_4bit:
         raise InputError(
             "weights in 4 bits cannot be trained, only an adapter on them",
             where="--load-in-4bit",
-            got="--method full",
+            got=f"--method {config.method}",
             fix="leave --load-in-4bit out, or train with --method dora",
         )
     if config.dtype == "float16":
         raise InputError(
             "weights in float16 cannot be trained, only an adapter on them",
             where="--dtype",
-            got="float16 with --method full",
+            got=f"float16 with --method {config.method}",
             expected="auto, float32 or bfloat16",
         )

@@ -1,7 +1,7 @@
 """Presets: YAML files of settings. Defaults < preset < flags.
 
 Besides settings of training a preset may hold ``include`` (another preset, whose settings it overrides),
-``methods`` (settings that differ between LoRA and DoRA) and ``compare`` (settings of the comparison only).
+``methods`` (settings that differ between methods) and ``compare`` (settings of the comparison only).
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from importlib import resources
 from typing import Any
 
 from doratune.errors import InputError
+from doratune.methods.find import get_method, plain_name
 from doratune.named_yaml import read_named, shipped_names
-
-METHODS = ("lora", "dora", "full")
-"""The methods that may have separate settings."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,8 @@ class Preset:
     compare: dict[str, Any] = field(default_factory=dict)
 
     def for_method(self, method: str) -> dict[str, Any]:
-        """The training settings, overridden by those of ``method``."""
-        return {**self.settings, **self.methods.get(method, {})}
+        """The training settings, overridden by those of ``method``, a name or a file."""
+        return {**self.settings, **self.methods.get(plain_name(method), {})}
 
 
 def preset_names() -> list[str]:
@@ -94,14 +92,8 @@ def _check_sections(values: dict[str, Any], source: str) -> None:
         raise InputError("a preset includes one other, by name or path", where=source, got=included)
     sections = {"methods": methods, "compare": values.get("compare", {})}
     if isinstance(methods, dict):
-        unknown = [name for name in methods if name not in METHODS]
-        if unknown:
-            raise InputError(
-                "a preset has settings of an unknown method",
-                where=f"{source}, methods",
-                got=unknown[0],
-                expected=f"one of {', '.join(METHODS)}",
-            )
+        for name in methods:
+            get_method(str(name), where=f"{source}, methods")
         sections.update({f"methods.{name}": section for name, section in methods.items()})
     for name, section in sections.items():
         if not isinstance(section, dict):

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from doratune.errors import DivergedError, DoratuneError, InputError
+from doratune.methods.former import without_switches
 from doratune.records.layout import (
     CHECKPOINTS_NAME,
     CONFIG_NAME,
@@ -222,7 +223,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise InputError("the configuration cannot be read", where=str(path), got=error) from error
     if not isinstance(values, dict):
         raise InputError("the configuration is not a mapping of settings", where=str(path))
-    config = validate(TrainConfig, {**values, "output": "-"}, where=str(path))
+    config = validate(TrainConfig, {**without_switches(values), "output": "-"}, where=str(path))
     return config.model_dump(exclude={"output"})
 
 
@@ -246,4 +247,4 @@ def read_config(run: Path) -> TrainConfig:
     values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise InputError("config.yaml is not a mapping", where=str(path))
-    return validate(TrainConfig, {**values, "output": run}, where=str(path))
+    return validate(TrainConfig, {**without_switches(values), "output": run}, where=str(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import math
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from doratune.duration import about
 from doratune.environment import describe_environment
 from doratune.errors import InputError, StoppedError
 from doratune.hub import without_telemetry
+from doratune.methods.find import get_method, own_definition, plain_name
 from doratune.models.context import positions
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model, on_cpu, own_device
 from doratune.models.precision import resolve_dtype
+from doratune.peft.adapter_file import refuse_changed_settings
 from doratune.peft.load import fill_adapter
 from doratune.processes import fsdp_asked, in_first, join_processes, same_end, together
+from doratune.records.adapter_folder import read_adapter_settings, told_settings
 from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, weights_path
 from doratune.records.run import DataRecord, ModelRecord, RunRecord
 from doratune.records.storage import write_base_model, write_record
@@ -72,6 +76,8 @@ def train(
         DoratuneError: Training did not change any weight.
     """
     started = datetime.datetime.now(datetime.UTC)
+    method = plain_name(config.method)
+    definition = own_definition(config.method)
     join_processes()
     if fsdp_asked():
         load_in_every_process()
@@ -93,9 +99,10 @@ def train(
         model: Any = trainer.model
         parameters, start = parameter_count(model), starting_point(model)
         if checkpoint is not None and isinstance(trainer.model, PeftModel):
+            _refuse_other_adapter(trainer.model, checkpoint)
             fill_adapter(trainer.model, checkpoint)  # transformers passes over what does not match
     with same_end(), run_directory.opened(config, again=resume or overwrite, afresh=checkpoint is None):
-        logger.info("training %s with %s on %d rows", base.name, config.method, len(rows))
+        logger.info("training %s with %s on %d rows", base.name, method, len(rows))
         _say_how_long(trainer, config, checkpoint)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -110,15 +117,18 @@ def train(
                 fix="run the same command with --resume to continue from there",
             )
         trainer.check_final()
+        folder = weights_path(config.output, method)
         with together():
             changes = changes_since(start, model)
-            checksum = _save_weights(trainer, weights_path(config.output, config.method), base_record)
+            checksum = _save_weights(trainer, folder, base_record)
         training = training_record(trainer, config, metrics, speedups, changes, checksum)
 
         def write() -> RunRecord:
             record = RunRecord(
                 name=config.output.name,
-                method=config.method,
+                method=method,
+                definition=definition,
+                adapter=None if method == "full" else told_settings(read_adapter_settings(folder)),
                 config=config.model_dump(mode="json"),
                 model=base_record,
                 parameters=parameters,
@@ -130,13 +140,21 @@ def train(
                 started=started,
                 finished=datetime.datetime.now(datetime.UTC),
             )
-            if config.method != "full":
-                name_base(weights_path(config.output, config.method), config.model)
-                write_card(weights_path(config.output, config.method), record)
+            if method != "full":
+                name_base(folder, config.model)
+                write_card(folder, record)
             write_record(config.output, record)
             return record
 
         return in_first(write)
+
+
+def _refuse_other_adapter(model: PeftModel, checkpoint: Path) -> None:
+    """Refuse to resume from a checkpoint of another adapter, as when a method's file has changed."""
+    with tempfile.TemporaryDirectory(prefix="doratune-") as scratch:
+        model.peft_config["default"].save_pretrained(scratch)
+        expected = told_settings(read_adapter_settings(Path(scratch)))
+    refuse_changed_settings(expected, checkpoint)
 
 
 def _checkpoint(config: TrainConfig, data: Sequence[DataRecord]) -> Path | None:
@@ -237,6 +255,7 @@ def build_trainer(
             args,
             rows,
             on_nonfinite=config.on_nonfinite,
+            loraplus_ratio=get_method(config.method).optimizer.ratio,
             name_rows=lambda chosen: (
                 name_rows([examples[row] for row in rows.select(chosen)["example"]])
                 if examples
@@ -246,7 +265,7 @@ def build_trainer(
             processing_class=base.tokenizer,
             callbacks=[
                 metrics,
-                ProgressCallback(metrics, config.method),
+                ProgressCallback(metrics, plain_name(config.method)),
                 stop,
                 CheckpointCallback(
                     config.output,

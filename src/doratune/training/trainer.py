@@ -16,6 +16,7 @@ from typing import Any, Literal
 import pyarrow.compute
 import torch
 from datasets import Dataset
+from peft.optimizers import create_loraplus_optimizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -45,6 +46,7 @@ class RowTrainer(SFTTrainer):
         on_nonfinite: stop: raise at the first loss, gradient norm or parameter that is not finite; skip:
             skip an optimizer step whose loss or gradient is not finite.
         name_rows: Names rows, given as indices into ``rows``, for the user.
+        loraplus_ratio: The learning rate of LoRA's B, relative to that of A (LoRA+); None: the same.
         **others: SFTTrainer's own arguments.
     """
 
@@ -56,6 +58,7 @@ class RowTrainer(SFTTrainer):
         *,
         on_nonfinite: Literal["stop", "skip"] = "stop",
         name_rows: Callable[[list[int]], str] = str,
+        loraplus_ratio: float | None = None,
         **others: Any,
     ) -> None:
         lengths = pyarrow.compute.call_function(
@@ -81,6 +84,7 @@ class RowTrainer(SFTTrainer):
         self.add_callback(EpochCallback(self.batches))
         self._skips = on_nonfinite == "skip"
         self._name_rows = name_rows
+        self._loraplus_ratio = loraplus_ratio
         self._in_a_row = 0
         self._left_out = False
 
@@ -96,6 +100,21 @@ class RowTrainer(SFTTrainer):
         return prepare_data_loader(
             loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
         )
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The Trainer's optimizer, or PEFT's with another learning rate for B."""
+        if self._loraplus_ratio is None or self.optimizer is not None:
+            return super().create_optimizer(model)
+        trained: Any = self.model if model is None else model
+        kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, trained)
+        self.optimizer = create_loraplus_optimizer(
+            trained,
+            kind,
+            loraplus_lr_ratio=self._loraplus_ratio,
+            loraplus_weight_decay=self.args.weight_decay,
+            **arguments,
+        )
+        return self.optimizer
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm of the gradient that the optimizer is about to use."""

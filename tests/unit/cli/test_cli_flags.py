@@ -140,12 +140,21 @@ def test_several_unknown_flags_are_one_message() -> None:
     assert raised.value.got == "--lr --zzz" and raised.value.fix == "did you mean --learning-rate for --lr?"
 
 
+@pytest.mark.parametrize(
+    ("flag", "method"), [("--rslora", "dora-rslora"), ("--norm-gradient", "dora-attached-norm")]
+)
+def test_a_switch_that_became_a_method_is_told(flag: str, method: str) -> None:
+    with pytest.raises(InputError) as raised:
+        refuse_unknown_flags(COMMANDS["train"], [flag], verb="train")
+    assert raised.value.got == flag and method in str(raised.value.fix)
+
+
 def test_known_flags_pass_in_every_spelling() -> None:
     words = [
         "--batch_size",
         "4",
         "--rank=3",
-        "--no-rslora",
+        "--no-drop-long-rows",
         "--json",
         "--alpha",
         "-1",

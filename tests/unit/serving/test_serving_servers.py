@@ -305,7 +305,7 @@ def test_a_merged_model_that_failed_its_check_is_refused(folders: Path, tmp_path
     [
         ({}, "there is nothing to serve"),
         ({"config.json": "{}"}, "the model has no weights"),
-        ({"adapter_config.json": '{"peft_type": "IA3"}'}, "not one that doratune knows"),
+        ({"adapter_config.json": '{"peft_type": "IA3"}'}, "only adapters of LoRA and DoRA can be"),
         ({"adapter_config.json": "{"}, "cannot be read"),
         ({"adapter_config.json": '{"peft_type": "LORA"}'}, "the adapter cannot be read"),
         ({"adapter_config.json": '{"peft_type": "LORA"}', "adapter_model.bin": ""}, "is a pickle"),

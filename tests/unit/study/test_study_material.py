@@ -134,7 +134,6 @@ DEFAULTS_OF_SCHEMA_1 = {
     "rows": None,
     "rank": 32,
     "alpha": 64.0,
-    "rslora": False,
     "dropout": 0.05,
     "targets": ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"],
     "engine": "doratune",
@@ -156,7 +155,6 @@ DEFAULTS_OF_SCHEMA_1 = {
     "gradient_checkpointing": False,
     "trust_remote_code": False,
     "method": "dora",
-    "norm_gradient": False,
 }
 
 
@@ -170,6 +168,15 @@ def test_a_former_default_has_the_address_it_had() -> None:
     assert run_address(TrainConfig(output=Path("a"), warmup_steps=100), model="m", data="d") == "d2c283b770"
     assert run_address(TrainConfig(output=Path("a"), warmup_steps=10), model="m", data="d") == "caf7e4bd05"
     assert run_address(TrainConfig(output=Path("a")), model="m", data="d") not in ("d2c283b770", "caf7e4bd05")
+
+
+@pytest.mark.parametrize(
+    ("method", "address"),
+    [("dora-attached-norm", "343e1da634"), ("dora-rslora", "7509ff96c9"), ("rslora", "345b4ea61c")],
+)
+def test_a_method_that_was_a_switch_has_the_address_it_had(method: str, address: str) -> None:
+    """Computed by the version that had ``--norm-gradient`` and ``--rslora``."""
+    assert run_address(TrainConfig(output=Path("a"), method=method), model="m", data="d") == address
 
 
 def test_every_setting_is_part_of_the_address() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from doratune.methods.find import title_of
 from doratune.records.files import write_text_atomic
 from doratune.records.run import RunRecord
 from doratune.records.serving import ConvertRecord
 from doratune.serving.check import distances
-from doratune.training.card import CARD_NAME, KINDS, base_section, loading, section, training_sections
+from doratune.training.card import CARD_NAME, base_section, loading, section, training_sections
 
 
 def write_card(folder: Path, record: ConvertRecord, run: RunRecord | None) -> None:
@@ -26,7 +27,7 @@ def converted_card(record: ConvertRecord, run: RunRecord | None) -> str:
     """The card; see ``write_card``."""
     base = record.base
     name = Path(record.source).name if run is None else run.name
-    before = f"{KINDS[record.method]} of rank {record.source_rank}"
+    before = f"{title_of(record.method)} of rank {record.source_rank}"
     if record.rank is None:
         title = f"{name}: {before}, exactly, as LoRA on a base with its magnitudes"
         about = (

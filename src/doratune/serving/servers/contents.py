@@ -17,7 +17,7 @@ from doratune.records.adapter_folder import (
     LORA_FACTORS,
     MAGNITUDE,
     WEIGHTS,
-    read_adapter_settings,
+    read_lora_settings,
     refuse_pickle,
 )
 from doratune.records.folders import refuse_missing_folder
@@ -100,7 +100,7 @@ def read_contents(target: str) -> ServedContents:
 
 
 def _adapter(folder: Path, found: Found) -> ServedContents:
-    config = read_adapter_settings(folder)
+    config = read_lora_settings(folder)
     refuse_pickle(folder)
     shapes = _shapes(folder / WEIGHTS)
     trained_on = found.record.model if found.record else read_base_model(folder)

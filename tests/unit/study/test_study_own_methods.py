@@ -1,0 +1,46 @@
+"""A plan with methods of one's own: named as in their files, which are read once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from doratune.errors import InputError
+from doratune.methods.find import get_method
+from doratune.study.plan import load_plan, recorded_plan
+
+OWN = {"name": "vera-deep", "title": "T", "description": "d", "peft": "VeraConfig", "merges": "base"}
+
+
+def plan(folder: Path, **changes: object) -> str:
+    (folder / "own.yaml").write_text(yaml.safe_dump(OWN), encoding="utf-8")
+    values = {
+        "title": "T",
+        "question": "q?",
+        "models": ["smollm2-135m"],
+        "methods": ["lora", str(folder / "own.yaml")],
+        "tasks": [{"train": "sample-boolq"}],
+        "ranks": [4],
+        "learning_rates": [1e-4],
+        "seeds": [0],
+        **changes,
+    }
+    (folder / "plan.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    return str(folder / "plan.yaml")
+
+
+def test_an_own_method_goes_by_its_name(tmp_path: Path) -> None:
+    own = str(tmp_path / "own.yaml")
+    found = load_plan(plan(tmp_path, own_settings={own: {"rank": 64}}))
+    assert found.methods == ["lora", "vera-deep"] and found.own_settings == {"vera-deep": {"rank": 64}}
+    assert found.method("vera-deep") == get_method(own) and found.method("lora") == get_method("lora")
+    Path(own).unlink()
+    assert recorded_plan(found.model_dump(mode="json"), where="study.json") == found
+
+
+def test_an_unknown_method_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean pissa") as caught:
+        load_plan(plan(tmp_path, methods=["lora", "pisa"]))
+    assert "methods" in str(caught.value.where)

@@ -1,0 +1,210 @@
+"""Each shipped method trains, is saved and evaluated, and the saved run scores as the trained model does."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from doratune.errors import InputError
+from doratune.evaluation.config import EvalConfig
+from doratune.evaluation.found import find_trained
+from doratune.evaluation.target import load_target
+from doratune.methods.find import get_method, method_names
+from doratune.models.load import load_model
+from doratune.peft.adapter_file import read_lora_config
+from doratune.serving.adapted import open_adapted
+from doratune.serving.servers.contents import read_contents
+from doratune.training import train as training
+from doratune.training.adapter import add_adapter
+from doratune.training.config import TrainConfig
+
+IDS = torch.arange(20, 60).reshape(2, 20)
+SETTINGS: dict[str, Any] = {
+    "task": ["sample-boolq"],
+    "rows": 12,
+    "steps": 3,
+    "batch_size": 4,
+    "rank": 4,
+    "alpha": 8.0,
+    "dropout": 0.0,
+    "cutoff": 512,
+    "learning_rate": 5e-3,
+    "dtype": "float32",
+}
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits.float()
+
+
+def trained(monkeypatch: pytest.MonkeyPatch, config: TrainConfig, **options: Any) -> tuple[Any, torch.Tensor]:
+    """The run's record, and the logits of the trained model that is still in memory."""
+    made = []
+    build = training.build_trainer
+
+    def built(*args: Any, **others: Any) -> Any:
+        made.append(build(*args, **others))
+        return made[-1]
+
+    monkeypatch.setattr(training, "build_trainer", built)
+    record = training.train(config, **options)
+    return record, logits(made[-1][0].model)
+
+
+@pytest.fixture(scope="module")
+def base_logits(tiny_model: Path) -> torch.Tensor:
+    return logits(load_model(str(tiny_model), dtype="float32").model)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_a_method_is_evaluated_as_it_was_trained(
+    name: str, base_logits: torch.Tensor, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(method=name, model=str(tiny_model), output=tmp_path / "run", **SETTINGS)
+    record, in_memory = trained(monkeypatch, config)
+    method = get_method(name)
+    assert record.method == name
+    moved = (in_memory - base_logits).abs().max()
+    assert moved > 1e-4, "training changed what the model computes"
+    target = load_target(
+        EvalConfig(target=str(config.output), task=["sample-boolq"]), find_trained(str(config.output))
+    )
+    torch.testing.assert_close(logits(target.model), in_memory, rtol=0, atol=1e-3 * float(moved))
+    assert target.scored.merged == (method.merges != "nothing")
+    engine = record.training.layers
+    assert (engine is not None and engine.engine == 10 and not engine.left) == method.engine
+
+
+OWN = """
+name: my-method
+title: My method
+description: a method of a test
+peft: {peft}
+arguments: {{{arguments}}}
+engine: {engine}
+merges: base
+"""
+
+
+def own(folder: Path, arguments: str, *, peft: str = "LoraConfig", engine: bool = True) -> str:
+    path = folder / "my.yaml"
+    text = OWN.format(peft=peft, arguments=arguments, engine=str(engine).lower())
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def adapted(model: Path, **settings: Any) -> Any:
+    config = TrainConfig(model=str(model), output=Path("run"), **{**SETTINGS, **settings})
+    return add_adapter(load_model(str(model), dtype=config.dtype).model, config)
+
+
+def trainable(model: Any) -> int:
+    return sum(one.numel() for one in model.parameters() if one.requires_grad)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "down_proj"], ["embed_tokens"]])
+def test_the_matched_rank_is_the_smallest_with_as_many_parameters(
+    tiny_model: Path, targets: list[str]
+) -> None:
+    dora = trainable(adapted(tiny_model, method="dora", targets=targets))
+    matched = adapted(tiny_model, method="lora-matched", targets=targets)
+    config = matched.peft_config["default"]
+    below = adapted(tiny_model, method="lora", targets=targets, rank=config.r - 1)
+    assert trainable(below) < dora <= trainable(matched)
+    assert config.lora_alpha / config.r == SETTINGS["alpha"] / SETTINGS["rank"]
+
+
+def test_lora_plus_has_a_higher_rate_for_b(tiny_model: Path, tmp_path: Path) -> None:
+    config = TrainConfig(method="lora-plus", model=str(tiny_model), output=tmp_path / "run", **SETTINGS)
+    base = training.load_base(config)
+    rows = training.encode_rows(config, base, training.load_rows(config)[0])
+    metrics, stop = training.MetricsCallback(config.output), training.StopCallback()
+    trainer, _ = training.build_trainer(config, base, rows, metrics, stop)
+    trainer.create_optimizer()
+    names = {id(one): name for name, one in trainer.model.named_parameters()}
+    rates = {
+        (names[id(one)].split(".")[-3], group["lr"])
+        for group in trainer.optimizer.param_groups
+        for one in group["params"]
+    }
+    assert rates == {("lora_A", 5e-3), ("lora_B", 16 * 5e-3)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "peft", "said"),
+    [
+        ("use_dorra: true", "LoraConfig", "unexpected keyword argument 'use_dorra'"),
+        ("use_dora: true, lora_bias: true", "LoraConfig", "lora_bias=True is not supported for DoRA"),
+        ("init_lora_weights: pisssa", "LoraConfig", "pisssa"),
+        ("init_lora_weights: lora_ga", "LoraConfig", "whose change comes from gradients"),
+        ("alora_invocation_tokens: [1]", "LoraConfig", "switches this adapter on"),
+        ("", "LoraConfg", "did you mean LoraConfig?"),
+        ("", "AdaLoraConfig", "no such configuration"),
+        ("", "PrefixTuningConfig", "no such configuration"),
+    ],
+)
+def test_what_peft_refuses_is_one_message(
+    arguments: str, peft: str, said: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    path = own(tmp_path, arguments, peft=peft, engine=peft == "LoraConfig")
+    with pytest.raises(InputError) as caught:
+        adapted(tiny_model, method=path)
+    assert said in str(caught.value) and path in str(caught.value)
+
+
+def test_a_method_that_does_not_fit_the_model_is_one_message(tiny_model: Path) -> None:
+    with pytest.raises(InputError, match="PEFT refuses the arguments of IA3Config") as caught:
+        adapted(tiny_model, method="ia3", targets=["q_proj"])
+    assert "feedforward_modules" in str(caught.value)
+
+
+def test_an_own_method_resumes_only_as_it_was(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training goes on from step 2 to the same end: an initialisation that changes the base is repeated."""
+    path = own(tmp_path, "init_lora_weights: pissa, use_rslora: true")
+    settings = {**SETTINGS, "method": path, "model": str(tiny_model), "save_steps": 2}
+    whole, in_memory = trained(monkeypatch, TrainConfig(output=tmp_path / "whole", **settings))
+    assert whole.method == "my-method" and whole.definition["arguments"]["use_rslora"]
+    run = tmp_path / "run"
+    shutil.copytree(
+        tmp_path / "whole", run, ignore=shutil.ignore_patterns("record.json", "adapter", "checkpoint-3")
+    )
+    own(tmp_path, "init_lora_weights: olora, use_rslora: true")
+    with pytest.raises(InputError, match="init_lora_weights"):
+        training.train(TrainConfig(output=run, **settings), resume=True)
+    own(tmp_path, "init_lora_weights: pissa, use_rslora: true")
+    _, resumed = trained(monkeypatch, TrainConfig(output=run, **settings), resume=True)
+    torch.testing.assert_close(resumed, in_memory, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["pissa", "dora-pissa"])
+def test_a_base_that_was_changed_in_bfloat16_is_changed_alike(
+    method: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Evaluated in float32 on a CPU, on the weights that training had: the change of the base was rounded."""
+    settings = {**SETTINGS, "dtype": "bfloat16", "learning_rate": 1e-7, "steps": 1}
+    config = TrainConfig(method=method, model=str(tiny_model), output=tmp_path / "run", **settings)
+    training.train(config)
+    run = str(config.output)
+    target = load_target(EvalConfig(target=run, task=["sample-boolq"]), find_trained(run))
+    rounded = adapted(tiny_model, method=method, dtype="bfloat16").float()
+    torch.testing.assert_close(logits(target.model), logits(rounded), rtol=0, atol=2e-5)
+
+
+def test_what_needs_a_and_b_refuses_other_methods_by_name(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "vera"
+    adapted(tiny_model, method="vera").save_pretrained(folder)
+    for refuse in (
+        lambda: open_adapted(str(folder), command="doratune merge"),
+        lambda: read_contents(str(folder)),
+        lambda: read_lora_config(folder),
+    ):
+        with pytest.raises(InputError, match="only adapters of LoRA and DoRA") as caught:
+            refuse()
+        assert caught.value.got == "peft_type VERA"
