@@ -28,6 +28,7 @@ from doratune.records.study import (
 )
 from doratune.stats.accuracy import accuracy_with_interval
 from doratune.stats.seeds import PairedCell, adjusted, arm_summary, difference, pooled
+from doratune.stats.telling import with_telling
 
 METHODS: tuple[StudyMethod, ...] = ("lora", "dora", "dora-attached-norm", "full")
 RATES = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4)
@@ -130,22 +131,21 @@ def comparison(
         _compared_cell(task, flags, {**{arm: arm for arm in arms}, **(methods or {})})
         for task, flags in by_task.items()
     ]
-    paired = [cell for cell in cells if {"lora", "dora"} <= by_task[cell.task].keys()]
-    family = adjusted(
-        [
-            difference(
-                "lora", _table(by_task[cell.task]["lora"]), "dora", _table(by_task[cell.task]["dora"]), [0]
-            )
-            for cell in paired
-        ]
-    )
-    found = {cell.task: [one] for cell, one in zip(paired, family, strict=True)}
+    for place, cell in enumerate(cells):
+        answers = {arm: _table(one) for arm, one in by_task[cell.task].items() if arm != "base"}
+        if {"lora", "dora"} <= answers.keys():
+            found = difference("lora", answers["lora"], "dora", answers["dora"], [0])
+            cell = cell.model_copy(update={"differences": [found]})
+        cells[place] = with_telling(cell, answers)
+    paired = [cell for cell in cells if cell.differences]
+    family = adjusted([cell.differences[0] for cell in paired])
+    corrected = {cell.task: [one] for cell, one in zip(paired, family, strict=True)}
     return StudyRecord(
         title="LoRA and DoRA on samples",
         question=None,
         inputs={},
         plan={"models": ["tiny"], "seeds": [0]},
-        cells=[cell.model_copy(update={"differences": found.get(cell.task, [])}) for cell in cells],
+        cells=[cell.model_copy(update={"differences": corrected.get(cell.task, [])}) for cell in cells],
         pooled=[],
         pending=[],
         settings={"model": "tiny", "learning_rate": 0.0002, "targets": ["q_proj", "v_proj"], "bf16": False},

@@ -175,7 +175,7 @@ def _fallen(named: NamedCell) -> Iterator[str]:
                 f"{numbers.percent(median(shares))}."
             )
         low = [run.seed for run in arm.runs if run.result.accuracy <= floor(cell)]
-        if low and len(arm.runs) > 1:
+        if 0 < len(low) < len(arm.runs):
             yield (
                 f"{named.label}: {len(low)} of {numbers.counted(len(arm.runs), 'run')} of "
                 f"{arm_name(arm.name)} collapsed: with {_listed(low)} it ended at or below "

@@ -87,10 +87,10 @@ def _headline(pair: Pair, view: View) -> str:
     outcomes = [one.difference.outcome for one in pair.single]
     better, worse, undecided = (outcomes.count(one) or "none" for one in ("better", "worse", "undecided"))
     nothing = outcomes.count(NO_VERDICT)
-    floored = f", no verdict on {nothing}, where neither is shown to have learned anything" if nothing else ""
+    floored = f" No verdict on {nothing}: neither is shown to have learned anything there." if nothing else ""
     return (
         f"{against} {numbers.counted(len(pair.single), view.noun)}: better on {better}, worse on {worse}, "
-        f"undecided on {undecided}{floored}."
+        f"undecided on {undecided}.{floored}"
     )
 
 

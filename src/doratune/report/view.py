@@ -254,7 +254,7 @@ def _pairs(record: StudyRecord, cells: Sequence[NamedCell], noun: str) -> list[P
         nothing = len(pool.tells_nothing)
         some = nothing < len(pool.cells)
         parts = [f"Mean of {numbers.counted(len(pool.cells), noun)}"]
-        parts += [f"including {nothing} without a verdict"] if nothing and some else []
+        parts += [f"{nothing} without a verdict"] if nothing and some else []
         parts += [pool.model] if len(models) > 1 else []
         parts += [words for words, values in zip(_axes(pool), axes, strict=True) if len(values) > 1]
         key = (pool.model, _axes(pool), tuple(pool.cells))

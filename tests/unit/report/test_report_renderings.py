@@ -34,9 +34,9 @@ FIGURES = [
     *("+1.5 points", "p = 0.461", "+13.0 points", "p < 0.001"),
     *("2.44 M", "1.78 %", "2.53 M", "1.85 %"),
     *("1 min 40 s", "1 min 52 s", "1,387", "1,238", "2.00 GB", "2.10 GB", "0.412", "doratune"),
-    *("DoRA is better than LoRA", "points either way", "sample, not a benchmark"),
+    *("DoRA is better than LoRA", "compatible with differences from", "sample, not a benchmark"),
     "Training with DoRA took 1.12× LoRA's time and 1.05× its peak memory, measured once each.",
-    "better on 1, worse on none, no clear difference on 1",
+    "better on 1, worse on none, undecided on 1",
 ]
 
 
@@ -365,15 +365,19 @@ def test_tasks_on_which_neither_arm_beats_a_constant_answer_are_marked() -> None
     at_majority = {"base": flags(500, 1000), "lora": flags(525, 1000), "dora": flags(530, 1000)}
     above = {"base": flags(500, 1000), "lora": flags(525, 1000), "dora": flags(700, 1000)}
     marked = comparison({"a": at_majority, "b": above})  # the most frequent answer is right on 52.5 %
-    words = "Neither is shown to beat always giving the most frequent answer (52.5 %)."
+    words = (
+        "No verdict: neither LoRA nor DoRA is shown to beat always giving the most frequent answer (52.5 %)"
+    )
     for text in renderings(marked):
         assert text.count(words) == 1
-        assert "On 1 of them neither is shown to beat a guess or the most frequent answer." in text
+        assert "undecided on none. No verdict on 1: neither is shown to have learned anything there." in text
+        assert "the correction leaves the cell out." in text and "headline" not in text
     (pair,) = view_of(marked).pairs
-    assert [one.tells_little for one in pair.single] == [True, False]
+    assert [one.tells_nothing for one in pair.single] == [True, False]
+    assert pair.single[1].difference.p_adjusted == pair.single[1].difference.p_value, "one task is left"
     svg = forest_plot(pair, view_of(marked), Sheet("x").wide())
-    assert "neither beats a constant answer" in svg and "a +0.5 points" in svg
-    assert svg.count(">neither beats a constant answer<") == 1
+    assert "a +0.5 points" in svg
+    assert svg.count(">no verdict: neither is shown to learn<") == 1
 
 
 def test_the_contents_list_has_every_section(page: str) -> None:
