@@ -15,8 +15,10 @@ class EvalConfig(Settings):
 
     target: Annotated[str, Positional]
     """Run directory, adapter folder or base model (built-in name, folder, .gguf file, hub id)."""
-    task: list[str]
+    task: list[str] = []
     """Tasks to evaluate; commonsense-mix is its eight tasks, one by one."""
+    text: bool = False
+    """Also score doratune's English text: loss per token and per byte, perplexity, speed without merging."""
     data: LaxPath | None = None
     """JSON or JSONL file with the rows of the (one) task, instead of the hub."""
     split: Literal["test", "validation"] = "test"

@@ -91,6 +91,8 @@ def check_own_weights(record: RunRecord, *, where: str) -> None:
         InputError: Two of the checksums differ.
     """
     told = {one.predictions: one.scored.weights_checksum for one in record.evaluations if one.scored}
+    if record.text is not None:
+        told["text"] = record.text.scored.weights_checksum
     if record.training is not None:
         told = {"training": record.training.weights_checksum, **told}
     known = {what: checksum for what, checksum in told.items() if checksum is not None}

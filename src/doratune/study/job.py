@@ -13,7 +13,6 @@ from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.records.answers import Answers, read_answers
 from doratune.records.base_model import check_own_base_model
-from doratune.records.files import read_jsonl
 from doratune.records.layout import (
     ADAPTER_NAME,
     CHECKPOINTS_NAME,
@@ -84,10 +83,9 @@ class Wanted:
         Raises:
             InputError: As for ``answers``.
         """
-        found, folder = self.found(), self.config.output
-        if found is None or folder is None:
-            return None
-        return right_answer_nll(read_jsonl(folder / found.predictions), found.metric)
+        answers = self.answers()
+        scored = answers.scored if answers is not None else None
+        return right_answer_nll(list(scored.values())) if scored else None
 
     def _check_rows(self, found: Evaluation, folder: Path) -> None:
         if (found.data.asked, found.limit) != (self.asked, self.config.eval_rows):
