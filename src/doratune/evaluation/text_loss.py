@@ -26,8 +26,8 @@ def text_loss(
 ) -> TextLoss:
     """Score a text, one paragraph at a time.
 
-    Each paragraph follows the tokenizer's BOS token, or its EOS token if it has no BOS, so that every token is
-    predicted. Every process of several scores the whole text.
+    Each paragraph follows the tokenizer's BOS token, or its EOS token if it has no BOS, so that every token
+    is predicted. Every process of several scores the whole text.
 
     Args:
         model: A causal language model of transformers, with or without adapters.
