@@ -8,25 +8,17 @@ the scores per byte, by which ``accuracy_norm`` judges.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from doratune.errors import InputError
 from doratune.records.answers import Scored, counted
 from doratune.records.run import RowMeasures
+from doratune.records.study import MeasureDifference, MeasureMean, RowMeasure
+from doratune.stats.resampling import Block, interval, resampled_means, two_sided_p
 
 BINS = 10
 """Bins of equal width between 0 and 1 for the calibration error."""
-
-
-@dataclass(frozen=True)
-class RowValues:
-    """The measures of each row, (rows,)."""
-
-    nll: np.ndarray
-    nll_per_byte: np.ndarray
-    brier: np.ndarray
 
 
 def right_answer_nll(rows: Sequence[Scored], *, per_byte: bool = False) -> np.ndarray:
@@ -69,13 +61,17 @@ def calibration(rows: Sequence[Scored]) -> tuple[float, float]:
     return float(np.abs(gaps).sum() / len(rows)), float(confidence.mean())
 
 
-def row_values(rows: Sequence[Scored]) -> RowValues:
-    """Every measure of each row.
+def row_values(rows: Sequence[Scored]) -> dict[RowMeasure, np.ndarray]:
+    """Every measure of each row, (rows,).
 
     Raises:
         InputError: There are no rows.
     """
-    return RowValues(right_answer_nll(rows), right_answer_nll(rows, per_byte=True), brier_score(rows))
+    return {
+        "nll": right_answer_nll(rows),
+        "nll_per_byte": right_answer_nll(rows, per_byte=True),
+        "brier": brier_score(rows),
+    }
 
 
 def run_measures(rows: Sequence[Scored]) -> RowMeasures:
@@ -87,12 +83,31 @@ def run_measures(rows: Sequence[Scored]) -> RowMeasures:
     values = row_values(rows)
     error, confidence = calibration(rows)
     return RowMeasures(
-        nll=float(values.nll.mean()),
-        nll_per_byte=float(values.nll_per_byte.mean()),
-        brier=float(values.brier.mean()),
+        **{measure: float(one.mean()) for measure, one in values.items()},
         calibration_error=error,
         confidence=confidence,
     )
+
+
+def measure_mean(values: np.ndarray) -> MeasureMean:
+    """The mean of a measure over seeds and rows, with its interval.
+
+    Args:
+        values: (seeds, rows), at least two rows.
+    """
+    return MeasureMean(mean=float(values.mean()), interval=interval(resampled_means([Block(values)])))
+
+
+def measure_difference(first: np.ndarray, second: np.ndarray) -> MeasureDifference:
+    """The second minus the first, paired by seed and row.
+
+    Args:
+        first: (seeds, rows), at least two rows.
+        second: The same, with the same seeds and rows in the same order.
+    """
+    values = second - first
+    draws = resampled_means([Block(values)])
+    return MeasureDifference(mean=float(values.mean()), interval=interval(draws), p_value=two_sided_p(draws))
 
 
 def _log_probabilities(rows: Sequence[Scored], *, per_byte: bool = False) -> np.ndarray:

@@ -109,6 +109,7 @@ class Job:
         config: How it is trained; None for the base model.
         wanted: The evaluations.
         method: The method trained with, or "base".
+        text: The evaluation on the built-in text; None for a trial.
     """
 
     stage: Literal["trial", "test", "base"]
@@ -116,6 +117,7 @@ class Job:
     config: TrainConfig | None
     wanted: tuple[Wanted, ...]
     method: StudyMethod | Literal["base"]
+    text: EvalConfig | None = None
 
     @property
     def key(self) -> str:
@@ -163,13 +165,19 @@ class Job:
         """
         return [] if self.diverged() else [one for one in self.wanted if one.found() is None]
 
+    def text_left(self) -> bool:
+        """Whether the built-in text is not scored yet. A run without weights is not trained again for it."""
+        if self.text is None or self.diverged() or not self.has_weights():
+            return False
+        return not is_recorded(self.folder) or read_record(self.folder).text is None
+
     def done(self) -> bool:
         """Whether nothing is left to do.
 
         Raises:
             InputError: As ``trained`` and ``left``.
         """
-        return self.trained() and not self.left()
+        return self.trained() and not self.left() and not self.text_left()
 
     def has_weights(self) -> bool:
         """Whether there are weights to evaluate."""
