@@ -151,6 +151,10 @@ class TrainingRecord(Record):
     tokens: Count  #: tokens that the model processed, without padding
     tokens_per_second: Annotated[float, Field(ge=0)]  #: tokens / seconds
     peak_memory_bytes: Count  #: peak memory of a process: of its GPU if there is one; the largest of several
+    cpu_seconds: Seconds | None = (
+        None  #: processor time of the training loop, of the first process; None in records of older versions
+    )
+    weights_bytes: Count | None = None  #: size of the saved weights; None in records of older versions
     final_loss: FiniteOrNone  #: last logged training loss; None if it was not finite
     speedups: list[SpeedupRecord] | None = None  #: the speedups; None in records of older versions
     skipped_steps: Count = 0  #: steps skipped because their loss or gradient was not finite

@@ -134,6 +134,9 @@ class SeedRun(Record):
     most_given: MostGiven | None = None  #: its most common answer; None in records of older versions
     parameters: ParameterCount  #: how much was trained
     training: TrainingRecord | None  #: its training; None for an adapter that was trained elsewhere
+    inference_tokens_per_second: Annotated[float, Field(ge=0)] | None = (
+        None  #: on the built-in text, with the adapter kept apart; None if it was not scored
+    )
     curve: list[tuple[int, FiniteOrNone]]  #: (step, training loss), loss None if it was not finite
 
 

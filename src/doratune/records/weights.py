@@ -50,6 +50,11 @@ def weights_checksum(folder: Path) -> str:
     return f"xxh3_128:{everything.hexdigest()}"
 
 
+def weights_bytes(folder: Path) -> int:
+    """The size of a folder's safetensors files."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
 def checked_weights(folder: Path, trained: str | None) -> str:
     """The checksum of the weights in a run's folder, which must be those that its training left.
 

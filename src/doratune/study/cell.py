@@ -323,6 +323,7 @@ def _seed_run(run: Run, entry: Evaluation, answers: Answers) -> SeedRun:
         result=_result(entry, answers),
         parameters=record.parameters,
         training=record.training,
+        inference_tokens_per_second=record.text.tokens_per_second if record.text else None,
         curve=training_curve(run.directory) if record.training else [],
     )
 

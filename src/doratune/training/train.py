@@ -28,7 +28,7 @@ from doratune.processes import fsdp_asked, in_first, join_processes, same_end, t
 from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, weights_path
 from doratune.records.run import DataRecord, ModelRecord, RunRecord
 from doratune.records.storage import write_base_model, write_record
-from doratune.records.weights import weights_checksum
+from doratune.records.weights import weights_bytes, weights_checksum
 from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory
 from doratune.training._internals import DEVICES_NAME, TRAINING_ARGS_NAME, SFTConfig
@@ -113,7 +113,8 @@ def train(
         with together():
             changes = changes_since(start, model)
             checksum = _save_weights(trainer, weights_path(config.output, config.method), base_record)
-        training = training_record(trainer, config, metrics, speedups, changes, checksum)
+        size = weights_bytes(weights_path(config.output, config.method)) if checksum is not None else None
+        training = training_record(trainer, config, metrics, speedups, changes, checksum, size)
 
         def write() -> RunRecord:
             record = RunRecord(
