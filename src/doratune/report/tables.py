@@ -135,8 +135,8 @@ def cost_sentence(view: View) -> str | None:
 
 
 INFERENCE_NOTE = (
-    "Inference is the speed on the built-in text, one paragraph at a time, with the adapter kept apart from its "
-    "base. File is the size of the saved weights."
+    "Inference is the speed on the built-in text, one paragraph at a time, with the adapter kept apart from "
+    "its base. File is the size of the saved weights."
 )
 
 

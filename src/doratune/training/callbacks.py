@@ -28,8 +28,8 @@ class MetricsCallback(TrainerCallback):
 
     Attributes:
         seconds: Wall time of the training loop so far, with that of earlier processes of a resumed run.
-        cpu_seconds: Processor time of this process in the loop so far, likewise; None if an earlier process, of an
-            older version, did not write its own.
+        cpu_seconds: Processor time of this process in the loop so far, likewise; None if an older version ran
+            a part of it.
         tokens: Tokens trained on so far, padding not counted.
         loss: The last training loss.
         skipped: Optimizer steps skipped so far, because their loss or gradient was not finite.
