@@ -22,8 +22,8 @@ from doratune.report.view import NamedCell, View, arm_title
 SHOWN: tuple[RowMeasure, ...] = ("nll", "nll_per_byte", "brier")
 NAMES = {"nll": "NLL", "nll_per_byte": "NLL per byte", "brier": "Brier"}
 MEANING = (
-    "NLL is the negative log-likelihood of the right answer among the candidates, in nats; per byte, it takes "
-    "the scores per byte. Brier is the squared error of the candidates' probabilities. Less is better of each. "
+    "NLL is the negative log-likelihood of the right answer among the candidates, in nats; per byte, it "
+    "takes the scores per byte. Brier is the squared error of the candidates' probabilities. Less is better. "
     "Calibration is the expected calibration error, over ten bins of confidence"
 )
 MEASURE_NOTE = (
@@ -115,8 +115,8 @@ def text_sentence(text: TextLoss) -> str:
     """How well a model predicts the built-in text."""
     return (
         f"Built-in text ({text.name}): perplexity {numbers.perplexity(text.nll_per_token)}, "
-        f"{numbers.nats(text.nll_per_token)} nats per token, {numbers.nats(text.nll_per_byte)} per byte; {numbers.rate(text.tokens_per_second)} tokens/s without "
-        "merging."
+        f"{numbers.nats(text.nll_per_token)} nats per token, {numbers.nats(text.nll_per_byte)} per byte; "
+        f"{numbers.rate(text.tokens_per_second)} tokens/s without merging."
     )
 
 
@@ -148,8 +148,8 @@ def forgetting_note(record: StudyRecord) -> str:
     text = ""
     if any(one.measure == "nll_per_token" for one in record.forgetting):
         text = (
-            " Of the built-in English text it is the negative log-likelihood of a token, in nats; below it the "
-            "perplexity and the nats per byte."
+            " Of the built-in English text it is the negative log-likelihood of a token, in nats; below it "
+            "the perplexity and the nats per byte."
         )
     return (
         "Accuracy differs in percentage points, NLL in nats (less is better). Differences are paired by row "
