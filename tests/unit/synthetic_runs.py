@@ -47,6 +47,7 @@ def evaluation(task: str, flags: list[bool], **changes: Any) -> dict[str, Any]:
         "interval": wilson(correct, rows),
         "accuracy_raw": correct / rows,
         "accuracy_norm": correct / rows,
+        "measures": None,
         "unmatched": 0,
         "chance": 0.5,
         "majority": 0.525,
@@ -136,6 +137,7 @@ def record(method: str, evaluations: list[dict[str, Any]], **changes: Any) -> di
         "seed": 0,
         "training": training if trained else None,
         "evaluations": evaluations,
+        "text": None,
         "environment": {
             "doratune": "0.1.0",
             "python": "3.11.7",

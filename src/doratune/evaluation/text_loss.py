@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -39,7 +40,7 @@ def text_loss(
     Raises:
         DoratuneError: A loss is not finite.
     """
-    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    first: Any = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     paragraphs = encode_completions(tokenizer, text.paragraphs)
     limits = (positions(base_model(model).config), attention_window(base_model(model).config))
     limit = min((one for one in limits if one is not None), default=max(map(len, paragraphs)))

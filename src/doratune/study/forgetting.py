@@ -42,7 +42,7 @@ def kept_of_task(
         "nll": measured_tables([as_arm, *arms], answers | before).get("nll", {}),
     }
     return [
-        _kept(facts | {"about": entry.task, "measure": measure}, found.get(run.place), arms, found)
+        _kept({**facts, "about": entry.task, "measure": measure}, found.get(run.place), arms, found)
         for measure, found in values.items()
         if any(arm.name in found for arm in arms)
     ]
@@ -77,7 +77,8 @@ def kept_of_text(facts: Mapping[str, Any], base: Run | None, arms: Sequence[Arm]
                 got=f"SHA-256 {first.sha256[:12]} and {one.sha256[:12]}",
                 fix="score the text again with doratune eval RUN --text --overwrite",
             )
-    facts = facts | {
+    facts = {
+        **facts,
         "about": first.name,
         "measure": "nll_per_token",
         "bytes_per_token": sum(one.bytes for one in first.pieces) / sum(one.tokens for one in first.pieces),
