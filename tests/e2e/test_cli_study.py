@@ -13,9 +13,11 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from cli_support import Cli, lines
+from scipy.special import log_softmax
 
 from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord
@@ -51,6 +53,9 @@ def write_plan(path: Path, model: Path, **changes: Any) -> Path:
     }
     path.write_text(yaml.safe_dump({**plan, **changes}), encoding="utf-8")
     return path
+
+
+EXTENDED: dict[str, Any] = {"choose": {"extend": 1}}
 
 
 class HereRunner:
@@ -99,7 +104,7 @@ def run_here(plan: Path, folder: Path, runner: HereRunner) -> StudyRecord:
 def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study without an interruption."""
     folder = tmp_path_factory.mktemp("whole")
-    run_here(write_plan(folder / "plan.yaml", tiny_model), folder / "study", HereRunner())
+    run_here(write_plan(folder / "plan.yaml", tiny_model, **EXTENDED), folder / "study", HereRunner())
     return folder / "study"
 
 
@@ -142,7 +147,7 @@ def test_interrupted_and_killed_three_times_gives_the_same(
     whole: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     plan, study, log = (
-        write_plan(tmp_path / "plan.yaml", tiny_model),
+        write_plan(tmp_path / "plan.yaml", tiny_model, **EXTENDED),
         tmp_path / "study",
         tmp_path / "log.txt",
     )
@@ -163,7 +168,7 @@ def test_interrupted_and_killed_three_times_gives_the_same(
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     kept = {path: path.read_bytes() for path in runs.glob("*/validation/record.json")}
-    assert len(kept) == 2
+    assert len(kept) == len(list((whole / "runs").glob("*/validation/record.json"))) > 2
     last = start(plan, study, "--jobs", "2")
     assert last.wait(timeout=240) == 0, log.read_text()
     assert {path: path.read_bytes() for path in kept} == kept, "a finished run was repeated"
@@ -176,7 +181,7 @@ def test_ray_gives_the_same_as_one_machine_despite_a_lost_worker(
 ) -> None:
     pytest.importorskip("ray")
     plan, study, log = (
-        write_plan(tmp_path / "plan.yaml", tiny_model),
+        write_plan(tmp_path / "plan.yaml", tiny_model, **EXTENDED),
         tmp_path / "study",
         tmp_path / "log.txt",
     )
@@ -204,6 +209,48 @@ def _holders(path: Path) -> list[int]:
         except OSError:  # it has just been closed
             continue
     return found
+
+
+@pytest.mark.slow
+def test_seeds_choose_their_own_rate_and_methods_are_compared_at_one(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """What the record says of the search is what the answers on disk give, computed here again."""
+    rows = {"train": "sample-boolq", "rows": 24, "validation_rows": 24, "eval_rows": 30}
+    axes: dict[str, Any] = {"methods": ["lora", "dora"], "seeds": [0, 1], "tasks": [rows], **EXTENDED}
+    plan = write_plan(tmp_path / "plan.yaml", tiny_model, learning_rates=[1e-3, 1e-2], **axes)
+    runner = HereRunner()
+    record = run_here(plan, tmp_path / "study", runner)
+    (cell,) = record.cells
+    assert cell.extended is not None
+    tested = set()
+    for arm in cell.arms:
+        assert len({one.learning_rate for one in arm.trials}) == 2 + sum(cell.extended)
+        for one in arm.trials:
+            answers = lines(tmp_path / "study" / one.run / "validation/predictions/sample-boolq.jsonl")
+            right = [{"true": 0, "false": 1}[row["answer"]] for row in answers]
+            scores = np.array([row["scores"] for row in answers])
+            likelihoods = log_softmax(scores, axis=1)[np.arange(len(right)), right]
+            assert one.nll == pytest.approx(-likelihoods.mean(), abs=1e-9)
+            assert one.accuracy == pytest.approx(np.mean([row["credit"] for row in answers]))
+        for run in arm.runs:
+            own = [one for one in arm.trials if one.seed == run.seed]
+            best = max(one.accuracy or 0.0 for one in own)
+            error = (best * (1 - best) / 24) ** 0.5
+            close = [one for one in own if (one.accuracy or 0.0) >= best - error]
+            chosen = min(close, key=lambda one: (one.nll, one.learning_rate))
+            assert run.learning_rate == chosen.learning_rate and run.run == chosen.run
+            tested.add((arm.name, run.seed, run.learning_rate))
+    (same,) = cell.same_rate
+    tested |= {(arm.name, seed, same.learning_rate) for arm in cell.arms for seed in (0, 1)}
+    answered = {
+        (found["method"], found["seed"], found["config"]["learning_rate"])
+        for path in (tmp_path / "study/runs").glob("[ld]ora-*/record.json")
+        if (found := json.loads(path.read_text()))["evaluations"]
+    }
+    assert answered == tested, "no other run has seen the test rows"
+    again = HereRunner()
+    assert run_here(plan, tmp_path / "study", again) == record and again.done == []
 
 
 def test_a_run_without_its_weights_is_trained_again_to_be_tested(

@@ -93,7 +93,7 @@ def test_a_killed_study_goes_on_as_if_nothing_had_happened(
     settings = {"epochs": 1.0, "warmup_steps": 1, "batch_size": 8, "cutoff": 512, "dtype": "float32"}
     values: dict[str, Any] = {"title": "Tiny", "question": "Does it come out the same?"}
     values |= {"models": [str(tiny_model)], "methods": ["lora", "dora"], "tasks": [{**task, "eval_rows": 40}]}
-    values |= {"ranks": [4], "learning_rates": [1e-3, 3e-2], "seeds": [0, 1, 2]}
+    values |= {"ranks": [4], "learning_rates": [1e-3, 3e-2], "seeds": [0, 1], "choose": {"extend": 1}}
     plan.write_text(yaml.safe_dump({**values, "settings": {**settings, "save_steps": 2}}), encoding="utf-8")
     doratune("study", plan, "--output", tmp_path / "whole", "--threads", 1)
     study, kills, finished = tmp_path / "study", 0, 0

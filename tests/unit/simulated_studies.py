@@ -35,3 +35,9 @@ class World:
         whole = np.sqrt(within**2 + self.seed**2)
         answers = row + by_method + by_seed + rest > 0
         return answers, norm.cdf(means / whole), norm.cdf(by_seed[..., 0] / within)
+
+
+def net_rows(random: np.random.Generator, seeds: int, rows: int, differing: float) -> np.ndarray:
+    """Paired differences, (seeds, rows), of arms that differ on a share of the rows, either way alike."""
+    drawn = random.random((seeds, rows), dtype=np.float32)
+    return (drawn < differing / 2).astype(float) - (drawn > 1 - differing / 2)

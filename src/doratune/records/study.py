@@ -31,8 +31,11 @@ from doratune.records.run import (
 StudyMethod = Literal["lora", "dora", "dora-attached-norm", "full"]
 RowMeasure = Literal["nll", "nll_per_byte", "brier"]
 KeptMeasure = Literal["accuracy", "nll", "nll_per_token"]
-Outcome = Literal["better", "worse", "undecided"]
+Outcome = Literal["better", "worse", "undecided", "no-verdict"]
 End = Literal["smallest", "largest"]
+
+NO_VERDICT: Outcome = "no-verdict"
+"""The outcome of a difference between arms of which neither is shown to have learned anything."""
 
 METHOD_NAMES: dict[StudyMethod, str] = {
     "lora": "LoRA",
@@ -160,8 +163,8 @@ class SeedDifference(Record):
     """Two runs of one seed on the same rows."""
 
     seed: Count | None  #: the seed both share; None for two single runs of different seeds
-    points: float  #: accuracy of ``to`` minus accuracy of ``from``, in percentage points
-    only_from: Count  #: rows that only the first had right, or counted more for it because of ties
+    points: float  #: ``to`` minus ``from``, in the difference's unit: percentage points of accuracy
+    only_from: Count  #: rows that only the first had right, or on which its value is better
     only_to: Count  #: the same for the second
     p_value: Share  #: McNemar's exact test, two-sided; with ties the sign-flip test, which generalises it
     same_answers: Count | None = (
@@ -178,6 +181,12 @@ class Needed(Record):
     points: Annotated[float, Field(gt=0)]  #: the true difference, in percentage points
     rows: Count | None  #: test rows needed with this study's seeds; None: no number is enough
     seeds: Count | None  #: seeds needed with this study's rows; None: no number is enough, or one seed
+    rows_range: tuple[Count | None, Count | None] | None = (
+        None  #: for ``rows``, from the 80 % bounds of the variances; None in records of older versions
+    )
+    seeds_range: tuple[Count | None, Count | None] | None = (
+        None  #: the same for ``seeds``; None with one seed too
+    )
 
 
 class StudyDifference(Record):
@@ -185,12 +194,13 @@ class StudyDifference(Record):
 
     from_arm: str = Field(validation_alias="from", serialization_alias="from")  #: name of the first arm
     to_arm: str = Field(validation_alias="to", serialization_alias="to")  #: name of the second arm
-    points: float  #: mean difference in percentage points
-    interval: tuple[float, float]  #: 95 %, paired, over seeds and rows (rows only for one seed), in points
-    p_value: Share  #: two-sided, for no difference, by the same resampling; for one seed, the seed's p
-    p_adjusted: Share  #: corrected over the tasks of the family
-    outcome: Outcome  #: the result of ``p_adjusted`` at 5 %
-    verdict: str  #: the outcome in words
+    points: float  #: mean difference in percentage points, or in ``unit``
+    interval: tuple[float, float]  #: 95 %, paired, over seeds and rows (rows only for one seed), as points
+    unit: str = "points"  #: the unit of both
+    p_value: Share  #: two-sided, for no difference, as the interval; for one seed, the seed's p
+    p_adjusted: Share  #: corrected over the tasks of the family; ``p_value`` without a verdict
+    outcome: Outcome  #: the result of ``p_adjusted`` at 5 %; no-verdict: neither arm is shown to have learned
+    verdict: str  #: the outcome in words, or why there is none
     seeds: list[SeedDifference]  #: per seed; empty for a pooled difference
     needed: list[Needed]  #: what detecting smaller differences would take; empty for a pooled difference
 
@@ -252,10 +262,14 @@ class StudyCell(Record):
     alike: list[list[str]] = Field(
         default=[]
     )  #: groups of runs (or the base) with the same answer to every row
+    tells_nothing: str | None = None  #: why no arm is shown to have learned anything; None if one is
 
 
 class PooledDifference(Record):
-    """The mean difference over several cells, each with the same weight."""
+    """The mean difference over several cells, each with the same weight.
+
+    If some cells have no verdict, there are two: the headline without them, then one with them.
+    """
 
     model: str  #: name of the base model
     rank: Annotated[int, Field(gt=0)] | None  #: rank of the adapters, as in the cells
@@ -263,6 +277,7 @@ class PooledDifference(Record):
     epochs: Annotated[float, Field(gt=0)] | None = None  #: as in the cells
     training_rows: Annotated[int, Field(gt=0)] | None = None  #: as in the cells, if the plan crosses them
     cells: list[str]  #: the cells, as "task (format)"
+    tells_nothing: list[str] = Field(default=[])  #: those of ``cells`` that have no verdict
     difference: StudyDifference  #: mean of the cells' differences
 
 

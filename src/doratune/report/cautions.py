@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from statistics import median
 
 from doratune.records.study import DivergedRun, StudyArm, StudyDifference, arm_name, no_better_than_majority
 from doratune.report import numbers
-from doratune.report.view import NamedCell, View, arm_title
+from doratune.report.view import NamedCell, View, arm_title, floor
+from doratune.stats.outliers import FEWEST_RUNS, outliers
+from doratune.stats.telling import ONE_ANSWER
 
-ONE_ANSWER = 0.98
-"""From this share of rows with the same answer on, an arm hardly tells rows apart."""
 FEWEST_ROWS = 20
 """With fewer rows than this, the same answer to all of them means little."""
+COLLAPSES = (
+    "Where single runs fall that far, 95 % intervals over few seeds hold the truth less often than they say, "
+    "and a difference says more about how often runs fall than about the others."
+)
 
 
 def cautions(view: View) -> list[str]:
@@ -23,6 +28,8 @@ def cautions(view: View) -> list[str]:
         found += [line for arm in named.cell.arms for line in _weak_choices(named, arm)]
         found += _same_answers(named)
         found += [line for arm in named.cell.arms if (line := _one_answer(named, arm))]
+    fallen = [line for named in view.cells for line in _fallen(named)]
+    found += [*fallen, *([COLLAPSES] if fallen else []), *_few_seeds(view)]
     trained = {line: None for one in view.trainings for arm in one.arms for line in _unmoved(arm, one.label)}
     return [*found, *trained, *_lost_time(view)]
 
@@ -151,6 +158,39 @@ def _one_answer(named: NamedCell, arm: StudyArm) -> str | None:
     if not told:
         return None
     return f"{named.label}: {arm_title(arm.name)} gave {' and '.join(told)}, so it hardly tells rows apart."
+
+
+def _fallen(named: NamedCell) -> Iterator[str]:
+    """Sentences about runs far below the others of their arm, and about runs that learned nothing."""
+    cell = named.cell
+    if cell.tells_nothing:
+        return
+    far = outliers({arm.name: [run.result.accuracy for run in arm.runs] for arm in cell.arms}, cell.rows)
+    for arm in cell.arms:
+        shares = [run.result.accuracy for run in arm.runs]
+        for place in far.get(arm.name, []):
+            yield (
+                f"{named.label}: {arm_name(arm.name)} with {_listed([arm.runs[place].seed])} ended far below "
+                f"its other runs, at {numbers.percent(shares[place])} against a median of "
+                f"{numbers.percent(median(shares))}."
+            )
+        low = [run.seed for run in arm.runs if run.result.accuracy <= floor(cell)]
+        if low and len(arm.runs) > 1:
+            yield (
+                f"{named.label}: {len(low)} of {numbers.counted(len(arm.runs), 'run')} of "
+                f"{arm_name(arm.name)} collapsed: with {_listed(low)} it ended at or below "
+                f"{numbers.percent(floor(cell))}, which a guess or a constant answer reaches."
+            )
+
+
+def _few_seeds(view: View) -> Iterator[str]:
+    """A warning about differences over several seeds that are too few."""
+    counts = {len(one.difference.seeds) for pair in view.pairs for one in pair.single}
+    if any(1 < count < FEWEST_RUNS for count in counts):
+        yield (
+            "Some differences are over two seeds, whose spread is hardly known. A verdict about methods "
+            "takes three seeds or more, and five are recommended."
+        )
 
 
 def _listed(seeds: Sequence[int | None]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from doratune.records.study import StudyArm, arm_name
+from doratune.records.study import NO_VERDICT, StudyArm, arm_name
 from doratune.report import numbers
 from doratune.report.figures import (
     DASHES,
@@ -23,12 +23,12 @@ from doratune.report.figures import (
     shortened,
     to_svg,
 )
-from doratune.report.view import NamedCell, NamedDifference, Pair, Training, View, arm_title, rates_of
+from doratune.report.view import NamedCell, Pair, Training, View, arm_title, rates_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LITTLE = "neither beats a constant answer"  #: of a cell that tells little
+NOTHING = "no verdict: neither is shown to learn"  #: of a cell that tells nothing
 CURVE_POINTS = 200  # of one line: more cannot be seen and makes the page large
 
 BROAD: dict[str, Any] = {"linewidth": 4.5, "alpha": 0.5, "zorder": 1.5}  # of a line that others lie on
@@ -90,8 +90,8 @@ def dot_plot(named: NamedCell, view: View, sheet: Sheet) -> str:
 def forest_plot(pair: Pair, view: View, sheet: Sheet, title: str = "") -> str:
     """The differences of one pair on every cell, and pooled, around a line at zero, as an ``<svg>``.
 
-    Cells that tell little are grey like the base model. The axis covers only the others, and an arrow marks a
-    cell that leaves it.
+    Cells that tell nothing are grey like the base model. The axis covers only the others, and an arrow marks
+    a cell that leaves it.
 
     Args:
         pair: What to draw.
@@ -105,15 +105,15 @@ def forest_plot(pair: Pair, view: View, sheet: Sheet, title: str = "") -> str:
         low, high = _range(pair)
         for place, one in enumerate(pair.all):
             found = one.difference
-            index = 0 if one.tells_little else view.series[pair.to_arm]
-            fill = PAPER if found.outcome == "undecided" else colour(index)
+            index = 0 if one.tells_nothing else view.series[pair.to_arm]
+            fill = PAPER if found.outcome in ("undecided", NO_VERDICT) else colour(index)
             shown = max(low, found.interval[0]), min(high, found.interval[1])
             _whisker(axes, place, found.points, shown, index, "o" if one.cell else "D", fill)
             for end, marker in ((low, "<"), (high, ">")):
                 if not low <= found.interval[end == high] <= high:
                     axes.plot([end], [place], color=colour(index), marker=marker, markersize=7, clip_on=False)
             text = f"{numbers.signed(found.points)}  ({numbers.signed_interval(found.interval)})"
-            remark = _remark(pair, one) if wide else ""
+            remark = NOTHING if wide and one.tells_nothing else ""
             _line_label(axes, place, shortened(one.label, 40 if wide else 26), text, remark)
         axes.axvline(0, color=TEXT, linewidth=1, linestyle=(0, (2, 2)), zorder=0.5)
         axes.set(xlim=(low, high), ylim=(len(pair.all) - 0.5, -0.6), yticks=[])
@@ -124,7 +124,7 @@ def forest_plot(pair: Pair, view: View, sheet: Sheet, title: str = "") -> str:
         words = "; ".join(
             f"{one.label} {numbers.points(one.difference.points)}, "
             f"interval {numbers.signed_interval(one.difference.interval)}"
-            f"{f', {LITTLE}' if one.tells_little else ''}"
+            f"{f', {NOTHING}' if one.tells_nothing else ''}"
             for one in pair.all
         )
         return to_svg(figure, sheet, f"{pair.name}: {words}.")
@@ -132,20 +132,11 @@ def forest_plot(pair: Pair, view: View, sheet: Sheet, title: str = "") -> str:
 
 def _range(pair: Pair) -> tuple[float, float]:
     """The range of the axis: the differences that tell something, and zero."""
-    telling = [one for one in pair.all if not one.tells_little] if pair.single else []
+    telling = [one for one in pair.all if not one.tells_nothing]
     bounds = [bound for one in telling or pair.all for bound in one.difference.interval]
     low, high = min(0.0, *bounds), max(0.0, *bounds)
     room = 0.08 * (high - low) or 1.0
     return low - room, high + room
-
-
-def _remark(pair: Pair, one: NamedDifference) -> str:
-    if one.tells_little:
-        return LITTLE
-    little = sum(single.tells_little for single in pair.single)
-    return (
-        f"includes {little} where {LITTLE}" if one.cell is None and little and len(pair.pooled) == 1 else ""
-    )
 
 
 def search_plot(training: Training, view: View, sheet: Sheet) -> str | None:

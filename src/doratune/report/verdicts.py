@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from doratune.records.study import Needed, StudyArm, StudyCell, StudyDifference, arm_name
+from doratune.records.study import NO_VERDICT, Needed, StudyArm, StudyCell, StudyDifference, arm_name
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table, Verdict
 from doratune.report.cautions import lost_arms, why_lost
-from doratune.report.view import NamedDifference, Pair, View, arm_title, capitalised, floor
+from doratune.report.view import NamedDifference, Pair, View, arm_title, capitalised
 
-NO_MODEL = "a guess or the most frequent answer"
 NO_PAIR = "No two methods have been compared yet."
 NEEDED_NOTE = (
     "How many test rows (with this study's seeds) or seeds (with its rows) it takes to detect a true "
-    "difference of this size, with p below 5 % before correction, in four studies out of five. It is a rough "
-    "estimate from how much the seeds and rows of this study varied."
+    "difference of this size, with p below 5 % before correction, in four studies out of five. The ranges "
+    "come from the 80 % bounds of how much the rows and seeds vary, which a few seeds tell only roughly."
 )
 
 
@@ -32,13 +31,25 @@ def test_note(view: View) -> str:
         return (
             "Runs are paired by seed and row. The interval (95 %) uses a bootstrap for the rows and "
             "Student's t for the seeds, because a bootstrap over a few seeds would be far too narrow. p is "
-            f"two-sided. {corrected}{_ties(view)}"
+            f"two-sided. {corrected}{_nothing(view)}{_ties(view)}"
         )
     mean = "; for a mean over several it comes from a bootstrap over the rows" if pooled else ""
     return (
         f"p is McNemar's exact test, two-sided, on the rows where the two disagree{mean}. {corrected} The "
         "interval (95 %) is over the rows. One seed says something about these trained adapters, not about "
-        f"other seeds.{_ties(view)}"
+        "other seeds: that takes three seeds or more, and five are recommended."
+        f"{_nothing(view)}{_ties(view)}"
+    )
+
+
+def _nothing(view: View) -> str:
+    """What became of the differences without a verdict."""
+    if not any(one.tells_nothing for pair in view.pairs for one in pair.single):
+        return ""
+    kept = any(one.with_nothing and not one.tells_nothing for pair in view.pairs for one in pair.pooled)
+    return (
+        " Where neither method is shown to have learned anything there is no verdict, and the correction "
+        "leaves the cell out." + (" The mean without such cells is the headline." if kept else "")
     )
 
 
@@ -75,11 +86,11 @@ def _headline(pair: Pair, view: View) -> str:
         return f"{against} {only.label}: {only.difference.verdict}."
     outcomes = [one.difference.outcome for one in pair.single]
     better, worse, undecided = (outcomes.count(one) or "none" for one in ("better", "worse", "undecided"))
-    little = sum(one.tells_little for one in pair.single)
-    floored = f" On {little} of them neither is shown to beat {NO_MODEL}." if little else ""
+    nothing = outcomes.count(NO_VERDICT)
+    floored = f", no verdict on {nothing}, where neither is shown to have learned anything" if nothing else ""
     return (
         f"{against} {numbers.counted(len(pair.single), view.noun)}: better on {better}, worse on {worse}, "
-        f"no clear difference on {undecided}.{floored}"
+        f"undecided on {undecided}{floored}."
     )
 
 
@@ -91,7 +102,7 @@ def cards(view: View) -> list[Verdict]:
             one.sample,
             capitalised(one.difference.verdict),
             _card_figures(pair, one),
-            " ".join([*below_base(one.cell, one.arms), *_little(one)]) if one.cell else "",
+            " ".join(below_base(one.cell, one.arms)) if one.cell else "",
         )
         for pair in view.pairs[:1]
         for one in [*pair.pooled, *pair.single]
@@ -132,13 +143,6 @@ def below_base_elsewhere(view: View) -> list[str]:
             named.cell, [arm for arm in named.cell.arms if (id(named.cell), arm.name) not in told]
         )
     ]
-
-
-def _little(one: NamedDifference) -> list[str]:
-    if one.cell is None or not one.tells_little:
-        return []
-    needs = "always giving the most frequent answer" if one.cell.majority >= one.cell.chance else "a guess"
-    return [f"Neither is shown to beat {needs} ({numbers.percent(floor(one.cell))})."]
 
 
 def _card_figures(pair: Pair, one: NamedDifference) -> str:
@@ -201,7 +205,12 @@ def seed_table(view: View) -> Table:
 
 def needed_table(view: View) -> Table | None:
     """One row per cell, one column per size of difference, of the first pair; None without an estimate."""
-    found = [(pair, one) for pair in view.pairs[:1] for one in pair.single if one.difference.needed]
+    found = [
+        (pair, one)
+        for pair in view.pairs[:1]
+        for one in pair.single
+        if one.difference.needed and not one.tells_nothing
+    ]
     sizes = sorted({entry.points for _, one in found for entry in one.difference.needed})
     rows = []
     for pair, one in found:
@@ -224,10 +233,20 @@ def _needed(entry: Needed | None, seeds: int) -> Entry:
         return Entry(NONE)
     if entry.rows is None and entry.seeds is None and seeds > 1:
         return Entry("out of reach", "more of both needed")
-    rows = "no number of rows" if entry.rows is None else f"{entry.rows:,} rows"
+    rows = _range("rows", entry.rows, entry.rows_range)
     if seeds == 1:
         return Entry(rows, "for this seed only")
-    return Entry(rows, "or no number of seeds" if entry.seeds is None else f"or {entry.seeds:,} seeds")
+    return Entry(rows, f"or {_range('seeds', entry.seeds, entry.seeds_range)}")
+
+
+def _range(noun: str, number: int | None, bounds: tuple[int | None, int | None] | None) -> str:
+    """As "1,200 to 3,000 rows"; records of older versions have a single number."""
+    low, high = bounds or (number, number)
+    if low is None:
+        return f"no number of {noun}"
+    if high is None:
+        return f"{low:,} {noun} or more, perhaps no number"
+    return f"{low:,} {noun}" if low == high else f"{low:,} to {high:,} {noun}"
 
 
 def _difference(one: NamedDifference | None) -> Entry:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from doratune.records.study import (
     METHOD_NAMES,
+    NO_VERDICT,
     PooledDifference,
     StudyArm,
     StudyCell,
@@ -44,12 +45,14 @@ class NamedDifference:
         label: The name of the cell or of the pool.
         cell: Its cell; None for a pooled difference.
         difference: The figures.
+        with_nothing: For a pooled difference, how many of its cells have no verdict.
     """
 
     key: Hashable
     label: str
     cell: StudyCell | None
     difference: StudyDifference
+    with_nothing: int = 0
 
     @property
     def sample(self) -> bool:
@@ -64,9 +67,9 @@ class NamedDifference:
         return [by_name[name] for name in names if name in by_name]
 
     @property
-    def tells_little(self) -> bool:
-        """Whether neither arm is shown to beat a guess or always giving the most frequent answer."""
-        return self.cell is not None and all(arm.interval[0] <= floor(self.cell) for arm in self.arms)
+    def tells_nothing(self) -> bool:
+        """Whether it has no verdict, because neither arm is shown to have learned anything."""
+        return self.difference.outcome == NO_VERDICT
 
 
 @dataclass(frozen=True)
@@ -240,11 +243,15 @@ def _pairs(record: StudyRecord, cells: Sequence[NamedCell], noun: str) -> list[P
     models = {one.model for one in record.pooled}
     axes = [{_axes(one)[place] for one in record.pooled} for place in range(4)]
     for pool in record.pooled:
+        nothing = len(pool.tells_nothing)
+        some = nothing < len(pool.cells)
         parts = [f"Mean of {numbers.counted(len(pool.cells), noun)}"]
+        parts += [f"including {nothing} without a verdict"] if nothing and some else []
         parts += [pool.model] if len(models) > 1 else []
         parts += [words for words, values in zip(_axes(pool), axes, strict=True) if len(values) > 1]
         key = (pool.model, _axes(pool), tuple(pool.cells))
-        pair(pool.difference).pooled.append(NamedDifference(key, ", ".join(parts), None, pool.difference))
+        named = NamedDifference(key, ", ".join(parts), None, pool.difference, nothing)
+        pair(pool.difference).pooled.append(named)
     return list(pairs.values())
 
 

@@ -15,7 +15,7 @@ from doratune.errors import InputError
 from doratune.records.answers import Scored, counted
 from doratune.records.run import RowMeasures
 from doratune.records.study import MeasureDifference, MeasureMean, RowMeasure
-from doratune.stats.resampling import Block, interval, resampled_means, two_sided_p
+from doratune.stats.spread import Block, spread_of
 
 BINS = 10
 """Bins of equal width between 0 and 1 for the calibration error."""
@@ -95,7 +95,7 @@ def measure_mean(values: np.ndarray) -> MeasureMean:
     Args:
         values: (seeds, rows), at least two rows.
     """
-    return MeasureMean(mean=float(values.mean()), interval=interval(resampled_means([Block(values)])))
+    return MeasureMean(mean=float(values.mean()), interval=spread_of([Block(values)]).interval)
 
 
 def measure_difference(first: np.ndarray, second: np.ndarray) -> MeasureDifference:
@@ -106,8 +106,8 @@ def measure_difference(first: np.ndarray, second: np.ndarray) -> MeasureDifferen
         second: The same, with the same seeds and rows in the same order.
     """
     values = second - first
-    draws = resampled_means([Block(values)])
-    return MeasureDifference(mean=float(values.mean()), interval=interval(draws), p_value=two_sided_p(draws))
+    spread = spread_of([Block(values)])
+    return MeasureDifference(mean=float(values.mean()), interval=spread.interval, p_value=spread.p_value)
 
 
 def _log_probabilities(rows: Sequence[Scored], *, per_byte: bool = False) -> np.ndarray:

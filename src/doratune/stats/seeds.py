@@ -1,6 +1,7 @@
 """Several seeds of two methods on the same rows: means, paired differences and verdicts.
 
-A row counts 1 or 0, or a fraction where candidates tied (``records.answers``).
+For accuracy a row counts 1 or 0, or a fraction where candidates tied (``records.answers``). A measure with
+another ``Scale`` has any finite number for each row.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ import numpy as np
 from scipy.stats import binomtest, permutation_test
 
 from doratune.errors import InputError
-from doratune.records.study import Needed, Outcome, SeedDifference, StudyDifference, arm_name
+from doratune.records.study import (
+    NO_VERDICT,
+    Needed,
+    Outcome,
+    SeedDifference,
+    StudyDifference,
+    arm_name,
+)
 from doratune.stats.accuracy import accuracy_with_interval
 from doratune.stats.needed import needed
-from doratune.stats.resampling import (
-    Block,
-    components,
-    interval,
-    resampled_means,
-    two_sided_p,
-    with_made_up_rows,
-)
+from doratune.stats.scale import ACCURACY, Scale
+from doratune.stats.spread import Block, Spread, spread_of, with_made_up_rows
 
 ARM_ROWS = (1.0, 1.0, 0.0, 0.0)  # two correct, two wrong
 PAIRED_ROWS = (1.0, -1.0)  # one that only the second arm has right, one that only the first has
@@ -38,76 +40,91 @@ _DIGITS = 9  # decimals to which equal differences agree
 
 @dataclass(frozen=True)
 class PairedCell:
-    """The answers of two arms in one cell."""
+    """What two arms got on the rows of one cell.
 
-    rows: str  #: identifies the test rows, for example by their hash; cells may share their rows
-    from_correct: np.ndarray  #: (seeds, rows), bool, or float from 0 to 1 with ties
-    to_correct: np.ndarray  #: the same for the second arm
+    Attributes:
+        rows: Identifies the test rows, for example by their hash; cells may share their rows.
+        from_values: (seeds, rows), bool, or float from 0 to 1 with ties; with another scale any float.
+        to_values: The same for the second arm.
+        runs: The pair of runs behind each seed. Cells that one training answered have the same ones, so their
+            seeds vary together. None: trained for this cell alone.
+    """
+
+    rows: str
+    from_values: np.ndarray
+    to_values: np.ndarray
+    runs: tuple[tuple[str, str], ...] | None = None
 
 
-def arm_summary(correct: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Mean accuracy over seeds and rows with its 95 % interval.
+def arm_summary(values: np.ndarray, scale: Scale = ACCURACY) -> tuple[float, tuple[float, float]]:
+    """Mean over seeds and rows with its 95 % interval, as the rows' values are.
 
-    The interval is Wilson's for one seed, otherwise that of ``resampling``.
+    The interval of one seed's accuracy is Wilson's, otherwise that of ``spread``.
 
     Args:
-        correct: (seeds, rows), bool, or float from 0 to 1 where candidates may tie.
+        values: (seeds, rows); for accuracy bool, or float from 0 to 1 where candidates may tie.
+        scale: What they mean.
 
     Raises:
         InputError: There are no seeds or no rows, or the shape, dtype or values do not fit.
     """
-    _check(correct)
-    if len(correct) == 1:
-        only = accuracy_with_interval(_sum(correct), correct.size)
+    _check(scale, values)
+    if scale.shares and len(values) == 1:
+        only = accuracy_with_interval(_sum(values), values.size)
         return only.value, (only.low, only.high)
-    low, high = interval(resampled_means([Block(with_made_up_rows(correct, ARM_ROWS))]))
-    mean = float(correct.mean())
-    return mean, (max(0.0, min(low, mean)), min(1.0, max(high, mean)))
+    rows = with_made_up_rows(values, ARM_ROWS) if scale.shares else values
+    low, high = spread_of([Block(rows)]).interval
+    mean = float(values.mean())
+    low, high = min(low, mean), max(high, mean)
+    return mean, (max(0.0, low), min(1.0, high)) if scale.shares else (low, high)
 
 
 def difference(
     from_arm: str,
-    from_correct: np.ndarray,
+    from_values: np.ndarray,
     to_arm: str,
-    to_correct: np.ndarray,
+    to_values: np.ndarray,
     seeds: Sequence[int | None],
+    scale: Scale = ACCURACY,
 ) -> StudyDifference:
     """``to_arm`` minus ``from_arm``, paired by seed and row.
 
-    With one seed, p is that of ``sign_flip_p``, which is McNemar's exact test unless candidates tied; with
-    several, it is the bootstrap's. It is not corrected yet: ``adjusted`` does that for a whole family.
+    With one seed, the p of accuracies is that of ``sign_flip_p``, which is McNemar's exact test unless
+    candidates tied; otherwise it comes from the same distribution as the interval. It is not corrected yet:
+    ``adjusted`` does that for a whole family.
 
     Args:
         from_arm: Name of the first arm.
-        from_correct: (seeds, rows), bool, or float from 0 to 1 where candidates may tie.
+        from_values: (seeds, rows); for accuracy bool, or float from 0 to 1 where candidates may tie.
         to_arm: Name of the second arm.
-        to_correct: The same for the second arm, with the same seeds and rows in the same order.
+        to_values: The same for the second arm, with the same seeds and rows in the same order.
         seeds: The seeds, in the order of the first axis; None where the two arms had different ones.
+        scale: What the values mean.
 
     Raises:
         InputError: The shapes do not fit together or are empty, or a dtype or value does not fit.
     """
-    _check(from_correct, to_correct)
-    if len(seeds) != len(from_correct):
+    _check(scale, from_values, to_values)
+    if len(seeds) != len(from_values):
         raise InputError(
-            "the numbers of seeds and runs differ", got=f"{len(seeds)} seeds, {len(from_correct)} runs"
+            "the numbers of seeds and runs differ", got=f"{len(seeds)} seeds, {len(from_values)} runs"
         )
-    values = with_made_up_rows(to_correct.astype(float) - from_correct.astype(float), PAIRED_ROWS)
-    draws = resampled_means([Block(values)])
+    spread = spread_of([Block(_differences(from_values, to_values, scale))])
     by_seed = [
-        _seed_difference(seed, before, after)
-        for seed, before, after in zip(seeds, from_correct, to_correct, strict=True)
+        _seed_difference(seed, before, after, scale)
+        for seed, before, after in zip(seeds, from_values, to_values, strict=True)
     ]
     one_seed = len(by_seed) == 1
     return _uncorrected(
         from_arm,
         to_arm,
-        _gain(from_correct, to_correct),
-        draws,
-        p_value=by_seed[0].p_value if one_seed else two_sided_p(draws),
+        _gain(from_values, to_values, scale),
+        spread,
+        scale,
+        p_value=by_seed[0].p_value if one_seed else spread.p_value,
         one_seed=one_seed,
         seeds=by_seed,
-        needed=needed(components(values), *from_correct.shape),
+        needed=needed(to_values.astype(float) - from_values) if scale.shares else [],
     )
 
 
@@ -167,66 +184,83 @@ def sign_flip_p(differences: np.ndarray) -> float:
     return float(np.clip(shares[np.abs(sums) >= found].sum(), 0, 1))
 
 
-def pooled(from_arm: str, to_arm: str, cells: Sequence[PairedCell]) -> StudyDifference:
+def pooled(
+    from_arm: str, to_arm: str, cells: Sequence[PairedCell], scale: Scale = ACCURACY
+) -> StudyDifference:
     """The mean of the cells' differences, with equal weights.
 
-    Cells that share their test rows are resampled together, and so are the seeds of all cells, since a run
-    may have answered several of them.
+    Cells that share their test rows are resampled together. Seeds vary together in cells that one training
+    answered; those of separate trainings are independent, and cells may then have different numbers of them.
 
     Args:
         from_arm: Name of the first arm.
         to_arm: Name of the second arm.
-        cells: The answers of both arms, with the same number of seeds in every cell.
+        cells: What both arms got in each cell, all with one seed or all with several.
+        scale: What the values mean.
 
     Raises:
-        InputError: There are no cells, their numbers of seeds differ, or their answers do not fit together.
+        InputError: There are no cells, only some have one seed, or their answers do not fit together.
     """
     if not cells:
         raise InputError("there are no cells to pool", expected="one or more")
+    widths: dict[str, int] = {}
     for cell in cells:
-        _check(cell.from_correct, cell.to_correct)
-    counts = {len(cell.from_correct) for cell in cells}
-    if len(counts) > 1:
-        raise InputError("the cells do not have the same number of seeds", got=str(sorted(counts)))
-    groups: dict[str, list[np.ndarray]] = {}
-    for cell in cells:
-        groups.setdefault(cell.rows, []).append(cell.to_correct.astype(float) - cell.from_correct)
-    for rows, group in groups.items():
-        if len({one.shape for one in group}) > 1:
-            raise InputError("cells with the same test rows have different numbers of rows", where=rows)
-    blocks = [
-        Block(with_made_up_rows(np.mean(group, axis=0), PAIRED_ROWS), len(group) / len(cells))
-        for group in groups.values()
-    ]
-    draws = resampled_means(blocks)
-    points = float(np.mean([_gain(cell.from_correct, cell.to_correct) for cell in cells]))
-    return _uncorrected(from_arm, to_arm, points, draws, p_value=two_sided_p(draws), one_seed=counts == {1})
+        _check(scale, cell.from_values, cell.to_values)
+        if widths.setdefault(cell.rows, cell.to_values.shape[1]) != cell.to_values.shape[1]:
+            raise InputError("cells with the same test rows have different numbers of rows", where=cell.rows)
+    one_seed = {len(cell.from_values) == 1 for cell in cells}
+    if len(one_seed) > 1:
+        counts = sorted({len(cell.from_values) for cell in cells})
+        raise InputError("some cells have one seed and others several, which cannot be pooled", got=counts)
+    spread = spread_of(
+        [
+            Block(_differences(cell.from_values, cell.to_values, scale), 1 / len(cells), cell.rows, cell.runs)
+            for cell in cells
+        ]
+    )
+    points = float(np.mean([_gain(cell.from_values, cell.to_values, scale) for cell in cells]))
+    return _uncorrected(
+        from_arm, to_arm, points, spread, scale, p_value=spread.p_value, one_seed=one_seed == {True}
+    )
 
 
-def adjusted(family: Sequence[StudyDifference]) -> list[StudyDifference]:
+def adjusted(family: Sequence[StudyDifference], scale: Scale = ACCURACY) -> list[StudyDifference]:
     """The same differences with p corrected over all of them (Holm), and the outcome and verdict that follow.
 
     Args:
         family: The differences of one question, such as DoRA minus LoRA on every task of one model and rank.
+            Those without a verdict stay as they are and do not count.
+        scale: What they were computed with.
     """
-    if not family:
-        return []
+    telling = [one for one in family if one.outcome != NO_VERDICT]
+    if not telling:
+        return list(family)
     from statsmodels.stats.multitest import multipletests
 
-    uncorrected = [one.p_value for one in family]
-    corrected = np.asarray(multipletests(uncorrected, alpha=SIGNIFICANCE, method="holm")[1])
+    uncorrected = [one.p_value for one in telling]
+    corrected = iter(np.asarray(multipletests(uncorrected, alpha=SIGNIFICANCE, method="holm")[1]).tolist())
     # a pooled difference lists no seeds, but its verdict already says if there was only one
     return [
-        _with_verdict(one, float(p), one_seed=one.verdict.endswith(ONE_SEED))
-        for one, p in zip(family, corrected, strict=True)
+        one
+        if one.outcome == NO_VERDICT
+        else _with_verdict(one, next(corrected), scale, one_seed=one.verdict.endswith(ONE_SEED))
+        for one in family
     ]
+
+
+def without_verdict(found: StudyDifference, reason: str) -> StudyDifference:
+    """``found`` with the reason why nothing follows from it, instead of an outcome."""
+    return found.model_copy(
+        update={"p_adjusted": found.p_value, "outcome": NO_VERDICT, "verdict": f"no verdict: {reason}"}
+    )
 
 
 def _uncorrected(
     from_arm: str,
     to_arm: str,
     points: float,
-    draws: np.ndarray,
+    spread: Spread,
+    scale: Scale,
     *,
     p_value: float,
     one_seed: bool,
@@ -234,12 +268,13 @@ def _uncorrected(
     needed: Sequence[Needed] = (),
 ) -> StudyDifference:
     """A difference whose p is not corrected yet."""
-    low, high = interval(draws)
+    low, high = spread.interval
     found = StudyDifference(
         from_arm=from_arm,
         to_arm=to_arm,
         points=points,
-        interval=(100 * low, 100 * high),
+        interval=(scale.factor * low, scale.factor * high),
+        unit=scale.unit,
         p_value=p_value,
         p_adjusted=1.0,
         outcome="undecided",
@@ -247,60 +282,71 @@ def _uncorrected(
         seeds=list(seeds),
         needed=list(needed),
     )
-    return _with_verdict(found, p_value, one_seed=one_seed)
+    return _with_verdict(found, p_value, scale, one_seed=one_seed)
 
 
-def _with_verdict(found: StudyDifference, p_adjusted: float, *, one_seed: bool) -> StudyDifference:
+def _with_verdict(
+    found: StudyDifference, p_adjusted: float, scale: Scale, *, one_seed: bool
+) -> StudyDifference:
     """``found`` with the outcome and the verdict that follow from its corrected p."""
     p = min(1.0, p_adjusted)
     outcome: Outcome = "undecided"
     if p < SIGNIFICANCE and found.points:
-        outcome = "better" if found.points > 0 else "worse"
-    first, second = arm_name(found.from_arm), arm_name(found.to_arm)
+        outcome = "better" if (found.points > 0) == scale.higher_is_better else "worse"
     if outcome == "undecided":
-        # rounded up, so that the possible difference is never understated
-        most = math.ceil(10 * max(abs(bound) for bound in found.interval) - 1e-9) / 10
-        words = f"no clear difference: at most {most:.1f} points either way"
+        low, high = (scale.signed(bound) for bound in found.interval)
+        words = f"the data are compatible with differences from {low} to {high} {scale.unit}"
         if found.p_value < SIGNIFICANCE:
-            words += ", after correction for the number of tasks"
+            words += ", and not significant after correction for the number of tasks"
     else:
-        words = f"{second} is {outcome} than {first}"
+        words = f"{arm_name(found.to_arm)} is {outcome} than {arm_name(found.from_arm)}"
     verdict = f"{words}; {ONE_SEED}" if one_seed else words
     return found.model_copy(update={"p_adjusted": p, "outcome": outcome, "verdict": verdict})
 
 
-def _seed_difference(seed: int | None, before: np.ndarray, after: np.ndarray) -> SeedDifference:
-    differences = after.astype(float) - before.astype(float)
+def _differences(before: np.ndarray, after: np.ndarray, scale: Scale) -> np.ndarray:
+    """The paired differences, (seeds, rows), with the made-up rows of shares."""
+    values = after.astype(float) - before
+    return with_made_up_rows(values, PAIRED_ROWS) if scale.shares else values
+
+
+def _seed_difference(seed: int | None, before: np.ndarray, after: np.ndarray, scale: Scale) -> SeedDifference:
+    differences = after.astype(float) - before
+    p = sign_flip_p(differences) if scale.shares else spread_of([Block(differences[None])]).p_value
+    lower, higher = int((differences < 0).sum()), int((differences > 0).sum())
+    only_from, only_to = (lower, higher) if scale.higher_is_better else (higher, lower)
     return SeedDifference(
         seed=seed,
-        points=_gain(before, after),
-        only_from=int((differences < 0).sum()),
-        only_to=int((differences > 0).sum()),
-        p_value=min(1.0, sign_flip_p(differences)),
+        points=_gain(before, after, scale),
+        only_from=only_from,
+        only_to=only_to,
+        p_value=min(1.0, p),
     )
 
 
-def _gain(before: np.ndarray, after: np.ndarray) -> float:
-    """The second arm's lead in points, from exact sums, so that every mean rounds the same way."""
-    return 100 * (_sum(after) - _sum(before)) / before.size
+def _gain(before: np.ndarray, after: np.ndarray, scale: Scale) -> float:
+    """The second arm's lead in the scale's unit, from exact sums, so that every mean rounds the same way."""
+    return scale.factor * (_sum(after) - _sum(before)) / before.size
 
 
-def _sum(correct: np.ndarray) -> float:
-    return math.fsum(correct.ravel().tolist())
+def _sum(values: np.ndarray) -> float:
+    return math.fsum(values.ravel().tolist())
 
 
-def _check(*answers: np.ndarray) -> None:
-    """Raise InputError unless all are tables of answers of one shape."""
-    for one in answers:
-        parts = one.dtype == np.float64 and bool(((one >= 0) & (one <= 1)).all())
-        if one.ndim != 2 or not one.size or not (parts or one.dtype == np.bool_):
+def _check(scale: Scale, *values: np.ndarray) -> None:
+    """Raise InputError unless all are tables of values of one shape."""
+    for one in values:
+        number = one.dtype == np.float64 and bool(np.isfinite(one).all())
+        fits = number and (not scale.shares or bool(((one >= 0) & (one <= 1)).all()))
+        if one.ndim != 2 or not one.size or not (fits or (scale.shares and one.dtype == np.bool_)):
+            kind = "a bool, or a number from 0 to 1," if scale.shares else "a finite number"
             raise InputError(
-                "no accuracy can be computed",
-                got=f"answers of shape {one.shape}, {one.dtype}",
-                expected="a bool, or a number from 0 to 1, for each of one or more seeds and rows",
+                "no accuracy can be computed" if scale.shares else "no mean can be computed",
+                got=f"values of shape {one.shape}, {one.dtype}",
+                expected=f"{kind} for each of one or more seeds and rows",
             )
-    if len({one.shape for one in answers}) > 1:
+    if len({one.shape for one in values}) > 1:
         raise InputError(
             "the arms did not answer the same rows with the same seeds",
-            got=" and ".join(str(one.shape) for one in answers),
+            got=" and ".join(str(one.shape) for one in values),
         )

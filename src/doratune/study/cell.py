@@ -28,6 +28,7 @@ from doratune.records.study import (
 from doratune.stats.accuracy import accuracy_with_interval
 from doratune.stats.measures import measure_difference, measure_mean, row_values, run_measures
 from doratune.stats.seeds import PairedCell, arm_summary, difference
+from doratune.stats.telling import with_telling
 from doratune.study.given import with_given_answers
 from doratune.study.pairs import compared_methods
 
@@ -126,9 +127,9 @@ def cell_of(
     compared: dict[Pair, tuple[PairedCell, list[int | None]]] = {}
     by_name = {arm.name: arm for arm in arms}
     for first, second in compared_pairs(arms):
-        seeds, both = paired(by_name[first], by_name[second], correct)
+        seeds, both, runs = paired(by_name[first], by_name[second], correct)
         if seeds:
-            compared[first, second] = (PairedCell(entry.data.sha256, *both), seeds)
+            compared[first, second] = (PairedCell(entry.data.sha256, *both, runs=runs), seeds)
     cell = StudyCell(
         task=entry.task,
         sample=entry.sample,
@@ -141,7 +142,7 @@ def cell_of(
         base=_result(base[1], before[base[0].place]) if base is not None else None,
         arms=[_arm(arm, correct[arm.name], answers, measured) for arm in arms],
         differences=[
-            difference(first, both.from_correct, second, both.to_correct, seeds)
+            difference(first, both.from_values, second, both.to_values, seeds)
             for (first, second), (both, seeds) in compared.items()
         ],
         measures=[
@@ -159,6 +160,7 @@ def cell_of(
         **facts,
     )
     cell = with_given_answers(cell, {place: found.given for place, found in (answers | before).items()})
+    cell = with_telling(cell, correct)
     records = {run.place: run.record for arm in arms for run, _ in arm.runs}
     evaluations = {run.place: one for run, one in [*([base] if base else []), *_runs(arms)]}
     return Answered(
@@ -200,11 +202,15 @@ def _shared_seeds(first: Arm, second: Arm) -> list[int | None]:
 
 def paired(
     first: Arm, second: Arm, values: Mapping[str, np.ndarray]
-) -> tuple[list[int | None], list[np.ndarray]]:
-    """The seeds that both arms have, and the values of each arm with them."""
+) -> tuple[list[int | None], list[np.ndarray], tuple[tuple[str, str], ...]]:
+    """The seeds that both arms have, and each arm's values and runs with them."""
     seeds = _shared_seeds(first, second)
     places = [[arm.seeds.index(seed) for seed in seeds if seed is not None] or [0] for arm in (first, second)]
-    return seeds, [values[arm.name][place] for arm, place in zip((first, second), places, strict=True)]
+    both = [values[arm.name][place] for arm, place in zip((first, second), places, strict=True)]
+    runs = tuple(
+        (first.runs[one][0].place, second.runs[other][0].place) for one, other in zip(*places, strict=True)
+    )
+    return seeds, both, runs
 
 
 def _same_rate(one: AtOneRate, known: Mapping[str, Answers]) -> SameRate | None:
@@ -216,7 +222,7 @@ def _same_rate(one: AtOneRate, known: Mapping[str, Answers]) -> SameRate | None:
         for run, entry in arm.runs
     }
     credits = {place: found.credits for place, found in {**known, **answers}.items()}
-    seeds, both = paired(*arms, tables(arms, credits))
+    seeds, both, _ = paired(*arms, tables(arms, credits))
     if not seeds:
         return None
     first, second = both

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from doratune.records.study import PooledDifference, StudyCell, StudyDifference
-from doratune.stats.seeds import adjusted, pooled
+from doratune.records.study import NO_VERDICT, PooledDifference, StudyCell, StudyDifference
+from doratune.stats.seeds import adjusted, pooled, without_verdict
 from doratune.study.cell import Answered, Pair
 from doratune.study.qualify import qualified
 
@@ -46,28 +46,51 @@ def corrected(cells: Sequence[StudyCell]) -> list[StudyCell]:
 
 
 def pooled_differences(answered: Sequence[Answered]) -> list[PooledDifference]:
-    """Differences pooled over cells of one model, value of each axis, pair of arms and number of seeds."""
+    """Differences pooled over cells of one model, value of each axis and pair; those of one seed apart."""
     cells = [one.cell for one in answered]
-    families: dict[tuple[str, Axes, Pair, int], list[Answered]] = {}
+    families: dict[tuple[str, Axes, Pair, bool], list[Answered]] = {}
     for one in answered:
         for pair, answers in one.pairs.items():
-            key = (one.cell.model, _shared_axes(one.cell, cells), pair, len(answers.from_correct))
+            key = (one.cell.model, _shared_axes(one.cell, cells), pair, len(answers.from_values) == 1)
             families.setdefault(key, []).append(one)
     return [
-        PooledDifference(
-            model=model,
-            rank=rank,
-            batch_size=batch_size,
-            epochs=epochs,
-            training_rows=training_rows,
-            cells=[f"{one.cell.task} ({one.cell.format})" for one in family],
-            difference=qualified(
-                pooled(*pair, [one.pairs[pair] for one in family]), [one.cell for one in family]
-            ),
-        )
-        for (model, (rank, batch_size, epochs, training_rows), pair, _), family in families.items()
-        if len(family) > 1
+        _pooled_over(model, axes, pair, together)
+        for (model, axes, pair, _), family in families.items()
+        for together in _with_and_without(pair, family)
+        if len(together) > 1
     ]
+
+
+def _with_and_without(pair: Pair, family: list[Answered]) -> list[list[Answered]]:
+    """The cells with a verdict on the pair, which make the headline, and all of them if that is different."""
+    telling = [one for one in family if not _tells_nothing(pair, one)]
+    return [telling, family] if 0 < len(telling) < len(family) else [family]
+
+
+def _tells_nothing(pair: Pair, one: Answered) -> bool:
+    return any(
+        (found.from_arm, found.to_arm) == pair and found.outcome == NO_VERDICT
+        for found in one.cell.differences
+    )
+
+
+def _pooled_over(model: str, axes: Axes, pair: Pair, cells: Sequence[Answered]) -> PooledDifference:
+    rank, batch_size, epochs, training_rows = axes
+    names = [f"{one.cell.task} ({one.cell.format})" for one in cells]
+    nothing = [name for name, one in zip(names, cells, strict=True) if _tells_nothing(pair, one)]
+    found = pooled(*pair, [one.pairs[pair] for one in cells])
+    if len(nothing) == len(names):
+        found = without_verdict(found, "neither is shown to have learned anything in any of these cells")
+    return PooledDifference(
+        model=model,
+        rank=rank,
+        batch_size=batch_size,
+        epochs=epochs,
+        training_rows=training_rows,
+        cells=names,
+        tells_nothing=nothing,
+        difference=qualified(found, [one.cell for one in cells]),
+    )
 
 
 def _shared_axes(cell: StudyCell, cells: Sequence[StudyCell]) -> Axes:

@@ -110,7 +110,7 @@ def _kept(
     having = {arm.name: arm for arm in arms if arm.name in values}
     differences = []
     for first, second in compared_pairs(list(having.values())):
-        seeds, both = paired(having[first], having[second], values)
+        seeds, both, _ = paired(having[first], having[second], values)
         if seeds:
             differences.append(KeptPair(from_arm=first, to_arm=second, difference=measure_difference(*both)))
     return Forgetting(

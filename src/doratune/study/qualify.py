@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from doratune.records.study import StudyCell, StudyDifference, arm_name, ends_chosen
+from doratune.records.study import NO_VERDICT, StudyCell, StudyDifference, arm_name, ends_chosen
 
 
 def qualified(one: StudyDifference, cells: Sequence[StudyCell]) -> StudyDifference:
@@ -14,6 +14,8 @@ def qualified(one: StudyDifference, cells: Sequence[StudyCell]) -> StudyDifferen
         one: The difference, on a cell or pooled.
         cells: The cell or cells.
     """
+    if one.outcome == NO_VERDICT:
+        return one
     words = []
     if any(cell.chosen_per == "arm" for cell in cells):
         words.append("at the chosen rates")

@@ -10,7 +10,13 @@ from scipy.special import log_softmax, softmax
 
 from doratune.errors import InputError
 from doratune.records.answers import Scored, count_rows
-from doratune.stats.measures import brier_score, calibration, right_answer_nll, run_measures
+from doratune.stats.measures import (
+    brier_score,
+    calibration,
+    measure_difference,
+    right_answer_nll,
+    run_measures,
+)
 
 
 def drawn(rows: int, seed: int = 0) -> list[Scored]:
@@ -97,3 +103,55 @@ def test_rows_without_scores_or_without_a_place_have_no_measure() -> None:
     assert count_rows(PREDICTIONS, "accuracy").scored is None
     unknown = [PREDICTIONS[0] | SCORES[0] | {"answer": "Paris"}, PREDICTIONS[1] | SCORES[1]]
     assert count_rows(unknown, "accuracy").scored is None
+
+
+def simulated(random: np.random.Generator, seeds: int, rows: int, gain: float) -> tuple[np.ndarray, ...]:
+    """Scores of two arms, (seeds, rows, 4); the first candidate is right, and easier for the second arm."""
+    shared = random.normal(0, 1, (rows, 4))
+    shared[:, 0] += 0.8 + random.normal(0, 1.2, rows)
+    found = []
+    for more in (0.0, gain):
+        scores = shared + random.normal(0, 0.5, (seeds, rows, 4))
+        scores[:, :, 0] += more + random.normal(0, 0.02, (seeds, 1))
+        found.append(scores)
+    return tuple(found)
+
+
+def by_measure(scores: np.ndarray) -> dict[str, np.ndarray]:
+    scored = [Scored(tuple(row), tuple(row), 0) for one in scores for row in one]
+    accuracy = (scores.argmax(axis=2) == 0).astype(float)
+    shape = scores.shape[:2]
+    return {
+        "accuracy": accuracy,
+        "nll": right_answer_nll(scored).reshape(shape),
+        "brier": brier_score(scored).reshape(shape),
+    }
+
+
+def test_simulated_studies_hold_coverage_and_need_fewer_rows_than_accuracy() -> None:
+    """Five seeds and 200 rows; the truth is the mean over many more rows."""
+    random = np.random.default_rng(0)
+    first, second = (by_measure(one) for one in simulated(random, 20, 4000, 0.1))
+    truth = {measure: float((second[measure] - first[measure]).mean()) for measure in first}
+    found: dict[str, list[float]] = {measure: [] for measure in truth}
+    held = dict.fromkeys(truth, 0)
+    for _ in range(120):
+        first, second = (by_measure(one) for one in simulated(random, 5, 200, 0.1))
+        for measure, right in truth.items():
+            one = measure_difference(first[measure], second[measure])
+            held[measure] += one.interval[0] <= right <= one.interval[1]
+            found[measure].append(one.mean)
+    assert held["nll"] >= 0.9 * 120 and held["brier"] >= 0.9 * 120
+    # How far a study's difference is from zero in its own spread; its square is in proportion to the rows.
+    signal = {measure: (truth[measure] / np.std(found[measure])) ** 2 for measure in truth}
+    assert 1.8 < signal["nll"] / signal["accuracy"] < 6
+    assert 1.4 < signal["brier"] / signal["accuracy"] < 5
+
+
+def test_a_difference_does_not_depend_on_what_both_arms_share() -> None:
+    random = np.random.default_rng(3)
+    first, rows = random.normal(size=(3, 50)), 10 * random.normal(size=50)
+    second = first + random.normal(0.2, 0.1, (3, 50))
+    plain, moved = measure_difference(first, second), measure_difference(first + rows, second + rows)
+    assert moved.mean == pytest.approx(plain.mean) and moved.interval == pytest.approx(plain.interval)
+    assert plain.interval[0] < plain.mean < plain.interval[1] and plain.p_value < 0.01

@@ -76,7 +76,7 @@ def test_a_diverged_rate_is_not_chosen(tmp_path: Path) -> None:
     lost = (
         "training of {} diverged at the learning rate 1e-1, which counts as a lost try, worse than any other"
     )
-    said(record, lost.format("LoRA"), lost.format("DoRA"), "4 runs that diverged took 12.0 s in all")
+    said(record, lost.format("LoRA"), lost.format("DoRA"), "4 runs that diverged took 12 s in all")
     said(record, "of 3 per seed, 2 runs diverged; 80.0 %")
 
 
