@@ -101,7 +101,8 @@ def test_rows_of_older_versions_have_the_place_of_their_answer_in_its_name() -> 
 
 def test_rows_without_scores_or_without_a_place_have_no_measure() -> None:
     assert count_rows(PREDICTIONS, "accuracy").scored is None
-    unknown = [PREDICTIONS[0] | SCORES[0] | {"answer": "Paris"}, PREDICTIONS[1] | SCORES[1]]
+    three = {"scores": [-1.0, -2.0, -3.0], "scores_norm": [-1.0, -2.0, -3.0]}
+    unknown = [PREDICTIONS[0] | three | {"answer": "Paris"}, PREDICTIONS[1] | three]
     assert count_rows(unknown, "accuracy").scored is None
 
 
