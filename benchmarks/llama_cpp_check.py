@@ -156,6 +156,13 @@ def _in_llama_cpp(task: dict[str, Any]) -> dict[str, Any]:
 
     import llama_cpp
     import numpy as np
+    from llama_cpp import llama_cpp as bindings
+
+    # On processors with AMX llama.cpp repacks weights into buffers of their own type and then multiplies them
+    # with an instruction that some virtual machines refuse; llama_cpp.Llama has no setting for it.
+    defaults = bindings.llama_model_default_params()
+    defaults.use_extra_bufts = False
+    bindings.llama_model_default_params = lambda: defaults
 
     if "widen" in task:
         parameters = llama_cpp.llama_model_quantize_default_params()
@@ -171,6 +178,7 @@ def _in_llama_cpp(task: dict[str, Any]) -> dict[str, Any]:
         n_ctx=LONGEST + NEW_TOKENS,
         n_batch=LONGEST,
         n_threads=1,
+        n_threads_batch=1,
         logits_all=True,
         type_k=llama_cpp.GGML_TYPE_F32,
         type_v=llama_cpp.GGML_TYPE_F32,

@@ -11,6 +11,8 @@ from typing import Any
 from doratune.records.bench import (
     BenchRecord,
     CaseResult,
+    InferBenchRecord,
+    InferCaseResult,
     ProviderResult,
     Quantity,
     StepBenchRecord,
@@ -45,6 +47,11 @@ def op(name: str) -> BenchRecord:
 def step(name: str) -> StepBenchRecord:
     """A record of whole training steps."""
     return StepBenchRecord.model_validate_json((RECORDS / f"step-{name}.json").read_bytes())
+
+
+def infer(name: str) -> InferBenchRecord:
+    """A record of generation."""
+    return InferBenchRecord.model_validate_json((RECORDS / f"infer-{name}.json").read_bytes())
 
 
 def pipeline(name: str) -> PipelineBenchRecord:
@@ -106,7 +113,10 @@ def ratios(
 
 
 def target(
-    results: Iterable[CaseResult | StepCaseResult], name: str, against: str, quantity: Quantity = "time"
+    results: Iterable[CaseResult | StepCaseResult | InferCaseResult],
+    name: str,
+    against: str,
+    quantity: Quantity = "time",
 ) -> tuple[float, int, int]:
     """A target that all cases share, how many meet it, and how many there are."""
     found = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from doratune.records.bench import BenchRecord, Quantity, StepBenchRecord
+from doratune.records.bench import BenchRecord, InferBenchRecord, InferCaseResult, Quantity, StepBenchRecord
 from doratune.records.run import Environment
 from doratune.report.paper import CORRELATION
 from pipeline.record import Phase, PipelineBenchRecord
@@ -26,6 +26,15 @@ STEPS = {
     "peft-dora": "stock TRL, PEFT's DoRA",
     "doratune-lora": "doratune's LoRA",
     "doratune-dora": "doratune's DoRA",
+}
+WRITERS = {
+    "base": "base model",
+    "merged": "merged",
+    "peft-lora": "PEFT's LoRA",
+    "peft-dora": "PEFT's DoRA",
+    "peft-dora-cache": "PEFT's DoRA, cached",
+    "doratune-lora": "our LoRA",
+    "doratune-dora": "our DoRA",
 }
 WAYS = {
     "float32": "float32",
@@ -65,7 +74,7 @@ def source(name: str, environment: Environment, started: object = None, rounds: 
     return f"*Record: {', '.join(parts)}.*"
 
 
-def bench_source(name: str, record: BenchRecord | StepBenchRecord) -> str:
+def bench_source(name: str, record: BenchRecord | StepBenchRecord | InferBenchRecord) -> str:
     """The same for a record of ``doratune bench``."""
     rounds = record.results[0].providers[0].milliseconds.count
     return source(name, record.machine.environment, record.started, rounds)
@@ -149,6 +158,23 @@ def growing(record: StepBenchRecord, headline: StepBenchRecord) -> list[Any]:
     """The cases of a record of growth with that of the headline, by rank and then by tokens."""
     cases = [*record.results, headline.results[0]]
     return sorted(cases, key=lambda one: (one.case.rank, one.case.rows * one.case.tokens, one.case.rows))
+
+
+def generation(result: InferCaseResult) -> str:
+    """Time of a call of ``generate`` with every provider, and the memory kept from call to call."""
+    fastest = records.provider(result, "doratune-lora").milliseconds.minimum
+    rows = []
+    for one in result.providers:
+        cells = [
+            f"{one.tokens_per_second:,.0f}",
+            *(words.ratio(one.ratios["time"].get(name)) for name in ("base", "peft-lora", "doratune-lora")),
+            words.ratio(one.milliseconds.minimum / fastest),
+            f"{one.kept_bytes / 1e6:,.1f} MB",
+        ]
+        ours = one.provider == "doratune-dora"
+        rows.append([WRITERS[one.provider], *(f"**{cell}**" if ours else cell for cell in cells)])
+    heading = ["", "tokens/s", "÷ base", "÷ PEFT LoRA", "÷ our LoRA", "fastest ÷ fastest of our LoRA"]
+    return words.table([*heading, "kept between calls"], rows)
 
 
 def one_line(record: Any) -> str:

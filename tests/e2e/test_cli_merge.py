@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli_support import SMALL, Cli, forget_checksum
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -87,6 +88,19 @@ def test_a_run_in_4_bits_goes_onto_the_base_that_is_named(cli: Cli, tiny_model: 
     for name in unadapted:
         assert written[f"{name}.weight"].equal(dequantised(layers[name]).bfloat16())
         assert load_file("full/model.safetensors")[f"{name}.weight"].equal(before[f"{name}.weight"])
+
+    refused = cli("convert", "run", "--rank", 8, "--output", "lora")
+    assert refused.code == 2 and not Path("lora").exists()
+    assert f"add --base {tiny_model}" in refused.err and "--dequantised" not in refused.err
+    converted = cli("convert", "run", "--rank", 64, "--base", tiny_model, "--output", "lora", "--json")
+    assert converted.code == 0, converted.err
+    assert any("trained in 4 bits" in note for note in json.loads(converted.out)["notes"])
+    merged, lora = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in ("full", tiny_model)
+    )
+    ids = torch.arange(5, 45)[None]
+    wanted, found = merged(ids).logits, PeftModel.from_pretrained(lora, "lora")(ids).logits
+    assert (wanted - found).abs().max() < 1e-3 * wanted.abs().max()
 
 
 def test_the_dequantised_base_is_one_of_runs_in_4_bits(cli: Cli, dora_run: Path) -> None:

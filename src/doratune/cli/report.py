@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import tyro
 from tyro.conf import Positional
 
-from doratune.cli.output import new_console, print_paths
+from doratune import __version__
+from doratune.cli.output import new_console, print_json, print_paths
 from doratune.cli.parse import AsJson, command_line, parse
 from doratune.cli.rendering import publish
 from doratune.errors import InputError
@@ -33,6 +35,7 @@ Examples:
   doratune report runs/lora-0 runs/lora-1 runs/dora-0 runs/dora-1 --title "Two seeds" --output runs/report
   doratune report runs/study --output runs/study
   doratune report runs/study --output results/study --archive
+  doratune report --from peft-method-comparison results --output runs/peft
 """
 
 
@@ -40,9 +43,12 @@ class ReportCommand(Settings):
     """The flags of ``doratune report``."""
 
     runs: Annotated[list[str], Positional]
-    """Run directories, or the folder of one study or comparison."""
+    """Run directories, or the folder of one study or comparison, or with --from that of the results."""
     output: LaxPath
     """Folder for the table and the report."""
+    source: Annotated[Literal["peft-method-comparison"] | None, tyro.conf.arg(name="from")] = None
+    """Results of another project, shown with the intervals that their counts allow: PEFT's own comparison of
+    methods, whose files are in method_comparison/MetaMathQA/results of its repository."""
     title: str | None = None
     """Heading of the report of runs; None: the methods. A study or comparison has its own."""
     archive: bool = False
@@ -57,6 +63,9 @@ def main(argv: list[str]) -> int:
     runs = [Path(run) for run in command.runs]
     refuse_output(command.output)
     _refuse_other_results(command.output, runs)
+    if command.source:
+        _report_peft(command, runs, command_line("report", argv))
+        return 0
     studies = [run for run in runs if (run / STUDY_NAME).is_file()]
     if studies:
         _report_study(command, runs, studies[0])
@@ -84,6 +93,28 @@ def main(argv: list[str]) -> int:
     )
     publish(record, command.output, as_json=command.as_json)
     return 0
+
+
+def _report_peft(command: ReportCommand, runs: list[Path], reproduce: str) -> None:
+    if len(runs) > 1 or command.title is not None or command.archive:
+        raise InputError(
+            "PEFT's results are reported from one folder, with their own title and no archive",
+            where=f"doratune report --from {command.source}",
+            got=reproduce,
+            expected="the folder of the result files and --output",
+        )
+    from doratune.records.peft_results import read_peft_results
+    from doratune.report.peft_comparison import as_json, view_of_peft, write_peft_comparison
+    from doratune.report.terminal import print_peft_comparison
+
+    view = view_of_peft(read_peft_results(runs[0]), reproduce, __version__)
+    paths = write_peft_comparison(view, command.output)
+    if command.as_json:
+        print_json(as_json(view))
+        return
+    console = new_console()
+    print_peft_comparison(view, console)
+    print_paths(paths, console)
 
 
 def _refuse_other_results(output: Path, shown: list[Path]) -> None:

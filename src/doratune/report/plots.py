@@ -55,7 +55,7 @@ def bar_plot(named: NamedCell, view: View, sheet: Sheet) -> str:
             axes.barh(place, value, height=0.36, color=colour(index))
             errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
             axes.errorbar(value, place, xerr=errors, color=TEXT, capsize=3, linewidth=1.2)
-            _line_label(axes, place - 0.1, shortened(title), _accuracy(accuracy, interval))
+            line_label(axes, place - 0.1, shortened(title), _accuracy(accuracy, interval))
         axes.axvline(100 * cell.chance, color=TEXT, linewidth=1, linestyle=(0, (2, 2)))
         axes.set(xlim=(0, 100), ylim=(len(bars) - 0.65, -0.85), yticks=[])
         axes.set_xlabel("accuracy in %; dotted: chance")
@@ -74,15 +74,15 @@ def dot_plot(named: NamedCell, view: View, sheet: Sheet) -> str:
         for place, arm in enumerate(arms):
             index = view.series[arm.name]
             low, high = (100 * bound for bound in arm.interval)
-            _whisker(axes, place, 100 * arm.mean, (low, high), index, MARKERS[index])
+            whisker(axes, place, 100 * arm.mean, (low, high), index, MARKERS[index])
             seeds = [100 * run.result.accuracy for run in arm.runs]
             if len(seeds) > 1:
                 heights = [place + 0.2] * len(seeds)
                 look = {"linestyle": "none", "marker": MARKERS[index], "markersize": 3.5, "alpha": 0.6}
                 axes.plot(seeds, heights, color=colour(index), **look)
-            _line_label(axes, place, shortened(arm_title(arm.name), 24), _accuracy(arm.mean, arm.interval))
+            line_label(axes, place, shortened(arm_title(arm.name), 24), _accuracy(arm.mean, arm.interval))
         axes.set(ylim=(len(arms) - 0.5, -0.6), yticks=[], xlabel=f"accuracy in %{small}")
-        _dotted(axes)
+        dotted(axes)
         words = "; ".join(f"{arm_title(arm.name)} {_accuracy_words(arm.mean, arm.interval)}" for arm in arms)
         return to_svg(figure, sheet, f"Accuracy on {named.label}: {words}.")
 
@@ -108,17 +108,17 @@ def forest_plot(pair: Pair, view: View, sheet: Sheet, title: str = "") -> str:
             index = 0 if one.tells_nothing else view.series[pair.to_arm]
             fill = PAPER if found.outcome in ("undecided", NO_VERDICT) else colour(index)
             shown = max(low, found.interval[0]), min(high, found.interval[1])
-            _whisker(axes, place, found.points, shown, index, "o" if one.cell else "D", fill)
+            whisker(axes, place, found.points, shown, index, "o" if one.cell else "D", fill)
             for end, marker in ((low, "<"), (high, ">")):
                 if not low <= found.interval[end == high] <= high:
                     axes.plot([end], [place], color=colour(index), marker=marker, markersize=7, clip_on=False)
             text = f"{numbers.signed(found.points)}  ({numbers.signed_interval(found.interval)})"
             remark = NOTHING if wide and one.tells_nothing else ""
-            _line_label(axes, place, shortened(one.label, 40 if wide else 26), text, remark)
+            line_label(axes, place, shortened(one.label, 40 if wide else 26), text, remark)
         axes.axvline(0, color=TEXT, linewidth=1, linestyle=(0, (2, 2)), zorder=0.5)
         axes.set(xlim=(low, high), ylim=(len(pair.all) - 0.5, -0.6), yticks=[])
         axes.set_xlabel(f"points; right of 0: {shortened(arm_name(pair.to_arm), 24)} better")
-        _dotted(axes)
+        dotted(axes)
         if title:
             axes.set_title(title, loc="left", fontsize=9.5)
         words = "; ".join(
@@ -295,7 +295,7 @@ def _accuracy_words(share: float, interval: tuple[float, float]) -> str:
     return f"{numbers.percent(share)}, interval {numbers.interval(interval)}"
 
 
-def _whisker(
+def whisker(
     axes: Axes,
     place: float,
     value: float,
@@ -304,6 +304,7 @@ def _whisker(
     marker: str,
     fill: str | None = None,
 ) -> None:
+    """Draw a row's interval and its value."""
     line = colour(index)
     axes.plot(bounds, [place, place], color=line, linewidth=2, solid_capstyle="butt")
     for bound in bounds:
@@ -312,7 +313,7 @@ def _whisker(
     axes.plot([value], [place], color=line, zorder=3, **look)
 
 
-def _line_label(axes: Axes, place: float, name: str, text: str, remark: str = "") -> None:
+def line_label(axes: Axes, place: float, name: str, text: str, remark: str = "") -> None:
     """Write a row's name, perhaps with a remark, above its left end and its figures above its right end."""
     across = axes.get_yaxis_transform()
     look = {"va": "bottom", "bbox": {"facecolor": PAPER, "edgecolor": "none", "pad": 0.6}}
@@ -322,7 +323,8 @@ def _line_label(axes: Axes, place: float, name: str, text: str, remark: str = ""
     axes.text(1, place - 0.2, text, ha="right", transform=across, **look)
 
 
-def _dotted(axes: Axes) -> None:
+def dotted(axes: Axes) -> None:
+    """Finish the axes of rows below each other: a quiet grid, and no axis on the left."""
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.06)
     axes.grid(visible=True, axis="x", color=GRID, linewidth=0.6, alpha=0.6)

@@ -21,6 +21,7 @@ from doratune.report import decomposition, measured, search, tables
 from doratune.report.blocks import SAMPLE, Block, Entry, Table, Text, Verdicts
 from doratune.report.conversion import conversion_blocks
 from doratune.report.page import environment_note, outcome_blocks
+from doratune.report.peft_comparison import TITLE, PeftView, terminal_blocks
 from doratune.report.view import view_of
 
 STYLES = {"plain": "", "headline": "bold", "note": "yellow", "aside": "dim"}
@@ -90,6 +91,14 @@ def print_conversion(record: ConvertRecord, output: Path, console: Console) -> N
     """Print what a conversion into LoRA leaves out and costs, and where it is."""
     _print(conversion_blocks(record), console)
     console.print(f"written: {output}", highlight=False, soft_wrap=True)
+
+
+def print_peft_comparison(view: PeftView, console: Console) -> None:
+    """Print the results of PEFT's own comparison, with fewer columns where not all fit."""
+    console.print(RichText(TITLE, style="bold"))
+    blocks = terminal_blocks(view, wide=True)
+    fits = all(_fits(block, console) for block in blocks if isinstance(block, Table))
+    _print(blocks if fits else terminal_blocks(view, wide=False), console)
 
 
 def _print(blocks: Iterable[Block], console: Console) -> None:

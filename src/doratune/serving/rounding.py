@@ -11,7 +11,7 @@ ALLOWED = 4.0
 """How many times as far, on average, a written model may be from base and adapter as it is from itself when
 its weights move by a rounding. On the tests' models the ratio is below 1. The largest difference does not
 decide: where experts are chosen, a rounding can change the choice."""
-PART = 1 << 20
+PART = 1 << 18
 """Elements that are moved at a time."""
 ARITHMETIC = 4
 """How many roundings to float32 stand for the other order of the sums in a merged layer."""

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tyro.conf import Positional
 
+from doratune.cli.help import flag_name, is_positional
 from doratune.cli.main import VERBS, module_of
 
 ROOT = Path(__file__).parents[3]
@@ -98,8 +98,7 @@ def test_the_page_of_the_command_line_has_every_flag(verb: str, hooks: Any) -> N
     spellings = " ".join(entry.spelling for group in groups for entry in group.entries)
     kind = getattr(module_of(verb), f"{verb.title().replace('-', '')}Command", None)
     for name, field in kind.model_fields.items() if kind else ():
-        flag = "--json" if name == "as_json" else f"--{name.replace('_', '-')}"
-        assert flag in spellings or Positional in field.metadata, name
+        assert f"--{flag_name(name, field)}" in spellings or is_positional(field), name
     assert all(entry.help for group in groups for entry in group.entries)
 
 

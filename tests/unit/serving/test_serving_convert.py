@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from serving_models import FAMILIES, converted, distance, dora, save_model
 from serving_support import save_adapter, unmerged
+from torch import nn
 
 from doratune.errors import DoratuneError, InputError
 from doratune.records.serving import ConvertRecord
 from doratune.serving import check
 from doratune.serving.converting.config import ConvertConfig
+from doratune.serving.converting.zeros import of_zeros, unadapted
+from doratune.serving.servers.contents import read_contents
+from doratune.serving.servers.served import check_serving
 
 FULL = 32
 """The size of the largest layers."""
+
+
+def zeros_in(folder: Path) -> set[str]:
+    """The layers of an adapter whose A and B are zeros."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    layers = {key.rpartition(".lora_")[0] for key in tensors if ".lora_" in key}
+    return {
+        one.removeprefix("base_model.model.")
+        for one in layers
+        if not any(tensor.any() for key, tensor in tensors.items() if key.startswith(f"{one}.lora_"))
+    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -34,7 +51,8 @@ def test_at_full_rank_it_is_the_adapter(family: str, families: Callable[[str], P
     settings = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
     assert settings["use_dora"] is False and settings["rank_pattern"] == {}
     assert settings["r"] == settings["lora_alpha"] == FULL
-    assert sorted(settings["target_modules"]) == sorted(FAMILIES[family][3])
+    filled = {one.rpartition(".")[2] for one in zeros_in(tmp_path / "lora")}
+    assert set(settings["target_modules"]) - filled == set(FAMILIES[family][3])
     assert ConvertRecord.model_validate_json((tmp_path / "lora" / "convert.json").read_bytes()) == record
 
 
@@ -74,7 +92,7 @@ def test_lora_into_another_rank(
     record = converted(adapter, tmp_path / "lora", rank=rank)
     assert (record.left_out < 1e-6) == exact
     assert (distance(base, adapter, base, tmp_path / "lora") < 1e-4) == exact
-    assert any("zeros" in note for note in record.notes) == (rank == 9)
+    assert any("ranks above it are zeros" in note for note in record.notes) == (rank == 9)
 
 
 @pytest.mark.parametrize("kind", ["pissa", "olora"])
@@ -110,7 +128,8 @@ def test_what_is_trained_besides_linear_layers(
     adapter = dora(base, tmp_path / "adapter", *targets, **settings)
     record = converted(adapter, tmp_path / "lora", rank=FULL)
     assert distance(base, adapter, base, tmp_path / "lora") < 1e-4
-    assert (said is None and not record.notes) or any(said and said in note for note in record.notes)
+    notes = [note for note in record.notes if "LoRA of zeros" not in note]
+    assert (said is None and not notes) or any(said and said in note for note in notes)
 
 
 def test_trained_biases_are_carried(families: Callable[[str], Path], tmp_path: Path) -> None:
@@ -131,6 +150,69 @@ def test_layers_smaller_than_the_rank_are_filled_up(families: Callable[[str], Pa
     assert any("smaller than rank 24" in note and "k_proj" in note for note in record.notes)
     assert {one.size for one in record.layers if "k_proj" in one.layer} == {16}
     assert all(one.left_out < 1e-6 for one in record.layers if "k_proj" in one.layer)
+
+
+DEFAULT = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
+"""doratune's own targets."""
+
+
+@pytest.mark.parametrize(
+    ("targets", "settings", "rank", "filled"),
+    [
+        (DEFAULT, {}, FULL, {"mlp.gate_proj"}),
+        (("k_proj",), {}, FULL // 2, {"self_attn.q_proj", "self_attn.v_proj"}),
+        (("up_proj",), {"layers_to_transform": [1]}, FULL, {"mlp.gate_proj"}),
+        (("q_proj", "v_proj", "gate_proj"), {}, FULL, set()),
+    ],
+)
+def test_layers_that_sglang_wants_with_the_adapted_ones_are_zeros(
+    targets: tuple[str, ...],
+    settings: dict[str, Any],
+    rank: int,
+    filled: set[str],
+    families: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    base = families("llama")
+    adapter = dora(base, tmp_path / "adapter", *targets, **settings)
+    assert ("apart" in read_contents(str(adapter)).parts) == bool(filled)
+    indices = settings.get("layers_to_transform", [0, 1])
+    names = {f"model.layers.{index}.{module}" for index in indices for module in filled}
+    for folder, other_base, how in (
+        (tmp_path / "lora", base, {"rank": rank}),
+        (tmp_path / "exact" / "adapter", tmp_path / "exact" / "base", {"exact": True}),
+    ):
+        record = converted(adapter, folder if "rank" in how else folder.parent, **how)
+        assert zeros_in(folder) == names
+        loaded = unmerged(other_base, folder)
+        adapted = {name for name, one in loaded.named_modules() if hasattr(one, "lora_A")}
+        assert {f"base_model.model.{name}" for name in names} <= adapted
+        assert distance(base, adapter, other_base, folder) < 1e-4
+        said = [note for note in record.notes if "LoRA of zeros" in note]
+        assert bool(said) == bool(names) and all(f"{len(names)} layers" in note for note in said)
+        check = check_serving(str(folder))
+        assert "apart" not in check.contents.parts
+        assert next(one.loads for one in check.servers if one.server == "sglang") == "yes"
+        # The zeros are all that was added: without them the model is the same, to the last bit.
+        stripped = shutil.copytree(folder, tmp_path / "stripped", dirs_exist_ok=True)
+        tensors = load_file(folder / "adapter_model.safetensors")
+        kept = {key: one for key, one in tensors.items() if not any(f".{name}." in key for name in names)}
+        config = json.loads((folder / "adapter_config.json").read_text())
+        config["target_modules"] = sorted({key.partition(".lora_")[0].split("model.", 2)[2] for key in kept})
+        (stripped / "adapter_config.json").write_text(json.dumps(config))
+        save_file(kept, stripped / "adapter_model.safetensors", {"format": "pt"})
+        ids = torch.arange(5, 25)[None]
+        assert torch.equal(loaded(ids).logits, unmerged(other_base, stripped)(ids).logits)
+
+
+def test_a_base_without_gate_gets_no_zeros() -> None:
+    model = nn.ModuleDict({"mlp": nn.ModuleDict({"up_proj": nn.Linear(2, 3), "down_proj": nn.Linear(3, 2)})})
+    assert unadapted(model, ["mlp.up_proj", "mlp.down_proj"]) == {}
+    model["mlp"]["gate_proj"] = nn.Linear(2, 3)  # type: ignore[index]
+    assert unadapted(model, ["mlp.up_proj"]) == {"mlp.gate_proj": (3, 2)}
+    assert set(of_zeros({"mlp.gate_proj": (3, 2)}, 4)) == {
+        f"base_model.model.mlp.gate_proj.lora_{which}.weight" for which in "AB"
+    }
 
 
 def test_auto_takes_the_smallest_rank_that_keeps_to_the_kl(

@@ -97,3 +97,30 @@ def test_a_change_of_zero_has_factors_of_zero(monkeypatch: pytest.MonkeyPatch) -
         found = decompose(torch.zeros(64, 80), 8)
         assert found.norm == found.left_out(8) == found.least_left_out(8) == 0
         assert not any(one.any() for one in found.factors(8))
+
+
+def with_spectrum(S: torch.Tensor, d_out: int, d_in: int) -> torch.Tensor:
+    """A dense matrix with these singular values: diag(S) between random reflections, which change none."""
+    matrix = torch.zeros(d_out, d_in)
+    matrix.diagonal().copy_(S)
+    for _ in range(2):
+        u, v = (torch.nn.functional.normalize(torch.randn(size), dim=0) for size in (d_out, d_in))
+        matrix -= 2 * torch.outer(u, u @ matrix)
+        matrix -= 2 * torch.outer(matrix @ v, v)
+    return matrix
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["flat", "falling"])
+def test_a_layer_of_a_7b_model_whose_singular_values_are_known(kind: str) -> None:
+    """4096 by 11008; the best LoRA of a rank leaves out the singular values after it."""
+    torch.manual_seed(0)
+    number = torch.arange(4096, dtype=torch.float64)
+    S = 2.0 * (1 - number / 8192) if kind == "flat" else 4.0 * 0.97**number + 0.01
+    found = decompose(with_spectrum(S.float(), 4096, 11008), 64)
+    for rank in (16, 64):
+        best = torch.linalg.vector_norm(S[rank:]).item()
+        assert found.least_left_out(rank) <= best * (1 + 1e-5), "the bound holds"
+        assert best * (1 - 1e-5) <= found.left_out(rank) <= 1.01 * best
+        assert found.least_left_out(rank) >= 0.85 * best, "and says something"
+    assert found.norm == pytest.approx(torch.linalg.vector_norm(S).item(), rel=1e-5)

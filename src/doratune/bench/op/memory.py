@@ -9,7 +9,6 @@ keeps it would vary by a tenth. The high-water mark is the kernel's, reset befor
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -22,13 +21,12 @@ from torch import Tensor, nn
 from doratune.bench.child import begin
 from doratune.bench.op.layer_data import LayerData, draw_layer
 from doratune.bench.op.providers import Provider, Subject, build
-from doratune.memory import resident_bytes
+from doratune.memory import give_freed_memory_back, resident_bytes
 from doratune.records.bench import Case, PeakMemory
 
 CALLS = 3
 """The number of calls over which the peak is taken; each allocates new gradients."""
 
-_M_MMAP_THRESHOLD = -3  # from malloc.h
 _KERNEL_BLOCK_BYTES = 1 << 16
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 
@@ -70,7 +68,7 @@ def cpu_peak(provider: Provider, case: Case, threads: int) -> PeakMemory | None:
 def measure_resident(provider: Provider, case: Case, threads: int) -> PeakMemory | None:
     """Peak of this process's resident memory over a few calls of a new layer; None if not permitted."""
     torch.set_num_threads(threads)
-    _use_blocks_of_the_kernel()
+    give_freed_memory_back(_KERNEL_BLOCK_BYTES)  # what glibc reuses would go unseen
     device = torch.device("cpu")
     # A small layer runs first, so that what libraries load on first use is not counted.
     small = case.model_copy(update={"d_in": 256, "d_out": 256, "tokens": 64})
@@ -103,14 +101,6 @@ def _call(subject: Subject, data: LayerData) -> None:
         subject.prepare(data)
         subject.call(data)
     subject.prepare(data)
-
-
-def _use_blocks_of_the_kernel() -> None:
-    """Keep glibc from reusing free memory for tensors, which would go unseen; no effect on other libcs."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, _KERNEL_BLOCK_BYTES)
-        libc.malloc_trim(0)
 
 
 def _reset_high_water_mark() -> bool:

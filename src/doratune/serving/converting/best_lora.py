@@ -22,6 +22,7 @@ from doratune.serving.converting.lora_folder import (
     write_lora,
 )
 from doratune.serving.converting.low_rank import Decomposition, decompose, decompose_factors, dora_change
+from doratune.serving.converting.zeros import notes_on_zeros, of_zeros, unadapted
 
 
 class Conversion:
@@ -40,6 +41,7 @@ class Conversion:
         layers = [one for one in source.layers() if one.kind != "tokens"]
         self._embeddings = {one.name for one in layers if one.kind == "embedding"}
         self._parts = {one.name: _decomposed(one, largest, source) for one in layers}
+        self._zeros = unadapted(source.base.model, self._parts)
 
     def left_out(self, rank: int) -> float:
         """The share of ‖ΔW‖ that a LoRA of this rank leaves out, over all layers."""
@@ -72,7 +74,7 @@ class Conversion:
             )
         if rank > (held := max(one.rank for one in self.source.layers())) and not self.source.config.use_dora:
             notes.append(f"the adapter is a LoRA of rank {held}; the ranks above it are zeros")
-        return notes
+        return notes + notes_on_zeros(self._zeros)
 
     def write(self, folder: Path, rank: int) -> None:
         """Write the LoRA of this rank as a PEFT adapter."""
@@ -82,8 +84,9 @@ class Conversion:
             keys = EMBEDDING_FACTORS if embedding else LORA_FACTORS
             for key, factor in zip(keys, one.factors(rank), strict=True):
                 tensors[f"{PREFIX}{name}.{key}"] = factor
+        tensors |= of_zeros(self._zeros, rank)
         base = self.source.base_record
-        targets = short_targets(self.source.base.model, self._parts)
+        targets = short_targets(self.source.base.model, [*self._parts, *self._zeros])
         config = lora_config(self.source.config, rank=rank, base=base.name, targets=targets)
         write_lora(folder, config, tensors, source=self.source, base=base)
 

@@ -23,6 +23,7 @@ from doratune.serving.converting.config import RANKS, ConvertConfig
 from doratune.serving.converting.cost import accuracies, check_written
 from doratune.serving.converting.exact import convert_exactly
 from doratune.serving.converting.lora_folder import refuse_unconverted
+from doratune.serving.converting.zeros import unadapted
 from doratune.serving.files import refuse_taken, stage
 
 logger = logging.getLogger(__name__)
@@ -151,5 +152,8 @@ def _size(layer: AdaptedLayer) -> int:
 
 def _bytes(source: AdaptedBase, rank: int) -> int:
     """The size of a LoRA's file, without whole modules."""
-    shapes = [one.layer.get_base_layer().weight.shape for one in source.layers() if one.kind != "tokens"]
+    layers = {
+        one.name: one.layer.get_base_layer().weight.shape for one in source.layers() if one.kind != "tokens"
+    }
+    shapes = [*layers.values(), *unadapted(source.base.model, layers).values()]
     return 4 * rank * sum(map(sum, shapes))

@@ -7,7 +7,7 @@ belongs to this adapter.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -38,7 +38,8 @@ from doratune.serving.check import (
 from doratune.serving.converting.card import write_card
 from doratune.serving.converting.config import ConvertConfig
 from doratune.serving.converting.cost import accuracies
-from doratune.serving.converting.lora_folder import carried, source_notes, write_lora
+from doratune.serving.converting.lora_folder import carried, short_targets, source_notes, write_lora
+from doratune.serving.converting.zeros import notes_on_zeros, of_zeros, unadapted
 from doratune.serving.files import stage
 from doratune.serving.model_folder import plan_model, rounded, write_settings, write_weights
 from doratune.serving.rounding import ALLOWED, moved
@@ -66,7 +67,8 @@ def convert_exactly(
     tied = [name for name in layers if name in source.tied]
     dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
     plan = plan_model(source.base, layers, tied, dtype)
-    with stage(config.output, size=plan.size + _adapter_size(source)) as staged:
+    zeros = _unadapted(source, layers.values())
+    with stage(config.output, size=plan.size + _adapter_size(source, zeros)) as staged:
         base, adapter = staged.folder / BASE_NAME, staged.folder / ADAPTER_NAME
         base.mkdir()
         adapter.mkdir()
@@ -86,7 +88,7 @@ def convert_exactly(
             untied=bool(tied),
             trust_remote_code=False,
         )
-        _write_adapter(source, adapter, base, gains, named=str(config.output / BASE_NAME))
+        _write_adapter(source, adapter, base, gains, zeros, named=str(config.output / BASE_NAME))
         types = plan.rounded_types(source.files, source.base.parameters)
         check, noise = _compared(predictions(source, rows), adapter, base, types, rows)
         if check.mean > ALLOWED * noise.mean:
@@ -100,6 +102,7 @@ def convert_exactly(
             )
         notes = source_notes(source)
         notes += [f"{name} is no longer shared with {source.tied[name]}" for name in tied]
+        notes += notes_on_zeros(zeros)
         record = ConvertRecord(
             source=config.target,
             method="dora",
@@ -191,7 +194,13 @@ def _gain(layer: AdaptedLayer, W: Tensor, source: AdaptedBase) -> Tensor:
 
 
 def _write_adapter(
-    source: AdaptedBase, folder: Path, base: Path, gains: dict[str, Tensor], *, named: str
+    source: AdaptedBase,
+    folder: Path,
+    base: Path,
+    gains: Mapping[str, Tensor],
+    zeros: Mapping[str, tuple[int, int]],
+    *,
+    named: str,
 ) -> None:
     """Write the LoRA with B' = g ⊙ B.
 
@@ -200,6 +209,7 @@ def _write_adapter(
         folder: Where.
         base: The folder of the new base.
         gains: g of each layer.
+        zeros: d_out and d_in of each layer that gets a LoRA of zeros.
         named: What the base's folder will be called.
     """
     tensors = carried(read_adapter_tensors(source.adapter))
@@ -215,6 +225,11 @@ def _write_adapter(
             f"{PREFIX}{layer.name}.{part}": one for part, one in zip(LORA_FACTORS, factors, strict=True)
         }
     config = copy.copy(source.config)
+    if zeros:
+        names = [one.name for one in source.layers() if one.kind != "tokens"]
+        tensors |= of_zeros(zeros, config.r)
+        config.target_modules = short_targets(source.base.model, [*names, *zeros])
+        config.layers_to_transform = config.layers_pattern = config.exclude_modules = None
     config.use_dora = False
     config.init_lora_weights = True  # what it changed is in the new base
     config.inference_mode = True
@@ -227,7 +242,15 @@ def _write_adapter(
     write_lora(folder, config, tensors, source=source, base=record)
 
 
-def _adapter_size(source: AdaptedBase) -> int:
+def _unadapted(source: AdaptedBase, layers: Iterable[AdaptedLayer]) -> dict[str, tuple[int, int]]:
+    """The layers that get a LoRA of zeros for SGLang; none with several ranks, which it refuses anyway."""
+    if source.config.rank_pattern:
+        return {}
+    return unadapted(source.base.model, (one.name for one in layers))
+
+
+def _adapter_size(source: AdaptedBase, zeros: Mapping[str, tuple[int, int]]) -> int:
     """The bytes of A and B in float32."""
     shapes = [(one.rank, one.layer.get_base_layer().weight.shape) for one in source.layers()]
+    shapes += [(source.config.r, shape) for shape in zeros.values()]
     return sum(4 * rank * sum(shape) for rank, shape in shapes)

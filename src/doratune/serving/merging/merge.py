@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from doratune.environment import describe_environment
 from doratune.errors import DoratuneError, InputError
+from doratune.memory import give_freed_memory_back
 from doratune.models.on_disk import open_model
 from doratune.records.files import write_json_atomic, write_text_atomic
 from doratune.records.layout import MERGE_NAME
@@ -37,6 +38,9 @@ from doratune.serving.model_folder import Plan, plan_model, write_settings, writ
 from doratune.serving.rounding import ALLOWED, moved
 from doratune.training.card import CARD_NAME
 
+BLOCK_BYTES = 1 << 20
+"""From this size on a freed tensor leaves the memory. Kept, such blocks doubled what a merge took."""
+
 
 def merge(config: MergeConfig) -> MergeRecord:
     """Merge a run's adapter into its base, and check the result.
@@ -52,6 +56,7 @@ def merge(config: MergeConfig) -> MergeRecord:
         InputError: The adapter, the base or the output cannot be used. Nothing has been written.
     """
     began = time.monotonic()
+    give_freed_memory_back(BLOCK_BYTES)
     _refuse_several(config)
     opened = open_adapted(
         config.run[0],

@@ -29,6 +29,7 @@ from doratune.records.layout import (
 )
 from doratune.records.servers import Part, ServedContents, ServedKind
 from doratune.records.storage import read_base_model
+from doratune.serving.fused import lacking
 from doratune.strict_json import read_object
 
 MEANINGS: dict[Part, str] = {
@@ -158,7 +159,7 @@ def _parts(
     layers = _layers(modules)
     if _lacking(layers) or config.get("layers_to_transform") is not None:
         yield "some_layers"
-    if any(_apart(names) for names in layers.values()):
+    if any(lacking(names) for names in layers.values()):
         yield "apart"
 
 
@@ -198,12 +199,6 @@ def _layers(modules: Iterable[str]) -> dict[int, set[str]]:
 def _lacking(layers: dict[int, set[str]]) -> bool:
     """Whether a layer lacks modules that others have, or comes after layers that have none."""
     return len({frozenset(names) for names in layers.values()}) > 1 or set(layers) != set(range(len(layers)))
-
-
-def _apart(names: set[str]) -> bool:
-    """Whether q lacks v, k or v lack q, or up lacks gate."""
-    qkv, wide = names & {"q_proj", "k_proj", "v_proj"}, names & {"gate_proj", "up_proj"}
-    return bool(qkv and not {"q_proj", "v_proj"} <= qkv) or wide == {"up_proj"}
 
 
 def _shapes(path: Path) -> dict[str, list[int]]:

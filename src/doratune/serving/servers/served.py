@@ -23,7 +23,7 @@ from doratune.serving.servers.facts import Fact, Form, Server, read_servers
 NEW_RANK = 64
 """The rank of a conversion in a suggested command."""
 CONVERTED: frozenset[Part] = frozenset(
-    {"dora", "rslora", "rank_pattern", "alpha_pattern", "changed_base", "no_bias", "expression"}
+    {"dora", "rslora", "rank_pattern", "alpha_pattern", "changed_base", "no_bias", "expression", "apart"}
 )
 """Parts that an adapter no longer has after ``doratune convert``."""
 NOT_CONVERTED: frozenset[Part] = frozenset({"lora_bias", "convolution", "parameters", "replication"})
