@@ -64,3 +64,18 @@ def test_the_notebook_counts_launches_as_the_records_do() -> None:
     }.items():
         counts = [one[layer][key] for key in ("launches", "python_calls") for one in (before, now)]
         assert f"| {title} | {' | '.join(map(str, counts))} |" in page
+
+
+def test_the_page_on_serving_says_what_its_records_say() -> None:
+    page = (OUTPUT.parent / "serving.md").read_text(encoding="utf-8")
+    llama, memory = (
+        json.loads((RECORDS / f"{name}.json").read_text()) for name in ("llama-cpp-check", "merge-memory-cpu")
+    )
+    right = llama["perplexity"]["unmerged"]
+    for title, name in {"exported in F32": "F32", "exported with `--requantize Q8_0`": "Q8_0"}.items():
+        compared = llama["compared"][f"adapter: unmerged in transformers, llama.cpp in {name}"]
+        figures = f"{compared['equal_texts']} | {llama['perplexity'][f'llama.cpp {name}']:.4f} | {right:.4f}"
+        assert f"| {title} | {figures} |" in page
+    assert llama["passed"] and all(one["whole_ratio"] <= memory["bound"] for one in memory["results"])
+    low, high = sorted(f"{one['whole_ratio']:.2f}" for one in memory["results"])
+    assert f"{low} and {high} times the largest shard" in " ".join(page.split())
