@@ -14,7 +14,6 @@ from pydantic import AfterValidator, Field, model_validator
 
 from doratune.data.mix import without_mix
 from doratune.data.tasks import get_tasks, plain_name
-from doratune.data.tasks import plain_name as task_name
 from doratune.errors import InputError
 from doratune.methods.find import get_method, is_method_file
 from doratune.methods.former import SWITCHES, former_method
@@ -99,7 +98,7 @@ class PlanTask(Settings):
     @cached_property
     def names(self) -> list[str]:
         """What the task or tasks are called; read once, as their files may be changed while a study runs."""
-        return [task_name(one).lower() for one in self.trained_on]
+        return [plain_name(one).lower() for one in self.trained_on]
 
     @property
     def name(self) -> str:
