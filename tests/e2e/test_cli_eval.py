@@ -469,3 +469,39 @@ def test_an_ordinary_evaluation_says_what_it_scored_and_warns_of_nothing(cli: Cl
     assert "warns" not in outcome.err
     (entry,) = json.loads(Path("run/record.json").read_text())["evaluations"]
     assert 0 <= entry["scored"]["merge_difference"] < 1e-4
+
+
+def test_the_text_is_scored_unmerged_and_stands_next_to_the_tasks(cli: Cli, run: Path) -> None:
+    """Compared with PEFT's own forward pass in float32; refused a second time."""
+    import torch
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoTokenizer
+
+    from doratune.data.text import builtin_text
+
+    outcome = cli("eval", run, "--task", "sample-boolq", "--eval-rows", 4, "--text")
+    assert outcome.code == 0, outcome.err
+    assert "perplexity" in outcome.out and "Brier" in outcome.out
+    record = json.loads((run / "record.json").read_text())
+    text, measures = record["text"], record["evaluations"][0]["measures"]
+    assert text["scored"]["merged"] is False and record["evaluations"][0]["scored"]["merged"] is True
+    model = AutoPeftModelForCausalLM.from_pretrained(run / "adapter", torch_dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(record["model"]["name"])
+    total = tokens = 0
+    for paragraph in builtin_text().paragraphs:
+        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(paragraph).input_ids]])
+        with torch.no_grad():
+            total += model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
+        tokens += ids.shape[1] - 1
+    assert text["nll_per_token"] == pytest.approx(total / tokens, rel=1e-5)
+    # The measures follow from the scores in the predictions.
+    rows = lines(run / "predictions/sample-boolq.jsonl")
+    nll = [-torch.log_softmax(torch.tensor(row["scores"]).double(), 0)[row["right"]].item() for row in rows]
+    assert measures["nll"] == pytest.approx(sum(nll) / 4, rel=1e-9)
+    assert all(("true", "false")[row["right"]] == row["answer"] for row in rows)
+    assert record["training"]["cpu_seconds"] > 0
+    assert record["training"]["weights_bytes"] == (run / "adapter/adapter_model.safetensors").stat().st_size
+    again = cli("eval", run, "--text")
+    assert again.code == 2 and "already scored" in again.err
+    assert cli("eval", run, "--text", "--overwrite").code == 0
+    assert cli("eval", run).code == 2

@@ -47,6 +47,7 @@ def evaluation(task: str, flags: list[bool], **changes: Any) -> dict[str, Any]:
         "interval": wilson(correct, rows),
         "accuracy_raw": correct / rows,
         "accuracy_norm": correct / rows,
+        "measures": None,
         "unmatched": 0,
         "chance": 0.5,
         "majority": 0.525,
@@ -68,6 +69,28 @@ def evaluation(task: str, flags: list[bool], **changes: Any) -> dict[str, Any]:
         "scored": None,
     }
     return entry | changes
+
+
+def text(losses: list[float]) -> dict[str, Any]:
+    """The loss of a text whose paragraphs have 20 tokens and 80 bytes each."""
+    per_token = sum(losses) / (20 * len(losses))
+    return {
+        "name": "plain-english",
+        "sha256": "ef" * 32,
+        "pieces": [{"tokens": 20, "bytes": 80, "nll": loss} for loss in losses],
+        "nll_per_token": per_token,
+        "nll_per_byte": per_token / 4,
+        "perplexity": math.exp(per_token),
+        "tokens_per_second": 250.0,
+        "scored": {
+            "weights": "base",
+            "merged": False,
+            "merge_difference": None,
+            "dtype": "float32",
+            "weights_checksum": None,
+        },
+        "other_base": None,
+    }
 
 
 def record(method: str, evaluations: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
@@ -114,6 +137,7 @@ def record(method: str, evaluations: list[dict[str, Any]], **changes: Any) -> di
         "seed": 0,
         "training": training if trained else None,
         "evaluations": evaluations,
+        "text": None,
         "environment": {
             "doratune": "0.1.0",
             "python": "3.11.7",

@@ -17,6 +17,7 @@ Examples:
   doratune eval finetuned_result/dora_r32 --task boolq
   doratune eval finetuned_result/dora_r32 --task boolq --data boolq/test.json --protocol generate
   doratune eval smollm2-135m --task sample-boolq sample-winogrande --format continuation
+  doratune eval finetuned_result/dora_r32 --text
   doratune eval path/to/peft_adapter --task hellaswag --eval-rows 500 --output runs/adapter
   doratune eval finetuned_result/dora_r32 --harness lm-eval --task arc_easy piqa my_task.yaml
   torchrun --nproc-per-node 8 -m doratune eval runs/llama --task commonsense-mix
@@ -64,9 +65,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run_harness(config: EvalConfig, argv: list[str], *, overwrite: bool, as_json: bool) -> int:
-    ours = [
-        f"--{flag}" for flag, value in peek(argv, "data", "format", "protocol").items() if value is not None
-    ]
+    ours = [f"--{flag}" for flag, value in peek(argv, "data", "format", "protocol", "text").items() if value]
     if ours:
         raise InputError(
             "lm-eval's tasks bring their own rows, prompts and scores",

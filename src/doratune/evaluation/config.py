@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from pydantic import Field
 from tyro.conf import Positional
 
 from doratune.records.run import Format, Protocol
@@ -15,8 +16,10 @@ class EvalConfig(Settings):
 
     target: Annotated[str, Positional]
     """Run directory, adapter folder or base model (built-in name, folder, .gguf file, hub id)."""
-    task: list[str]
+    task: list[str] = Field(default=[])
     """Tasks to evaluate; commonsense-mix is its eight tasks, one by one."""
+    text: bool = False
+    """Also score doratune's English text: loss per token and per byte, perplexity, speed without merging."""
     data: LaxPath | None = None
     """JSON or JSONL file with the rows of the (one) task, instead of the hub."""
     split: Literal["test", "validation"] = "test"

@@ -29,8 +29,8 @@ def refuse_early(config: EvalConfig) -> Found:
         refuse_unknown_model(config.model)
     if config.format == "continuation":
         refuse_generated_texts(config, "continuation")
-    if not config.task:
-        raise InputError("no task to evaluate", where="--task", fix="name one or more tasks")
+    if not config.task and not config.text:
+        raise InputError("no task to evaluate", where="--task", fix="name one or more tasks, or add --text")
     names = without_mix(config.task)
     if config.data is not None and len(names) != 1:
         raise InputError("one file holds rows of one task only", where="--task", got=" ".join(config.task))

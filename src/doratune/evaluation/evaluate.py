@@ -27,16 +27,17 @@ from doratune.evaluation.early import refuse_early, refuse_generated_texts
 from doratune.evaluation.generate import extract_answer, generate_answers
 from doratune.evaluation.likelihood import score_candidates
 from doratune.evaluation.merge import ROWS
-from doratune.evaluation.target import Target, load_target
+from doratune.evaluation.target import TEXTS, Target, load_target
 from doratune.processes import in_first, join_processes, together
 from doratune.records.answers import count_rows, counted
 from doratune.records.base_model import compare_base_models
 from doratune.records.files import write_jsonl_atomic
 from doratune.records.layout import is_recorded, predictions_name
 from doratune.records.lock import locked
-from doratune.records.run import DataRecord, Evaluation, Format, Metric, RunRecord, way_of_asking
+from doratune.records.run import DataRecord, Evaluation, Format, Metric, RunRecord, TextLoss, way_of_asking
 from doratune.records.storage import read_record, write_record
 from doratune.stats.accuracy import accuracy_with_interval, majority_share
+from doratune.stats.measures import run_measures
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,9 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
     with together():
         asked = _prepare(config, overwrite=overwrite)
     record = asked.record
+    if asked.target.text is not None:
+        _log_text(asked.target.text)
+        record = in_first(partial(_add, asked.target.text, record, asked.target.output))
     for rows in asked.tasks:
         evaluation, predictions = _evaluate_task(asked.target, rows, config, asked.format)
         write = partial(_write, evaluation, predictions, record, asked.target.output)
@@ -105,14 +109,24 @@ def _prepare(config: EvalConfig, *, overwrite: bool) -> _Asked:
     if not overwrite:
         for rows in tasks:
             _refuse_repeated(held, rows.task.name, fmt, config)
-    first = [one.prompt + one.candidates[one.gold] for one in tasks[0].examples[:ROWS]]
-    target = load_target(config, found, first)
+        _refuse_repeated_text(held, config)
+    first = [one.prompt + one.candidates[one.gold] for task in tasks for one in task.examples[:ROWS]]
+    target = load_target(config, found, first[:ROWS] or TEXTS)
     if held is not None:
         _refuse_other_target(held, target.record, where=str(target.output))
-        _refuse_other_weights(
-            held, target, [predictions_name(one.task.name, fmt, config.protocol) for one in tasks]
-        )
+        replaced = [predictions_name(one.task.name, fmt, config.protocol) for one in tasks]
+        _refuse_other_weights(held, target, replaced, text=not config.text)
     return _Asked(fmt, tasks, target, held or target.record)
+
+
+def _log_text(text: TextLoss) -> None:
+    logger.info(
+        "%s: perplexity %.4g, %.4f nats per token, %.4f per byte",
+        text.name,
+        text.perplexity or math.inf,
+        text.nll_per_token,
+        text.nll_per_byte,
+    )
 
 
 def _write(
@@ -123,8 +137,8 @@ def _write(
     return _add(evaluation, record, folder)
 
 
-def _add(evaluation: Evaluation, record: RunRecord, folder: Path) -> RunRecord:
-    """Add an evaluation to the record on disk, which another process may have changed meanwhile."""
+def _add(new: Evaluation | TextLoss, record: RunRecord, folder: Path) -> RunRecord:
+    """Add a result to the record on disk, which another process may have changed meanwhile."""
     with locked(folder, wait=True):
         found = _held(folder) or record
         if found.training is not None and found.started != record.started:
@@ -133,8 +147,11 @@ def _add(evaluation: Evaluation, record: RunRecord, folder: Path) -> RunRecord:
                 where=str(folder),
                 fix="evaluate it again",
             )
-        others = [one for one in found.evaluations if one.predictions != evaluation.predictions]
-        found = found.model_copy(update={"evaluations": [*others, evaluation]})
+        if isinstance(new, TextLoss):
+            found = found.model_copy(update={"text": new})
+        else:
+            others = [one for one in found.evaluations if one.predictions != new.predictions]
+            found = found.model_copy(update={"evaluations": [*others, new]})
         write_record(folder, found)
     return found
 
@@ -181,6 +198,16 @@ def _refuse_repeated(held: RunRecord | None, task: str, fmt: Format, config: Eva
         )
 
 
+def _refuse_repeated_text(held: RunRecord | None, config: EvalConfig) -> None:
+    if config.text and held is not None and held.text is not None:
+        raise InputError(
+            "the built-in text is already scored",
+            where=str(config.output or config.target),
+            got="--text",
+            fix="leave --text out, add --overwrite to replace it, or --output to write elsewhere",
+        )
+
+
 def _refuse_other_target(held: RunRecord, ours: RunRecord, *, where: str) -> None:
     """Refuse to add an evaluation to the record of something else."""
     one_base = compare_base_models(held.model, ours.model).same
@@ -199,14 +226,24 @@ def _refuse_other_target(held: RunRecord, ours: RunRecord, *, where: str) -> Non
         )
 
 
-def _refuse_other_weights(held: RunRecord, target: Target, replaced: Sequence[str]) -> None:
-    """Refuse to add an adapter's evaluations to those of weights that were in its folder before."""
-    for one in held.evaluations:
-        known = one.scored.weights_checksum if one.scored and one.predictions not in replaced else None
+def _refuse_other_weights(held: RunRecord, target: Target, replaced: Sequence[str], *, text: bool) -> None:
+    """Refuse to add an adapter's evaluations to those of weights that were in its folder before.
+
+    Args:
+        held: The record.
+        target: What is evaluated now.
+        replaced: Predictions that are replaced.
+        text: Whether the record's text, if it has one, stays.
+    """
+    kept = {one.task: one.scored for one in held.evaluations if one.predictions not in replaced}
+    if text and held.text is not None:
+        kept["the built-in text"] = held.text.scored
+    for what, scored in kept.items():
+        known = scored.weights_checksum if scored else None
         if known is not None and known != target.scored.weights_checksum:
             raise InputError(
                 "the output folder holds evaluations of other weights",
-                where=f"{target.output}, {one.task}",
+                where=f"{target.output}, {what}",
                 got=known,
                 expected=f"{target.scored.weights_checksum}, as they are now",
                 fix="give another --output, or evaluate all its tasks again with --overwrite",
@@ -237,6 +274,7 @@ def _evaluate_task(
         interval=(accuracy.low, accuracy.high),
         accuracy_raw=_share(predictions, rows.examples, "scores"),
         accuracy_norm=_share(predictions, rows.examples, "scores_norm"),
+        measures=run_measures(list(answers.scored.values())) if answers.scored else None,
         unmatched=sum(one["prediction"] is None for one in predictions),
         chance=sum(1 / len(example.candidates) for example in rows.examples) / len(rows.examples),
         majority=majority_share([example.labels[example.gold] for example in rows.examples]),
@@ -287,6 +325,7 @@ def _answer_by_likelihood(
             {
                 "row": example.row,
                 "answer": example.labels[example.gold],
+                "right": example.gold,
                 "prediction": example.labels[judged.index(max(judged))],  # the first if several tie
                 "correct": found.credit == 1,
                 "tied": found.tied,
@@ -313,6 +352,7 @@ def _answer_by_generation(
             {
                 "row": example.row,
                 "answer": example.labels[example.gold],
+                "right": example.gold,
                 "prediction": prediction,
                 "correct": correct,
                 "tied": None,

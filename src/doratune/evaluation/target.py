@@ -13,12 +13,14 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from doratune.data.text import builtin_text
 from doratune.environment import describe_environment
 from doratune.errors import InputError, first_of
 from doratune.evaluation.base import Asked, base_name, loading_base, other_base, trained_checksum, trained_on
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.found import Found, output_folder
 from doratune.evaluation.merge import merge, merge_obstacle
+from doratune.evaluation.text_loss import text_loss
 from doratune.finite import is_finite
 from doratune.models.fingerprint import model_record
 from doratune.models.load import LoadedModel, load_model, on_cpu
@@ -33,6 +35,7 @@ from doratune.records.run import (
     ScoredRecord,
     ScoredWeights,
     SpeedupRecord,
+    TextLoss,
 )
 from doratune.speedups import speed_up
 
@@ -59,6 +62,7 @@ class Target:
         speedups: The speedups in the model.
         apart: Why an adapter was not merged; None if it was, or if there is none.
         other_base: The base model, if it is not the one in the record.
+        text: How well it predicts the built-in text; None if that was not asked for.
     """
 
     model: PreTrainedModel | PeftModel
@@ -69,6 +73,7 @@ class Target:
     speedups: tuple[SpeedupRecord, ...] = ()
     apart: str | None = None
     other_base: ModelRecord | None = None
+    text: TextLoss | None = None
 
 
 def load_target(config: EvalConfig, found: Found, texts: Sequence[str] = TEXTS) -> Target:
@@ -108,13 +113,15 @@ def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Targ
     if found.model is not None and record is not None:
         other = other_base(record.model, base_record, asked, full=True)
         scored = _scored(base, "full", checksum, merged=False)
-        return Target(base.model, base.tokenizer, record, output, scored, other_base=other)
+        text = _text(config, base.model, base.tokenizer, scored, other)
+        return Target(base.model, base.tokenizer, record, output, scored, other_base=other, text=text)
     trained = trained_on(found, base_record, asked)
     other = other_base(trained, base_record, asked)
     if adapter is None:
         record = record or _new_record(config, base_record, "base", adapter=0)
         scored = _scored(base, "base", None, merged=False)
-        return Target(base.model, base.tokenizer, record, output, scored, other_base=other)
+        text = _text(config, base.model, base.tokenizer, scored, other)
+        return Target(base.model, base.tokenizer, record, output, scored, other_base=other, text=text)
     peft_model = _with_adapter(base, trained, adapter)
     if record is None:
         method = "dora" if uses_dora(peft_model) else str(read_adapter_settings(adapter)["peft_type"]).lower()
@@ -122,12 +129,24 @@ def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Targ
     if record.config.get("engine", "doratune") == "doratune" and has_lora(peft_model):
         enable(peft_model)
     _refuse_overflow(peft_model, adapter)
+    text = _text(config, peft_model, base.tokenizer, _scored(base, "adapter", checksum, merged=False), other)
     model: Any = peft_model
     apart, difference = merge_obstacle(base, peft_model), None
     if apart is None:
         model, difference = merge(peft_model, base.tokenizer, texts)
     scored = _scored(base, "adapter", checksum, merged=apart is None, difference=difference)
-    return Target(model, base.tokenizer, record, output, scored, apart=apart, other_base=other)
+    return Target(model, base.tokenizer, record, output, scored, apart=apart, other_base=other, text=text)
+
+
+def _text(
+    config: EvalConfig,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    scored: ScoredRecord,
+    other: ModelRecord | None,
+) -> TextLoss | None:
+    """Score the built-in text, if that is asked for, before an adapter is merged and speedups change code."""
+    return text_loss(model, tokenizer, builtin_text(), scored, other) if config.text else None
 
 
 def _with_adapter(base: LoadedModel, trained: ModelRecord, folder: Path) -> PeftModel:

@@ -36,6 +36,21 @@ class Counted:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """The scores of a row's candidates.
+
+    Attributes:
+        raw: log p(candidate | prompt) of each candidate, in nats.
+        per_byte: The same divided by the candidate's UTF-8 bytes.
+        right: Position of the right candidate.
+    """
+
+    raw: tuple[float, ...]
+    per_byte: tuple[float, ...]
+    right: int
+
+
+@dataclass(frozen=True)
 class Answers:
     """The credits for the rows of an evaluation.
 
@@ -43,10 +58,13 @@ class Answers:
         rows: By the row's number.
         given: The label given to each row, None if the text had no answer; None for predictions without
             labels.
+        scored: Each row's scores; None if a row has none, or it is not known which of them is the right
+            candidate's.
     """
 
     rows: Mapping[int, Counted]
     given: Mapping[int, str | None] | None = None
+    scored: Mapping[int, Scored] | None = None
 
     @property
     def credits(self) -> dict[int, float]:
@@ -97,8 +115,11 @@ def count_rows(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Answers:
     key = judged_by(metric)
     places = candidate_places(rows, key)
     given = {row["row"]: row["prediction"] for row in rows if "prediction" in row}
+    scored = {row["row"]: found for row in rows if (found := _scored(row, places)) is not None}
     return Answers(
-        {row["row"]: _count_row(row, key, places) for row in rows}, given if len(given) == len(rows) else None
+        {row["row"]: _count_row(row, key, places) for row in rows},
+        given if len(given) == len(rows) else None,
+        scored if len(scored) == len(rows) else None,
     )
 
 
@@ -142,6 +163,19 @@ def _count_row(row: Mapping[str, Any], key: str, places: Mapping[str, int]) -> C
         return Counted(1 / tied, tied)
     gold = places.get(row.get("answer", ""))
     return Counted(0.0, tied) if gold is None else counted(scores, gold)
+
+
+def _scored(row: Mapping[str, Any], places: Mapping[str, int]) -> Scored | None:
+    """A row's scores; older versions did not say which of them is the right candidate's."""
+    raw, per_byte = row.get("scores"), row.get("scores_norm")
+    if raw is None or per_byte is None:
+        return None
+    right = row.get("right")
+    if right is None:
+        right = places.get(row.get("answer", ""))
+    if right is None or not 0 <= right < len(raw):
+        return None
+    return Scored(tuple(raw), tuple(per_byte), right)
 
 
 def candidate_places(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, int]:

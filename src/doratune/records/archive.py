@@ -43,8 +43,18 @@ logger = logging.getLogger(__name__)
 
 RUNS_FILE = "runs.jsonl.gz"
 PREDICTIONS_FILE = "predictions.parquet"
-_KEPT = ("row", "answer", "prediction", "correct", "tied", "credit", "scores", "text")
-_REPEATING = ["run", "predictions", "row", "answer", "prediction", "correct", "tied", "bytes.list.element"]
+_KEPT = ("row", "answer", "right", "prediction", "correct", "tied", "credit", "scores", "text")
+_REPEATING = [
+    "run",
+    "predictions",
+    "row",
+    "answer",
+    "right",
+    "prediction",
+    "correct",
+    "tied",
+    "bytes.list.element",
+]
 _ZSTD_LEVEL = 19
 
 
@@ -215,9 +225,11 @@ def _prediction(row: Mapping[str, Any]) -> dict[str, Any]:
     scores, sizes = row["scores"], row["bytes"]
     # Predictions of versions that did not record ties have neither.
     ties = {key: row[key] for key in ("tied", "credit") if row.get("credit") is not None}
+    right = {"right": row["right"]} if row.get("right") is not None else {}  # nor which candidate is right
     return {
         "row": row["row"],
         "answer": row["answer"],
+        **right,
         "prediction": row["prediction"],
         "correct": row["correct"],
         **ties,
@@ -238,6 +250,7 @@ def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
             ("predictions", pa.string()),
             ("row", pa.int64()),
             ("answer", pa.string()),
+            ("right", pa.int64()),
             ("prediction", pa.string()),
             ("correct", pa.bool_()),
             ("tied", pa.int64()),

@@ -152,6 +152,10 @@ class TrainingRecord(Record):
     tokens: Count  #: tokens that the model processed, without padding
     tokens_per_second: Annotated[float, Field(ge=0)]  #: tokens / seconds
     peak_memory_bytes: Count  #: peak memory of a process: of its GPU if there is one; the largest of several
+    cpu_seconds: Seconds | None = (
+        None  #: processor time of the training loop, of the first process; None in records of older versions
+    )
+    weights_bytes: Count | None = None  #: size of the saved weights; None in records of older versions
     final_loss: FiniteOrNone  #: last logged training loss; None if it was not finite
     speedups: list[SpeedupRecord] | None = None  #: the speedups; None in records of older versions
     skipped_steps: Count = 0  #: steps skipped because their loss or gradient was not finite
@@ -173,6 +177,23 @@ class ScoredRecord(Record):
     weights_checksum: str | None = None  #: of an adapter or a full model; None: the base, or older version
 
 
+class RowMeasures(Record):
+    """What a run's scores say beyond right and wrong.
+
+    Probabilities are the softmax over a row's candidates of the log-likelihood of the whole answer.
+    """
+
+    nll: Annotated[
+        float, Field(ge=0)
+    ]  #: mean negative log-likelihood of the right answer among the candidates, in nats
+    nll_per_byte: Annotated[
+        float, Field(ge=0)
+    ]  #: the same by the softmax of the log-likelihood per byte of the answer
+    brier: Annotated[float, Field(ge=0, le=2)]  #: mean sum over candidates of (p - 1 if right, else p)²
+    calibration_error: Share  #: mean distance of confidence and accuracy, over ten bins of equal width
+    confidence: Share  #: mean probability of the most probable candidate
+
+
 class Evaluation(Record):
     """One task, evaluated in one format with one protocol."""
 
@@ -188,6 +209,7 @@ class Evaluation(Record):
     interval: tuple[Share, Share]  #: Wilson 95 % interval of ``accuracy``
     accuracy_raw: Share | None = None  #: by the likelihood of the whole answer; None under "generate"
     accuracy_norm: Share | None = None  #: by the likelihood per byte of the answer; None under "generate"
+    measures: RowMeasures | None = None  #: None under "generate", and in records of older versions
     unmatched: Count = 0  #: rows whose text had no answer (only under "generate")
     chance: Share  #: expected accuracy of a guess
     majority: Share  #: accuracy of always giving the most frequent answer
@@ -198,6 +220,28 @@ class Evaluation(Record):
     limit: int | None = None  #: only this many rows, from the first on; None for all
     speedups: list[SpeedupRecord] | None = None  #: the speedups; None in records of older versions
     scored: ScoredRecord | None = None  #: the model; None in records of older versions
+    other_base: ModelRecord | None = None  #: the base model, if it was not the run's
+
+
+class TextPiece(Record):
+    """A paragraph of the built-in text, read by itself."""
+
+    tokens: Annotated[int, Field(gt=0)]  #: its tokens, each of them predicted
+    bytes: Annotated[int, Field(gt=0)]  #: its UTF-8 bytes
+    nll: Annotated[float, Field(ge=0)]  #: negative log-likelihood of all its tokens, in nats
+
+
+class TextLoss(Record):
+    """How well a model predicts the built-in English text; an adapter is kept apart from its base."""
+
+    name: str  #: name of the text
+    sha256: str  #: its hash
+    pieces: Annotated[list[TextPiece], Field(min_length=1)]  #: its paragraphs
+    nll_per_token: Annotated[float, Field(ge=0)]  #: over the whole text, in nats
+    nll_per_byte: Annotated[float, Field(ge=0)]  #: the same, which models with other tokens share
+    perplexity: FiniteOrNone  #: exp(nll_per_token); None if too large for a float
+    tokens_per_second: Annotated[float, Field(ge=0)]  #: speed of the forward passes, one paragraph at a time
+    scored: ScoredRecord  #: the model
     other_base: ModelRecord | None = None  #: the base model, if it was not the run's
 
 
@@ -243,6 +287,7 @@ class RunRecord(Record):
     seed: int  #: seed of initialisation, order and dropout
     training: TrainingRecord | None = None  #: None when nothing was trained
     evaluations: list[Evaluation]  #: one entry per task, format and protocol
+    text: TextLoss | None = None  #: the built-in text; None if it was not scored
     environment: Environment  #: where it ran
     started: AwareDatetime  #: start, ISO 8601 with time zone
     finished: AwareDatetime  #: end, ISO 8601 with time zone

@@ -23,6 +23,7 @@ from doratune.records.run import (
     Metric,
     ParameterCount,
     Protocol,
+    RowMeasures,
     RunRecord,
     Seconds,
     Share,
@@ -31,6 +32,8 @@ from doratune.records.run import (
 
 StudyMethod = Annotated[str, Field(min_length=1)]
 """The name of a method, shipped or not."""
+RowMeasure = Literal["nll", "nll_per_byte", "brier"]
+KeptMeasure = Literal["accuracy", "nll", "nll_per_token"]
 Outcome = Literal["better", "worse", "undecided", "no-verdict"]
 End = Literal["smallest", "largest"]
 
@@ -64,6 +67,7 @@ class ArmResult(Record):
     correct: Count  #: rows that were right, without ties
     tied: Count | None = None  #: rows whose best score several candidates share; None: generated, or older
     unmatched: Count  #: rows without a readable answer
+    measures: RowMeasures | None = None  #: from its scores; None if it has none, or in older versions
 
 
 class Trial(Record):
@@ -93,6 +97,30 @@ class DivergedRun(Record):
     message: str  #: what training said
 
 
+class MeasureMean(Record):
+    """The mean of a measure over seeds and rows."""
+
+    mean: float  #: in the measure's unit
+    interval: tuple[float, float]  #: 95 %, over seeds and rows (rows only for one seed)
+
+
+class MeasureDifference(Record):
+    """Two sides of a comparison by one measure, paired by seed and row."""
+
+    mean: float  #: the second minus the first, in the measure's unit
+    interval: tuple[float, float]  #: 95 %, over seeds and rows (rows only for one seed)
+    p_value: Share  #: two-sided, for no difference; not corrected
+
+
+class MeasuredPair(Record):
+    """The difference of two arms by a measure other than accuracy."""
+
+    from_arm: str = Field(validation_alias="from", serialization_alias="from")  #: name of the first arm
+    to_arm: str = Field(validation_alias="to", serialization_alias="to")  #: name of the second arm
+    measure: RowMeasure  #: see ``RowMeasures``; less is better
+    difference: MeasureDifference  #: ``to`` minus ``from``
+
+
 class SeedRun(Record):
     """One run of an arm that was evaluated on the test rows."""
 
@@ -103,6 +131,9 @@ class SeedRun(Record):
     most_given: MostGiven | None = None  #: its most common answer; None in records of older versions
     parameters: ParameterCount  #: how much was trained
     training: TrainingRecord | None  #: its training; None for an adapter that was trained elsewhere
+    inference_tokens_per_second: Annotated[float, Field(ge=0)] | None = (
+        None  #: on the built-in text, with the adapter kept apart; None if it was not scored
+    )
     curve: list[tuple[int, FiniteOrNone]]  #: (step, training loss), loss None if it was not finite
 
 
@@ -119,6 +150,7 @@ class StudyArm(Record):
     runs: Annotated[list[SeedRun], Field(min_length=1)]  #: one per seed, ascending
     mean: Share  #: mean accuracy over the seeds
     interval: tuple[Share, Share]  #: 95 %, over seeds and rows; Wilson's for one seed
+    measures: dict[RowMeasure, MeasureMean] = Field(default={})  #: empty without scores, or in older versions
 
 
 class SeedDifference(Record):
@@ -217,6 +249,9 @@ class StudyCell(Record):
     same_rate: list[SameRate] = Field(
         default=[]
     )  #: for each pair of ``differences``; a pair without a shared rate is missing
+    measures: list[MeasuredPair] = Field(
+        default=[]
+    )  #: for each pair of ``differences`` whose runs have scores
     diverged: list[DivergedRun] = Field(default=[])  #: runs without a result, including trials
     alike: list[list[str]] = Field(
         default=[]
@@ -240,6 +275,42 @@ class PooledDifference(Record):
     difference: StudyDifference  #: mean of the cells' differences
 
 
+class KeptArm(Record):
+    """What the runs of one arm keep."""
+
+    name: str  #: name of the arm, as in its cells
+    seeds: list[Count]  #: the seeds of its runs, ascending
+    value: MeasureMean  #: over its runs
+    change: MeasureDifference | None  #: minus the base model, paired by row; None if that was not measured
+
+
+class KeptPair(Record):
+    """The difference of two arms in what they keep."""
+
+    from_arm: str = Field(validation_alias="from", serialization_alias="from")  #: name of the first arm
+    to_arm: str = Field(validation_alias="to", serialization_alias="to")  #: name of the second arm
+    difference: MeasureDifference  #: ``to`` minus ``from``, over the seeds that both have
+
+
+class Forgetting(Record):
+    """What the arms of one training keep of what they were not trained on, by one measure."""
+
+    model: str  #: name of the base model
+    trained_on: str  #: name of the training set
+    format: Format | None  #: how it was trained on and the task is asked; None if the runs differ
+    rank: Annotated[int, Field(gt=0)] | None = None  #: as in the cells
+    batch_size: Annotated[int, Field(gt=0)] | None = None  #: as in the cells
+    epochs: Annotated[float, Field(gt=0)] | None = None  #: as in the cells
+    training_rows: Annotated[int, Field(gt=0)] | None = None  #: as in the cells
+    about: str  #: name of the task, or of the built-in text
+    measure: KeptMeasure  #: accuracy and nll of a task, nll_per_token of the text
+    rows: Annotated[int, Field(gt=0)]  #: rows of the task, or paragraphs of the text
+    bytes_per_token: Annotated[float, Field(gt=0)] | None = None  #: of the text; None for a task
+    base: float | None  #: the base model's mean; None if it was not measured
+    arms: list[KeptArm]  #: those whose runs were all measured
+    differences: list[KeptPair]  #: the pairs that the cells compare
+
+
 class StudyRecord(Record):
     """The whole study.json."""
 
@@ -254,6 +325,7 @@ class StudyRecord(Record):
     inputs: dict[str, str]  #: what identifies the plan's models and rows, by their name
     cells: list[StudyCell]  #: the finished cells, in the plan's order
     pooled: list[PooledDifference]  #: over the cells of a model and rank
+    forgetting: list[Forgetting] = Field(default=[])  #: what the runs keep; not part of any verdict
     pending: list[str]  #: cells that are not finished, as "task (format)"
     left_out: list[str] = Field(default=[])  #: tasks of the plan that --only left out
     settings: dict[str, Setting]  #: the settings that all runs share

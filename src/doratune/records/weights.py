@@ -50,6 +50,11 @@ def weights_checksum(folder: Path) -> str:
     return f"xxh3_128:{everything.hexdigest()}"
 
 
+def weights_bytes(folder: Path) -> int:
+    """The size of a folder's safetensors files."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
 def checked_weights(folder: Path, trained: str | None) -> str:
     """The checksum of the weights in a run's folder, which must be those that its training left.
 
@@ -91,6 +96,8 @@ def check_own_weights(record: RunRecord, *, where: str) -> None:
         InputError: Two of the checksums differ.
     """
     told = {one.predictions: one.scored.weights_checksum for one in record.evaluations if one.scored}
+    if record.text is not None:
+        told["text"] = record.text.scored.weights_checksum
     if record.training is not None:
         told = {"training": record.training.weights_checksum, **told}
     known = {what: checksum for what, checksum in told.items() if checksum is not None}

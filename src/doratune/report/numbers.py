@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from doratune.duration import duration as duration
 
 MINUS = "\N{MINUS SIGN}"
@@ -61,6 +63,23 @@ def p_value(p: float) -> str:
 def gigabytes(count: int) -> str:
     """2 210 000 000 bytes as "2.21 GB" (10⁹ bytes)."""
     return f"{count / 1e9:.2f} GB"
+
+
+def file_size(count: float) -> str:
+    """2 210 000 bytes as "2.21 MB" (10⁶ bytes)."""
+    return f"{count / 1e6:.2f} MB" if count < 1e9 else gigabytes(round(count))
+
+
+def nats(value: float) -> str:
+    """0.69315 as "0.693"."""
+    return f"{value:.3f}"
+
+
+def perplexity(nats_per_token: float) -> str:
+    """3.05 as "21.1"; beyond a million, as a power of ten."""
+    if nats_per_token > math.log(1e6):
+        return f"10^{nats_per_token / math.log(10):.0f}"
+    return f"{math.exp(nats_per_token):.4g}"
 
 
 def large(count: int) -> str:

@@ -15,6 +15,7 @@ from doratune.records.study import StudyRecord, arm_name
 from doratune.report import (
     decomposition,
     decomposition_plots,
+    measured,
     numbers,
     paper,
     plots,
@@ -65,10 +66,16 @@ def page_of(record: StudyRecord, analyses: Sequence[AnalysisRecord] = ()) -> Pag
     sections = [Section("verdict", "Result", outcome_blocks(view))]
     if view.cells:
         sections.append(Section("accuracy", "Accuracy", _accuracy(view)))
+    if measured.has_measures(view):
+        sections.append(Section("measures", "More measures", _measures(view)))
     if view.pairs and not view.simple:
         sections.append(Section("differences", "Differences", _differences(view)))
     if view.searched or view.rates_differ:
         sections.append(Section("rates", "Learning rates", _rates(view)))
+    forgotten = measured.forgetting_table(view.record)
+    if forgotten:
+        blocks: list[Block] = [forgotten, Text(measured.forgetting_note(view.record), "aside")]
+        sections.append(Section("forgetting", "Forgetting", blocks))
     cost = tables.cost_table(view)
     if cost:
         sections.append(Section("training", "Training and its cost", _training(view, cost)))
@@ -118,6 +125,10 @@ def _accuracy(view: View) -> list[Block]:
     return blocks
 
 
+def _measures(view: View) -> list[Block]:
+    return [measured.measure_table(view), Text(measured.MEASURE_NOTE, "aside")]
+
+
 def _differences(view: View) -> list[Block]:
     shown = [
         _Drawing(pair.name, f"forest{place}", partial(plots.forest_plot, pair, view))
@@ -161,7 +172,7 @@ def _training(view: View, cost: Table) -> list[Block]:
     return [
         _per_training(view, "Training loss", "loss", plots.loss_plot, note.strip()),
         cost,
-        Text(f"Times and memory: {tables.cost_note(view)}.", "aside"),
+        Text(f"Times and memory: {tables.cost_note(view)}. {tables.INFERENCE_NOTE}", "aside"),
     ]
 
 

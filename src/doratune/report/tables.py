@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 from doratune.methods.find import title_of
@@ -107,9 +107,9 @@ def accuracy_list(view: View) -> Table:
 def cost_table(view: View) -> Table | None:
     """The trained parameters and the cost, medians over the seeds, one row per trained arm; or None."""
     about = "engine" if len(view.trainings) == 1 else f"{view.noun}, engine"
-    names = [("Method", about), ("Trainable", "share"), ("Time", "steps")]
+    names = [("Method", about), ("Trainable", "share"), ("Time", "CPU time")]
     names += [] if view.simple else [("Time and memory", "LoRA's = 1")]
-    names += [("Tokens/s", ""), ("Peak memory", ""), ("Final loss", "")]
+    names += [("Tokens/s", "inference"), ("Peak memory", "file"), ("Final loss", "steps")]
     rows = [_cost(training, arm, view) for training in view.trainings for arm in training.arms]
     return (
         Table("What was trained and what it took", [Entry(*name) for name in names], rows) if rows else None
@@ -133,6 +133,12 @@ def cost_sentence(view: View) -> str | None:
         f"Training with DoRA took {median(times):.2f}× LoRA's time{span} and {median(memories):.2f}× its "
         f"peak memory, {cost_note(view)}."
     )
+
+
+INFERENCE_NOTE = (
+    "Inference is the speed on the built-in text, one paragraph at a time, with the adapter kept apart from "
+    "its base. File is the size of the saved weights."
+)
 
 
 def cost_note(view: View) -> str:
@@ -288,12 +294,27 @@ def _cost(training: Training, arm: StudyArm, view: View) -> list[Entry]:
     ratio = Entry(f"{ratios[0]:.2f}", f"{ratios[1]:.2f}") if ratios else Entry(NONE)
     return [
         *row,
-        Entry(numbers.duration(median(one.seconds for one in trained)), f"{trained[0].steps:,}"),
+        Entry(
+            numbers.duration(median(one.seconds for one in trained)),
+            _median([one.cpu_seconds for one in trained], numbers.duration),
+        ),
         *([] if view.simple else [ratio]),
-        Entry(numbers.rate(median(one.tokens_per_second for one in trained))),
-        Entry(numbers.gigabytes(round(median(one.peak_memory_bytes for one in trained)))),
-        Entry(_median_loss(losses)),
+        Entry(
+            numbers.rate(median(one.tokens_per_second for one in trained)),
+            _median([run.inference_tokens_per_second for run in arm.runs], numbers.rate),
+        ),
+        Entry(
+            numbers.gigabytes(round(median(one.peak_memory_bytes for one in trained))),
+            _median([one.weights_bytes for one in trained], numbers.file_size),
+        ),
+        Entry(_median_loss(losses), f"{trained[0].steps:,}"),
     ]
+
+
+def _median(values: Sequence[float | None], told: Callable[[float], str]) -> str:
+    """The median of the known values in words; a dash without any."""
+    known = [value for value in values if value is not None]
+    return told(median(known)) if known else NONE
 
 
 def _median_loss(losses: Sequence[float | None]) -> str:

@@ -17,7 +17,7 @@ from doratune.records.analysis import AnalysisRecord
 from doratune.records.run import RunRecord
 from doratune.records.serving import ConvertRecord
 from doratune.records.study import StudyRecord
-from doratune.report import decomposition, search, tables
+from doratune.report import decomposition, measured, search, tables
 from doratune.report.blocks import SAMPLE, Block, Entry, Table, Text, Verdicts
 from doratune.report.conversion import conversion_blocks
 from doratune.report.page import environment_note, outcome_blocks
@@ -43,6 +43,11 @@ def print_summary(record: StudyRecord, console: Console) -> None:
         same = search.same_rate_table(view)
         if same is not None:
             _print([same, Text(search.SAME_RATE_NOTE, "aside")], console)
+        if measured.has_measures(view):
+            _print([measured.measure_table(view), Text(measured.MEASURE_NOTE, "aside")], console)
+        forgotten = measured.forgetting_table(record)
+        if forgotten:
+            _print([forgotten, Text(measured.forgetting_note(record), "aside")], console)
         cost = tables.cost_table(view)
         if cost and len(view.trainings) == 1:
             _print([cost], console)
@@ -56,12 +61,18 @@ def print_summary(record: StudyRecord, console: Console) -> None:
 def print_evaluations(record: RunRecord, console: Console) -> None:
     """Print the accuracies of one run."""
     note = f"Accuracy with its Wilson 95 % interval; {tables.MAJORITY_NOTE}"
+    more = measured.evaluation_measures(record)
+    blocks: list[Block] = [tables.evaluation_table(record), Text(note, "aside")] if record.evaluations else []
+    if more:
+        blocks += [more, Text(measured.RUN_NOTE, "aside")]
+    if record.text is not None:
+        blocks.append(Text(measured.text_sentence(record.text)))
     others = [
         Text(f"{entry.task}: on the base {entry.other_base.name}, not {record.model.name}", "note")
         for entry in record.evaluations
         if entry.other_base is not None
     ]
-    _print([tables.evaluation_table(record), Text(note, "aside"), *others], console)
+    _print([*blocks, *others], console)
 
 
 def print_analysis(analysis: AnalysisRecord, console: Console) -> None:

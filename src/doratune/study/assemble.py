@@ -15,6 +15,7 @@ from doratune.records.run import Environment, Evaluation, RunRecord
 from doratune.records.storage import read_divergence, read_record
 from doratune.records.study import (
     DivergedRun,
+    Forgetting,
     StudyCell,
     StudyMethod,
     StudyRecord,
@@ -22,6 +23,7 @@ from doratune.records.study import (
 )
 from doratune.study.cell import Answered, Arm, AtOneRate, Run, cell_of
 from doratune.study.families import axes_of, corrected, pooled_differences
+from doratune.study.forgetting import kept_of_task, kept_of_text
 from doratune.study.grid import Group
 from doratune.study.job import Job
 from doratune.study.material import Test
@@ -56,6 +58,7 @@ def record_of(
         "pending": [],
         "settings": shared_settings(records) if records else {},
         "notes": [],
+        "forgetting": [kept for one in answered for kept in one.forgetting],
         **more,
     }
     return StudyRecord(
@@ -76,7 +79,36 @@ def answered_cells(progress: Progress) -> list[Answered]:
         InputError: A record or its predictions cannot be read, or the runs have different base models or
             answered different rows.
     """
-    return [_answered(progress, test) for test in progress.group.material.tests]
+    first, *others = [_answered(progress, test) for test in progress.group.material.tests]
+    return [replace(first, forgetting=_forgetting(progress)), *others]
+
+
+def _forgetting(progress: Progress) -> list[Forgetting]:
+    """What the tested runs of a group keep of the tasks that they were not trained on, and of plain text."""
+    group, chosen = progress.group, progress.chosen
+    assert chosen is not None
+    facts = {
+        "model": group.model,
+        "trained_on": group.material.entry.name,
+        "format": group.format,
+        "rank": group.cell_rank,
+        "batch_size": group.cell_batch_size,
+        "epochs": group.cell_epochs,
+        "training_rows": group.rows,
+    }
+
+    def arms(test: Test) -> list[Arm]:
+        found = [_at(group, method, rates, test) for method, rates in chosen.items()]
+        return [arm for arm in found if arm.runs]
+
+    base = group.base()
+    run = Run(base.folder, _relative(group, base), read_record(base.folder))
+    found = [
+        kept
+        for test in group.material.also
+        for kept in kept_of_task(facts, (run, _entry(base, test)), arms(test))
+    ]
+    return [*found, *kept_of_text(facts, run, arms(group.material.tests[0]))]
 
 
 def study_record(

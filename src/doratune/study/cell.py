@@ -13,8 +13,20 @@ from doratune.errors import InputError
 from doratune.records.answers import Answers, read_answers
 from doratune.records.run import Evaluation, RunRecord
 from doratune.records.storage import training_curve
-from doratune.records.study import ArmResult, SameRate, SeedRun, StudyArm, StudyCell, StudyMethod, Trial
+from doratune.records.study import (
+    ArmResult,
+    Forgetting,
+    MeasuredPair,
+    RowMeasure,
+    SameRate,
+    SeedRun,
+    StudyArm,
+    StudyCell,
+    StudyMethod,
+    Trial,
+)
 from doratune.stats.accuracy import accuracy_with_interval
+from doratune.stats.measures import measure_difference, measure_mean, row_values, run_measures
 from doratune.stats.seeds import PairedCell, arm_summary, difference
 from doratune.stats.telling import with_telling
 from doratune.study.given import with_given_answers
@@ -70,12 +82,14 @@ class Answered:
         pairs: The answers of each compared pair of arms.
         records: The records of all its trained runs, by place.
         notes: What could not be compared of their base models, and what differs between their evaluations.
+        forgetting: What the runs of this training keep; with its first cell only.
     """
 
     cell: StudyCell
     pairs: dict[Pair, PairedCell]
     records: dict[str, RunRecord]
     notes: list[str] = field(default_factory=list)
+    forgetting: list[Forgetting] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -108,13 +122,14 @@ def cell_of(
     """
     answers = {run.place: read_answers(run.directory, one) for arm in arms for run, one in arm.runs}
     before = {base[0].place: read_answers(base[0].directory, base[1])} if base is not None else {}
-    correct = _tables(arms, answers)
+    correct = tables(arms, {place: found.credits for place, found in answers.items()})
+    measured = measured_tables(arms, answers)
     compared: dict[Pair, tuple[PairedCell, list[int | None]]] = {}
     by_name = {arm.name: arm for arm in arms}
     for first, second in compared_pairs(arms):
-        seeds, tables, runs = _paired(by_name[first], by_name[second], correct)
+        seeds, both, runs = paired(by_name[first], by_name[second], correct)
         if seeds:
-            compared[first, second] = (PairedCell(entry.data.sha256, *tables, runs=runs), seeds)
+            compared[first, second] = (PairedCell(entry.data.sha256, *both, runs=runs), seeds)
     cell = StudyCell(
         task=entry.task,
         sample=entry.sample,
@@ -125,10 +140,21 @@ def cell_of(
         chance=entry.chance,
         majority=entry.majority,
         base=_result(base[1], before[base[0].place]) if base is not None else None,
-        arms=[_arm(arm, correct[arm.name], answers) for arm in arms],
+        arms=[_arm(arm, correct[arm.name], answers, measured) for arm in arms],
         differences=[
-            difference(first, paired.from_values, second, paired.to_values, seeds)
-            for (first, second), (paired, seeds) in compared.items()
+            difference(first, both.from_values, second, both.to_values, seeds)
+            for (first, second), (both, seeds) in compared.items()
+        ],
+        measures=[
+            MeasuredPair(
+                from_arm=first,
+                to_arm=second,
+                measure=measure,
+                difference=measure_difference(*paired(by_name[first], by_name[second], values)[1]),
+            )
+            for first, second in compared
+            for measure, values in measured.items()
+            if first in values and second in values
         ],
         same_rate=[found for one in at_one_rate if (found := _same_rate(one, answers)) is not None],
         **facts,
@@ -138,7 +164,7 @@ def cell_of(
     records = {run.place: run.record for arm in arms for run, _ in arm.runs}
     evaluations = {run.place: one for run, one in [*([base] if base else []), *_runs(arms)]}
     return Answered(
-        cell, {pair: paired for pair, (paired, _) in compared.items()}, records, _type_notes(evaluations)
+        cell, {pair: both for pair, (both, _) in compared.items()}, records, _type_notes(evaluations)
     )
 
 
@@ -174,17 +200,17 @@ def _shared_seeds(first: Arm, second: Arm) -> list[int | None]:
     return [None] if not shared and len(first.runs) == len(second.runs) == 1 else shared
 
 
-def _paired(
-    first: Arm, second: Arm, correct: Mapping[str, np.ndarray]
+def paired(
+    first: Arm, second: Arm, values: Mapping[str, np.ndarray]
 ) -> tuple[list[int | None], list[np.ndarray], tuple[tuple[str, str], ...]]:
-    """The seeds that both arms have, and each arm's answers and runs with them."""
+    """The seeds that both arms have, and each arm's values and runs with them."""
     seeds = _shared_seeds(first, second)
     places = [[arm.seeds.index(seed) for seed in seeds if seed is not None] or [0] for arm in (first, second)]
-    tables = [correct[arm.name][place] for arm, place in zip((first, second), places, strict=True)]
+    both = [values[arm.name][place] for arm, place in zip((first, second), places, strict=True)]
     runs = tuple(
         (first.runs[one][0].place, second.runs[other][0].place) for one, other in zip(*places, strict=True)
     )
-    return seeds, tables, runs
+    return seeds, both, runs
 
 
 def _same_rate(one: AtOneRate, known: Mapping[str, Answers]) -> SameRate | None:
@@ -195,10 +221,11 @@ def _same_rate(one: AtOneRate, known: Mapping[str, Answers]) -> SameRate | None:
         for arm in arms
         for run, entry in arm.runs
     }
-    seeds, tables, _ = _paired(*arms, _tables(arms, {**known, **answers}))
+    credits = {place: found.credits for place, found in {**known, **answers}.items()}
+    seeds, both, _ = paired(*arms, tables(arms, credits))
     if not seeds:
         return None
-    first, second = tables
+    first, second = both
     return SameRate(
         learning_rate=one.rate,
         from_mean=float(first.mean()),
@@ -207,18 +234,45 @@ def _same_rate(one: AtOneRate, known: Mapping[str, Answers]) -> SameRate | None:
     )
 
 
-def _tables(arms: Sequence[Arm], answers: Mapping[str, Answers]) -> dict[str, np.ndarray]:
-    """Each arm's credit per row, (seeds, rows), float, with the rows in the same order for all."""
-    if not answers:
+def tables(arms: Sequence[Arm], values: Mapping[str, Mapping[int, float]]) -> dict[str, np.ndarray]:
+    """Each arm's value per row, (seeds, rows), float, with the rows in the same order for all.
+
+    Args:
+        arms: The arms.
+        values: By the run's place, the value of each row.
+
+    Raises:
+        InputError: A row of one run is missing in another.
+    """
+    if not values:
         return {}
-    credits = {place: found.credits for place, found in answers.items()}
-    first = next(iter(credits))
-    for place, found in credits.items():
-        check_same_rows(first, credits[first], place, found)
-    rows = sorted(credits[first])
+    first = next(iter(values))
+    for place, found in values.items():
+        check_same_rows(first, values[first], place, found)
+    rows = sorted(values[first])
     return {
-        arm.name: np.array([[credits[run.place][row] for row in rows] for run, _ in arm.runs], dtype=float)
+        arm.name: np.array([[values[run.place][row] for row in rows] for run, _ in arm.runs], dtype=float)
         for arm in arms
+    }
+
+
+def measured_tables(
+    arms: Sequence[Arm], answers: Mapping[str, Answers]
+) -> dict[RowMeasure, dict[str, np.ndarray]]:
+    """By measure, each arm's value per row as in ``tables``; only of arms whose runs all have scores."""
+    scored = {place: found.scored for place, found in answers.items() if found.scored}
+    arms = [arm for arm in arms if all(run.place in scored for run, _ in arm.runs)]
+    by_run = {run.place: row_values(list(scored[run.place].values())) for arm in arms for run, _ in arm.runs}
+    measures = next(iter(by_run.values()), {})
+    return {
+        measure: tables(
+            arms,
+            {
+                place: dict(zip(scored[place], values[measure].tolist(), strict=True))
+                for place, values in by_run.items()
+            },
+        )
+        for measure in measures
     }
 
 
@@ -240,7 +294,12 @@ def check_same_rows(
         )
 
 
-def _arm(arm: Arm, correct: np.ndarray, answers: Mapping[str, Answers]) -> StudyArm:
+def _arm(
+    arm: Arm,
+    correct: np.ndarray,
+    answers: Mapping[str, Answers],
+    measured: Mapping[RowMeasure, Mapping[str, np.ndarray]],
+) -> StudyArm:
     mean, interval = arm_summary(correct)
     record = arm.runs[0][0].record
     rates = {run.record.config.get("learning_rate") for run, _ in arm.runs}
@@ -253,6 +312,11 @@ def _arm(arm: Arm, correct: np.ndarray, answers: Mapping[str, Answers]) -> Study
         runs=[_seed_run(run, entry, answers[run.place]) for run, entry in arm.runs],
         mean=mean,
         interval=interval,
+        measures={
+            measure: measure_mean(values[arm.name])
+            for measure, values in measured.items()
+            if arm.name in values
+        },
     )
 
 
@@ -265,6 +329,7 @@ def _seed_run(run: Run, entry: Evaluation, answers: Answers) -> SeedRun:
         result=_result(entry, answers),
         parameters=record.parameters,
         training=record.training,
+        inference_tokens_per_second=record.text.tokens_per_second if record.text else None,
         curve=training_curve(run.directory) if record.training else [],
     )
 
@@ -287,4 +352,5 @@ def _result(entry: Evaluation, answers: Answers) -> ArmResult:
         correct=answers.right,
         tied=answers.tied,
         unmatched=entry.unmatched,
+        measures=run_measures(list(answers.scored.values())) if answers.scored else None,
     )

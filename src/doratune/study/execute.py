@@ -129,20 +129,32 @@ def _evaluate(job: Job) -> None:
     from doratune.models.load import on_cpu
     from doratune.processes import in_first
 
-    for config in in_first(lambda: merged(job.left())):
+    for config in in_first(lambda: merged(job.left(), job.text if job.text_left() else None)):
         # The plan's dtype is for training. On a CPU the base is evaluated in float32, as its runs are.
         evaluate(config.model_copy(update={"dtype": "auto"}) if on_cpu() else config)
 
 
-def merged(left: Sequence[Wanted]) -> list[EvalConfig]:
-    """Merge evaluations that differ only in their task, since each evaluation loads the model."""
+def merged(left: Sequence[Wanted], text: EvalConfig | None = None) -> list[EvalConfig]:
+    """Merge evaluations that differ only in their task, since each evaluation loads the model.
+
+    Args:
+        left: The evaluations.
+        text: The evaluation on the built-in text, which joins another of the same run.
+    """
     found: dict[str, EvalConfig] = {}
     for config in (wanted.config for wanted in left):
         key = config.model_dump_json(exclude={"task"})
         same = found.get(key)
         tasks = [*(same.task if same else []), *config.task]
         found[key] = config.model_copy(update={"task": tasks})
-    return list(found.values())
+    configs = list(found.values())
+    if text is None:
+        return configs
+    for place, config in enumerate(configs):
+        if (config.target, config.output) == (text.target, text.output):
+            configs[place] = config.model_copy(update={"text": True})
+            return configs
+    return [*configs, text]
 
 
 @contextmanager

@@ -21,10 +21,11 @@ from doratune.records.differences import (
 )
 from doratune.records.run import DataRecord, Evaluation, RunRecord, mixed, way_of_asking
 from doratune.records.storage import read_record
-from doratune.records.study import StudyMethod, StudyRecord, arm_name, method_of
+from doratune.records.study import Forgetting, StudyMethod, StudyRecord, arm_name, method_of
 from doratune.records.weights import check_own_weights
 from doratune.study.assemble import record_of
 from doratune.study.cell import Answered, Arm, Run, cell_of
+from doratune.study.forgetting import kept_of_text
 
 TaskKey = tuple[str, str, str]
 """A task, its format and its protocol, which must agree for two accuracies to be comparable."""
@@ -73,6 +74,7 @@ def record_of_runs(runs: Sequence[Path], *, title: str | None, reproduce: str) -
     notes = [*unseen, *(note for one in answered for note in one.notes)]
     return record_of(
         answered,
+        forgetting=_forgetting(base, arms),
         title=title or _title(list(arms)),
         reproduce=reproduce,
         environment=loaded[-1].run.record.environment,
@@ -208,6 +210,33 @@ def _cell(key: TaskKey, base: Sequence[_Evaluated], arms: dict[str, list[_Evalua
             Arm(name, method_of(arm[0].run.record), [(one.run, one.evaluations[key]) for one in arm])
             for name, arm in having.items()
             if arm
+        ],
+    )
+
+
+def _forgetting(base: Sequence[_Evaluated], arms: dict[str, list[_Evaluated]]) -> list[Forgetting]:
+    """What the runs keep of plain text; the tasks that they were evaluated on are cells."""
+    trained = [one for arm in arms.values() for one in arm]
+    if not trained:
+        return []
+    rows, formats = _train(trained), {one.run.record.config.get("format") for one in trained}
+    facts = {
+        "model": trained[0].run.record.model.name,
+        "trained_on": (rows.task or rows.source) if rows else "different rows",
+        "format": formats.pop() if len(formats) == 1 else None,
+        "rank": _rank(trained),
+    }
+    with_text = [one.run for one in base if one.run.record.text is not None]
+    return kept_of_text(
+        facts,
+        with_text[0] if with_text else None,
+        [
+            Arm(
+                name,
+                method_of(arm[0].run.record),
+                [(one.run, next(iter(one.evaluations.values()))) for one in arm],
+            )
+            for name, arm in arms.items()
         ],
     )
 

@@ -117,6 +117,7 @@ class Group:
         shared = {key: self.plan.settings[key] for key in _LOADING if key in self.plan.settings}
         tests = self.material.tests
         rows = {test.task.name: test.record.asked for test in tests}
+        also = {test.task.name: test.record.asked for test in self.material.also}
         key = address(
             {
                 "model": self.identity,
@@ -125,12 +126,14 @@ class Group:
                 "protocol": self.plan.protocol,
                 "limit": self.material.entry.eval_rows,
                 "data": rows if len(tests) > 1 else tests[0].record.asked,
+                **({"also": also} if also else {}),
             }
         )
         folder = self.folder / RUNS_NAME / f"base-{_short(list(rows))}-{key}"
-        wanted = [self._answers(test, self.model, folder) for test in tests]
+        wanted = [self._answers(test, self.model, folder) for test in (*tests, *self.material.also)]
         wanted = tuple(replace(one, config=one.config.model_copy(update=shared)) for one in wanted)
-        return Job(stage="base", folder=folder, config=None, wanted=wanted, method="base")
+        text = self._text(self.model, folder).model_copy(update=shared)
+        return Job(stage="base", folder=folder, config=None, wanted=wanted, method="base", text=text)
 
     def _job(self, method: StudyMethod, rate: float, seed: int, stage: Literal["trial", "test"]) -> Job:
         config = self._config(method, rate, seed)
@@ -140,7 +143,8 @@ class Group:
         folder = self.folder / RUNS_NAME / f"{method}-{name}-{key}"
         wanted = self._validations(folder) if seed in self.plan.choosing else []
         if stage == "test":
-            wanted += [self._answers(test, str(folder), folder) for test in self.material.tests]
+            tests = (*self.material.tests, *self.material.also)
+            wanted += [self._answers(test, str(folder), folder) for test in tests]
         return Job(
             stage=stage,
             folder=folder,
@@ -153,6 +157,7 @@ class Group:
             ),
             wanted=tuple(wanted),
             method=method,
+            text=self._text(str(folder), folder) if stage == "test" else None,
         )
 
     def _config(self, method: StudyMethod, rate: float, seed: int) -> TrainConfig:
@@ -207,6 +212,15 @@ class Group:
             eval_rows=self.material.entry.eval_rows if split == "test" else None,
             eval_batch_size=self.plan.eval_batch_size,
             output=output,
+            trust_remote_code=self.plan.settings.get("trust_remote_code", False),
+        )
+
+    def _text(self, target: str, folder: Path) -> EvalConfig:
+        """The evaluation on the built-in text."""
+        return EvalConfig(
+            target=target,
+            text=True,
+            output=folder,
             trust_remote_code=self.plan.settings.get("trust_remote_code", False),
         )
 

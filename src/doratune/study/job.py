@@ -14,7 +14,6 @@ from doratune.evaluation.config import EvalConfig
 from doratune.methods.former import former_method
 from doratune.records.answers import Answers, read_answers
 from doratune.records.base_model import check_own_base_model
-from doratune.records.files import read_jsonl
 from doratune.records.layout import (
     ADAPTER_NAME,
     CHECKPOINTS_NAME,
@@ -85,10 +84,9 @@ class Wanted:
         Raises:
             InputError: As for ``answers``.
         """
-        found, folder = self.found(), self.config.output
-        if found is None or folder is None:
-            return None
-        return right_answer_nll(read_jsonl(folder / found.predictions), found.metric)
+        answers = self.answers()
+        scored = answers.scored if answers is not None else None
+        return right_answer_nll(list(scored.values())) if scored else None
 
     def _check_rows(self, found: Evaluation, folder: Path) -> None:
         if (found.data.asked, found.limit) != (self.asked, self.config.eval_rows):
@@ -112,6 +110,7 @@ class Job:
         config: How it is trained; None for the base model.
         wanted: The evaluations.
         method: The method trained with, or "base".
+        text: The evaluation on the built-in text; None for a trial.
     """
 
     stage: Literal["trial", "test", "base"]
@@ -119,6 +118,7 @@ class Job:
     config: TrainConfig | None
     wanted: tuple[Wanted, ...]
     method: StudyMethod | Literal["base"]
+    text: EvalConfig | None = None
 
     @property
     def key(self) -> str:
@@ -166,13 +166,19 @@ class Job:
         """
         return [] if self.diverged() else [one for one in self.wanted if one.found() is None]
 
+    def text_left(self) -> bool:
+        """Whether the built-in text is not scored yet. A run without weights is not trained again for it."""
+        if self.text is None or self.diverged() or not self.has_weights():
+            return False
+        return not is_recorded(self.folder) or read_record(self.folder).text is None
+
     def done(self) -> bool:
         """Whether nothing is left to do.
 
         Raises:
             InputError: As ``trained`` and ``left``.
         """
-        return self.trained() and not self.left()
+        return self.trained() and not self.left() and not self.text_left()
 
     def has_weights(self) -> bool:
         """Whether there are weights to evaluate."""

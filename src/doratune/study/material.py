@@ -72,6 +72,7 @@ class Material:
         train: The training rows, a file for each task of a mixture.
         validation: The rows on which the learning rate is chosen, a file for each task; empty if it is fixed.
         tests: The test rows of each task.
+        also: The test rows of each task that shows what is forgotten.
         tokens_per_row: Tokens of a training row by format, estimated from the number of characters.
         inputs: SHA-256 of the entry's rows, before validation rows are taken out, and of the definitions of
             tasks in YAML files, by description.
@@ -84,6 +85,7 @@ class Material:
     tests: list[Test]
     tokens_per_row: dict[Format, float]
     inputs: dict[str, str]
+    also: list[Test] = field(default_factory=list)
     definitions: dict[str, tuple[Path, dict[str, Any]]] = field(default_factory=dict)
 
     @property
@@ -159,8 +161,9 @@ def load_material(plan: Plan, entry: PlanTask, folder: Path) -> Material:
             got=f"{entry.validation_rows} of {len(rows)} rows of {emptied[0].place}",
             fix="lower validation_rows",
         )
-    own = {task.name: task.definition for task in _tasks(entry) if task.definition is not None}
-    tests = [_test(plan, entry, get_task(name)) for name in entry.tests]
+    own = {task.name: task.definition for task in _tasks(plan, entry) if task.definition is not None}
+    tests = [_test(plan, entry, get_task(name), entry.test_data) for name in entry.tests]
+    also = [_test(plan, entry, get_task(name), None) for name in plan.also_tested(entry)]
     return Material(
         entry=entry,
         train=[
@@ -172,9 +175,10 @@ def load_material(plan: Plan, entry: PlanTask, folder: Path) -> Material:
         tokens_per_row={form: _tokens_per_row(form, sources) for form in entry.formats},
         inputs={
             **{f"training rows of {source.name}": source.sha256 for source in sources},
-            **{f"test rows of {test.task.name}": test.record.sha256 for test in tests},
+            **{f"test rows of {test.task.name}": test.record.sha256 for test in (*tests, *also)},
             **{f"task {name}": _digest(way_of_asking(definition)) for name, definition in own.items()},
         },
+        also=also,
         definitions={
             name: (folder / DATA_NAME / "tasks" / f"{name}.yaml", definition)
             for name, definition in own.items()
@@ -182,16 +186,17 @@ def load_material(plan: Plan, entry: PlanTask, folder: Path) -> Material:
     )
 
 
-def _tasks(entry: PlanTask) -> list[Task]:
+def _tasks(plan: Plan, entry: PlanTask) -> list[Task]:
     """The tasks that are trained on or tested on, without the mix's own."""
-    return get_tasks([name for name in (*entry.trained_on, *entry.test) if not is_mix(name)])
+    names = (*entry.trained_on, *entry.test, *plan.also_tested(entry))
+    return get_tasks([name for name in names if not is_mix(name)])
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def assumed_material(entry: PlanTask, folder: Path) -> Material:
+def assumed_material(plan: Plan, entry: PlanTask, folder: Path) -> Material:
     """Material without rows, made from the sizes in the plan; enough only for an estimate.
 
     Raises:
@@ -215,6 +220,10 @@ def assumed_material(entry: PlanTask, folder: Path) -> Material:
         train=[part("train", name, each) for name in entry.trained_on],
         validation=[part("validation", first, held)] if held else [],
         tests=[Test(get_task(name), None, part("test", name, test_rows).record) for name in entry.tests],
+        also=[
+            Test(get_task(name), None, part("test", name, test_rows).record)
+            for name in plan.also_tested(entry)
+        ],
         tokens_per_row=dict.fromkeys(entry.formats, float(sizes.tokens_per_row)),
         inputs={},
     )
@@ -267,8 +276,8 @@ def _source(plan: Plan, entry: PlanTask, name: str) -> _Source:
     return _Source(task.name, task, tasks, loaded.rows, _place(loaded.source, data), loaded.sha256)
 
 
-def _test(plan: Plan, entry: PlanTask, task: Task) -> Test:
-    data = entry.test_data or _file_in(plan.data, task, "test")
+def _test(plan: Plan, entry: PlanTask, task: Task, given: Path | None) -> Test:
+    data = given or _file_in(plan.data, task, "test")
     loaded = load_split(task, "test", data=data)
     record = DataRecord(
         task=task.name,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Field, model_validator
 
 from doratune.data.mix import without_mix
-from doratune.data.tasks import get_tasks
+from doratune.data.tasks import get_tasks, plain_name
 from doratune.data.tasks import plain_name as task_name
 from doratune.errors import InputError
 from doratune.methods.find import get_method, is_method_file
@@ -66,6 +66,8 @@ class PlanTask(Settings):
     """Name of a task or its YAML file, or commonsense-mix; a list is a mixture of them."""
     test: Annotated[list[str], AfterValidator(_distinct)] = Field(default=[])
     """Tasks to test on, by name or YAML file; empty: those that are trained on."""
+    also_test: Annotated[list[str], AfterValidator(_distinct)] = Field(default=[])
+    """Further tasks, not trained on, that show what is forgotten; not part of any verdict."""
     formats: Axis[Format] = Field(default=["instruct"])
     """instruct, continuation or both."""
     rows: Positive | Axis[Positive] | None = None
@@ -178,6 +180,8 @@ class Plan(Settings):
     """Values of epochs that are crossed; empty: that of settings."""
     data: LaxPath | None = None
     """Folder with <task>/train.json and <task>/test.json, instead of the hub."""
+    also_test: Annotated[list[str], AfterValidator(_distinct)] = Field(default=[])
+    """also_test of every training set that neither trains on nor tests the task."""
     choose: Choose = Choose()
     """How learning rates are chosen."""
     protocol: Protocol = "likelihood"
@@ -235,6 +239,15 @@ class Plan(Settings):
     def rates(self, method: StudyMethod) -> list[float]:
         """The learning rates to try for a method, ascending, before any is added."""
         return sorted(self.own_learning_rates.get(method, self.learning_rates))
+
+    def also_tested(self, entry: PlanTask) -> list[str]:
+        """The tasks that show what models trained on an entry forget."""
+        known = {
+            *entry.names,
+            *(plain_name(one).lower() for one in without_mix([*entry.trained_on, *entry.tests])),
+        }
+        shared = [one for one in without_mix(self.also_test) if plain_name(one).lower() not in known]
+        return list(dict.fromkeys([*without_mix(entry.also_test), *shared]))
 
     @property
     def choosing(self) -> list[int]:
@@ -395,6 +408,7 @@ def _check_tasks(plan: Plan, source: str) -> None:
             got=", ".join(repeated),
             fix="give it one entry; it may have several formats and test tasks",
         )
+    _check_also(plan, source)
     for task in plan.tasks:
         if task.train_data is not None and len(task.trained_on) > 1:
             raise InputError(
@@ -418,10 +432,35 @@ def _check_tasks(plan: Plan, source: str) -> None:
             )
 
 
+def _check_also(plan: Plan, source: str) -> None:
+    """Refuse to call forgotten what is trained on, or tested anyway."""
+    for task in plan.tasks:
+        ours = without_mix([*task.trained_on, *task.tests])
+        known = {plain_name(one).lower() for one in ours}
+        shared = [one for one in without_mix(task.also_test) if plain_name(one).lower() in known]
+        if shared:
+            raise InputError(
+                "also_test is for tasks that are neither trained on nor tested otherwise",
+                where=f"{source}, tasks, {task.name}, also_test",
+                got=", ".join(shared),
+                fix="leave it out",
+            )
+    used = {plain_name(one).lower() for task in plan.tasks for one in plan.also_tested(task)}
+    unused = [one for one in without_mix(plan.also_test) if plain_name(one).lower() not in used]
+    if unused:
+        raise InputError(
+            "every training set of the plan trains on this task or tests it",
+            where=f"{source}, also_test",
+            got=", ".join(unused),
+            fix="leave it out",
+        )
+
+
 def _check_names(plan: Plan, source: str) -> None:
     """Refuse tasks that are not known, and two files that define a task of one name."""
     try:
-        get_tasks(without_mix([name for task in plan.tasks for name in (*task.trained_on, *task.test)]))
+        named = [name for task in plan.tasks for name in (*task.trained_on, *task.test, *task.also_test)]
+        get_tasks(without_mix([*named, *plan.also_test]))
     except InputError as error:
         where = f"{source}, tasks" if error.where == "--task" else error.where
         raise InputError(

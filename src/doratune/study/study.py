@@ -92,7 +92,7 @@ def open_study(
                     fix="add sizes to the task in the plan, or name a folder with the rows: --data",
                 ) from error
             assumed[entry.name] = NOT_HERE
-            return assumed_material(entry, folder)
+            return assumed_material(plan, entry, folder)
 
     with offline() if only_to_estimate else nullcontext():
         materials = [load(entry) for entry in plan.tasks]

@@ -28,6 +28,8 @@ class MetricsCallback(TrainerCallback):
 
     Attributes:
         seconds: Wall time of the training loop so far, with that of earlier processes of a resumed run.
+        cpu_seconds: Processor time of this process in the loop so far, likewise; None if an older version ran
+            a part of it.
         tokens: Tokens trained on so far, padding not counted.
         loss: The last training loss.
         skipped: Optimizer steps skipped so far, because their loss or gradient was not finite.
@@ -36,17 +38,19 @@ class MetricsCallback(TrainerCallback):
     def __init__(self, folder: Path) -> None:
         self.path = folder / METRICS_NAME
         self.seconds = 0.0
+        self.cpu_seconds: float | None = 0.0
         self.tokens = 0
         self.loss = float("nan")
         self.skipped = 0
         self._before = 0.0
-        self._started = 0.0
+        self._cpu_before: float | None = 0.0
+        self._started = self._cpu_started = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Drop the lines that a killed process wrote after the checkpoint that training resumes from."""
-        self._started = time.perf_counter()
+        self._started, self._cpu_started = time.perf_counter(), time.process_time()
         if not state.is_world_process_zero:
             return
         kept = []
@@ -58,9 +62,10 @@ class MetricsCallback(TrainerCallback):
         training = [line for line in kept if "loss" in line]
         if training:
             self._before, self.tokens = training[-1]["seconds"], training[-1]["tokens"]
+            self._cpu_before = training[-1].get("cpu_seconds")
             self.loss = float("nan") if training[-1]["loss"] is None else training[-1]["loss"]
         self.skipped = sum("skipped" in line for line in training)
-        self.seconds = self._before
+        self.seconds, self.cpu_seconds = self._before, self._cpu_before
 
     def _resumes(self, state: TrainerState) -> bool:
         return state.global_step > 0 and self.path.exists()
@@ -82,6 +87,9 @@ class MetricsCallback(TrainerCallback):
         line: dict[str, Any] = {"step": state.global_step}
         line.update({key: logs[key] for key in LOGGED if key in logs})
         line["seconds"] = round(self.seconds, 3)
+        if self._cpu_before is not None:
+            self.cpu_seconds = self._cpu_before + time.process_time() - self._cpu_started
+            line["cpu_seconds"] = round(self.cpu_seconds, 3)
         if "loss" in logs:
             self.tokens += int(logs["row_tokens"])
             self.loss = logs["loss"]

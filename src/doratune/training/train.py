@@ -32,7 +32,7 @@ from doratune.records.adapter_folder import read_adapter_settings, told_settings
 from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, weights_path
 from doratune.records.run import DataRecord, ModelRecord, RunRecord
 from doratune.records.storage import write_base_model, write_record
-from doratune.records.weights import weights_checksum
+from doratune.records.weights import weights_bytes, weights_checksum
 from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory
 from doratune.training._internals import DEVICES_NAME, TRAINING_ARGS_NAME, SFTConfig
@@ -121,7 +121,8 @@ def train(
         with together():
             changes = changes_since(start, model)
             checksum = _save_weights(trainer, folder, base_record)
-        training = training_record(trainer, config, metrics, speedups, changes, checksum)
+        size = weights_bytes(folder) if checksum is not None else None
+        training = training_record(trainer, config, metrics, speedups, changes, checksum, size)
 
         def write() -> RunRecord:
             record = RunRecord(

@@ -39,6 +39,7 @@ def training_record(
     speedups: SpeedupReport | None,
     changes: dict[str, ChangeRecord] | None,
     checksum: str | None,
+    size: int | None,
 ) -> TrainingRecord:
     """Describe a finished training; every process has to ask.
 
@@ -49,6 +50,7 @@ def training_record(
         speedups: The speedups in the model; None without.
         changes: How far the weights moved; None if that is not known.
         checksum: Of the written weights; None in processes that do not write.
+        size: Bytes of the written weights.
     """
     return TrainingRecord(
         seconds=metrics.seconds,
@@ -57,6 +59,8 @@ def training_record(
         tokens=metrics.tokens,
         tokens_per_second=metrics.tokens / metrics.seconds if metrics.seconds else 0.0,
         peak_memory_bytes=max(gather_object([peak_memory_bytes()])),
+        cpu_seconds=metrics.cpu_seconds,
+        weights_bytes=size,
         final_loss=metrics.loss,
         skipped_steps=metrics.skipped,
         changes=changes,

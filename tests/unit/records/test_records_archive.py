@@ -18,7 +18,7 @@ from doratune.records.archive import check_against_archive, has_archive, restore
 from doratune.records.files import read_jsonl, write_jsonl_atomic
 from doratune.records.layout import RUNS_NAME
 from doratune.records.storage import read_record, read_study, write_config
-from doratune.records.study import StudyCell, StudyRecord
+from doratune.records.study import SeedRun, StudyCell, StudyRecord
 from doratune.study.assemble import record_of
 from doratune.study.cell import Answered, Arm, Run, cell_of
 from doratune.study.compare import remove_comparison
@@ -172,13 +172,24 @@ def test_the_study_in_the_docs_follows_from_its_archive(tmp_path: Path) -> None:
     found = record_of([_answered(tmp_path, committed, cell) for cell in range(7)], title="", reproduce="")
     assert [_without_answers(cell) for cell in found.cells] == [*map(_without_answers, committed.cells)]
     assert found.pooled == committed.pooled
+    assert all(arm.measures for cell in found.cells for arm in cell.arms), "scores of older versions count"
     same = {seed.seed for seed in found.cells[0].differences[0].seeds if seed.same_answers == 2000}
     assert same == {1, 2}, "rows on which LoRA and DoRA both say the same of every question"
 
 
 def _without_answers(cell: StudyCell) -> StudyCell:
-    """Which answers were given was not recorded then."""
-    return with_given_answers(cell, dict.fromkeys(run.run for arm in cell.arms for run in arm.runs))
+    """Which answers were given, and the measures of their scores, were not recorded then."""
+    cell = with_given_answers(cell, dict.fromkeys(run.run for arm in cell.arms for run in arm.runs))
+    arms = [
+        arm.model_copy(update={"measures": {}, "runs": [_without_measures(run) for run in arm.runs]})
+        for arm in cell.arms
+    ]
+    base = cell.base.model_copy(update={"measures": None}) if cell.base else None
+    return cell.model_copy(update={"arms": arms, "base": base, "measures": []})
+
+
+def _without_measures(run: SeedRun) -> SeedRun:
+    return run.model_copy(update={"result": run.result.model_copy(update={"measures": None})})
 
 
 def _answered(study: Path, committed: StudyRecord, number: int) -> Answered:

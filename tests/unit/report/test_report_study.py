@@ -19,7 +19,7 @@ from doratune.records.files import write_json_atomic
 from doratune.records.layout import ANALYSIS_NAME, STUDY_NAME
 from doratune.records.study import StudyRecord
 from doratune.report import numbers, paper
-from doratune.report.figures import MARKERS, Sheet
+from doratune.report.figures import Sheet, marker
 from doratune.report.markup import to_html, to_markdown
 from doratune.report.page import page_of
 from doratune.report.plots import loss_plot
@@ -152,7 +152,7 @@ def test_plots_say_what_they_show(record: StudyRecord, page: str) -> None:
 
 
 def test_methods_differ_in_colour_and_in_shape(page: str) -> None:
-    looks = [(METHOD_SERIES[method], MARKERS[METHOD_SERIES[method]]) for method in METHOD_SERIES]
+    looks = [(METHOD_SERIES[method], marker(METHOD_SERIES[method])) for method in METHOD_SERIES]
     assert all(len(set(one)) == len(METHOD_SERIES) for one in zip(*looks, strict=True))
     svg = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
     assert not re.search(r"#[0-9a-f]{6}\b", svg), "a fixed colour would not follow dark mode"
