@@ -16,6 +16,7 @@ from types import ModuleType
 
 from doratune import __version__
 from doratune.cli.installed import check_installed
+from doratune.cli.interrupts import noting_interrupts
 from doratune.cli.library_messages import show_library_logs
 from doratune.errors import LONGEST, DoratuneError, InputError, OtherProcessError, did_you_mean
 from doratune.launch import LINGERING, first_process_speaks, launched, refuse_several
@@ -101,6 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"doratune {__version__}")
         return 0
     verb, rest = arguments[0], arguments[1:]
+    interrupts: list[int] = []
     try:
         if verb in COMPLETION:
             check_installed(verb)
@@ -124,7 +126,8 @@ def main(argv: list[str] | None = None) -> int:
             refuse_several(f"doratune {verb} works in one process", fix=fix)
         if verb != "run":  # there the script decides
             show_library_logs()
-        done = module_of(verb).main(rest)
+        with noting_interrupts(interrupts):
+            done = module_of(verb).main(rest)
     except DoratuneError as error:
         return _failed(error)
     except OSError as error:
@@ -140,12 +143,14 @@ def main(argv: list[str] | None = None) -> int:
             )
         )
     except KeyboardInterrupt:
-        if launched().speaks:
-            print("doratune: interrupted", file=sys.stderr)
-        return 130
+        return _interrupted()
     except SystemExit as end:  # tyro's, which has printed why
         if end.code and not launched().speaks:
             time.sleep(LINGERING)
+        raise
+    except Exception:
+        if interrupts:
+            return _interrupted()
         raise
     # What the user's script raises is not ours to turn into messages and exit codes.
     return done if isinstance(done, int) else done()
@@ -165,6 +170,12 @@ def _unreadable(name: object) -> bool:
     except OSError as error:
         return error.errno == errno.EACCES
     return not os.access(name, os.R_OK)
+
+
+def _interrupted() -> int:
+    if launched().speaks:
+        print("doratune: interrupted", file=sys.stderr)
+    return 130
 
 
 def _failed(error: DoratuneError) -> int:

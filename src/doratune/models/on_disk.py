@@ -67,7 +67,7 @@ def open_model(name: str, *, trust_remote_code: bool = False, where: str = "--mo
         InputError: It cannot be found or read, or its files are quantised.
     """
     refuse_unknown_model(name, where=where)
-    folder = weights_folder(name)
+    folder = weights_folder(name, where=where)
     refuse_no_model(folder, where=where)
     refuse_repeated_keys(folder)
     local = name in BUILTIN or Path(name).expanduser().exists()

@@ -39,11 +39,12 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = re.compile(r".*\.(bin|pt|pth|ckpt)")
 
 
-def weights_folder(name: str) -> Path:
+def weights_folder(name: str, *, where: str | None = None) -> Path:
     """The folder with a model's config.json and safetensors, downloaded or converted if necessary.
 
     Args:
         name: What ``load_model`` takes: a built-in name, a folder, a .gguf file or a hub id.
+        where: Where the user named it, for the message.
 
     Raises:
         InputError: If there is no such model.
@@ -56,19 +57,20 @@ def weights_folder(name: str) -> Path:
     if path.suffix == ".gguf":
         return convert_once(path)
     if looks_like_path(name):
-        raise _not_there(name)
+        raise _not_there(name, where)
     from huggingface_hub import snapshot_download
 
     with hub_or_cache(name) as answer:
         try:
             return Path(snapshot_download(name, allow_patterns=["config.json", "model*.safetensors", INDEX]))
         except Exception as error:  # the hub and the network have their own exceptions
-            raise _not_there(name, answer.failure) from error
+            raise _not_there(name, where, answer.failure) from error
 
 
-def _not_there(name: str, failure: str | None = None) -> InputError:
+def _not_there(name: str, where: str | None, failure: str | None = None) -> InputError:
     return InputError(
-        "the base model is no longer there",
+        "the base model is not there",
+        where=where,
         got=f"{name} ({failure})" if failure else name,
         expected=f"a built-in name ({', '.join(BUILTIN)}), a folder, a .gguf file or a hub id",
     )

@@ -18,7 +18,9 @@ from doratune.peft.adapter_file import read_adapter_config, read_adapter_tensors
 from doratune.records.adapter_folder import WEIGHTS
 
 
-def load_adapter(model: PreTrainedModel, folder: Path, *, hollow: bool = False) -> PeftModel:
+def load_adapter(
+    model: PreTrainedModel, folder: Path, *, hollow: bool = False, flag: str = "--model"
+) -> PeftModel:
     """Load the adapter in ``folder`` into ``model``.
 
     Args:
@@ -26,6 +28,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, hollow: bool = False) 
         folder: An adapter as PEFT saves it.
         hollow: The model's weights have no content, so an initialisation that would change them is left out;
             for LoRA and DoRA only.
+        flag: The flag that names the base model, for messages.
 
     Returns:
         The PEFT model, frozen.
@@ -40,16 +43,21 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, hollow: bool = False) 
     tensors = read_adapter_tensors(folder)
     if hollow:
         config.init_lora_weights = True
-    with fitting(folder), warnings.catch_warnings():
+    with fitting(folder, flag), warnings.catch_warnings():
         # fill_adapter raises a better error.
         warnings.filterwarnings("ignore", "Found missing adapter keys")
         loaded = PeftModel.from_pretrained(model, str(folder), config=config, low_cpu_mem_usage=hollow)
-    fill_adapter(loaded, folder, tensors, in_place=not hollow)
+    fill_adapter(loaded, folder, tensors, in_place=not hollow, flag=flag)
     return loaded
 
 
 def fill_adapter(
-    model: PeftModel, folder: Path, tensors: dict[str, Tensor] | None = None, *, in_place: bool = True
+    model: PeftModel,
+    folder: Path,
+    tensors: dict[str, Tensor] | None = None,
+    *,
+    in_place: bool = True,
+    flag: str = "--model",
 ) -> None:
     """Fill a model's adapter from a file whose keys must match it exactly.
 
@@ -59,12 +67,13 @@ def fill_adapter(
         tensors: The result of ``read_adapter_tensors``, if it has been called.
         in_place: Copy the tensors into the model's. Otherwise they take their place; on the meta device only
             keys and shapes are compared.
+        flag: The flag that names the base model, for messages.
 
     Raises:
         InputError: The file cannot be read, or its keys or shapes are not the model's.
     """
     tensors = read_adapter_tensors(folder) if tensors is None else tensors
-    with fitting(folder):
+    with fitting(folder, flag):
         result: Any = set_peft_model_state_dict(model, tensors, low_cpu_mem_usage=not in_place)
     missing, unused = _unfilled(model, result.missing_keys), list(result.unexpected_keys)
     if missing or unused:
@@ -75,7 +84,7 @@ def fill_adapter(
             got="; ".join(f"{len(keys)} {kind} ({first_of(keys)})" for kind, keys in got if keys),
             expected=f"the {len(get_peft_model_state_dict(model, save_embedding_layers=False))} tensors of "
             "adapter_config.json",
-            fix="copy the whole folder again from where it was trained, and name its base with --model",
+            fix=f"copy the whole folder again from where it was trained, and name its base with {flag}",
         )
 
 
@@ -89,7 +98,7 @@ def _unfilled(model: PeftModel, missing: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def fitting(folder: Path) -> Iterator[None]:
+def fitting(folder: Path, flag: str = "--model") -> Iterator[None]:
     """Turn PEFT's exceptions while it loads the adapter in ``folder`` into one InputError."""
     try:
         yield
@@ -107,7 +116,7 @@ def fitting(folder: Path) -> Iterator[None]:
             "the adapter does not fit this base model",
             where=str(folder),
             got=f"{type(error).__name__}: {lines[-1].strip()}",
-            fix="name the model it was trained on with --model",
+            fix=f"name the model it was trained on with {flag}",
         ) from error
 
 

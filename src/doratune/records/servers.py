@@ -79,6 +79,7 @@ class ServedContents(Record):
     ranks: list[Count]  #: ranks of an adapter's layers, ascending; empty for a model
     modules: list[str]  #: names of an adapter's modules without their place
     parts: list[Part]  #: what else an adapter has
+    in_4bit: bool = False  #: whether it is the adapter of a run in 4 bits, whose base has to be named
     base: str | None  #: an adapter's base model, as far as it says
     architecture: str | None  #: a model's, from its config.json
 

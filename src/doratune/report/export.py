@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from doratune.byte_size import byte_size
 from doratune.records.serving import ExportedGguf
 
 
 def export_lines(written: ExportedGguf) -> Iterator[str]:
     """The lines that the command prints."""
-    yield f"written: {written.output} ({written.bytes / 1e9:.2f} GB)"
+    yield f"written: {written.output} ({byte_size(written.bytes)})"
     for what, types in {"copied": written.copied, "with the adapter": written.computed}.items():
         yield f"tensors {what}: {', '.join(f'{count} {name}' for name, count in types.items())}"
     logits = written.check.logits

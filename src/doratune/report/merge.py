@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from doratune.byte_size import byte_size
 from doratune.records.serving import LogitCheck, MergeRecord
 
 
@@ -28,7 +29,7 @@ def merge_lines(record: MergeRecord) -> Iterator[str]:
         yield f"full precision compared with dequantised base: {_distance(record.base_difference)}"
     size = sum(record.files.values())
     count = f"{len(record.files)} file{'s' * (len(record.files) != 1)}"
-    yield f"{record.output}: {count}, {size / 1e9:.3g} GB, in {record.seconds:.0f} s"
+    yield f"{record.output}: {count}, {byte_size(size)}, in {record.seconds:.0f} s"
 
 
 def _distance(check: LogitCheck) -> str:

@@ -282,7 +282,7 @@ def open_adapted(
     loaded = model_record(opened.loaded, opened.files)
     other = other_base(trained_on(found, loaded, asked), loaded, asked)
     placeholder = hollow(opened.model)
-    model = load_adapter(opened.model, found.adapter, hollow=True).eval()
+    model = load_adapter(opened.model, found.adapter, hollow=True, flag=asked.flag).eval()
     _refuse_layers(model, found.adapter)
     merge_layer.to_float32(model)
     own, replaced = _brought(model, opened, placeholder)
@@ -311,7 +311,8 @@ def _refuse_unnamed_base(found: Found, asked: Asked, dequantised: bool | None) -
         raise InputError(
             "the run was trained in 4 bits, so it has to be said which base it goes onto",
             where=asked.target,
-            expected="the base in full precision, or the dequantised weights that training saw",
+            expected="the base in full precision"
+            + ("" if dequantised is None else ", or the dequantised weights that training saw"),
             fix=f"add {asked.flag} {name}" + ("" if dequantised is None else ", or --dequantised"),
         )
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from doratune.byte_size import byte_size
 from doratune.errors import InputError, StoppedError
 from doratune.models.weights import DTYPES
 from doratune.records.files import write_text_atomic
@@ -108,7 +109,7 @@ def refuse_taken(output: Path, *, where: str = "--output") -> None:
             "the output folder is not empty",
             where=where,
             got=output,
-            fix="choose another folder, or remove this one",
+            fix="choose another folder; nothing is overwritten",
         )
 
 
@@ -123,8 +124,8 @@ def refuse_small_disk(place: Path, size: int, where: str) -> None:
         raise InputError(
             "the disk is too small",
             where=where,
-            got=f"{free / 1e9:.1f} GB free at {place}",
-            expected=f"{(size + ROOM) / 1e9:.1f} GB",
+            got=f"{byte_size(free)} free at {place}",
+            expected=byte_size(size + ROOM),
             fix="free some space, or name a folder on another disk",
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,6 +53,27 @@ def test_denied_reading_is_bad_input_and_denied_writing_a_failure(
 def test_other_errors_are_not_taken_for_disk_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConnectionRefusedError):
         raised(monkeypatch, ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
+
+
+@pytest.mark.parametrize("pressed", [True, False])
+def test_an_error_after_a_swallowed_interrupt_is_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], pressed: bool
+) -> None:
+    def verb(arguments: list[str]) -> int:
+        try:
+            if pressed:
+                signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:  # as torch does while it imports NumPy
+            pass
+        raise RecursionError("half of a module")
+
+    monkeypatch.setattr(importlib, "import_module", lambda name: SimpleNamespace(main=verb))
+    if pressed:
+        assert main(["env"]) == 130 and capsys.readouterr().err == "doratune: interrupted\n"
+    else:
+        with pytest.raises(RecursionError):
+            main(["env"])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

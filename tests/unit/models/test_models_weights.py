@@ -57,7 +57,7 @@ def test_a_hub_id_is_read_from_the_hubs_cache(
     (entry / "refs" / "main").write_text(commit)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     assert WeightFiles(weights_folder("org/tiny")).shape(NAME) == (64, 64)
-    with pytest.raises(InputError, match="no longer there"):
+    with pytest.raises(InputError, match="is not there"):
         weights_folder("org/other")
 
 

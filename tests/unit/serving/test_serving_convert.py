@@ -19,7 +19,7 @@ from torch import nn
 
 from doratune.errors import DoratuneError, InputError
 from doratune.records.serving import ConvertRecord
-from doratune.serving import check
+from doratune.serving import check, files
 from doratune.serving.converting.config import ConvertConfig
 from doratune.serving.converting.zeros import of_zeros, unadapted
 from doratune.serving.servers.contents import read_contents
@@ -280,6 +280,18 @@ def test_what_is_refused(families: Callable[[str], Path], tmp_path: Path) -> Non
         with pytest.raises(InputError, match=said):
             converted(target, output, **settings)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_disk_must_hold_whole_modules_too(
+    families: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = families("llama")
+    adapter = dora(base, tmp_path / "adapter", "q_proj", modules_to_save=["lm_head"])
+    asked: list[int] = []
+    monkeypatch.setattr(files, "refuse_small_disk", lambda place, size, where: asked.append(size))
+    converted(adapter, tmp_path / "lora", rank=4)
+    written = (tmp_path / "lora" / "adapter_model.safetensors").stat().st_size
+    assert 4 * 600 * 32 < asked[0] <= written < asked[0] + 4096
 
 
 @pytest.mark.parametrize(

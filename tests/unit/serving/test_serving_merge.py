@@ -16,6 +16,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from serving_support import float32_model, save_adapter, unmerged
 
+from doratune.errors import InputError
 from doratune.records.files import read_text
 from doratune.records.serving import MergeRecord
 from doratune.serving import check
@@ -287,3 +288,21 @@ def test_peft_still_drops_magnitudes_when_it_combines_adapters(tiny_model: Path,
     alone = model(ids).logits
     model.set_adapter("both")
     assert (model(ids).logits - alone).abs().max() > 1e-3  # of two equal adapters, it should be one of them
+
+
+def test_the_output_is_looked_at_before_the_base_is_read(tiny_model: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(tiny_model, tmp_path / "adapter")
+    config = MergeConfig(run=[str(adapter)], base=str(tmp_path / "absent"), output=adapter)
+    with pytest.raises(InputError, match="not empty"):
+        merge(config)
+
+
+def test_another_base_names_the_flag_of_this_command(tiny_model: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(tiny_model, tmp_path / "adapter")
+    gpt2 = hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2))
+    gpt2.save_pretrained(tmp_path / "gpt2")
+    for file in tiny_model.glob("tokenizer*"):
+        (tmp_path / "gpt2" / file.name).symlink_to(file)
+    with pytest.raises(InputError, match="does not fit this base") as caught:
+        merge(MergeConfig(run=[str(adapter)], base=str(tmp_path / "gpt2"), output=tmp_path / "new"))
+    assert "with --base" in caught.value.message and "--model" not in caught.value.message

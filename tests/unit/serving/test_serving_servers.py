@@ -14,6 +14,7 @@ import pytest
 import torch
 from gguf import GGUFWriter
 from peft import LoraConfig, PeftModel, get_peft_model
+from synthetic_runs import write_run
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -239,6 +240,18 @@ def test_the_ways_are_commands_that_parse_and_suit_the_server(
     assert answer(check_serving(str(folders / "bias-of-b")), "vllm").ways[0].makes == "a merged model"
     assert len(answer(check_serving(str(folders / "bias-of-b")), "vllm").ways) == 1
     assert len(answer(check_serving(str(folders / "head-saved")), "vllm").ways) == 1, "conversion keeps it"
+
+
+def test_of_a_run_in_4_bits_the_base_is_named(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    write_run(run, "dora", {}, config={"load_in_4bit": True})
+    with_config(folders / "dora", run / "adapter")
+    monkeypatch.chdir(tmp_path)
+    commands = [way.command for one in check_serving("run").servers for way in one.ways]
+    assert len({shlex.split(one)[1] for one in commands}) == 3
+    assert all(f"run --base {check_serving('run').contents.base} " in one for one in commands)
 
 
 def test_the_folder_of_an_exact_conversion(folders: Path, tmp_path: Path) -> None:

@@ -151,9 +151,10 @@ def _size(layer: AdaptedLayer) -> int:
 
 
 def _bytes(source: AdaptedBase, rank: int) -> int:
-    """The size of a LoRA's file, without whole modules."""
+    """The size of a LoRA's file, with what the adapter holds besides."""
     layers = {
         one.name: one.layer.get_base_layer().weight.shape for one in source.layers() if one.kind != "tokens"
     }
     shapes = [*layers.values(), *unadapted(source.base.model, layers).values()]
-    return 4 * rank * sum(map(sum, shapes))
+    beside = sum(one.numel() * one.element_size() for one in source.replaced().values())
+    return 4 * rank * sum(map(sum, shapes)) + beside

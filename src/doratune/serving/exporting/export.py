@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from gguf import GGMLQuantizationType
 
+from doratune.byte_size import byte_size
 from doratune.environment import describe_environment
 from doratune.errors import DoratuneError, InputError
 from doratune.models.builtin import BUILTIN, builtin_gguf
@@ -76,7 +77,7 @@ def export(config: ExportConfig) -> ExportedGguf:
                 *(path.name, difference.overall, difference.tensor, difference.largest),
             )
         with staged_file(config.output, plan.size) as staged:
-            logger.info("writing %s, %.2f GB", config.output, plan.size / 1e9)
+            logger.info("writing %s, %s", config.output, byte_size(plan.size))
             plan.write(staged)
             logger.info("checking it: read back with transformers, %d rows", len(rows))
             check = check_gguf(staged, opened, weights, layout, rows)

@@ -17,6 +17,7 @@ from doratune.errors import DoratuneError, InputError
 from doratune.memory import give_freed_memory_back
 from doratune.models.on_disk import open_model
 from doratune.records.files import write_json_atomic, write_text_atomic
+from doratune.records.folders import refuse_output
 from doratune.records.layout import MERGE_NAME
 from doratune.records.serving import LogitCheck, MergeRecord
 from doratune.serving.adapted import AdaptedBase, AdaptedLayer, hollow, open_adapted
@@ -30,7 +31,7 @@ from doratune.serving.check import (
     recorded,
     rows_for,
 )
-from doratune.serving.files import stage
+from doratune.serving.files import refuse_taken, stage
 from doratune.serving.merged_weights import MergedWeights
 from doratune.serving.merging.card import merged_card
 from doratune.serving.merging.config import MergeConfig
@@ -58,6 +59,8 @@ def merge(config: MergeConfig) -> MergeRecord:
     began = time.monotonic()
     give_freed_memory_back(BLOCK_BYTES)
     _refuse_several(config)
+    refuse_output(config.output)
+    refuse_taken(config.output)
     opened = open_adapted(
         config.run[0],
         base=config.base,

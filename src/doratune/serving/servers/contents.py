@@ -113,6 +113,7 @@ def _adapter(folder: Path, found: Found) -> ServedContents:
         ranks=sorted({shape[0] for shape in adapted.values()}),
         modules=sorted({name.rpartition(".")[2] for name in modules}),
         parts=sorted(set(_parts(config, shapes, modules)), key=list(MEANINGS).index),
+        in_4bit=bool(found.record and found.record.config.get("load_in_4bit")),
         base=trained_on.name if trained_on else config.get("base_model_name_or_path") or None,
         architecture=None,
     )

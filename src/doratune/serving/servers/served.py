@@ -158,26 +158,28 @@ def _ways(server: Server, contents: ServedContents, target: str) -> Iterator[Ser
     if contents.kind != "adapter":
         return
     beside = _place(contents.run or target)
-    name, quoted = _name(contents, target), shlex.quote(beside)
+    name, run = _name(contents, target), shlex.quote(beside)
+    if contents.in_4bit and contents.base is not None:
+        run += f" --base {shlex.quote(contents.base)}"
     if server.model.does == "takes":
         merged = f"{beside}-merged"
         yield ServingWay(
             makes="a merged model",
-            command=f"doratune merge {quoted} --output {shlex.quote(merged)}",
+            command=f"doratune merge {run} --output {shlex.quote(merged)}",
             start=_filled(server.model.start, name, model=merged),
         )
     if server.gguf_model.does == "takes" and (server.model.does != "takes" or server.model.architectures):
         gguf, of_base = f"{beside}.gguf", _of_gguf(contents.base)
         yield ServingWay(
             makes="a merged model as GGUF",
-            command=f"doratune export {quoted} --to gguf{of_base} --output {shlex.quote(gguf)}",
+            command=f"doratune export {run} --to gguf{of_base} --output {shlex.quote(gguf)}",
             start=_filled(server.gguf_model.start, name, model=gguf),
         )
     if _is_convertible(server, contents):
         lora = f"{beside}-lora"
         yield ServingWay(
             makes=f"a LoRA of rank {NEW_RANK}, which is an approximation",
-            command=f"doratune convert {quoted} --to lora --rank {NEW_RANK} --output {shlex.quote(lora)}",
+            command=f"doratune convert {run} --to lora --rank {NEW_RANK} --output {shlex.quote(lora)}",
             start=_adapter_start(server, lora, name, contents.base, NEW_RANK),
         )
 
