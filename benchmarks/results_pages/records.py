@@ -97,7 +97,10 @@ def provider(result: Any, name: str) -> Any:
 
 
 def ratio(
-    result: CaseResult | StepCaseResult, name: str, against: str, quantity: Quantity = "time"
+    result: CaseResult | StepCaseResult | InferCaseResult,
+    name: str,
+    against: str,
+    quantity: Quantity = "time",
 ) -> float | None:
     """A provider's figure relative to another's, within the rounds of one case."""
     ratios = provider(result, name).ratios.get(quantity, {})
@@ -105,7 +108,10 @@ def ratio(
 
 
 def ratios(
-    results: Iterable[CaseResult | StepCaseResult], name: str, against: str, quantity: Quantity = "time"
+    results: Iterable[CaseResult | StepCaseResult | InferCaseResult],
+    name: str,
+    against: str,
+    quantity: Quantity = "time",
 ) -> list[float]:
     """A ratio in every case that has it."""
     found = (ratio(result, name, against, quantity) for result in results)
