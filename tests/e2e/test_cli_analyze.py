@@ -302,7 +302,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "an adapter with a layer less": (_in_an_older_run(_without_a_layer), "missing"),
     "an adapter that is not finite": (_in_an_older_run(_not_finite), "not finite"),
-    "an adapter of another configuration": (_other_targets, "unused"),
+    "an adapter of another configuration": (_other_targets, "other settings than its run"),
     "a missing adapter": (lambda run: shutil.rmtree(run / "adapter"), "weights are not there"),
     "an adapter of more": (_in_an_older_run(_foreign_parameter), "lm_head"),
 }
