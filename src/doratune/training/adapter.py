@@ -21,6 +21,9 @@ from doratune.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
+INITIALISATIONS = "true, gaussian, orthogonal, mica, pissa or olora"
+"""Those of LoRA that training can begin with and that an adapter's file can be evaluated after."""
+
 
 def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
     """Wrap ``model`` with the adapter that ``config`` describes.
@@ -92,13 +95,21 @@ def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None)
     except (TypeError, ValueError, ImportError, AttributeError) as error:
         raise _refused(method, config, error) from error
     refuse_conditional(peft, where=f"{_source(method, config)}, arguments")
+    if getattr(peft, "init_lora_weights", None) == "eva":
+        raise InputError(
+            "EVA's initialisation takes a pass over the training rows, which doratune does not make; without "
+            "it PEFT trains plain LoRA",
+            where=f"{_source(method, config)}, arguments",
+            got="init_lora_weights eva",
+            expected=f"init_lora_weights {INITIALISATIONS}",
+        )
     if reason := lost_base(peft):
         raise InputError(
             "the adapter could not be evaluated from its file: its initialisation changes the base in a way "
             "that loading cannot repeat",
             where=f"{_source(method, config)}, arguments",
             got=f"init_lora_weights {peft.init_lora_weights}, whose change comes from {reason}",
-            expected="true, gaussian, orthogonal, mica, pissa or olora",
+            expected=f"init_lora_weights {INITIALISATIONS}",
         )
     return peft
 

@@ -142,6 +142,7 @@ def test_lora_plus_has_a_higher_rate_for_b(tiny_model: Path, tmp_path: Path) -> 
         ("use_dora: true, lora_bias: true", "LoraConfig", "lora_bias=True is not supported for DoRA"),
         ("init_lora_weights: pisssa", "LoraConfig", "pisssa"),
         ("init_lora_weights: lora_ga", "LoraConfig", "whose change comes from gradients"),
+        ("init_lora_weights: eva", "LoraConfig", "without it PEFT trains plain LoRA"),
         ("alora_invocation_tokens: [1]", "LoraConfig", "switches this adapter on"),
         ("", "LoraConfg", "did you mean LoraConfig?"),
         ("", "AdaLoraConfig", "no such configuration"),
