@@ -129,7 +129,8 @@ def cell_of(
     for first, second in compared_pairs(arms):
         seeds, both, runs = paired(by_name[first], by_name[second], correct)
         if seeds:
-            compared[first, second] = (PairedCell(entry.data.sha256, *both, runs=runs), seeds)
+            rows = f"{entry.data.sha256}, {entry.rows} rows"  # the first so many, with eval_rows
+            compared[first, second] = (PairedCell(rows, *both, runs=runs), seeds)
     cell = StudyCell(
         task=entry.task,
         sample=entry.sample,
