@@ -40,6 +40,14 @@ def test_an_own_method_goes_by_its_name(tmp_path: Path) -> None:
     assert recorded_plan(found.model_dump(mode="json"), where="study.json") == found
 
 
+@pytest.mark.parametrize("name", ["lora", "another"])
+def test_a_definition_in_a_plan_has_its_own_name(tmp_path: Path, name: str) -> None:
+    """Such as the plan in a study's record: it must not take the place of a shipped method."""
+    definition = OWN if name == "another" else OWN | {"name": name}
+    with pytest.raises(InputError, match="own_methods"):
+        load_plan(plan(tmp_path, methods=["dora", name], own_methods={name: definition}))
+
+
 def test_an_unknown_method_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean pissa") as caught:
         load_plan(plan(tmp_path, methods=["lora", "pisa"]))
