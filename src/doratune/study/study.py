@@ -103,7 +103,7 @@ def open_study(
         for what, digest in material.inputs.items():
             inputs[_qualified(what, material.entry.name, names)] = digest
     for name, method in plan.own_methods.items():
-        inputs[f"method {name}"] = address(method.model_dump(mode="json"))
+        inputs[f"method {name}"] = address(method.deciding)
     if plan.own_methods:
         _refuse_arguments(plan, folder)
     return Study(plan, folder, groups_of(plan, identities, materials, folder), inputs, assumed, left_out)
