@@ -63,13 +63,13 @@ class Group:
     @property
     def cell_batch_size(self) -> int | None:
         """The batch size of all arms; None if they differ."""
-        found = {config.batch_size for config in self._configs()}
+        found = {config.batch_size for config in self.configs()}
         return found.pop() if len(found) == 1 else None
 
     @property
     def cell_epochs(self) -> float | None:
         """The epochs of all arms; None if they differ or a number of steps is given."""
-        found = {config.epochs if config.steps is None else None for config in self._configs()}
+        found = {config.epochs if config.steps is None else None for config in self.configs()}
         return found.pop() if len(found) == 1 else None
 
     @property
@@ -77,7 +77,13 @@ class Group:
         """Rank, batch size, epochs and most training rows, as in the cells."""
         return self.cell_rank, self.cell_batch_size, self.cell_epochs, self.rows
 
-    def _configs(self) -> list[TrainConfig]:
+    @property
+    def rows_per_epoch(self) -> int:
+        """The training rows of every run."""
+        sizes = [part.record.rows for part in self.material.train]
+        return sum(min(self.rows or rows, rows) for rows in sizes)
+
+    def configs(self) -> list[TrainConfig]:
         """A configuration of each method."""
         plan = self.plan
         return [self._config(method, plan.rates(method)[0], plan.seeds[0]) for method in plan.methods]

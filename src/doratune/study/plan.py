@@ -485,6 +485,14 @@ def _check_own(plan: Plan, source: str) -> None:
                 raise InputError(
                     f"{key} names a method that is not in the plan", where=f"{source}, {key}", got=method
                 )
+    for method, own in plan.own_settings.items():
+        if ignored := sorted(plan.method(method).unused & own.keys()):
+            raise InputError(
+                "the method has no use for this setting",
+                where=f"{source}, own_settings, {method}",
+                got=", ".join(ignored),
+                fix="leave it out",
+            )
     if len(plan.ranks) > 1:
         for method, own in plan.own_settings.items():
             if {"rank", "alpha"} & own.keys():
