@@ -129,7 +129,8 @@ def cell_of(
     for first, second in compared_pairs(arms):
         seeds, both, runs = paired(by_name[first], by_name[second], correct)
         if seeds:
-            rows = f"{entry.data.sha256}, {entry.rows} rows"  # the first so many, with eval_rows
+            # training sets may limit the test rows of one file differently, and others share only a part
+            rows = f"{entry.data.sha256} {entry.rows}"
             compared[first, second] = (PairedCell(rows, *both, runs=runs), seeds)
     cell = StudyCell(
         task=entry.task,

@@ -27,8 +27,7 @@ from doratune.study.part import part_of, tested
 from doratune.study.plan import Plan, PlanTask, Resources
 from doratune.study.ray_cluster import RayRunner
 from doratune.study.schedule import Progress
-from doratune.training.config import TrainConfig, check_method
-from doratune.training.early import micro_batch
+from doratune.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +107,8 @@ def open_study(
     if plan.own_methods:
         _refuse_arguments(plan, folder)
     groups = groups_of(plan, identities, materials, folder)
-    _refuse_settings(groups)
+    for group in groups:
+        group.check()
     return Study(plan, folder, groups, inputs, assumed, left_out)
 
 
@@ -118,25 +118,6 @@ def _refuse_arguments(plan: Plan, folder: Path) -> None:
 
     for method in plan.own_methods.values():
         peft_config(method, TrainConfig(method=method.name, output=folder))
-
-
-def _refuse_settings(groups: Sequence[Group]) -> None:
-    """Refuse settings with which a run would be refused, before any other is trained."""
-    for group in groups:
-        plan = group.plan
-        for config in group.configs():
-            try:
-                check_method(config, plan.method(config.method))
-                micro_batch(config, plan.resources.of_a_run)
-                config.warmup(config.total_steps(group.rows_per_epoch))
-            except InputError as error:
-                raise InputError(
-                    error.what,
-                    where=f"settings of {config.method}, {error.where}",
-                    got=error.got,
-                    expected=error.expected,
-                    fix=error.fix,
-                ) from None
 
 
 def run_study(
