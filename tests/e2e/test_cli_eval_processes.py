@@ -16,6 +16,7 @@ from evaluation_cases import Command, End, Taken, Turns, call_all, call_and_take
 from process_group import in_processes
 
 from doratune.data.samples import generate
+from doratune.data.text import builtin_text
 from doratune.records.run import Evaluation
 from doratune.records.storage import read_record
 
@@ -35,7 +36,7 @@ SAME: dict[str, list[object]] = {
         *("--eval-rows", 4, "--eval-batch-size", 3),
     ],
     "base": ["base", "--task", "sample-hellaswag", "--eval-rows", 11, "--format", "continuation", "--json"],
-    "few": ["base", "--task", "sample-boolq", "--eval-rows", 2, "--eval-batch-size", 1],
+    "few": ["base", "--task", "sample-boolq", "--text", "--eval-rows", 2, "--eval-batch-size", 1],
     "ties": ["even", "--task", "sample-winogrande", "--eval-rows", 6, "--eval-batch-size", 1],
 }
 """Arguments of ``eval``: 4 batches, 3, 2 and 2, 1, 2 (fewer than processes), 6."""
@@ -134,6 +135,8 @@ def record(folder: Path) -> dict[str, Any]:
     for one in found["evaluations"]:
         for key in OF_THE_EVALUATION:
             del one[key]
+    if found["text"]:
+        del found["text"]["tokens_per_second"]
     return found
 
 
@@ -164,6 +167,13 @@ def test_the_record_says_how_many_processes_there_were(
     old = json.loads((folder / "one/few/record.json").read_text())["evaluations"][0]
     del old["processes"]
     assert Evaluation.model_validate(old).processes == 1
+
+
+def test_the_text_is_scored_whole(folder: Path, several: list[tuple[dict, dict]]) -> None:
+    """Each process reads all of it, so the loss is that of one process, which ``SAME`` compares."""
+    text = record(folder / "several" / "few")["text"]
+    assert len(text["pieces"]) == len(builtin_text().paragraphs)
+    assert record(folder / "several" / "ties")["text"] is None
 
 
 def test_ties_stay_ties(folder: Path, several: list[tuple[dict, dict]]) -> None:

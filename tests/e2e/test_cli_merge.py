@@ -27,8 +27,9 @@ def test_a_run_is_merged_and_said_so(cli: Cli, dora_run: Path) -> None:
     outcome = cli("merge", dora_run, "--output", "merged")
     assert outcome.code == 0, outcome.err
     first, *others = outcome.out.splitlines()
-    assert first.startswith("merged onto ") and "DoRA linear layers; float32" in first
-    assert any("compared with base and adapter on 6 rows" in line for line in others)
+    assert first.strip().startswith("merged onto ") and "6 rows" in outcome.out
+    assert any("merged, from base and adapter" in line and "100.00 %" in line for line in others)
+    assert all(len(line) <= 80 for line in (first, *others) if not line.startswith("written: "))
     record, run = (
         json.loads(path.read_text()) for path in (Path("merged/merge.json"), dora_run / "record.json")
     )

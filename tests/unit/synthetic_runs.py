@@ -95,6 +95,7 @@ def text(losses: list[float]) -> dict[str, Any]:
 
 def record(method: str, evaluations: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     trained = method != "base"
+    trainable = PARAMETERS.get(method, PARAMETERS["lora"])
     now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).isoformat()
     training = {
         "seconds": SECONDS.get(method, 1.0),
@@ -129,9 +130,9 @@ def record(method: str, evaluations: list[dict[str, Any]], **changes: Any) -> di
             },
         },
         "parameters": {
-            "trainable": PARAMETERS[method],
-            "total": 134_515_008 + PARAMETERS[method],
-            "share": PARAMETERS[method] / (134_515_008 + PARAMETERS[method]),
+            "trainable": trainable,
+            "total": 134_515_008 + trainable,
+            "share": trainable / (134_515_008 + trainable),
         },
         "data": [data] if trained else [],
         "seed": 0,

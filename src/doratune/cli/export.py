@@ -28,8 +28,8 @@ def main(argv: list[str]) -> int:
     """Run the verb."""
     command = parse(ExportCommand, argv, verb="export", about=ABOUT)
 
-    from doratune.cli.output import configure_logging, print_json
-    from doratune.report.export import export_lines
+    from doratune.cli.output import configure_logging, new_console, print_json
+    from doratune.report.terminal import print_export
     from doratune.serving.exporting.export import export
 
     configure_logging()
@@ -37,5 +37,5 @@ def main(argv: list[str]) -> int:
     if command.as_json:
         print_json(written.to_dict())
     else:
-        print("\n".join(export_lines(written)))
+        print_export(written, new_console())
     return 0

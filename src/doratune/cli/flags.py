@@ -1,10 +1,13 @@
-"""Unknown flags, refused with the flag that was probably meant; and missing ones."""
+"""Unknown flags, refused with the flag that was probably meant; missing ones; values of another type."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Collection
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import TypeAdapter, ValidationError
 
 from doratune.cli.help import flag_name, is_positional
 from doratune.errors import InputError
@@ -129,6 +132,73 @@ def refuse_empty_values(argv: list[str], *, verb: str) -> None:
             got=f"nothing after {empty[0]}",
             fix="give a value, or leave the flag out; a shell variable in its place may not be set",
         )
+
+
+def refuse_wrong_values(kind: type[Settings], argv: list[str], *, verb: str) -> None:
+    """Refuse a value of another type than its flag's, such as a word for a number.
+
+    tyro would name every type that it tried, as Python writes it.
+
+    Args:
+        kind: The verb's settings.
+        argv: The arguments after the verb.
+        verb: Its name.
+
+    Raises:
+        InputError: There is one.
+    """
+    named = {flag_name(name, one): one for name, one in kind.model_fields.items() if not is_positional(one)}
+    for flag, words in _values(argv).items():
+        field = named.get(flag)
+        if field is None or field.annotation is bool:
+            continue
+        type_of_field: Any = (
+            Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        )
+        adapter: TypeAdapter[Any] = TypeAdapter(type_of_field)
+        several = _takes_several(field.annotation)
+        for word in words if several else words[:1]:
+            expected = None if word == "None" else _misfit(adapter, [word] if several else word)
+            if expected is not None:
+                raise InputError(
+                    "a value does not fit its flag",
+                    where=f"doratune {verb} --{flag}",
+                    got=word,
+                    expected=expected,
+                )
+
+
+_OF_A_TYPE = re.compile(r"literal_error|.*_(parsing|type|from_float)(_\w+)?")
+"""pydantic's names of faults that are not about how large or long a value is."""
+
+
+def _misfit(adapter: TypeAdapter[Any], value: str | list[str]) -> str | None:
+    """What a value should be; None if it is of a right type."""
+    try:
+        adapter.validate_python(value, strict=False)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        if all(_OF_A_TYPE.fullmatch(one["type"]) for one in faults):
+            wanted = [one["msg"].removeprefix("Input should be ").partition(", unable")[0] for one in faults]
+            return " or ".join(dict.fromkeys(wanted))
+    return None
+
+
+def _takes_several(annotation: Any) -> bool:
+    return get_origin(annotation) in (list, tuple) or any(map(_takes_several, get_args(annotation)))
+
+
+def _values(argv: list[str]) -> dict[str, list[str]]:
+    """The words after each flag."""
+    found: dict[str, list[str]] = {}
+    words: list[str] = []
+    for word in argv:
+        if word.startswith("--") and len(word) > 2:
+            flag, joined, value = word.partition("=")
+            words = found[_name(flag)] = [value] if joined else []
+        else:
+            words.append(word)
+    return found
 
 
 def _flags(argv: list[str]) -> list[str]:

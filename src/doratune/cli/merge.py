@@ -29,8 +29,8 @@ def main(argv: list[str]) -> int:
     """Run the verb."""
     command = parse(MergeCommand, argv, verb="merge", about=ABOUT, first=FIRST)
 
-    from doratune.cli.output import configure_logging, print_json
-    from doratune.report.merge import merge_lines
+    from doratune.cli.output import configure_logging, new_console, print_json
+    from doratune.report.terminal import print_merge
     from doratune.serving.merging.merge import merge, unusable
 
     configure_logging()
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     if command.as_json:
         print_json(record.to_dict())
     else:
-        print("\n".join(merge_lines(record)))
+        print_merge(record, new_console())
     if not record.usable:
         raise unusable(record)
     return 0

@@ -14,7 +14,12 @@ os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
 import tyro
 from pydantic import ValidationError
 
-from doratune.cli.flags import refuse_empty_values, refuse_missing_flags, refuse_unknown_flags
+from doratune.cli.flags import (
+    refuse_empty_values,
+    refuse_missing_flags,
+    refuse_unknown_flags,
+    refuse_wrong_values,
+)
 from doratune.cli.help import help_text
 from doratune.settings import Settings, validate
 from doratune.training.presets import preset_names
@@ -47,11 +52,10 @@ def parse(
         defaults: Values of a preset, already checked; flags override them.
 
     Returns:
-        The settings. ``--help``, and values that are not of a flag's type, end the process, the latter with
-        exit code 2 and one message.
+        The settings. ``--help`` ends the process.
 
     Raises:
-        InputError: A flag is unknown or missing, or a value is not allowed.
+        InputError: A flag is unknown or missing, or a value is of another type or not allowed.
     """
     if "-h" in argv or "--help" in argv:
         print(help_text(kind, verb=verb, about=about, first=first, defaults=defaults), end="")
@@ -60,6 +64,7 @@ def parse(
     refuse_empty_values(argv, verb=verb)
     required = {name: tyro.MISSING for name, field in kind.model_fields.items() if field.is_required()}
     refuse_missing_flags(kind, argv, required.keys() - (defaults or {}).keys(), verb=verb)
+    refuse_wrong_values(kind, argv, verb=verb)
     told = _with_one_message(kind, where=f"the flags of doratune {verb}")
     default = told.model_construct(**{**required, **(defaults or {})})
     found = tyro.cli(told, args=argv, default=default, prog=f"doratune {verb}", description=about)

@@ -24,6 +24,7 @@ from doratune.data.tasks import Task, get_tasks
 from doratune.errors import DoratuneError, InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.early import refuse_early, refuse_generated_texts
+from doratune.evaluation.found import Found
 from doratune.evaluation.generate import extract_answer, generate_answers
 from doratune.evaluation.likelihood import score_candidates
 from doratune.evaluation.merge import ROWS
@@ -101,10 +102,7 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
 
 def _prepare(config: EvalConfig, *, overwrite: bool) -> _Asked:
     """Check the input and load the rows and the model."""
-    found = refuse_early(config)
-    fmt: Format = config.format or (found.record.config.get("format") if found.record else None) or "instruct"
-    refuse_generated_texts(config, fmt)
-    tasks = _load_tasks(config, fmt, found.record)
+    found, fmt, tasks = read_tasks(config)
     held = _held(config.output or found.run)
     if not overwrite:
         for rows in tasks:
@@ -117,6 +115,22 @@ def _prepare(config: EvalConfig, *, overwrite: bool) -> _Asked:
         replaced = [predictions_name(one.task.name, fmt, config.protocol) for one in tasks]
         _refuse_other_weights(held, target, replaced, text=not config.text)
     return _Asked(fmt, tasks, target, held or target.record)
+
+
+def read_tasks(config: EvalConfig) -> tuple[Found, Format, list[TaskRows]]:
+    """Check the input and load the rows, but no model.
+
+    Returns:
+        What the target is, the format, and the rows of each task.
+
+    Raises:
+        InputError: The target, a task or its data cannot be used.
+        DoratuneError: The hub cannot be reached.
+    """
+    found = refuse_early(config)
+    fmt: Format = config.format or (found.record.config.get("format") if found.record else None) or "instruct"
+    refuse_generated_texts(config, fmt)
+    return found, fmt, _load_tasks(config, fmt, found.record)
 
 
 def _log_text(text: TextLoss) -> None:

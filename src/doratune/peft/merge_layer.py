@@ -116,20 +116,23 @@ def is_plain(layer: Any) -> bool:
     return isinstance(layer, Linear) and _plain_or_dora(layer)
 
 
-def initialised(layer: Any, W: Tensor, config: LoraConfig) -> Tensor:
+def initialised(layer: Any, W: Tensor, config: LoraConfig, dtype: torch.dtype) -> Tensor:
     """The base weight that the adapter was trained on: ``W`` as its initialisation changed it.
+
+    The result is float32 where it did, and otherwise ``W``.
 
     Args:
         layer: PEFT's layer.
         W: The base model's weight, as the layer stores it.
         config: The adapter's configuration as it was trained.
+        dtype: The type of the base in training, to which the change was rounded.
     """
     kind = str(config.init_lora_weights).lower()
     if kind not in INITIALISATIONS or layer_kind(layer) == "tokens":
         return W
     adapter = [one for one in (layer.lora_A, layer.lora_B) if "default" in one]
     kept = [one["default"].weight.data for one in adapter]
-    with _holding(layer, W.to(torch.float32, copy=True)) as base, torch.no_grad():
+    with _holding(layer, W.to(dtype, copy=True)) as base, torch.no_grad():
         if kind == "pissa":
             layer.pissa_init("default", "pissa")
         elif kind == "olora":
@@ -138,7 +141,7 @@ def initialised(layer: Any, W: Tensor, config: LoraConfig) -> Tensor:
             layer.loftq_init("default", config)
         for one, before in zip(adapter, kept, strict=True):
             one["default"].weight.data = before
-        return base.weight.data
+        return base.weight.data.float()
 
 
 def merged_parts(layer: Any, W: Tensor) -> Iterator[tuple[tuple[slice, ...], Tensor]]:

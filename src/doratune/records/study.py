@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -39,6 +40,8 @@ End = Literal["smallest", "largest"]
 
 NO_VERDICT: Outcome = "no-verdict"
 """The outcome of a difference between arms of which neither is shown to have learned anything."""
+IN_WORDS: Mapping[Outcome, str] = MappingProxyType({"better": "more accurate", "worse": "less accurate"})
+"""The outcomes that say something, with the measure that they are about."""
 
 
 def arm_name(name: str) -> str:
@@ -188,9 +191,8 @@ class StudyDifference(Record):
 
     from_arm: str = Field(validation_alias="from", serialization_alias="from")  #: name of the first arm
     to_arm: str = Field(validation_alias="to", serialization_alias="to")  #: name of the second arm
-    points: float  #: mean difference in percentage points, or in ``unit``
+    points: float  #: mean difference in percentage points
     interval: tuple[float, float]  #: 95 %, paired, over seeds and rows (rows only for one seed), as points
-    unit: str = "points"  #: the unit of both
     p_value: Share  #: two-sided, for no difference, as the interval; for one seed, the seed's p
     p_adjusted: Share  #: corrected over the tasks of the family; ``p_value`` without a verdict
     outcome: Outcome  #: the result of ``p_adjusted`` at 5 %; no-verdict: neither arm is shown to have learned

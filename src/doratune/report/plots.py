@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from doratune.records.study import NO_VERDICT, StudyArm, arm_name
+from doratune.records.study import IN_WORDS, NO_VERDICT, StudyArm, arm_name
 from doratune.report import numbers
 from doratune.report.figures import (
     GRID,
@@ -117,7 +117,7 @@ def forest_plot(pair: Pair, view: View, sheet: Sheet, title: str = "") -> str:
             line_label(axes, place, shortened(one.label, 40 if wide else 26), text, remark)
         axes.axvline(0, color=TEXT, linewidth=1, linestyle=(0, (2, 2)), zorder=0.5)
         axes.set(xlim=(low, high), ylim=(len(pair.all) - 0.5, -0.6), yticks=[])
-        axes.set_xlabel(f"points; right of 0: {shortened(arm_name(pair.to_arm), 24)} better")
+        axes.set_xlabel(f"points; right of 0: {shortened(arm_name(pair.to_arm), 24)} {IN_WORDS['better']}")
         dotted(axes)
         if title:
             axes.set_title(title, loc="left", fontsize=9.5)

@@ -15,11 +15,13 @@ from rich.text import Text as RichText
 
 from doratune.records.analysis import AnalysisRecord
 from doratune.records.run import RunRecord
-from doratune.records.serving import ConvertRecord
+from doratune.records.serving import ConvertRecord, ExportedGguf, MergeRecord
 from doratune.records.study import StudyRecord
 from doratune.report import decomposition, measured, search, tables
 from doratune.report.blocks import SAMPLE, Block, Entry, Table, Text, Verdicts
 from doratune.report.conversion import conversion_blocks
+from doratune.report.export import export_blocks, export_line
+from doratune.report.merge import merge_blocks, merge_line
 from doratune.report.page import environment_note, outcome_blocks
 from doratune.report.peft_comparison import TITLE, PeftView, terminal_blocks
 from doratune.report.view import view_of
@@ -91,6 +93,18 @@ def print_conversion(record: ConvertRecord, output: Path, console: Console) -> N
     """Print what a conversion into LoRA leaves out and costs, and where it is."""
     _print(conversion_blocks(record), console)
     console.print(f"written: {output}", highlight=False, soft_wrap=True)
+
+
+def print_merge(record: MergeRecord, console: Console) -> None:
+    """Print what a merge did and how far the result is from base and adapter, and where it is."""
+    _print(merge_blocks(record), console)
+    console.print(merge_line(record), highlight=False, soft_wrap=True)
+
+
+def print_export(written: ExportedGguf, console: Console) -> None:
+    """Print what a GGUF file holds and how far it is from base and adapter, and where it is."""
+    _print(export_blocks(written), console)
+    console.print(export_line(written), highlight=False, soft_wrap=True)
 
 
 def print_peft_comparison(view: PeftView, console: Console) -> None:

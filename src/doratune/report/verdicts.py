@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from doratune.records.study import NO_VERDICT, Needed, StudyArm, StudyCell, StudyDifference, arm_name
+from doratune.records.study import (
+    IN_WORDS,
+    NO_VERDICT,
+    Needed,
+    StudyArm,
+    StudyCell,
+    StudyDifference,
+    arm_name,
+)
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table, Verdict
 from doratune.report.cautions import lost_arms, why_lost
@@ -65,7 +73,7 @@ def _ties(view: View) -> str:
 
 
 def headlines(view: View) -> list[str]:
-    """For each pair, on how many cells which of the two is better, and how many of them mean little.
+    """For each pair, on how many cells which of the two is more accurate, and how many of them mean little.
 
     A study's only difference has no headline, because its card says it all. The means of the first pair have
     cards too.
@@ -89,8 +97,8 @@ def _headline(pair: Pair, view: View) -> str:
     nothing = outcomes.count(NO_VERDICT)
     floored = f" No verdict on {nothing}: neither is shown to have learned anything there." if nothing else ""
     return (
-        f"{against} {numbers.counted(len(pair.single), view.noun)}: better on {better}, worse on {worse}, "
-        f"undecided on {undecided}.{floored}"
+        f"{against} {numbers.counted(len(pair.single), view.noun)}: {IN_WORDS['better']} on {better}, "
+        f"{IN_WORDS['worse']} on {worse}, undecided on {undecided}.{floored}"
     )
 
 

@@ -85,7 +85,7 @@ class AdaptedLayer:
 
         The result is float32 where they do, and otherwise ``W``.
         """
-        return merge_layer.initialised(self.layer, W, self._base.config)
+        return merge_layer.initialised(self.layer, W, self._base.config, self._base.trained_dtype)
 
     def merged(self, W: Tensor) -> Tensor:
         """The weight with the adapter merged into it, float32, by PEFT's own code for this layer.
@@ -152,6 +152,7 @@ class AdaptedBase:
         checksum: The checksum of the adapter's weights.
         other_base: The base model, if it is another than was trained on.
         dequantised: The 4-bit weights that training saw, if they are to take the place of the base's.
+        trained_dtype: The type of the base in training, float32 if nothing says it.
     """
 
     target: str
@@ -163,6 +164,7 @@ class AdaptedBase:
     checksum: str
     other_base: ModelRecord | None
     dequantised: Dequantised | None
+    trained_dtype: torch.dtype
     _own: dict[str, Tensor]
     _replaced: dict[str, Tensor]
 
@@ -280,14 +282,19 @@ def open_adapted(
     with loading_base(name, found, asked):
         opened = open_model(name, trust_remote_code=trust_remote_code, where=asked.flag)
     loaded = model_record(opened.loaded, opened.files)
-    other = other_base(trained_on(found, loaded, asked), loaded, asked)
+    trained = trained_on(found, loaded, asked)
+    other = other_base(trained, loaded, asked)
+    # an adapter that gives only the name of its base does not say in which type it was trained
+    dtype = torch.float32 if trained is loaded else getattr(torch, trained.dtype)
     placeholder = hollow(opened.model)
     model = load_adapter(opened.model, found.adapter, hollow=True, flag=asked.flag).eval()
     _refuse_layers(model, found.adapter)
     merge_layer.to_float32(model)
     own, replaced = _brought(model, opened, placeholder)
     seen = _seen(opened, found.record, trust_remote_code) if dequantised and found.record else None
-    return AdaptedBase(target, found, opened, model, config, loaded, checksum, other, seen, own, replaced)
+    return AdaptedBase(
+        target, found, opened, model, config, loaded, checksum, other, seen, dtype, own, replaced
+    )
 
 
 def _seen(base: ModelOnDisk, record: RunRecord, trust_remote_code: bool) -> Dequantised:

@@ -1,7 +1,7 @@
-"""Several seeds of two methods on the same rows: means, paired differences and verdicts.
+"""The accuracy of two methods with several seeds on the same rows: means, paired differences and verdicts.
 
-For accuracy a row counts 1 or 0, or a fraction where candidates tied (``records.answers``). A measure with
-another ``Scale`` has any finite number for each row.
+A row counts 1 or 0, or a fraction where candidates tied (``records.answers``). ``measures`` has the means and
+differences of measures with any number for each row; verdicts are about accuracy only.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from scipy.stats import binomtest, permutation_test
 
 from doratune.errors import InputError
 from doratune.records.study import (
+    IN_WORDS,
     NO_VERDICT,
     Needed,
     Outcome,
@@ -25,7 +26,6 @@ from doratune.records.study import (
 )
 from doratune.stats.accuracy import accuracy_with_interval
 from doratune.stats.needed import needed
-from doratune.stats.scale import ACCURACY, Scale
 from doratune.stats.spread import Block, Spread, spread_of, with_made_up_rows
 
 ARM_ROWS = (1.0, 1.0, 0.0, 0.0)  # two correct, two wrong
@@ -44,7 +44,7 @@ class PairedCell:
 
     Attributes:
         rows: Identifies the test rows, for example by their hash; cells may share their rows.
-        from_values: (seeds, rows), bool, or float from 0 to 1 with ties; with another scale any float.
+        from_values: (seeds, rows), bool, or float from 0 to 1 with ties.
         to_values: The same for the second arm.
         runs: The pair of runs behind each seed. Cells that one training answered have the same ones, so their
             seeds vary together. None: trained for this cell alone.
@@ -56,27 +56,24 @@ class PairedCell:
     runs: tuple[tuple[str, str], ...] | None = None
 
 
-def arm_summary(values: np.ndarray, scale: Scale = ACCURACY) -> tuple[float, tuple[float, float]]:
-    """Mean over seeds and rows with its 95 % interval, as the rows' values are.
+def arm_summary(values: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """Mean accuracy over seeds and rows with its 95 % interval, as shares.
 
-    The interval of one seed's accuracy is Wilson's, otherwise that of ``spread``.
+    The interval of one seed is Wilson's, that of several that of ``spread``.
 
     Args:
-        values: (seeds, rows); for accuracy bool, or float from 0 to 1 where candidates may tie.
-        scale: What they mean.
+        values: (seeds, rows), bool, or float from 0 to 1 where candidates may tie.
 
     Raises:
         InputError: There are no seeds or no rows, or the shape, dtype or values do not fit.
     """
-    _check(scale, values)
-    if scale.shares and len(values) == 1:
+    _check(values)
+    if len(values) == 1:
         only = accuracy_with_interval(_sum(values), values.size)
         return only.value, (only.low, only.high)
-    rows = with_made_up_rows(values, ARM_ROWS) if scale.shares else values
-    low, high = spread_of([Block(rows)]).interval
+    low, high = spread_of([Block(with_made_up_rows(values, ARM_ROWS))]).interval
     mean = float(values.mean())
-    low, high = min(low, mean), max(high, mean)
-    return mean, (max(0.0, low), min(1.0, high)) if scale.shares else (low, high)
+    return mean, (max(0.0, min(low, mean)), min(1.0, max(high, mean)))
 
 
 def difference(
@@ -85,46 +82,43 @@ def difference(
     to_arm: str,
     to_values: np.ndarray,
     seeds: Sequence[int | None],
-    scale: Scale = ACCURACY,
 ) -> StudyDifference:
     """``to_arm`` minus ``from_arm``, paired by seed and row.
 
-    With one seed, the p of accuracies is that of ``sign_flip_p``, which is McNemar's exact test unless
+    With one seed, p is that of ``sign_flip_p``, which is McNemar's exact test unless
     candidates tied; otherwise it comes from the same distribution as the interval. It is not corrected yet:
     ``adjusted`` does that for a whole family.
 
     Args:
         from_arm: Name of the first arm.
-        from_values: (seeds, rows); for accuracy bool, or float from 0 to 1 where candidates may tie.
+        from_values: (seeds, rows), bool, or float from 0 to 1 where candidates may tie.
         to_arm: Name of the second arm.
         to_values: The same for the second arm, with the same seeds and rows in the same order.
         seeds: The seeds, in the order of the first axis; None where the two arms had different ones.
-        scale: What the values mean.
 
     Raises:
         InputError: The shapes do not fit together or are empty, or a dtype or value does not fit.
     """
-    _check(scale, from_values, to_values)
+    _check(from_values, to_values)
     if len(seeds) != len(from_values):
         raise InputError(
             "the numbers of seeds and runs differ", got=f"{len(seeds)} seeds, {len(from_values)} runs"
         )
-    spread = spread_of([Block(_differences(from_values, to_values, scale))])
+    spread = spread_of([Block(_differences(from_values, to_values))])
     by_seed = [
-        _seed_difference(seed, before, after, scale)
+        _seed_difference(seed, before, after)
         for seed, before, after in zip(seeds, from_values, to_values, strict=True)
     ]
     one_seed = len(by_seed) == 1
     return _uncorrected(
         from_arm,
         to_arm,
-        _gain(from_values, to_values, scale),
+        _gain(from_values, to_values),
         spread,
-        scale,
         p_value=by_seed[0].p_value if one_seed else spread.p_value,
         one_seed=one_seed,
         seeds=by_seed,
-        needed=needed(to_values.astype(float) - from_values) if scale.shares else [],
+        needed=needed(to_values.astype(float) - from_values),
     )
 
 
@@ -184,9 +178,7 @@ def sign_flip_p(differences: np.ndarray) -> float:
     return float(np.clip(shares[np.abs(sums) >= found].sum(), 0, 1))
 
 
-def pooled(
-    from_arm: str, to_arm: str, cells: Sequence[PairedCell], scale: Scale = ACCURACY
-) -> StudyDifference:
+def pooled(from_arm: str, to_arm: str, cells: Sequence[PairedCell]) -> StudyDifference:
     """The mean of the cells' differences, with equal weights.
 
     Cells that share their test rows are resampled together. Seeds vary together in cells that one training
@@ -196,7 +188,6 @@ def pooled(
         from_arm: Name of the first arm.
         to_arm: Name of the second arm.
         cells: What both arms got in each cell, all with one seed or all with several.
-        scale: What the values mean.
 
     Raises:
         InputError: There are no cells, only some have one seed, or their answers do not fit together.
@@ -205,7 +196,7 @@ def pooled(
         raise InputError("there are no cells to pool", expected="one or more")
     widths: dict[str, int] = {}
     for cell in cells:
-        _check(scale, cell.from_values, cell.to_values)
+        _check(cell.from_values, cell.to_values)
         if widths.setdefault(cell.rows, cell.to_values.shape[1]) != cell.to_values.shape[1]:
             raise InputError("cells with the same test rows have different numbers of rows", where=cell.rows)
     one_seed = {len(cell.from_values) == 1 for cell in cells}
@@ -214,23 +205,20 @@ def pooled(
         raise InputError("some cells have one seed and others several, which cannot be pooled", got=counts)
     spread = spread_of(
         [
-            Block(_differences(cell.from_values, cell.to_values, scale), 1 / len(cells), cell.rows, cell.runs)
+            Block(_differences(cell.from_values, cell.to_values), 1 / len(cells), cell.rows, cell.runs)
             for cell in cells
         ]
     )
-    points = float(np.mean([_gain(cell.from_values, cell.to_values, scale) for cell in cells]))
-    return _uncorrected(
-        from_arm, to_arm, points, spread, scale, p_value=spread.p_value, one_seed=one_seed == {True}
-    )
+    points = float(np.mean([_gain(cell.from_values, cell.to_values) for cell in cells]))
+    return _uncorrected(from_arm, to_arm, points, spread, p_value=spread.p_value, one_seed=one_seed == {True})
 
 
-def adjusted(family: Sequence[StudyDifference], scale: Scale = ACCURACY) -> list[StudyDifference]:
+def adjusted(family: Sequence[StudyDifference]) -> list[StudyDifference]:
     """The same differences with p corrected over all of them (Holm), and the outcome and verdict that follow.
 
     Args:
         family: The differences of one question, such as DoRA minus LoRA on every task of one model and rank.
             Those without a verdict stay as they are and do not count.
-        scale: What they were computed with.
     """
     telling = [one for one in family if one.outcome != NO_VERDICT]
     if not telling:
@@ -243,7 +231,7 @@ def adjusted(family: Sequence[StudyDifference], scale: Scale = ACCURACY) -> list
     return [
         one
         if one.outcome == NO_VERDICT
-        else _with_verdict(one, next(corrected), scale, one_seed=one.verdict.endswith(ONE_SEED))
+        else _with_verdict(one, next(corrected), one_seed=one.verdict.endswith(ONE_SEED))
         for one in family
     ]
 
@@ -260,7 +248,6 @@ def _uncorrected(
     to_arm: str,
     points: float,
     spread: Spread,
-    scale: Scale,
     *,
     p_value: float,
     one_seed: bool,
@@ -273,8 +260,7 @@ def _uncorrected(
         from_arm=from_arm,
         to_arm=to_arm,
         points=points,
-        interval=(scale.factor * low, scale.factor * high),
-        unit=scale.unit,
+        interval=(100 * low, 100 * high),
         p_value=p_value,
         p_adjusted=1.0,
         outcome="undecided",
@@ -282,68 +268,66 @@ def _uncorrected(
         seeds=list(seeds),
         needed=list(needed),
     )
-    return _with_verdict(found, p_value, scale, one_seed=one_seed)
+    return _with_verdict(found, p_value, one_seed=one_seed)
 
 
-def _with_verdict(
-    found: StudyDifference, p_adjusted: float, scale: Scale, *, one_seed: bool
-) -> StudyDifference:
+def _with_verdict(found: StudyDifference, p_adjusted: float, *, one_seed: bool) -> StudyDifference:
     """``found`` with the outcome and the verdict that follow from its corrected p."""
     p = min(1.0, p_adjusted)
     outcome: Outcome = "undecided"
     if p < SIGNIFICANCE and found.points:
-        outcome = "better" if (found.points > 0) == scale.higher_is_better else "worse"
+        outcome = "better" if found.points > 0 else "worse"
     if outcome == "undecided":
-        low, high = (scale.signed(bound) for bound in found.interval)
-        words = f"the data are compatible with differences from {low} to {high} {scale.unit}"
+        low, high = (_signed(bound) for bound in found.interval)
+        words = f"the data are compatible with differences in accuracy from {low} to {high} points"
         if found.p_value < SIGNIFICANCE:
             words += ", and not significant after correction for the number of tasks"
     else:
-        words = f"{arm_name(found.to_arm)} is {outcome} than {arm_name(found.from_arm)}"
+        words = f"{arm_name(found.to_arm)} is {IN_WORDS[outcome]} than {arm_name(found.from_arm)}"
     verdict = f"{words}; {ONE_SEED}" if one_seed else words
     return found.model_copy(update={"p_adjusted": p, "outcome": outcome, "verdict": verdict})
 
 
-def _differences(before: np.ndarray, after: np.ndarray, scale: Scale) -> np.ndarray:
-    """The paired differences, (seeds, rows), with the made-up rows of shares."""
-    values = after.astype(float) - before
-    return with_made_up_rows(values, PAIRED_ROWS) if scale.shares else values
+def _signed(points: float) -> str:
+    """A difference in words: "+0.3"; what rounds to zero has no sign."""
+    text = f"{points:+.1f}"
+    return "0.0" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
 
 
-def _seed_difference(seed: int | None, before: np.ndarray, after: np.ndarray, scale: Scale) -> SeedDifference:
+def _differences(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The paired differences, (seeds, rows), with made-up rows."""
+    return with_made_up_rows(after.astype(float) - before, PAIRED_ROWS)
+
+
+def _seed_difference(seed: int | None, before: np.ndarray, after: np.ndarray) -> SeedDifference:
     differences = after.astype(float) - before
-    p = sign_flip_p(differences) if scale.shares else spread_of([Block(differences[None])]).p_value
-    lower, higher = int((differences < 0).sum()), int((differences > 0).sum())
-    only_from, only_to = (lower, higher) if scale.higher_is_better else (higher, lower)
     return SeedDifference(
         seed=seed,
-        points=_gain(before, after, scale),
-        only_from=only_from,
-        only_to=only_to,
-        p_value=min(1.0, p),
+        points=_gain(before, after),
+        only_from=int((differences < 0).sum()),
+        only_to=int((differences > 0).sum()),
+        p_value=min(1.0, sign_flip_p(differences)),
     )
 
 
-def _gain(before: np.ndarray, after: np.ndarray, scale: Scale) -> float:
-    """The second arm's lead in the scale's unit, from exact sums, so that every mean rounds the same way."""
-    return scale.factor * (_sum(after) - _sum(before)) / before.size
+def _gain(before: np.ndarray, after: np.ndarray) -> float:
+    """The second arm's lead in points, from exact sums, so that every mean rounds the same way."""
+    return 100 * (_sum(after) - _sum(before)) / before.size
 
 
 def _sum(values: np.ndarray) -> float:
     return math.fsum(values.ravel().tolist())
 
 
-def _check(scale: Scale, *values: np.ndarray) -> None:
+def _check(*values: np.ndarray) -> None:
     """Raise InputError unless all are tables of values of one shape."""
     for one in values:
-        number = one.dtype == np.float64 and bool(np.isfinite(one).all())
-        fits = number and (not scale.shares or bool(((one >= 0) & (one <= 1)).all()))
-        if one.ndim != 2 or not one.size or not (fits or (scale.shares and one.dtype == np.bool_)):
-            kind = "a bool, or a number from 0 to 1," if scale.shares else "a finite number"
+        share = one.dtype == np.float64 and bool(((one >= 0) & (one <= 1)).all())
+        if one.ndim != 2 or not one.size or not (share or one.dtype == np.bool_):
             raise InputError(
-                "no accuracy can be computed" if scale.shares else "no mean can be computed",
+                "no accuracy can be computed",
                 got=f"values of shape {one.shape}, {one.dtype}",
-                expected=f"{kind} for each of one or more seeds and rows",
+                expected="a bool, or a number from 0 to 1, for each of one or more seeds and rows",
             )
     if len({one.shape for one in values}) > 1:
         raise InputError(

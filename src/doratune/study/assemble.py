@@ -165,7 +165,7 @@ def _answered(progress: Progress, test: Test) -> Answered:
     arms = [_arm(progress, method, rates, test) for method, rates in chosen.items()]
     arms = [arm for arm in arms if arm.runs]
     at_one_rate = [
-        AtOneRate(rate, *(_at(group, method, dict.fromkeys(group.plan.seeds, rate), test) for method in pair))
+        AtOneRate(rate, *(_at(group, method, dict.fromkeys(group.seeds, rate), test) for method in pair))
         for pair, rate in progress.shared.items()
     ]
     base = group.base()

@@ -97,7 +97,7 @@ def planned_jobs(group: Group) -> Iterator[Job]:
     yield group.base()
     for method in group.plan.methods:
         for rate in group.rates(method)[: 2 if group.material.validation else 1]:
-            for seed in group.plan.seeds:
+            for seed in group.seeds:
                 yield group.test(method, rate, seed)
 
 

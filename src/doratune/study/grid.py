@@ -53,6 +53,16 @@ class Group:
     rows: int | None = None
 
     @property
+    def seeds(self) -> list[int]:
+        """The seeds of all arms."""
+        return self.plan.seeds_of(self.material.entry)
+
+    @property
+    def choosing(self) -> list[int]:
+        """The seeds that try all learning rates."""
+        return self.seeds if self.plan.choose.per == "seed" else self.seeds[:1]
+
+    @property
     def cell_rank(self) -> int | None:
         """The rank of all adapters of the group; None if they differ."""
         ranks = {
@@ -108,7 +118,7 @@ class Group:
     def _configs(self) -> list[TrainConfig]:
         """A configuration of each method."""
         plan = self.plan
-        return [self._config(method, plan.rates(method)[0], plan.seeds[0]) for method in plan.methods]
+        return [self._config(method, plan.rates(method)[0], self.seeds[0]) for method in plan.methods]
 
     def rates(self, method: StudyMethod, added: Added = NONE_ADDED) -> list[float]:
         """The learning rates to try for a method, ascending, with those added at their ends."""
@@ -124,7 +134,7 @@ class Group:
             return []
         return [
             self.trial(method, rate, seed)
-            for seed in self.plan.choosing
+            for seed in self.choosing
             for method in self.plan.methods
             for rate in self.rates(method, added)
         ]
@@ -169,7 +179,7 @@ class Group:
         key = run_address(config, model=self.identity, data=self.material.train_record.asked, own=own)
         name = _short(self.material.entry.names)
         folder = self.folder / RUNS_NAME / f"{method}-{name}-{key}"
-        wanted = self._validations(folder) if seed in self.plan.choosing else []
+        wanted = self._validations(folder) if seed in self.choosing else []
         if stage == "test":
             tests = (*self.material.tests, *self.material.also)
             wanted += [self._answers(test, str(folder), folder) for test in tests]

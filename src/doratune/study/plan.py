@@ -76,6 +76,8 @@ class PlanTask(Settings):
     """Rows taken out of train, on which the learning rate is chosen; None: there is only one rate."""
     eval_rows: Positive | None = None
     """Only the first so many test rows of each task."""
+    seeds: Axis[Seed] | None = None
+    """Seeds of this training set, instead of the plan's."""
     train_data: LaxPath | None = None
     """JSON or JSONL file with the training rows, instead of the hub; for commonsense-mix a folder."""
     test_data: LaxPath | None = None
@@ -172,7 +174,7 @@ class Plan(Settings):
     own_learning_rates: dict[StudyMethod, Axis[Rate]] = Field(default={})
     """Other rates for single methods, as many as the others have."""
     seeds: Axis[Seed]
-    """Of the rows drawn, their order, the adapter and dropout."""
+    """Of the rows drawn, their order, the adapter and dropout; a training set may have its own."""
     batch_sizes: FurtherAxis[Positive] = Field(default=[])
     """Values of batch_size that are crossed; empty: that of settings."""
     epochs: FurtherAxis[Annotated[float, Field(gt=0)]] = Field(default=[])
@@ -259,10 +261,9 @@ class Plan(Settings):
         shared = [one for one in without_mix(self.also_test) if plain_name(one).lower() not in known]
         return list(dict.fromkeys([*without_mix(entry.also_test), *shared]))
 
-    @property
-    def choosing(self) -> list[int]:
-        """The seeds that try all learning rates."""
-        return self.seeds if self.choose.per == "seed" else self.seeds[:1]
+    def seeds_of(self, entry: PlanTask) -> list[int]:
+        """The seeds of a training set."""
+        return self.seeds if entry.seeds is None else entry.seeds
 
     @property
     def extension(self) -> int:

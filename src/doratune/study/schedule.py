@@ -69,7 +69,7 @@ class Progress:
             group.test(method, rate, seed)
             for pair, rate in self.shared.items()
             for method in pair
-            for seed in group.plan.seeds
+            for seed in group.seeds
         ]
         self.jobs = list({job.key: job for job in (group.base(), *tests)}.values())
 
@@ -78,12 +78,12 @@ def _chosen(group: Group, tries: Mapping[StudyMethod, Tries]) -> dict[StudyMetho
     """The learning rate of each method and seed."""
     plan = group.plan
     if not tries:
-        return {method: dict.fromkeys(plan.seeds, plan.rates(method)[0]) for method in plan.methods}
+        return {method: dict.fromkeys(group.seeds, plan.rates(method)[0]) for method in plan.methods}
     found: dict[StudyMethod, dict[int, float]] = {}
     for method, by_seed in tries.items():
         best = {seed: rate for seed, tried in by_seed.items() if (rate := choose_rate(tried)) is not None}
         if plan.choose.per == "arm":
-            best = dict.fromkeys(plan.seeds, *best.values()) if best else {}
+            best = dict.fromkeys(group.seeds, *best.values()) if best else {}
         if best:
             found[method] = best
     return found

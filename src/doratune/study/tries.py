@@ -27,7 +27,7 @@ def tries_of(group: Group, added: Added) -> dict[StudyMethod, Tries]:
     return {
         method: {
             seed: [_tried(rate, group.trial(method, rate, seed)) for rate in group.rates(method, added)]
-            for seed in group.plan.choosing
+            for seed in group.choosing
         }
         for method in group.plan.methods
     }

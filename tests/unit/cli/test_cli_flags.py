@@ -175,3 +175,36 @@ def test_values_that_are_not_allowed_are_named_in_one_message() -> None:
         parse(TrainCommand, argv, verb="train", about="")
     assert "rank: should be greater than 0, got 0" in caught.value.message
     assert "dropout: should be" in caught.value.message and "flags of doratune train" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("line", "flag", "got", "expected"),
+    [
+        ("convert run --rank abc --output o", "--rank", "abc", "a valid integer or 'auto'"),
+        ("convert run --rank=1.5 --output o", "--rank", "1.5", "a valid integer or 'auto'"),
+        ("compare --task t --output o --seeds 1 b", "--seeds", "b", "a valid integer"),
+        ("train --output o --epochs x", "--epochs", "x", "a valid number"),
+        (
+            "train --output o --dtype float8",
+            "--dtype",
+            "float8",
+            "'auto', 'float32', 'bfloat16' or 'float16'",
+        ),
+    ],
+)
+def test_a_value_of_another_type_is_one_message(
+    line: str, flag: str, got: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb = line.split()[0]
+    assert main(line.split()) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "doratune: a value does not fit its flag",
+        f"  where: doratune {verb} {flag}",
+        f"  got: {got}",
+        f"  expected: {expected}",
+    ]
+
+
+def test_a_value_out_of_range_is_told_with_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", "run", "--rank", "-3", "--output", "o"]) == 2
+    assert "rank: should be greater than 0 or 'auto', got -3" in capsys.readouterr().err

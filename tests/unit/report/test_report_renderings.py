@@ -34,9 +34,10 @@ FIGURES = [
     *("+1.5 points", "p = 0.461", "+13.0 points", "p < 0.001"),
     *("2.44 M", "1.78 %", "2.53 M", "1.85 %"),
     *("1 min 40 s", "1 min 52 s", "1,387", "1,238", "2.00 GB", "2.10 GB", "0.412", "doratune"),
-    *("DoRA is better than LoRA", "compatible with differences from", "sample, not a benchmark"),
+    *("DoRA is more accurate than LoRA", "compatible with differences in accuracy from"),
+    "sample, not a benchmark",
     "Training with DoRA took 1.12× LoRA's time and 1.05× its peak memory, measured once each.",
-    "better on 1, worse on none, undecided on 1",
+    "more accurate on 1, less accurate on none, undecided on 1",
 ]
 
 

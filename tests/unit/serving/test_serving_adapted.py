@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from serving_support import save_adapter, unmerged
+from transformers import AutoModelForCausalLM
 
 from doratune.errors import InputError
 from doratune.models.fingerprint import model_record
@@ -57,6 +59,21 @@ def test_each_layer_merges_as_in_peft(case: str, tiny_model: Path, tmp_path: Pat
     for name, values in opened.replaced().items():
         assert torch.equal(values, merged[name])
     assert bool(opened.replaced()) == ("modules_to_save" in settings)
+
+
+@pytest.mark.parametrize("kind", ["pissa", "olora"])
+def test_a_base_that_was_changed_in_bfloat16_is_rounded_as_in_training(
+    kind: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    adapter = save_adapter(tiny_model, tmp_path / "adapter", init_lora_weights=kind)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
+    trained = PeftModel.from_pretrained(base, str(adapter))  # PEFT repeats the change, in bfloat16
+    record = model_record(load_model(str(tiny_model), dtype="bfloat16"))
+    write_base_model(adapter, record)
+    for layer in open_adapted(str(adapter)).layers():
+        W = trained.get_submodule(f"base_model.model.{layer.name}.base_layer").weight
+        assert W.dtype == torch.bfloat16
+        assert torch.equal(layer.initialised(layer.weight()), W.float())
 
 
 def test_the_base_is_read_only_where_it_is_used(tiny_model: Path, tmp_path: Path) -> None:

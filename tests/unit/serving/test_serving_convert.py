@@ -308,3 +308,15 @@ def test_the_disk_must_hold_whole_modules_too(
 def test_flags_that_do_not_go_together(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         ConvertConfig(target="run", output=Path("out"), **settings)
+
+
+def test_rows_that_cannot_be_had_are_told_before_anything_is_converted(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = dora(tiny_model, tmp_path / "adapter")
+    monkeypatch.setattr(
+        "doratune.serving.converting.convert.open_adapted", lambda *_, **__: pytest.fail("opened")
+    )
+    with pytest.raises(DoratuneError, match="boolq"):
+        converted(adapter, tmp_path / "lora", rank=4, task=["boolq"])
+    assert not (tmp_path / "lora").exists()

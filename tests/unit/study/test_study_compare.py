@@ -375,3 +375,17 @@ def test_the_file_that_is_missing_is_named(tmp_path: Path, given: dict[str, Path
     with pytest.raises(InputError, match="are in a file, and none was given") as raised:
         compare.comparison_plan(wanted, {})
     assert raised.value.where == missing and f"{missing} FILE" in (raised.value.fix or "")
+
+
+def test_a_comparison_of_other_methods_has_them_as_its_arms(tmp_path: Path) -> None:
+    runner = MadeUpRunner()
+    record = run(tmp_path, runner, methods=["lora", "rslora"])
+    (cell,) = record.cells
+    assert [arm.name for arm in cell.arms] == ["lora", "rslora"]
+    assert [(one.from_arm, one.to_arm) for one in cell.differences] == [("lora", "rslora")]
+    assert [job.config.method for job in runner.jobs if job.config] == ["lora", "rslora"]
+    again = MadeUpRunner()
+    assert run(tmp_path, again, resume=True, methods=["lora", "rslora"]).cells == record.cells
+    assert again.jobs == []
+    with pytest.raises(InputError, match="methods: lora, rslora -> lora, dora"):
+        run(tmp_path, resume=True)

@@ -62,7 +62,7 @@ def test_three_runs_side_by_side(tmp_path: Path) -> None:
     assert difference.points == pytest.approx(1.5)
     assert difference.p_value == seed.p_value == pytest.approx(mcnemar_p(20, 26))
     assert winogrande.differences[0].outcome == "better"
-    assert winogrande.differences[0].verdict.startswith("DoRA is better than LoRA")
+    assert winogrande.differences[0].verdict.startswith("DoRA is more accurate than LoRA")
     assert found.pooled[0].difference.points == pytest.approx((1.5 + 13) / 2)
     assert (found.question, found.plan, found.inputs, found.pending) == (None, None, {}, [])
     assert found.settings["rank"] == 16

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from study_support import MadeUpRunner, Silent
 
 from doratune.errors import InputError
 from doratune.methods.find import get_method
+from doratune.report.markup import to_markdown
+from doratune.report.page import page_of
 from doratune.study.plan import load_plan, recorded_plan
+from doratune.study.study import open_study, run_study
 
 OWN = {"name": "vera-deep", "title": "T", "description": "d", "peft": "VeraConfig", "merges": "base"}
 
@@ -52,3 +56,21 @@ def test_an_unknown_method_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean pissa") as caught:
         load_plan(plan(tmp_path, methods=["lora", "pisa"]))
     assert "methods" in str(caught.value.where)
+
+
+def test_a_study_with_an_own_method_runs_to_its_end_and_goes_on_without_the_file(tmp_path: Path) -> None:
+    path = plan(
+        tmp_path, tasks=[{"train": "sample-boolq", "rows": 32, "eval_rows": 40}], settings={"epochs": 1.0}
+    )
+    runner = MadeUpRunner()
+    record = run_study(open_study(load_plan(path), tmp_path / "out"), runner, Silent(), reproduce="r")
+    (cell,) = record.cells
+    assert [arm.name for arm in cell.arms] == ["lora", "vera-deep"]
+    assert [(one.from_arm, one.to_arm) for one in cell.differences] == [("lora", "vera-deep")]
+    assert "method vera-deep" in record.inputs
+    given = {job.method: job.config.method for job in runner.jobs if job.config}
+    assert given["lora"] == "lora"
+    assert get_method(given["vera-deep"]) == get_method(str(tmp_path / "own.yaml")), "a copy that stays"
+    page = to_markdown(page_of(record))
+    assert "vera-deep" in page
+    assert recorded_plan(record.plan or {}, where="study.json").methods == ["lora", "vera-deep"]

@@ -11,7 +11,20 @@ from study_support import PLAN, write_plan
 
 from doratune.errors import InputError
 from doratune.named_yaml import shipped_names
+from doratune.study.cost import work_if_extended, work_left
+from doratune.study.grid import groups_of
+from doratune.study.material import assumed_material
 from doratune.study.plan import load_plan
+
+OUR_STUDIES = Path(__file__).parents[3] / "docs/results/studies"
+TRAININGS = {  # at the plan's rates, and at those that may be added
+    "main": (3 * 3 * (8 + 5 + 3), 2 * 3 * (8 + 5 + 3)),
+    "main-full": (3 * 3, 2 * 3),
+    "methods": (12 * 3 * 3, 12 * 2 * 3),
+    "paper-rates": (2 * 2 * 3, 0),
+    "ranks": (5 * 2 * 3 * 3, 5 * 2 * 2 * 3),
+    "same-rate": (2 * 2 * 3, 0),
+}
 
 
 @pytest.mark.parametrize("name", shipped_names("doratune.study", "plans"))
@@ -19,6 +32,22 @@ def test_shipped_plans_are_valid_and_say_what_they_will_take(name: str) -> None:
     plan = load_plan(name)
     assert plan.choose.on == "validation" and plan.assume is not None
     assert all(entry.sizes is not None for entry in plan.tasks)
+
+
+def test_every_study_of_ours_has_its_trainings_counted() -> None:
+    assert {one.parent.name for one in OUR_STUDIES.glob("*/plan.yaml")} == TRAININGS.keys()
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_our_studies_take_as_many_trainings_as_their_plans_say(name: str, tmp_path: Path) -> None:
+    path = OUR_STUDIES / name / "plan.yaml"
+    plan = load_plan(str(path))
+    rows = [assumed_material(plan, entry, tmp_path) for entry in plan.tasks]
+    groups = groups_of(plan, dict.fromkeys(plan.models, "a model"), rows, tmp_path)
+    found = [sum(work.runs for _, _, work in left(groups)) for left in (work_left, work_if_extended)]
+    assert found == [*TRAININGS[name]]
+    said = " ".join(line.removeprefix("#") for line in path.read_text().splitlines() if line.startswith("#"))
+    assert f" {found[0]} trainings" in said
 
 
 def test_a_learning_rate_may_be_written_as_1e_4(tmp_path: Path) -> None:
@@ -55,6 +84,7 @@ def test_the_papers_plan_is_the_papers() -> None:
         ({"tasks": []}, r"tasks"),
         ({"seeds": []}, r"seeds"),
         ({"seeds": [1, 1]}, r"repeated"),
+        ({"tasks": [{**PLAN["tasks"][0], "seeds": []}]}, r"tasks(.|\n)*seeds"),
         ({"ranks": [0]}, r"ranks"),
         ({"learning_rates": []}, r"learning_rates"),
         ({"learning_rates": ["fast"]}, r"learning_rates"),

@@ -65,6 +65,31 @@ def test_every_seed_is_tested_at_its_own_rate(tmp_path: Path) -> None:
         assert "1e-4 ×1, 1e-3 ×1" in text and "at the chosen rates" not in text
 
 
+def test_a_training_set_may_have_its_own_seeds(tmp_path: Path) -> None:
+    other = {**ROWS, "train": "sample-winogrande", "seeds": [0, 3, 4]}
+    runner = MadeUpRunner()
+    record = run(tmp_path, runner, tasks=[ROWS, other])
+    assert [[one.seed for one in cell.arms[0].runs] for cell in record.cells] == [[0, 1], [0, 3, 4]]
+    assert {one.seed for one in record.cells[1].arms[0].trials} == {0, 3, 4}
+    (pooled,) = record.pooled
+    assert len(pooled.cells) == 2
+    points = [cell.differences[0].points for cell in record.cells]
+    assert pooled.difference.points == pytest.approx(sum(points) / 2)
+    assert sum(one.startswith("trial") for one in runner.done) == 2 * 2 * (2 + 3)
+    assert all("2 to 3 seeds" in text for text in renderings(record))
+
+
+def test_training_sets_that_test_parts_of_one_file_are_pooled(tmp_path: Path) -> None:
+    mixed = {
+        **ROWS,
+        "train": ["sample-boolq", "sample-winogrande"],
+        "test": ["sample-boolq"],
+        "eval_rows": 20,
+    }
+    (pooled,) = run(tmp_path, MadeUpRunner(), tasks=[ROWS, mixed]).pooled
+    assert len(pooled.cells) == 2
+
+
 def test_once_by_name_and_its_verdict_says_so(tmp_path: Path) -> None:
     runner = MadeUpRunner(peak(by_seed))
     record = run(tmp_path, runner, choose={"per": "arm", "extend": 0})

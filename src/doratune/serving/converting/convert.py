@@ -10,7 +10,7 @@ from torch import Tensor
 from doratune.environment import describe_environment
 from doratune.errors import DoratuneError, InputError
 from doratune.evaluation.config import EvalConfig
-from doratune.evaluation.early import refuse_early
+from doratune.evaluation.evaluate import read_tasks
 from doratune.records.files import write_json_atomic
 from doratune.records.folders import refuse_output
 from doratune.records.layout import CONVERT_NAME
@@ -46,7 +46,7 @@ def convert(config: ConvertConfig) -> ConvertRecord:
     refuse_taken(config.output)
     evaluation = _evaluation(config)
     if evaluation is not None:
-        refuse_early(evaluation)
+        read_tasks(evaluation)  # a hub that cannot be reached is told before the work, not after it
     source = open_adapted(
         config.target,
         base=config.base,
