@@ -18,7 +18,6 @@ from doratune.report import (
     measured,
     numbers,
     paper,
-    plots,
     search,
     tables,
     verdicts,
@@ -39,6 +38,7 @@ from doratune.report.blocks import (
 )
 from doratune.report.cautions import cautions
 from doratune.report.figures import Sheet
+from doratune.report.plots import accuracy, differences, loss, rates
 from doratune.report.view import Training, View, capitalised, view_of
 
 MARKS_NOTE = (
@@ -108,7 +108,7 @@ def outcome_blocks(view: View) -> list[Block]:
 
 
 def _accuracy(view: View) -> list[Block]:
-    draw = plots.bar_plot if view.simple else plots.dot_plot
+    draw = accuracy.bar_plot if view.simple else accuracy.dot_plot
     shown = [
         _Drawing(named.label, f"accuracy{place}", partial(draw, named, view), named.cell.sample)
         for place, named in enumerate(view.cells)
@@ -131,7 +131,7 @@ def _measures(view: View) -> list[Block]:
 
 def _differences(view: View) -> list[Block]:
     shown = [
-        _Drawing(pair.name, f"forest{place}", partial(plots.forest_plot, pair, view))
+        _Drawing(pair.name, f"forest{place}", partial(differences.forest_plot, pair, view))
         for place, pair in enumerate(view.pairs)
     ]
     blocks: list[Block] = [
@@ -160,17 +160,17 @@ def _same_rate(view: View) -> list[Block]:
 
 
 def _rates(view: View) -> list[Block]:
-    figures = _per_training(view, "Validation accuracy", "search", plots.search_plot)
+    figures = _per_training(view, "Validation accuracy", "search", rates.search_plot)
     return [figures, search.rate_table(view), Text(search.rate_note(view), "aside")]
 
 
 def _training(view: View, cost: Table) -> list[Block]:
     points = max(len(run.curve) for one in view.trainings for arm in one.arms for run in arm.runs)
-    single = SMOOTHED_NOTE if plots.window(points) > 1 else ""
+    single = SMOOTHED_NOTE if loss.window(points) > 1 else ""
     apart = f" {APART_NOTE}" if any(len(one.arms) > 1 for one in view.trainings) else ""
     note = (single if view.one_seed else BAND_NOTE) + apart
     return [
-        _per_training(view, "Training loss", "loss", plots.loss_plot, note.strip()),
+        _per_training(view, "Training loss", "loss", loss.loss_plot, note.strip()),
         cost,
         Text(f"Times and memory: {tables.cost_note(view)}. {tables.INFERENCE_NOTE}", "aside"),
     ]

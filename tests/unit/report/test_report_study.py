@@ -22,7 +22,7 @@ from doratune.report import numbers, paper
 from doratune.report.figures import Sheet, marker
 from doratune.report.markup import to_html, to_markdown
 from doratune.report.page import page_of
-from doratune.report.plots import loss_plot
+from doratune.report.plots.loss import loss_plot
 from doratune.report.terminal import print_summary
 from doratune.report.view import METHOD_SERIES, view_of
 
