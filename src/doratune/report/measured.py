@@ -124,7 +124,7 @@ def forgetting_table(record: StudyRecord) -> Table | None:
     """What the arms keep of what they were not trained on: a row for the base and each arm; or None."""
     if not record.forgetting:
         return None
-    labels = _labels(record.forgetting)
+    labels = forgetting_labels(record.forgetting)
     rows = [
         row for one, label in zip(record.forgetting, labels, strict=True) for row in _kept_rows(one, label)
     ]
@@ -188,7 +188,7 @@ def _kept(one: Forgetting, mean: float, interval: tuple[float, float] | None) ->
     return Entry(numbers.nats(mean), "–".join(map(numbers.nats, interval)) if interval else "")
 
 
-def _labels(found: Sequence[Forgetting]) -> list[str]:
+def forgetting_labels(found: Sequence[Forgetting]) -> list[str]:
     """Each entry's task or text and measure, with what distinguishes its training from the others."""
     names = {"accuracy": "accuracy", "nll": "NLL", "nll_per_token": "NLL per token"}
     facts = [
