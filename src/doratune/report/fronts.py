@@ -106,7 +106,8 @@ def on_front(named: NamedCell, cost: Cost) -> list[tuple[StudyArm, float, bool]]
 def front_sentences(view: View) -> list[str]:
     """For each cell and cost, the methods on the front."""
     return [
-        f"{named.label}, accuracy against {cost.name}: on the front {_those(best)}."
+        f"{named.label}, {cost.name}: no other method is at least as cheap and at least as accurate as "
+        f"{_those(best)}."
         for named in view.cells
         for cost in costs_of(view)
         if (best := [(arm, cost.words(value)) for arm, value, on in on_front(named, cost) if on])
@@ -114,5 +115,5 @@ def front_sentences(view: View) -> list[str]:
 
 
 def _those(best: Sequence[tuple[StudyArm, str]]) -> str:
-    told = (f"{arm_name(arm.name)} ({words}, {numbers.percent(arm.mean)})" for arm, words in best)
-    return ", ".join(told)
+    told = [f"{arm_name(arm.name)} ({words}, {numbers.percent(arm.mean)})" for arm, words in best]
+    return " or ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)

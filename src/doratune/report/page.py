@@ -39,7 +39,7 @@ from doratune.report.blocks import (
 )
 from doratune.report.cautions import cautions
 from doratune.report.figures import Sheet
-from doratune.report.plots import accuracy, cost, crossed, differences, kept, loss, rates
+from doratune.report.plots import accuracy, cost, crossed, differences, kept, lines, loss, rates
 from doratune.report.view import Training, View, capitalised, view_of
 
 MARKS_NOTE = (
@@ -134,7 +134,10 @@ def _crossed(view: View) -> list[Block]:
     ]
     if not shown:
         return []
-    return [Heading("Accuracy against what was varied"), _figures(shown, crossed.NOTE)]
+    return [
+        Heading("Accuracy against what was varied"),
+        _figures(shown, f"{crossed.NOTE} {_panel_note(view)}".rstrip()),
+    ]
 
 
 def _measures(view: View) -> list[Block]:
@@ -172,7 +175,8 @@ def _same_rate(view: View) -> list[Block]:
 
 
 def _rates(view: View) -> list[Block]:
-    figures = _per_training(view, "Validation accuracy", "search", rates.search_plot)
+    note = _panel_note(view)
+    figures = _per_training(view, "Validation accuracy", "search", rates.search_plot, note)
     return [figures, search.rate_table(view), Text(search.rate_note(view), "aside")]
 
 
@@ -187,10 +191,11 @@ def _forgetting(view: View, table: Table) -> list[Block]:
 def _training(view: View, taken: Table) -> list[Block]:
     points = max(len(run.curve) for one in view.trainings for arm in one.arms for run in arm.runs)
     single = SMOOTHED_NOTE if loss.window(points) > 1 else ""
-    apart = f" {APART_NOTE}" if any(len(one.arms) > 1 for one in view.trainings) else ""
-    note = (single if view.one_seed else BAND_NOTE) + apart
+    below = any(len(one.arms) > 1 and not lines.apart(one.arms) for one in view.trainings)
+    told = [single if view.one_seed else BAND_NOTE, APART_NOTE if below else "", _panel_note(view)]
+    note = " ".join(filter(None, told))
     return [
-        _per_training(view, "Training loss", "loss", loss.loss_plot, note.strip()),
+        _per_training(view, "Training loss", "loss", loss.loss_plot, note),
         taken,
         Text(f"Times and memory: {tables.cost_note(view)}. {tables.INFERENCE_NOTE}", "aside"),
         *_fronts(view),
@@ -208,6 +213,11 @@ def _fronts(view: View) -> list[Block]:
         for at, one in enumerate(fronts.costs_of(view))
     ]
     return [Heading("What accuracy costs"), _figures(shown), Text(fronts.NOTE, "aside"), Bullets(told)]
+
+
+def _panel_note(view: View) -> str:
+    """What the panels of many arms have in common; empty if no training has so many."""
+    return next((note for one in view.trainings if (note := lines.note_of(one.arms))), "")
 
 
 def _weights(analyses: Sequence[AnalysisRecord]) -> list[Block]:

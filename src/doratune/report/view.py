@@ -192,8 +192,9 @@ def arm_title(name: str) -> str:
 
 
 def capitalised(words: str) -> str:
-    """``words`` with a capital first letter."""
-    return words[:1].upper() + words[1:]
+    """``words`` with a capital first letter, but for a name such as rsLoRA, which has its own capitals."""
+    first = words.split(maxsplit=1)[0] if words.strip() else ""
+    return words if any(letter.isupper() for letter in first) else words[:1].upper() + words[1:]
 
 
 def _labels(record: StudyRecord) -> list[str]:

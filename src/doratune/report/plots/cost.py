@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from doratune.report import numbers
 from doratune.report.figures import TEXT, Sheet, drawing, new_figure, to_svg
 from doratune.report.fronts import Cost, on_front
@@ -18,8 +20,9 @@ def cost_plot(named: NamedCell, cost: Cost, view: View, sheet: Sheet) -> str | N
     arms = on_front(named, cost)
     if not arms:
         return None
-    least = min(value for _, value, _ in arms)
-    unit, size = next((one for one in reversed(cost.units) if one[1] <= least), cost.units[0])
+    values = [value for _, value, _ in arms]
+    middle = math.sqrt(min(values) * max(values))
+    unit, size = next((one for one in reversed(cost.units) if one[1] <= middle), cost.units[0])
     marks = [
         Mark(
             arm_title(arm.name),
@@ -34,7 +37,6 @@ def cost_plot(named: NamedCell, cost: Cost, view: View, sheet: Sheet) -> str | N
     best = [one for one in marks if one.filled]
     with drawing(sheet):
         figure, axes = new_figure(sheet, 3.3)
-        values = [one.x for one in marks]
         if min(values) > 0 and max(values) / min(values) > LOGARITHMIC:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from doratune.records.study import StudyArm
+from doratune.records.study import StudyArm, arm_name
 from doratune.report.figures import (
     GRID,
     Sheet,
@@ -53,6 +53,13 @@ def apart(arms: Sequence[StudyArm]) -> bool:
     return len(arms) > TOGETHER
 
 
+def note_of(arms: Sequence[StudyArm]) -> str:
+    """What the panels of many arms have in common; empty for a few arms."""
+    if not apart(arms):
+        return ""
+    return f"The broad, pale line in every panel is that of {arm_name(reference_of(arms).name)}."
+
+
 def draw_panels(arms: Sequence[StudyArm], view: View, sheet: Sheet, draw: Draw) -> tuple[Figure, list[Axes]]:
     """Draw the arms in one panel with a legend, or many arms in a panel each.
 
@@ -77,7 +84,7 @@ def draw_panels(arms: Sequence[StudyArm], view: View, sheet: Sheet, draw: Draw) 
         if arm is not reference:
             draw(axes, reference, line(reference, view) | BROAD, True)
         draw(axes, arm, line(arm, view), False)
-        axes.set_title(shortened(arm_title(arm.name), 22), loc="left", fontsize=9.5, weight="bold")
+        axes.set_title(shortened(arm_title(arm.name), 17), loc="left", fontsize=9.5, weight="bold")
         axes.grid(visible=True, axis="y", color=GRID, linewidth=0.6, alpha=0.6)
     return figure, panels
 

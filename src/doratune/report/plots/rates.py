@@ -33,8 +33,9 @@ def search_plot(training: Training, view: View, sheet: Sheet) -> str | None:
         if behind:
             axes.plot([*tried], means, **look)
             return
-        axes.plot([*tried], means, marker=marker(index), markersize=5, **look)
-        if any(len(shares) > 1 for shares in tried.values()):
+        seeds = any(len(shares) > 1 for shares in tried.values())
+        axes.plot([*tried], means, marker=None if seeds else marker(index), markersize=5, **look)
+        if seeds:
             low, high = (list(map(end, tried.values())) for end in (min, max))
             axes.fill_between([*tried], low, high, color=colour(index), alpha=0.15, linewidth=0)
             every = [(rate, share) for rate, shares in tried.items() for share in shares]
@@ -54,8 +55,8 @@ def search_plot(training: Training, view: View, sheet: Sheet) -> str | None:
         scale_of(panels, rates, [numbers.learning_rate(rate) for rate in rates])
         for axes in panels:
             axes.margins(0.08, 0.12)  # room for the rings
-        seeds = "line: mean over seeds; " if several else ""
-        name_axes(figure, panels, f"learning rate; {seeds}ringed: chosen", "validation accuracy in %")
+        line = "line: mean over seeds; " if several else ""
+        name_axes(figure, panels, f"learning rate; {line}ringed: chosen", "validation accuracy in %")
         words = "; ".join(_words(arm) for arm in searched)
         return to_svg(figure, sheet, f"Validation accuracy over learning rate{on(training)}: {words}.")
 

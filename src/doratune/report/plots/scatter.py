@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from doratune.report.figures import GRID, PAPER, TEXT, colour, marker, shortened
@@ -108,6 +109,7 @@ def _write_names(figure: Figure, axes: Axes, marks: Sequence[Mark]) -> bool:
     point = figure.dpi / 72
     centres = [axes.transData.transform((one.x, one.y)) for one in marks]
     taken = [Bbox.from_bounds(x - 4 * point, y - 4 * point, 8 * point, 8 * point) for x, y in centres]
+    lines = [box for one in marks for box in _intervals(axes, one, point)]
     whole = True
     for place, one in enumerate(marks):
         text = axes.annotate(
@@ -120,18 +122,29 @@ def _write_names(figure: Figure, axes: Axes, marks: Sequence[Mark]) -> bool:
             annotation_clip=False,
         )
         text.set_in_layout(False)
-        for across, up, horizontal, vertical in PLACES:
+        others = [box for at, box in enumerate(taken) if at != place]
+        for avoided, (across, up, horizontal, vertical) in product(([*others, *lines], others), PLACES):
             text.set(position=(across, up), ha=horizontal, va=vertical)
             box = text.get_window_extent(renderer)
-            if _inside(box, figure.bbox, axes.bbox) and not any(
-                box.overlaps(other) for at, other in enumerate(taken) if at != place
-            ):
+            if _inside(box, figure.bbox, axes.bbox) and not any(map(box.overlaps, avoided)):
                 taken.append(box)
                 break
         else:
             text.remove()
             whole = False
     return whole
+
+
+def _intervals(axes: Axes, one: Mark, point: float) -> list[Bbox]:
+    """Where a mark's intervals are, in pixels."""
+    from matplotlib.transforms import Bbox
+
+    ends = []
+    if one.x_interval:
+        ends.append([(bound, one.y) for bound in one.x_interval])
+    if one.y_interval:
+        ends.append([(one.x, bound) for bound in one.y_interval])
+    return [Bbox.from_extents(*axes.transData.transform(both).ravel()).padded(point) for both in ends]
 
 
 def _inside(box: Bbox, figure: BboxBase, axes: BboxBase) -> bool:
