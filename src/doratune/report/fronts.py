@@ -12,8 +12,8 @@ from doratune.report.view import NamedCell, View
 
 SAME = 1.02  # costs whose largest and smallest differ by no more than this factor are no question
 NOTE = (
-    "A filled mark is on the dashed front: no other method is at least as accurate at no more cost. It "
-    "goes by means; methods whose intervals overlap may well change places."
+    "A filled mark is on the dashed front: no other method is at least as accurate at no more cost. "
+    "The front goes by means; methods whose intervals overlap may well change places."
 )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from doratune.report import numbers
-from doratune.report.figures import TEXT, Sheet, drawing, new_figure, to_svg
+from doratune.report.figures import TEXT, Sheet, drawing, to_svg
 from doratune.report.fronts import Cost, on_front
-from doratune.report.plots.scatter import Mark, draw_marks
+from doratune.report.plots.scatter import Mark, draw_marks, new_scatter
 from doratune.report.view import NamedCell, View, arm_title
 
 LOGARITHMIC = 8  # ratio of the largest and smallest cost from which the axis is logarithmic
@@ -36,7 +37,7 @@ def cost_plot(named: NamedCell, cost: Cost, view: View, sheet: Sheet) -> str | N
     ]
     best = [one for one in marks if one.filled]
     with drawing(sheet):
-        figure, axes = new_figure(sheet, 3.3)
+        figure, axes = new_scatter(sheet, len(marks))
         if min(values) > 0 and max(values) / min(values) > LOGARITHMIC:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
@@ -52,7 +53,10 @@ def cost_plot(named: NamedCell, cost: Cost, view: View, sheet: Sheet) -> str | N
             zorder=1,
         )
         axes.set(xlabel=f"{cost.name} in {unit}", ylabel="accuracy in %")
-        draw_marks(figure, axes, [*best, *(one for one in marks if not one.filled)])
+        steps = [((one.x, one.y), (after.x, one.y)) for one, after in pairwise(best)]
+        rises = [((after.x, one.y), (after.x, after.y)) for one, after in pairwise(best)]
+        others = [one for one in marks if not one.filled]
+        draw_marks(figure, axes, [*best, *others], sheet, [*steps, *rises])
         words = "; ".join(
             f"{arm_title(arm.name)} {cost.words(value)}, {numbers.percent(arm.mean)}, interval "
             f"{numbers.interval(arm.interval)}{', on the front' if on else ''}"

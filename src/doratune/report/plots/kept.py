@@ -8,9 +8,9 @@ from statistics import mean
 
 from doratune.records.study import Forgetting, KeptArm, KeptMeasure, StudyArm
 from doratune.report import measured, numbers
-from doratune.report.figures import TEXT, Sheet, drawing, new_figure, to_svg
+from doratune.report.figures import TEXT, Sheet, drawing, to_svg
 from doratune.report.plots.crossed import AXES
-from doratune.report.plots.scatter import Mark, draw_marks
+from doratune.report.plots.scatter import Mark, draw_marks, new_scatter
 from doratune.report.view import NamedCell, View, arm_title
 
 MEASURES: tuple[KeptMeasure, ...] = ("accuracy", "nll_per_token")  # the likelihood of a task is in the table
@@ -98,14 +98,14 @@ def kept_plot(one: Kept, view: View, sheet: Sheet) -> str:
         )
     on = one.cells[0].label if len(one.cells) == 1 else f"{len(one.cells)} tasks (mean)"
     with drawing(sheet):
-        figure, axes = new_figure(sheet, 3.3)
+        figure, axes = new_scatter(sheet, len(marks))
         if entry.base is not None:
             axes.axhline(size * entry.base, color=TEXT, linewidth=1, linestyle=(0, (2, 2)), zorder=0.5)
         if not accuracy:
             axes.invert_yaxis()
         axes.set_xlabel(f"accuracy in % on {on}")
         axes.set_ylabel("accuracy kept in %" if accuracy else "NLL per token (up is less)")
-        draw_marks(figure, axes, marks)
+        draw_marks(figure, axes, marks, sheet)
         words = "; ".join(
             f"{mark.name} {numbers.percent(mark.x / 100)}, {_value(mark.y / size, accuracy)}"
             for mark in marks

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from doratune.report.figures import GRID, PAPER, TEXT, colour, marker, shortened
+from doratune.report.figures import GRID, PAPER, TEXT, WIDE, Sheet, colour, marker, new_figure, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.transforms import Bbox, BboxBase
+    from matplotlib.transforms import BboxBase
 
-#: Where a name may stand: the offset in points from its mark, and the alignment.
-PLACES: tuple[tuple[float, float, str, str], ...] = tuple(
-    (side * across, up, {1: "left", -1: "right", 0: "center"}[side], vertical)
-    for across, up, vertical in (
-        (8.0, 0.0, "center"),
-        (6.0, 6.0, "bottom"),
-        (6.0, -6.0, "top"),
-        (8.0, 14.0, "bottom"),
-        (8.0, -14.0, "top"),
-        (16.0, 24.0, "bottom"),
-        (16.0, -24.0, "top"),
-    )
-    for side in (1, -1, 0)
-    if side or up
-)
+Place = tuple[float, float, str, str]
+"""The offset in points of a name from its mark, and the alignment."""
+
+NEAR: list[Place] = [
+    *((8.0 * side, 0.0, end, "center") for side, end in ((1, "left"), (-1, "right"))),
+    *((0.0, 7.0 * side, "center", end) for side, end in ((1, "bottom"), (-1, "top"))),
+    *(
+        (5.0 * side, 5.0 * height, across, up)
+        for side, across in ((1, "left"), (-1, "right"))
+        for height, up in ((1, "bottom"), (-1, "top"))
+    ),
+]
+FEW = 6  # marks that need no legend, as their names can all be written
+LINE = 0.19  # inches of a line of the legend
+
+
+Segment = tuple[tuple[float, float], tuple[float, float]]
+"""The ends of a straight line."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +58,36 @@ class Mark:
     filled: bool = True
 
 
-def draw_marks(figure: Figure, axes: Axes, marks: Sequence[Mark]) -> None:
-    """Draw the marks with their intervals, and write each name where it covers nothing.
+def new_scatter(sheet: Sheet, marks: int) -> tuple[Figure, Axes]:
+    """An empty figure with room for the legend of so many marks."""
+    lines = math.ceil(marks / _columns(sheet)) if marks > FEW else 0
+    return new_figure(sheet, 3.1 + LINE * lines)
 
-    With more names than fit there is a legend of all of them. Everything else must have been drawn before,
-    as the names go where there is room.
+
+def draw_marks(
+    figure: Figure, axes: Axes, marks: Sequence[Mark], sheet: Sheet, others: Sequence[Segment] = ()
+) -> None:
+    """Draw the marks with their intervals, and write their names next to them where they cover nothing.
+
+    With many marks, or if a name does not fit, there is a legend of all. Everything else must have been drawn
+    before, as the names go where there is room.
 
     Args:
         figure: The figure.
         axes: Its axes.
         marks: What to draw; the first names are placed first.
+        sheet: What it is drawn on.
+        others: Other lines that names should not cover.
     """
+    lines = list(others)
     for one in marks:
         thin: dict[str, Any] = {"color": colour(one.index), "linewidth": 1.2, "alpha": 0.6, "zorder": 2}
         if one.x_interval:
             axes.hlines(one.y, *one.x_interval, **thin)
+            lines.append(((one.x_interval[0], one.y), (one.x_interval[1], one.y)))
         if one.y_interval:
             axes.vlines(one.x, *one.y_interval, **thin)
-    handles = [
+            lines.append(((one.x, one.y_interval[0]), (one.x, one.y_interval[1])))
         axes.plot(
             [one.x],
             [one.y],
@@ -82,24 +98,32 @@ def draw_marks(figure: Figure, axes: Axes, marks: Sequence[Mark]) -> None:
             markerfacecolor=colour(one.index) if one.filled else PAPER,
             zorder=3,
             label=shortened(one.name, 20),
-        )[0]
-        for one in marks
-    ]
+        )
     axes.grid(visible=True, color=GRID, linewidth=0.6, alpha=0.6)
     axes.set_axisbelow(True)
     axes.margins(0.12, 0.1)
-    if not _write_names(figure, axes, marks):
-        axes.legend(
-            handles=handles,
-            frameon=False,
-            loc="lower left",
-            bbox_to_anchor=(-0.1, 1.0),
-            ncols=2,
-            handlelength=1.2,
-        )
+    if len(marks) > FEW:
+        _legend(axes, sheet)
+    if not _write_names(figure, axes, marks, lines) and len(marks) <= FEW:
+        _legend(axes, sheet)
 
 
-def _write_names(figure: Figure, axes: Axes, marks: Sequence[Mark]) -> bool:
+def _columns(sheet: Sheet) -> int:
+    return 4 if sheet.width >= WIDE else 2
+
+
+def _legend(axes: Axes, sheet: Sheet) -> None:
+    axes.legend(
+        frameon=False,
+        loc="lower left",
+        bbox_to_anchor=(-0.1, 1.0),
+        ncols=_columns(sheet),
+        handlelength=1.2,
+        labelspacing=0.3,
+    )
+
+
+def _write_names(figure: Figure, axes: Axes, marks: Sequence[Mark], lines: Sequence[Segment]) -> bool:
     """Write the names for which there is room; whether that were all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.transforms import Bbox
@@ -109,7 +133,7 @@ def _write_names(figure: Figure, axes: Axes, marks: Sequence[Mark]) -> bool:
     point = figure.dpi / 72
     centres = [axes.transData.transform((one.x, one.y)) for one in marks]
     taken = [Bbox.from_bounds(x - 4 * point, y - 4 * point, 8 * point, 8 * point) for x, y in centres]
-    lines = [box for one in marks for box in _intervals(axes, one, point)]
+    drawn = [Bbox(axes.transData.transform(line)).padded(point) for line in lines]
     whole = True
     for place, one in enumerate(marks):
         text = axes.annotate(
@@ -122,8 +146,8 @@ def _write_names(figure: Figure, axes: Axes, marks: Sequence[Mark]) -> bool:
             annotation_clip=False,
         )
         text.set_in_layout(False)
-        others = [box for at, box in enumerate(taken) if at != place]
-        for avoided, (across, up, horizontal, vertical) in product(([*others, *lines], others), PLACES):
+        marked = [box for at, box in enumerate(taken) if at != place]
+        for avoided, (across, up, horizontal, vertical) in product(([*marked, *drawn], marked), NEAR):
             text.set(position=(across, up), ha=horizontal, va=vertical)
             box = text.get_window_extent(renderer)
             if _inside(box, figure.bbox, axes.bbox) and not any(map(box.overlaps, avoided)):
@@ -135,18 +159,6 @@ def _write_names(figure: Figure, axes: Axes, marks: Sequence[Mark]) -> bool:
     return whole
 
 
-def _intervals(axes: Axes, one: Mark, point: float) -> list[Bbox]:
-    """Where a mark's intervals are, in pixels."""
-    from matplotlib.transforms import Bbox
-
-    ends = []
-    if one.x_interval:
-        ends.append([(bound, one.y) for bound in one.x_interval])
-    if one.y_interval:
-        ends.append([(one.x, bound) for bound in one.y_interval])
-    return [Bbox.from_extents(*axes.transData.transform(both).ravel()).padded(point) for both in ends]
-
-
-def _inside(box: Bbox, figure: BboxBase, axes: BboxBase) -> bool:
+def _inside(box: BboxBase, figure: BboxBase, axes: BboxBase) -> bool:
     """Whether a name stays beside the axis' numbers and inside the figure."""
     return box.x0 >= axes.x0 and box.x1 <= figure.x1 and box.y0 >= axes.y0 and box.y1 <= figure.y1
