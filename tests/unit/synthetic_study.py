@@ -132,18 +132,14 @@ def study(
 
 
 def _crossed(ranks: tuple[int, ...], **options: Any) -> StudyRecord:
-    studies = [study(**options) for _ in ranks]
+    one = study(**options)
     cells = [
         _at_rank(cell, rank, 0.02 * (place - len(ranks) + 1))
-        for place, (rank, one) in enumerate(zip(ranks, studies, strict=True))
+        for place, rank in enumerate(ranks)
         for cell in one.cells
     ]
-    pools = [
-        pool.model_copy(update={"rank": rank})
-        for rank, one in zip(ranks, studies, strict=True)
-        for pool in one.pooled
-    ]
-    return studies[0].model_copy(update={"cells": cells, "pooled": pools})
+    pools = [pool.model_copy(update={"rank": rank}) for rank in ranks for pool in one.pooled]
+    return one.model_copy(update={"cells": cells, "pooled": pools})
 
 
 def _at_rank(cell: StudyCell, rank: int, more: float) -> StudyCell:
