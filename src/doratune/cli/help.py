@@ -25,7 +25,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("batch_size", "on_nonfinite", "seed", "seeds"),
     ),
     "after training": ("run", "to", "max_kl", "exact", "dequantised", "weights", "check_data"),
-    "evaluation": ("protocol", "harness"),
+    "evaluation": ("protocol", "harness", "text"),
     "memory and speed": (
         *("dtype", "load_in_4bit", "micro_batch_size", "eval_batch_size", "gradient_checkpointing"),
         *("device_map", "engine", "speedups"),

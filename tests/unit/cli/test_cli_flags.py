@@ -108,7 +108,7 @@ def test_an_unknown_flag_suggests_the_nearest(verb: str, given: str, meant: str)
     ("words", "told"),
     [
         ("train --task boolq", "a flag is missing\n  where: doratune train\n  expected: --output\n"),
-        ("eval smollm2-135m", "a flag is missing\n  where: doratune eval\n  expected: --task\n"),
+        ("eval smollm2-135m", "no task to evaluate\n  where: --task\n"),
         (
             "train --task boolq --output x --rank 0",
             "\n  where: the flags of doratune train\n  got: rank: should be greater",

@@ -153,10 +153,10 @@ def test_python_on_a_page_parses_and_imports_what_exists(page: str) -> None:
 def test_the_plan_in_the_guide_is_one(tmp_path: Path) -> None:
     from doratune.study.plan import load_plan
 
-    text, resources = _blocks("guides/study.md", "yaml")
-    (tmp_path / "plan.yaml").write_text(text + resources, encoding="utf-8")
+    text, *more = _blocks("guides/study.md", "yaml")
+    (tmp_path / "plan.yaml").write_text(text + "".join(more), encoding="utf-8")
     plan = load_plan(str(tmp_path / "plan.yaml"))
-    assert plan.seeds == [0, 1, 2] and plan.resources.of_a_run == 4
+    assert plan.seeds == [0, 1, 2] and plan.resources.of_a_run == 4 and plan.choose.per == "seed"
 
 
 def _blocks(page: str, language: str) -> list[str]:
