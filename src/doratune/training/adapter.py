@@ -89,13 +89,7 @@ def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None)
             expected=f"one of {', '.join(sorted(classes))}",
             fix=did_you_mean(method.peft or "", list(classes)),
         )
-    values = {argument: settings[name] for name, argument in method.given.items()}
-    try:
-        peft = kind(task_type=TaskType.CAUSAL_LM, **values, **method.arguments)
-    except (TypeError, ValueError, ImportError, AttributeError) as error:
-        raise _refused(method, config, error) from error
-    refuse_conditional(peft, where=f"{_source(method, config)}, arguments")
-    if getattr(peft, "init_lora_weights", None) == "eva":
+    if method.arguments.get("init_lora_weights") == "eva":
         raise InputError(
             "EVA's initialisation takes a pass over the training rows, which doratune does not make; without "
             "it PEFT trains plain LoRA",
@@ -103,6 +97,12 @@ def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None)
             got="init_lora_weights eva",
             expected=f"init_lora_weights {INITIALISATIONS}",
         )
+    values = {argument: settings[name] for name, argument in method.given.items()}
+    try:
+        peft = kind(task_type=TaskType.CAUSAL_LM, **values, **method.arguments)
+    except (TypeError, ValueError, ImportError, AttributeError) as error:
+        raise _refused(method, config, error) from error
+    refuse_conditional(peft, where=f"{_source(method, config)}, arguments")
     if reason := lost_base(peft):
         raise InputError(
             "the adapter could not be evaluated from its file: its initialisation changes the base in a way "

@@ -16,6 +16,7 @@ from doratune.study.plan import load_plan, recorded_plan
 from doratune.study.study import open_study, run_study
 
 OWN = {"name": "vera-deep", "title": "T", "description": "d", "peft": "VeraConfig", "merges": "base"}
+OWN |= {"settings": {"rank": "r", "targets": "target_modules"}}
 
 
 def plan(folder: Path, **changes: object) -> str:
