@@ -27,7 +27,7 @@ from doratune.records.storage import read_study
 from doratune.report import verdicts
 from doratune.report.figures import TEXT, WIDE, Sheet, as_file, colour, drawing, to_svg
 from doratune.report.files import HTML_NAME
-from doratune.report.plots import forest_plot
+from doratune.report.plots.differences import forest_plot
 from doratune.report.view import METHOD_SERIES, view_of
 
 ROOT = Path(__file__).parent.parent

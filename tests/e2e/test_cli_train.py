@@ -386,13 +386,14 @@ def test_a_checkpoint_of_an_older_version_is_resumed_and_it_is_said(cli: Cli, fl
     assert cli("train", *every).code == 0
     Path("run/record.json").unlink()
     shutil.rmtree("run/adapter")
-    for name in ("base_model.json", "training_data.json"):
+    for name in ("base_model.json", "training_data.json", "method.json"):
         (Path("run/checkpoints/checkpoint-6") / name).unlink()
     seal(Path("run/checkpoints/checkpoint-6"))
     outcome = cli("train", *every, "--resume")
     assert outcome.code == 0
     assert outcome.err.count("checkpoint-6 does not say what its base model was") == 1
     assert outcome.err.count("checkpoint-6 does not say what rows it was trained on") == 1
+    assert outcome.err.count("checkpoint-6 does not say what its method was") == 1
 
 
 def test_bfloat16_on_a_cpu(cli: Cli, flags: list[object]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from scipy.stats import linregress
@@ -59,10 +60,25 @@ def study(
     seeds: int = 3,
     tasks: tuple[str, ...] = ("boolq", "arc-easy", "sample-winogrande"),
     pending: tuple[str, ...] = (),
+    ranks: tuple[int, ...] = (32,),
+    tries: int = 1,
 ) -> StudyRecord:
-    """A study whose cells have different verdicts; the same every time."""
+    """A study whose cells have different verdicts; the same every time.
+
+    Args:
+        methods: What is trained.
+        seeds: How many seeds answer the test rows.
+        tasks: Names of ``CELLS``.
+        pending: What is still to be run.
+        ranks: The ranks; with several, every cell is there with each, at higher ranks more able.
+        tries: How many seeds try every learning rate.
+    """
+    if len(ranks) > 1:
+        return _crossed(ranks, methods=methods, seeds=seeds, tasks=tasks, pending=pending, tries=tries)
     drawn = {name: _answers(name, methods, seeds) for name in tasks}
-    cells = [_cell(name, answers, next(iter(answers.values())).shape[1]) for name, answers in drawn.items()]
+    cells = [
+        _cell(name, answers, next(iter(answers.values())).shape[1], tries) for name, answers in drawn.items()
+    ]
     others = [method for method in ("dora", *methods) if method in methods and method != "lora"]
     for method in dict.fromkeys(others):
         family = adjusted(
@@ -113,6 +129,40 @@ def study(
         environments=1,
         reproduce="doratune study plan.yaml --output runs/study",
     )
+
+
+def _crossed(ranks: tuple[int, ...], **options: Any) -> StudyRecord:
+    one = study(**options)
+    cells = [
+        _at_rank(cell, rank, 0.02 * (place - len(ranks) + 1))
+        for place, rank in enumerate(ranks)
+        for cell in one.cells
+    ]
+    pools = [pool.model_copy(update={"rank": rank}) for rank in ranks for pool in one.pooled]
+    return one.model_copy(update={"cells": cells, "pooled": pools})
+
+
+def _at_rank(cell: StudyCell, rank: int, more: float) -> StudyCell:
+    """The cell with its accuracies moved, in runs of that rank."""
+    arms = [
+        arm.model_copy(
+            update={
+                "mean": arm.mean + more,
+                "interval": (arm.interval[0] + more, arm.interval[1] + more),
+                "runs": [
+                    run.model_copy(
+                        update={
+                            "run": f"{run.run}-r{rank}",
+                            "result": run.result.model_copy(update={"accuracy": run.result.accuracy + more}),
+                        }
+                    )
+                    for run in arm.runs
+                ],
+            }
+        )
+        for arm in cell.arms
+    ]
+    return cell.model_copy(update={"rank": rank, "arms": arms})
 
 
 def comparison(
@@ -219,7 +269,7 @@ def _answers(task: str, methods: tuple[StudyMethod, ...], seeds: int) -> dict[St
     gains = {"lora": 0.0, "dora": gain, "dora-attached-norm": gain * 0.9, "full": gain * 1.2}
     return {
         method: ability
-        + gains[method]
+        + gains.get(method, gain * (len(method) % 5) / 4)
         + row
         + 0.03 * random.normal(size=(seeds, 1))
         + 0.5 * random.normal(size=(seeds, rows))
@@ -228,7 +278,7 @@ def _answers(task: str, methods: tuple[StudyMethod, ...], seeds: int) -> dict[St
     }
 
 
-def _cell(task: str, answers: dict[StudyMethod, np.ndarray], rows: int) -> StudyCell:
+def _cell(task: str, answers: dict[StudyMethod, np.ndarray], rows: int, tries: int = 1) -> StudyCell:
     data = {
         name: DataRecord(task=task, source="made-up", split=split, sha256=letter * 64, rows=count)
         for name, split, letter, count in (
@@ -250,7 +300,7 @@ def _cell(task: str, answers: dict[StudyMethod, np.ndarray], rows: int) -> Study
         majority=0.62,
         note="Tested on the public validation rows." if task == "boolq" else None,
         base=_result(int(0.51 * rows), rows),
-        arms=[_arm(task, method, correct) for method, correct in answers.items()],
+        arms=[_arm(task, method, correct, tries) for method, correct in answers.items()],
         differences=[],
         **data,
     )
@@ -261,18 +311,23 @@ def _result(correct: int, rows: int) -> ArmResult:
     return ArmResult(accuracy=found.value, interval=(found.low, found.high), correct=correct, unmatched=0)
 
 
-def _arm(task: str, method: StudyMethod, correct: np.ndarray) -> StudyArm:
+def _arm(task: str, method: StudyMethod, correct: np.ndarray, tries: int = 1) -> StudyArm:
     mean, interval = arm_summary(correct)
     best = 2 if method != "dora" else 1
     trials = [
         Trial(
             learning_rate=rate,
-            accuracy=0.7 - 0.02 * (place - best) ** 2 - 0.004 * len(method),
+            seed=seed if tries > 1 else None,
+            accuracy=0.7
+            - 0.02 * (place - best) ** 2
+            - 0.004 * len(method)
+            + 0.006 * (seed - (tries - 1) / 2),
             rows=500,
-            run=f"search/{task}-{method}-{rate:g}",
+            run=f"search/{task}-{method}-{rate:g}" + (f"-seed{seed}" if tries > 1 else ""),
             chosen=place == best,
         )
         for place, rate in enumerate(RATES)
+        for seed in range(tries)
     ]
     return StudyArm(
         name=method,
@@ -287,13 +342,15 @@ def _arm(task: str, method: StudyMethod, correct: np.ndarray) -> StudyArm:
 
 
 def _run(task: str, method: StudyMethod, seed: int, correct: np.ndarray) -> SeedRun:
-    seconds = SECONDS[method] + seed
+    seconds = SECONDS.get(method, 90.0 + 6 * len(method)) + seed
     return SeedRun(
         seed=seed,
         run=f"runs/{task}-{method}-seed{seed}",
         result=_result(int(correct.sum()), correct.size),
         parameters=ParameterCount(
-            trainable=TRAINABLE[method], total=137_000_000, share=TRAINABLE[method] / 137e6
+            trainable=(trainable := TRAINABLE.get(method, 150_000 * len(method))),
+            total=137_000_000,
+            share=trainable / 137e6,
         ),
         training=TrainingRecord(
             seconds=seconds,
@@ -301,7 +358,7 @@ def _run(task: str, method: StudyMethod, seed: int, correct: np.ndarray) -> Seed
             epochs=1.0,
             tokens=138_666,
             tokens_per_second=138_666 / seconds,
-            peak_memory_bytes=int(MEMORY[method]),
+            peak_memory_bytes=int(MEMORY.get(method, 1.8e9 + 0.05e9 * len(method))),
             final_loss=0.412,
         ),
         curve=[

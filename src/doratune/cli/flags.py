@@ -152,10 +152,10 @@ def refuse_wrong_values(kind: type[Settings], argv: list[str], *, verb: str) -> 
         field = named.get(flag)
         if field is None or field.annotation is bool:
             continue
-        type_of_field: Any = (
-            Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        kind_of_value, limits = field.annotation, field.metadata
+        adapter: TypeAdapter[Any] = TypeAdapter(
+            Annotated[(kind_of_value, *limits)] if limits else kind_of_value
         )
-        adapter: TypeAdapter[Any] = TypeAdapter(type_of_field)
         several = _takes_several(field.annotation)
         for word in words if several else words[:1]:
             expected = None if word == "None" else _misfit(adapter, [word] if several else word)

@@ -77,6 +77,8 @@ class Method(Settings):
     def _fits(self) -> Method:
         if self.engine and self.peft != "LoraConfig":
             raise ValueError("should be on the engine only with peft: LoraConfig")
+        if self.optimizer.name == "lora-plus" and self.peft != "LoraConfig":
+            raise ValueError("should have the optimizer lora-plus only with peft: LoraConfig")
         if self.norm_gradient and not (self.engine and self.arguments.get("use_dora")):
             raise ValueError("should have a norm_gradient only with DoRA (use_dora) on the engine")
         if self.match is not None and "rank" not in self.given:
@@ -89,6 +91,12 @@ class Method(Settings):
     def given(self) -> dict[Setting, str]:
         """The arguments that a run's settings give, by setting."""
         return LORA_ARGUMENTS if self.peft == "LoraConfig" and not self.settings else self.settings
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """What decides the result of a training: the definition without its words."""
+        words = {"title", "description", "paper", "merges"}
+        return self.model_dump(mode="json", exclude_defaults=True, exclude=words)
 
     @property
     def trains_all(self) -> bool:

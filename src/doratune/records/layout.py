@@ -43,6 +43,8 @@ BASE_MODEL_NAME = "base_model.json"
 """The base model's record in an adapter's folder or a checkpoint."""
 TRAINING_DATA_NAME = "training_data.json"
 """The records of a checkpoint's training rows."""
+METHOD_NAME = "method.json"
+"""What a checkpoint's method is, apart from the words in its file."""
 MODEL_CONFIG = "config.json"
 """transformers' file that marks a folder as a model."""
 

@@ -293,6 +293,11 @@ class RunRecord(Record):
     finished: AwareDatetime  #: end, ISO 8601 with time zone
 
 
+def deciding(record: RunRecord) -> dict[str, Any]:
+    """What decides the result of a run's own method, from its file; empty for a shipped method."""
+    return Method.model_validate(record.definition).deciding if record.definition is not None else {}
+
+
 def unused_settings(record: RunRecord) -> frozenset[str]:
     """The settings that a run's method has no use for.
 

@@ -182,10 +182,24 @@ def _read_schema(
         )
     try:
         if convert is not None:
-            text = json.dumps(convert(data))
+            text = json.dumps(_converted(convert, data, path))
         return schema.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise _invalid(path, error) from None
+
+
+def _converted(
+    convert: Callable[[dict[str, Any]], dict[str, Any]], data: dict[str, Any], path: Path
+) -> dict[str, Any]:
+    try:
+        return convert(data)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            "the file does not follow its schema",
+            where=str(path),
+            got=f"{type(error).__name__}: {error}",
+            expected=f"{data['schema']} version {data['schema_version']}",
+        ) from None
 
 
 def _read_part(path: Path, schema: type[Part]) -> Part | None:

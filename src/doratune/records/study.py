@@ -204,7 +204,9 @@ class StudyDifference(Record):
 class SameRate(Record):
     """Two arms at one learning rate that both tried, the best for both together on the validation rows."""
 
-    learning_rate: Annotated[float, Field(gt=0)]  #: the highest mean accuracy over both arms and all seeds
+    learning_rate: Annotated[
+        float, Field(gt=0)
+    ]  #: chosen by the arms' own rule, on means over both and all seeds
     from_mean: Share  #: mean accuracy of the first arm on the test rows, over the seeds of the difference
     to_mean: Share  #: the same for the second
     difference: StudyDifference  #: on the test rows; not among the corrected differences

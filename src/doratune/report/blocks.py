@@ -27,6 +27,7 @@ class Table:
     caption: str
     columns: list[Entry]
     rows: list[list[Entry]]
+    grouped: bool = False  #: whether rows whose names have the same detail belong together
 
     @property
     def has_samples(self) -> bool:

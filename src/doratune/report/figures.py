@@ -129,6 +129,27 @@ def new_panels(sheet: Sheet, height: float, shares: Sequence[float]) -> tuple[Fi
     return figure, list(panels[:, 0])
 
 
+def new_grid(sheet: Sheet, count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """An empty figure with small panels that share both axes: two in a row, or four on a wide sheet.
+
+    Args:
+        sheet: The sheet to draw on.
+        count: How many panels.
+        height: Height of a panel, in inches.
+    """
+    from matplotlib.figure import Figure
+
+    columns = 4 if sheet.width >= WIDE else 2
+    rows = -(-count // columns)
+    figure = Figure(figsize=(sheet.width, 0.5 + height * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    for axes in panels[max(0, count - columns) : count]:  # the lowest of each column
+        axes.tick_params(axis="x", labelbottom=True)
+    return figure, panels[:count]
+
+
 def to_svg(figure: Figure, sheet: Sheet, words: str) -> str:
     """The figure as an element for a page: no prolog, ids that are unique in the page, the page's colours.
 

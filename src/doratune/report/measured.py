@@ -44,7 +44,7 @@ def measure_table(view: View) -> Table:
     rows = [row for named in view.cells for row in _measure_rows(named, "" if single else named.label)]
     heading = Entry("Method", "" if single else view.noun)
     columns = [heading, *(Entry(NAMES[one], "interval") for one in SHOWN), Entry("Calibration", "confidence")]
-    return Table("Measures other than accuracy", columns, rows)
+    return Table("Measures other than accuracy", columns, rows, grouped=not single)
 
 
 def _measure_rows(named: NamedCell, label: str) -> list[list[Entry]]:
@@ -124,22 +124,25 @@ def forgetting_table(record: StudyRecord) -> Table | None:
     """What the arms keep of what they were not trained on: a row for the base and each arm; or None."""
     if not record.forgetting:
         return None
-    labels = _labels(record.forgetting)
+    labels = forgetting_labels(record.forgetting)
     rows = [
         row for one, label in zip(record.forgetting, labels, strict=True) for row in _kept_rows(one, label)
     ]
+    compared = _compared(record)
     columns = [
         Entry("Method", "of what"),
         Entry("Kept", "interval"),
         Entry(f"{numbers.MINUS} base", "interval; p"),
-        Entry(f"{numbers.MINUS} compared", "interval; p"),
+        Entry(
+            f"{numbers.MINUS} {arm_name(compared[0]) if len(compared) == 1 else 'compared'}", "interval; p"
+        ),
     ]
-    return Table("What is kept of what was not trained on", columns, rows)
+    return Table("What is kept of what was not trained on", columns, rows, grouped=True)
 
 
 def forgetting_note(record: StudyRecord) -> str:
     """How to read the table."""
-    compared = dict.fromkeys(pair.from_arm for one in record.forgetting for pair in one.differences)
+    compared = _compared(record)
     against = (
         f" The last column is the difference from {_listed([arm_name(one) for one in compared])}."
         if compared
@@ -155,6 +158,11 @@ def forgetting_note(record: StudyRecord) -> str:
         "Accuracy differs in percentage points, NLL in nats (less is better). Differences are paired by row "
         f"and seed, their p is not corrected, and no verdict or mean over cells includes them.{against}{text}"
     )
+
+
+def _compared(record: StudyRecord) -> list[str]:
+    """The arms that others are compared with."""
+    return list(dict.fromkeys(pair.from_arm for one in record.forgetting for pair in one.differences))
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -183,12 +191,12 @@ def _kept(one: Forgetting, mean: float, interval: tuple[float, float] | None) ->
     if one.measure == "accuracy":
         return Entry(numbers.percent(mean), numbers.interval(interval) if interval else "")
     if one.measure == "nll_per_token":
-        per_byte = f", {numbers.nats(mean / one.bytes_per_token)} per byte" if one.bytes_per_token else ""
+        per_byte = f"; {numbers.nats(mean / one.bytes_per_token)} per byte" if one.bytes_per_token else ""
         return Entry(numbers.nats(mean), f"perplexity {numbers.perplexity(mean)}{per_byte}")
     return Entry(numbers.nats(mean), "–".join(map(numbers.nats, interval)) if interval else "")
 
 
-def _labels(found: Sequence[Forgetting]) -> list[str]:
+def forgetting_labels(found: Sequence[Forgetting]) -> list[str]:
     """Each entry's task or text and measure, with what distinguishes its training from the others."""
     names = {"accuracy": "accuracy", "nll": "NLL", "nll_per_token": "NLL per token"}
     facts = [

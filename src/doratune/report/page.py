@@ -15,10 +15,10 @@ from doratune.records.study import StudyRecord, arm_name
 from doratune.report import (
     decomposition,
     decomposition_plots,
+    fronts,
     measured,
     numbers,
     paper,
-    plots,
     search,
     tables,
     verdicts,
@@ -39,6 +39,7 @@ from doratune.report.blocks import (
 )
 from doratune.report.cautions import cautions
 from doratune.report.figures import Sheet
+from doratune.report.plots import accuracy, cost, crossed, differences, kept, lines, loss, rates
 from doratune.report.view import Training, View, capitalised, view_of
 
 MARKS_NOTE = (
@@ -74,11 +75,10 @@ def page_of(record: StudyRecord, analyses: Sequence[AnalysisRecord] = ()) -> Pag
         sections.append(Section("rates", "Learning rates", _rates(view)))
     forgotten = measured.forgetting_table(view.record)
     if forgotten:
-        blocks: list[Block] = [forgotten, Text(measured.forgetting_note(view.record), "aside")]
-        sections.append(Section("forgetting", "Forgetting", blocks))
-    cost = tables.cost_table(view)
-    if cost:
-        sections.append(Section("training", "Training and its cost", _training(view, cost)))
+        sections.append(Section("forgetting", "Forgetting", _forgetting(view, forgotten)))
+    taken = tables.cost_table(view)
+    if taken:
+        sections.append(Section("training", "Training and its cost", _training(view, taken)))
     if analyses:
         sections.append(Section("weights", "How the weights moved", _weights(analyses)))
     sections.append(Section("settings", "Settings", _settings(view)))
@@ -108,7 +108,7 @@ def outcome_blocks(view: View) -> list[Block]:
 
 
 def _accuracy(view: View) -> list[Block]:
-    draw = plots.bar_plot if view.simple else plots.dot_plot
+    draw = accuracy.bar_plot if view.simple else accuracy.dot_plot
     shown = [
         _Drawing(named.label, f"accuracy{place}", partial(draw, named, view), named.cell.sample)
         for place, named in enumerate(view.cells)
@@ -118,11 +118,26 @@ def _accuracy(view: View) -> list[Block]:
         tables.accuracy_table(view),
         Text(f"{tables.accuracy_note(view)} {tables.ways(view)}", "aside"),
         _figures(shown),
+        *_crossed(view),
     ]
     published = paper.paper_table(view)
     if published:
         blocks += [Heading("Compared with the paper"), published, Text(paper.ACCURACY_NOTE, "aside")]
     return blocks
+
+
+def _crossed(view: View) -> list[Block]:
+    """Accuracy against the settings that the study crosses; nothing without any."""
+    shown = [
+        _Drawing(one.label, f"crossed{place}", partial(crossed.crossed_plot, one, view))
+        for place, one in enumerate(crossed.crossed(view))
+    ]
+    if not shown:
+        return []
+    return [
+        Heading("Accuracy against what was varied"),
+        _figures(shown, f"{crossed.NOTE} {_panel_note(view)}".rstrip()),
+    ]
 
 
 def _measures(view: View) -> list[Block]:
@@ -131,7 +146,7 @@ def _measures(view: View) -> list[Block]:
 
 def _differences(view: View) -> list[Block]:
     shown = [
-        _Drawing(pair.name, f"forest{place}", partial(plots.forest_plot, pair, view))
+        _Drawing(pair.name, f"forest{place}", partial(differences.forest_plot, pair, view))
         for place, pair in enumerate(view.pairs)
     ]
     blocks: list[Block] = [
@@ -160,20 +175,49 @@ def _same_rate(view: View) -> list[Block]:
 
 
 def _rates(view: View) -> list[Block]:
-    figures = _per_training(view, "Validation accuracy", "search", plots.search_plot)
+    note = _panel_note(view)
+    figures = _per_training(view, "Validation accuracy", "search", rates.search_plot, note)
     return [figures, search.rate_table(view), Text(search.rate_note(view), "aside")]
 
 
-def _training(view: View, cost: Table) -> list[Block]:
-    points = max(len(run.curve) for one in view.trainings for arm in one.arms for run in arm.runs)
-    single = SMOOTHED_NOTE if plots.window(points) > 1 else ""
-    apart = f" {APART_NOTE}" if any(len(one.arms) > 1 for one in view.trainings) else ""
-    note = (single if view.one_seed else BAND_NOTE) + apart
-    return [
-        _per_training(view, "Training loss", "loss", plots.loss_plot, note.strip()),
-        cost,
-        Text(f"Times and memory: {tables.cost_note(view)}. {tables.INFERENCE_NOTE}", "aside"),
+def _forgetting(view: View, table: Table) -> list[Block]:
+    shown = [
+        _Drawing(one.label, f"kept{place}", partial(kept.kept_plot, one, view))
+        for place, one in enumerate(kept.kept(view))
     ]
+    return [_figures(shown, kept.NOTE), table, Text(measured.forgetting_note(view.record), "aside")]
+
+
+def _training(view: View, taken: Table) -> list[Block]:
+    points = max(len(run.curve) for one in view.trainings for arm in one.arms for run in arm.runs)
+    single = SMOOTHED_NOTE if loss.window(points) > 1 else ""
+    below = any(len(one.arms) > 1 and not lines.apart(one.arms) for one in view.trainings)
+    told = [single if view.one_seed else BAND_NOTE, APART_NOTE if below else "", _panel_note(view)]
+    note = " ".join(filter(None, told))
+    return [
+        _per_training(view, "Training loss", "loss", loss.loss_plot, note),
+        taken,
+        Text(f"Times and memory: {tables.cost_note(view)}. {tables.INFERENCE_NOTE}", "aside"),
+        *_fronts(view),
+    ]
+
+
+def _fronts(view: View) -> list[Block]:
+    """What accuracy costs; nothing on a simple page, where the table is enough."""
+    told = [] if view.simple else fronts.front_sentences(view)
+    if not told:
+        return []
+    shown = [
+        _Drawing(f"{named.label}: {one.name}", f"cost{place}-{at}", partial(cost.cost_plot, named, one, view))
+        for place, named in enumerate(view.cells)
+        for at, one in enumerate(fronts.costs_of(view))
+    ]
+    return [Heading("What accuracy costs"), _figures(shown), Text(fronts.NOTE, "aside"), Bullets(told)]
+
+
+def _panel_note(view: View) -> str:
+    """What the panels of many arms have in common; empty if no training has so many."""
+    return next((note for one in view.trainings if (note := lines.note_of(one.arms))), "")
 
 
 def _weights(analyses: Sequence[AnalysisRecord]) -> list[Block]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from doratune.report import numbers
 from doratune.report.blocks import Figure, Figures
 from doratune.report.figures import PAPER, WIDE, Sheet, colour, drawing, new_figure, shortened, to_svg
-from doratune.report.plots import dotted, line_label, whisker
+from doratune.report.plots.rows import dotted, line_label, whisker
 
 LORA, OTHER, QUIET = 1, 2, 0  # colours
 MARKS = {"higher": "^", "lower": "v", "undecided": "o"}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
+from textwrap import fill
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -17,7 +19,7 @@ from doratune.records.analysis import AnalysisRecord
 from doratune.records.run import RunRecord
 from doratune.records.serving import ConvertRecord, ExportedGguf, MergeRecord
 from doratune.records.study import StudyRecord
-from doratune.report import decomposition, measured, search, tables
+from doratune.report import decomposition, fronts, measured, search, tables
 from doratune.report.blocks import SAMPLE, Block, Entry, Table, Text, Verdicts
 from doratune.report.conversion import conversion_blocks
 from doratune.report.export import export_blocks, export_line
@@ -26,6 +28,7 @@ from doratune.report.page import environment_note, outcome_blocks
 from doratune.report.peft_comparison import TITLE, PeftView, terminal_blocks
 from doratune.report.view import view_of
 
+LONG = 40  #: rows of a table that is left to the report's files
 STYLES = {"plain": "", "headline": "bold", "note": "yellow", "aside": "dim"}
 
 
@@ -46,18 +49,27 @@ def print_summary(record: StudyRecord, console: Console) -> None:
         if same is not None:
             _print([same, Text(search.SAME_RATE_NOTE, "aside")], console)
         if measured.has_measures(view):
-            _print([measured.measure_table(view), Text(measured.MEASURE_NOTE, "aside")], console)
+            _print(_unless_long(measured.measure_table(view), measured.MEASURE_NOTE), console)
         forgotten = measured.forgetting_table(record)
         if forgotten:
-            _print([forgotten, Text(measured.forgetting_note(record), "aside")], console)
+            _print(_unless_long(forgotten, measured.forgetting_note(record)), console)
         cost = tables.cost_table(view)
         if cost and len(view.trainings) == 1:
             _print([cost], console)
+        if not view.simple:
+            _print([Text(line) for line in fronts.front_sentences(view)], console)
         console.print()
     _print(outcome_blocks(view), console)
     environment = environment_note(record)
     _print([Text(environment, "note")] if environment else [], console)
     _print([Text(f"Still to be run: {name}", "note") for name in record.pending], console)
+
+
+def _unless_long(table: Table, note: str) -> list[Block]:
+    """The table and its note, or where to find it."""
+    if len(table.rows) > LONG:
+        return [Text(f"{table.caption}: {len(table.rows)} rows, in the report's page and Markdown.", "aside")]
+    return [table, Text(note, "aside")]
 
 
 def print_evaluations(record: RunRecord, console: Console) -> None:
@@ -135,8 +147,16 @@ def _print(blocks: Iterable[Block], console: Console) -> None:
 
 
 def _print_table(table: Table, console: Console, *, whole: bool = False) -> None:
-    console.print()
-    console.print(_rich_table(table, whole=whole))
+    if not _fits(table, console):
+        table = _broken(table)
+        whole = whole or _fits(
+            replace(table, rows=[[_shortest(row[0]), *row[1:]] for row in table.rows]), console
+        )
+    for name, part in _groups(table):
+        console.print()
+        if name:
+            console.print(_indented(RichText(name, style="italic")))
+        console.print(_rich_table(part, whole=whole))
     if table.has_samples:
         console.print(_indented(RichText(f"* {SAMPLE}", style="dim")))
 
@@ -171,6 +191,50 @@ def _rich_table(table: Table, *, whole: bool = False) -> RichTable:
     for row in table.rows:
         rich.add_row(*(_rich_entry(entry) for entry in row))
     return rich
+
+
+def _broken(table: Table) -> Table:
+    """The table with the parts of its details below each other, and headings no wider than their entries."""
+    name, *others = table.columns
+    rows = [[replace(one, detail=one.detail.replace("; ", "\n")) for one in row] for row in table.rows]
+    columns = [
+        _wrapped(column, max(len(line) for row in rows for line in _lines(row[place])))
+        for place, column in enumerate(others, start=1)
+    ]
+    return replace(table, columns=[name, *columns], rows=rows)
+
+
+def _shortest(name: Entry) -> Entry:
+    """A name as narrow as it can be without breaking a word."""
+    return replace(name, text=max(name.text.split(), key=len, default=""))
+
+
+def _lines(entry: Entry) -> list[str]:
+    return [entry.text, *entry.detail.split("\n")]
+
+
+def _wrapped(heading: Entry, width: int) -> Entry:
+    """The heading in lines as wide as its longest word or wider."""
+    width = max(width, *map(len, f"{heading.text} {heading.detail}".split()))
+    return replace(heading, text=fill(heading.text, width), detail=fill(heading.detail, width))
+
+
+def _groups(table: Table) -> list[tuple[str, Table]]:
+    """A table for each group of rows, with its name; one without a name if the rows are not grouped."""
+    if not table.grouped:
+        return [("", table)]
+    heading, *columns = table.columns
+    return [
+        (
+            name,
+            replace(
+                table,
+                columns=[replace(heading, detail=""), *columns],
+                rows=[[replace(first, detail=""), *others] for first, *others in rows],
+            ),
+        )
+        for name, rows in groupby(table.rows, key=lambda row: row[0].detail)
+    ]
 
 
 def table_without_rules() -> RichTable:

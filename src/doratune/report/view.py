@@ -158,7 +158,7 @@ def view_of(record: StudyRecord) -> View:
     pairs = _pairs(record, cells, noun)
     one_seed = all(len(arm.runs) == 1 for arm in arms)
     searched = any(arm.trials for arm in arms)
-    one_model = len({(cell.model, *_axes(cell)) for cell in record.cells}) <= 1
+    one_model = len({(cell.model, *axis_words(cell)) for cell in record.cells}) <= 1
     return View(
         record=record,
         cells=cells,
@@ -192,8 +192,9 @@ def arm_title(name: str) -> str:
 
 
 def capitalised(words: str) -> str:
-    """``words`` with a capital first letter."""
-    return words[:1].upper() + words[1:]
+    """``words`` with a capital first letter, but for a name such as rsLoRA, which has its own capitals."""
+    first = words.split(maxsplit=1)[0] if words.strip() else ""
+    return words if any(letter.isupper() for letter in first) else words[:1].upper() + words[1:]
 
 
 def _labels(record: StudyRecord) -> list[str]:
@@ -202,7 +203,7 @@ def _labels(record: StudyRecord) -> list[str]:
         [cell.format for cell in record.cells],
         [cell.protocol for cell in record.cells],
         [cell.model for cell in record.cells],
-        *zip(*(_axes(cell) for cell in record.cells), strict=True),
+        *zip(*(axis_words(cell) for cell in record.cells), strict=True),
     ]
     varying = [values for values in facts if len(set(values)) > 1]
     labels = [
@@ -218,7 +219,7 @@ def _labels(record: StudyRecord) -> list[str]:
     ]
 
 
-def _axes(one: StudyCell | PooledDifference) -> tuple[str, str, str, str]:
+def axis_words(one: StudyCell | PooledDifference) -> tuple[str, str, str, str]:
     """The settings that a plan may cross, in words."""
     return (
         f"rank {one.rank}" if one.rank else "no rank",
@@ -249,15 +250,15 @@ def _pairs(record: StudyRecord, cells: Sequence[NamedCell], noun: str) -> list[P
         for one in named.cell.differences:
             pair(one).single.append(NamedDifference(place, named.label, named.cell, one))
     models = {one.model for one in record.pooled}
-    axes = [{_axes(one)[place] for one in record.pooled} for place in range(4)]
+    axes = [{axis_words(one)[place] for one in record.pooled} for place in range(4)]
     for pool in record.pooled:
         nothing = len(pool.tells_nothing)
         some = nothing < len(pool.cells)
         parts = [f"Mean of {numbers.counted(len(pool.cells), noun)}"]
         parts += [f"{nothing} without a verdict"] if nothing and some else []
         parts += [pool.model] if len(models) > 1 else []
-        parts += [words for words, values in zip(_axes(pool), axes, strict=True) if len(values) > 1]
-        key = (pool.model, _axes(pool), tuple(pool.cells))
+        parts += [words for words, values in zip(axis_words(pool), axes, strict=True) if len(values) > 1]
+        key = (pool.model, axis_words(pool), tuple(pool.cells))
         named = NamedDifference(key, ", ".join(parts), None, pool.difference, nothing)
         pair(pool.difference).pooled.append(named)
     return list(pairs.values())

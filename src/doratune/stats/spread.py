@@ -133,9 +133,11 @@ def components(values: np.ndarray) -> Components:
     """Estimates from the mean squares of a two-way layout; negative ones become 0.
 
     Args:
-        values: (seeds, rows), at least two rows.
+        values: (seeds, rows). A single row does not tell how rows vary, so all variance is the seeds'.
     """
     seeds, rows = values.shape
+    if rows == 1:
+        return Components(seed=float(values.var(ddof=1)) if seeds > 1 else 0.0, row=0.0, rest=0.0)
     row_means = values.mean(axis=0)
     between_rows = float(row_means.var(ddof=1))
     if seeds == 1:
@@ -232,6 +234,8 @@ def _quantiles(cumulants: np.ndarray) -> np.ndarray:
 
 def _own_share(group: Sequence[np.ndarray]) -> float:
     """The part of the variance between the rows' means that is the rows' own and not the rest."""
+    if group[0].shape[1] == 1:
+        return 0.0
     whole = float(np.sum([values.mean(axis=0) for values in group], axis=0).var(ddof=1))
     rest = sum(components(values).rest / len(values) for values in group)
     return max(0.0, 1 - rest / whole) if whole else 0.0

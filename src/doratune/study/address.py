@@ -45,7 +45,7 @@ def run_address(config: TrainConfig, *, model: str, data: str, own: Method | Non
     """
     settings = config.model_dump(mode="json", exclude_defaults=True, exclude=set(WITHOUT_EFFECT))
     if own is not None:
-        settings["method"] = own.model_dump(mode="json", exclude_defaults=True)
+        settings["method"] = own.deciding
     elif config.method in FORMER:  # runs of older versions are found
         settings |= FORMER[config.method]
         if settings["method"] == TrainConfig.model_fields["method"].default:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +29,8 @@ from doratune.training.config import TrainingSettings
 
 if TYPE_CHECKING:
     from doratune.study.study import Study
+
+logger = logging.getLogger(__name__)
 
 COMPARED: tuple[StudyMethod, ...] = ("lora", "dora")
 """The methods that a comparison trains without ``--methods``."""
@@ -207,6 +210,12 @@ def check_same(study: Study, earlier: StudyRecord) -> None:
             where=where,
             got="; ".join(changed),
             fix="resume without these changes, choose another --output, or --overwrite",
+        )
+    if before.choose != study.plan.choose and before.tasks[0].validation_rows is not None:
+        logger.warning(
+            "%s: an older version chose one learning rate for all seeds; now every seed tries all rates and "
+            "chooses its own, so there is more to train and results may change",
+            where,
         )
 
 

@@ -145,8 +145,7 @@ def _work(group: Group, job: Job, counted: set[tuple[str, ...]]) -> Work:
     if job.config is not None and not job.trained() and (str(job.folder),) not in counted:
         counted.add((str(job.folder),))
         config, material = job.config, group.material
-        sizes = [part.record.rows for part in material.train]
-        per_epoch = sum(min(config.rows or rows, rows) for rows in sizes)
+        per_epoch = group.rows_per_epoch
         steps = config.total_steps(per_epoch)
         seen = steps * config.batch_size if config.steps else per_epoch * config.epochs
         work += Work(runs=1, steps=steps, tokens=seen * material.tokens_per_row[config.format])

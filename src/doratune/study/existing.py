@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from doratune.errors import InputError
+from doratune.methods.former import without_switches
 from doratune.records.base_model import check_one_base_model, check_own_base_model
 from doratune.records.differences import (
     WITHOUT_EFFECT,
@@ -19,7 +20,7 @@ from doratune.records.differences import (
     notes_on_differences,
     shared_settings,
 )
-from doratune.records.run import DataRecord, Evaluation, RunRecord, mixed, way_of_asking
+from doratune.records.run import DataRecord, Evaluation, RunRecord, deciding, mixed, way_of_asking
 from doratune.records.storage import read_record
 from doratune.records.study import Forgetting, StudyMethod, StudyRecord, arm_name, method_of
 from doratune.records.weights import check_own_weights
@@ -161,9 +162,11 @@ def _arms(runs: Sequence[_Evaluated]) -> dict[str, list[_Evaluated]]:
 
 def _settings_key(record: RunRecord) -> str:
     """A key of everything that the runs of one arm share."""
-    config = {key: value for key, value in flat_config(record.config).items() if key not in BY_SEED}
+    config = without_switches({**record.config, "method": method_of(record)})
+    config = {key: value for key, value in flat_config(config).items() if key not in BY_SEED}
     rows = [one.asked for one in record.data]
-    return json.dumps([method_of(record), record.model.dtype, rows, config], sort_keys=True)
+    method = [config.pop("method"), deciding(record)]  # the path of an own method's file does not matter
+    return json.dumps([method, record.model.dtype, rows, config], sort_keys=True)
 
 
 def _names(arms: Sequence[Sequence[_Evaluated]]) -> list[str]:
@@ -265,14 +268,19 @@ def _seed_notes(arms: dict[str, list[_Evaluated]]) -> list[str]:
 
 
 def _arm_notes(arms: dict[str, list[_Evaluated]]) -> list[str]:
-    """Notes on methods with several arms, of which only the first enters the differences."""
+    """Notes on methods with several arms: whose files differ, and that only the first is compared."""
     methods: dict[StudyMethod, list[str]] = {}
     for name, arm in arms.items():
         methods.setdefault(method_of(arm[0].run.record), []).append(name)
     several = [names for names in methods.values() if len(names) > 1]
+    told = [
+        f"The file of the method {method} was not the same for {' and '.join(names)}."
+        for method, names in methods.items()
+        if len({json.dumps(deciding(arms[name][0].run.record), sort_keys=True) for name in names}) > 1
+    ]
     if len(methods) < 2:
-        return []
-    return [
+        return told
+    return told + [
         f"Of {', '.join(names)}, which are of one method, only {names[0]} is in the differences."
         for names in several
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from doratune.data.tasks import MIX
+from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.methods.method import Method
 from doratune.records.layout import RUNS_NAME, VALIDATION_NAME
@@ -19,7 +20,8 @@ from doratune.study.job import Job, Wanted
 from doratune.study.material import DATA_NAME, Material, Test
 from doratune.study.plan import Plan
 from doratune.study.rates import NONE_ADDED, Added, extended_rates
-from doratune.training.config import TrainConfig
+from doratune.training.config import TrainConfig, check_method
+from doratune.training.early import micro_batch
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,32 @@ class Group:
     def axes(self) -> tuple[int | None, int | None, float | None, int | None]:
         """Rank, batch size, epochs and most training rows, as in the cells."""
         return self.cell_rank, self.cell_batch_size, self.cell_epochs, self.rows
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """The training rows of every run."""
+        sizes = [part.record.rows for part in self.material.train]
+        return sum(min(self.rows or rows, rows) for rows in sizes)
+
+    def check(self) -> None:
+        """Refuse settings with which a run would be refused.
+
+        Raises:
+            InputError: They do not fit a method, the number of processes or of rows.
+        """
+        for config in self._configs():
+            try:
+                check_method(config, self.plan.method(config.method))
+                micro_batch(config, self.plan.resources.of_a_run)
+                config.warmup(config.total_steps(self.rows_per_epoch))
+            except InputError as error:
+                raise InputError(
+                    error.what,
+                    where=f"settings of {config.method}, {error.where}",
+                    got=error.got,
+                    expected=error.expected,
+                    fix=error.fix,
+                ) from None
 
     def _configs(self) -> list[TrainConfig]:
         """A configuration of each method."""

@@ -21,6 +21,7 @@ from doratune.records.run import DataRecord, Format, mixed, way_of_asking
 from doratune.study.plan import Plan, PlanTask
 
 DATA_NAME = "data"
+FEWEST_TEST_ROWS = 2
 CHARACTERS_PER_TOKEN = 4.3
 """For English and the tokenizers of current models; used only for estimates."""
 
@@ -287,6 +288,13 @@ def _test(plan: Plan, entry: PlanTask, task: Task, given: Path | None) -> Test:
         rows=len(loaded.rows),
         definition=task.definition,
     )
+    if min(len(loaded.rows), entry.eval_rows or len(loaded.rows)) < FEWEST_TEST_ROWS:
+        raise InputError(
+            "one test row does not tell how rows vary, so methods cannot be compared on it",
+            where=f"tasks, {task.name}",
+            got=f"{len(loaded.rows)} rows of {_place(loaded.source, data)}, eval_rows {entry.eval_rows}",
+            expected=f"{FEWEST_TEST_ROWS} rows or more",
+        )
     for form in entry.formats:  # refuses unusable rows before anything is trained
         build_examples(loaded.rows[: entry.eval_rows], source=loaded.source, fmt=form, task=task)
     return Test(task, data, record)

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 from doratune.data.mix import without_mix
 from doratune.data.tasks import get_tasks, plain_name
 from doratune.errors import InputError
-from doratune.methods.find import get_method, is_method_file
+from doratune.methods.find import get_method, is_method_file, method_names
 from doratune.methods.former import SWITCHES, former_method
 from doratune.methods.method import Method
 from doratune.named_yaml import read_named
@@ -224,6 +224,17 @@ class Plan(Settings):
             if isinstance(given := values.get(key), dict):
                 changed[key] = {names.get(name, name): one for name, one in given.items()}
         return changed
+
+    @model_validator(mode="after")
+    def _own_names(self) -> Plan:
+        """Refuse definitions under other names than their own, or those of shipped methods."""
+        for name, method in self.own_methods.items():
+            if name != method.name or name in method_names() or method.trains_all:
+                raise ValueError(
+                    f"should have {name} under own_methods as its file would: by its own name, which no "
+                    "shipped method has, with peft"
+                )
+        return self
 
     def method(self, name: StudyMethod) -> Method:
         """One of the plan's methods, shipped or not.
@@ -475,6 +486,14 @@ def _check_own(plan: Plan, source: str) -> None:
                 raise InputError(
                     f"{key} names a method that is not in the plan", where=f"{source}, {key}", got=method
                 )
+    for method, own in plan.own_settings.items():
+        if ignored := sorted(plan.method(method).unused & own.keys()):
+            raise InputError(
+                "the method has no use for this setting",
+                where=f"{source}, own_settings, {method}",
+                got=", ".join(ignored),
+                fix="leave it out",
+            )
     if len(plan.ranks) > 1:
         for method, own in plan.own_settings.items():
             if {"rank", "alpha"} & own.keys():

@@ -103,10 +103,13 @@ def open_study(
         for what, digest in material.inputs.items():
             inputs[_qualified(what, material.entry.name, names)] = digest
     for name, method in plan.own_methods.items():
-        inputs[f"method {name}"] = address(method.model_dump(mode="json"))
+        inputs[f"method {name}"] = address(method.deciding)
     if plan.own_methods:
         _refuse_arguments(plan, folder)
-    return Study(plan, folder, groups_of(plan, identities, materials, folder), inputs, assumed, left_out)
+    groups = groups_of(plan, identities, materials, folder)
+    for group in groups:
+        group.check()
+    return Study(plan, folder, groups, inputs, assumed, left_out)
 
 
 def _refuse_arguments(plan: Plan, folder: Path) -> None:

@@ -21,6 +21,9 @@ from doratune.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
+INITIALISATIONS = "true, gaussian, orthogonal, mica, pissa or olora"
+"""Those of LoRA that training can begin with and that an adapter's file can be evaluated after."""
+
 
 def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
     """Wrap ``model`` with the adapter that ``config`` describes.
@@ -86,6 +89,14 @@ def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None)
             expected=f"one of {', '.join(sorted(classes))}",
             fix=did_you_mean(method.peft or "", list(classes)),
         )
+    if method.arguments.get("init_lora_weights") == "eva":
+        raise InputError(
+            "EVA's initialisation takes a pass over the training rows, which doratune does not make; without "
+            "it PEFT trains plain LoRA",
+            where=f"{_source(method, config)}, arguments",
+            got="init_lora_weights eva",
+            expected=f"init_lora_weights {INITIALISATIONS}",
+        )
     values = {argument: settings[name] for name, argument in method.given.items()}
     try:
         peft = kind(task_type=TaskType.CAUSAL_LM, **values, **method.arguments)
@@ -98,7 +109,7 @@ def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None)
             "that loading cannot repeat",
             where=f"{_source(method, config)}, arguments",
             got=f"init_lora_weights {peft.init_lora_weights}, whose change comes from {reason}",
-            expected="true, gaussian, orthogonal, mica, pissa or olora",
+            expected=f"init_lora_weights {INITIALISATIONS}",
         )
     return peft
 

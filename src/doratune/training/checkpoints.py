@@ -19,10 +19,11 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from doratune.errors import DoratuneError, InputError
+from doratune.methods.method import Method
 from doratune.processes import together
 from doratune.records.base_model import compare_base_models
 from doratune.records.files import write_json_atomic
-from doratune.records.layout import checkpoints, is_started
+from doratune.records.layout import METHOD_NAME, checkpoints, is_started
 from doratune.records.run import DataRecord, ModelRecord
 from doratune.records.storage import (
     read_base_model,
@@ -30,6 +31,7 @@ from doratune.records.storage import (
     write_base_model,
     write_training_data,
 )
+from doratune.strict_json import read_object
 from doratune.training.card import name_base
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class CheckpointCallback(TrainerCallback):
         model: The base model as the user named it.
         base: The base model's record, written to each checkpoint.
         data: The records of the training rows, written to each checkpoint.
+        method: The method, written to each checkpoint; None: it does not say.
     """
 
     def __init__(
@@ -57,12 +60,14 @@ class CheckpointCallback(TrainerCallback):
         model: str,
         base: ModelRecord | None = None,
         data: Sequence[DataRecord] = (),
+        method: Method | None = None,
     ) -> None:
         self._model = model
         self._run = run
         self._keep = keep
         self._base = base
         self._data = data
+        self._method = method
         self._there = False
 
     def on_train_begin(
@@ -100,6 +105,8 @@ class CheckpointCallback(TrainerCallback):
             write_base_model(found[step], self._base)
         if self._data:
             write_training_data(found[step], self._data)
+        if self._method is not None:
+            write_json_atomic(found[step] / METHOD_NAME, self._method.deciding)
         seal(found[step])
         for folder in list(found.values())[: -self._keep]:
             shutil.rmtree(folder)
@@ -135,6 +142,32 @@ def refuse_other_base(checkpoint: Path, base: ModelRecord) -> None:
         )
     for note in found.notes:
         logger.warning(note)
+
+
+def refuse_other_method(checkpoint: Path, method: Method) -> None:
+    """Refuse to go on from a checkpoint of another method; one that does not tell its own is logged.
+
+    Args:
+        checkpoint: Where training would go on.
+        method: The method as its file is now.
+
+    Raises:
+        InputError: Something that decides the result has changed, such as LoRA+'s ratio.
+    """
+    path = checkpoint / METHOD_NAME
+    if not path.is_file():
+        logger.warning("%s does not say what its method was, so it was not compared", checkpoint.name)
+        return
+    begun, now = read_object(path, "the checkpoint's method"), method.deciding
+    changed = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
+    if changed:
+        raise InputError(
+            "the run was started with another method",
+            where=str(checkpoint),
+            got=", ".join(f"{key} {now.get(key, 'not given')}" for key in changed),
+            expected=", ".join(f"{key} {begun.get(key, 'not given')}" for key in changed),
+            fix="put back the method's file that it was started with, or train again with --overwrite",
+        )
 
 
 def refuse_other_data(checkpoint: Path, data: Sequence[DataRecord]) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from doratune.errors import InputError
-from doratune.methods.find import get_method
+from doratune.methods.method import Method
 from doratune.records.run import Format
 from doratune.settings import Dtype, LaxPath, OnOff, Positive, Settings
 
@@ -133,14 +133,17 @@ class TrainConfig(TrainingSettings):
     """Run directory to write."""
 
 
-def check_method(config: TrainConfig) -> None:
+def check_method(config: TrainConfig, method: Method) -> None:
     """Refuse settings that the method does not support.
 
+    Args:
+        config: The settings.
+        method: Their method.
+
     Raises:
-        InputError: There is no such method; full fine-tuning of a quantised or float16 model; an adapter
+        InputError: Full fine-tuning of a quantised or float16 model; an adapter
             without layers; or stock PEFT for a method that only the engine computes.
     """
-    method = get_method(config.method)
     if not method.trains_all:
         if "targets" in method.given and not config.targets:
             raise InputError(

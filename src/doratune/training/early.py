@@ -8,6 +8,7 @@ import os
 from doratune.data.examples import Example
 from doratune.errors import InputError
 from doratune.launch import launched, refuse_lone_process
+from doratune.methods.find import get_method
 from doratune.models.names import refuse_unknown_model
 from doratune.records.folders import refuse_output
 from doratune.records.run import DataRecord
@@ -40,7 +41,7 @@ def refuse_early(config: TrainConfig, *, resume: bool = False, overwrite: bool =
         )
     refuse_lone_process()
     refuse_split_layers(config)
-    check_method(config)
+    check_method(config, get_method(config.method))
     if config.batch_size % (config.micro_batch_size or 1):
         raise uneven_batch(config, f"micro-batches of {config.micro_batch_size}")
     if config.steps is not None:

@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from doratune.engine._internals import FakeTensor
 from doratune.errors import DoratuneError, InputError
+from doratune.methods.find import get_method
 from doratune.models.builtin import BUILTIN
 from doratune.models.fingerprint import model_record
 from doratune.models.gguf import first_line
@@ -21,7 +22,7 @@ from doratune.processes import join_processes
 from doratune.training import run_directory
 from doratune.training.batches import RowBatches
 from doratune.training.callbacks import MetricsCallback, StopCallback
-from doratune.training.checkpoints import refuse_other_base, refuse_other_data
+from doratune.training.checkpoints import refuse_other_base, refuse_other_data, refuse_other_method
 from doratune.training.config import TrainConfig
 from doratune.training.early import Rows, micro_batch, refuse_early, refuse_split_layers
 from doratune.training.estimate import seconds_per_step
@@ -100,6 +101,7 @@ def rehearse(
     checkpoint = run_directory.checkpoint_to_resume(config) if resume else None
     examples, data = loaded
     if checkpoint is not None:
+        refuse_other_method(checkpoint, get_method(config.method))
         refuse_other_data(checkpoint, data)
     here = "cuda" if torch.cuda.is_available() else "cpu"
     join_processes(cpu=True)  # GPUs are left alone

@@ -40,7 +40,12 @@ from doratune.training.adapter import add_adapter
 from doratune.training.callbacks import MetricsCallback, StopCallback
 from doratune.training.card import name_base, write_card
 from doratune.training.changes import changes_since, starting_point
-from doratune.training.checkpoints import CheckpointCallback, refuse_other_base, refuse_other_data
+from doratune.training.checkpoints import (
+    CheckpointCallback,
+    refuse_other_base,
+    refuse_other_data,
+    refuse_other_method,
+)
 from doratune.training.config import TrainConfig
 from doratune.training.data import name_rows
 from doratune.training.early import Rows, load_rows, micro_batch, refuse_early
@@ -151,7 +156,7 @@ def train(
 
 
 def _refuse_other_adapter(model: PeftModel, checkpoint: Path) -> None:
-    """Refuse to resume from a checkpoint of another adapter, as when a method's file has changed."""
+    """Refuse to resume from a checkpoint of another adapter, as when PEFT's defaults have changed."""
     with tempfile.TemporaryDirectory(prefix="doratune-") as scratch:
         model.peft_config["default"].save_pretrained(scratch)
         expected = told_settings(read_adapter_settings(Path(scratch)))
@@ -159,9 +164,10 @@ def _refuse_other_adapter(model: PeftModel, checkpoint: Path) -> None:
 
 
 def _checkpoint(config: TrainConfig, data: Sequence[DataRecord]) -> Path | None:
-    """The checkpoint to resume from, checked to be of the same rows."""
+    """The checkpoint to resume from, checked to be of the same method and rows."""
     checkpoint = run_directory.checkpoint_to_resume(config)
     if checkpoint is not None:
+        refuse_other_method(checkpoint, get_method(config.method))
         refuse_other_data(checkpoint, data)
     return checkpoint
 
@@ -246,6 +252,7 @@ def build_trainer(
         InputError: The configuration does not fit the model or the number of rows.
     """
     set_seed(config.seed)
+    method = get_method(config.method)
     model = base.model if config.method == "full" else add_adapter(base.model, config)
     dtype = resolve_dtype("auto", own_device().type) if _keeps_float32(config) else base.dtype
     rows, validation = split_rows(config, rows)
@@ -256,7 +263,7 @@ def build_trainer(
             args,
             rows,
             on_nonfinite=config.on_nonfinite,
-            loraplus_ratio=get_method(config.method).optimizer.ratio,
+            loraplus_ratio=method.optimizer.ratio,
             name_rows=lambda chosen: (
                 name_rows([examples[row] for row in rows.select(chosen)["example"]])
                 if examples
@@ -274,6 +281,7 @@ def build_trainer(
                     model=config.model,
                     base=base_record,
                     data=data,
+                    method=method,
                 ),
             ],
         )

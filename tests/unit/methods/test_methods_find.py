@@ -46,6 +46,13 @@ def test_no_method_is_shipped_twice() -> None:
     assert len({tuple(text.splitlines()[4:]) for text in files}) == len(files)
 
 
+def test_what_decides_a_training_is_not_its_words() -> None:
+    method, plus = get_method("lora"), get_method("lora-plus")
+    words = {"title": "t", "description": "d", "paper": None, "merges": "nothing"}
+    assert method.model_copy(update=words).deciding == method.deciding
+    assert plus.model_copy(update={"name": "lora"}).deciding != method.deciding
+
+
 def test_the_reference_lists_every_method() -> None:
     page = Path(__file__).parents[3] / "docs/reference/tasks-models-methods.md"
     into = {"base": "the base", "changed-base": "the base, changed", "nothing": "–"}

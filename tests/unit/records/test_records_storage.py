@@ -74,6 +74,17 @@ def test_a_study_of_version_2_says_that_its_rates_were_chosen_once(tmp_path: Pat
     assert read_study(tmp_path / "study.json") == chosen_once(made)
 
 
+@pytest.mark.parametrize("broken", [{}, {"cells": [{}]}, {"cells": [], "plan": [1]}])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_broken_study_of_an_older_version_is_one_message(
+    tmp_path: Path, version: int, broken: dict[str, object]
+) -> None:
+    path = tmp_path / "study.json"
+    write_json_atomic(path, {"schema": "doratune.study", "schema_version": version, **broken})
+    with pytest.raises(InputError, match="does not follow its schema"):
+        read_study(path)
+
+
 def test_a_study_of_version_1_is_read_with_all_its_figures(tmp_path: Path) -> None:
     made = synthetic_study.study()
     old = made.to_dict() | {"schema_version": 1}

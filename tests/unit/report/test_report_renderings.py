@@ -21,7 +21,8 @@ from doratune.report.figures import Sheet
 from doratune.report.files import write_report
 from doratune.report.markup import to_html, to_markdown
 from doratune.report.page import page_of
-from doratune.report.plots import forest_plot, loss_plot
+from doratune.report.plots.differences import forest_plot
+from doratune.report.plots.loss import loss_plot
 from doratune.report.terminal import print_evaluations, print_summary
 from doratune.report.view import view_of
 

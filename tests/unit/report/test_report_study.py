@@ -22,7 +22,7 @@ from doratune.report import numbers, paper
 from doratune.report.figures import Sheet, marker
 from doratune.report.markup import to_html, to_markdown
 from doratune.report.page import page_of
-from doratune.report.plots import loss_plot
+from doratune.report.plots.loss import loss_plot
 from doratune.report.terminal import print_summary
 from doratune.report.view import METHOD_SERIES, view_of
 
@@ -134,9 +134,9 @@ def test_html_is_accessible(page: str) -> None:
     assert ("html", "lang", "en") in parsed.attributes
     assert parsed.seen.count("h1") == 1
     labels = [value for tag, name, value in parsed.attributes if (tag, name) == ("svg", "aria-label")]
-    # per cell accuracy, learning rates and loss; a forest per pair; three runs analysed, one with a gain,
-    # which has a row to itself and is there narrow and wide
-    assert len(labels) == parsed.seen.count("svg") == 3 * 3 + 3 + 3 + 2
+    # per cell accuracy, learning rates, loss and two costs; a forest per pair; three runs analysed, one with
+    # a gain, which has a row to itself and is there narrow and wide
+    assert len(labels) == parsed.seen.count("svg") == 3 * 5 + 3 + 3 + 2
     ids = parsed.values("id")
     assert len(ids) == len(set(ids))
     assert set(parsed.values("aria-labelledby")) <= set(ids)

@@ -199,3 +199,10 @@ def test_cells_that_share_a_run_share_their_seeds() -> None:
     assert freedom == pytest.approx(2)
     ends = sorted((pair("abc", "abc")[0], pair("abc", "def")[0]))
     assert 0.3 * ends[0] <= error <= 1.5 * ends[1]
+
+
+def test_a_single_row_has_the_interval_of_its_seeds() -> None:
+    """Student's t of the seeds; how rows vary is not known."""
+    values = np.array([[0.2], [0.5], [0.9]])
+    low, high = stats.t.interval(0.95, 2, values.mean(), stats.sem(values[:, 0]))
+    assert bounds(values) == pytest.approx((low, high), rel=1e-3)

@@ -170,6 +170,19 @@ def test_another_comparison_is_not_resumed_and_every_difference_is_named(tmp_pat
     assert runner.jobs == [] and content(tmp_path) == before
 
 
+def test_another_way_of_choosing_is_told_when_an_older_comparison_is_resumed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rates, path = [1e-4, 1e-3], tmp_path / "out" / "study.json"
+    run(tmp_path, learning_rates=rates)
+    run(tmp_path, resume=True, learning_rates=rates)
+    assert "chose one learning rate for all seeds" not in caplog.text
+    old = json.loads(path.read_text())
+    path.write_text(json.dumps(old | {"plan": old["plan"] | {"choose": {"per": "arm", "extend": 0}}}))
+    run(tmp_path, resume=True, learning_rates=rates)
+    assert "chose one learning rate for all seeds" in caplog.text
+
+
 def test_removed_learning_rates_are_named_and_nothing_else(tmp_path: Path) -> None:
     run(tmp_path, learning_rates=[1e-4, 1e-3])
     with pytest.raises(InputError) as raised:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from locked_elsewhere import locked_elsewhere
-from study_support import MadeUpRunner, Silent, opened, share
+from study_support import PLAN, MadeUpRunner, Silent, opened, share
 
 from doratune.errors import DoratuneError, InputError
 from doratune.records.storage import read_study
@@ -201,3 +201,21 @@ def test_rows_and_runs_are_not_for_a_repository(tmp_path: Path) -> None:
     run(tmp_path, MadeUpRunner())
     ignored = (tmp_path / "study/.gitignore").read_text().splitlines()
     assert {"/data/", "/runs/"} <= set(ignored)
+
+
+@pytest.mark.parametrize(
+    ("methods", "settings", "message"),
+    [
+        (["lora", "dora-attached-norm"], {"engine": "peft"}, "only doratune's engine"),
+        (["lora", "full"], {"dtype": "float16"}, "weights in float16 cannot be trained"),
+        (["lora"], {"warmup_steps": 1000}, "1000 warm-up steps of 2 in all"),
+        (["lora"], {"micro_batch_size": 5}, "cannot be divided evenly"),
+    ],
+)
+def test_settings_with_which_a_run_would_be_refused_are_refused_before_any_is_trained(
+    tmp_path: Path, methods: list[str], settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        opened(tmp_path, methods=methods, settings=PLAN["settings"] | settings)
+    assert f"settings of {methods[-1]}" in str(caught.value.where)
+    assert not (tmp_path / "study").exists()

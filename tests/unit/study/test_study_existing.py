@@ -156,6 +156,23 @@ def test_settings_without_effect_do_not_split_an_arm(tmp_path: Path) -> None:
     assert [run.seed for run in arm.runs] == [0, 1]
 
 
+def test_runs_of_a_method_whose_file_changed_are_not_seeds_of_one_arm(tmp_path: Path) -> None:
+    """The path of the file does not matter, nor what it is called in sentences."""
+    lora = seeds(tmp_path, "lora", 0, 3)
+    mine = {"name": "mine", "title": "T", "description": "d", "peft": "LoraConfig", "merges": "base"}
+    for run, path, more in zip(
+        lora,
+        ("mine.yaml", "./mine.yaml", "mine.yaml"),
+        ({}, {"title": "Mine"}, {"optimizer": {"name": "lora-plus", "ratio": 4.0}}),
+        strict=True,
+    ):
+        config = json.loads((run / "record.json").read_text())["config"] | {"method": path}
+        change_record(run, method="mine", name=run.name, config=config, definition=mine | more)
+    record = build(*lora)
+    assert [[run.seed for run in arm.runs] for arm in record.cells[0].arms] == [[0, 1], [2]]
+    assert "The file of the method mine was not the same for lora-0 and lora-2." in record.notes
+
+
 def test_a_difference_is_over_the_seeds_that_both_have(tmp_path: Path) -> None:
     record = build(*seeds(tmp_path, "lora", 0, 3), *seeds(tmp_path, "dora", 1, 3))
     assert [one.seed for one in record.cells[0].differences[0].seeds] == [1, 2]

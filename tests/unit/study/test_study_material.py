@@ -69,6 +69,12 @@ def test_nothing_left_to_train_on_is_refused(tmp_path: Path) -> None:
         split_of(tmp_path, generate("sample-boolq", "train")[:20])
 
 
+def test_a_single_test_row_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    task = {"train": "sample-boolq", "rows": 32, "validation_rows": 20, "eval_rows": 1}
+    with pytest.raises(InputError, match="one test row"):
+        opened(tmp_path, tasks=[task])
+
+
 def test_a_row_that_cannot_be_asked_is_refused_before_anything_runs(tmp_path: Path) -> None:
     rows = generate("sample-boolq", "train")[:30]
     with pytest.raises(InputError, match="not one of its candidates"):

@@ -16,6 +16,7 @@ from doratune.study.plan import load_plan, recorded_plan
 from doratune.study.study import open_study, run_study
 
 OWN = {"name": "vera-deep", "title": "T", "description": "d", "peft": "VeraConfig", "merges": "base"}
+OWN |= {"settings": {"rank": "r", "targets": "target_modules"}}
 
 
 def plan(folder: Path, **changes: object) -> str:
@@ -42,6 +43,14 @@ def test_an_own_method_goes_by_its_name(tmp_path: Path) -> None:
     assert found.method("vera-deep") == get_method(own) and found.method("lora") == get_method("lora")
     Path(own).unlink()
     assert recorded_plan(found.model_dump(mode="json"), where="study.json") == found
+
+
+@pytest.mark.parametrize("name", ["lora", "another"])
+def test_a_definition_in_a_plan_has_its_own_name(tmp_path: Path, name: str) -> None:
+    """Such as the plan in a study's record: it must not take the place of a shipped method."""
+    definition = OWN if name == "another" else OWN | {"name": name}
+    with pytest.raises(InputError, match="own_methods"):
+        load_plan(plan(tmp_path, methods=["dora", name], own_methods={name: definition}))
 
 
 def test_an_unknown_method_is_one_message(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def test_the_papers_plan_is_the_papers() -> None:
     ("changes", "message"),
     [
         ({"resources": {"gpus": 4, "processes": 2}}, "2 processes and 4 GPUs"),
+        ({"methods": ["lora", "vera"], "own_settings": {"vera": {"alpha": 3.0}}}, "no use for this setting"),
         ({"resources": {"gpus": 2}, "settings": {"device_map": "auto"}}, "processes: 1"),
         ({"choose": {"on": "test"}}, r"chosen on the test rows"),
         ({"choose": {"per": "task"}}, r"choose, per: should be 'seed' or 'arm'"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from study_support import MadeUpRunner, Silent, opened
 from synthetic_study import ENVIRONMENT, study
 
 from doratune.records.study import StudyRecord
@@ -11,6 +14,7 @@ from doratune.stats.seeds import PairedCell, difference
 from doratune.stats.telling import with_telling
 from doratune.study.assemble import record_of
 from doratune.study.cell import Answered
+from doratune.study.study import run_study
 
 RUNS = (("lora-0", "dora-0"), ("lora-1", "dora-1"), ("lora-2", "dora-2"))
 
@@ -78,3 +82,21 @@ def test_cells_with_unlike_numbers_of_seeds_are_pooled_and_those_of_one_seed_apa
     assert one.cells == ["a (continuation)", "ccc (continuation)"]
     assert one.difference.verdict.endswith("one seed only")
     assert several.cells == ["bb (continuation)", "dddd (continuation)"]
+
+
+def test_cells_with_other_numbers_of_the_same_test_rows_are_pooled(tmp_path: Path) -> None:
+    tasks = [
+        {"train": "sample-boolq", "rows": 32, "validation_rows": 20, "eval_rows": 40},
+        {
+            "train": "sample-winogrande",
+            "test": ["sample-boolq"],
+            "rows": 32,
+            "validation_rows": 20,
+            "eval_rows": 30,
+        },
+    ]
+    found = run_study(opened(tmp_path, tasks=tasks), MadeUpRunner(), Silent(), reproduce="r")
+    assert [cell.rows for cell in found.cells] == [40, 30]
+    (both,) = found.pooled
+    points = [cell.differences[0].points for cell in found.cells]
+    assert both.difference.points == pytest.approx(np.mean(points))

@@ -142,6 +142,7 @@ def test_lora_plus_has_a_higher_rate_for_b(tiny_model: Path, tmp_path: Path) -> 
         ("use_dora: true, lora_bias: true", "LoraConfig", "lora_bias=True is not supported for DoRA"),
         ("init_lora_weights: pisssa", "LoraConfig", "pisssa"),
         ("init_lora_weights: lora_ga", "LoraConfig", "whose change comes from gradients"),
+        ("init_lora_weights: eva", "LoraConfig", "without it PEFT trains plain LoRA"),
         ("alora_invocation_tokens: [1]", "LoraConfig", "switches this adapter on"),
         ("", "LoraConfg", "did you mean LoraConfig?"),
         ("", "AdaLoraConfig", "no such configuration"),
@@ -176,11 +177,26 @@ def test_an_own_method_resumes_only_as_it_was(
         tmp_path / "whole", run, ignore=shutil.ignore_patterns("record.json", "adapter", "checkpoint-3")
     )
     own(tmp_path, "init_lora_weights: olora, use_rslora: true")
-    with pytest.raises(InputError, match="init_lora_weights"):
+    with pytest.raises(InputError, match="started with another method"):
         training.train(TrainConfig(output=run, **settings), resume=True)
     own(tmp_path, "init_lora_weights: pissa, use_rslora: true")
+    Path(path).write_text(Path(path).read_text().replace("title: ", "title: Still "))
     _, resumed = trained(monkeypatch, TrainConfig(output=run, **settings), resume=True)
     torch.testing.assert_close(resumed, in_memory, rtol=0, atol=1e-6)
+
+
+def test_a_changed_optimizer_is_noticed_when_a_run_is_resumed(tiny_model: Path, tmp_path: Path) -> None:
+    """PEFT's configuration does not tell it, and the checkpoint would bring back the old rates."""
+    path, run = Path(own(tmp_path, "")), tmp_path / "run"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text + "optimizer: {name: lora-plus, ratio: 4}\n", encoding="utf-8")
+    settings = {**SETTINGS, "method": str(path), "model": str(tiny_model), "save_steps": 2}
+    training.train(TrainConfig(output=run, **settings))
+    (run / "record.json").unlink()
+    path.write_text(text + "optimizer: {name: lora-plus, ratio: 8}\n", encoding="utf-8")
+    with pytest.raises(InputError, match="started with another method") as caught:
+        training.train(TrainConfig(output=run, **settings), resume=True)
+    assert "'ratio': 8" in str(caught.value.got) and "'ratio': 4" in str(caught.value.expected)
 
 
 @pytest.mark.parametrize("method", ["pissa", "dora-pissa"])

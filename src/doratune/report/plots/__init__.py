@@ -1,0 +1,1 @@
+"""The pictures of a study as SVG: a file for each question."""
