@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -152,10 +152,8 @@ def refuse_wrong_values(kind: type[Settings], argv: list[str], *, verb: str) -> 
         field = named.get(flag)
         if field is None or field.annotation is bool:
             continue
-        kind_of_value, limits = field.annotation, field.metadata
-        adapter: TypeAdapter[Any] = TypeAdapter(
-            Annotated[(kind_of_value, *limits)] if limits else kind_of_value
-        )
+        taken: Any = field.rebuild_annotation()
+        adapter: TypeAdapter[Any] = TypeAdapter(taken)
         several = _takes_several(field.annotation)
         for word in words if several else words[:1]:
             expected = None if word == "None" else _misfit(adapter, [word] if several else word)
