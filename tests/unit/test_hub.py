@@ -101,7 +101,7 @@ def test_a_hub_out_of_reach_is_given_up_soon(
             load_model("org/model")
         with pytest.raises(DoratuneError, match="BoolQ") as rows:
             load_split(task, "train")
-        with pytest.raises(InputError, match="no longer there") as weights:
+        with pytest.raises(InputError, match="the base model is not there") as weights:
             weights_folder("org/model")
         assert time.monotonic() - started < 8  # of which 1 is waited for
     expected = "did not answer within 1 s" if kind == "silent" else "cannot be reached (ConnectError)"

@@ -122,7 +122,9 @@ def test_no_other_file_imports_peft_s_inside():
         (str(path.relative_to(SOURCE)), module)
         for path in sorted(SOURCE.rglob("*.py"))
         for module, _ in imported(parsed(path))
-        if path not in (INTERNALS, SOURCE / "bench" / "_internals.py") and module.startswith("peft.")
+        if path not in (INTERNALS, SOURCE / "bench" / "_internals.py")
+        and module.startswith("peft.")
+        and module != "peft.optimizers"  # documented
     ]
     assert offenders == []
 
