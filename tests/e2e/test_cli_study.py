@@ -23,7 +23,7 @@ from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord
 from doratune.study.execute import Outcome, carry_out
 from doratune.study.job import Job
-from doratune.study.plan import load_plan
+from doratune.study.plan_file import load_plan
 from doratune.study.study import open_study, run_study
 
 

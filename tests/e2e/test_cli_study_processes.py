@@ -20,7 +20,8 @@ from doratune.records.storage import read_record
 from doratune.study.execute import LOG_NAME, carry_out
 from doratune.study.grid import Group
 from doratune.study.local import LocalRunner
-from doratune.study.plan import Resources, load_plan
+from doratune.study.plan import Resources
+from doratune.study.plan_file import load_plan
 from doratune.study.ray_cluster import RayRunner
 from doratune.study.study import open_study
 

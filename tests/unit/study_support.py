@@ -16,7 +16,7 @@ from doratune.records.run import Divergence
 from doratune.records.storage import read_record, write_config, write_divergence
 from doratune.study.execute import Outcome
 from doratune.study.job import Job, Wanted
-from doratune.study.plan import load_plan
+from doratune.study.plan_file import load_plan
 from doratune.study.study import Study, open_study
 
 PLAN: dict[str, Any] = {

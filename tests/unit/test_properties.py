@@ -26,7 +26,7 @@ from doratune.errors import InputError
 from doratune.records.files import read_jsonl
 from doratune.records.storage import read_record, read_study, training_curve
 from doratune.settings import validate
-from doratune.study.plan import load_plan
+from doratune.study.plan_file import load_plan
 from doratune.training.config import TrainConfig
 from doratune.training.presets import load_preset
 

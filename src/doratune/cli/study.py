@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     command = parse(StudyCommand, argv, verb="study", about=ABOUT)
 
     from doratune.cli.output import configure_logging, show_messages
-    from doratune.study.plan import load_plan
+    from doratune.study.plan_file import load_plan
     from doratune.study.study import open_study
 
     show_messages()

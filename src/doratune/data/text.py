@@ -27,6 +27,6 @@ class BuiltinText:
 
 
 def builtin_text() -> BuiltinText:
-    """Read the text, some thousand words of plain prose that were written for doratune."""
+    """Read the text, about nine hundred words of plain prose, written for doratune."""
     content = read_shipped("doratune.data", "text.yaml")
     return BuiltinText(content["name"], tuple(content["paragraphs"]))

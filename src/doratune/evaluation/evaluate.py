@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,17 +26,23 @@ from doratune.evaluation.config import EvalConfig
 from doratune.evaluation.early import refuse_early, refuse_generated_texts
 from doratune.evaluation.found import Found
 from doratune.evaluation.generate import extract_answer, generate_answers
+from doratune.evaluation.held import (
+    held_record,
+    refuse_other_target,
+    refuse_other_weights,
+    refuse_repeated,
+    refuse_repeated_text,
+)
 from doratune.evaluation.likelihood import score_candidates
 from doratune.evaluation.merge import ROWS
 from doratune.evaluation.target import TEXTS, Target, load_target
 from doratune.processes import in_first, join_processes, together
 from doratune.records.answers import count_rows, counted
-from doratune.records.base_model import compare_base_models
 from doratune.records.files import write_jsonl_atomic
-from doratune.records.layout import is_recorded, predictions_name
+from doratune.records.layout import predictions_name
 from doratune.records.lock import locked
 from doratune.records.run import DataRecord, Evaluation, Format, Metric, RunRecord, TextLoss, way_of_asking
-from doratune.records.storage import read_record, write_record
+from doratune.records.storage import write_record
 from doratune.stats.accuracy import accuracy_with_interval, majority_share
 from doratune.stats.measures import run_measures
 
@@ -103,17 +109,17 @@ def evaluate(config: EvalConfig, *, overwrite: bool = False) -> RunRecord:
 def _prepare(config: EvalConfig, *, overwrite: bool) -> _Asked:
     """Check the input and load the rows and the model."""
     found, fmt, tasks = read_tasks(config)
-    held = _held(config.output or found.run)
+    held = held_record(config.output or found.run)
     if not overwrite:
         for rows in tasks:
-            _refuse_repeated(held, rows.task.name, fmt, config)
-        _refuse_repeated_text(held, config)
+            refuse_repeated(held, rows.task.name, fmt, config)
+        refuse_repeated_text(held, config)
     first = [one.prompt + one.candidates[one.gold] for task in tasks for one in task.examples[:ROWS]]
     target = load_target(config, found, first[:ROWS] or TEXTS)
     if held is not None:
-        _refuse_other_target(held, target.record, where=str(target.output))
+        refuse_other_target(held, target.record, where=str(target.output))
         replaced = [predictions_name(one.task.name, fmt, config.protocol) for one in tasks]
-        _refuse_other_weights(held, target, replaced, text=not config.text)
+        refuse_other_weights(held, target, replaced, text=not config.text)
     return _Asked(fmt, tasks, target, held or target.record)
 
 
@@ -154,7 +160,7 @@ def _write(
 def _add(new: Evaluation | TextLoss, record: RunRecord, folder: Path) -> RunRecord:
     """Add a result to the record on disk, which another process may have changed meanwhile."""
     with locked(folder, wait=True):
-        found = _held(folder) or record
+        found = held_record(folder) or record
         if found.training is not None and found.started != record.started:
             raise DoratuneError(
                 "the run was trained again while it was evaluated",
@@ -195,73 +201,6 @@ def _refuse_changed(task: Task, recorded: Mapping[str, Mapping[str, Any]], confi
             fix=f"evaluate with --task {task.name}, which is taken from the record, or give the changed file "
             "another name",
         )
-
-
-def _held(output: Path | None) -> RunRecord | None:
-    return read_record(output) if output is not None and is_recorded(output) else None
-
-
-def _refuse_repeated(held: RunRecord | None, task: str, fmt: Format, config: EvalConfig) -> None:
-    name = predictions_name(task, fmt, config.protocol)
-    if held is not None and any(one.predictions == name for one in held.evaluations):
-        raise InputError(
-            "this evaluation already exists",
-            where=str(config.output or config.target),
-            got=f"{task} ({fmt}, {config.protocol})",
-            fix="add --overwrite to replace it, or --output to write elsewhere",
-        )
-
-
-def _refuse_repeated_text(held: RunRecord | None, config: EvalConfig) -> None:
-    if config.text and held is not None and held.text is not None:
-        raise InputError(
-            "the built-in text is already scored",
-            where=str(config.output or config.target),
-            got="--text",
-            fix="leave --text out, add --overwrite to replace it, or --output to write elsewhere",
-        )
-
-
-def _refuse_other_target(held: RunRecord, ours: RunRecord, *, where: str) -> None:
-    """Refuse to add an evaluation to the record of something else."""
-    one_base = compare_base_models(held.model, ours.model).same
-    if ours.training is not None or held.training is not None:
-        same = held.started == ours.started  # a copy of the run's record
-    else:
-        adapter = held.method == "base" or held.config.get("target") == ours.config.get("target")
-        same = held.method == ours.method and one_base and adapter
-    if not same:
-        raise InputError(
-            "the output folder holds evaluations of something else",
-            where=where,
-            got=f"{held.name} ({held.method}) of base {held.model.name}",
-            expected=f"{ours.name} ({ours.method}) of base {ours.model.name}",
-            fix="give another --output",
-        )
-
-
-def _refuse_other_weights(held: RunRecord, target: Target, replaced: Sequence[str], *, text: bool) -> None:
-    """Refuse to add an adapter's evaluations to those of weights that were in its folder before.
-
-    Args:
-        held: The record.
-        target: What is evaluated now.
-        replaced: Predictions that are replaced.
-        text: Whether the record's text, if it has one, stays.
-    """
-    kept = {one.task: one.scored for one in held.evaluations if one.predictions not in replaced}
-    if text and held.text is not None:
-        kept["the built-in text"] = held.text.scored
-    for what, scored in kept.items():
-        known = scored.weights_checksum if scored else None
-        if known is not None and known != target.scored.weights_checksum:
-            raise InputError(
-                "the output folder holds evaluations of other weights",
-                where=f"{target.output}, {what}",
-                got=known,
-                expected=f"{target.scored.weights_checksum}, as they are now",
-                fix="give another --output, or evaluate all its tasks again with --overwrite",
-            )
 
 
 def _evaluate_task(

@@ -14,6 +14,7 @@ from doratune.errors import InputError
 from doratune.records.analysis import AnalysisRecord
 from doratune.records.base import Record
 from doratune.records.files import read_jsonl, read_text, write_json_atomic, write_text_atomic
+from doratune.records.former_study import from_version_1, from_version_2
 from doratune.records.layout import (
     BASE_MODEL_NAME,
     CONFIG_NAME,
@@ -26,7 +27,7 @@ from doratune.records.layout import (
     is_started,
 )
 from doratune.records.run import DataRecord, Divergence, ModelRecord, RunRecord, TrainingDataRecord
-from doratune.records.study import StudyRecord, from_version_1, from_version_2
+from doratune.records.study import StudyRecord
 from doratune.strict_json import strict_loads
 
 Schema = TypeVar("Schema", RunRecord, StudyRecord, AnalysisRecord)

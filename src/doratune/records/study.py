@@ -6,7 +6,6 @@ written as this record.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
@@ -160,8 +159,8 @@ class SeedDifference(Record):
     """Two runs of one seed on the same rows."""
 
     seed: Count | None  #: the seed both share; None for two single runs of different seeds
-    points: float  #: ``to`` minus ``from``, in the difference's unit: percentage points of accuracy
-    only_from: Count  #: rows that only the first had right, or on which its value is better
+    points: float  #: accuracy of ``to`` minus accuracy of ``from``, in percentage points
+    only_from: Count  #: rows that only the first had right, or counted more for it because of ties
     only_to: Count  #: the same for the second
     p_value: Share  #: McNemar's exact test, two-sided; with ties the sign-flip test, which generalises it
     same_answers: Count | None = (
@@ -192,7 +191,7 @@ class StudyDifference(Record):
     from_arm: str = Field(validation_alias="from", serialization_alias="from")  #: name of the first arm
     to_arm: str = Field(validation_alias="to", serialization_alias="to")  #: name of the second arm
     points: float  #: mean difference in percentage points
-    interval: tuple[float, float]  #: 95 %, paired, over seeds and rows (rows only for one seed), as points
+    interval: tuple[float, float]  #: 95 %, paired, over seeds and rows (rows only for one seed), in points
     p_value: Share  #: two-sided, for no difference, as the interval; for one seed, the seed's p
     p_adjusted: Share  #: corrected over the tasks of the family; ``p_value`` without a verdict
     outcome: Outcome  #: the result of ``p_adjusted`` at 5 %; no-verdict: neither arm is shown to have learned
@@ -356,48 +355,3 @@ def no_better_than_majority(cell: StudyCell, arm: StudyArm) -> list[Trial]:
     if limit is None:
         return []
     return [one for one in arm.trials if one.chosen and one.accuracy is not None and one.accuracy <= limit]
-
-
-def from_version_2(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a study.json of schema version 2, converted to version 3.
-
-    In version 2 the first seed of a plan chose the learning rate for all, among the plan's rates.
-
-    Args:
-        data: Parsed JSON of version 2.
-
-    Returns:
-        A copy, still to be validated.
-    """
-    new: dict[str, Any] = {**copy.deepcopy(dict(data)), "schema_version": 3}
-    plan = new.get("plan") or {}
-    seeds = plan.get("seeds")
-    if plan:
-        new["plan"] = plan | {"choose": {**plan.get("choose", {}), "per": "arm", "extend": 0}}
-    for cell in new["cells"]:
-        searched = any(arm["trials"] for arm in cell["arms"])
-        cell |= {"chosen_per": "arm", "extended": [0, 0]} if searched else {}
-        for arm in cell["arms"]:
-            for run in arm["runs"]:
-                run["learning_rate"] = arm["learning_rate"]
-            for trial in arm["trials"]:
-                trial["seed"] = seeds[0] if isinstance(seeds, list) and seeds else None
-    return new
-
-
-def from_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a study.json of schema version 1, converted to version 3.
-
-    Args:
-        data: Parsed JSON of version 1.
-
-    Returns:
-        A copy, still to be validated.
-    """
-    new = copy.deepcopy(dict(data)) | {"schema_version": 2, "inputs": {}}
-    engine = new["plan"].get("settings", {}).get("engine", "doratune")
-    for cell in new["cells"]:
-        for arm in cell["arms"]:
-            arm["name"] = arm["method"]
-            arm["engine"] = None if arm["method"] == "full" else engine
-    return from_version_2(new)

@@ -9,6 +9,7 @@ from statistics import median
 from doratune.records.study import StudyArm, arm_name
 from doratune.report import numbers
 from doratune.report.view import NamedCell, View
+from doratune.wording import listed
 
 SAME = 1.02  # costs whose largest and smallest differ by no more than this factor are no question
 NOTE = (
@@ -116,4 +117,4 @@ def front_sentences(view: View) -> list[str]:
 
 def _those(best: Sequence[tuple[StudyArm, str]]) -> str:
     told = [f"{arm_name(arm.name)} ({words}, {numbers.percent(arm.mean)})" for arm, words in best]
-    return " or ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
+    return listed(told, "or")

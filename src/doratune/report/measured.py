@@ -18,6 +18,7 @@ from doratune.records.study import (
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table
 from doratune.report.view import NamedCell, View, arm_title
+from doratune.wording import listed
 
 SHOWN: tuple[RowMeasure, ...] = ("nll", "nll_per_byte", "brier")
 NAMES = {"nll": "NLL", "nll_per_byte": "NLL per byte", "brier": "Brier"}
@@ -144,7 +145,7 @@ def forgetting_note(record: StudyRecord) -> str:
     """How to read the table."""
     compared = _compared(record)
     against = (
-        f" The last column is the difference from {_listed([arm_name(one) for one in compared])}."
+        f" The last column is the difference from {listed([arm_name(one) for one in compared], 'or')}."
         if compared
         else ""
     )
@@ -163,10 +164,6 @@ def forgetting_note(record: StudyRecord) -> str:
 def _compared(record: StudyRecord) -> list[str]:
     """The arms that others are compared with."""
     return list(dict.fromkeys(pair.from_arm for one in record.forgetting for pair in one.differences))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _kept_rows(one: Forgetting, label: str) -> list[list[Entry]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+from doratune.byte_size import byte_size as byte_size
 from doratune.duration import duration as duration
-
-MINUS = "\N{MINUS SIGN}"
+from doratune.wording import MINUS as MINUS
+from doratune.wording import signed as signed
 
 
 def counted(count: int, noun: str) -> str:
@@ -34,12 +35,6 @@ def lost_points(share: float) -> str:
     return f"{100 * share:.1f} points"
 
 
-def signed(value: float, digits: int = 1) -> str:
-    """0.831 as "+0.8" and a negative one with a real minus; what rounds to zero has no sign."""
-    text = f"{value:+.{digits}f}"
-    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", MINUS)
-
-
 def signed_interval(bounds: tuple[float, float]) -> str:
     """(-0.4, 2.83) as "−0.4 to +2.8", in the unit they are in."""
     return f"{signed(bounds[0])} to {signed(bounds[1])}"
@@ -63,11 +58,6 @@ def p_value(p: float) -> str:
 def gigabytes(count: int) -> str:
     """2 210 000 000 bytes as "2.21 GB" (10⁹ bytes)."""
     return f"{count / 1e9:.2f} GB"
-
-
-def file_size(count: float) -> str:
-    """2 210 000 bytes as "2.21 MB" (10⁶ bytes)."""
-    return f"{count / 1e6:.2f} MB" if count < 1e9 else gigabytes(round(count))
 
 
 def nats(value: float) -> str:

@@ -21,7 +21,8 @@ from doratune.report.files import HTML_NAME, MARKDOWN_NAME
 from doratune.report.markup import to_html, to_markdown
 from doratune.report.peft_comparison_plot import figures
 from doratune.stats.accuracy import accuracy_with_interval
-from doratune.stats.proportions import Unpaired, holm, two_proportion_p, unpaired_difference
+from doratune.stats.holm import holm
+from doratune.stats.proportions import Unpaired, two_proportion_p, unpaired_difference
 
 JSON_NAME = "method_comparison.json"
 TITLE = "PEFT's method comparison, with intervals"
@@ -284,7 +285,7 @@ def _row(one: Comparison, row: Compared) -> list[Entry]:
         Entry(NONE if result.forgetting is None else numbers.signed(result.forgetting, 3)),
         Entry(numbers.large(result.parameters)),
         Entry(numbers.gigabytes(result.memory)),
-        Entry(NONE if result.file_bytes is None else f"{result.file_bytes / 1e6:,.1f} MB"),
+        Entry(NONE if result.file_bytes is None else numbers.byte_size(result.file_bytes)),
         Entry(numbers.duration(result.seconds)),
     ]
 

@@ -305,7 +305,7 @@ def _cost(training: Training, arm: StudyArm, view: View) -> list[Entry]:
         ),
         Entry(
             numbers.gigabytes(round(median(one.peak_memory_bytes for one in trained))),
-            _median([one.weights_bytes for one in trained], numbers.file_size),
+            _median([one.weights_bytes for one in trained], lambda size: numbers.byte_size(round(size))),
         ),
         Entry(_median_loss(losses), f"{trained[0].steps:,}"),
     ]

@@ -30,6 +30,7 @@ POWER = 0.8
 BOUNDS = (0.1, 0.9)  # probabilities of the bounds of a range
 MOST_ROWS = 10**9
 MOST_SEEDS = 10**6
+_NORMAL = float(stats.norm.isf((1 - LEVEL) / 2))  # the critical value of the rows alone
 _CHI_SQUARE = (np.arange(200) + 0.5) / 200  # probabilities at which the seeds' spread is evaluated
 
 
@@ -77,14 +78,13 @@ def power(difference: float, found: Components, seeds: int, rows: int) -> float:
     """The share of studies of this size that would detect a true ``difference`` (a share, not points)."""
     by_rows = found.row / rows
     by_seeds = found.seed / seeds + found.rest / (seeds * rows)
-    normal = _normal()
     if seeds == 1 or not by_seeds:
         error = np.sqrt(by_rows + by_seeds)
-        return 1.0 if error == 0 else float(stats.norm.sf(normal - difference / error))
+        return 1.0 if error == 0 else float(stats.norm.sf(_NORMAL - difference / error))
     student, shares = _student(seeds - 1)
     estimated = by_seeds * shares
-    critical = (student * estimated + normal * by_rows) / np.sqrt(estimated + by_rows)
-    critical = np.maximum(critical, normal * np.sqrt(by_rows + found.rest / (seeds * rows)))
+    critical = (student * estimated + _NORMAL * by_rows) / np.sqrt(estimated + by_rows)
+    critical = np.maximum(critical, _NORMAL * np.sqrt(by_rows + found.rest / (seeds * rows)))
     return float(stats.norm.sf((critical - difference) / np.sqrt(by_seeds + by_rows)).mean())
 
 
@@ -106,11 +106,6 @@ def _needed(points: float, values: np.ndarray) -> Needed:
         rows_range=(low_rows, high_rows),
         seeds_range=(low_seeds, high_seeds),
     )
-
-
-@lru_cache(maxsize=1)
-def _normal() -> float:
-    return float(stats.norm.isf((1 - LEVEL) / 2))
 
 
 @lru_cache(maxsize=256)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 
 class Unpaired(NamedTuple):
@@ -18,7 +15,7 @@ class Unpaired(NamedTuple):
 
 
 def unpaired_difference(from_correct: int, to_correct: int, rows: int) -> Unpaired:
-    """The difference of two totals, as if each had been counted on rows of its own.
+    """The difference of two totals, as if each had been counted on different rows.
 
     If both counted the same rows and tend to be right on the same ones, their difference varies less than
     this assumes: the interval is too wide and p too large.
@@ -42,10 +39,3 @@ def two_proportion_p(from_correct: int, to_correct: int, rows: int) -> float:
     from statsmodels.stats.proportion import proportions_ztest
 
     return float(proportions_ztest([to_correct, from_correct], [rows, rows])[1])
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected by Holm's method, in the same order."""
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(p) for p in np.asarray(multipletests(p_values, method="holm")[1])] if p_values else []

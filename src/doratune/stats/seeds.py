@@ -25,8 +25,10 @@ from doratune.records.study import (
     arm_name,
 )
 from doratune.stats.accuracy import accuracy_with_interval
+from doratune.stats.holm import holm
 from doratune.stats.needed import needed
 from doratune.stats.spread import Block, Spread, spread_of, with_made_up_rows
+from doratune.wording import signed
 
 ARM_ROWS = (1.0, 1.0, 0.0, 0.0)  # two correct, two wrong
 PAIRED_ROWS = (1.0, -1.0)  # one that only the second arm has right, one that only the first has
@@ -85,9 +87,9 @@ def difference(
 ) -> StudyDifference:
     """``to_arm`` minus ``from_arm``, paired by seed and row.
 
-    With one seed, p is that of ``sign_flip_p``, which is McNemar's exact test unless
-    candidates tied; otherwise it comes from the same distribution as the interval. It is not corrected yet:
-    ``adjusted`` does that for a whole family.
+    With one seed, p is that of ``sign_flip_p``, which is McNemar's exact test unless candidates tied; with
+    several, it comes from the same distribution as the interval. It is not corrected yet: ``adjusted`` does
+    that for a whole family.
 
     Args:
         from_arm: Name of the first arm.
@@ -223,10 +225,7 @@ def adjusted(family: Sequence[StudyDifference]) -> list[StudyDifference]:
     telling = [one for one in family if one.outcome != NO_VERDICT]
     if not telling:
         return list(family)
-    from statsmodels.stats.multitest import multipletests
-
-    uncorrected = [one.p_value for one in telling]
-    corrected = iter(np.asarray(multipletests(uncorrected, alpha=SIGNIFICANCE, method="holm")[1]).tolist())
+    corrected = iter(holm([one.p_value for one in telling]))
     # a pooled difference lists no seeds, but its verdict already says if there was only one
     return [
         one
@@ -278,7 +277,7 @@ def _with_verdict(found: StudyDifference, p_adjusted: float, *, one_seed: bool) 
     if p < SIGNIFICANCE and found.points:
         outcome = "better" if found.points > 0 else "worse"
     if outcome == "undecided":
-        low, high = (_signed(bound) for bound in found.interval)
+        low, high = (signed(bound) for bound in found.interval)
         words = f"the data are compatible with differences in accuracy from {low} to {high} points"
         if found.p_value < SIGNIFICANCE:
             words += ", and not significant after correction for the number of tasks"
@@ -286,12 +285,6 @@ def _with_verdict(found: StudyDifference, p_adjusted: float, *, one_seed: bool) 
         words = f"{arm_name(found.to_arm)} is {IN_WORDS[outcome]} than {arm_name(found.from_arm)}"
     verdict = f"{words}; {ONE_SEED}" if one_seed else words
     return found.model_copy(update={"p_adjusted": p, "outcome": outcome, "verdict": verdict})
-
-
-def _signed(points: float) -> str:
-    """A difference in words: "+0.3"; what rounds to zero has no sign."""
-    text = f"{points:+.1f}"
-    return "0.0" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
 
 
 def _differences(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -8,13 +8,15 @@ not what other seeds would. An arm does not count if most of its runs give one a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 from scipy import stats
 
 from doratune.records.study import StudyArm, StudyCell, arm_name
 from doratune.stats.seeds import without_verdict
+from doratune.wording import listed
 
 ONE_ANSWER = 0.95
 """From this share of rows with the same answer on, a run hardly tells rows apart."""
@@ -51,30 +53,28 @@ def with_telling(cell: StudyCell, correct: Mapping[str, np.ndarray]) -> StudyCel
     return cell.model_copy(update={"differences": differences, "tells_nothing": nothing})
 
 
-def _reason(cell: StudyCell, arm: StudyArm, correct: np.ndarray) -> str | None:
-    """What shows that an arm learned nothing, as a predicate; None if it did learn."""
+def _reason(
+    cell: StudyCell, arm: StudyArm, correct: np.ndarray
+) -> Literal["low accuracy", "one answer"] | None:
+    """Why an arm is not shown to have learned anything; None if it is."""
     if not beats(correct, max(cell.chance, cell.majority)):
-        return "beats"
+        return "low accuracy"
     same = [run.most_given is not None and run.most_given.share >= ONE_ANSWER for run in arm.runs]
-    return "gives" if cell.majority < ONE_ANSWER and 2 * sum(same) > len(same) else None
+    return "one answer" if cell.majority < ONE_ANSWER and 2 * sum(same) > len(same) else None
 
 
 def _told(cell: StudyCell, reasons: Mapping[str, str]) -> str:
     """The reasons of several arms as one clause."""
     floor = "always giving the most frequent answer" if cell.majority >= cell.chance else "a guess"
-    low = [arm_name(arm) for arm, reason in reasons.items() if reason == "beats"]
-    same = [arm_name(arm) for arm, reason in reasons.items() if reason == "gives"]
+    low = [arm_name(arm) for arm, reason in reasons.items() if reason == "low accuracy"]
+    same = [arm_name(arm) for arm, reason in reasons.items() if reason == "one answer"]
     parts = []
     if low:
         who = {1: f"{low[0]} is not", 2: f"neither {' nor '.join(low)} is"}.get(
-            len(low), f"none of {_and(low)} is"
+            len(low), f"none of {listed(low)} is"
         )
         parts.append(f"{who} shown to beat {floor} ({100 * max(cell.chance, cell.majority):.1f} %)")
     if same:
         verb = "gives" if len(same) == 1 else "give"
-        parts.append(f"{_and(same)} {verb} one answer to {100 * ONE_ANSWER:.0f} % of the rows or more")
+        parts.append(f"{listed(same)} {verb} one answer to {100 * ONE_ANSWER:.0f} % of the rows or more")
     return " and ".join(parts)
-
-
-def _and(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

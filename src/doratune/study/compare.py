@@ -24,8 +24,11 @@ from doratune.records.storage import read_study
 from doratune.records.study import StudyMethod, StudyRecord
 from doratune.settings import LaxPath, Positive, validate
 from doratune.study.address import ADDRESS_DIGITS, WITHOUT_EFFECT
-from doratune.study.plan import CROSSED, Plan, Rate, Seed, check_plan, recorded_plan
+from doratune.study.plan import CROSSED, Plan, Rate, Seed
+from doratune.study.plan_checks import check_plan
+from doratune.study.plan_file import recorded_plan
 from doratune.training.config import TrainingSettings
+from doratune.wording import listed
 
 if TYPE_CHECKING:
     from doratune.study.study import Study
@@ -86,7 +89,7 @@ def comparison_plan(config: CompareConfig, own: Mapping[StudyMethod, CompareConf
     rates = config.learning_rates or [config.learning_rate]
     methods = [get_method(one, where="--methods").name for one in config.methods]
     titles = [title_of(one) for one in methods]
-    named = " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
+    named = listed(titles)
     values = {
         "title": f"{named[:1].upper()}{named[1:]} on {', '.join(map(plain_name, config.task))}",
         "question": f"Which is the most accurate on the same rows, order and budget: {named}?",

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
 from doratune.methods.former import former_method
@@ -26,7 +24,6 @@ from doratune.records.run import Evaluation
 from doratune.records.storage import read_record
 from doratune.records.study import StudyMethod
 from doratune.records.weights import check_own_weights
-from doratune.stats.measures import right_answer_nll
 from doratune.training.config import TrainConfig
 
 TOLD_APART = {"seed", "learning_rate", "rank", "alpha", "format"}
@@ -77,16 +74,6 @@ class Wanted:
         found = self.found()
         folder = self.config.output
         return read_answers(folder, found) if found is not None and folder is not None else None
-
-    def right_answer_nll(self) -> np.ndarray | None:
-        """The negative log-likelihood of each row's right answer; None if not on disk, or without scores.
-
-        Raises:
-            InputError: As for ``answers``.
-        """
-        answers = self.answers()
-        scored = answers.scored if answers is not None else None
-        return right_answer_nll(list(scored.values())) if scored else None
 
     def _check_rows(self, found: Evaluation, folder: Path) -> None:
         if (found.data.asked, found.limit) != (self.asked, self.config.eval_rows):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from doratune.records.study import StudyMethod
+from doratune.stats.measures import right_answer_nll
 from doratune.study.choice import Tried, Tries
 from doratune.study.grid import Group
 from doratune.study.job import Job
@@ -51,11 +52,11 @@ def _tried(rate: float, trial: Job) -> Tried:
     if trial.diverged():
         return Tried(rate, 0.0, rows, diverged=True)
     answers = [found for one in trial.wanted if (found := one.answers()) is not None]
-    likelihoods = [found for one in trial.wanted if (found := one.right_answer_nll()) is not None]
-    known = len(likelihoods) == len(trial.wanted)
+    scored = [list(one.scored.values()) for one in answers if one.scored]
+    likelihoods = [value for rows_of_task in scored for value in right_answer_nll(rows_of_task).tolist()]
     return Tried(
         rate,
         math.fsum(one.total for one in answers),
         rows,
-        nll=math.fsum(value for found in likelihoods for value in found) / rows if known else None,
+        nll=math.fsum(likelihoods) / rows if len(scored) == len(trial.wanted) else None,
     )

@@ -192,11 +192,12 @@ def _set_exact_magnitudes(model: PeftModel, *, with_update: bool) -> None:
         if not any(layer.use_dora.values()) or not isinstance(base, torch.nn.Linear) or base.weight.is_meta:
             continue
         with gather_params_ctx(base.parameters()):
-            whole = dequantised(base)
+            weight = dequantised(base)
         for name, magnitude in layer.lora_magnitude_vector.items():
+            whole = weight
             if with_update:
                 factors = layer.lora_B[name].weight.float(), layer.lora_A[name].weight.float()
-                whole = whole.float() + layer.scaling[name] * (factors[0] @ factors[1])
+                whole = weight.float() + layer.scaling[name] * (factors[0] @ factors[1])
             magnitude.weight.copy_(torch.linalg.vector_norm(whole, dim=1, dtype=torch.float32))
 
 

@@ -151,7 +151,7 @@ def test_python_on_a_page_parses_and_imports_what_exists(page: str) -> None:
 
 
 def test_the_plan_in_the_guide_is_one(tmp_path: Path) -> None:
-    from doratune.study.plan import load_plan
+    from doratune.study.plan_file import load_plan
 
     text, *more = _blocks("guides/study.md", "yaml")
     (tmp_path / "plan.yaml").write_text(text + "".join(more), encoding="utf-8")

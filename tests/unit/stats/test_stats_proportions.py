@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from doratune.stats.proportions import holm, two_proportion_p, unpaired_difference
+from doratune.stats.proportions import two_proportion_p, unpaired_difference
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,3 @@ def test_it_is_conservative_where_the_rows_are_the_same() -> None:
     answers = [np.where(hard, 0, random.random((studies, rows)) < 0.9).sum(1) for _ in range(2)]
     pairs = zip(*answers, strict=True)
     assert np.mean([two_proportion_p(int(a), int(b), rows) < 0.05 for a, b in pairs]) < 0.02
-
-
-def test_holm() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([]) == []

@@ -12,7 +12,7 @@ from doratune.errors import InputError
 from doratune.methods.find import get_method
 from doratune.report.markup import to_markdown
 from doratune.report.page import page_of
-from doratune.study.plan import load_plan, recorded_plan
+from doratune.study.plan_file import load_plan, recorded_plan
 from doratune.study.study import open_study, run_study
 
 OWN = {"name": "vera-deep", "title": "T", "description": "d", "peft": "VeraConfig", "merges": "base"}

@@ -18,7 +18,7 @@ from doratune.data.tasks import get_task
 from doratune.errors import DoratuneError, InputError
 from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord
-from doratune.study.plan import load_plan
+from doratune.study.plan_file import load_plan
 from doratune.study.study import open_study, run_study
 
 THREE = [

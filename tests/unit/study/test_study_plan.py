@@ -14,7 +14,7 @@ from doratune.named_yaml import shipped_names
 from doratune.study.cost import work_if_extended, work_left
 from doratune.study.grid import groups_of
 from doratune.study.material import assumed_material
-from doratune.study.plan import load_plan
+from doratune.study.plan_file import load_plan
 
 OUR_STUDIES = Path(__file__).parents[3] / "docs/results/studies"
 TRAININGS = {  # at the plan's rates, and at those that may be added
