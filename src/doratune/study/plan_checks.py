@@ -201,6 +201,13 @@ def _check_own(plan: Plan, source: str) -> None:
                 fix="leave it out",
             )
     if len(plan.ranks) > 1:
+        if all("rank" in plan.method(method).unused for method in plan.methods):
+            raise InputError(
+                "no method of the plan has a rank, so several ranks would repeat the same runs",
+                where=f"{source}, ranks",
+                got=", ".join(map(str, plan.ranks)),
+                expected="one rank",
+            )
         for method, own in plan.own_settings.items():
             if {"rank", "alpha"} & own.keys():
                 raise InputError(

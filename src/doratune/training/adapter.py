@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
             model, use_gradient_checkpointing=config.gradient_checkpointing
         )
     peft: Any = peft_config(method, config, rank=rank)
+    _check_named(model, peft, method, config)
     peft_model = _adapted(model, peft, method, config, others)
     if method.unused:
         logger.info("%s has no use for %s", method.title, ", ".join(sorted(method.unused)))
@@ -112,6 +114,24 @@ def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None)
             expected=f"init_lora_weights {INITIALISATIONS}",
         )
     return peft
+
+
+def _check_named(model: PreTrainedModel, peft: Any, method: Method, config: TrainConfig) -> None:
+    """Refuse arguments that name parts of the model which it lacks: PEFT would pass over them."""
+    modules = [name for name, _ in model.named_modules() if name]
+    for argument, fits in (
+        ("modules_to_save", lambda key, name: name.endswith(key)),
+        ("rank_pattern", lambda key, name: re.match(rf"(.*\.)?({key})$", name)),
+        ("alpha_pattern", lambda key, name: re.match(rf"(.*\.)?({key})$", name)),
+    ):
+        for key in getattr(peft, argument, None) or ():
+            if not any(fits(key, name) for name in modules):
+                raise InputError(
+                    "an argument names a part that the model lacks",
+                    where=f"{_source(method, config)}, arguments, {argument}",
+                    got=key,
+                    fix=did_you_mean(key, sorted({name.rsplit(".", 1)[-1] for name in modules})),
+                )
 
 
 def _adapted(

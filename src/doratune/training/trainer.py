@@ -107,6 +107,11 @@ class RowTrainer(SFTTrainer):
             return super().create_optimizer(model)
         trained: Any = self.model if model is None else model
         kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, trained)
+        if any("lora_embedding_" in name for name, one in trained.named_parameters() if one.requires_grad):
+            logger.warning(
+                "LoRA+ as PEFT has it trains the adapter of an embedding at a rate of 1e-6, whatever the "
+                "learning rate of the run"
+            )
         self.optimizer = create_loraplus_optimizer(
             trained,
             kind,

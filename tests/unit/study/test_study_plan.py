@@ -86,6 +86,7 @@ def test_the_papers_plan_is_the_papers() -> None:
         ({"seeds": [1, 1]}, r"repeated"),
         ({"tasks": [{**PLAN["tasks"][0], "seeds": []}]}, r"tasks(.|\n)*seeds"),
         ({"ranks": [0]}, r"ranks"),
+        ({"methods": ["ia3", "full"], "ranks": [4, 8]}, r"no method of the plan has a rank"),
         ({"learning_rates": []}, r"learning_rates"),
         ({"learning_rates": ["fast"]}, r"learning_rates"),
         (

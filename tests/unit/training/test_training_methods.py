@@ -135,6 +135,26 @@ def test_lora_plus_has_a_higher_rate_for_b(tiny_model: Path, tmp_path: Path) -> 
     assert rates == {("lora_A", 5e-3), ("lora_B", 16 * 5e-3)}
 
 
+def test_the_fixed_rate_of_an_embedding_with_lora_plus_is_said(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {**SETTINGS, "targets": ["q_proj", "embed_tokens"]}
+    config = TrainConfig(method="lora-plus", model=str(tiny_model), output=tmp_path / "run", **settings)
+    base = training.load_base(config)
+    rows = training.encode_rows(config, base, training.load_rows(config)[0])
+    metrics, stop = training.MetricsCallback(config.output), training.StopCallback()
+    trainer, _ = training.build_trainer(config, base, rows, metrics, stop)
+    trainer.create_optimizer()
+    names = {id(one): name for name, one in trainer.model.named_parameters()}
+    fixed = {
+        group["lr"]
+        for group in trainer.optimizer.param_groups
+        for one in group["params"]
+        if "lora_embedding" in names[id(one)]
+    }
+    assert fixed == {1e-6} and "at a rate of 1e-6" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("arguments", "peft", "said"),
     [
@@ -144,6 +164,8 @@ def test_lora_plus_has_a_higher_rate_for_b(tiny_model: Path, tmp_path: Path) -> 
         ("init_lora_weights: lora_ga", "LoraConfig", "whose change comes from gradients"),
         ("init_lora_weights: eva", "LoraConfig", "without it PEFT trains plain LoRA"),
         ("alora_invocation_tokens: [1]", "LoraConfig", "switches this adapter on"),
+        ("modules_to_save: [norrm]", "LoraConfig", "did you mean norm?"),
+        ("rank_pattern: {q_prog: 8}", "LoraConfig", "did you mean q_proj?"),
         ("", "LoraConfg", "did you mean LoraConfig?"),
         ("", "AdaLoraConfig", "no such configuration"),
         ("", "PrefixTuningConfig", "no such configuration"),
