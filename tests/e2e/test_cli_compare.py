@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import pytest
 from cli_support import SMALL, Cli, lines
+from here_runner import carry_out_here
 
 from doratune.study.compare import COMPARED
 from doratune.study.study import Study
@@ -41,7 +42,8 @@ def test_a_dry_run_counts_and_writes_nothing(cli: Cli, tiny_model: Path) -> None
 
 
 @pytest.mark.slow
-def test_compare_then_resume_then_report(cli: Cli, tiny_model: Path) -> None:
+def test_compare_then_resume_then_report(cli: Cli, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    carry_out_here(monkeypatch)
     flags = ["--model", tiny_model, *TASKS, "--eval-rows", 20, *SMALL, "--output", "both"]
     outcome = cli("compare", *flags)
     assert outcome.code == 0, outcome.err
@@ -103,7 +105,9 @@ def _winogrande(run: Path) -> str:
 
 
 @pytest.mark.slow
-def test_ctrl_c_then_resume_gives_the_same(cli: Cli, tiny_model: Path) -> None:
+def test_ctrl_c_then_resume_gives_the_same(
+    cli: Cli, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flags: list[Any] = ["--model", tiny_model, *TASKS[:-1], 160, *SMALL, "--eval-rows", 20, "--save-steps", 2]
     command = [sys.executable, "-m", "doratune", "compare", *map(str, flags), "--output", "stopped"]
     with subprocess.Popen(
@@ -117,6 +121,7 @@ def test_ctrl_c_then_resume_gives_the_same(cli: Cli, tiny_model: Path) -> None:
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "run the same command with --resume to continue" in err and "Traceback" not in err
+    carry_out_here(monkeypatch)
     assert cli("compare", *flags, "--output", "stopped", "--resume").code == 0
     assert cli("compare", *flags, "--output", "whole").code == 0
     stopped, whole = (json.loads(Path(name, "study.json").read_text()) for name in ("stopped", "whole"))

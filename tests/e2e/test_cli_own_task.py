@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from cli_support import Cli, losses
+from here_runner import carry_out_here
 
 COLOURS = ("red", "green", "black", "white")
 TRAINING = [
@@ -107,7 +108,10 @@ def test_a_task_file_from_training_to_an_accuracy(cli: Cli, tiny_model: Path) ->
 
 
 @pytest.mark.slow
-def test_the_template_works_as_it_is_printed(cli: Cli, tiny_model: Path) -> None:
+def test_the_template_works_as_it_is_printed(
+    cli: Cli, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry_out_here(monkeypatch)
     Path("my-task.yaml").write_text(cli("tasks", "--template").out, encoding="utf-8")
     data, test = written("train.jsonl", 40), written("test.jsonl", 12)
     flags = ["--task", "my-task.yaml", "--data", data, "--test-data", test, "--model", tiny_model, *TRAINING]

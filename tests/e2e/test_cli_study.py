@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ import numpy as np
 import pytest
 import yaml
 from cli_support import Cli, lines
+from here_runner import HereRunner
 from scipy.special import log_softmax
 
 from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord
-from doratune.study.execute import Outcome, carry_out
+from doratune.study.execute import Outcome
 from doratune.study.job import Job
 from doratune.study.plan_file import load_plan
 from doratune.study.study import open_study, run_study
@@ -56,29 +56,6 @@ def write_plan(path: Path, model: Path, **changes: Any) -> Path:
 
 
 EXTENDED: dict[str, Any] = {"choose": {"extend": 1}}
-
-
-class HereRunner:
-    """Carries out jobs in this process, which saves their start."""
-
-    def __init__(self) -> None:
-        self.capacity = 1
-        self.done: list[str] = []
-
-    def __enter__(self) -> HereRunner:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def stop(self, number: int) -> None:
-        pass
-
-    def submit(self, job: Job) -> Future[Outcome]:
-        self.done.append(f"{job.stage} {job.label}")
-        future: Future[Outcome] = Future()
-        future.set_result(carry_out(job))
-        return future
 
 
 class Silent:
@@ -169,8 +146,7 @@ def test_interrupted_and_killed_three_times_gives_the_same(
         process.wait()
     kept = {path: path.read_bytes() for path in runs.glob("*/validation/record.json")}
     assert len(kept) == len(list((whole / "runs").glob("*/validation/record.json"))) > 2
-    last = start(plan, study, "--jobs", "2")
-    assert last.wait(timeout=240) == 0, log.read_text()
+    run_here(plan, study, HereRunner())
     assert {path: path.read_bytes() for path in kept} == kept, "a finished run was repeated"
     assert results(study) == results(whole)
 
