@@ -14,7 +14,7 @@ from doratune.cli.output import new_console, print_json, print_paths
 from doratune.cli.parse import AsJson, command_line, parse
 from doratune.cli.rendering import publish
 from doratune.errors import InputError
-from doratune.records.archive import check_against_archive, has_archive, write_archive
+from doratune.records.archive import has_archive, write_archive
 from doratune.records.folders import refuse_output
 from doratune.records.layout import (
     COMPARISON_NAME,
@@ -156,8 +156,12 @@ def _report_study(command: ReportCommand, runs: list[Path], study: Path) -> None
             expected="its folder and --output only",
         )
     record = read_study(study / STUDY_NAME)
-    archived = write_archive(study, command.output) if command.archive else []
-    if not archived and has_archive(study):
+    archived = []
+    if command.archive:
+        archived = write_archive(study, command.output)
+    elif has_archive(study):
+        from doratune.study.recomputed import check_against_archive
+
         check_against_archive(record, study)
     publish(record, command.output, as_json=command.as_json, study=study)
     if archived and not command.as_json:

@@ -123,17 +123,43 @@ def count_rows(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Answers:
     )
 
 
+def check_credit(row: Mapping[str, Any], metric: Metric, *, where: str) -> None:
+    """Refuse a prediction whose credit does not follow from its scores.
+
+    Predictions of older versions, which do not say which candidate is right, are not checked.
+
+    Raises:
+        InputError: The credit, the number of ties or the correct flag differs from what the scores give.
+    """
+    scores, right, credit = row.get(judged_by(metric)), row.get("right"), row.get("credit")
+    if not scores or right is None or credit is None:
+        return
+    if not 0 <= right < len(scores):
+        got, expected = f"right candidate {right}", f"one of {len(scores)}"
+        raise InputError("a row has no score of its right candidate", where=where, got=got, expected=expected)
+    expected = counted(scores, right)
+    if (credit, row.get("tied"), row["correct"]) != (expected.credit, expected.tied, expected.credit == 1):
+        raise InputError(
+            "the credit for a row does not follow from its scores",
+            where=where,
+            got=f"credit {credit}, tied {row.get('tied')}, correct {row['correct']}",
+            expected=f"credit {expected.credit}, tied {expected.tied}, correct {expected.credit == 1}",
+        )
+
+
 def read_answers(run: Path, entry: Evaluation) -> Answers:
     """Read the predictions of an evaluation and count them.
 
     Raises:
-        InputError: The predictions cannot be read, or do not match the counts in the record.
+        InputError: The predictions cannot be read, a row's credit does not follow from its scores, or they do
+            not match the counts in the record.
     """
     path = run / entry.predictions
     rows = read_jsonl(path)
     for row in rows:
         if not isinstance(row.get("row"), int) or not isinstance(row.get("correct"), bool):
             raise InputError("a prediction has no row number or no correct flag", where=str(path), got=row)
+        check_credit(row, entry.metric, where=f"{path}, row {row['row']}")
     answers = count_rows(rows, entry.metric)
     found = {"rows": len(answers.rows), "correct": sum(row["correct"] for row in rows)}
     recorded = {"rows": entry.rows, "correct": entry.correct}

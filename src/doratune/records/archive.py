@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from doratune.errors import InputError
-from doratune.records.answers import count_rows, read_answers
+from doratune.records.answers import check_credit, read_answers
 from doratune.records.files import read_jsonl, write_bytes_atomic, write_jsonl_atomic
 from doratune.records.layout import (
     METRICS_NAME,
@@ -23,7 +23,6 @@ from doratune.records.layout import (
     has_diverged,
     is_recorded,
     is_started,
-    predictions_name,
     runs_of_study,
 )
 from doratune.records.run import Divergence, RunRecord
@@ -34,7 +33,6 @@ from doratune.records.storage import (
     write_divergence,
     write_record,
 )
-from doratune.records.study import StudyRecord
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,6 +42,8 @@ logger = logging.getLogger(__name__)
 RUNS_FILE = "runs.jsonl.gz"
 PREDICTIONS_FILE = "predictions.parquet"
 _KEPT = ("row", "answer", "right", "prediction", "correct", "tied", "credit", "scores", "text")
+_COLUMNS = ("run", "predictions", "row", "answer", "prediction", "correct", "scores", "bytes", "text")
+"""Those of every version; older ones lack ties and the position of the right candidate."""
 _REPEATING = [
     "run",
     "predictions",
@@ -59,8 +59,8 @@ _ZSTD_LEVEL = 19
 
 
 def has_archive(folder: Path) -> bool:
-    """Whether a folder holds the archive of a study."""
-    return (folder / RUNS_FILE).is_file() and (folder / PREDICTIONS_FILE).is_file()
+    """Whether a folder holds the archive of a study, or a part of it."""
+    return (folder / RUNS_FILE).is_file() or (folder / PREDICTIONS_FILE).is_file()
 
 
 def write_archive(study: Path, folder: Path) -> list[Path]:
@@ -118,7 +118,7 @@ def restore_runs(folder: Path, study: Path) -> list[Path]:
         The run directories that were written.
 
     Raises:
-        InputError: The archive cannot be read.
+        InputError: The archive cannot be read, or a row's credit does not follow from its scores.
     """
     present = [*(study / RUNS_NAME).glob("*")]
     table = _read_parquet(folder)
@@ -137,8 +137,11 @@ def restore_runs(folder: Path, study: Path) -> list[Path]:
         own = _rows_of(table, "run", line["run"])
         for entry in record.evaluations:
             path = _inside(run, entry.predictions, folder)
-            rows = _rows_of(own, "predictions", entry.predictions).to_pylist()
-            write_jsonl_atomic(path, [_prediction(row) for row in rows])
+            rows = [_prediction(row) for row in _rows_of(own, "predictions", entry.predictions).to_pylist()]
+            for row in rows:
+                where = f"{folder / PREDICTIONS_FILE}, {line['run']}, {entry.predictions}, row {row['row']}"
+                check_credit(row, entry.metric, where=where)
+            write_jsonl_atomic(path, rows)
         if line["metrics"] is not None:
             write_jsonl_atomic(run / METRICS_NAME, line["metrics"])
             write_config(run, record.config)
@@ -161,37 +164,6 @@ def _checked_line(line: Mapping[str, Any], folder: Path) -> RunRecord | Divergen
         raise InputError(
             "a line of the archive is not a run", where=f"{folder / RUNS_FILE}, {line.get('run')}", got=got
         ) from None
-
-
-def check_against_archive(record: StudyRecord, folder: Path) -> None:
-    """Refuse a study.json whose results do not match the archived answers.
-
-    Raises:
-        InputError: A run's answers are missing, or the number of right ones differs from the record.
-    """
-    answers: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in _read_parquet(folder).to_pylist():
-        answers.setdefault((row["run"], row["predictions"]), []).append(_prediction(row))
-    for cell in record.cells:
-        name = predictions_name(cell.task, cell.format, cell.protocol)
-        for arm in cell.arms:
-            for run in arm.runs:
-                rows = answers.get((run.run, name), [])
-                # Versions that did not count ties took the first tied candidate as the answer.
-                counts_ties = run.result.tied is not None
-                right = (
-                    count_rows(rows, cell.metric).right
-                    if counts_ties
-                    else sum(one["correct"] for one in rows)
-                )
-                if (right, len(rows)) != (run.result.correct, cell.rows):
-                    raise InputError(
-                        "the archived answers do not match the study's record",
-                        where=f"{folder / PREDICTIONS_FILE}, {run.run}, {name}",
-                        got=f"{right} of {len(rows)} rows right",
-                        expected=f"{run.result.correct} of {cell.rows}",
-                        fix=f"doratune report {folder} --output {folder} --archive",
-                    )
 
 
 def _predictions(study: Path, run: Path, record: RunRecord) -> Iterator[dict[str, Any]]:
@@ -226,11 +198,12 @@ def _prediction(row: Mapping[str, Any]) -> dict[str, Any]:
     # Predictions of versions that did not record ties have neither.
     ties = {key: row[key] for key in ("tied", "credit") if row.get("credit") is not None}
     right = {"right": row["right"]} if row.get("right") is not None else {}  # nor which candidate is right
+    given = {} if row["answer"] is None else {"prediction": row["prediction"]}
     return {
         "row": row["row"],
         "answer": row["answer"],
         **right,
-        "prediction": row["prediction"],
+        **given,
         "correct": row["correct"],
         **ties,
         "scores": scores,
@@ -279,9 +252,14 @@ def _read_parquet(folder: Path) -> pa.Table:
 
     path = folder / PREDICTIONS_FILE
     try:
-        return parquet.read_table(path)
+        table = parquet.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError("the archive cannot be read", where=str(path), got=str(error)) from None
+    if missing := [name for name in _COLUMNS if name not in table.column_names]:
+        raise InputError(
+            "the file is not the predictions of an archive", where=str(path), got=f"no {', '.join(missing)}"
+        )
+    return table
 
 
 def _rows_of(table: pa.Table, column: str, value: str) -> pa.Table:
