@@ -14,7 +14,7 @@ from doratune.cli.output import new_console, print_json, print_paths
 from doratune.cli.parse import AsJson, command_line, parse
 from doratune.cli.rendering import publish
 from doratune.errors import InputError
-from doratune.records.archive import has_archive, write_archive
+from doratune.records.archive import has_archive, loses_nothing, write_archive
 from doratune.records.folders import refuse_output
 from doratune.records.layout import (
     COMPARISON_NAME,
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     command = parse(ReportCommand, argv, verb="report", about=ABOUT)
     runs = [Path(run) for run in command.runs]
     refuse_output(command.output)
-    _refuse_other_results(command.output, runs)
+    _refuse_other_results(command, runs)
     if command.source:
         _report_peft(command, runs, command_line("report", argv))
         return 0
@@ -117,11 +117,13 @@ def _report_peft(command: ReportCommand, runs: list[Path], reproduce: str) -> No
     print_paths(paths, console)
 
 
-def _refuse_other_results(output: Path, shown: list[Path]) -> None:
+def _refuse_other_results(command: ReportCommand, shown: list[Path]) -> None:
     """Refuse to overwrite the record of a study whose runs are there, or to write into a run's folder.
 
-    The study or run could no longer be resumed or reported.
+    The study or run could no longer be resumed or reported. An archive is replaced only by one that has all
+    of its runs.
     """
+    output, fix = command.output, "choose another folder"
     if output.resolve() in [folder.resolve() for folder in shown if folder.is_dir()] and not is_recorded(
         output
     ):
@@ -130,11 +132,15 @@ def _refuse_other_results(output: Path, shown: list[Path]) -> None:
         held = "a run"
     elif (output / STUDY_NAME).is_file() and (output / RUNS_NAME).is_dir():
         held = "a study or comparison with its runs"
+    elif has_archive(output):
+        same = any(loses_nothing(output, folder) for folder in shown)
+        if same and command.archive:
+            return
+        held = f"the archive of {'this study' if same else 'runs that this report lacks'}"
+        fix = f"give --archive, which replaces it, or {fix}" if same else fix
     else:
         return
-    raise InputError(
-        f"the output folder holds {held}", where="--output", got=output, fix="choose another folder"
-    )
+    raise InputError(f"the output folder holds {held}", where="--output", got=output, fix=fix)
 
 
 def _is_old_comparison(folder: Path) -> bool:

@@ -63,6 +63,21 @@ def has_archive(folder: Path) -> bool:
     return (folder / RUNS_FILE).is_file() or (folder / PREDICTIONS_FILE).is_file()
 
 
+def loses_nothing(folder: Path, study: Path) -> bool:
+    """Whether ``study`` has every run of the archive in ``folder``, so that its own archive may replace it.
+
+    Raises:
+        InputError: The archive's runs cannot be read.
+    """
+    lines = read_jsonl(folder / RUNS_FILE)
+    finished = {
+        run.relative_to(study).as_posix()
+        for run in runs_of_study(study)
+        if is_recorded(run) or has_diverged(run)
+    }
+    return all(line.get("run") in finished for line in lines)
+
+
 def write_archive(study: Path, folder: Path) -> list[Path]:
     """Archive the finished runs of a study.
 

@@ -168,3 +168,27 @@ def test_a_damaged_or_missing_part_is_refused(
     assert main(["report", str(archive), "--output", str(archive)]) == 2
     told = capsys.readouterr().err
     assert "part of the study's archive is missing" in told and name in told
+
+
+def test_an_archive_is_replaced_only_by_one_with_all_its_runs(
+    written: Path, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name: path.read_bytes() for path in archive.iterdir()}
+    study = written.parent / "study"
+    write_report(read_study(written / STUDY_NAME), study)
+    other = Path(shutil.copytree(study, tmp_path / "other"))
+    shutil.rmtree(next((other / "runs").glob("lora-*")))
+    for given, told in (
+        ([other], "runs that this report lacks"),
+        ([other, "--archive"], "runs that this report lacks"),
+        ([next((study / "runs").glob("lora-*"))], "runs that this report lacks"),
+        ([study], "give --archive"),
+    ):
+        assert main(["report", *map(str, given), "--output", str(archive)]) == 2
+        assert told in capsys.readouterr().err
+        assert {path.name: path.read_bytes() for path in archive.iterdir()} == before
+    (archive / RUNS_FILE).write_text("hello")
+    assert main(["report", str(study), "--output", str(archive), "--archive"]) == 2
+    (archive / RUNS_FILE).write_bytes(before[RUNS_FILE])
+    assert main(["report", str(study), "--output", str(archive), "--archive"]) == 0
+    check(archive)
