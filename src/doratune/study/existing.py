@@ -110,8 +110,11 @@ def _load(directories: Sequence[Path]) -> list[_Evaluated]:
 def _evaluations(run: Run) -> dict[TaskKey, Evaluation]:
     found = run.record.evaluations
     if not found:
+        scored = run.record.text is not None
         raise InputError(
-            "the run was not evaluated, so there is nothing to compare",
+            "the run has scored only the built-in text, which is not compared without a task"
+            if scored
+            else "the run was not evaluated, so there is nothing to compare",
             where=str(run.directory),
             fix=f"doratune eval {run.directory} --task TASK",
         )

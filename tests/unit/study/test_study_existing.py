@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_runs import evaluation, flags, three_runs, write_run
+from synthetic_runs import evaluation, flags, text, three_runs, write_run
 from synthetic_runs import record as synthetic_record
 
 from doratune.cli.main import main
@@ -105,6 +105,8 @@ def test_two_evaluations_of_the_base_are_refused(tmp_path: Path) -> None:
 def test_a_run_without_an_evaluation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"was not evaluated(.|\n)*doratune eval"):
         build(write_run(tmp_path / "lora", "lora", {}))
+    with pytest.raises(InputError, match=r"scored only the built-in text(.|\n)*doratune eval"):
+        build(write_run(tmp_path / "dora", "dora", {}, text=text([50.0])))
 
 
 def test_a_missing_task_leaves_a_gap(tmp_path: Path) -> None:
