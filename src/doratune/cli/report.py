@@ -96,12 +96,19 @@ def main(argv: list[str]) -> int:
 
 
 def _report_peft(command: ReportCommand, runs: list[Path], reproduce: str) -> None:
-    if len(runs) > 1 or command.title is not None or command.archive:
+    if len(runs) != 1 or command.title is not None or command.archive:
         raise InputError(
             "PEFT's results are reported from one folder, with their own title and no archive",
             where=f"doratune report --from {command.source}",
             got=reproduce,
             expected="the folder of the result files and --output",
+        )
+    if command.output.resolve().is_relative_to(runs[0].resolve()):
+        raise InputError(
+            "the report would be among the results, and be read as one of them next time",
+            where="--output",
+            got=command.output,
+            fix=f"choose a folder outside of {runs[0]}",
         )
     from doratune.records.peft_results import read_peft_results
     from doratune.report.peft_comparison import as_json, view_of_peft, write_peft_comparison

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -122,7 +123,11 @@ def read_peft_results(folder: Path) -> PeftResults:
         InputError: The folder is missing or has no result, or a file in it has another shape.
     """
     if not folder.is_dir():
-        raise InputError("the folder is missing", where=str(folder), expected=f"the folder of {EXPECTED}")
+        raise InputError(
+            "this is a file, not a folder" if folder.is_file() else "the folder is missing",
+            where=str(folder),
+            expected="method_comparison/MetaMathQA/results, in a clone of huggingface/peft",
+        )
     files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     skipped = [f"{path.name} is left out: not a JSON file." for path in files if path.suffix != ".json"]
     results: dict[tuple[str, str], tuple[PeftResult, str]] = {}
@@ -181,12 +186,11 @@ def _read(path: Path) -> PeftResult | str:
             got=f"{share.value!r}, that is {share.value * ROWS:.3f} rows",
             expected="the whole test set, answered once",
         )
-    rate = run.train_config.optimizer_kwargs.get("lr")
     return PeftResult(
         experiment=run.experiment_name,
         model=run.train_config.model_id,
         method=run.peft_config.peft_type if run.peft_config else "full",
-        learning_rate=float(rate) if isinstance(rate, int | float) else None,
+        learning_rate=_rate(run.train_config.optimizer_kwargs.get("lr"), path),
         seed=run.train_config.seed,
         created=run.created_at,
         correct=correct,
@@ -197,6 +201,20 @@ def _read(path: Path) -> PeftResult | str:
         seconds=train.train_time,
         accelerator=file.meta_info.system_info.accelerator,
     )
+
+
+def _rate(value: Any, path: Path) -> float | None:
+    """The learning rate, which may be a text such as "1e-4"; None if there is none."""
+    if value is None:
+        return None
+    try:
+        rate = float(value)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not math.isfinite(rate):
+        place = f"{path}, run_info.train_config.optimizer_kwargs.lr"
+        raise InputError("the learning rate is not a number", where=place, got=value)
+    return rate
 
 
 def _other_shape(path: Path, error: ValidationError, within: str = "") -> InputError:

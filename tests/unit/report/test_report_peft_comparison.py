@@ -196,6 +196,27 @@ def test_a_file_of_another_shape_is_one_message(
     assert error.value.expected
 
 
+def test_a_report_among_the_results_is_refused(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = set(results.rglob("*"))
+    for output in (results, results / "report"):
+        start = ["report", "--from", "peft-method-comparison", str(results)]
+        assert main([*start, "--output", str(output)]) == 2
+        assert "among the results" in capsys.readouterr().err
+    assert set(results.rglob("*")) == before
+
+
+def test_a_learning_rate_in_text_is_a_number(results: Path) -> None:
+    values = result("text/tiny", 600)
+    values["run_info"]["train_config"]["optimizer_kwargs"]["lr"] = "1e-4"
+    write(results, text=values)
+    rates = {one.experiment: one.learning_rate for one in read_peft_results(results).found}
+    assert rates["text/tiny"] == 1e-4 and rates["lora/tiny-rank32"] == 2e-4
+    values["run_info"]["train_config"]["optimizer_kwargs"]["lr"] = "low"
+    write(results, text=values)
+    with pytest.raises(InputError, match=r"learning rate(.|\n)*text.json(.|\n)*low"):
+        read_peft_results(results)
+
+
 def test_the_command(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, start = tmp_path / "out", ["report", "--from", "peft-method-comparison"]
     assert main([*start, str(results), "--output", str(out), "--json"]) == 0
@@ -209,6 +230,8 @@ def test_the_command(results: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         ([str(tmp_path / "nowhere")], "the folder is missing"),
         ([str(results), str(results)], "from one folder"),
         ([str(results), "--title", "Mine"], "from one folder"),
+        ([], "from one folder"),
+        ([str(results / "file0.json")], "this is a file, not a folder"),
     ):
         refused = tmp_path / "refused"
         assert main([*start, *arguments, "--output", str(refused)]) == 2
