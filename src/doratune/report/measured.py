@@ -96,6 +96,7 @@ def _mean(found: MeasureMean | None) -> Entry:
 def _difference(found: MeasureDifference | None, factor: float = 1.0, digits: int = 3) -> Entry:
     if found is None:
         return Entry(NONE)
+    digits = max(digits, numbers.digits_of(factor * (found.interval[1] - found.interval[0])))
     low, high = (numbers.signed(factor * bound, digits) for bound in found.interval)
     mean = numbers.signed(factor * found.mean, digits)
     return Entry(mean, f"{low} to {high}; {numbers.p_value(found.p_value)}")
@@ -134,10 +135,11 @@ def forgetting_table(record: StudyRecord) -> Table | None:
         Entry("Method", "of what"),
         Entry("Kept", "interval"),
         Entry(f"{numbers.MINUS} base", "interval; p"),
-        Entry(
-            f"{numbers.MINUS} {arm_name(compared[0]) if len(compared) == 1 else 'compared'}", "interval; p"
-        ),
     ]
+    if compared:
+        against = arm_name(compared[0]) if len(compared) == 1 else "compared"
+        columns.append(Entry(f"{numbers.MINUS} {against}", "interval; p"))
+    rows = [row[: len(columns)] for row in rows]
     return Table("What is kept of what was not trained on", columns, rows, grouped=True)
 
 

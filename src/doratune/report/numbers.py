@@ -40,6 +40,11 @@ def signed_interval(bounds: tuple[float, float]) -> str:
     return f"{signed(bounds[0])} to {signed(bounds[1])}"
 
 
+def digits_of(width: float) -> int:
+    """The decimals that show two significant digits of an interval this wide: 5 for 0.00021, 0 for 12."""
+    return max(0, 1 - math.floor(math.log10(width))) if width > 0 else 0
+
+
 def correlation(value: float | None) -> str:
     """0.831 as "+0.83"; "–" where it is not defined."""
     return "–" if value is None else signed(value, 2)

@@ -254,10 +254,8 @@ def table(one: Comparison, rows: Sequence[Compared], caption: str) -> Table:
         Entry(f"{numbers.MINUS} LoRA", "interval, points"),
         Entry("Corrected p"),
         Entry("Forgetting"),
-        Entry("Parameters"),
-        Entry("Peak memory"),
-        Entry("File"),
-        Entry("Training"),
+        Entry("Parameters", "file"),
+        Entry("Training", "peak memory"),
     ]
     return Table(caption, columns, [_row(one, row) for row in rows])
 
@@ -283,10 +281,11 @@ def _row(one: Comparison, row: Compared) -> list[Entry]:
             else numbers.p_value(row.p_adjusted).removeprefix("p ").lstrip("= ")
         ),
         Entry(NONE if result.forgetting is None else numbers.signed(result.forgetting, 3)),
-        Entry(numbers.large(result.parameters)),
-        Entry(numbers.gigabytes(result.memory)),
-        Entry(NONE if result.file_bytes is None else numbers.byte_size(result.file_bytes)),
-        Entry(numbers.duration(result.seconds)),
+        Entry(
+            numbers.large(result.parameters),
+            NONE if result.file_bytes is None else numbers.byte_size(result.file_bytes),
+        ),
+        Entry(numbers.duration(result.seconds), numbers.gigabytes(result.memory)),
     ]
 
 

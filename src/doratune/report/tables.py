@@ -76,7 +76,7 @@ def accuracy_table(view: View) -> Table:
         [
             *_cell_names(named, view),
             *([_base(named.cell.base)] if view.has_base else []),
-            *(_mean(named.arm(arm)) for arm in view.arms),
+            *(_mean(named, arm) for arm in view.arms),
             *_simple_difference(named, view),
         ]
         for named in view.cells
@@ -95,8 +95,7 @@ def accuracy_list(view: View) -> Table:
     for named in view.cells:
         lines = [[Entry("Base"), _base(named.cell.base), Entry(NONE)]] if view.has_base else []
         for arm in view.arms:
-            found = named.arm(arm)
-            lines.append([Entry(arm_title(arm)), _mean(found), rate_entry(found)])
+            lines.append([Entry(arm_title(arm)), _mean(named, arm), rate_entry(named.arm(arm))])
         names, difference = _cell_names(named, view), _simple_difference(named, view)
         for line in lines:
             rows.append([*names, *(line if searched else line[:2]), *difference])
@@ -228,18 +227,20 @@ def _result(result: ArmResult | Evaluation) -> Entry:
     return Entry(numbers.percent(result.accuracy), detail)
 
 
-def _mean(arm: StudyArm | None) -> Entry:
+def _mean(named: NamedCell, name: str) -> Entry:
+    arm = named.arm(name)
     if arm is None:
         return Entry(NONE, NOT_EVALUATED)
-    detail = numbers.interval(arm.interval) + _not_counted_whole(*(run.result for run in arm.runs))
+    of = f" of {len(arm.runs) * named.cell.rows:,}" if len(arm.runs) > 1 else ""
+    detail = numbers.interval(arm.interval) + _not_counted_whole(*(run.result for run in arm.runs), of=of)
     return Entry(numbers.percent(arm.mean), detail)
 
 
-def _not_counted_whole(*results: ArmResult | Evaluation) -> str:
-    """The numbers of rows without an answer and with a tie."""
+def _not_counted_whole(*results: ArmResult | Evaluation, of: str = "") -> str:
+    """The numbers of rows without an answer and with a tie, ``of`` how many over several runs."""
     unmatched, tied = sum(one.unmatched for one in results), sum(one.tied or 0 for one in results)
     told = [(unmatched, "without an answer"), (tied, "tied")]
-    return "".join(f", {count:,} {what}" for count, what in told if count)
+    return "".join(f", {count:,}{of} {what}" for count, what in told if count)
 
 
 def _difference_heading(view: View) -> list[Entry]:

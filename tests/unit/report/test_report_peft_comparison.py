@@ -127,6 +127,7 @@ def test_every_rendering_tells_it(view: PeftView) -> None:
         ):
             assert figure in plain, figure
     assert html.count("<figure") == 3
+    assert html.count('<th role="columnheader"') == 3 * 7, "as many columns as fit a page 1,280 pixels wide"
     assert "best/tiny-&lt;b&gt;" in html
     assert "<b>" not in html
 
