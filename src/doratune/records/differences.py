@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from doratune.methods.find import title_of
 from doratune.methods.former import without_switches
 from doratune.records.base import Setting
 from doratune.records.run import RunRecord, unused_settings
@@ -140,5 +141,5 @@ def _settings(record: RunRecord) -> dict[str, Setting]:
 
 
 def by_name(values: Mapping[str, object]) -> str:
-    """Values with their names, for a sentence."""
-    return ", ".join(f"{name} {value}" for name, value in values.items())
+    """Values with their names, for a sentence; methods have their titles, as in tables."""
+    return ", ".join(f"{title_of(name)} {value}" for name, value in values.items())

@@ -55,9 +55,7 @@ def why_lost(runs: Sequence[DivergedRun]) -> str:
 
 
 def _diverged(named: NamedCell) -> Iterator[str]:
-    lost = lost_arms(named)
-    for arm, runs in lost.items():
-        yield f"{named.label}: {arm_title(arm)} has no result, as {why_lost(runs)}."
+    """Sentences about arms that lost some of their runs; an arm without any has a card instead."""
     for arm in named.cell.arms:
         runs = [run for run in named.cell.diverged if run.arm == arm.name]
         present = {run.seed for run in arm.runs}
@@ -101,10 +99,16 @@ def _lost_time(view: View) -> Iterator[str]:
 
 
 def _same_answers(named: NamedCell) -> Iterator[str]:
-    """Sentences about runs with the same answer to every row: compared runs first, then any others."""
+    """Sentences about runs with the same answer to every row: compared runs, then larger or other groups."""
     told: set[frozenset[str]] = set()
+    groups = [frozenset(places) for places in named.cell.alike]
     for one in named.cell.differences:
-        same = [seed.seed for seed in one.seeds if seed.same_answers == named.cell.rows]
+        same = [
+            seed.seed
+            for seed in one.seeds
+            if seed.same_answers == named.cell.rows
+            and not any(_compared_runs(named, one, seed.seed) < group for group in groups)
+        ]
         if not same:
             continue
         told |= {_compared_runs(named, one, seed) for seed in same}
@@ -194,7 +198,8 @@ def _few_seeds(view: View) -> Iterator[str]:
 
 
 def _listed(seeds: Sequence[int | None]) -> str:
-    return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+    ascending = sorted(seeds, key=lambda seed: (seed is None, seed))
+    return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, ascending))}"
 
 
 def _unmoved(arm: StudyArm, label: str) -> Iterator[str]:

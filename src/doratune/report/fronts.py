@@ -107,14 +107,22 @@ def on_front(named: NamedCell, cost: Cost) -> list[tuple[StudyArm, float, bool]]
 def front_sentences(view: View) -> list[str]:
     """For each cell and cost, the methods on the front."""
     return [
-        f"{named.label}, {cost.name}: no other method is at least as cheap and at least as accurate as "
-        f"{_those(best)}."
+        f"{named.label}, {cost.name}: {_on_front(cost, found)}."
         for named in view.cells
         for cost in costs_of(view)
-        if (best := [(arm, cost.words(value)) for arm, value, on in on_front(named, cost) if on])
+        if (found := on_front(named, cost))
     ]
 
 
-def _those(best: Sequence[tuple[StudyArm, str]]) -> str:
-    told = [f"{arm_name(arm.name)} ({words}, {numbers.percent(arm.mean)})" for arm, words in best]
-    return listed(told, "or")
+def _on_front(cost: Cost, found: Sequence[tuple[StudyArm, float, bool]]) -> str:
+    """Which of the methods are on the front, cheapest first."""
+    told = [
+        (f"{arm_name(arm.name)} ({cost.words(value)}, {numbers.percent(arm.mean)})", on)
+        for arm, value, on in found
+    ]
+    best, others = [name for name, on in told if on], [name for name, on in told if not on]
+    if len(told) > 2 or (found[0][0].mean == found[1][0].mean and not others):
+        return f"no other method is at least as cheap and at least as accurate as {listed(best, 'or')}"
+    if others:
+        return f"{best[0]} is at least as cheap and at least as accurate as {others[0]}"
+    return f"{best[0]} is cheaper, {best[1]} is more accurate"

@@ -96,8 +96,9 @@ def _mean(found: MeasureMean | None) -> Entry:
 def _difference(found: MeasureDifference | None, factor: float = 1.0, digits: int = 3) -> Entry:
     if found is None:
         return Entry(NONE)
-    digits = max(digits, numbers.digits_of(factor * (found.interval[1] - found.interval[0])))
-    low, high = (numbers.signed(factor * bound, digits) for bound in found.interval)
+    bounds = (factor * found.interval[0], factor * found.interval[1])
+    digits = max(digits, numbers.digits_of(bounds))
+    low, high = (numbers.signed(bound, digits) for bound in bounds)
     mean = numbers.signed(factor * found.mean, digits)
     return Entry(mean, f"{low} to {high}; {numbers.p_value(found.p_value)}")
 

@@ -40,9 +40,13 @@ def signed_interval(bounds: tuple[float, float]) -> str:
     return f"{signed(bounds[0])} to {signed(bounds[1])}"
 
 
-def digits_of(width: float) -> int:
-    """The decimals that show two significant digits of an interval this wide: 5 for 0.00021, 0 for 12."""
-    return max(0, 1 - math.floor(math.log10(width))) if width > 0 else 0
+def digits_of(bounds: tuple[float, float]) -> int:
+    """The decimals that show two significant digits of an interval, and that its bounds differ.
+
+    5 for 0.00021 to 0.00042, 0 for 10 to 22.
+    """
+    wanted = ((1, max(map(abs, bounds))), (0, bounds[1] - bounds[0]))
+    return max(0, *(more - math.floor(math.log10(size)) for more, size in wanted if size > 0), 0)
 
 
 def correlation(value: float | None) -> str:

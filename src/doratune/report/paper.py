@@ -13,6 +13,7 @@ from doratune.records.study import StudyCell, StudyMethod
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table
 from doratune.report.view import View
+from doratune.wording import listed
 
 MODEL = "LLaMA-7B"
 RANK = 32  # the paper's main setting
@@ -71,14 +72,14 @@ def paper_rank(cell: StudyCell) -> int:
 
 
 def differing(cell: StudyCell) -> str:
-    """How the cell differs from the paper's: "model, format". Only its note can tell about its rows."""
+    """How the cell differs from the paper's: "model or format". Only its note can tell about its rows."""
     differs = {
         "model": cell.model.rpartition("/")[2].lower() != "llama-7b",
         "rank": cell.rank != paper_rank(cell),
         "format": cell.format != "instruct",
         "protocol": cell.protocol != "generate",
     }
-    return ", ".join(name for name, found in differs.items() if found)
+    return listed([name for name, found in differs.items() if found], "or")
 
 
 def _apart(cell: StudyCell) -> str:

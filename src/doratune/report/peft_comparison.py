@@ -208,27 +208,43 @@ def _words(one: Comparison) -> list[str]:
     count = len(one.rows)
     name = f"{one.model}, GSM8K: "
     best, *others = one.rows
+    if len(others) == 1:
+        which = "the other result"
+    else:
+        some = f"{one.best} of the" if one.best else "all"
+        which = f"{some} {len(others)} others, corrected over all {math.comb(count, 2):,} pairs"
     first = (
-        f"The most accurate, {best.result.experiment} ({_accuracy(best)}), cannot be told from {one.best} of "
-        f"the {len(others)} others, corrected over all {math.comb(count, 2):,} pairs."
+        f"The most accurate, {best.result.experiment} ({_accuracy(best)}), "
+        f"{'cannot' if one.best else 'can'} be told from {which}."
     )
     if one.reference is None:
         start, end = REFERENCE
         return [
-            f"{name}{numbers.counted(count, 'result')}, but none named {start}…{end} to compare them with.",
+            f"{name}{numbers.counted(count, 'result')}, but none named {start}…{end} to compare with.",
             *([first] if others else []),
         ]
     told = [len(one.group(outcome)) for outcome in ("higher", "lower")]
     lora = next(row for row in one.rows if row.result is one.reference)
     share = one.reference.accuracy
     apart = 100 * 1.96 * math.sqrt(2 * share * (1 - share) / ROWS)
-    of_pairs = numbers.counted(len(others), "pair")
+    is_lora = f"LoRA is {one.reference.experiment}, {_accuracy(lora)}."
+    if not others:
+        return [f"{name}no result to compare with LoRA's. {is_lora}"]
+    if len(others) == 1:
+        which = "higher" if told[0] else "lower"
+        words = f"is {which} than LoRA" if any(told) else "cannot be told from LoRA"
+        (other,) = (row for row in one.rows if row.result is not one.reference)
+        differ = f"{other.result.experiment} ({_accuracy(other)}) {words}, by unpaired counts."
+    else:
+        differ = (
+            f"{sum(told)} of the {len(others)} pairs with LoRA {'differs' if sum(told) == 1 else 'differ'} "
+            f"beyond what unpaired counts allow: {told[0]} higher, {told[1]} lower."
+        )
     return [
-        f"{name}{sum(told)} of the {of_pairs} with LoRA differ beyond what unpaired counts allow: {told[0]} "
-        f"higher, {told[1]} lower. LoRA is {one.reference.experiment}, {_accuracy(lora)}.",
+        f"{name}{differ} {is_lora}",
         f"Near LoRA's accuracy two results must be about {apart:.1f} points apart to differ at p = 0.05, "
         "before any correction.",
-        *([first] if others else []),
+        *([first] if len(others) > 1 else []),
     ]
 
 

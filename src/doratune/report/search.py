@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from statistics import mean
 
-from doratune.records.study import StudyArm, arm_name, ends_chosen
+from doratune.records.study import NO_VERDICT, StudyArm, arm_name, ends_chosen
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table
-from doratune.report.view import View, arm_title, rates_of
+from doratune.report.view import NamedCell, View, arm_title, rates_of
 
 NOT_EVALUATED = "not evaluated"
 NO_SEARCH = "The learning rates were given, not searched for."
@@ -77,26 +77,44 @@ def rate_note(view: View) -> str:
         return NO_SEARCH
     per = {cell.chosen_per for cell in view.record.cells}
     told = [EQUAL_TRIES, *([PER_SEED] if "seed" in per else []), *([PER_ARM] if "arm" in per else [])]
-    added = [f"{one.label} {words}" for one in view.cells if (words := _added(one.cell.extended))]
+    added = [f"{words} on {one.label}" for one in view.cells if (words := _added(one.cell.extended))]
     if added:
         told.append(
             "Where the best rate was at an end of the plan's list, rates beyond it were tried with every "
             f"method: {'; '.join(added)}."
         )
+    return " ".join([*told, *filter(None, [ends_note(view)])])
+
+
+def ends_note(view: View, *, without_verdict: bool = False) -> str | None:
+    """A sentence about chosen rates at an end of those tried, or None.
+
+    Args:
+        view: The study.
+        without_verdict: Leave out those that the verdict on a difference already names.
+    """
     ends = []
     for name in view.arms:
         found = [
             f"{named.label} (the {' and the '.join(at)})"
             for named in view.cells
-            if (arm := named.arm(name)) and (at := ends_chosen(arm))
+            if (arm := named.arm(name))
+            and (at := ends_chosen(arm))
+            and not (without_verdict and _has_verdict(named, name))
         ]
         ends += [f"{arm_title(name)} on {'; '.join(found)}"] if found else []
-    if ends:
-        told.append(
-            "Some chosen rates are at the end of what was tried, and a rate beyond it might have done "
-            f"better: {'. '.join(ends)}."
-        )
-    return " ".join(told)
+    if not ends:
+        return None
+    return (
+        "Some chosen rates are at the end of what was tried, and a rate beyond it might have done "
+        f"better: {'. '.join(ends)}."
+    )
+
+
+def _has_verdict(named: NamedCell, arm: str) -> bool:
+    return any(
+        arm in (one.from_arm, one.to_arm) and one.outcome != NO_VERDICT for one in named.cell.differences
+    )
 
 
 def same_rate_table(view: View) -> Table | None:
@@ -128,5 +146,5 @@ def same_rate_table(view: View) -> Table | None:
 
 def _added(extended: tuple[int, int] | None) -> str:
     below, above = extended or (0, 0)
-    told = [(below, "below"), (above, "above")]
-    return " and ".join(f"{count} {where}" for count, where in told if count)
+    told = [(below, "smaller"), (above, "larger")]
+    return " and ".join(f"{count} {which}" for count, which in told if count)

@@ -45,6 +45,8 @@ def print_summary(record: StudyRecord, console: Console) -> None:
         _print([Text(f"{tables.accuracy_note(view)} {tables.ways(view)}", "aside")], console)
         if side_by_side and (view.searched or view.rates_differ):
             _print([search.rate_table(view)], console)
+        ends = search.ends_note(view, without_verdict=True)
+        _print([Text(ends, "aside")] if ends else [], console)
         same = search.same_rate_table(view)
         if same is not None:
             _print([same, Text(search.SAME_RATE_NOTE, "aside")], console)

@@ -253,7 +253,7 @@ def _range(noun: str, number: int | None, bounds: tuple[int | None, int | None] 
     if low is None:
         return f"no number of {noun}"
     if high is None:
-        return f"{low:,} {noun} or more, perhaps no number"
+        return f"{low:,} {noun} or more, if any number is enough"
     return f"{low:,} {noun}" if low == high else f"{low:,} to {high:,} {noun}"
 
 

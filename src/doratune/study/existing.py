@@ -266,7 +266,7 @@ def _seed_notes(arms: dict[str, list[_Evaluated]]) -> list[str]:
     seeds = {name: [one.run.record.seed for one in arm] for name, arm in arms.items()}
     if len({tuple(one) for one in seeds.values()}) == 1 or all(len(one) == 1 for one in seeds.values()):
         return []
-    listed = "; ".join(f"{name} {', '.join(map(str, own))}" for name, own in seeds.items())
+    listed = "; ".join(f"{arm_name(name)} {', '.join(map(str, own))}" for name, own in seeds.items())
     return [f"The arms have different seeds ({listed}); a difference is over the seeds that both arms have."]
 
 

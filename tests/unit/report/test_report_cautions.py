@@ -11,7 +11,7 @@ from rich.console import Console
 from synthetic_study import comparison, study
 
 from doratune.records.run import ChangeRecord
-from doratune.records.study import MostGiven, SeedRun, StudyCell, StudyRecord
+from doratune.records.study import MostGiven, SeedRun, StudyCell, StudyRecord, Trial
 from doratune.report.cautions import cautions
 from doratune.report.markup import to_html, to_markdown
 from doratune.report.page import page_of
@@ -108,6 +108,25 @@ def test_runs_of_one_method_with_the_same_answers() -> None:
     pairs = [[one, other] for one, other in zip(lora, dora, strict=True)]
     same = changed(with_same(record, missing=0), lambda _: {"alike": pairs})
     assert told(same) == told(with_same(record, missing=0)), "said once, of the seeds together"
+
+
+def test_a_pair_within_a_larger_group_of_equal_runs_is_told_once() -> None:
+    record = with_same(study(methods=("lora", "dora"), tasks=("boolq",)), missing=0, seeds=[1, 2])
+    lora, dora = ([run.run for run in arm.runs] for arm in record.cells[0].arms)
+    both = changed(record, lambda _: {"alike": [[*lora[1:], *dora[1:]]]})
+    (line,) = told(both)
+    assert "boolq: LoRA with seeds 1, 2 and DoRA with seeds 1, 2 gave the same answer" in line
+
+
+def test_seeds_are_ascending() -> None:
+    record = study(methods=("lora", "dora"), tasks=("boolq",))
+    trials = [
+        Trial(learning_rate=1e-4, seed=seed, accuracy=0.5, rows=20, run=f"runs/{seed}", chosen=True)
+        for seed in (1, 2, 0)
+    ]
+    arms = [record.cells[0].arms[0].model_copy(update={"trials": trials}), record.cells[0].arms[1]]
+    (line,) = told(changed(record, lambda _: {"arms": arms, "validation_majority": 0.6}))
+    assert "(50.0 %, seeds 0, 1, 2)" in line
 
 
 def test_an_arm_with_one_answer() -> None:

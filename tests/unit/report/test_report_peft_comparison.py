@@ -151,7 +151,7 @@ def test_models_are_compared_apart_and_without_lora_nothing_is_tested(results: P
     assert alone.rows[0].outcome is None
     assert alone.rows[0].result.file_bytes is None, "what PEFT's script writes if it could not save"
     text = printed(view, 150)
-    assert "1 result, but none named lora/…-rank32 to compare them with" in " ".join(text.split())
+    assert "1 result, but none named lora/…-rank32 to compare with" in " ".join(text.split())
     assert "The seeds differ: 0, 3." in text
     assert "different devices: a GPU, another GPU" in " ".join(text.split())
 
@@ -195,6 +195,32 @@ def test_a_file_of_another_shape_is_one_message(
     assert "odd.json" in (error.value.where or "")
     assert got in (str(error.value.got))
     assert error.value.expected
+
+
+def told(results: Path, **counts: int) -> str:
+    folder = write(
+        results.parent / "few", **{name: result(f"{name}/t-rank32", n) for name, n in counts.items()}
+    )
+    text = printed(view_of_peft(read_peft_results(folder), "", "1"), 150)
+    for path in folder.iterdir():
+        path.unlink()
+    return " ".join(text.split())
+
+
+def test_few_results_are_told_in_whole_sentences(results: Path) -> None:
+    alone = told(results, lora=600)
+    assert "no result to compare with LoRA's. LoRA is lora/t-rank32" in alone
+    same, apart = told(results, lora=600, oft=610), told(results, lora=600, oft=300)
+    assert "oft/t-rank32 (46.2 %, interval 43.6–48.9) cannot be told from LoRA, by unpaired counts." in same
+    assert "(22.7 %, interval 20.6–25.1) is lower than LoRA, by unpaired counts." in apart
+    for text in (alone, same, apart):
+        assert "pair" not in text.replace("unpaired", "").replace("paired", "")
+        assert " others" not in text.partition("LoRA is")[0] and "The most accurate" not in text
+    one = told(results, lora=600, oft=300, boft=610)
+    assert "1 of the 2 pairs with LoRA differs beyond" in one
+    assert "cannot be told from 1 of the 2 others" in one
+    assert "can be told from all 2 others" in told(results, lora=600, oft=300, boft=900)
+    assert "can be told from the other result." in told(results, oft=300, boft=610)
 
 
 def test_a_report_among_the_results_is_refused(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

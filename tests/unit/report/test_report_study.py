@@ -315,7 +315,7 @@ def test_the_papers_figures_are_marked(record: StudyRecord, page: str) -> None:
     for text in (plain(" ".join(Page(page).text)), plain(study_markdown(record))):
         for figure in ("67.5 %", "69.7 %", "+2.2 points", "78.0 %", "81.9 %", "+3.9 points", "LLaMA-7B"):
             assert figure in text
-        assert "Not the paper's model, format, protocol. Tested on the public validation rows." in text
+        assert "Not the paper's model, format or protocol. Tested on the public validation rows." in text
     cell = record.cells[0]
     same = {"model": "huggyllama/llama-7b", "format": "instruct", "protocol": "generate", "note": None}
     assert paper.differing(cell.model_copy(update=same)) == ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from doratune.records.storage import read_study
 from doratune.records.study import (
@@ -14,11 +16,15 @@ from doratune.records.study import (
     MeasureDifference,
     MeasuredPair,
     MeasureMean,
+    Needed,
     StudyRecord,
+    arm_name,
 )
-from doratune.report import measured, numbers, tables
+from doratune.report import measured, numbers, search, tables, verdicts
 from doratune.report.blocks import Page, Section, Table
+from doratune.report.fronts import TIME, front_sentences
 from doratune.report.markup import to_html
+from doratune.report.terminal import print_summary
 from doratune.report.view import view_of
 
 DOCS = Path(__file__).parents[3] / "docs/results/smollm2"
@@ -30,10 +36,19 @@ def record() -> StudyRecord:
 
 
 @pytest.mark.parametrize(
-    ("width", "digits"), [(0.00021, 5), (0.0117, 3), (0.1, 2), (0.99, 2), (1.0, 1), (12.0, 0), (0.0, 0)]
+    ("bounds", "digits"),
+    [
+        ((0.00021, 0.00042), 5),
+        ((-0.0102, -0.0082), 3),
+        ((-0.25, 0.0), 2),
+        ((0.12341, 0.12343), 5),
+        ((-0.4, 2.8), 1),
+        ((10.0, 22.0), 0),
+        ((0.0, 0.0), 0),
+    ],
 )
-def test_digits_of_an_interval(width: float, digits: int) -> None:
-    assert numbers.digits_of(width) == digits
+def test_digits_of_an_interval(bounds: tuple[float, float], digits: int) -> None:
+    assert numbers.digits_of(bounds) == digits
 
 
 def with_difference(record: StudyRecord, low: float, mean: float, high: float) -> Table:
@@ -57,6 +72,48 @@ def test_tied_rows_of_several_seeds_are_said_out_of_all(record: StudyRecord) -> 
         tied = sum(run.result.tied or 0 for run in cell.arms[0].runs)
         assert f", {tied:,} of {3 * cell.rows:,} tied" in details
         assert cell.base is not None and f", {cell.base.tied} tied" in details
+
+
+def test_what_a_record_says_of_its_rates_and_rows_is_a_sentence(record: StudyRecord) -> None:
+    cell = record.cells[0].model_copy(update={"extended": (0, 2)})
+    note = search.rate_note(view_of(record.model_copy(update={"cells": [cell, *record.cells[1:]]})))
+    assert "rates beyond it were tried with every method: 2 larger on boolq, instruct." in note
+    needed = Needed(points=1.0, rows=None, seeds=5, rows_range=(126, None), seeds_range=(3, 9))
+    difference = record.cells[2].differences[0]
+    outcome = difference.model_copy(update={"needed": [needed], "outcome": "undecided"})
+    cell = record.cells[2].model_copy(update={"differences": [outcome]})
+    table = verdicts.needed_table(view_of(record.model_copy(update={"cells": [cell]})))
+    assert table is not None and table.rows[0][1].text == "126 rows or more, if any number is enough"
+
+
+def test_the_terminal_names_rates_at_an_end_that_no_verdict_names(record: StudyRecord) -> None:
+    told = {True: "", False: ""}
+    for nothing in told:
+        cells = [one for one in record.cells if bool(one.tells_nothing) == nothing]
+        file = io.StringIO()
+        print_summary(record.model_copy(update={"cells": cells, "pooled": []}), Console(file=file, width=200))
+        told[nothing] = " ".join(file.getvalue().split())
+    assert "Some chosen rates are at the end of what was tried" in told[True]
+    assert "LoRA on boolq, instruct (the largest)" in told[True]
+    assert "a best rate is still at an end of those tried" in told[False]
+    assert "Some chosen rates" not in told[False], "its verdict says so"
+
+
+def test_two_methods_are_told_apart_by_cost_in_plain_words(record: StudyRecord) -> None:
+    cell = record.cells[4]
+    view = view_of(record.model_copy(update={"cells": [cell], "pooled": []}))
+    by_name = {arm.name: arm for arm in cell.arms}
+    faster = {name: TIME.of(arm) or 0.0 for name, arm in by_name.items()}
+    cheap, dear = sorted(by_name.values(), key=lambda arm: faster[arm.name])
+    for accuracy, words in (
+        (0.9, "is cheaper, "),
+        (0.1, "is at least as cheap and at least as accurate as "),
+    ):
+        arms = [cheap, dear.model_copy(update={"mean": accuracy})]
+        changed = cell.model_copy(update={"arms": arms})
+        (sentence, *_) = front_sentences(view_of(view.record.model_copy(update={"cells": [changed]})))
+        assert words in sentence and "no other method" not in sentence
+        assert sentence.index(arm_name(cheap.name)) < sentence.index(arm_name(dear.name))
 
 
 def forgetting(arms: int) -> list[Forgetting]:

@@ -318,7 +318,7 @@ def test_a_method_may_have_its_own_settings(tmp_path: Path) -> None:
     assert (dora.rank, dora.alpha, dora.learning_rate, dora.targets) == (8, 8.0, 5e-4, ["q_proj"])
     record = run_study(study, MadeUpRunner(), Silent(), reproduce="")
     assert record.cells[0].rank is None
-    assert "The methods differ in rank: lora 4, dora 8." in record.notes
+    assert "The methods differ in rank: LoRA 4, DoRA 8." in record.notes
     assert record.differing["rank"] == {"lora": 4, "dora": 8}
 
 

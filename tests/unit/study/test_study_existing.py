@@ -178,14 +178,14 @@ def test_runs_of_a_method_whose_file_changed_are_not_seeds_of_one_arm(tmp_path: 
 def test_a_difference_is_over_the_seeds_that_both_have(tmp_path: Path) -> None:
     record = build(*seeds(tmp_path, "lora", 0, 3), *seeds(tmp_path, "dora", 1, 3))
     assert [one.seed for one in record.cells[0].differences[0].seeds] == [1, 2]
-    assert any("lora 0, 1, 2; dora 1, 2, 3" in note for note in record.notes)
+    assert any("LoRA 0, 1, 2; DoRA 1, 2, 3" in note for note in record.notes)
 
 
 def test_single_runs_of_different_seeds_are_compared_and_it_is_said(tmp_path: Path) -> None:
     record = build(*seeds(tmp_path, "lora", 0, 1), *seeds(tmp_path, "dora", 1, 1))
     (one,) = record.cells[0].differences[0].seeds
     assert one.seed is None
-    assert record.notes == ["The runs differ in seed: lora 0, dora 1."]
+    assert record.notes == ["The runs differ in seed: LoRA 0, DoRA 1."]
     assert record.differing == {"seed": {"lora": 0, "dora": 1}}
 
 
@@ -321,10 +321,10 @@ def test_differences_are_noted(tmp_path: Path) -> None:
     change_record(dora, config=config, training=training, data=data, environment=environment)
     found = build(lora, dora)
     assert found.notes == [
-        "The runs differ in seed: lora 0, dora 3.",
-        "The runs differ in learning_rate: lora 0.0002, dora 0.0001.",
+        "The runs differ in seed: LoRA 0, DoRA 3.",
+        "The runs differ in learning_rate: LoRA 0.0002, DoRA 0.0001.",
         "The runs were not trained on the same rows.",
-        "The runs took different numbers of steps: lora 60, dora 61.",
+        "The runs took different numbers of steps: LoRA 60, DoRA 61.",
         "The runs were made on different machines: times and memory cannot be compared.",
         "The runs were made with different versions of packages.",
         "The runs were made with different versions of doratune.",
@@ -356,7 +356,7 @@ def test_types_of_weights_are_compared_between_trained_runs_only(tmp_path: Path)
     assert build(base, lora, dora).notes == []
     change_record(dora, model=model | {"dtype": "float32"})
     (note,) = build(base, lora, dora).notes
-    assert note == "The base weights were not of the same type in training: lora bfloat16, dora float32."
+    assert note == "The base weights were not of the same type in training: LoRA bfloat16, DoRA float32."
 
 
 def test_evaluations_in_different_types_and_many_ties_are_said(tmp_path: Path) -> None:
