@@ -124,5 +124,8 @@ def _on_front(cost: Cost, found: Sequence[tuple[StudyArm, float, bool]]) -> str:
     if len(told) > 2 or (found[0][0].mean == found[1][0].mean and not others):
         return f"no other method is at least as cheap and at least as accurate as {listed(best, 'or')}"
     if others:
-        return f"{best[0]} is at least as cheap and at least as accurate as {others[0]}"
+        (winner, price, _), (loser, other_price, _) = sorted(found, key=lambda one: not one[2])
+        both = price < other_price and winner.mean > loser.mean
+        how = "cheaper and more accurate than" if both else "at least as cheap and at least as accurate as"
+        return f"{best[0]} is {how} {others[0]}"
     return f"{best[0]} is cheaper, {best[1]} is more accurate"
