@@ -1,0 +1,143 @@
+"""Processes that need not import the libraries: forks of a server which has done it once.
+
+A new Python takes ten seconds of CPU for its imports, and its work on a tiny model takes less. A process from
+here has its starter's environment, working folder, output and process group, as any other has. What must be
+true of a Python that has imported nothing is tested with one: ``subprocess``, or "spawn" itself.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing import forkserver, reduction
+from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+IMPORTED = [
+    "doratune.training.train",
+    "doratune.evaluation.evaluate",
+    "doratune.bench.step.loops",
+    "doratune.bench.op.memory",
+    "torch.distributed.launcher.api",
+]
+_get_context = multiprocessing.get_context
+
+
+class _Process(ForkServerProcess):
+    def __getstate__(self) -> dict[str, Any]:
+        output = reduction.DupFd(1), reduction.DupFd(2)
+        return {**self.__dict__, "_given": (dict(os.environ), os.getpgrp(), output)}
+
+    def run(self) -> None:
+        environment, group, output = self._given
+        os.environ.clear()
+        os.environ.update(environment)
+        os.setpgid(0, group)
+        for descriptor, given in enumerate(output, start=1):
+            os.dup2(given.detach(), descriptor)
+        # Processes that this one starts are forks of the same server.
+        forkserver._forkserver.ensure_running = lambda: None
+        multiprocessing.get_context = quick_context
+        super().run()
+
+
+class _Context(ForkServerContext):
+    Process = _Process
+
+
+def quick_context(method: str | None = None) -> BaseContext:
+    """What ``multiprocessing.get_context`` returns, but that "spawn" forks a server with the imports.
+
+    On a machine with a GPU it does not: a fork of a process that has looked for GPUs cannot use them.
+    """
+    if method != "spawn" or torch.cuda.is_available():
+        return _get_context(method)
+    forkserver.set_forkserver_preload(IMPORTED)
+    return _Context()
+
+
+@contextmanager
+def quick_starts() -> Iterator[None]:
+    """Let the package start its processes so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing, "get_context", quick_context)
+        yield
+
+
+def start(
+    work: Callable[..., object], *arguments: object, log: Path | None = None, alone: bool = False
+) -> multiprocessing.Process:
+    """Start a process that calls a function.
+
+    Args:
+        work: A function of a module that the process can import.
+        *arguments: Its arguments.
+        log: A file for what it prints, at the end of what is there; None: with this process's own.
+        alone: In a process group to itself, which has the number of the process.
+    """
+    process = quick_context("spawn").Process(target=_begin, args=(work, arguments, log, alone))
+    process.start()
+    return process
+
+
+def run_python(
+    *command: object, cwd: Path, variables: Mapping[str, str] | None = None, seconds: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python SCRIPT ...`` or ``python -m MODULE ...``, and return how it ended.
+
+    Args:
+        *command: What follows ``python``.
+        cwd: The working folder.
+        variables: Added to the environment.
+        seconds: How long it may take.
+    """
+    words = [str(word) for word in command]
+    with tempfile.TemporaryDirectory(prefix="doratune-") as scratch:
+        files = Path(scratch, "out"), Path(scratch, "err")
+        process = start(_python, words, cwd, dict(variables or {}), files)
+        process.join(seconds)
+        process.kill()
+        assert process.exitcode is not None, f"{words} took more than {seconds} s"
+        out, err = (file.read_text(encoding="utf-8") for file in files)
+    return subprocess.CompletedProcess(words, process.exitcode, out, err)
+
+
+def _begin(
+    work: Callable[..., object], arguments: tuple[object, ...], log: Path | None, alone: bool
+) -> None:
+    if alone:
+        os.setpgid(0, 0)
+    if log is not None:
+        _print_to(log, 1, 2)
+    work(*arguments)
+
+
+def _python(words: list[str], cwd: Path, variables: dict[str, str], files: tuple[Path, Path]) -> None:
+    for file, descriptor in zip(files, (1, 2), strict=True):
+        _print_to(file, descriptor)
+    os.chdir(cwd)
+    os.environ.update(variables)
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        sys.path.insert(0, str(cwd))
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = words
+        sys.path.insert(0, str(Path(words[0]).parent))
+        runpy.run_path(words[0], run_name="__main__")
+
+
+def _print_to(file: Path, *descriptors: int) -> None:
+    with file.open("ab") as opened:
+        for descriptor in descriptors:
+            os.dup2(opened.fileno(), descriptor)
