@@ -7,6 +7,7 @@ true of a Python that has imported nothing is tested with one: ``subprocess``, o
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -45,6 +46,7 @@ class _Process(ForkServerProcess):
         os.setpgid(0, group)
         for descriptor, given in enumerate(output, start=1):
             os.dup2(given.detach(), descriptor)
+        gc.freeze()  # a collection need not look through what the server imported
         # Processes that this one starts are forks of the same server.
         forkserver._forkserver.ensure_running = lambda: None
         multiprocessing.get_context = quick_context
