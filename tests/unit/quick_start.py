@@ -93,7 +93,11 @@ def start(
 
 
 def run_python(
-    *command: object, cwd: Path, variables: Mapping[str, str] | None = None, seconds: float = 300
+    *command: object,
+    cwd: Path,
+    variables: Mapping[str, str] | None = None,
+    before: Callable[[], None] | None = None,
+    seconds: float = 300,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python SCRIPT ...`` or ``python -m MODULE ...``, and return how it ended.
 
@@ -101,12 +105,13 @@ def run_python(
         *command: What follows ``python``.
         cwd: The working folder.
         variables: Added to the environment.
+        before: Called in the process first.
         seconds: How long it may take.
     """
     words = [str(word) for word in command]
     with tempfile.TemporaryDirectory(prefix="doratune-") as scratch:
         files = Path(scratch, "out"), Path(scratch, "err")
-        process = start(_python, words, cwd, dict(variables or {}), files)
+        process = start(_python, words, cwd, dict(variables or {}), before, files)
         process.join(seconds)
         process.kill()
         assert process.exitcode is not None, f"{words} took more than {seconds} s"
@@ -124,11 +129,19 @@ def _begin(
     work(*arguments)
 
 
-def _python(words: list[str], cwd: Path, variables: dict[str, str], files: tuple[Path, Path]) -> None:
+def _python(
+    words: list[str],
+    cwd: Path,
+    variables: dict[str, str],
+    before: Callable[[], None] | None,
+    files: tuple[Path, Path],
+) -> None:
     for file, descriptor in zip(files, (1, 2), strict=True):
         _print_to(file, descriptor)
     os.chdir(cwd)
     os.environ.update(variables)
+    if before is not None:
+        before()
     if words[0] == "-m":
         sys.argv = words[1:]
         sys.path.insert(0, str(cwd))
