@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -156,28 +153,6 @@ def test_batch_of_8_is_two_of_4(cli: Cli, flags: list[object]) -> None:
         )
         assert outcome.code == 0, outcome.err
     assert losses(Path("micro8")) == pytest.approx(losses(Path("micro4")), abs=2e-5)
-
-
-@pytest.mark.slow
-def test_two_processes_train_what_one_does(cli: Cli, flags: list[object]) -> None:
-    """Also with a last batch of one row, where the other process has none, and none twice in two epochs."""
-    every = [*flags, "--rows", 25, "--epochs", 2, "--dropout", 0, "--learning-rate", "1e-2"]
-    assert cli("train", *every, "--output", "one").code == 0
-    launched = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "doratune", "train"]
-    for more, code in (([], 0), (["--learning-rate", "1e30"], 1)):
-        command = [sys.executable, "-m", *launched, *map(str, every), "--micro-batch-size", "2", *more]
-        result = subprocess.run(
-            [*command, "--output", f"two{code}"], capture_output=True, text=True, timeout=300
-        )
-        assert (result.returncode != 0) == bool(code), result.stderr
-    assert len(set(re.findall("training stopped at .*", result.stderr))) == 1, "for the same reason"
-    assert not Path("two1/record.json").exists()
-    one, two = lines(Path("one/metrics.jsonl")), lines(Path("two0/metrics.jsonl"))
-    assert [line["tokens"] for line in one] == [line["tokens"] for line in two] and len(one) == 8
-    assert losses(Path("one")) == pytest.approx(losses(Path("two0")), rel=1e-4)
-    weights = adapter_weights(Path("two0"))
-    for name, weight in adapter_weights(Path("one")).items():
-        torch.testing.assert_close(weights[name], weight, rtol=1e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "full"])
