@@ -14,7 +14,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver, reduction
 from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess
@@ -77,17 +77,22 @@ def quick_starts() -> Iterator[None]:
 
 
 def start(
-    work: Callable[..., object], *arguments: object, log: Path | None = None, alone: bool = False
+    work: Callable[..., object],
+    *arguments: object,
+    out: Path | None = None,
+    err: Path | None = None,
+    alone: bool = False,
 ) -> multiprocessing.Process:
     """Start a process that calls a function.
 
     Args:
         work: A function of a module that the process can import.
         *arguments: Its arguments.
-        log: A file for what it prints, at the end of what is there; None: with this process's own.
+        out: A file that its output is added to; None: it goes where this process's does.
+        err: The same for its errors.
         alone: In a process group to itself, which has the number of the process.
     """
-    process = quick_context("spawn").Process(target=_begin, args=(work, arguments, log, alone))
+    process = quick_context("spawn").Process(target=_begin, args=(work, arguments, (out, err), alone))
     process.start()
     return process
 
@@ -111,7 +116,7 @@ def run_python(
     words = [str(word) for word in command]
     with tempfile.TemporaryDirectory(prefix="doratune-") as scratch:
         files = Path(scratch, "out"), Path(scratch, "err")
-        process = start(_python, words, cwd, dict(variables or {}), before, files)
+        process = start(python, words, cwd, dict(variables or {}), before, out=files[0], err=files[1])
         process.join(seconds)
         process.kill()
         assert process.exitcode is not None, f"{words} took more than {seconds} s"
@@ -119,40 +124,37 @@ def run_python(
     return subprocess.CompletedProcess(words, process.exitcode, out, err)
 
 
-def _begin(
-    work: Callable[..., object], arguments: tuple[object, ...], log: Path | None, alone: bool
-) -> None:
-    if alone:
-        os.setpgid(0, 0)
-    if log is not None:
-        _print_to(log, 1, 2)
-    work(*arguments)
-
-
-def _python(
-    words: list[str],
+def python(
+    words: Sequence[str],
     cwd: Path,
-    variables: dict[str, str],
-    before: Callable[[], None] | None,
-    files: tuple[Path, Path],
+    variables: Mapping[str, str] | None = None,
+    before: Callable[[], None] | None = None,
 ) -> None:
-    for file, descriptor in zip(files, (1, 2), strict=True):
-        _print_to(file, descriptor)
+    """Be ``python SCRIPT ...`` or ``python -m MODULE ...``; for ``start``, its arguments as ``run_python``'s."""
     os.chdir(cwd)
-    os.environ.update(variables)
+    os.environ.update(variables or {})
     if before is not None:
         before()
     if words[0] == "-m":
-        sys.argv = words[1:]
+        sys.argv = list(words[1:])
         sys.path.insert(0, str(cwd))
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
-        sys.argv = words
+        sys.argv = list(words)
         sys.path.insert(0, str(Path(words[0]).parent))
         runpy.run_path(words[0], run_name="__main__")
 
 
-def _print_to(file: Path, *descriptors: int) -> None:
-    with file.open("ab") as opened:
-        for descriptor in descriptors:
-            os.dup2(opened.fileno(), descriptor)
+def _begin(
+    work: Callable[..., object],
+    arguments: tuple[object, ...],
+    files: tuple[Path | None, Path | None],
+    alone: bool,
+) -> None:
+    if alone:
+        os.setpgid(0, 0)
+    for descriptor, file in enumerate(files, start=1):
+        if file is not None:
+            with file.open("ab") as opened:
+                os.dup2(opened.fileno(), descriptor)
+    work(*arguments)

@@ -44,8 +44,9 @@ def on(case: Case, engine: str) -> Case:
 
 def finished(folder: Path, processes: int, cases: Sequence[Case]) -> dict[Case, Result]:
     """The results of cases in a group of processes."""
+    logs = [folder / f"log{rank}" for rank in range(processes)]
     started = [
-        start(run_all, cases, folder, rank, processes, log=folder / f"log{rank}") for rank in range(processes)
+        start(run_all, cases, folder, rank, processes, out=log, err=log) for rank, log in enumerate(logs)
     ]
     try:
         for one in started:
@@ -54,7 +55,7 @@ def finished(folder: Path, processes: int, cases: Sequence[Case]) -> dict[Case, 
     finally:
         for one in started:
             one.kill()
-    log = (folder / "log0").read_text()
+    log = logs[0].read_text()
     assert codes == [0] * processes, log
     results = torch.load(folder / "results.pt", weights_only=False)
     assert [result.error for result in results.values()] == [None] * len(cases), log
