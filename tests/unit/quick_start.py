@@ -130,7 +130,7 @@ def python(
     variables: Mapping[str, str] | None = None,
     before: Callable[[], None] | None = None,
 ) -> None:
-    """Be ``python SCRIPT ...`` or ``python -m MODULE ...``; for ``start``, its arguments as ``run_python``'s."""
+    """Be ``python SCRIPT ...`` or ``python -m MODULE ...``; for ``start``. See ``run_python``."""
     os.chdir(cwd)
     os.environ.update(variables or {})
     if before is not None:
