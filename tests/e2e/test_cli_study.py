@@ -16,7 +16,7 @@ import pytest
 import yaml
 from cli_support import Cli, lines
 from here_runner import HereRunner
-from quick_start import python, start
+from quick_start import python, quick_starts, start
 from scipy.special import log_softmax
 
 from doratune.records.storage import read_study
@@ -313,7 +313,8 @@ def test_ray_takes_resources_instead_of_jobs(cli: Cli, tiny_model: Path, tmp_pat
 def test_a_failed_run_is_named_and_ends_with_1(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
     settings = {"epochs": 1.0, "warmup_steps": 1, "batch_size": 8, "cutoff": 8}
     plan = write_plan(tmp_path / "plan.yaml", tiny_model, learning_rates=[1e-3], settings=settings)
-    outcome = cli("study", plan, "--output", "study")
+    with quick_starts():
+        outcome = cli("study", plan, "--output", "study")
     assert outcome.code == 1 and "dora-sample-boolq-" in outcome.err
     assert "raise --cutoff" in outcome.err and "Traceback" not in outcome.err
     assert read_study(Path("study/study.json")).pending == ["sample-boolq (continuation)"]
