@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver, reduction
-from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ _get_context = multiprocessing.get_context
 
 
 class _Process(ForkServerProcess):
+    _given: Any
+
     def __getstate__(self) -> dict[str, Any]:
         output = reduction.DupFd(1), reduction.DupFd(2)
         return {**self.__dict__, "_given": (dict(os.environ), os.getpgrp(), output)}
@@ -57,7 +59,7 @@ class _Context(ForkServerContext):
     Process = _Process
 
 
-def quick_context(method: str | None = None) -> BaseContext:
+def quick_context(method: str | None = None) -> Any:
     """What ``multiprocessing.get_context`` returns, but that "spawn" forks a server with the imports.
 
     On a machine with a GPU it does not: a fork of a process that has looked for GPUs cannot use them.
