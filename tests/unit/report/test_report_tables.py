@@ -107,7 +107,7 @@ def test_two_methods_are_told_apart_by_cost_in_plain_words(record: StudyRecord) 
     cheap, dear = sorted(by_name.values(), key=lambda arm: faster[arm.name])
     for accuracy, words in (
         (0.9, "is cheaper, "),
-        (0.1, "is at least as cheap and at least as accurate as "),
+        (0.1, "is cheaper and more accurate than "),
     ):
         arms = [cheap, dear.model_copy(update={"mean": accuracy})]
         changed = cell.model_copy(update={"arms": arms})
