@@ -16,15 +16,15 @@ def qualified(one: StudyDifference, cells: Sequence[StudyCell]) -> StudyDifferen
     """
     if one.outcome == NO_VERDICT:
         return one
-    words = []
+    words = one.verdict
     if any(cell.chosen_per == "arm" for cell in cells):
-        words.append("at the chosen rates")
+        words += ", at the chosen rates"
     at_ends: dict[str, list[str]] = {}
     for cell in cells:
         for arm in cell.arms:
             if arm.name in (one.from_arm, one.to_arm):
                 at_ends.setdefault(arm_name(arm.name), []).extend(ends_chosen(arm))
-    told = [f"{arm} the {' and the '.join(dict.fromkeys(ends))}" for arm, ends in at_ends.items() if ends]
+    told = [f"{arm}'s {' and '.join(dict.fromkeys(ends))}" for arm, ends in at_ends.items() if ends]
     if told:
-        words.append(f"a best rate is still at an end of those tried ({', '.join(told)})")
-    return one.model_copy(update={"verdict": "; ".join([one.verdict, *words])})
+        words += f" (a best rate is still at an end of those tried: {', '.join(told)})"
+    return one.model_copy(update={"verdict": words})

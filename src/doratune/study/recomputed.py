@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from doratune import __version__
 from doratune.errors import InputError
 from doratune.records.answers import read_answers
 from doratune.records.archive import PREDICTIONS_FILE, RUNS_FILE, restore_runs
@@ -59,6 +60,8 @@ FROM_PLAN = (
     "validation_majority",
 )
 """A cell's fields that are not computed from answers."""
+WORDS = ("verdict", "tells_nothing")
+"""Fields that tell a result in words; the figures they follow from are fields too."""
 _SHARED_BY_RATES = WITHOUT_EFFECT | {"seed", "learning_rate", "name", "output", "resume", "overwrite"}
 _TOLERANCE = 1e-6  # another processor rounds differently
 
@@ -100,6 +103,8 @@ def check_against_archive(record: StudyRecord, folder: Path) -> None:
 def refuse_differences(said: StudyRecord, found: StudyRecord) -> None:
     """Refuse a record with other results than those computed again; the message names the first.
 
+    Sentences are compared only if this version wrote them, as another may word them differently.
+
     Raises:
         InputError: A result differs.
     """
@@ -108,6 +113,8 @@ def refuse_differences(said: StudyRecord, found: StudyRecord) -> None:
         for name in ("cells", "pooled", "forgetting")
         for one in _differing(getattr(said, name), getattr(found, name), name)
     ]
+    if said.environment.doratune != __version__:
+        differing = [one for one in differing if one.place.rpartition(".")[2] not in WORDS]
     if differing:
         first = differing[0]
         more = f", and {len(differing) - 1} more that differ" if len(differing) > 1 else ""

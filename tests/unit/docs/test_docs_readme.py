@@ -47,7 +47,7 @@ def test_the_study() -> None:
     assert (len(headline["cells"]), len(whole["cells"]), len(whole["tells_nothing"])) == (2, 7, 5)
     assert headline["difference"]["outcome"] == "undecided"
     assert "learned something in two of seven cells" in text
-    assert headline["difference"]["verdict"].split("; ")[0] in text
+    assert headline["difference"]["verdict"].split(", at the")[0] in text
     picture = (ROOT / "docs/pictures/forest.svg").read_text(encoding="utf-8")
     assert "Mean of 7 cells, 5 without a verdict" in picture
     assert "In the other five neither method is shown to beat a constant answer" in text

@@ -197,3 +197,14 @@ def test_an_archive_is_replaced_only_by_one_with_all_its_runs(
     monkeypatch.setattr("doratune.cli.report.publish", lambda *args, **kwargs: None)  # draws for seconds
     assert main(["report", str(study), "--output", str(archive), "--archive"]) == 0
     check(archive)
+
+
+def test_another_versions_words_are_not_compared(results: tuple[StudyRecord, StudyRecord]) -> None:
+    said, found = results
+    record = said.to_dict()
+    record["environment"]["doratune"] = "0.1.9"
+    record["cells"][0]["differences"][0]["verdict"] = "in other words"
+    refuse_differences(StudyRecord.model_validate_json(json.dumps(record), strict=True), found)
+    record["cells"][0]["differences"][0]["p_value"] = 0.04
+    with pytest.raises(InputError, match="p_value"):
+        refuse_differences(StudyRecord.model_validate_json(json.dumps(record), strict=True), found)

@@ -128,7 +128,7 @@ def test_a_best_that_is_still_at_an_end_is_in_the_verdict(tmp_path: Path) -> Non
     record = run(tmp_path, MadeUpRunner(peak(lambda job: 1.0)), choose={"extend": 1})
     (cell,) = record.cells
     assert cell.extended == (0, 1)
-    words = "a best rate is still at an end of those tried (LoRA the largest, DoRA the largest)"
+    words = "a best rate is still at an end of those tried: LoRA's largest, DoRA's largest"
     assert words in cell.differences[0].verdict
     assert all(words in text for text in renderings(record))
 
