@@ -11,6 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, Vali
 from doratune.errors import InputError, did_you_mean, first_of, shown
 
 Positive = Annotated[int, Field(gt=0)]
+SEEDS = 2**32
+"""How many seeds there are: NumPy's generator takes no larger ones."""
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 LaxPath = Annotated[Path, Strict(False)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 """The values of ``--dtype``; ``models.precision`` defines auto."""

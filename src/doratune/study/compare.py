@@ -22,9 +22,9 @@ from doratune.records.layout import COMPARISON_NAME, RUNS_NAME, STUDY_NAME, is_r
 from doratune.records.run import Protocol
 from doratune.records.storage import read_study
 from doratune.records.study import StudyMethod, StudyRecord
-from doratune.settings import LaxPath, Positive, validate
+from doratune.settings import LaxPath, Positive, Seed, validate
 from doratune.study.address import ADDRESS_DIGITS, WITHOUT_EFFECT
-from doratune.study.plan import CROSSED, Plan, Rate, Seed
+from doratune.study.plan import CROSSED, Plan, Rate
 from doratune.study.plan_checks import check_plan
 from doratune.study.plan_file import recorded_plan
 from doratune.training.config import TrainingSettings

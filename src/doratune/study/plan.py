@@ -17,16 +17,17 @@ from doratune.methods.find import get_method, is_method_file, method_names
 from doratune.methods.method import Method
 from doratune.records.run import Format, Protocol
 from doratune.records.study import StudyMethod
-from doratune.settings import LaxPath, Positive, Settings
+from doratune.settings import LaxPath, Positive, Seed, Settings
 
 CROSSED = frozenset({"model", "task", "data", "format", "rows", "rank", "alpha", "learning_rate", "seed"})
 """Training settings that the plan has its own keys for."""
 EXTENSION = 2
 """How many learning rates may be added at each end, unless the plan says otherwise."""
+MOST_ADDED = 20
+"""The most that a plan may add at each end."""
 
 Item = TypeVar("Item", bound=Hashable)
 Rate = Annotated[float, Field(gt=0)]
-Seed = Annotated[int, Field(ge=0)]
 
 
 def _distinct(values: list[Item]) -> list[Item]:
@@ -114,7 +115,7 @@ class Choose(Settings):
     """The rows they are chosen on."""
     per: Literal["seed", "arm"] = "seed"
     """seed: every seed of an arm tries all rates and chooses its own; arm: the first seed chooses for all."""
-    extend: Annotated[int, Field(ge=0)] | None = None
+    extend: Annotated[int, Field(ge=0, le=MOST_ADDED)] | None = None
     """How many rates may be added at each end of the list while the best is at that end; None: 2."""
 
 
