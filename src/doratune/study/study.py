@@ -27,7 +27,6 @@ from doratune.study.part import part_of, tested
 from doratune.study.plan import Plan, PlanTask, Resources
 from doratune.study.ray_cluster import RayRunner
 from doratune.study.schedule import Progress
-from doratune.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -104,20 +103,34 @@ def open_study(
             inputs[_qualified(what, material.entry.name, names)] = digest
     for name, method in plan.own_methods.items():
         inputs[f"method {name}"] = address(method.deciding)
-    if plan.own_methods:
-        _refuse_arguments(plan, folder)
     groups = groups_of(plan, identities, materials, folder)
     for group in groups:
         group.check()
+    if plan.own_methods:
+        _refuse_misfits(plan, groups)
     return Study(plan, folder, groups, inputs, assumed, left_out)
 
 
-def _refuse_arguments(plan: Plan, folder: Path) -> None:
-    """Refuse the arguments of own methods that PEFT does not take, before anything is trained."""
-    from doratune.training.adapter import peft_config
+def _refuse_misfits(plan: Plan, groups: Sequence[Group]) -> None:
+    """Refuse own methods that PEFT does not take, or cannot put on a model, before anything is trained.
 
-    for method in plan.own_methods.values():
-        peft_config(method, TrainConfig(method=method.name, output=folder))
+    A model that is not on this machine as a folder is not fetched for that: its runs tell.
+    """
+    from doratune.models.skeleton import skeleton
+    from doratune.training.adapter import peft_config, refuse_misfit
+
+    checked: set[str] = set()
+    for config in (config for group in groups for config in group.configs()):
+        own = plan.own_methods.get(config.method)
+        settings = config.model_dump_json(include={"rank", "alpha", "dropout", "targets", "model", "method"})
+        if own is None or settings in checked:
+            continue
+        checked.add(settings)
+        model = skeleton(config.model, trust_remote_code=config.trust_remote_code)
+        if model is None:
+            peft_config(own, config)
+        else:
+            refuse_misfit(model, own, config)
 
 
 def run_study(

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
 from transformers import PreTrainedModel
 
 from doratune.errors import InputError, did_you_mean
@@ -61,6 +61,31 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
     else:
         logger.info("PEFT computes the layers of %s: the engine has LoRA and DoRA", method.title)
     return peft_model
+
+
+def refuse_misfit(model: PreTrainedModel, method: Method, config: TrainConfig) -> None:
+    """Refuse a method that PEFT cannot put on a model, as far as the layers' names and shapes tell.
+
+    Args:
+        model: The base model without its weights, on the meta device. It is used up.
+        method: A method with an adapter.
+        config: The settings of a run.
+
+    Raises:
+        InputError: As in ``add_adapter``.
+    """
+    others = _check_targets(model, config.targets) if "targets" in method.given else {}
+    peft: Any = peft_config(method, config)
+    _check_named(model, peft, method, config)
+    if isinstance(peft, LoraConfig):
+        peft.init_lora_weights = True  # some initialisations compute with the weights
+    try:
+        _adapted(model, peft, method, config, others, empty=True)
+    except InputError as error:
+        if not isinstance(error.__cause__, NotImplementedError):  # as tensors without values raise it
+            raise
+    except RuntimeError as error:
+        logger.debug("%s is not checked without the model's weights: %s", method.title, error)
 
 
 def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None) -> PeftConfig:

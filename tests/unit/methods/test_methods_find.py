@@ -89,6 +89,7 @@ def test_an_own_method_is_found_by_its_file(tmp_path: Path) -> None:
         (OWN.replace("lora_bias: true", "r: 8"), "should leave r to the run's settings"),
         (OWN + "norm_gradient: true", "should have a norm_gradient only with DoRA"),
         (OWN + "match: dor", "did you mean dora?"),
+        (OWN + "match: full", "a method without an adapter cannot be matched"),
         (OWN + "optimizer: {name: lora-plus}", "should have a ratio with lora-plus"),
         (OWN + "optimizer: {ratio: 4}", "should have a ratio with lora-plus"),
         (
