@@ -251,7 +251,8 @@ def _changed_inputs(study: Study, before: Plan, inputs: Mapping[str, str]) -> li
         new = study.inputs.get(what, old)
         if new != old:
             first, second = shown.get(what, ("", ""))
-            changed.append(f"{what}: {first}{_digest(old)} -> {second}{_digest(new)}")
+            said = f"the content of the file of {what}" if what.startswith("method ") else what
+            changed.append(f"{said}: {first}{_digest(old)} -> {second}{_digest(new)}")
     return changed
 
 
@@ -265,12 +266,14 @@ def _changed_settings(now: Plan, before: Plan) -> list[str]:
     # With one rate no rows are held out. Going to or from one rate shows as a change of rates below.
     if None in (before.tasks[0].validation_rows, now.tasks[0].validation_rows):
         del old["validation_rows"]
-    changed = [f"{name}: {old[name]} -> {new.get(name)}" for name in old if old[name] != new.get(name)]
+    # A method that is no longer there shows in the list of methods.
+    changed = [
+        f"{name}: {old[name]} -> {new[name]}" for name in old if name in new and old[name] != new[name]
+    ]
     growing = _growing(now)
     for name, values in _growing(before).items():
-        new_values = growing.get(name, [])
-        if any(one not in new_values for one in values):
-            changed.append(f"{name}: {_listed(values)} -> {_listed(new_values)}")
+        if name in growing and any(one not in growing[name] for one in values):
+            changed.append(f"{name}: {_listed(values)} -> {_listed(growing[name])}")
     return changed
 
 

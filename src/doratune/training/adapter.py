@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from doratune.methods.find import get_method, is_method_file, method_names
 from doratune.methods.method import Method
 from doratune.peft import enable
 from doratune.peft._internals import LoraLayer, gather_params_ctx
-from doratune.peft.adapter_file import config_classes
+from doratune.peft.adapter_file import NEEDS_MORE, config_classes
 from doratune.peft.load import lost_base, refuse_conditional
 from doratune.peft.quantised import dequantised
 from doratune.training.config import TrainConfig
@@ -108,6 +109,13 @@ def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None)
     }
     classes = config_classes()
     kind = classes.get(method.peft or "")
+    if method.peft in NEEDS_MORE:
+        raise InputError(
+            "the training of this PEFT method needs further calls or inputs, which doratune does not make",
+            where=f"{_source(method, config)}, peft",
+            got=method.peft,
+            expected=f"one of {', '.join(sorted(classes))}",
+        )
     if kind is None:
         raise InputError(
             "the installed PEFT has no such configuration with layers to adapt",
@@ -124,6 +132,7 @@ def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None)
             got="init_lora_weights eva",
             expected=f"init_lora_weights {INITIALISATIONS}",
         )
+    _refuse_unknown(kind, method, config)
     values = {argument: settings[name] for name, argument in method.given.items()}
     try:
         peft = kind(task_type=TaskType.CAUSAL_LM, **values, **method.arguments)
@@ -139,6 +148,21 @@ def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None)
             expected=f"init_lora_weights {INITIALISATIONS}",
         )
     return peft
+
+
+def _refuse_unknown(kind: Any, method: Method, config: TrainConfig) -> None:
+    """Refuse names that are not arguments of the configuration's class."""
+    known = [field.name for field in fields(kind) if field.init]
+    named = [("arguments", name) for name in method.arguments]
+    named += [(f"settings, {setting}", name) for setting, name in method.given.items()]
+    for place, name in named:
+        if name not in known:
+            raise InputError(
+                f"PEFT's {method.peft} has no such argument",
+                where=f"{_source(method, config)}, {place}",
+                got=name,
+                fix=did_you_mean(name, known),
+            )
 
 
 def _check_named(model: PreTrainedModel, peft: Any, method: Method, config: TrainConfig) -> None:

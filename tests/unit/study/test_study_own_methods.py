@@ -53,6 +53,15 @@ def test_a_definition_in_a_plan_has_its_own_name(tmp_path: Path, name: str) -> N
         load_plan(plan(tmp_path, methods=["dora", name], own_methods={name: definition}))
 
 
+def test_two_files_of_one_name_are_named(tmp_path: Path) -> None:
+    files = [str(tmp_path / name) for name in ("own.yaml", "other.yaml")]
+    path = plan(tmp_path, methods=files)
+    Path(files[1]).write_text(yaml.safe_dump(OWN | {"description": "another"}), encoding="utf-8")
+    with pytest.raises(InputError, match="several files define a method of one name") as caught:
+        load_plan(path)
+    assert all(file in str(caught.value.got) for file in files)
+
+
 def test_an_unknown_method_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean pissa") as caught:
         load_plan(plan(tmp_path, methods=["lora", "pisa"]))

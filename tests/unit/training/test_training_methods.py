@@ -193,7 +193,7 @@ def test_the_fixed_rate_of_an_embedding_with_lora_plus_is_said(
 @pytest.mark.parametrize(
     ("arguments", "peft", "said"),
     [
-        ("use_dorra: true", "LoraConfig", "unexpected keyword argument 'use_dorra'"),
+        ("use_dorra: true", "LoraConfig", "did you mean use_dora?"),
         ("use_dora: true, lora_bias: true", "LoraConfig", "lora_bias=True is not supported for DoRA"),
         ("init_lora_weights: pisssa", "LoraConfig", "pisssa"),
         ("init_lora_weights: lora_ga", "LoraConfig", "whose change comes from gradients"),
@@ -202,7 +202,7 @@ def test_the_fixed_rate_of_an_embedding_with_lora_plus_is_said(
         ("modules_to_save: [norrm]", "LoraConfig", "did you mean norm?"),
         ("rank_pattern: {q_prog: 8}", "LoraConfig", "did you mean q_proj?"),
         ("", "LoraConfg", "did you mean LoraConfig?"),
-        ("", "AdaLoraConfig", "no such configuration"),
+        ("", "AdaLoraConfig", "needs further calls"),
         ("", "PrefixTuningConfig", "no such configuration"),
     ],
 )
@@ -213,6 +213,15 @@ def test_what_peft_refuses_is_one_message(
     with pytest.raises(InputError) as caught:
         adapted(tiny_model, method=path)
     assert said in str(caught.value) and path in str(caught.value)
+
+
+def test_a_setting_that_peft_does_not_know_is_told_by_its_place(tiny_model: Path, tmp_path: Path) -> None:
+    path = own(tmp_path, "", peft="VeraConfig", engine=False)
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write("settings: {rank: rr}\n")
+    with pytest.raises(InputError, match="VeraConfig has no such argument") as caught:
+        adapted(tiny_model, method=path)
+    assert (caught.value.where, caught.value.got) == (f"{path}, settings, rank", "rr")
 
 
 def test_a_method_that_does_not_fit_the_model_is_one_message(tiny_model: Path) -> None:
