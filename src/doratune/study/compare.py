@@ -16,7 +16,7 @@ from doratune.data.source import refuse_without_file
 from doratune.data.tasks import get_task, plain_name
 from doratune.errors import InputError
 from doratune.methods.find import get_method, title_of
-from doratune.records.archive import PREDICTIONS_FILE, RUNS_FILE
+from doratune.records.archive import PREDICTIONS_FILE, RUNS_FILE, has_archive
 from doratune.records.folders import refuse_output
 from doratune.records.layout import COMPARISON_NAME, RUNS_NAME, STUDY_NAME, is_recorded, is_started
 from doratune.records.run import Protocol
@@ -132,7 +132,7 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
 
     Raises:
         InputError: It holds one, both resume and overwrite are given, it is a run directory, or the
-            comparison to resume is of an older version.
+            comparison to resume is not there or of an older version.
     """
     if resume and overwrite:
         raise InputError(
@@ -157,6 +157,14 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
             where="--output",
             got=", ".join(held),
             fix="choose another folder, or add --resume to continue it or --overwrite to start again",
+        )
+    if resume and not held and not has_archive(output):
+        raise InputError(
+            "there is no comparison to resume",
+            where="--output",
+            got=output,
+            expected="the folder of a comparison",
+            fix="correct the path, or leave --resume out to start a comparison there",
         )
     if resume and held == [str(output / COMPARISON_NAME)]:
         raise InputError(

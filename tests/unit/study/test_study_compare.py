@@ -294,6 +294,12 @@ def test_a_model_folder_that_is_missing_is_refused_before_anything_is_written(tm
     assert not (tmp_path / "out").exists()
 
 
+def test_a_comparison_that_is_not_there_is_not_resumed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no comparison to resume"):
+        run(tmp_path, resume=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_comparison_of_an_older_version_is_not_resumed(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/comparison.json").write_text("{}")
