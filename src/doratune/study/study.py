@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from doratune.errors import DoratuneError, InputError
 from doratune.hub import offline
+from doratune.records.archive import has_archive, restore_runs
 from doratune.records.files import write_json_atomic
-from doratune.records.layout import STUDY_NAME
+from doratune.records.layout import RUNS_NAME, STUDY_NAME
 from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord, arm_name, no_better_than_majority
 from doratune.study.address import address, model_identity
@@ -189,6 +192,21 @@ def _warn_of_weak_choices(answered: Sequence[Answered]) -> None:
                 arm_name(arm.name),
                 ", ".join(f"seed {one.seed}, rate {one.learning_rate:g}" for one in weak),
             )
+
+
+@contextmanager
+def with_archived_runs(study: Study) -> Iterator[Study]:
+    """The study as it will be once the archive in its folder is restored; its folder is left as it is."""
+    if not has_archive(study.folder):
+        yield study
+        return
+    with TemporaryDirectory(prefix="doratune-") as scratch:
+        folder = Path(scratch)
+        restore_runs(study.folder, folder)
+        for run in (study.folder / RUNS_NAME).glob("*"):  # they come before those of the archive
+            shutil.rmtree(folder / RUNS_NAME / run.name, ignore_errors=True)
+            (folder / RUNS_NAME / run.name).symlink_to(run.resolve())
+        yield replace(study, folder=folder, groups=[replace(group, folder=folder) for group in study.groups])
 
 
 def make_runner(
