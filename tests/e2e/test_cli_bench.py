@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from cli_support import Cli
+from quick_start import quick_starts
 
 from doratune.bench.op.cases import CaseFile
 from doratune.bench.step.cases import StepFile
@@ -72,7 +73,8 @@ def test_json(bench: Cli) -> None:
 
 @pytest.mark.slow
 def test_memory_of_every_provider(bench: Cli) -> None:
-    outcome = bench("bench", "op", "--set", "cpu", "--case", "first", "--rounds", 1, "--json")
+    with quick_starts():
+        outcome = bench("bench", "op", "--set", "cpu", "--case", "first", "--rounds", 1, "--json")
     (result,) = json.loads(outcome.out)["results"]
     for one in result["providers"]:
         assert one["saved_bytes"] is not None and one["peak"]["before_bytes"] > 0
@@ -111,7 +113,8 @@ def test_gpu_set_without_a_gpu(bench: Cli, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.slow
 def test_steps_of_every_provider(bench: Cli, tiny_model: Path) -> None:
     flags = ["--model", tiny_model, "--rounds", 1, "--threads", 1]
-    outcome = bench("bench", "step", *flags, "--output", "step.json")
+    with quick_starts():
+        outcome = bench("bench", "step", *flags, "--output", "step.json")
     assert outcome.code == 0, outcome.err
     assert "targets: 1 of 1 met" in outcome.out and "written: step.json" in outcome.out
     assert "3 steps in float32" in outcome.err and "timing 1 steps of 6 providers" in outcome.err

@@ -505,3 +505,10 @@ def test_the_text_is_scored_unmerged_and_stands_next_to_the_tasks(cli: Cli, run:
     assert again.code == 2 and "already scored" in again.err
     assert cli("eval", run, "--text", "--overwrite").code == 0
     assert cli("eval", run).code == 2
+
+
+def test_the_text_alone_takes_nothing_that_is_about_rows(cli: Cli, tiny_model: Path) -> None:
+    outcome = cli("eval", tiny_model, "--text", "--eval-rows", 5, "--format", "continuation")
+    assert outcome.code == 2 and "--text without --task, --format, --eval-rows" in outcome.err
+    outcome = cli("eval", tiny_model, "--text", "--harness", "lm-eval", "--task", "arc_easy")
+    assert outcome.code == 2 and "--harness lm-eval --text" in outcome.err

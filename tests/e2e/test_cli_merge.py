@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 from cli_support import SMALL, Cli, forget_checksum
 from peft import PeftModel
+from quick_start import python, start
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -136,29 +136,33 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_written(
         assert sorted(path.name for path in Path().iterdir()) == before
 
 
+def writing_waits() -> None:
+    """Have a merge say that it is about to write, and wait."""
+    from doratune.serving.merging import merge
+
+    def wait(*_: object, **__: object) -> None:
+        print("writing", flush=True)
+        time.sleep(60)
+
+    merge.write_settings = wait
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_nothing_is_left_of_an_interrupted_merge(
     number: int, code: int, dora_run: Path, tmp_path: Path
 ) -> None:
-    script = """
-import sys, time
-from doratune.serving.merging import merge
-def wait(*arguments, **settings):
-    print("writing", flush=True)
-    time.sleep(60)
-merge.write_settings = wait
-from doratune.cli.main import main
-sys.exit(main(sys.argv[1:]))
-"""
-    command = [sys.executable, "-c", script, "merge", str(dora_run), "--output", "new/merged"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as one:
-        assert one.stdout is not None
-        assert one.stdout.readline() == "writing\n"
-        time.sleep(0.2)
-        one.send_signal(number)
-        _, said = one.communicate(timeout=60)
-    assert one.returncode == code and "Traceback" not in said
-    assert list(tmp_path.iterdir()) == []
+    here, out, err = tmp_path / "here", tmp_path / "out", tmp_path / "err"
+    here.mkdir()
+    out.touch()
+    command = ["-m", "doratune", "merge", str(dora_run), "--output", "new/merged"]
+    one = start(python, command, here, None, writing_waits, out=out, err=err)
+    deadline = time.monotonic() + 60
+    while out.read_text() != "writing\n":
+        assert one.exitcode is None and time.monotonic() < deadline, err.read_text()
+        time.sleep(0.02)
+    assert one.pid is not None
+    os.kill(one.pid, number)
+    one.join(60)
+    assert one.exitcode == code and "Traceback" not in err.read_text()
+    assert list(here.iterdir()) == []

@@ -15,6 +15,7 @@ from textwrap import dedent
 import pytest
 import torch
 from cli_support import Cli
+from quick_start import run_python
 from safetensors.torch import load_file
 
 from doratune.cli.run import _after_import
@@ -57,8 +58,14 @@ class Training:
     err: str
 
 
-def train(runner: list[str], script: str, output: Path) -> Training:
-    result = launch(runner, SCRIPTS / script, "--output_dir", output, cwd=output.parent)
+def train(runner: list[str] | None, script: str, output: Path) -> Training:
+    """Train with a script; without a runner, by Python alone."""
+    command = [SCRIPTS / script, "--output_dir", output]
+    result = (
+        run_python(*command, cwd=output.parent)
+        if runner is None
+        else launch(runner, *command, cwd=output.parent)
+    )
     assert result.returncode == 0, result.stderr
     losses = json.loads(result.stdout.splitlines()[-1])
     return Training(losses, load_file(output / "adapter_model.safetensors"), result.stderr)
@@ -68,7 +75,7 @@ def train(runner: list[str], script: str, output: Path) -> Training:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Training]:
     """Each script run by Python alone."""
     folder = tmp_path_factory.mktemp("plain")
-    return {script: train(PLAIN, script, folder / script) for script in ("sft.py", "trainer.py")}
+    return {script: train(None, script, folder / script) for script in ("sft.py", "trainer.py")}
 
 
 def own_lines(err: str) -> list[str]:

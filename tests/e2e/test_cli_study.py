@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing import Process
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 import yaml
 from cli_support import Cli, lines
 from here_runner import HereRunner
+from quick_start import python, quick_starts, start
 from scipy.special import log_softmax
 
 from doratune.records.storage import read_study
@@ -105,18 +105,26 @@ def results(study: Path) -> dict[str, Any]:
     }
 
 
-def start(plan: Path, folder: Path, *flags: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "doratune", "study", str(plan), "--output", str(folder), *flags]
-    with (folder.parent / "log.txt").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+def started(plan: Path, folder: Path, *flags: str) -> Process:
+    """``doratune study``, in a process group with its runs."""
+    command = ["-m", "doratune", "study", str(plan), "--output", str(folder), *flags]
+    log = folder.parent / "log.txt"
+    return start(python, command, Path.cwd(), out=log, err=log, alone=True)
 
 
-def wait_for(process: subprocess.Popen[bytes], happened: Callable[[], bool], log: Path) -> None:
+def wait_for(process: Process, happened: Callable[[], bool], log: Path) -> None:
     deadline = time.monotonic() + 120
     while not happened():
-        assert process.poll() is None, log.read_text()
+        assert process.exitcode is None, log.read_text()
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.02)
+
+
+def send(process: Process, number: int) -> None:
+    """Send a signal to a study and its runs, and wait for its end."""
+    assert process.pid is not None
+    os.killpg(process.pid, number)
+    process.join(60)
 
 
 @pytest.mark.slow
@@ -129,10 +137,10 @@ def test_interrupted_and_killed_three_times_gives_the_same(
         tmp_path / "log.txt",
     )
     runs = study / "runs"
-    process = start(plan, study, "--jobs", "2")
+    process = started(plan, study, "--jobs", "2")
     wait_for(process, lambda: any(runs.glob("*/checkpoints/checkpoint-2")), log)
-    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
-    assert process.wait(timeout=60) == 130
+    send(process, signal.SIGINT)  # Ctrl-C
+    assert process.exitcode == 130
     assert "run the same command to continue" in log.read_text() and "Traceback" not in log.read_text()
     moments: list[Callable[[], bool]] = [
         lambda: any(runs.glob("*/checkpoints/checkpoint-6")),  # in the middle of training
@@ -140,10 +148,10 @@ def test_interrupted_and_killed_three_times_gives_the_same(
         lambda: any(runs.glob("*/predictions/*.jsonl")),  # tests have begun
     ]
     for moment in moments:
-        process = start(plan, study, "--jobs", "2")
+        process = started(plan, study, "--jobs", "2")
         wait_for(process, moment, log)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        send(process, signal.SIGKILL)
+        assert process.exitcode == -signal.SIGKILL
     kept = {path: path.read_bytes() for path in runs.glob("*/validation/record.json")}
     assert len(kept) == len(list((whole / "runs").glob("*/validation/record.json"))) > 2
     run_here(plan, study, HereRunner())
@@ -152,16 +160,16 @@ def test_interrupted_and_killed_three_times_gives_the_same(
 
 
 @pytest.mark.slow
-def test_ray_gives_the_same_as_one_machine_despite_a_lost_worker(
-    whole: Path, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_ray_gives_the_same_as_one_machine_despite_a_lost_worker(tiny_model: Path, tmp_path: Path) -> None:
+    """With one rate, as each run's worker takes ten seconds to start."""
     pytest.importorskip("ray")
     plan, study, log = (
-        write_plan(tmp_path / "plan.yaml", tiny_model, **EXTENDED),
+        write_plan(tmp_path / "plan.yaml", tiny_model, learning_rates=[1e-3]),
         tmp_path / "study",
         tmp_path / "log.txt",
     )
-    process = start(plan, study, "--runner", "ray")
+    run_here(plan, tmp_path / "here", HereRunner())
+    process = started(plan, study, "--runner", "ray")
 
     def kill_one_in_training() -> bool:
         for checkpoint in (study / "runs").glob("*/checkpoints/checkpoint-2"):
@@ -171,8 +179,9 @@ def test_ray_gives_the_same_as_one_machine_despite_a_lost_worker(
         return False
 
     wait_for(process, kill_one_in_training, log)
-    assert process.wait(timeout=240) == 0, log.read_text()
-    assert results(study) == results(whole)
+    process.join(240)
+    assert process.exitcode == 0, log.read_text()
+    assert results(study) == results(tmp_path / "here")
 
 
 def _holders(path: Path) -> list[int]:
@@ -304,7 +313,8 @@ def test_ray_takes_resources_instead_of_jobs(cli: Cli, tiny_model: Path, tmp_pat
 def test_a_failed_run_is_named_and_ends_with_1(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
     settings = {"epochs": 1.0, "warmup_steps": 1, "batch_size": 8, "cutoff": 8}
     plan = write_plan(tmp_path / "plan.yaml", tiny_model, learning_rates=[1e-3], settings=settings)
-    outcome = cli("study", plan, "--output", "study")
+    with quick_starts():
+        outcome = cli("study", plan, "--output", "study")
     assert outcome.code == 1 and "dora-sample-boolq-" in outcome.err
     assert "raise --cutoff" in outcome.err and "Traceback" not in outcome.err
     assert read_study(Path("study/study.json")).pending == ["sample-boolq (continuation)"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from cli_support import lines, losses
+from quick_start import quick_starts
 from safetensors.torch import load_file
 from test_cli_study import write_plan
 
@@ -52,7 +53,7 @@ def test_a_run_that_is_stopped_and_resumed_in_two_processes_is_a_run_in_one(
     alone = group(tmp_path / "one", tiny_model).trial("dora", 1e-3, 0)
     assert carry_out(alone).ending == "done"
     job = group(tmp_path / "two", tiny_model).trial("dora", 1e-3, 0)
-    with LocalRunner(1, 2, configure_logging, processes=2) as runner:
+    with quick_starts(), LocalRunner(1, 2, configure_logging, processes=2) as runner:
         first = runner.submit(job)
         while not first.done() and len(losses_so_far(job.folder)) < 3:
             time.sleep(0.05)
@@ -100,10 +101,10 @@ def second_is_killed() -> None:
 
 def test_the_message_of_a_process_that_fails_is_the_runs(tiny_model: Path, tmp_path: Path) -> None:
     job = group(tmp_path, tiny_model).trial("dora", 1e-3, 0)
-    with LocalRunner(1, None, second_fails, processes=2) as runner:
+    with quick_starts(), LocalRunner(1, None, second_fails, processes=2) as runner:
         outcome = runner.submit(job).result()
     assert outcome.error == "no room for the model\n  where: process 1\n  to do: make some"
-    with LocalRunner(1, None, second_is_killed, processes=2) as runner:
+    with quick_starts(), LocalRunner(1, None, second_is_killed, processes=2) as runner:
         outcome = runner.submit(job).result()
     assert outcome.error is not None and "process 1 of the run was killed" in outcome.error
     assert "SIGKILL" in outcome.error and str(job.folder / LOG_NAME) in outcome.error

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -158,28 +155,6 @@ def test_batch_of_8_is_two_of_4(cli: Cli, flags: list[object]) -> None:
     assert losses(Path("micro8")) == pytest.approx(losses(Path("micro4")), abs=2e-5)
 
 
-@pytest.mark.slow
-def test_two_processes_train_what_one_does(cli: Cli, flags: list[object]) -> None:
-    """Also with a last batch of one row, where the other process has none, and none twice in two epochs."""
-    every = [*flags, "--rows", 25, "--epochs", 2, "--dropout", 0, "--learning-rate", "1e-2"]
-    assert cli("train", *every, "--output", "one").code == 0
-    launched = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "doratune", "train"]
-    for more, code in (([], 0), (["--learning-rate", "1e30"], 1)):
-        command = [sys.executable, "-m", *launched, *map(str, every), "--micro-batch-size", "2", *more]
-        result = subprocess.run(
-            [*command, "--output", f"two{code}"], capture_output=True, text=True, timeout=300
-        )
-        assert (result.returncode != 0) == bool(code), result.stderr
-    assert len(set(re.findall("training stopped at .*", result.stderr))) == 1, "for the same reason"
-    assert not Path("two1/record.json").exists()
-    one, two = lines(Path("one/metrics.jsonl")), lines(Path("two0/metrics.jsonl"))
-    assert [line["tokens"] for line in one] == [line["tokens"] for line in two] and len(one) == 8
-    assert losses(Path("one")) == pytest.approx(losses(Path("two0")), rel=1e-4)
-    weights = adapter_weights(Path("two0"))
-    for name, weight in adapter_weights(Path("one")).items():
-        torch.testing.assert_close(weights[name], weight, rtol=1e-3, atol=2e-4)
-
-
 @pytest.mark.parametrize("method", ["lora", "dora", "full"])
 def test_a_run_that_diverges_is_not_finished(cli: Cli, flags: list[object], method: str) -> None:
     every = [*flags, "--method", method, "--save-steps", 1, "--keep-checkpoints", 9]
@@ -302,10 +277,7 @@ def test_a_checkpoint_that_does_not_match_is_not_resumed(cli: Cli, flags: list[o
     assert outcome.code == 0, outcome.err
 
 
-@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_run_is_not_resumed_on_another_base(
-    cli: Cli, flags: list[object], tiny_model: Path, file: str
-) -> None:
+def test_a_run_is_not_resumed_on_another_base(cli: Cli, flags: list[object], tiny_model: Path) -> None:
     from safetensors.torch import save_file
 
     shutil.copytree(tiny_model, "base")
@@ -315,30 +287,30 @@ def test_a_run_is_not_resumed_on_another_base(
     shutil.rmtree("run/adapter")
     Path("run/record.json").unlink()
     shutil.rmtree("run/checkpoints/checkpoint-6")
-    path = Path("base") / file
-    whole = path.read_bytes()
-    if file == "config.json":
-        path.write_text(json.dumps({**json.loads(whole), "rms_norm_eps": 0.1}))
-    elif file == "tokenizer.json":
-        values = json.loads(whole)
-        vocabulary = values["model"]["vocab"]
-        vocabulary["Ġthe"], vocabulary["Ġis"] = vocabulary["Ġis"], vocabulary["Ġthe"]
-        path.write_text(json.dumps(values))
-    else:
-        tensors = load_file(path)
-        tensors["model.layers.1.mlp.up_proj.weight"] *= 1.5
-        save_file(tensors, path, metadata={"format": "pt"})
-    for more in (["--dry-run"], []):
-        outcome = cli("train", *every, "--resume", *more)
-        assert outcome.code == 2 and "started with another base model" in outcome.err, outcome.err
-    assert not Path("run/adapter").exists()
-    path.write_bytes(whole)
+    for file in ("config.json", "tokenizer.json", "model.safetensors"):
+        path = Path("base") / file
+        whole = path.read_bytes()
+        if file == "config.json":
+            path.write_text(json.dumps({**json.loads(whole), "rms_norm_eps": 0.1}))
+        elif file == "tokenizer.json":
+            values = json.loads(whole)
+            vocabulary = values["model"]["vocab"]
+            vocabulary["Ġthe"], vocabulary["Ġis"] = vocabulary["Ġis"], vocabulary["Ġthe"]
+            path.write_text(json.dumps(values))
+        else:
+            tensors = load_file(path)
+            tensors["model.layers.1.mlp.up_proj.weight"] *= 1.5
+            save_file(tensors, path, metadata={"format": "pt"})
+        for more in (["--dry-run"], []):
+            outcome = cli("train", *every, "--resume", *more)
+            assert outcome.code == 2 and "started with another base model" in outcome.err, (file, outcome.err)
+        assert not Path("run/adapter").exists()
+        path.write_bytes(whole)
     assert cli("train", *every, "--resume").code == 0
     assert all(one.equal(adapter[name]) for name, one in adapter_weights(Path("run")).items())
 
 
-@pytest.mark.parametrize("changed", ["a row", "fewer rows", "layout", "row"])
-def test_a_run_is_not_resumed_on_other_training_data(cli: Cli, tiny_model: Path, changed: str) -> None:
+def test_a_run_is_not_resumed_on_other_training_data(cli: Cli, tiny_model: Path) -> None:
     rows = [
         {"question": f"Which is number {number}?", "choices": ["one", "two"], "answer": str(number % 2)}
         for number in range(32)
@@ -355,26 +327,25 @@ def test_a_run_is_not_resumed_on_other_training_data(cli: Cli, tiny_model: Path,
     Path("run/record.json").unlink()
     shutil.rmtree("run/checkpoints/checkpoint-4")
     whole = {name: Path(name).read_bytes() for name in ("rows.json", "numbers.yaml")}
-    match changed:
-        case "a row":
-            said = "rows.json: other content in its 32 rows"
-            Path("rows.json").write_text(json.dumps([*rows[:-1], {**rows[-1], "answer": "0"}]))
-        case "fewer rows":
-            said = "rows.json: 32 rows then, 31 now"
-            Path("rows.json").write_text(json.dumps(rows[:-1]))
-        case _:
-            said = f"rows.json: the task numbers has another {changed} in its file"
-            other = (
-                {"layout": "solutions"} if changed == "layout" else {"row": {**row, "stem": "Q: {question}"}}
-            )
-            Path("numbers.yaml").write_text(yaml.safe_dump({**task, **other}))
-    for more in (["--dry-run"], []):
-        outcome = cli("train", *every, "--resume", *more)
-        assert outcome.code == 2 and "started with other training data" in outcome.err, outcome.err
-        assert said in outcome.err and "Traceback" not in outcome.err
-    assert not Path("run/adapter").exists() and len(losses(Path("run"))) == 4
-    for name, content in whole.items():
-        Path(name).write_bytes(content)
+    other_row = {"row": {**row, "stem": "Q: {question}"}}
+    changes = {
+        "rows.json: other content in its 32 rows": [*rows[:-1], {**rows[-1], "answer": "0"}],
+        "rows.json: 32 rows then, 31 now": rows[:-1],
+        "rows.json: the task numbers has another layout in its file": {**task, "layout": "solutions"},
+        "rows.json: the task numbers has another row in its file": {**task, **other_row},
+    }
+    for said, changed in changes.items():
+        if isinstance(changed, list):
+            Path("rows.json").write_text(json.dumps(changed))
+        else:
+            Path("numbers.yaml").write_text(yaml.safe_dump(changed))
+        for more in (["--dry-run"], []):
+            outcome = cli("train", *every, "--resume", *more)
+            assert outcome.code == 2 and "started with other training data" in outcome.err, outcome.err
+            assert said in outcome.err and "Traceback" not in outcome.err
+        assert not Path("run/adapter").exists() and len(losses(Path("run"))) == 4
+        for name, content in whole.items():
+            Path(name).write_bytes(content)
     assert cli("train", *every, "--resume").code == 0
     assert all(one.equal(adapter[name]) for name, one in adapter_weights(Path("run")).items())
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from quick_start import run_python
 from safetensors.torch import load_file
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -49,7 +50,8 @@ def test_none_is_long() -> None:
 @pytest.mark.parametrize("script", ["trl_sft.py", "transformers_trainer.py", "qdora_4bit.py"])
 def test_a_script_with_the_one_line(script: str, tiny_model: Path, tmp_path: Path) -> None:
     flags = ["--model", tiny_model, "--output", tmp_path / "out", "--steps", 3]
-    result = run(sys.executable, EXAMPLES / script, *flags, cwd=tmp_path)
+    result = run_python(EXAMPLES / script, *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
     assert "14 Linear layers on the engine" in result.stdout.replace("Linear4bit", "Linear")
     assert_trained(tmp_path / "out")
 
@@ -57,7 +59,8 @@ def test_a_script_with_the_one_line(script: str, tiny_model: Path, tmp_path: Pat
 @pytest.mark.slow
 def test_a_merged_model_answers_without_the_adapter(dora_run: Path, tmp_path: Path) -> None:
     flags = ["--output", tmp_path / "merged", "--prompts", "is the sky blue", "--tokens", 4]
-    result = run(sys.executable, EXAMPLES / "merge_and_serve.py", dora_run, *flags, cwd=tmp_path)
+    result = run_python(EXAMPLES / "merge_and_serve.py", dora_run, *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.splitlines()[-1].startswith("is the sky blue")
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     assert not (tmp_path / "merged" / "adapter_config.json").exists()
@@ -66,7 +69,8 @@ def test_a_merged_model_answers_without_the_adapter(dora_run: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_a_converted_adapter_is_a_plain_lora(dora_run: Path, tmp_path: Path) -> None:
     flags = ["--rank", 16, "--output", tmp_path / "lora"]
-    result = run(sys.executable, EXAMPLES / "convert_and_load.py", dora_run, *flags, cwd=tmp_path)
+    result = run_python(EXAMPLES / "convert_and_load.py", dora_run, *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
     assert "rank 16, DoRA: False" in result.stdout
     assert len(result.stdout.splitlines()) > 3
     weights = load_file(tmp_path / "lora" / "adapter_model.safetensors")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import traceback
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from quick_start import quick_context
 from torch.distributed import TCPStore
 
 
@@ -41,7 +41,7 @@ def in_processes(
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "OMP_NUM_THREADS": "1",
     }
-    start = multiprocessing.get_context("spawn")
+    start = quick_context("spawn")
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{index}.pickle" for index in range(count)]
     processes = [

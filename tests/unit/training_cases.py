@@ -164,9 +164,18 @@ def _signal(number: int, step: int, output: Path) -> None:
 
 def losses(run: Path) -> list[float]:
     """The training losses of a run, step by step."""
+    return [line["loss"] for line in _steps(run)]
+
+
+def tokens(run: Path) -> list[int]:
+    """The tokens trained on after each step of a run."""
+    return [line["tokens"] for line in _steps(run)]
+
+
+def _steps(run: Path) -> list[dict[str, Any]]:
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
+    return [line for line in map(json.loads, lines) if "loss" in line]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -65,7 +65,8 @@ def main(argv: list[str]) -> int:
 
 
 def _run_harness(config: EvalConfig, argv: list[str], *, overwrite: bool, as_json: bool) -> int:
-    ours = [f"--{flag}" for flag, value in peek(argv, "data", "format", "protocol", "text").items() if value]
+    ours = [f"--{flag}" for flag, value in peek(argv, "data", "format", "protocol").items() if value]
+    ours += ["--text"] if config.text else []  # a flag without a value
     if ours:
         raise InputError(
             "lm-eval's tasks bring their own rows, prompts and scores",

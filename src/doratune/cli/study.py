@@ -52,11 +52,12 @@ def main(argv: list[str]) -> int:
 
     from doratune.cli.output import configure_logging, show_messages
     from doratune.study.plan_file import load_plan
-    from doratune.study.study import open_study
+    from doratune.study.study import open_study, refuse_lost_results
 
     show_messages()
     plan = load_plan(command.plan, data=command.data)
     study = open_study(plan, command.output, only=command.only, only_to_estimate=command.dry_run)
+    refuse_lost_results(study)
     if command.dry_run:
         from doratune.cli.estimate import show_estimate
 

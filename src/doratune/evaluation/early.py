@@ -31,6 +31,12 @@ def refuse_early(config: EvalConfig) -> Found:
         refuse_generated_texts(config, "continuation")
     if not config.task and not config.text:
         raise InputError("no task to evaluate", where="--task", fix="name one or more tasks, or add --text")
+    if not config.task and (rows := _about_rows(config)):
+        raise InputError(
+            "doratune's text has no rows to choose and no format",
+            where=f"--text without --task, {', '.join(rows)}",
+            fix="name a task, or leave them out",
+        )
     names = without_mix(config.task)
     if config.data is not None and len(names) != 1:
         raise InputError("one file holds rows of one task only", where="--task", got=" ".join(config.task))
@@ -48,6 +54,13 @@ def refuse_early(config: EvalConfig) -> Found:
     if config.data is not None and not config.data.is_file():
         read_rows(config.data)  # its errors name the fault
     return found
+
+
+def _about_rows(config: EvalConfig) -> list[str]:
+    """The flags given that only matter to a task's rows."""
+    names = ("data", "split", "format", "protocol", "eval_rows")
+    default = EvalConfig.model_fields
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(config, name) != default[name].default]
 
 
 def refuse_divided_model(config: EvalConfig, found: Found) -> None:

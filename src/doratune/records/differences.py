@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from doratune.methods.former import without_switches
@@ -59,12 +59,17 @@ def differing_settings(records: Mapping[str, RunRecord]) -> dict[str, dict[str, 
     }
 
 
-def notes_on_differences(records: Mapping[str, RunRecord]) -> list[str]:
-    """Sentences on differences other than the method between runs of one base model."""
+def notes_on_differences(records: Mapping[str, RunRecord], *, told: Collection[str] = ()) -> list[str]:
+    """Sentences on differences other than the method between runs of one base model.
+
+    Args:
+        records: The runs by their names.
+        told: Settings whose differences are told elsewhere.
+    """
     notes = []
     notes += type_notes(records)
     for key, values in differing_settings(records).items():
-        if key != "dtype":
+        if key != "dtype" and key not in told:
             notes.append(f"The runs differ in {key}: {by_name(values)}.")
     if len({tuple(data.sha256 for data in one.data) for one in _described(records).values()}) > 1:
         notes.append("The runs were not trained on the same rows.")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from doratune.errors import LONGEST, InputError
 from doratune.hub import looks_like_path
-from doratune.records.layout import OWN_FOLDERS, is_started
+from doratune.records.layout import OWN_FOLDERS, is_recorded, is_started
 
 ROOM_FOR_NAMES = 256
 """Bytes reserved in a path for the files in an output folder."""
@@ -81,3 +81,19 @@ def refuse_output(output: Path, *, where: str = "--output") -> None:
         raise InputError(
             "the output folder cannot be used", where=where, got=f"{place}: {error.strerror}"
         ) from error
+
+
+def refuse_run_directory(output: Path) -> None:
+    """Refuse to write a study into the directory of a run.
+
+    Raises:
+        InputError: It is one, finished or not.
+    """
+    if is_started(output) or is_recorded(output):
+        raise InputError(
+            "the output folder is a run directory",
+            where="--output",
+            got=output,
+            expected="a folder for a study or a comparison, which holds its runs",
+            fix="choose another folder",
+        )

@@ -28,8 +28,8 @@ MEANING = (
     "Calibration is the expected calibration error, over ten bins of confidence"
 )
 MEASURE_NOTE = (
-    f"{MEANING}; below it, the mean confidence. Intervals are 95 %, over seeds and rows. Differences are "
-    "paired; their p is not corrected, as verdicts are about accuracy only."
+    f"{MEANING}; below it, the mean confidence. Intervals are 95 %, over the rows and, of several runs, over "
+    "the seeds. Differences are paired; their p is not corrected, as verdicts are about accuracy only."
 )
 RUN_NOTE = f"{MEANING}; below it, the mean confidence."
 

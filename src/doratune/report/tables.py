@@ -246,10 +246,7 @@ def _difference_heading(view: View) -> list[Entry]:
     """The heading of a simple page's difference, if it has one."""
     if not view.simple or not view.pairs:
         return []
-    corrected = any(
-        len({one.difference.p_value, one.difference.p_adjusted}) > 1 for one in view.pairs[0].single
-    )
-    return [Entry(view.pairs[0].name, "corrected p" if corrected else "p")]
+    return [Entry(view.pairs[0].name, "corrected p" if view.pairs[0].corrected else "p")]
 
 
 def _simple_difference(named: NamedCell, view: View) -> list[Entry]:

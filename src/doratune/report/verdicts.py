@@ -29,13 +29,13 @@ NEEDED_NOTE = (
 def test_note(view: View) -> str:
     """How to read intervals and p-values."""
     pooled = any(pair.pooled for pair in view.pairs)
-    several = any(len(pair.single) > 1 for pair in view.pairs)
+    singles = [one.difference for pair in view.pairs for one in pair.single]
     corrected = (
         "It is corrected for the number of tasks (Holm); the verdict follows the corrected p at 5 %."
-        if several
+        if any(pair.corrected for pair in view.pairs)
         else "The verdict follows p at 5 %."
     )
-    if not view.one_seed:
+    if any(len(one.seeds) > 1 for one in singles) or (not view.one_seed and not singles):
         return (
             "Runs are paired by seed and row. The interval (95 %) uses a bootstrap for the rows and "
             "Student's t for the seeds, because a bootstrap over a few seeds would be far too narrow. p is "
@@ -55,10 +55,10 @@ def _nothing(view: View) -> str:
     if not any(one.tells_nothing for pair in view.pairs for one in pair.single):
         return ""
     kept = any(one.with_nothing and not one.tells_nothing for pair in view.pairs for one in pair.pooled)
-    return (
-        " Where neither method is shown to have learned anything there is no verdict, and the correction "
-        "leaves the cell out." + (" The mean without such cells is the headline." if kept else "")
-    )
+    several = any(pair.corrected or pair.together for pair in view.pairs)
+    left_out = ", and the correction leaves the cell out" if several else ""
+    headline = " The mean without such cells is the headline." if kept else ""
+    return f" Where neither method is shown to have learned anything there is no verdict{left_out}.{headline}"
 
 
 def _ties(view: View) -> str:

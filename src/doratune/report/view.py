@@ -87,6 +87,17 @@ class Pair:
         return f"{arm_title(self.to_arm)} {numbers.MINUS} {arm_name(self.from_arm)}"
 
     @property
+    def corrected(self) -> bool:
+        """Whether the correction over the tasks has changed a p."""
+        return any(one.difference.p_adjusted != one.difference.p_value for one in self.single)
+
+    @property
+    def together(self) -> bool:
+        """Whether several of its cells have one model and one rank, batch size and so on."""
+        places = Counter((one.cell.model, axis_words(one.cell)) for one in self.single if one.cell)
+        return any(count > 1 for count in places.values())
+
+    @property
     def all(self) -> list[NamedDifference]:
         """The differences on single cells, then the pooled ones."""
         return [*self.single, *self.pooled]
@@ -265,15 +276,19 @@ def _pairs(record: StudyRecord, cells: Sequence[NamedCell], noun: str) -> list[P
 
 
 def _trainings(cells: Sequence[NamedCell]) -> list[Training]:
-    """The arms of all cells, grouped by cells that share a run, directly or through others."""
-    groups: list[tuple[list[int], set[str]]] = []
+    """The arms of all cells, grouped by cells that share a run, directly or through others.
+
+    Cells of different ranks are apart, although a method without a rank has the same runs in all of them.
+    """
+    groups: list[tuple[list[int], tuple[str, ...], set[str]]] = []
     for place, named in enumerate(cells):
+        axes = axis_words(named.cell)
         runs = {run.run for arm in named.cell.arms for run in arm.runs}
-        sharing = [group for group in groups if group[1] & runs]
-        groups = [group for group in groups if not group[1] & runs]
+        sharing = [group for group in groups if group[1] == axes and group[2] & runs]
+        groups = [group for group in groups if group not in sharing]
         places = sorted([place, *(other for group in sharing for other in group[0])])
-        groups.append((places, runs.union(*(group[1] for group in sharing))))
-    grouped = [[cells[place] for place in places] for places, _ in sorted(groups)]
+        groups.append((places, axes, runs.union(*(group[2] for group in sharing))))
+    grouped = [[cells[place] for place in places] for places, *_ in sorted(groups, key=lambda one: one[0])]
     trained = [(group, arms) for group in grouped if (arms := _merged_arms(group))]
     return [
         Training("; ".join(one.label for one in group) if len(groups) > 1 else "", arms)

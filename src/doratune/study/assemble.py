@@ -20,6 +20,7 @@ from doratune.records.study import (
     StudyMethod,
     StudyRecord,
     Trial,
+    arm_name,
 )
 from doratune.study.cell import Answered, Arm, AtOneRate, Run, cell_of
 from doratune.study.families import axes_of, corrected, pooled_differences
@@ -307,6 +308,9 @@ def _notes(plan: Plan, records: Mapping[str, RunRecord]) -> list[str]:
     notes = type_notes(by_method)
     for key, values in _own_settings(plan, records).items():
         notes.append(f"The methods differ in {key}: {by_name(values)}.")
+    if len(plan.ranks) > 1:
+        same = [arm_name(method) for method in plan.methods if "rank" in plan.method(method).unused]
+        notes += [f"{name} has no rank: its results at all ranks are of the same runs." for name in same]
     return notes + environment_notes(records)
 
 

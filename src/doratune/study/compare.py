@@ -17,8 +17,8 @@ from doratune.data.tasks import get_task, plain_name
 from doratune.errors import InputError
 from doratune.methods.find import get_method, title_of
 from doratune.records.archive import PREDICTIONS_FILE, RUNS_FILE, has_archive
-from doratune.records.folders import refuse_output
-from doratune.records.layout import COMPARISON_NAME, RUNS_NAME, STUDY_NAME, is_recorded, is_started
+from doratune.records.folders import refuse_output, refuse_run_directory
+from doratune.records.layout import COMPARISON_NAME, RUNS_NAME, STUDY_NAME
 from doratune.records.run import Protocol
 from doratune.records.storage import read_study
 from doratune.records.study import StudyMethod, StudyRecord
@@ -141,14 +141,7 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
             fix="give one of the two",
         )
     refuse_output(output)
-    if is_started(output) or is_recorded(output):
-        raise InputError(
-            "the output folder is a run directory",
-            where="--output",
-            got=output,
-            expected="a folder for a comparison, which holds its runs",
-            fix="choose another folder",
-        )
+    refuse_run_directory(output)
     names = (STUDY_NAME, RUNS_NAME, COMPARISON_NAME)
     held = [str(output / name) for name in names if (output / name).exists()]
     if held and not (resume or overwrite):

@@ -12,7 +12,7 @@ from typing import Protocol
 from doratune.errors import DoratuneError, StoppedError
 from doratune.records.archive import has_archive, restore_runs
 from doratune.records.files import write_json_atomic, write_text_atomic
-from doratune.records.folders import refuse_output
+from doratune.records.folders import refuse_output, refuse_run_directory
 from doratune.records.layout import STUDY_NAME
 from doratune.records.lock import locked
 from doratune.records.storage import read_study
@@ -90,7 +90,8 @@ def conduct(
         DoratuneError: Runs have failed; each is named.
     """
     with locked(folder):
-        write_text_atomic(folder / ".gitignore", IGNORED)
+        if not (folder / ".gitignore").exists():  # else it is the user's, or that of an earlier start
+            write_text_atomic(folder / ".gitignore", IGNORED)
         if has_archive(folder):
             restore_runs(folder, folder)
         for material in {id(group.material): group.material for group in groups}.values():
@@ -106,9 +107,10 @@ def check_folder(folder: Path) -> None:
     """Raise if this version cannot carry out a study in a folder.
 
     Raises:
-        InputError: It is a file, or its study.json has another schema or version.
+        InputError: It is a file, a run directory, or its study.json has another schema or version.
     """
     refuse_output(folder)
+    refuse_run_directory(folder)
     if (folder / STUDY_NAME).is_file():
         read_study(folder / STUDY_NAME)
 

@@ -71,6 +71,8 @@ def record_of_runs(runs: Sequence[Path], *, title: str | None, reproduce: str) -
     records = {name: of_arm[0].run.record for name, of_arm in arms.items()}
     records |= {one.run.record.name: one.run.record for one in base}
     everything = {one.run.place: one.run.record for one in loaded}
+    # The records are each arm's first run, whose seed says nothing where an arm has several.
+    told = {"seed"} if any(len(arm) > 1 for arm in arms.values()) else set[str]()
     answered = [_cell(key, base, arms) for key in keys]
     notes = [*unseen, *(note for one in answered for note in one.notes)]
     return record_of(
@@ -80,8 +82,8 @@ def record_of_runs(runs: Sequence[Path], *, title: str | None, reproduce: str) -
         reproduce=reproduce,
         environment=loaded[-1].run.record.environment,
         settings=shared_settings(everything),
-        differing=differing_settings(records),
-        notes=[*notes, *notes_on_differences(records), *_seed_notes(arms), *_arm_notes(arms)],
+        differing={key: one for key, one in differing_settings(records).items() if key not in told},
+        notes=[*notes, *notes_on_differences(records, told=told), *_seed_notes(arms), *_arm_notes(arms)],
     )
 
 

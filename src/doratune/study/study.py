@@ -28,6 +28,7 @@ from doratune.study.local import LocalRunner
 from doratune.study.material import Material, assumed_material, load_material
 from doratune.study.part import part_of, tested
 from doratune.study.plan import Plan, PlanTask, Resources
+from doratune.study.rates import Added
 from doratune.study.ray_cluster import RayRunner
 from doratune.study.schedule import Progress
 
@@ -255,6 +256,40 @@ def _keep_results(folder: Path, left_out: Sequence[str]) -> None:
             where=str(path),
             got=", ".join(held),
             fix="name them too, leave --only out, or choose another --output",
+        )
+
+
+def refuse_lost_results(study: Study) -> None:
+    """Refuse a study whose record would lack results that the record in its folder has.
+
+    Raises:
+        InputError: The folder's record has runs that are not among the study's, or cannot be read.
+    """
+    path = study.folder / STUDY_NAME
+    if not path.is_file():
+        return
+    every = Added(study.plan.extension, study.plan.extension)
+    known = {
+        group.test(method, rate, seed).folder.name
+        for group in study.groups
+        for method in study.plan.methods
+        for rate in group.rates(method, every)
+        for seed in group.seeds
+    }
+    lost = [
+        f"{cell.task}, {arm_name(arm.name)}, seed {run.seed}"
+        for cell in read_study(path).cells
+        for arm in cell.arms
+        for run in arm.runs
+        if Path(run.run).name not in known
+    ]
+    if lost:
+        raise InputError(
+            "the folder's record has results that are not in this plan, and would be replaced",
+            where=str(path),
+            got=f"{lost[0]}{f', and {len(lost) - 1} more' if len(lost) > 1 else ''}",
+            fix="choose another --output, or add to the plan that the record is of; to give the record up, "
+            "delete study.json (the runs are kept)",
         )
 
 

@@ -1,20 +1,13 @@
-"""Trains a tiny LLaMA, sharded, in several processes, case by case; a program that test_peft_sharded starts.
-
-    python sharded_cases.py FOLDER RANK PROCESSES
-
-Every process runs the cases in FOLDER/cases.pt in one process group. Rank 0 saves what they gave in
-FOLDER/results.pt.
-"""
+"""Trains a tiny LLaMA, sharded, in several processes, case by case; ``test_peft_sharded`` starts them."""
 
 from __future__ import annotations
 
 import faulthandler
 import importlib
 import os
-import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
@@ -289,8 +280,8 @@ def classes(model: nn.Module) -> Counter[str]:
     return Counter(type(layer).__name__ for layer in model.modules() if isinstance(layer, LoraLayer))
 
 
-def main(folder: Path, rank: int, processes: int) -> None:
-    """Run the cases in FOLDER/cases.pt and save their results."""
+def run_all(cases: Sequence[Case], folder: Path, rank: int, processes: int) -> None:
+    """Run the cases in one process group; rank 0 saves their results in FOLDER/results.pt."""
     torch.set_num_threads(1)
     faulthandler.enable()
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))  # for DeepSpeed
@@ -299,7 +290,7 @@ def main(folder: Path, rank: int, processes: int) -> None:
         "gloo", store=store, rank=rank, world_size=processes, timeout=timedelta(seconds=90)
     )
     results = {}
-    for case in torch.load(folder / "cases.pt", weights_only=False):
+    for case in cases:
         print(case, flush=True)
         try:
             results[case] = run(case, folder / name(case))
@@ -309,11 +300,3 @@ def main(folder: Path, rank: int, processes: int) -> None:
     if rank == 0:
         torch.save(results, folder / "results.pt")
     distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    # By the name under which the test unpickles its results.
-    sys.modules["sharded_cases"] = sys.modules["__main__"]
-    for kind in (Case, Result):
-        kind.__module__ = "sharded_cases"
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

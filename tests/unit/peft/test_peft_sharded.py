@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sharded_cases
 import torch
 from peft import PeftModel
-from sharded_cases import LINEAR, ROWS, STEPS, Case, Result, built, name, rows, train
+from quick_start import start
+from sharded_cases import LINEAR, ROWS, STEPS, Case, Result, built, name, rows, run_all, train
 
 import doratune
 import doratune.peft
@@ -47,24 +44,18 @@ def on(case: Case, engine: str) -> Case:
 
 def finished(folder: Path, processes: int, cases: Sequence[Case]) -> dict[Case, Result]:
     """The results of cases in a group of processes."""
-    paths = [str(Path(doratune.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-    program = [sys.executable, sharded_cases.__file__, str(folder)]
-    torch.save(cases, folder / "cases.pt")
-    started = []
-    for rank in range(processes):
-        with (folder / f"log{rank}").open("w") as log:
-            started.append(
-                subprocess.Popen(
-                    [*program, str(rank), str(processes)], env=environment, stdout=log, stderr=log
-                )
-            )
+    logs = [folder / f"log{rank}" for rank in range(processes)]
+    started = [
+        start(run_all, cases, folder, rank, processes, out=log, err=log) for rank, log in enumerate(logs)
+    ]
     try:
-        codes = [one.wait(timeout=500) for one in started]
+        for one in started:
+            one.join(500)
+        codes = [one.exitcode for one in started]
     finally:
         for one in started:
             one.kill()
-    log = (folder / "log0").read_text()
+    log = logs[0].read_text()
     assert codes == [0] * processes, log
     results = torch.load(folder / "results.pt", weights_only=False)
     assert [result.error for result in results.values()] == [None] * len(cases), log

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 from locked_elsewhere import locked_elsewhere
-from study_support import PLAN, MadeUpRunner, Silent, opened, share
+from study_support import PLAN, MadeUpRunner, Silent, opened, share, write_plan
 
 from doratune.errors import DoratuneError, InputError
 from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord
+from doratune.report.verdicts import test_note as note_on_tests
+from doratune.report.view import view_of
 from doratune.study.job import Job
-from doratune.study.study import run_study
+from doratune.study.plan_file import load_plan
+from doratune.study.study import open_study, refuse_lost_results, run_study
 
 TWO = [
     {"train": "sample-boolq", "validation_rows": 20, "eval_rows": 40},
@@ -219,3 +222,48 @@ def test_settings_with_which_a_run_would_be_refused_are_refused_before_any_is_tr
         opened(tmp_path, methods=methods, settings=PLAN["settings"] | settings)
     assert f"settings of {methods[-1]}" in str(caught.value.where)
     assert not (tmp_path / "study").exists()
+
+
+def test_a_gitignore_of_the_users_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/.gitignore").write_text("mine\n", encoding="utf-8")
+    run(tmp_path, MadeUpRunner())
+    assert (tmp_path / "study/.gitignore").read_text(encoding="utf-8") == "mine\n"
+
+
+def test_a_study_is_not_written_into_a_run(tmp_path: Path) -> None:
+    run(tmp_path, MadeUpRunner())
+    one = next((tmp_path / "study/runs").glob("lora-*"))
+    with pytest.raises(InputError, match="is a run directory"):
+        open_study(load_plan(str(write_plan(tmp_path))), one)
+
+
+@pytest.mark.parametrize(
+    ("changes", "lost"),
+    [
+        ({"seeds": [0]}, "sample-boolq, LoRA, seed 1, and 1 more"),
+        ({"methods": ["lora", "rslora"]}, "sample-boolq, DoRA, seed 0, and 1 more"),
+        ({"ranks": [8]}, "sample-boolq, LoRA, seed 0, and 3 more"),
+        ({"tasks": TWO[1:]}, "sample-boolq, LoRA, seed 0, and 3 more"),
+    ],
+)
+def test_another_plan_does_not_take_a_records_place(
+    changes: dict[str, Any], lost: str, tmp_path: Path
+) -> None:
+    run(tmp_path, MadeUpRunner())
+    refuse_lost_results(opened(tmp_path, seeds=[2, 1, 0], tasks=[TWO[1], PLAN["tasks"][0]]))
+    with pytest.raises(InputError, match=f"would be replaced(.|\n)*{lost}"):
+        refuse_lost_results(opened(tmp_path, **changes))
+
+
+def test_a_method_without_a_rank_joins_no_ranks(tmp_path: Path) -> None:
+    record = run(tmp_path, MadeUpRunner(), methods=["lora", "ia3"], ranks=[4, 8])
+    assert "IA³ has no rank: its results at all ranks are of the same runs." in record.notes
+    view = view_of(record)
+    assert [one.label for one in view.trainings] == ["sample-boolq, rank 4", "sample-boolq, rank 8"]
+    assert [[len(arm.runs) for arm in one.arms] for one in view.trainings] == [[2, 2], [2, 2]]
+    assert all(one.p_adjusted == one.p_value for cell in record.cells for one in cell.differences)
+    assert "Holm" not in note_on_tests(view), "each rank is a family of one cell"
+    (tmp_path / "two").mkdir()
+    two = view_of(run(tmp_path / "two", MadeUpRunner(), tasks=TWO))
+    assert "Holm" in note_on_tests(two)

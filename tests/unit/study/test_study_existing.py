@@ -177,6 +177,7 @@ def test_a_difference_is_over_the_seeds_that_both_have(tmp_path: Path) -> None:
     record = build(*seeds(tmp_path, "lora", 0, 3), *seeds(tmp_path, "dora", 1, 3))
     assert [one.seed for one in record.cells[0].differences[0].seeds] == [1, 2]
     assert any("lora 0, 1, 2; dora 1, 2, 3" in note for note in record.notes)
+    assert not any("differ in seed" in one for one in record.notes) and "seed" not in record.differing
 
 
 def test_single_runs_of_different_seeds_are_compared_and_it_is_said(tmp_path: Path) -> None:

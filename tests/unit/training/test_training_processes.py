@@ -11,7 +11,7 @@ import pytest
 import torch
 from locked_elsewhere import locked_elsewhere
 from process_group import in_processes
-from training_cases import End, alike, everything, losses, sharded, weights
+from training_cases import End, alike, everything, losses, sharded, tokens, weights
 
 from doratune.models.load import load_model
 from doratune.peft.load import load_adapter
@@ -23,12 +23,16 @@ pytestmark = pytest.mark.slow
 TWENTY: dict[str, dict[str, Any]] = {
     "dora": {"method": "dora"},
     "dora-accumulated": {"method": "dora", "micro_batch_size": 1},
+    "dora-one-row": {"method": "dora", "micro_batch_size": 2, "rows": 25},
     "dora-checkpointed": {"method": "dora", "gradient_checkpointing": True},
     "lora": {"method": "lora"},
     "full": {"method": "full", "learning_rate": 1e-3},
     **({"dora-4bit": {"method": "dora", "load_in_4bit": True}} if find_spec("bitsandbytes") else {}),
 }
-"""Runs of twenty steps; the third step of each epoch has five rows instead of eight."""
+"""Runs of twenty steps; the third step of each epoch has five rows instead of eight.
+
+With 25 rows the fourth has one, and the other process has none.
+"""
 IN_FOUR = ("dora-accumulated", "lora", "full")
 """An epoch ends with five rows: of second micro-batches, one process in four has one."""
 STEPS = {"one": (1, 2, 3, 4, 5), "four": (1, 4)}
@@ -173,6 +177,7 @@ def test_what_diverges_is_said_once(two: Two) -> None:
     (here,), (there,) = first["diverged"], second["diverged"]
     assert (here.kind, there.kind) == ("DivergedError", "OtherProcessError") and here.code == there.code == 1
     assert (folder / "diverged" / "diverged.json").exists() and not checkpoints(folder / "diverged")
+    assert not (folder / "diverged" / "record.json").exists()
 
 
 def test_a_run_of_one_or_four_processes_can_be_resumed(one: Path, four: Path) -> None:
@@ -219,6 +224,7 @@ def _same_run(run: Path, whole: Path) -> None:
 
 def _same_to_rounding(run: Path, alone: Path) -> None:
     """Adam divides each gradient by its own size, so rounding grows by some times in twenty steps."""
+    assert tokens(run) == tokens(alone)
     assert losses(run) == pytest.approx(losses(alone), rel=2e-6)
     found, expected = weights(run), weights(alone)
     assert found.keys() == expected.keys()

@@ -15,7 +15,7 @@ from doratune.report.view import NamedCell, View, arm_title
 
 MEASURES: tuple[KeptMeasure, ...] = ("accuracy", "nll_per_token")  # the likelihood of a task is in the table
 NOTE = (
-    "Further right is more accurate on what was trained, further up keeps more of what was not. The dotted "
+    "Further right is more accurate on what was trained, further up keeps more of what was not. A dotted "
     "line is the model before training."
 )
 
