@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -131,10 +132,12 @@ def _refuse_misfits(plan: Plan, groups: Sequence[Group]) -> None:
             continue
         checked.add(settings)
         model = skeleton(config.model, trust_remote_code=config.trust_remote_code)
-        if model is None:
-            peft_config(own, config)
-        else:
-            refuse_misfit(model, own, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the runs tell them
+            if model is None:
+                peft_config(own, config)
+            else:
+                refuse_misfit(model, own, config)
 
 
 def run_study(

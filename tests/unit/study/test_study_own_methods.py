@@ -107,7 +107,12 @@ def test_a_method_that_does_not_fit_the_model_is_refused_when_the_study_is_opene
 
 @pytest.mark.parametrize(
     ("peft", "arguments"),
-    [("LoraConfig", {"init_lora_weights": "pissa"}), ("FrodConfig", {}), ("LoHaConfig", {})],
+    [
+        ("LoraConfig", {"init_lora_weights": "pissa"}),
+        ("LoraConfig", {"lora_bias": True}),  # of which PEFT warns, as the run says
+        ("FrodConfig", {}),
+        ("LoHaConfig", {}),
+    ],
 )
 def test_what_needs_the_models_weights_is_not_refused_without_them(
     peft: str, arguments: dict[str, object], tiny_model: Path, tmp_path: Path
