@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+from pydantic_core import ErrorDetails
 
 from doratune.errors import InputError, did_you_mean, first_of, shown
 
 Positive = Annotated[int, Field(gt=0)]
+SEEDS = 2**32
+"""How many seeds there are: NumPy's generator takes no larger ones."""
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 LaxPath = Annotated[Path, Strict(False)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 """The values of ``--dtype``; ``models.precision`` defines auto."""
@@ -88,12 +92,21 @@ def _faults(error: ValidationError, kind: type[Settings], values: Mapping[str, A
                 unknown.setdefault(text, []).append(_place(parents))
         else:
             texts, _ = wrong.setdefault(_place(_within(values, loc)), ([], fault["input"]))
-            texts.append(fault["msg"].removeprefix("Input ").removeprefix("Value error, "))
+            texts.append(_text(fault))
     lines = [f"missing{_in([place])}: {', '.join(keys)}" for place, keys in missing.items()]
     lines += [text + _in(places) for text, places in unknown.items()]
     for place, (texts, value) in wrong.items():
-        lines.append(f"{place}: {_either(texts)}, got {shown(value)}")
+        # A fault of the whole names its part itself.
+        lines.append(f"{place}: {_either(texts)}, got {shown(value)}" if place else "; ".join(texts))
     return lines
+
+
+def _text(fault: ErrorDetails) -> str:
+    """What pydantic says, as it goes on after a place."""
+    if fault["type"] == "too_short":
+        least = fault.get("ctx", {}).get("min_length")
+        return "should not be empty" if least == 1 else f"should have {least} entries or more"
+    return fault["msg"].removeprefix("Input ").removeprefix("Value error, ")
 
 
 def _question(key: str, known: Iterable[str]) -> str | None:

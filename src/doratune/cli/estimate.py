@@ -7,7 +7,7 @@ from typing import Any
 from doratune.cli.output import new_console, print_json
 from doratune.report.numbers import duration, large
 from doratune.study.cost import Speeds, Work, known_speeds, work_if_extended, work_left
-from doratune.study.study import Study
+from doratune.study.study import Study, with_archived_runs
 
 
 def estimate(study: Study, *, jobs: int) -> dict[str, Any]:
@@ -39,7 +39,8 @@ def estimate(study: Study, *, jobs: int) -> dict[str, Any]:
 
 def show_estimate(study: Study, *, jobs: int, as_json: bool) -> None:
     """Print what is left of a study."""
-    found = estimate(study, jobs=jobs)
+    with with_archived_runs(study) as restored:
+        found = estimate(restored, jobs=jobs)
     if as_json:
         print_json(found)
         return

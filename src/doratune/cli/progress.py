@@ -41,6 +41,7 @@ class StudyProgress:
         self._total, self._ended = len(self._left), 0
         self._began = self._noted = time.monotonic()
         self._busy = 0.0  # total seconds of the jobs that have ended
+        self._stopping = False
         self._task = self._bar.add_task("runs", total=self._total, status="")
 
     def __enter__(self) -> StudyProgress:
@@ -69,7 +70,9 @@ class StudyProgress:
         self._ended += 1
         self._total = max(self._total, self._ended + len(self._left))  # more where rates are added
         place = f"{job.folder.name} ({job.label}; {job.stage})"
-        took = f"{outcome.ending} in {duration(outcome.seconds)}"
+        # A signal breaks the process of a run that had not begun.
+        ending = "interrupted" if self._stopping and outcome.error is not None else outcome.ending
+        took = f"{ending} in {duration(outcome.seconds)}"
         self._console.print(
             f"{self._ended}/{self._total} {place}: {took}{self._time_left()}",
             highlight=False,
@@ -86,6 +89,7 @@ class StudyProgress:
 
     def stopping(self) -> None:
         """Say what happens after Ctrl-C."""
+        self._stopping = True
         self._console.print("stopping: every run saves a checkpoint first; Ctrl-C again stops at once")
 
     def _time_left(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from doratune.errors import DoratuneError
 from doratune.evaluation.batching import evaluation_mode
 from doratune.models.load import LoadedModel
 from doratune.peft import shared_layers
+from doratune.peft.merge_layer import tuner_layers
 
 ROWS, TOKENS, PLACES = 3, 128, 16
 """Number of texts compared, tokens of each, and positions at its end, compared over the whole vocabulary."""
@@ -20,19 +22,44 @@ TOLERANCE = 1e-3
 """Largest allowed difference of a log-probability, relative to the largest. Rounding gives 1e-6 to 1e-5."""
 
 
-def merge_obstacle(base: LoadedModel, model: PeftModel) -> str | None:
+def merge_obstacle(base: LoadedModel, model: PeftModel, merges: str | None = None) -> str | None:
     """Why an adapter should not be merged into its base; None if it should.
 
     Args:
         base: The base.
         model: The base with the adapter.
+        merges: Into what its method says that it merges; None: it does not say.
     """
+    if merges == "nothing":
+        return "its method says that it merges into nothing"
     if getattr(base.model, "is_quantized", False):
         return "a quantised base would round small changes away"
     if base.dtype != torch.float32:
         return f"a base in {str(base.dtype).removeprefix('torch.')} would round small changes away"
     if shared := shared_layers(model):
         return f"{shared[0]} shares its weight with another module, which would change too"
+    return _refusal(model)
+
+
+def _refusal(model: PeftModel) -> str | None:
+    """What PEFT says if it cannot merge one of the layers; None if it can merge all.
+
+    A merge that fails leaves a model that is merged in part, so it is tried first: on a copy of one layer of
+    each class, with a bias and without.
+    """
+    tried: set[tuple[type, bool]] = set()
+    for name, layer in tuner_layers(model):
+        kind = type(layer), getattr(layer.get_base_layer(), "bias", None) is None
+        if kind in tried:
+            continue
+        tried.add(kind)
+        trial = copy.deepcopy(layer)
+        try:
+            trial.merge()
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, NotImplementedError, RuntimeError) as error:
+            return f"PEFT cannot merge {name}: {' '.join(str(error).split()).rstrip('.')}"
     return None
 
 

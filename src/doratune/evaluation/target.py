@@ -81,7 +81,8 @@ def load_target(config: EvalConfig, found: Found, texts: Sequence[str] = TEXTS) 
 
     An adapter is merged into a float32 base, which is exact to rounding and makes evaluation as fast as
     the base. It is kept apart from a base in lower precision or 4 bits, which would lose small changes, and
-    from one that uses an adapted weight twice, such as tied embeddings.
+    from one that uses an adapted weight twice, such as tied embeddings. So is one that PEFT cannot merge, or
+    whose method says that it merges into nothing.
 
     Args:
         config: The evaluation's settings.
@@ -131,7 +132,7 @@ def _load_target(config: EvalConfig, found: Found, texts: Sequence[str]) -> Targ
     _refuse_overflow(peft_model, adapter)
     text = _text(config, peft_model, base.tokenizer, _scored(base, "adapter", checksum, merged=False), other)
     model: Any = peft_model
-    apart, difference = merge_obstacle(base, peft_model), None
+    apart, difference = merge_obstacle(base, peft_model, (record.definition or {}).get("merges")), None
     if apart is None:
         model, difference = merge(peft_model, base.tokenizer, texts)
     scored = _scored(base, "adapter", checksum, merged=apart is None, difference=difference)

@@ -53,15 +53,22 @@ def get_method(name: str, *, where: str = "--method") -> Method:
             got="null",
             expected="the name of a PEFT configuration, such as LoraConfig",
         )
-    if method.match is not None and method.match not in method_names():
-        raise InputError(
-            "unknown method",
-            where=f"{source}, match",
-            got=method.match,
-            expected=f"one of {', '.join(method_names())}",
-            fix=did_you_mean(method.match, list(method_names())),
-        )
+    if method.match is not None:
+        _refuse_match(method.match, source)
     return method
+
+
+def _refuse_match(name: str, source: str) -> None:
+    """Refuse to match what does not ship, and what has no adapter whose parameters could be counted."""
+    known = [one for one in method_names() if not _shipped(one).trains_all]
+    if name not in known:
+        raise InputError(
+            "a method without an adapter cannot be matched" if name in method_names() else "unknown method",
+            where=f"{source}, match",
+            got=name,
+            expected=f"one of {', '.join(known)}",
+            fix=did_you_mean(name, known),
+        )
 
 
 @cache

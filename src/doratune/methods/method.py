@@ -76,15 +76,15 @@ class Method(Settings):
     @model_validator(mode="after")
     def _fits(self) -> Method:
         if self.engine and self.peft != "LoraConfig":
-            raise ValueError("should be on the engine only with peft: LoraConfig")
+            raise ValueError("engine should be true only with peft: LoraConfig")
         if self.optimizer.name == "lora-plus" and self.peft != "LoraConfig":
-            raise ValueError("should have the optimizer lora-plus only with peft: LoraConfig")
+            raise ValueError("optimizer should be lora-plus only with peft: LoraConfig")
         if self.norm_gradient and not (self.engine and self.arguments.get("use_dora")):
-            raise ValueError("should have a norm_gradient only with DoRA (use_dora) on the engine")
+            raise ValueError("norm_gradient should be true only with DoRA (use_dora) on the engine")
         if self.match is not None and "rank" not in self.given:
-            raise ValueError("should match another method only if the rank is a setting")
+            raise ValueError("match should be there only if the rank is a setting")
         if taken := sorted(self.arguments.keys() & set(self.given.values())):
-            raise ValueError(f"should leave {', '.join(taken)} to the run's settings")
+            raise ValueError(f"arguments should leave {', '.join(taken)} to the run's settings")
         return self
 
     @property

@@ -18,7 +18,7 @@ from doratune.peft.adapted import (
 )
 from doratune.peft.automatic import disable_automatically, enable_automatically
 from doratune.peft.dora_norms import dora_norms
-from doratune.peft.enable import EnableReport, disable, enable
+from doratune.peft.enable import EnableReport, disable, enable, left_to_peft
 from doratune.peft.first_calls import LayerCalls, first_calls
 from doratune.peft.hold_norms import hold_norms
 
@@ -36,6 +36,7 @@ __all__ = [
     "first_calls",
     "has_lora",
     "hold_norms",
+    "left_to_peft",
     "parameter_kind",
     "shared_layers",
     "uses_dora",

@@ -147,6 +147,14 @@ def disable(model: nn.Module) -> int:
     return len(layers)
 
 
+def left_to_peft(model: nn.Module) -> dict[str, int]:
+    """How many LoRA and DoRA layers the engine cannot compute, by reason; empty if any layer is on it."""
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    if any(isinstance(layer, EngineLayer) for layer in layers):
+        return {}
+    return dict(Counter(reason for layer in layers if (reason := layer_obstacle(layer)) is not None))
+
+
 def _require_options(layers: Sequence[LoraLayer], options: EngineOptions) -> None:
     """Raise if PEFT's path would silently ignore the options for a layer."""
     if options == EngineOptions():

@@ -164,7 +164,7 @@ class TrainingRecord(Record):
     )
     weights_checksum: str | None = None  #: of the saved weights, see ``records.weights``; None: older version
     processes: ProcessesRecord | None = None  #: how many trained; None in records of older versions
-    layers: LayersRecord | None = None  #: what computed the adapted layers; None: no engine, or older version
+    layers: LayersRecord | None = None  #: what computed the adapted layers; None: engine not asked, or old
 
 
 class ScoredRecord(Record):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from doratune.errors import InputError, first_of
 from doratune.records.serving import RoundingRecord
 from doratune.serving.adapted import AdaptedBase
 from doratune.serving.model_folder import rounded
@@ -33,6 +34,7 @@ class MergedWeights:
         self._opened = opened
         self._layers = {one.parameter: one for one in opened.layers()}
         self._biases = {one.bias: one for one in opened.layers() if one.bias}
+        _refuse_missing_biases(opened)
         self._replaced = opened.replaced()
         self._lost: dict[str, tuple[float, float]] = {}
         seen = opened.dequantised.parameters if opened.dequantised else frozenset[str]()
@@ -95,3 +97,19 @@ class MergedWeights:
         lost, moved = (sum(part) for part in zip(*self._lost.values(), strict=True))
         worst = max(shares, key=shares.__getitem__)
         return RoundingRecord(overall=math.sqrt(lost / moved), worst=shares[worst], parameter=worst)
+
+
+def _refuse_missing_biases(opened: AdaptedBase) -> None:
+    """Refuse an adapter whose bias (``lora_bias``) would need one that the base's layer does not have."""
+    missing = [
+        bias
+        for one in opened.layers()
+        if (bias := one.bias) is not None and one.layer.get_base_layer().bias is None
+    ]
+    if missing:
+        raise InputError(
+            "the adapter cannot be merged: its layers have a bias, and those of the base model have none",
+            where=str(opened.adapter),
+            got=first_of(missing),
+            fix="use base and adapter apart, as doratune eval does",
+        )

@@ -341,7 +341,12 @@ def engine_of(record: RunRecord) -> Literal["doratune", "peft"] | None:
     chosen = record.config.get("engine")
     if record.method == "full" or chosen not in ("doratune", "peft"):
         return None
+    layers = record.training.layers if record.training else None
+    if layers is not None:
+        return "doratune" if layers.engine else "peft"
     on_engine = record.adapter is None or record.adapter.get("peft_type") == "LORA"
+    if record.definition is not None:
+        on_engine = bool(record.definition.get("engine"))
     return chosen if on_engine else "peft"
 
 

@@ -16,15 +16,15 @@ from doratune.data.source import refuse_without_file
 from doratune.data.tasks import get_task, plain_name
 from doratune.errors import InputError
 from doratune.methods.find import get_method, title_of
-from doratune.records.archive import PREDICTIONS_FILE, RUNS_FILE
+from doratune.records.archive import PREDICTIONS_FILE, RUNS_FILE, has_archive
 from doratune.records.folders import refuse_output, refuse_run_directory
 from doratune.records.layout import COMPARISON_NAME, RUNS_NAME, STUDY_NAME
 from doratune.records.run import Protocol
 from doratune.records.storage import read_study
 from doratune.records.study import StudyMethod, StudyRecord
-from doratune.settings import LaxPath, Positive, validate
+from doratune.settings import LaxPath, Positive, Seed, validate
 from doratune.study.address import ADDRESS_DIGITS, WITHOUT_EFFECT
-from doratune.study.plan import CROSSED, Plan, Rate, Seed
+from doratune.study.plan import CROSSED, Plan, Rate
 from doratune.study.plan_checks import check_plan
 from doratune.study.plan_file import recorded_plan
 from doratune.training.config import TrainingSettings
@@ -132,7 +132,7 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
 
     Raises:
         InputError: It holds one, both resume and overwrite are given, it is a run directory, or the
-            comparison to resume is of an older version.
+            comparison to resume is not there or of an older version.
     """
     if resume and overwrite:
         raise InputError(
@@ -150,6 +150,14 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
             where="--output",
             got=", ".join(held),
             fix="choose another folder, or add --resume to continue it or --overwrite to start again",
+        )
+    if resume and not held and not has_archive(output):
+        raise InputError(
+            "there is no comparison to resume",
+            where="--output",
+            got=output,
+            expected="the folder of a comparison",
+            fix="correct the path, or leave --resume out to start a comparison there",
         )
     if resume and held == [str(output / COMPARISON_NAME)]:
         raise InputError(
@@ -244,7 +252,8 @@ def _changed_inputs(study: Study, before: Plan, inputs: Mapping[str, str]) -> li
         new = study.inputs.get(what, old)
         if new != old:
             first, second = shown.get(what, ("", ""))
-            changed.append(f"{what}: {first}{_digest(old)} -> {second}{_digest(new)}")
+            said = f"the content of the file of {what}" if what.startswith("method ") else what
+            changed.append(f"{said}: {first}{_digest(old)} -> {second}{_digest(new)}")
     return changed
 
 
@@ -258,12 +267,14 @@ def _changed_settings(now: Plan, before: Plan) -> list[str]:
     # With one rate no rows are held out. Going to or from one rate shows as a change of rates below.
     if None in (before.tasks[0].validation_rows, now.tasks[0].validation_rows):
         del old["validation_rows"]
-    changed = [f"{name}: {old[name]} -> {new.get(name)}" for name in old if old[name] != new.get(name)]
+    # A method that is no longer there shows in the list of methods.
+    changed = [
+        f"{name}: {old[name]} -> {new[name]}" for name in old if name in new and old[name] != new[name]
+    ]
     growing = _growing(now)
     for name, values in _growing(before).items():
-        new_values = growing.get(name, [])
-        if any(one not in new_values for one in values):
-            changed.append(f"{name}: {_listed(values)} -> {_listed(new_values)}")
+        if name in growing and any(one not in growing[name] for one in values):
+            changed.append(f"{name}: {_listed(values)} -> {_listed(growing[name])}")
     return changed
 
 

@@ -75,13 +75,13 @@ class Group:
     @property
     def cell_batch_size(self) -> int | None:
         """The batch size of all arms; None if they differ."""
-        found = {config.batch_size for config in self._configs()}
+        found = {config.batch_size for config in self.configs()}
         return found.pop() if len(found) == 1 else None
 
     @property
     def cell_epochs(self) -> float | None:
         """The epochs of all arms; None if they differ or a number of steps is given."""
-        found = {config.epochs if config.steps is None else None for config in self._configs()}
+        found = {config.epochs if config.steps is None else None for config in self.configs()}
         return found.pop() if len(found) == 1 else None
 
     @property
@@ -101,7 +101,7 @@ class Group:
         Raises:
             InputError: They do not fit a method, the number of processes or of rows.
         """
-        for config in self._configs():
+        for config in self.configs():
             try:
                 check_method(config, self.plan.method(config.method))
                 micro_batch(config, self.plan.resources.of_a_run)
@@ -115,7 +115,7 @@ class Group:
                     fix=error.fix,
                 ) from None
 
-    def _configs(self) -> list[TrainConfig]:
+    def configs(self) -> list[TrainConfig]:
         """A configuration of each method."""
         plan = self.plan
         return [self._config(method, plan.rates(method)[0], self.seeds[0]) for method in plan.methods]

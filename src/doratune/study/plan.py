@@ -5,7 +5,7 @@ Paths in a plan are relative to the working directory, as everywhere on the comm
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -13,20 +13,22 @@ from pydantic import AfterValidator, Field, model_validator
 
 from doratune.data.mix import without_mix
 from doratune.data.tasks import plain_name
+from doratune.errors import InputError
 from doratune.methods.find import get_method, is_method_file, method_names
 from doratune.methods.method import Method
 from doratune.records.run import Format, Protocol
 from doratune.records.study import StudyMethod
-from doratune.settings import LaxPath, Positive, Settings
+from doratune.settings import LaxPath, Positive, Seed, Settings
 
 CROSSED = frozenset({"model", "task", "data", "format", "rows", "rank", "alpha", "learning_rate", "seed"})
 """Training settings that the plan has its own keys for."""
 EXTENSION = 2
 """How many learning rates may be added at each end, unless the plan says otherwise."""
+MOST_ADDED = 20
+"""The most that a plan may add at each end."""
 
 Item = TypeVar("Item", bound=Hashable)
 Rate = Annotated[float, Field(gt=0)]
-Seed = Annotated[int, Field(ge=0)]
 
 
 def _distinct(values: list[Item]) -> list[Item]:
@@ -39,6 +41,19 @@ Axis = Annotated[list[Item], Field(min_length=1), AfterValidator(_distinct)]
 """One dimension of the grid: at least one value, each once."""
 FurtherAxis = Annotated[list[Item], AfterValidator(_distinct)]
 """The same for a setting that need not be crossed: empty, or values, each once."""
+
+
+def _refuse_one_name(names: Mapping[str, str]) -> None:
+    """Refuse several files that define a method of one name, given the names by file."""
+    for name in names.values():
+        files = [file for file, one in names.items() if one == name]
+        if len(files) > 1:
+            raise InputError(
+                "several files define a method of one name",
+                where="methods",
+                got=f"{name} in {', '.join(files)}",
+                fix="give each another name",
+            )
 
 
 class Sizes(Settings):
@@ -114,7 +129,7 @@ class Choose(Settings):
     """The rows they are chosen on."""
     per: Literal["seed", "arm"] = "seed"
     """seed: every seed of an arm tries all rates and chooses its own; arm: the first seed chooses for all."""
-    extend: Annotated[int, Field(ge=0)] | None = None
+    extend: Annotated[int, Field(ge=0, le=MOST_ADDED)] | None = None
     """How many rates may be added at each end of the list while the best is at that end; None: 2."""
 
 
@@ -210,6 +225,7 @@ class Plan(Settings):
             return values
         own = {file: get_method(file, where="plan, methods") for file in files}
         names = {file: method.name for file, method in own.items()}
+        _refuse_one_name(names)
         changed = dict(values) | {
             "methods": [names.get(one, one) if isinstance(one, str) else one for one in listed],
             "own_methods": {method.name: method for method in own.values()},
@@ -225,8 +241,8 @@ class Plan(Settings):
         for name, method in self.own_methods.items():
             if name != method.name or name in method_names() or method.trains_all:
                 raise ValueError(
-                    f"should have {name} under own_methods as its file would: by its own name, which no "
-                    "shipped method has, with peft"
+                    f"own_methods should have {name} as its file would: by its own name, which no shipped "
+                    "method has, with peft"
                 )
         return self
 

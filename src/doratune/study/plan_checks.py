@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -237,6 +238,14 @@ def _check_tries(plan: Plan, source: str) -> None:
     added = Added(plan.extension, plan.extension)
     for method in plan.methods if plan.extension else []:
         extended = extended_rates(plan.rates(method), added)
+        if not 0 < extended[0] <= extended[-1] < math.inf:
+            raise InputError(
+                "a learning rate that may be added at an end of the list would be zero or infinite",
+                where=f"{source}, learning_rates, own_learning_rates",
+                got=", ".join(f"{rate:g}" for rate in plan.rates(method))
+                + f", and up to {plan.extension} more at each end",
+                fix="choose rates closer together and of a usual size, or set extend: 0 under choose",
+            )
         if len(set(extended)) < len(extended):
             raise InputError(
                 "the learning rates are too close together to be extended by their factor",

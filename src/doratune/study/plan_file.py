@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from doratune.errors import InputError
 from doratune.methods.former import SWITCHES, former_method
+from doratune.models.names import refuse_unknown_model
 from doratune.named_yaml import read_named
 from doratune.settings import validate
 from doratune.study.plan import Plan
@@ -27,7 +29,18 @@ def load_plan(name: str, *, data: Path | None = None) -> Plan:
     plan = validate(Plan, values, where=source)
     check_settings(plan, source)
     check_plan(plan, source)
-    return plan if data is None else plan.model_copy(update={"data": data})
+    for model in plan.models:
+        refuse_unknown_model(model, where=f"{source}, models")
+    if data is not None:
+        plan = plan.model_copy(update={"data": data})
+    if plan.data is not None and not plan.data.is_dir():
+        raise InputError(
+            "there is no such data folder",
+            where="--data" if data is not None else f"{source}, data",
+            got=plan.data,
+            fix="check the path",
+        )
+    return plan
 
 
 def recorded_plan(values: dict[str, Any], *, where: str) -> Plan:

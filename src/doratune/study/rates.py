@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,10 +33,15 @@ def extended_rates(rates: Sequence[float], added: Added) -> list[float]:
     """
     found = list(rates)
     for _ in range(added.below):
-        found.insert(0, _rounded(found[0] * found[0] / found[1]))
+        found.insert(0, _beyond(found[0], found[1]))
     for _ in range(added.above):
-        found.append(_rounded(found[-1] * found[-1] / found[-2]))
+        found.append(_beyond(found[-1], found[-2]))
     return found
+
+
+def _beyond(end: float, before: float) -> float:
+    """The rate after ``before`` and ``end``; 0 or infinity where it leaves the range of numbers."""
+    return _rounded(end * end / before) if 0 < end < math.inf else end
 
 
 def _rounded(rate: float) -> float:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from doratune.errors import DoratuneError, InputError
 from doratune.hub import offline
+from doratune.records.archive import has_archive, restore_runs
 from doratune.records.files import write_json_atomic
-from doratune.records.layout import STUDY_NAME
+from doratune.records.layout import RUNS_NAME, STUDY_NAME
 from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord, arm_name, no_better_than_majority
 from doratune.study.address import address, model_identity
@@ -28,7 +32,6 @@ from doratune.study.plan import Plan, PlanTask, Resources
 from doratune.study.rates import Added
 from doratune.study.ray_cluster import RayRunner
 from doratune.study.schedule import Progress
-from doratune.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -105,20 +108,36 @@ def open_study(
             inputs[_qualified(what, material.entry.name, names)] = digest
     for name, method in plan.own_methods.items():
         inputs[f"method {name}"] = address(method.deciding)
-    if plan.own_methods:
-        _refuse_arguments(plan, folder)
     groups = groups_of(plan, identities, materials, folder)
     for group in groups:
         group.check()
+    if plan.own_methods:
+        _refuse_misfits(plan, groups)
     return Study(plan, folder, groups, inputs, assumed, left_out)
 
 
-def _refuse_arguments(plan: Plan, folder: Path) -> None:
-    """Refuse the arguments of own methods that PEFT does not take, before anything is trained."""
-    from doratune.training.adapter import peft_config
+def _refuse_misfits(plan: Plan, groups: Sequence[Group]) -> None:
+    """Refuse own methods that PEFT does not take, or cannot put on a model, before anything is trained.
 
-    for method in plan.own_methods.values():
-        peft_config(method, TrainConfig(method=method.name, output=folder))
+    A model that is not on this machine as a folder is not fetched for that: its runs tell.
+    """
+    from doratune.models.skeleton import skeleton
+    from doratune.training.adapter import peft_config, refuse_misfit
+
+    checked: set[str] = set()
+    for config in (config for group in groups for config in group.configs()):
+        own = plan.own_methods.get(config.method)
+        settings = config.model_dump_json(include={"rank", "alpha", "dropout", "targets", "model", "method"})
+        if own is None or settings in checked:
+            continue
+        checked.add(settings)
+        model = skeleton(config.model, trust_remote_code=config.trust_remote_code)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the runs tell them
+            if model is None:
+                peft_config(own, config)
+            else:
+                refuse_misfit(model, own, config)
 
 
 def run_study(
@@ -177,6 +196,21 @@ def _warn_of_weak_choices(answered: Sequence[Answered]) -> None:
                 arm_name(arm.name),
                 ", ".join(f"seed {one.seed}, rate {one.learning_rate:g}" for one in weak),
             )
+
+
+@contextmanager
+def with_archived_runs(study: Study) -> Iterator[Study]:
+    """The study as it will be once the archive in its folder is restored; its folder is left as it is."""
+    if not has_archive(study.folder):
+        yield study
+        return
+    with TemporaryDirectory(prefix="doratune-") as scratch:
+        folder = Path(scratch)
+        restore_runs(study.folder, folder)
+        for run in (study.folder / RUNS_NAME).glob("*"):  # they come before those of the archive
+            shutil.rmtree(folder / RUNS_NAME / run.name, ignore_errors=True)
+            (folder / RUNS_NAME / run.name).symlink_to(run.resolve())
+        yield replace(study, folder=folder, groups=[replace(group, folder=folder) for group in study.groups])
 
 
 def make_runner(

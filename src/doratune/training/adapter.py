@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import fields
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
 from transformers import PreTrainedModel
 
 from doratune.errors import InputError, did_you_mean
@@ -15,7 +16,7 @@ from doratune.methods.find import get_method, is_method_file, method_names
 from doratune.methods.method import Method
 from doratune.peft import enable
 from doratune.peft._internals import LoraLayer, gather_params_ctx
-from doratune.peft.adapter_file import config_classes
+from doratune.peft.adapter_file import NEEDS_MORE, config_classes
 from doratune.peft.load import lost_base, refuse_conditional
 from doratune.peft.quantised import dequantised
 from doratune.training.config import TrainConfig
@@ -63,6 +64,31 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
     return peft_model
 
 
+def refuse_misfit(model: PreTrainedModel, method: Method, config: TrainConfig) -> None:
+    """Refuse a method that PEFT cannot put on a model, as far as the layers' names and shapes tell.
+
+    Args:
+        model: The base model without its weights, on the meta device. It is used up.
+        method: A method with an adapter.
+        config: The settings of a run.
+
+    Raises:
+        InputError: As in ``add_adapter``.
+    """
+    others = _check_targets(model, config.targets) if "targets" in method.given else {}
+    peft: Any = peft_config(method, config)
+    _check_named(model, peft, method, config)
+    if isinstance(peft, LoraConfig):
+        peft.init_lora_weights = True  # some initialisations compute with the weights
+    try:
+        _adapted(model, peft, method, config, others, empty=True)
+    except InputError as error:
+        if not isinstance(error.__cause__, NotImplementedError):  # as tensors without values raise it
+            raise
+    except RuntimeError as error:
+        logger.debug("%s is not checked without the model's weights: %s", method.title, error)
+
+
 def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None) -> PeftConfig:
     """The PEFT configuration of a run.
 
@@ -83,6 +109,13 @@ def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None)
     }
     classes = config_classes()
     kind = classes.get(method.peft or "")
+    if method.peft in NEEDS_MORE:
+        raise InputError(
+            "the training of this PEFT method needs further calls or inputs, which doratune does not make",
+            where=f"{_source(method, config)}, peft",
+            got=method.peft,
+            expected=f"one of {', '.join(sorted(classes))}",
+        )
     if kind is None:
         raise InputError(
             "the installed PEFT has no such configuration with layers to adapt",
@@ -99,6 +132,7 @@ def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None)
             got="init_lora_weights eva",
             expected=f"init_lora_weights {INITIALISATIONS}",
         )
+    _refuse_unknown(kind, method, config)
     values = {argument: settings[name] for name, argument in method.given.items()}
     try:
         peft = kind(task_type=TaskType.CAUSAL_LM, **values, **method.arguments)
@@ -114,6 +148,21 @@ def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None)
             expected=f"init_lora_weights {INITIALISATIONS}",
         )
     return peft
+
+
+def _refuse_unknown(kind: Any, method: Method, config: TrainConfig) -> None:
+    """Refuse names that are not arguments of the configuration's class."""
+    known = [field.name for field in fields(kind) if field.init]
+    named = [("arguments", name) for name in method.arguments]
+    named += [(f"settings, {setting}", name) for setting, name in method.given.items()]
+    for place, name in named:
+        if name not in known:
+            raise InputError(
+                f"PEFT's {method.peft} has no such argument",
+                where=f"{_source(method, config)}, {place}",
+                got=name,
+                fix=did_you_mean(name, known),
+            )
 
 
 def _check_named(model: PreTrainedModel, peft: Any, method: Method, config: TrainConfig) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field
 from doratune.errors import InputError
 from doratune.methods.method import Method
 from doratune.records.run import Format
-from doratune.settings import Dtype, LaxPath, OnOff, Positive, Settings
+from doratune.settings import Dtype, LaxPath, OnOff, Positive, Seed, Settings
 
 WARMUP_SHARE = 0.03
 """Share of all optimizer steps, used if no number of warm-up steps is given."""
@@ -85,7 +85,7 @@ class TrainingSettings(Settings):
     """How many of the newest checkpoints are kept."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """stop: end at a loss or gradient that is not finite; skip: skip that optimizer step, and count it."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the rows, their order, the adapter and dropout."""
 
     dtype: Dtype = "auto"

@@ -33,6 +33,7 @@ from doratune.records.layout import CHECKPOINTS_NAME, checkpoints, weights_path
 from doratune.records.run import DataRecord, ModelRecord, RunRecord
 from doratune.records.storage import write_base_model, write_record
 from doratune.records.weights import weights_bytes, weights_checksum
+from doratune.settings import SEEDS
 from doratune.speedups import SpeedupReport, speed_up
 from doratune.training import run_directory
 from doratune.training._internals import DEVICES_NAME, TRAINING_ARGS_NAME, SFTConfig
@@ -292,7 +293,7 @@ def build_trainer(
         else None
     )
     if args.process_index:
-        set_seed(config.seed + args.process_index)  # or all processes would drop the same elements
+        set_seed((config.seed + args.process_index) % SEEDS)  # or all processes would drop the same elements
     return trainer, speedups
 
 

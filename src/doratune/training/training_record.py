@@ -9,7 +9,7 @@ from peft import PeftModel
 
 from doratune.launch import launched
 from doratune.memory import peak_memory_bytes
-from doratune.peft import first_calls
+from doratune.peft import first_calls, left_to_peft
 from doratune.records.run import (
     ChangeRecord,
     LayersRecord,
@@ -74,15 +74,16 @@ def training_record(
             micro_batch_size=trainer.args.per_device_train_batch_size,
             accumulation=trainer.args.gradient_accumulation_steps,
         ),
-        layers=_layers(trainer.model),
+        layers=_layers(trainer.model) if config.engine == "doratune" else None,
     )
 
 
 def _layers(model: Any) -> LayersRecord | None:
-    """What computed the adapted layers; None if none is on the engine."""
+    """What computed the layers with LoRA or DoRA; None if there are none, or no forward pass has shown it."""
     calls = first_calls(model)
-    if calls is None:
-        return None
+    if calls is None:  # also where PEFT has all of them
+        left = left_to_peft(model)
+        return LayersRecord(engine=0, left=left, uncalled=0) if left else None
     return LayersRecord(engine=calls.engine.total(), left=dict(calls.reasons), uncalled=calls.uncalled)
 
 

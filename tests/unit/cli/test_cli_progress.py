@@ -46,6 +46,19 @@ def test_time_left_follows_how_many_run_at_a_time(
     assert last.endswith(f"about {duration(one_after_the_other / at_a_time)} left"), last
 
 
+def test_a_run_that_a_signal_broke_has_not_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = opened(tmp_path)
+    first, second = study.groups[0].trials()[:2]
+    with progress.StudyProgress(study, jobs=2) as shown:
+        shown.started(first)
+        shown.started(second)
+        shown.ended(first, Outcome(2.0, "out of memory"))
+        shown.stopping()
+        shown.ended(second, Outcome(0.0, "the run's process was killed"))
+    first_line, _, last_line = capsys.readouterr().err.splitlines()
+    assert "failed in" in first_line and "interrupted in" in last_line
+
+
 def test_after_the_last_job_no_time_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = opened(tmp_path)
     with progress.StudyProgress(study, jobs=1) as shown:

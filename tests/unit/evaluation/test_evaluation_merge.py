@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LilyConfig, LoraConfig, PeftModel, get_peft_model
 
 from doratune.errors import DoratuneError
 from doratune.evaluation.config import EvalConfig
@@ -123,6 +123,28 @@ def test_a_merge_that_changes_the_answers_is_an_error(
     with pytest.raises(DoratuneError, match="by more than rounding") as caught:
         merge(model, base.tokenizer, ["is it true?"])
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.filterwarnings("ignore:.lora_bias=True. was passed but")
+def test_what_peft_cannot_merge_is_kept_apart(tiny_model: Path) -> None:
+    """And is whole afterwards: a merge that fails in the middle would leave a part merged."""
+    base = load_model(str(tiny_model), dtype="float32")
+    config = LilyConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], r=4)
+    model: Any = get_peft_model(base.model, config).eval()
+    assert "not supported for Lily" in str(merge_obstacle(base, model))
+    base = load_model(str(tiny_model), dtype="float32")
+    base.model.model.layers[0].self_attn.q_proj.bias = torch.nn.Parameter(torch.zeros(64))
+    model = adapted(base, "q_proj", use_dora=False, lora_bias=True)
+    wanted = model(IDS).logits
+    assert "layers.1.self_attn.q_proj: Impossible to merge" in str(merge_obstacle(base, model))
+    assert model(IDS).logits.equal(wanted)
+
+
+def test_a_method_that_merges_into_nothing_is_kept_apart(tiny_model: Path) -> None:
+    base = load_model(str(tiny_model), dtype="float32")
+    model = adapted(base, "q_proj")
+    assert merge_obstacle(base, model, "base") is None
+    assert "merges into nothing" in str(merge_obstacle(base, model, "nothing"))
 
 
 def test_a_base_that_would_round_is_left_alone(tiny_model: Path) -> None:

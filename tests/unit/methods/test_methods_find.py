@@ -86,9 +86,13 @@ def test_an_own_method_is_found_by_its_file(tmp_path: Path) -> None:
         (OWN.replace("my-lora", "base"), "name: should be up to 32 of a-z"),
         (OWN.replace("arguments", "argument"), "did you mean 'arguments'?"),
         (OWN.replace("LoraConfig", "VeraConfig"), "only with peft: LoraConfig"),
-        (OWN.replace("lora_bias: true", "r: 8"), "should leave r to the run's settings"),
-        (OWN + "norm_gradient: true", "should have a norm_gradient only with DoRA"),
+        (OWN.replace("lora_bias: true", "r: 8"), "got: arguments should leave r to the run's settings"),
+        (
+            OWN + "norm_gradient: true",
+            "got: norm_gradient should be true only with DoRA (use_dora) on the engine",
+        ),
         (OWN + "match: dor", "did you mean dora?"),
+        (OWN + "match: full", "a method without an adapter cannot be matched"),
         (OWN + "optimizer: {name: lora-plus}", "should have a ratio with lora-plus"),
         (OWN + "optimizer: {ratio: 4}", "should have a ratio with lora-plus"),
         (
@@ -103,6 +107,7 @@ def test_a_file_that_cannot_be_used_is_one_message(text: str, said: str, tmp_pat
     with pytest.raises(InputError) as caught:
         get_method(path)
     assert said in str(caught.value) and path in str(caught.value)
+    assert "{" not in str(caught.value.got) or "optimizer" in str(caught.value.got), "not the whole file"
 
 
 def test_an_unknown_name_leads_to_a_known_one() -> None:

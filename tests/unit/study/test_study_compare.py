@@ -294,6 +294,12 @@ def test_a_model_folder_that_is_missing_is_refused_before_anything_is_written(tm
     assert not (tmp_path / "out").exists()
 
 
+def test_a_comparison_that_is_not_there_is_not_resumed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no comparison to resume"):
+        run(tmp_path, resume=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_comparison_of_an_older_version_is_not_resumed(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/comparison.json").write_text("{}")
@@ -387,5 +393,18 @@ def test_a_comparison_of_other_methods_has_them_as_its_arms(tmp_path: Path) -> N
     again = MadeUpRunner()
     assert run(tmp_path, again, resume=True, methods=["lora", "rslora"]).cells == record.cells
     assert again.jobs == []
-    with pytest.raises(InputError, match="methods: lora, rslora -> lora, dora"):
+    with pytest.raises(InputError) as raised:
         run(tmp_path, resume=True)
+    assert raised.value.got == "methods: lora, rslora -> lora, dora"
+
+
+def test_a_changed_method_file_is_another_comparison(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    text = (
+        "name: mine\ntitle: M\ndescription: d\npeft: LoraConfig\nmerges: base\narguments: {use_rslora: %s}\n"
+    )
+    file.write_text(text % "true", encoding="utf-8")
+    run(tmp_path, methods=["lora", str(file)])
+    file.write_text(text % "false", encoding="utf-8")
+    with pytest.raises(InputError, match=r"the content of the file of method mine: \w+ -> \w+"):
+        run(tmp_path, resume=True, methods=["lora", str(file)])

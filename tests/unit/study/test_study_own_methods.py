@@ -53,6 +53,15 @@ def test_a_definition_in_a_plan_has_its_own_name(tmp_path: Path, name: str) -> N
         load_plan(plan(tmp_path, methods=["dora", name], own_methods={name: definition}))
 
 
+def test_two_files_of_one_name_are_named(tmp_path: Path) -> None:
+    files = [str(tmp_path / name) for name in ("own.yaml", "other.yaml")]
+    path = plan(tmp_path, methods=files)
+    Path(files[1]).write_text(yaml.safe_dump(OWN | {"description": "another"}), encoding="utf-8")
+    with pytest.raises(InputError, match="several files define a method of one name") as caught:
+        load_plan(path)
+    assert all(file in str(caught.value.got) for file in files)
+
+
 def test_an_unknown_method_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean pissa") as caught:
         load_plan(plan(tmp_path, methods=["lora", "pisa"]))
@@ -75,3 +84,40 @@ def test_a_study_with_an_own_method_runs_to_its_end_and_goes_on_without_the_file
     page = to_markdown(page_of(record))
     assert "vera-deep" in page
     assert recorded_plan(record.plan or {}, where="study.json").methods == ["lora", "vera-deep"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"layers_to_transform": [99], "init_lora_weights": "pissa"}, "Target modules"),
+        ({"modules_to_save": ["norrm"]}, "did you mean norm?"),
+        ({"use_dora": True, "lora_bias": True}, "not supported for DoRA"),
+    ],
+)
+def test_a_method_that_does_not_fit_the_model_is_refused_when_the_study_is_opened(
+    changes: dict[str, object], said: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    own = {"peft": "LoraConfig", "settings": {}, "arguments": changes}
+    (tmp_path / "misfit.yaml").write_text(yaml.safe_dump(OWN | own), encoding="utf-8")
+    path = plan(tmp_path, methods=["lora", str(tmp_path / "misfit.yaml")], models=[str(tiny_model)])
+    with pytest.raises(InputError, match="vera-deep") as caught:
+        open_study(load_plan(path), tmp_path / "out", only_to_estimate=True)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("peft", "arguments"),
+    [
+        ("LoraConfig", {"init_lora_weights": "pissa"}),
+        ("LoraConfig", {"lora_bias": True}),  # of which PEFT warns, as the run says
+        ("FrodConfig", {}),
+        ("LoHaConfig", {}),
+    ],
+)
+def test_what_needs_the_models_weights_is_not_refused_without_them(
+    peft: str, arguments: dict[str, object], tiny_model: Path, tmp_path: Path
+) -> None:
+    own = {"peft": peft, "settings": {"targets": "target_modules"}, "arguments": arguments}
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(OWN | own), encoding="utf-8")
+    path = plan(tmp_path, methods=["lora", str(tmp_path / "fit.yaml")], models=[str(tiny_model)])
+    open_study(load_plan(path), tmp_path / "out", only_to_estimate=True)

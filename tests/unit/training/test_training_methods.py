@@ -17,7 +17,9 @@ from doratune.methods.find import get_method, method_names
 from doratune.models.load import load_model
 from doratune.peft.adapter_file import read_lora_config
 from doratune.serving.adapted import open_adapted
+from doratune.serving.merged_weights import MergedWeights
 from doratune.serving.servers.contents import read_contents
+from doratune.study.cell import engine_of
 from doratune.training import train as training
 from doratune.training.adapter import add_adapter
 from doratune.training.config import TrainConfig
@@ -78,6 +80,39 @@ def test_a_method_is_evaluated_as_it_was_trained(
     assert target.scored.merged == (method.merges != "nothing")
     engine = record.training.layers
     assert (engine is not None and engine.engine == 10 and not engine.left) == method.engine
+
+
+def test_the_method_in_the_reference_is_evaluated_as_it_was_trained(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[3] / "docs/reference/tasks-models-methods.md").read_text(encoding="utf-8")
+    path, run = tmp_path / "method.yaml", tmp_path / "run"
+    path.write_text(page.partition("```yaml\n")[2].partition("```")[0], encoding="utf-8")
+    config = TrainConfig(method=str(path), model=str(tiny_model), output=run, **SETTINGS)
+    record, in_memory = trained(monkeypatch, config)
+    target = load_target(EvalConfig(target=str(run), task=["sample-boolq"]), find_trained(str(run)))
+    torch.testing.assert_close(logits(target.model), in_memory, rtol=0, atol=1e-5)
+    assert target.scored.merged and engine_of(record) == "doratune"
+
+
+@pytest.mark.filterwarnings("ignore:.lora_bias=True. was passed but")
+@pytest.mark.filterwarnings("ignore:Adapter 'default'. 10 LoRA tensor")  # of a bias, which has one dimension
+def test_a_bias_that_the_base_lacks_is_evaluated_unmerged(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PEFT trains it and cannot merge it; the engine leaves it to PEFT, and the record says so."""
+    run = tmp_path / "run"
+    path = own(tmp_path, "lora_bias: true")
+    record, in_memory = trained(
+        monkeypatch, TrainConfig(method=path, model=str(tiny_model), output=run, **SETTINGS)
+    )
+    assert record.training.layers.left == {"lora_bias not supported": 10} and engine_of(record) == "peft"
+    target = load_target(EvalConfig(target=str(run), task=["sample-boolq"]), find_trained(str(run)))
+    torch.testing.assert_close(logits(target.model), in_memory, rtol=0, atol=1e-5)
+    assert not target.scored.merged and "base layer has no bias" in str(target.apart)
+    with pytest.raises(InputError, match="those of the base model have none") as caught:
+        MergedWeights(open_adapted(str(run)))
+    assert "layers.0.self_attn.q_proj.bias" in str(caught.value.got)
 
 
 OWN = """
@@ -158,7 +193,7 @@ def test_the_fixed_rate_of_an_embedding_with_lora_plus_is_said(
 @pytest.mark.parametrize(
     ("arguments", "peft", "said"),
     [
-        ("use_dorra: true", "LoraConfig", "unexpected keyword argument 'use_dorra'"),
+        ("use_dorra: true", "LoraConfig", "did you mean use_dora?"),
         ("use_dora: true, lora_bias: true", "LoraConfig", "lora_bias=True is not supported for DoRA"),
         ("init_lora_weights: pisssa", "LoraConfig", "pisssa"),
         ("init_lora_weights: lora_ga", "LoraConfig", "whose change comes from gradients"),
@@ -167,7 +202,7 @@ def test_the_fixed_rate_of_an_embedding_with_lora_plus_is_said(
         ("modules_to_save: [norrm]", "LoraConfig", "did you mean norm?"),
         ("rank_pattern: {q_prog: 8}", "LoraConfig", "did you mean q_proj?"),
         ("", "LoraConfg", "did you mean LoraConfig?"),
-        ("", "AdaLoraConfig", "no such configuration"),
+        ("", "AdaLoraConfig", "needs further calls"),
         ("", "PrefixTuningConfig", "no such configuration"),
     ],
 )
@@ -178,6 +213,15 @@ def test_what_peft_refuses_is_one_message(
     with pytest.raises(InputError) as caught:
         adapted(tiny_model, method=path)
     assert said in str(caught.value) and path in str(caught.value)
+
+
+def test_a_setting_that_peft_does_not_know_is_told_by_its_place(tiny_model: Path, tmp_path: Path) -> None:
+    path = own(tmp_path, "", peft="VeraConfig", engine=False)
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write("settings: {rank: rr}\n")
+    with pytest.raises(InputError, match="VeraConfig has no such argument") as caught:
+        adapted(tiny_model, method=path)
+    assert (caught.value.where, caught.value.got) == (f"{path}, settings, rank", "rr")
 
 
 def test_a_method_that_does_not_fit_the_model_is_one_message(tiny_model: Path) -> None:
