@@ -107,11 +107,6 @@ class RowTrainer(SFTTrainer):
             return super().create_optimizer(model)
         trained: Any = self.model if model is None else model
         kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, trained)
-        if any("lora_embedding_" in name for name, one in trained.named_parameters() if one.requires_grad):
-            logger.warning(
-                "LoRA+ as PEFT has it trains the adapter of an embedding at a rate of 1e-6, whatever the "
-                "learning rate of the run"
-            )
         self.optimizer = create_loraplus_optimizer(
             trained,
             kind,
@@ -119,6 +114,13 @@ class RowTrainer(SFTTrainer):
             loraplus_weight_decay=self.args.weight_decay,
             **arguments,
         )
+        rates = {group["lr"] for group in self.optimizer.param_groups if group["params"]}
+        for fixed in rates - {arguments["lr"], arguments["lr"] * self._loraplus_ratio}:
+            logger.warning(
+                "LoRA+ as PEFT has it trains the adapter of an embedding at a rate of %g, whatever the "
+                "learning rate of the run",
+                fixed,
+            )
         return self.optimizer
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:

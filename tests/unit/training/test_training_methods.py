@@ -187,7 +187,7 @@ def test_the_fixed_rate_of_an_embedding_with_lora_plus_is_said(
         for one in group["params"]
         if "lora_embedding" in names[id(one)]
     }
-    assert fixed == {1e-6} and "at a rate of 1e-6" in caplog.text
+    assert fixed == {1e-6} and "at a rate of 1e-06" in caplog.text
 
 
 @pytest.mark.parametrize(
