@@ -22,7 +22,8 @@ NO_PAIR = "No two methods have been compared yet."
 NEEDED_NOTE = (
     "How many test rows (with this study's seeds) or seeds (with its rows) it takes to detect a true "
     "difference of this size, with p below 5 % before correction, in four studies out of five. The ranges "
-    "come from the 80 % bounds of how much the rows and seeds vary, which a few seeds tell only roughly."
+    "come from the 80 % bounds of how much the rows and seeds vary, which a few seeds tell only roughly. "
+    "Where a range has no end, perhaps no number is enough."
 )
 
 
@@ -253,7 +254,7 @@ def _range(noun: str, number: int | None, bounds: tuple[int | None, int | None] 
     if low is None:
         return f"no number of {noun}"
     if high is None:
-        return f"{low:,} {noun} or more, if any number is enough"
+        return f"{low:,} {noun} or more"
     return f"{low:,} {noun}" if low == high else f"{low:,} to {high:,} {noun}"
 
 
