@@ -267,7 +267,7 @@ def _changed_settings(now: Plan, before: Plan) -> list[str]:
     # With one rate no rows are held out. Going to or from one rate shows as a change of rates below.
     if None in (before.tasks[0].validation_rows, now.tasks[0].validation_rows):
         del old["validation_rows"]
-    # A method that is no longer there shows in the list of methods.
+    # The list of methods already shows that one was removed.
     changed = [
         f"{name}: {old[name]} -> {new[name]}" for name in old if name in new and old[name] != new[name]
     ]

@@ -79,8 +79,6 @@ def open_study(
     if only is not None:
         plan = part_of(plan, only)
     left_out = tuple(name for name in everything if name not in tested(plan))
-    if not only_to_estimate:
-        _keep_results(folder, left_out)
     assumed: dict[str, str] = {}
 
     def load(entry: PlanTask) -> Material:
@@ -247,26 +245,11 @@ def make_runner(
     return LocalRunner(jobs, threads, initializer, processes=resources.of_a_run)
 
 
-def _keep_results(folder: Path, left_out: Sequence[str]) -> None:
-    """Refuse to write a record without the results of tasks that the record in the folder has."""
-    path = folder / STUDY_NAME
-    if not left_out or not path.is_file():
-        return
-    held = list(dict.fromkeys(cell.task for cell in read_study(path).cells if cell.task in left_out))
-    if held:
-        raise InputError(
-            "the study's record has results of tasks that --only leaves out",
-            where=str(path),
-            got=", ".join(held),
-            fix="name them too, leave --only out, or choose another --output",
-        )
-
-
 def refuse_lost_results(study: Study) -> None:
     """Refuse a study whose record would lack results that the record in its folder has.
 
     Raises:
-        InputError: The folder's record has runs that are not among the study's, or cannot be read.
+        InputError: The folder's record has tasks or runs that are not among the study's, or cannot be read.
     """
     path = study.folder / STUDY_NAME
     if not path.is_file():
@@ -279,19 +262,22 @@ def refuse_lost_results(study: Study) -> None:
         for rate in group.rates(method, every)
         for seed in group.seeds
     }
+    tasks = tested(study.plan)
     lost = [
         f"{cell.task}, {arm_name(arm.name)}, seed {run.seed}"
         for cell in read_study(path).cells
         for arm in cell.arms
         for run in arm.runs
-        if Path(run.run).name not in known
+        if cell.task.lower() not in tasks or Path(run.run).name not in known
     ]
     if lost:
         raise InputError(
-            "the folder's record has results that are not in this plan, and would be replaced",
+            "the folder's record has results that this study would not have, and would be replaced",
             where=str(path),
             got=f"{lost[0]}{f', and {len(lost) - 1} more' if len(lost) > 1 else ''}",
-            fix="choose another --output, or add to the plan that the record is of; to give the record up, "
+            fix="name its tasks under --only too, or choose another --output"
+            if study.left_out
+            else "choose another --output, or add to the plan that the record is of; to give the record up, "
             "delete study.json (the runs are kept)",
         )
 
