@@ -28,9 +28,13 @@ class MergedWeights:
         changed: The parameters whose values are not those of the base's files. Of parameters that are one in
             the base, all are named if one changes.
         untied: Of these, those that need a tensor for themselves.
+
+    Raises:
+        InputError: The run's method says that it merges into nothing, or a bias to change is missing.
     """
 
     def __init__(self, opened: AdaptedBase) -> None:
+        _refuse_unmergeable(opened)
         self._opened = opened
         self._layers = {one.parameter: one for one in opened.layers()}
         self._biases = {one.bias: one for one in opened.layers() if one.bias}
@@ -97,6 +101,19 @@ class MergedWeights:
         lost, moved = (sum(part) for part in zip(*self._lost.values(), strict=True))
         worst = max(shares, key=shares.__getitem__)
         return RoundingRecord(overall=math.sqrt(lost / moved), worst=shares[worst], parameter=worst)
+
+
+def _refuse_unmergeable(opened: AdaptedBase) -> None:
+    """Refuse a run whose own method says that PEFT's merge is not what was trained."""
+    record = opened.record
+    if record is not None and (record.definition or {}).get("merges") == "nothing":
+        raise InputError(
+            "the run's method says that it merges into nothing",
+            where=opened.target,
+            got=f"merges: nothing, in the file of the method {record.method}",
+            fix="load the adapter on its base with PEFT; if it can be merged after all, train again with "
+            "merges: base or changed-base",
+        )
 
 
 def _refuse_missing_biases(opened: AdaptedBase) -> None:

@@ -18,6 +18,8 @@ from doratune.models.load import load_model
 from doratune.peft.adapter_file import read_lora_config
 from doratune.serving.adapted import open_adapted
 from doratune.serving.merged_weights import MergedWeights
+from doratune.serving.merging.config import MergeConfig
+from doratune.serving.merging.merge import merge
 from doratune.serving.servers.contents import read_contents
 from doratune.study.cell import engine_of
 from doratune.training import train as training
@@ -122,15 +124,30 @@ description: a method of a test
 peft: {peft}
 arguments: {{{arguments}}}
 engine: {engine}
-merges: base
+merges: {merges}
 """
 
 
-def own(folder: Path, arguments: str, *, peft: str = "LoraConfig", engine: bool = True) -> str:
+def own(
+    folder: Path, arguments: str, *, peft: str = "LoraConfig", engine: bool = True, merges: str = "base"
+) -> str:
     path = folder / "my.yaml"
-    text = OWN.format(peft=peft, arguments=arguments, engine=str(engine).lower())
+    text = OWN.format(peft=peft, arguments=arguments, engine=str(engine).lower(), merges=merges)
     path.write_text(text, encoding="utf-8")
     return str(path)
+
+
+def test_what_its_method_says_not_to_merge_is_evaluated_apart_and_not_merged(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    method = own(tmp_path, "use_dora: true", merges="nothing")
+    trained(monkeypatch, TrainConfig(method=method, model=str(tiny_model), output=run, **SETTINGS))
+    target = load_target(EvalConfig(target=str(run), task=["sample-boolq"]), find_trained(str(run)))
+    assert not target.scored.merged
+    with pytest.raises(InputError, match="says that it merges into nothing") as caught:
+        merge(MergeConfig(run=[str(run)], output=tmp_path / "merged"))
+    assert caught.value.where == str(run) and not (tmp_path / "merged").exists()
 
 
 def adapted(model: Path, **settings: Any) -> Any:
