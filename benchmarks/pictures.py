@@ -1,7 +1,8 @@
 """The README's pictures.
 
     python benchmarks/pictures.py step-time            # time of a step, from benchmarks/results
-    python benchmarks/pictures.py forest               # DoRA - LoRA by task, from docs/results/smollm2
+    python benchmarks/pictures.py forest               # DoRA - LoRA by task, from the study main
+    python benchmarks/pictures.py seeds                # DoRA - LoRA by seed, from paper-rates and same-rate
     python benchmarks/pictures.py demo-report FOLDER   # the page of the demo, with Chromium
 
 Each writes into docs/pictures: an SVG for light pages and one for dark ones, or a PNG. The SVGs come from
@@ -24,15 +25,18 @@ from typing import Any
 
 from doratune.errors import InputError
 from doratune.records.storage import read_study
-from doratune.report import verdicts
-from doratune.report.figures import TEXT, WIDE, Sheet, as_file, colour, drawing, to_svg
+from doratune.records.study import StudyCell, arm_name
+from doratune.report import numbers, verdicts
+from doratune.report.figures import PAPER, TEXT, WIDE, Sheet, as_file, colour, drawing, new_figure, to_svg
 from doratune.report.files import HTML_NAME
 from doratune.report.plots.differences import forest_plot
+from doratune.report.plots.rows import dotted, line_label, whisker
 from doratune.report.view import METHOD_SERIES, view_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PICTURES = ROOT / "benchmarks" / "results", ROOT / "docs" / "pictures"
-STUDY = ROOT / "docs" / "results" / "smollm2" / "study.json"
+STUDIES = ROOT / "docs" / "results" / "studies"
+MAIN = STUDIES / "main" / "study.json"
 PROVIDERS = {
     "peft-lora": "PEFT LoRA",
     "peft-dora": "PEFT DoRA",
@@ -99,14 +103,56 @@ def step_time() -> str:
 
 def forest() -> str:
     """DoRA minus LoRA on every cell of the committed study, as an ``<svg>``."""
-    view = view_of(read_study(STUDY))
+    view = view_of(read_study(MAIN))
     outcome = verdicts.headlines(view)[0].split(". ")[0]
     model, rank = view.record.cells[0].model, view.record.cells[0].rank
     title = f"{outcome}\n{model}, rank {rank}, {view.seeds}; points of accuracy, 95 % interval"
     return forest_plot(view.pairs[0], view, Sheet("forest", WIDE), title)
 
 
+def seeds() -> str:
+    """DoRA minus LoRA by seed and by all, at the original study's rates and at one, as an ``<svg>``."""
+    found = [read_study(STUDIES / name / "study.json") for name in ("same-rate", "paper-rates")]
+    cells = [cell for record in found for cell in record.cells]
+    index = METHOD_SERIES["dora"]
+    sheet, words = Sheet("seeds", WIDE), []
+    with drawing(sheet):
+        figure, axes = new_figure(sheet, 1.4 + 0.6 * len(cells))
+        for place, cell in enumerate(cells):
+            one, label = cell.differences[0], f"{cell.format}, {_rates(cell)}"
+            whisker(axes, place, one.points, one.interval, index, "D", PAPER)
+            for single in one.seeds:
+                fill = colour(index) if single.p_value < 0.05 else PAPER
+                look = {"marker": "o", "markersize": 6, "markerfacecolor": fill, "clip_on": False}
+                axes.plot([single.points], [place + 0.22], color=colour(index), linestyle="none", **look)
+            figures = f"{numbers.signed(one.points)}  ({numbers.signed_interval(one.interval)})"
+            line_label(axes, place, label, figures)
+            alone = ", ".join(numbers.signed(single.points) for single in one.seeds)
+            words.append(f"{label}: {figures}, single seeds {alone}")
+        axes.axvline(0, color=TEXT, linewidth=1, linestyle=(0, (2, 2)), zorder=0.5)
+        axes.set(ylim=(len(cells) - 0.4, -0.6), yticks=[])
+        axes.set_xlabel(
+            "points of accuracy, DoRA − LoRA. Diamond: all seeds, 95 % interval. "
+            "Circles: each seed alone, filled where its p is below 5 %"
+        )
+        dotted(axes)
+        axes.set_title(
+            "What one seed would have said: ARC-Easy, SmolLM2-135M", loc="left", weight="bold", fontsize=11
+        )
+        return to_svg(figure, sheet, f"DoRA minus LoRA. {'. '.join(words)}.")
+
+
 DRAWN: dict[str, Callable[[], str]] = {"step-time": step_time, "forest": forest}
+if (STUDIES / "same-rate" / "study.json").is_file():  # the two studies have been run
+    DRAWN["seeds"] = seeds
+
+
+def _rates(cell: StudyCell) -> str:
+    """At which rates the arms of a cell were trained."""
+    rates = {arm.name: f"{arm.learning_rate:g}" for arm in cell.arms}
+    if len(set(rates.values())) == 1:
+        return f"both at {next(iter(rates.values()))}"
+    return ", ".join(f"{arm_name(name)} at {rate}" for name, rate in rates.items())
 
 
 def files_of(name: str) -> dict[str, str]:

@@ -69,14 +69,19 @@ def first_run(task: str) -> Any:
     return json.loads((STUDIES / "first-run" / task / "comparison.json").read_bytes())
 
 
-def study() -> Any:
-    """The study of SmolLM2-135M."""
-    return read_study(STUDIES / "smollm2" / "study.json")
+def study(name: str) -> Any:
+    """A study of SmolLM2-135M."""
+    return read_study(STUDIES / "studies" / name / "study.json")
+
+
+def has_study(name: str) -> bool:
+    """Whether it has been run."""
+    return (STUDIES / "studies" / name / "study.json").is_file()
 
 
 def analysis() -> Any:
     """How its weights moved."""
-    return read_analysis(STUDIES / "smollm2" / "analysis" / "analysis.json")
+    return read_analysis(STUDIES / "analysis" / "analysis.json")
 
 
 def environment(record: Any) -> Environment:

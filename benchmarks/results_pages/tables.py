@@ -296,29 +296,6 @@ def agreement(record: Any) -> str:
     return words.table(["", *WAYS.values()], rows)
 
 
-def study_cells(record: Any) -> str:
-    """Every cell of the study: accuracies with intervals, and the difference."""
-    rows = []
-    for cell in record.cells:
-        arms = {arm.name: arm for arm in cell.arms}
-        difference = cell.differences[0]
-        low, high = (words.points(bound) for bound in difference.interval)
-        rows.append(
-            [
-                f"{cell.task}, {cell.format} ({cell.rows:,})",
-                words.percent(cell.majority),
-                words.percent(cell.base.accuracy),
-                *(
-                    f"{words.percent(arms[name].mean)} ({words.percents(arms[name].interval)})"
-                    for name in ("lora", "dora")
-                ),
-                f"**{words.points(difference.points)}** ({low} to {high})",
-            ]
-        )
-    heading = ["task, format (test rows)", "majority", "base", "LoRA", "DoRA", "DoRA − LoRA, points"]
-    return words.table(heading, rows)
-
-
 def correlations(record: Any) -> str:
     """Correlation of the changes of magnitude and direction, by method and kind of layer."""
     titles = {"full": "full fine-tuning", "lora": "LoRA", "dora": "DoRA"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from results_pages import records, tables, words
+from results_pages import records, study_tables, tables, words
 from results_pages.charts import charts
 
 OUTPUT = records.STUDIES
@@ -26,6 +26,7 @@ def results_pages() -> dict[str, str]:
     environment.globals.update(
         records=records,
         tables=tables,
+        study_tables=study_tables,
         words=words,
         predates=lambda names: all(
             records.pipeline(name).started < records.FLOAT32_EVALUATION for name in names

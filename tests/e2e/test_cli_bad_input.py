@@ -220,7 +220,7 @@ def test_output_that_cannot_be_written(cli: Cli, tiny_model: Path, verb: str, ou
     rest: dict[str, list[object]] = {
         "train": training,
         "compare": training,
-        "study": ["smollm2-three-tasks"],
+        "study": ["smollm2-four-tasks"],
         "eval": [tiny_model, "--task", "sample-boolq"],
         "report": ["a-run"],
         "analyze": ["a-run"],

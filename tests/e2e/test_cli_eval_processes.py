@@ -97,7 +97,7 @@ def refusals(folder: Path) -> dict[str, Command]:
         "dry run": Command(["train", "--task", "sample-boolq", "--output", folder / "refused", "--dry-run"]),
         "harness": Command(["eval", folder / "base", "--harness", "lm-eval", "--task", "x"]),
         "compare": Command(["compare", "--task", "sample-boolq", "--output", folder / "refused"]),
-        "study": Command(["study", "smollm2-three-tasks", "--output", folder / "refused"]),
+        "study": Command(["study", "smollm2-four-tasks", "--output", folder / "refused"]),
         "report": Command(["report", folder / "run"]),
         "analyze": Command(["analyze", folder / "run"]),
         "tasks": Command(["tasks"]),

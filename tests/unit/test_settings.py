@@ -15,7 +15,7 @@ from doratune.study.plan import Plan
 
 def faults(changes: dict[str, Any], *, tasks: dict[str, Any] | None = None) -> list[str]:
     """The lines about the shipped plan of four tasks with changes, and with changes in each of its tasks."""
-    plan = read_shipped("doratune.study", "plans/smollm2-three-tasks.yaml")
+    plan = read_shipped("doratune.study", "plans/smollm2-four-tasks.yaml")
     for task in plan["tasks"]:
         for name, value in (tasks or {}).items():
             task.pop(name, None)

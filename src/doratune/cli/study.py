@@ -16,9 +16,9 @@ While the best rate is at an end of the list, a rate beyond it is tried with eve
 The same --output resumes a study: finished runs are kept, and what was added to the plan is run.
 
 Examples:
-  doratune study smollm2-three-tasks --output runs/study --dry-run
-  doratune study smollm2-three-tasks --data dataset --output runs/study
-  doratune study smollm2-three-tasks --only boolq winogrande --output runs/two-tasks
+  doratune study smollm2-four-tasks --output runs/study --dry-run
+  doratune study smollm2-four-tasks --data dataset --output runs/study
+  doratune study smollm2-four-tasks --only boolq winogrande --output runs/two-tasks
   doratune study plan.yaml --output runs/study --jobs 2
 """
 

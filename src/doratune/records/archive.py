@@ -2,12 +2,13 @@
 
 ``RUNS_FILE`` has a line of compressed JSON for each run directory, ``PREDICTIONS_FILE`` a row of Parquet for
 each row that a run answered. Scores are exact, so ties stay ties; scores per byte are stored as numbers of
-bytes. Training rows, weights, checkpoints and logs are left out.
+bytes. Training rows, weights, checkpoints and logs are left out. Paths inside the study are relative to it.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,7 @@ def write_archive(study: Path, folder: Path) -> list[Path]:
     lines = [
         {
             "run": run.relative_to(study).as_posix(),
-            "record": record.to_dict(),
+            "record": _relative(record.to_dict(), study),
             "metrics": read_jsonl(run / METRICS_NAME) if is_started(run) else None,
         }
         for run, record in records.items()
@@ -110,7 +111,7 @@ def write_archive(study: Path, folder: Path) -> list[Path]:
     lines += [
         {
             "run": run.relative_to(study).as_posix(),
-            "diverged": read_divergence(run).to_dict(),
+            "diverged": _relative(read_divergence(run).to_dict(), study),
             "metrics": read_jsonl(run / METRICS_NAME),
         }
         for run in diverged
@@ -179,6 +180,19 @@ def _checked_line(line: Mapping[str, Any], folder: Path) -> RunRecord | Divergen
         raise InputError(
             "a line of the archive is not a run", where=f"{folder / RUNS_FILE}, {line.get('run')}", got=got
         ) from None
+
+
+def _relative(value: Any, study: Path) -> Any:
+    """``value`` with every path inside the study relative to it, as an archive is read on other machines."""
+    if isinstance(value, Mapping):
+        return {key: _relative(one, study) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_relative(one, study) for one in value]
+    if isinstance(value, str):
+        for folder in (study, study.resolve()):
+            if value.startswith(f"{folder}{os.sep}"):
+                return Path(value).relative_to(folder).as_posix()
+    return value
 
 
 def _predictions(study: Path, run: Path, record: RunRecord) -> Iterator[dict[str, Any]]:

@@ -19,10 +19,12 @@ from doratune.records.files import read_jsonl, write_jsonl_atomic
 from doratune.records.layout import RUNS_NAME
 from doratune.records.storage import read_record, read_study, write_config
 from doratune.study.compare import remove_comparison
+from doratune.study.plan_file import load_plan
 from doratune.study.recomputed import check_against_archive
 from doratune.study.study import run_study
 
-DOCS = Path(__file__).parents[3] / "docs/results/smollm2"
+STUDIES = Path(__file__).parents[3] / "docs/results/studies"
+COMMITTED = sorted(path.parent for path in STUDIES.glob("*/study.json"))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -83,6 +85,18 @@ def test_everything_is_restored(study: Path, tmp_path: Path, caplog: pytest.LogC
             assert read_record(parents[0]) == read_record(parents[1])
         else:
             assert before[name] == after[name], name
+
+
+def test_paths_inside_the_study_are_relative_in_its_archive(study: Path, tmp_path: Path) -> None:
+    path = study / RUNS_NAME / "lora/record.json"
+    record = json.loads(path.read_text())
+    record["config"] |= {"output": str(path.parent), "data": str(study / "data/rows.json"), "note": "/else/x"}
+    path.write_text(json.dumps(record))
+    lines = read_jsonl(write_archive(study, tmp_path / "archive")[0])
+    (config,) = (line["record"]["config"] for line in lines if line["run"] == "runs/lora")
+    assert (config["output"], config["data"]) == ("runs/lora", "data/rows.json")
+    assert config["note"] == "/else/x"
+    assert not any(str(study) in json.dumps(line) for line in lines)
 
 
 def test_the_same_runs_give_the_same_bytes(study: Path, tmp_path: Path) -> None:
@@ -161,12 +175,19 @@ def test_a_study_continues_from_its_archive(tmp_path: Path) -> None:
         check_against_archive(again, folder)
 
 
-def test_the_study_in_the_docs_follows_from_its_archive() -> None:
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_a_study_in_the_docs_follows_from_its_archive(folder: Path) -> None:
     """Every statistic of the committed study.json, computed again from the committed answers."""
-    committed = read_study(DOCS / "study.json")
-    check_against_archive(committed, DOCS)
-    same = {seed.seed for seed in committed.cells[0].differences[0].seeds if seed.same_answers == 2000}
-    assert same == {1, 2}, "rows on which LoRA and DoRA both say the same of every question"
+    check_against_archive(read_study(folder / "study.json"), folder)
+
+
+def test_there_are_studies_in_the_docs_with_their_plans() -> None:
+    assert COMMITTED
+    for folder in COMMITTED:
+        plan = read_study(folder / "study.json").plan
+        assert plan is not None
+        again = load_plan(str(folder / "plan.yaml"), data=Path(plan["data"]))
+        assert plan == again.model_dump(mode="json")
 
 
 def test_report_writes_and_checks_the_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

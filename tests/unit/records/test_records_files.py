@@ -9,8 +9,6 @@ import pytest
 from doratune.errors import InputError
 from doratune.records.files import read_jsonl, write_json_atomic, write_jsonl_atomic, write_text_atomic
 
-DOCS = Path(__file__).parents[3] / "docs/results/smollm2"
-
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.json"

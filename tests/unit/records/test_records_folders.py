@@ -10,8 +10,6 @@ from doratune.errors import InputError
 from doratune.records.folders import refuse_output
 from doratune.records.storage import write_config
 
-DOCS = Path(__file__).parents[3] / "docs/results/smollm2"
-
 
 def test_output_that_can_be_written_to_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -4,8 +4,6 @@ from pathlib import Path
 
 from doratune.records.layout import checkpoints
 
-DOCS = Path(__file__).parents[3] / "docs/results/smollm2"
-
 
 def test_checkpoints_are_sorted_by_step_not_by_name(tmp_path: Path) -> None:
     for name in ("checkpoint-10", "checkpoint-9", "checkpoint-100", "checkpoint-9.part", "other-3"):

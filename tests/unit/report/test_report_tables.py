@@ -27,12 +27,12 @@ from doratune.report.markup import to_html
 from doratune.report.terminal import print_summary
 from doratune.report.view import view_of
 
-DOCS = Path(__file__).parents[3] / "docs/results/smollm2"
+OLDER = Path(__file__).parents[1] / "older_study.json"
 
 
 @pytest.fixture(scope="module")
 def record() -> StudyRecord:
-    return read_study(DOCS / "study.json")
+    return read_study(OLDER)
 
 
 @pytest.mark.parametrize(

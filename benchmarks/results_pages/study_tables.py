@@ -1,0 +1,192 @@
+"""The tables of the studies of SmolLM2-135M."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from doratune.records.study import arm_name
+from doratune.report import numbers
+from results_pages import words
+
+PAPER_RANKS = {4: (39.5, 61.9), 8: (40.7, 77.9), 16: (70.9, 77.5), 32: (76.3, 78.4), 64: (65.8, 76.8)}
+"""Average accuracy of LoRA and DoRA in percent by rank: LLaMA-7B on the eight tasks of arXiv 2402.09353."""
+
+
+def cells(record: Any) -> str:
+    """Every cell of a study of LoRA and DoRA: accuracies with intervals, and the differences."""
+    rows = []
+    for cell in record.cells:
+        arms = {arm.name: arm for arm in cell.arms}
+        rows.append(
+            [
+                f"{_named(cell, record)} ({cell.rows:,} rows, {numbers.counted(_seeds(cell), 'seed')})",
+                words.percent(cell.base.accuracy),
+                *(_accuracy(arms[name]) for name in ("lora", "dora")),
+                _difference(cell, "dora"),
+                _likelihood(cell, "dora"),
+            ]
+        )
+    return words.table(["tested on", "base", "LoRA", "DoRA", "DoRA − LoRA, points", "NLL, nats"], rows)
+
+
+def ranks(record: Any) -> str:
+    """The same by rank, beside what the paper has for LLaMA-7B."""
+    rows = []
+    for cell in sorted(record.cells, key=lambda one: one.rank):
+        arms = {arm.name: arm for arm in cell.arms}
+        rows.append(
+            [
+                str(cell.rank),
+                *(_accuracy(arms[name]) for name in ("lora", "dora")),
+                _difference(cell, "dora"),
+                _likelihood(cell, "dora"),
+                words.points(PAPER_RANKS[cell.rank][1] - PAPER_RANKS[cell.rank][0]),
+            ]
+        )
+    return words.table(
+        ["rank", "LoRA", "DoRA", "DoRA − LoRA, points", "NLL, nats", "the paper's DoRA − LoRA"], rows
+    )
+
+
+def methods(record: Any) -> str:
+    """Every method of a study with one cell, the most accurate first, and its difference from LoRA."""
+    (cell,) = record.cells
+    kept = {
+        arm.name: arm.change
+        for one in record.forgetting
+        if one.measure == "nll_per_token"
+        for arm in one.arms
+    }
+    lora = next(arm for arm in cell.arms if arm.name == "lora")
+    rows = []
+    for arm in sorted(cell.arms, key=lambda one: -one.mean):
+        change = kept.get(arm.name)
+        rows.append(
+            [
+                arm_name(arm.name),
+                numbers.large(arm.runs[0].parameters.trainable),
+                rates(arm),
+                _accuracy(arm),
+                "" if arm is lora else _difference(cell, arm.name),
+                "" if arm is lora else _likelihood(cell, arm.name),
+                words.ratio(_seconds(arm) / _seconds(lora)),
+                "–" if change is None else f"{change.mean:+.3f}".replace("-", "−"),
+            ]
+        )
+    heading = [
+        *("method", "trained", "rates chosen", "accuracy", "− LoRA, points", "NLL − LoRA, nats"),
+        *("time ÷ LoRA", "plain text, nats"),
+    ]
+    return words.table(heading, rows)
+
+
+def single_seeds(named: dict[str, Any]) -> str:
+    """What a study of each seed alone would have said, by the rates of the study."""
+    rows = []
+    for name, record in named.items():
+        for cell in record.cells:
+            difference = cell.differences[0]
+            low, high = (words.points(bound) for bound in difference.interval)
+            rows.append(
+                [
+                    f"{name}, {cell.format}",
+                    *(f"{words.points(one.points)} ({_p(one.p_value)})" for one in difference.seeds),
+                    f"**{words.points(difference.points)}** ({low} to {high})",
+                ]
+            )
+    seeds = [one.seed for one in next(iter(named.values())).cells[0].differences[0].seeds]
+    heading = ["DoRA − LoRA, points", *(f"seed {seed}" for seed in seeds), "all seeds"]
+    return words.table(heading, rows)
+
+
+def rates(arm: Any) -> str:
+    """The learning rates that the seeds of an arm chose, and how many chose each."""
+    found = Counter(one.learning_rate for one in arm.trials if one.chosen)
+    found = found or Counter(one.learning_rate for one in arm.runs)
+    shown = [f"{rate:g}{f' ({count}×)' if len(found) > 1 else ''}" for rate, count in sorted(found.items())]
+    return ", ".join(shown)
+
+
+def full(weights: Any, adapters: Any) -> str:
+    """All weights beside the adapters of another study, on the test rows that both answered."""
+    (cell,) = weights.cells
+    beside = next(one for one in adapters.cells if one.test.asked == cell.test.asked)
+    arms = [*beside.arms, *cell.arms]
+    rows = [
+        [
+            arm_name(arm.name),
+            numbers.large(arm.runs[0].parameters.trainable),
+            str(len(arm.runs)),
+            rates(arm),
+            _accuracy(arm),
+        ]
+        for arm in arms
+    ]
+    return words.table(["method", "trained", "seeds", "rates chosen", f"accuracy on {cell.task}"], rows)
+
+
+def at_one_rate(record: Any) -> list[float]:
+    """The differences of DoRA and LoRA at one and the same rate, by cell, ascending."""
+    return sorted(cell.same_rate[0].difference.points for cell in record.cells)
+
+
+def not_above_base(record: Any) -> list[str]:
+    """The cells in which no arm ends more accurate than the base model."""
+    return [
+        _named(cell, record)
+        for cell in record.cells
+        if all(arm.mean <= cell.base.accuracy for arm in cell.arms)
+    ]
+
+
+def slower(record: Any) -> tuple[float, float]:
+    """The smallest and largest ratio over the cells of a DoRA training's time to a LoRA training's."""
+    found = []
+    for cell in record.cells:
+        arms = {arm.name: arm for arm in cell.arms}
+        found.append(_seconds(arms["dora"]) / _seconds(arms["lora"]))
+    return min(found), max(found)
+
+
+def _named(cell: Any, record: Any) -> str:
+    """The tested task, and what was trained on where it is not the same."""
+    trained = cell.train.task if cell.train else None
+    if trained == cell.task:
+        return cell.task
+    entry = next(one for one in record.plan["tasks"] if not isinstance(one["train"], str))
+    return f"{cell.task}, {'after' if cell.task not in entry['train'] else 'in'} the mix"
+
+
+def _seeds(cell: Any) -> int:
+    return len(cell.differences[0].seeds)
+
+
+def _accuracy(arm: Any) -> str:
+    return f"{words.percent(arm.mean)} ({words.percents(arm.interval)})"
+
+
+def _difference(cell: Any, arm: str) -> str:
+    one = next(one for one in cell.differences if (one.from_arm, one.to_arm) == ("lora", arm))
+    low, high = (words.points(bound) for bound in one.interval)
+    return f"**{words.points(one.points)}** ({low} to {high})"
+
+
+def _likelihood(cell: Any, arm: str) -> str:
+    one = next(
+        one.difference
+        for one in cell.measures
+        if (one.from_arm, one.to_arm, one.measure) == ("lora", arm, "nll")
+    )
+    shown: Sequence[str] = [f"{value:+.3f}".replace("-", "−") for value in (one.mean, *one.interval)]
+    return f"{shown[0]} ({shown[1]} to {shown[2]})"
+
+
+def _seconds(arm: Any) -> float:
+    return median(run.training.seconds for run in arm.runs)
+
+
+def _p(value: float) -> str:
+    return f"p = {value:.2g}"
