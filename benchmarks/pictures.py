@@ -32,6 +32,7 @@ from doratune.report.files import HTML_NAME
 from doratune.report.plots.differences import forest_plot
 from doratune.report.plots.rows import dotted, line_label, whisker
 from doratune.report.view import METHOD_SERIES, view_of
+from results_pages.records import has_study
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PICTURES = ROOT / "benchmarks" / "results", ROOT / "docs" / "pictures"
@@ -143,7 +144,7 @@ def seeds() -> str:
 
 
 DRAWN: dict[str, Callable[[], str]] = {"step-time": step_time, "forest": forest}
-if (STUDIES / "same-rate" / "study.json").is_file():  # the two studies have been run
+if has_study("same-rate"):
     DRAWN["seeds"] = seeds
 
 

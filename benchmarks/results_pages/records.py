@@ -75,8 +75,8 @@ def study(name: str) -> Any:
 
 
 def has_study(name: str) -> bool:
-    """Whether it has been run."""
-    return (STUDIES / "studies" / name / "study.json").is_file()
+    """Whether it has been run to its end."""
+    return (STUDIES / "studies" / name / "study.json").is_file() and not study(name).pending
 
 
 def analysis() -> Any:

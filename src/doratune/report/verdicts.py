@@ -55,7 +55,10 @@ def _nothing(view: View) -> str:
     """What became of the differences without a verdict."""
     if not any(one.tells_nothing for pair in view.pairs for one in pair.single):
         return ""
-    kept = any(one.with_nothing and not one.tells_nothing for pair in view.pairs for one in pair.pooled)
+    kept = any(
+        any(one.with_nothing for one in pair.pooled) and any(not one.with_nothing for one in pair.pooled)
+        for pair in view.pairs
+    )
     several = any(pair.corrected or pair.together for pair in view.pairs)
     left_out = ", and the correction leaves the cell out" if several else ""
     headline = " The mean without such cells is the headline." if kept else ""
@@ -104,7 +107,10 @@ def _headline(pair: Pair, view: View) -> str:
 
 
 def cards(view: View) -> list[Verdict]:
-    """The differences of the first pair, DoRA and LoRA: the pooled ones, then each cell's, then lost arms."""
+    """The differences of the first pair, DoRA and LoRA: the pooled ones, then each cell's, then lost arms.
+
+    A mean that includes cells without a verdict is no headline and comes after the cells.
+    """
     differences = [
         Verdict(
             one.label,
@@ -114,7 +120,7 @@ def cards(view: View) -> list[Verdict]:
             " ".join(below_base(one.cell, one.arms)) if one.cell else "",
         )
         for pair in view.pairs[:1]
-        for one in [*pair.pooled, *pair.single]
+        for one in sorted(pair.all, key=lambda one: 2 * bool(one.with_nothing) + (one.cell is not None))
     ]
     lost = [
         Verdict(named.label, named.cell.sample, f"No result of {arm_name(arm)}", why_lost(runs))

@@ -152,3 +152,13 @@ def test_a_label_on_a_phone_names_only_what_is_there(record: StudyRecord) -> Non
     labels = [re.findall(r'class="label"[^>]*>(.*?)</span>', row) for row in (base, lora)]
     assert labels[0][0] == "NLL" and labels[1][0] == "NLL <small>interval</small>"
     assert re.search(r"\.scroll \+ \.scroll[^}]*margin-top", html), "two tables do not touch"
+
+
+def test_a_mean_with_cells_that_tell_nothing_comes_last(record: StudyRecord) -> None:
+    """The record has a mean without them, which is the headline, and one with them."""
+    told = [card.label for card in verdicts.cards(view_of(record))]
+    assert (told[0], told[-1]) == ("Mean of 2 cells", "Mean of 7 cells, 5 without a verdict")
+    assert "The mean without such cells is the headline." in verdicts.test_note(view_of(record))
+    alone = view_of(record.model_copy(update={"pooled": record.pooled[1:]}))
+    assert [card.label for card in verdicts.cards(alone)] == told[1:]
+    assert "headline" not in verdicts.test_note(alone)
