@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from doratune.errors import InputError
-from doratune.records.storage import read_study
 from doratune.records.study import StudyCell, arm_name
 from doratune.report import numbers, verdicts
 from doratune.report.figures import PAPER, TEXT, WIDE, Sheet, as_file, colour, drawing, new_figure, to_svg
@@ -32,12 +31,10 @@ from doratune.report.files import HTML_NAME
 from doratune.report.plots.differences import forest_plot
 from doratune.report.plots.rows import dotted, line_label, whisker
 from doratune.report.view import METHOD_SERIES, view_of
-from results_pages.records import has_study
+from results_pages import records
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PICTURES = ROOT / "benchmarks" / "results", ROOT / "docs" / "pictures"
-STUDIES = ROOT / "docs" / "results" / "studies"
-MAIN = STUDIES / "main" / "study.json"
 PROVIDERS = {
     "peft-lora": "PEFT LoRA",
     "peft-dora": "PEFT DoRA",
@@ -104,7 +101,7 @@ def step_time() -> str:
 
 def forest() -> str:
     """DoRA minus LoRA on every cell of the committed study, as an ``<svg>``."""
-    view = view_of(read_study(MAIN))
+    view = view_of(records.study("main"))
     outcome = verdicts.headlines(view)[0].split(". ")[0]
     model, rank = view.record.cells[0].model, view.record.cells[0].rank
     title = f"{outcome}\n{model}, rank {rank}, {view.seeds}; points of accuracy, 95 % interval"
@@ -113,7 +110,7 @@ def forest() -> str:
 
 def seeds() -> str:
     """DoRA minus LoRA by seed and by all, at the original study's rates and at one, as an ``<svg>``."""
-    found = [read_study(STUDIES / name / "study.json") for name in ("same-rate", "paper-rates")]
+    found = [records.study(name) for name in ("same-rate", "paper-rates")]
     cells = [cell for record in found for cell in record.cells]
     index = METHOD_SERIES["dora"]
     sheet, words = Sheet("seeds", WIDE), []
@@ -144,7 +141,7 @@ def seeds() -> str:
 
 
 DRAWN: dict[str, Callable[[], str]] = {"step-time": step_time, "forest": forest}
-if has_study("same-rate"):
+if records.has_study("same-rate"):
     DRAWN["seeds"] = seeds
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from statistics import median
 from typing import Any
 
 from doratune.records.study import arm_name
 from doratune.report import numbers
+from doratune.report.fronts import TIME
 from results_pages import words
 
 PAPER_RANKS = {4: (39.5, 61.9), 8: (40.7, 77.9), 16: (70.9, 77.5), 32: (76.3, 78.4), 64: (65.8, 76.8)}
@@ -20,10 +19,11 @@ def cells(record: Any) -> str:
     rows = []
     for cell in record.cells:
         arms = {arm.name: arm for arm in cell.arms}
+        seeds = numbers.counted(len(cell.differences[0].seeds), "seed")
         rows.append(
             [
-                f"{_named(cell, record)} ({cell.rows:,} rows, {numbers.counted(_seeds(cell), 'seed')})",
-                words.percent(cell.base.accuracy),
+                f"{_named(cell, record)} ({cell.rows:,} rows, {seeds})",
+                numbers.percent(cell.base.accuracy),
                 *(_accuracy(arms[name]) for name in ("lora", "dora")),
                 _difference(cell, "dora"),
                 _likelihood(cell, "dora"),
@@ -43,7 +43,7 @@ def ranks(record: Any) -> str:
                 *(_accuracy(arms[name]) for name in ("lora", "dora")),
                 _difference(cell, "dora"),
                 _likelihood(cell, "dora"),
-                words.points(PAPER_RANKS[cell.rank][1] - PAPER_RANKS[cell.rank][0]),
+                numbers.signed(PAPER_RANKS[cell.rank][1] - PAPER_RANKS[cell.rank][0]),
             ]
         )
     return words.table(
@@ -72,8 +72,8 @@ def methods(record: Any) -> str:
                 _accuracy(arm),
                 "" if arm is lora else _difference(cell, arm.name),
                 "" if arm is lora else _likelihood(cell, arm.name),
-                words.ratio(_seconds(arm) / _seconds(lora)),
-                "–" if change is None else f"{change.mean:+.3f}".replace("-", "−"),
+                words.ratio(TIME.of(arm) / TIME.of(lora)),
+                "–" if change is None else numbers.signed(change.mean, 3),
             ]
         )
     heading = [
@@ -89,14 +89,10 @@ def single_seeds(named: dict[str, Any]) -> str:
     for name, record in named.items():
         for cell in record.cells:
             difference = cell.differences[0]
-            low, high = (words.points(bound) for bound in difference.interval)
-            rows.append(
-                [
-                    f"{name}, {cell.format}",
-                    *(f"{words.points(one.points)} ({_p(one.p_value)})" for one in difference.seeds),
-                    f"**{words.points(difference.points)}** ({low} to {high})",
-                ]
-            )
+            alone = [
+                f"{numbers.signed(one.points)} ({numbers.p_value(one.p_value)})" for one in difference.seeds
+            ]
+            rows.append([f"{name}, {cell.format}", *alone, _with_interval(difference)])
     seeds = [one.seed for one in next(iter(named.values())).cells[0].differences[0].seeds]
     heading = ["DoRA − LoRA, points", *(f"seed {seed}" for seed in seeds), "all seeds"]
     return words.table(heading, rows)
@@ -147,7 +143,7 @@ def slower(record: Any) -> tuple[float, float]:
     found = []
     for cell in record.cells:
         arms = {arm.name: arm for arm in cell.arms}
-        found.append(_seconds(arms["dora"]) / _seconds(arms["lora"]))
+        found.append(TIME.of(arms["dora"]) / TIME.of(arms["lora"]))
     return min(found), max(found)
 
 
@@ -160,18 +156,17 @@ def _named(cell: Any, record: Any) -> str:
     return f"{cell.task}, {'after' if cell.task not in entry['train'] else 'in'} the mix"
 
 
-def _seeds(cell: Any) -> int:
-    return len(cell.differences[0].seeds)
-
-
 def _accuracy(arm: Any) -> str:
-    return f"{words.percent(arm.mean)} ({words.percents(arm.interval)})"
+    return f"{numbers.percent(arm.mean)} ({numbers.interval(arm.interval)})"
 
 
 def _difference(cell: Any, arm: str) -> str:
     one = next(one for one in cell.differences if (one.from_arm, one.to_arm) == ("lora", arm))
-    low, high = (words.points(bound) for bound in one.interval)
-    return f"**{words.points(one.points)}** ({low} to {high})"
+    return _with_interval(one)
+
+
+def _with_interval(one: Any) -> str:
+    return f"**{numbers.signed(one.points)}** ({numbers.signed_interval(one.interval)})"
 
 
 def _likelihood(cell: Any, arm: str) -> str:
@@ -180,13 +175,5 @@ def _likelihood(cell: Any, arm: str) -> str:
         for one in cell.measures
         if (one.from_arm, one.to_arm, one.measure) == ("lora", arm, "nll")
     )
-    shown: Sequence[str] = [f"{value:+.3f}".replace("-", "−") for value in (one.mean, *one.interval)]
-    return f"{shown[0]} ({shown[1]} to {shown[2]})"
-
-
-def _seconds(arm: Any) -> float:
-    return median(run.training.seconds for run in arm.runs)
-
-
-def _p(value: float) -> str:
-    return f"p = {value:.2g}"
+    mean, low, high = (numbers.signed(value, 3) for value in (one.mean, *one.interval))
+    return f"{mean} ({low} to {high})"

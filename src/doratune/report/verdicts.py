@@ -120,7 +120,7 @@ def cards(view: View) -> list[Verdict]:
             " ".join(below_base(one.cell, one.arms)) if one.cell else "",
         )
         for pair in view.pairs[:1]
-        for one in sorted(pair.all, key=lambda one: 2 * bool(one.with_nothing) + (one.cell is not None))
+        for one in sorted(pair.all, key=lambda one: (one.with_nothing > 0, one.cell is not None))
     ]
     lost = [
         Verdict(named.label, named.cell.sample, f"No result of {arm_name(arm)}", why_lost(runs))

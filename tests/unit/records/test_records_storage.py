@@ -105,7 +105,7 @@ def test_a_study_of_version_1_is_read_with_all_its_figures(tmp_path: Path) -> No
 
 def test_the_study_of_an_older_version_is_read() -> None:
     """Everything that it says is kept; what was not recorded then is added."""
-    written = json.loads((OLDER).read_text())
+    written = json.loads(OLDER.read_text())
     found = read_study(OLDER).to_dict()
     assert found["schema_version"] == 3
     for name in ("cells", "pooled", "inputs", "settings", "notes"):

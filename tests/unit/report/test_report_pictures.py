@@ -53,13 +53,14 @@ def test_step_times_are_those_of_the_records() -> None:
 
 def test_the_forest_has_every_cell() -> None:
     shown = words(pictures.files_of("forest")["forest.svg"])
-    assert {cell.task for cell in read_study(pictures.MAIN).cells} <= set(shown)
+    assert {cell.task for cell in pictures.records.study("main").cells} <= set(shown)
 
 
 def test_the_forest_marks_cells_that_tell_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "MAIN", Path(__file__).parents[1] / "older_study.json")
+    older = read_study(Path(__file__).parents[1] / "older_study.json")
+    monkeypatch.setattr(pictures.records, "study", lambda name: older)
     shown = words(pictures.files_of("forest")["forest.svg"])
-    cells = read_study(pictures.MAIN).cells
+    cells = older.cells
     assert all(f"{cell.task}, {cell.format}" in shown for cell in cells)
     assert shown.count("no verdict: neither is shown to learn") == 5
     assert sum(cell.tells_nothing is not None for cell in cells) == 5
