@@ -103,17 +103,19 @@ def check_against_archive(record: StudyRecord, folder: Path) -> None:
 def refuse_differences(said: StudyRecord, found: StudyRecord) -> None:
     """Refuse a record with other results than those computed again; the message names the first.
 
-    Sentences are compared only if this version wrote them, as another may word them differently.
+    Sentences and fields without a value are compared only if this version wrote the record: another may word
+    them differently, and an older one did not know every field.
 
     Raises:
         InputError: A result differs.
     """
+    ours = said.environment.doratune == __version__
     differing = [
         one
         for name in ("cells", "pooled", "forgetting")
-        for one in _differing(getattr(said, name), getattr(found, name), name)
+        for one in _differing(getattr(said, name), getattr(found, name), name, every_field=ours)
     ]
-    if said.environment.doratune != __version__:
+    if not ours:
         differing = [one for one in differing if one.place.rpartition(".")[2] not in WORDS]
     if differing:
         first = differing[0]
@@ -343,21 +345,25 @@ def _kept(said: Forgetting, cell: StudyCell, runs: Mapping[str, Run]) -> Iterato
         yield from kept_of_task(facts, base, arms)
 
 
-def _differing(said: Any, found: Any, place: str) -> Iterator[_Difference]:
-    """The values that differ, but for those that older versions did not write."""
+def _differing(said: Any, found: Any, place: str, *, every_field: bool = False) -> Iterator[_Difference]:
+    """The values that differ; without every_field, a field that has its default is not compared."""
+
+    def within(ours: Any, theirs: Any, key: object) -> Iterator[_Difference]:
+        return _differing(ours, theirs, f"{place}.{key}", every_field=every_field)
+
     if isinstance(said, Record) and type(said) is type(found):
         for name, field in type(said).model_fields.items():
             ours = getattr(said, name)
-            if field.is_required() or ours != field.default:
-                yield from _differing(ours, getattr(found, name), f"{place}.{name}")
+            if every_field or field.is_required() or ours != field.default:
+                yield from within(ours, getattr(found, name), name)
     elif isinstance(said, Mapping) and isinstance(found, Mapping) and said.keys() == found.keys():
         for key in said:
-            yield from _differing(said[key], found[key], f"{place}.{key}")
+            yield from within(said[key], found[key], key)
     elif isinstance(said, list | tuple) and isinstance(found, list | tuple):
         if len(said) != len(found):
             yield _Difference(place, f"{len(said)} entries", f"{len(found)} entries")
         for number, (ours, theirs) in enumerate(zip(said, found, strict=False)):
-            yield from _differing(ours, theirs, f"{place}.{number}")
+            yield from within(ours, theirs, number)
     elif not _same(said, found):
         yield _Difference(place, said, found)
 

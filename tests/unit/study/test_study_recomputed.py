@@ -104,6 +104,8 @@ def test_what_was_written_is_accepted(
         ("cells.0.same_rate.0.to_mean", 0.9),
         ("cells.0.measures.0.difference.mean", -0.5),
         ("cells.0.base.accuracy", 0.1),
+        ("cells.0.measures", []),
+        ("cells.0.arms.0.measures", {}),
         ("pooled.0.difference.points", 50.0),
         ("forgetting.0.arms.1.value.mean", 0.95),
     ],
