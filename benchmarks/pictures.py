@@ -140,9 +140,7 @@ def seeds() -> str:
         return to_svg(figure, sheet, f"DoRA minus LoRA. {'. '.join(words)}.")
 
 
-DRAWN: dict[str, Callable[[], str]] = {"step-time": step_time, "forest": forest}
-if records.has_study("same-rate"):
-    DRAWN["seeds"] = seeds
+DRAWN: dict[str, Callable[[], str]] = {"step-time": step_time, "forest": forest, "seeds": seeds}
 
 
 def _rates(cell: StudyCell) -> str:

@@ -98,6 +98,12 @@ def single_seeds(named: dict[str, Any]) -> str:
     return words.table(heading, rows)
 
 
+def told_by_one_seed(record: Any) -> tuple[int, int]:
+    """How many single seeds of a study would have reported a difference at 5 %, and of how many."""
+    found = [one.p_value < 0.05 for cell in record.cells for one in cell.differences[0].seeds]
+    return sum(found), len(found)
+
+
 def rates(arm: Any) -> str:
     """The learning rates that the seeds of an arm chose, and how many chose each."""
     found = Counter(one.learning_rate for one in arm.trials if one.chosen)

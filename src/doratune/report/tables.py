@@ -14,6 +14,7 @@ from doratune.report.blocks import NONE, Entry, Table
 from doratune.report.search import NOT_EVALUATED, rate_entry
 from doratune.report.view import NamedCell, Training, View, arm_title, capitalised
 
+BUSY = 0.9  # a training on a CPU whose processor time is a smaller part of its time waited for other programs
 MAJORITY_NOTE = "majority is the accuracy of always giving the most frequent answer."
 
 
@@ -116,7 +117,9 @@ def cost_table(view: View) -> Table | None:
 
 
 def cost_sentence(view: View) -> str | None:
-    """DoRA's training time and memory relative to LoRA's, or None without the two."""
+    """DoRA's training time and memory relative to LoRA's; None without both, or in several environments."""
+    if view.record.environments > 1:
+        return None
     ratios = []
     for training in view.trainings:
         lora, dora = training.of_method("lora"), training.of_method("dora")
@@ -130,7 +133,21 @@ def cost_sentence(view: View) -> str | None:
     span = f" ({low} to {high} in {len(ratios)} trainings)" if low != high else ""
     return (
         f"Training with DoRA took {median(times):.2f}× LoRA's time{span} and {median(memories):.2f}× its "
-        f"peak memory, {cost_note(view)}."
+        f"peak memory, {cost_note(view)}.{_interrupted(view)}"
+    )
+
+
+def _interrupted(view: View) -> str:
+    """A sentence if something else took the processor's time from trainings on a CPU, or nothing."""
+    trained = [one for training in view.trainings for arm in training.arms for one in _trained(arm)]
+    measured = [(one.cpu_seconds, one.seconds) for one in trained if one.cpu_seconds is not None]
+    waited = sum(cpu < BUSY * wall for cpu, wall in measured)
+    if not waited or view.record.environment.gpu is not None:
+        return ""
+    of = numbers.counted(len(trained), "training")
+    return (
+        f" Read the time with care: {waited} of {of} waited for the processor for more than "
+        f"{numbers.percent(1 - BUSY, 0)} of the time."
     )
 
 

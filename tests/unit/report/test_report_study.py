@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from doratune.report.figures import Sheet, marker
 from doratune.report.markup import to_html, to_markdown
 from doratune.report.page import page_of
 from doratune.report.plots.loss import loss_plot
+from doratune.report.tables import cost_sentence
 from doratune.report.terminal import print_summary
 from doratune.report.view import METHOD_SERIES, view_of
 
@@ -120,6 +122,24 @@ def test_cost_is_relative_to_lora(record: StudyRecord, page: str) -> None:
     words = "Training with DoRA took 1.12× LoRA's time and 1.05× its peak memory, medians over 3 seeds"
     for text in (html.unescape(page), study_markdown(record), printed(record, 200)):
         assert words in text
+
+
+def test_times_of_a_busy_processor_are_said_to_be(record: StudyRecord) -> None:
+    def of_one_run(share: float, gpu: str | None = None, environments: int = 1) -> str | None:
+        written = record.to_dict() | {"environments": environments}
+        training = written["cells"][0]["arms"][0]["runs"][0]["training"]
+        training["cpu_seconds"] = share * training["seconds"]
+        written["environment"]["gpu"] = gpu
+        return cost_sentence(view_of(StudyRecord.model_validate_json(json.dumps(written), strict=True)))
+
+    said = of_one_run(0.8)
+    assert said is not None and said.endswith("waited for the processor for more than 10 % of the time.")
+    assert re.search(r"with care: 1 of \d+ trainings waited", said)
+    quiet = cost_sentence(view_of(record))
+    assert quiet is not None and "with care" not in quiet
+    assert of_one_run(0.95) == quiet
+    assert of_one_run(0.8, gpu="a GPU, which the processor waits for") == quiet
+    assert of_one_run(0.95, environments=2) is None
 
 
 def test_terminal_fits_80_columns(record: StudyRecord) -> None:
