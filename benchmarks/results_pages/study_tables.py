@@ -61,6 +61,7 @@ def methods(record: Any) -> str:
         for arm in one.arms
     }
     lora = next(arm for arm in cell.arms if arm.name == "lora")
+    timed = record.environments == 1  # times of different machines cannot be compared
     rows = []
     for arm in sorted(cell.arms, key=lambda one: -one.mean):
         change = kept.get(arm.name)
@@ -72,13 +73,13 @@ def methods(record: Any) -> str:
                 _accuracy(arm),
                 "" if arm is lora else _difference(cell, arm.name),
                 "" if arm is lora else _likelihood(cell, arm.name),
-                words.ratio(TIME.of(arm) / TIME.of(lora)),
                 "–" if change is None else numbers.signed(change.mean, 3),
+                *([words.ratio(TIME.of(arm) / TIME.of(lora))] if timed else []),
             ]
         )
     heading = [
         *("method", "trained", "rates chosen", "accuracy", "− LoRA, points", "NLL − LoRA, nats"),
-        *("time ÷ LoRA", "plain text, nats"),
+        *("plain text, nats", *(["time ÷ LoRA"] if timed else [])),
     ]
     return words.table(heading, rows)
 
@@ -144,8 +145,13 @@ def not_above_base(record: Any) -> list[str]:
     ]
 
 
-def slower(record: Any) -> tuple[float, float]:
-    """The smallest and largest ratio over the cells of a DoRA training's time to a LoRA training's."""
+def slower(record: Any) -> tuple[float, float] | None:
+    """The smallest and largest ratio over the cells of a DoRA training's time to a LoRA training's.
+
+    None if the runs took place on different machines.
+    """
+    if record.environments > 1:
+        return None
     found = []
     for cell in record.cells:
         arms = {arm.name: arm for arm in cell.arms}
