@@ -145,6 +145,11 @@ def not_above_base(record: Any) -> list[str]:
     ]
 
 
+def without_verdict(record: Any) -> list[str]:
+    """The cells in which no arm is shown to have learned anything."""
+    return [_named(cell, record) for cell in record.cells if cell.tells_nothing]
+
+
 def slower(record: Any) -> tuple[float, float] | None:
     """The smallest and largest ratio over the cells of a DoRA training's time to a LoRA training's.
 
@@ -165,7 +170,7 @@ def _named(cell: Any, record: Any) -> str:
     if trained == cell.task:
         return cell.task
     entry = next(one for one in record.plan["tasks"] if not isinstance(one["train"], str))
-    return f"{cell.task}, {'after' if cell.task not in entry['train'] else 'in'} the mix"
+    return f"{cell.task} {'after' if cell.task not in entry['train'] else 'in'} the mix"
 
 
 def _accuracy(arm: Any) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from doratune.wording import listed
 from results_pages import records, study_tables, tables, words
 from results_pages.charts import charts
 
@@ -28,6 +29,7 @@ def results_pages() -> dict[str, str]:
         tables=tables,
         study_tables=study_tables,
         words=words,
+        listed=listed,
         predates=lambda names: all(
             records.pipeline(name).started < records.FLOAT32_EVALUATION for name in names
         ),

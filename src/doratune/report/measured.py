@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from doratune.records.run import RowMeasures, RunRecord, TextLoss
 from doratune.records.study import (
@@ -199,14 +199,15 @@ def _kept(one: Forgetting, mean: float, interval: tuple[float, float] | None) ->
 def forgetting_labels(found: Sequence[Forgetting]) -> list[str]:
     """Each entry's task or text and measure, with what distinguishes its training from the others."""
     names = {"accuracy": "accuracy", "nll": "NLL", "nll_per_token": "NLL per token"}
+    trained_on = {one.trained_on for one in found}
     facts = [
         [one.model for one in found],
-        [f"trained on {one.trained_on}" for one in found],
+        [f"trained on {_tasks(one.trained_on, trained_on)}" for one in found],
         [one.format or "" for one in found],
         [f"rank {one.rank}" for one in found],
         [f"batch {one.batch_size}" for one in found],
         [f"{one.epochs:g} epochs" if one.epochs else "" for one in found],
-        [f"{one.training_rows} rows" for one in found],
+        [f"{one.training_rows} {'rows of each' if '+' in one.trained_on else 'rows'}" for one in found],
     ]
     varying = [values for values in facts if len(set(values)) > 1]
     return [
@@ -215,3 +216,11 @@ def forgetting_labels(found: Sequence[Forgetting]) -> list[str]:
         )
         for place, one in enumerate(found)
     ]
+
+
+def _tasks(name: str, others: Collection[str]) -> str:
+    """A training set's name; of a mix how many tasks it has, unless another mix has as many."""
+    if "+" not in name:
+        return name
+    alike = [one for one in others if one.count("+") == name.count("+")]
+    return listed(name.split("+")) if len(alike) > 1 else f"{name.count('+') + 1} tasks"

@@ -209,34 +209,58 @@ def capitalised(words: str) -> str:
 
 
 def _labels(record: StudyRecord) -> list[str]:
-    """Each cell's task, with the properties in which the study's cells differ."""
+    """Each cell's task, with the properties in which the study's cells differ.
+
+    The number of training rows is one of them only if it is crossed: tasks may have different numbers.
+    """
+    cells = record.cells
+    *axes, rows = zip(*(axis_words(cell) for cell in cells), strict=True) if cells else [()]
     facts = [
-        [cell.format for cell in record.cells],
-        [cell.protocol for cell in record.cells],
-        [cell.model for cell in record.cells],
-        *zip(*(axis_words(cell) for cell in record.cells), strict=True),
+        [_other_training(cell) for cell in cells],
+        [cell.format for cell in cells],
+        [cell.protocol for cell in cells],
+        [cell.model for cell in cells],
+        *axes,
     ]
-    varying = [values for values in facts if len(set(values)) > 1]
-    labels = [
-        ", ".join([cell.task, *(values[place] for values in varying)])
-        for place, cell in enumerate(record.cells)
-    ]
+    labels = _with_facts([cell.task for cell in cells], facts)
+    if len(set(labels)) < len(labels):
+        labels = _with_facts(labels, [rows])
     counts = Counter(labels)
     return [
         f"{label}, trained on {cell.train.task or cell.train.source}"
         if counts[label] > 1 and cell.train
         else label
-        for label, cell in zip(labels, record.cells, strict=True)
+        for label, cell in zip(labels, cells, strict=True)
     ]
+
+
+def _with_facts(labels: Sequence[str], facts: Sequence[Sequence[str]]) -> list[str]:
+    varying = [values for values in facts if len(set(values)) > 1]
+    return [
+        ", ".join([label, *(values[place] for values in varying if values[place])])
+        for place, label in enumerate(labels)
+    ]
+
+
+def _other_training(cell: StudyCell) -> str:
+    """What was trained on if it is not only the tested task, else nothing."""
+    train = cell.train
+    if train is None or train.task == cell.task:
+        return ""
+    if train.parts:
+        return f"trained on {numbers.counted(len(train.parts), 'task')}"
+    return f"trained on {train.task}" if train.task else ""
 
 
 def axis_words(one: StudyCell | PooledDifference) -> tuple[str, str, str, str]:
     """The settings that a plan may cross, in words."""
+    mixed = isinstance(one, StudyCell) and one.train is not None and one.train.parts
+    rows = "training rows of each task" if mixed else "training rows"
     return (
         f"rank {one.rank}" if one.rank else "no rank",
         f"batch size {one.batch_size}" if one.batch_size else "any batch size",
         f"{one.epochs:g} epoch{'' if one.epochs == 1 else 's'}" if one.epochs else "any number of epochs",
-        f"{one.training_rows:,} training rows" if one.training_rows else "all training rows",
+        f"{one.training_rows:,} {rows}" if one.training_rows else "all training rows",
     )
 
 
@@ -290,10 +314,14 @@ def _trainings(cells: Sequence[NamedCell]) -> list[Training]:
         groups.append((places, axes, runs.union(*(group[2] for group in sharing))))
     grouped = [[cells[place] for place in places] for places, *_ in sorted(groups, key=lambda one: one[0])]
     trained = [(group, arms) for group in grouped if (arms := _merged_arms(group))]
-    return [
-        Training("; ".join(one.label for one in group) if len(groups) > 1 else "", arms)
-        for group, arms in trained
-    ]
+    return [Training(_training_label(group) if len(groups) > 1 else "", arms) for group, arms in trained]
+
+
+def _training_label(group: Sequence[NamedCell]) -> str:
+    """The names of the cells, or what was trained on if that is a mix, which all of them share."""
+    shared = {one.label.removeprefix(f"{one.cell.task}, ") for one in group}
+    mixed = all(one.cell.train is not None and one.cell.train.parts for one in group)
+    return shared.pop() if mixed and len(shared) == 1 else "; ".join(one.label for one in group)
 
 
 def _merged_arms(group: Sequence[NamedCell]) -> list[StudyArm]:

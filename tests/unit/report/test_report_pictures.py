@@ -12,6 +12,7 @@ import pytest
 import pictures
 from doratune.errors import InputError
 from doratune.records.storage import read_study
+from doratune.report.view import view_of
 
 DRAWN_WITH = "3.11.2"  # of matplotlib; another version may place things differently
 
@@ -53,7 +54,8 @@ def test_step_times_are_those_of_the_records() -> None:
 
 def test_the_forest_has_every_cell() -> None:
     shown = words(pictures.files_of("forest")["forest.svg"])
-    assert {cell.task for cell in pictures.records.study("main").cells} <= set(shown)
+    cells = view_of(pictures.records.study("main")).cells
+    assert len(cells) == 8 and {one.label for one in cells} <= set(shown)
 
 
 def test_the_forest_marks_cells_that_tell_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from synthetic_study import study
 
 from doratune.records.storage import read_study
 from doratune.records.study import (
@@ -17,6 +18,7 @@ from doratune.records.study import (
     MeasuredPair,
     MeasureMean,
     Needed,
+    StudyCell,
     StudyRecord,
     arm_name,
 )
@@ -162,3 +164,28 @@ def test_a_mean_with_cells_that_tell_nothing_comes_last(record: StudyRecord) -> 
     alone = view_of(record.model_copy(update={"pooled": record.pooled[1:]}))
     assert [card.label for card in verdicts.cards(alone)] == told[1:]
     assert "headline" not in verdicts.test_note(alone)
+
+
+def test_a_cell_of_a_mix_says_so_and_training_rows_only_where_they_are_crossed() -> None:
+    """Cells of ARC-Easy alone and of a mix, each with its own number of rows of a task."""
+    alone = study(tasks=("arc-easy", "boolq"))
+    arc, boolq = (one.model_copy(update={"training_rows": 700}) for one in alone.cells)
+    assert arc.train is not None
+    parts = arc.train.model_copy(
+        update={"task": None, "parts": {"arc-easy": 900, "boolq": 800}, "sha256": "2"}
+    )
+    mixed = [one.model_copy(update={"train": parts, "training_rows": 200}) for one in (arc, boolq)]
+    elsewhere = boolq.model_copy(update={"train": arc.train})
+
+    def labels(*cells: StudyCell) -> list[str]:
+        return [one.label for one in view_of(alone.model_copy(update={"cells": cells, "pooled": []})).cells]
+
+    both = ["arc-easy, trained on 2 tasks", "boolq, trained on 2 tasks"]
+    assert labels(arc, boolq, *mixed) == ["arc-easy", "boolq", *both]
+    assert labels(arc, elsewhere) == ["arc-easy", "boolq, trained on arc-easy"]
+    few = arc.model_copy(update={"training_rows": 300})
+    assert labels(arc, few) == ["arc-easy, 700 training rows", "arc-easy, 300 training rows"]
+    few = mixed[0].model_copy(update={"training_rows": 100})
+    assert labels(few, mixed[0]) == [f"arc-easy, {most} training rows of each task" for most in (100, 200)]
+    view = view_of(alone.model_copy(update={"cells": [arc, *mixed], "pooled": []}))
+    assert "training rows: 700 and 200 of each task" in tables.ways(view)
