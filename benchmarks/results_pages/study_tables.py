@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from doratune.records.study import arm_name
 from doratune.report import numbers
 from doratune.report.fronts import TIME
+from doratune.report.search import rate_entry
 from results_pages import words
 
 PAPER_RANKS = {4: (39.5, 61.9), 8: (40.7, 77.9), 16: (70.9, 77.5), 32: (76.3, 78.4), 64: (65.8, 76.8)}
@@ -69,7 +69,7 @@ def methods(record: Any) -> str:
             [
                 arm_name(arm.name),
                 numbers.large(arm.runs[0].parameters.trainable),
-                rates(arm),
+                rate_entry(arm).text,
                 _accuracy(arm),
                 "" if arm is lora else _difference(cell, arm.name),
                 "" if arm is lora else _likelihood(cell, arm.name),
@@ -105,14 +105,6 @@ def told_by_one_seed(record: Any) -> tuple[int, int]:
     return sum(found), len(found)
 
 
-def rates(arm: Any) -> str:
-    """The learning rates that the seeds of an arm chose, and how many chose each."""
-    found = Counter(one.learning_rate for one in arm.trials if one.chosen)
-    found = found or Counter(one.learning_rate for one in arm.runs)
-    shown = [f"{rate:g}{f' ({count}×)' if len(found) > 1 else ''}" for rate, count in sorted(found.items())]
-    return ", ".join(shown)
-
-
 def full(weights: Any, adapters: Any) -> str:
     """All weights beside the adapters of another study, on the test rows that both answered."""
     (cell,) = weights.cells
@@ -123,7 +115,7 @@ def full(weights: Any, adapters: Any) -> str:
             arm_name(arm.name),
             numbers.large(arm.runs[0].parameters.trainable),
             str(len(arm.runs)),
-            rates(arm),
+            rate_entry(arm).text,
             _accuracy(arm),
         ]
         for arm in arms
