@@ -145,7 +145,7 @@ DRAWN: dict[str, Callable[[], str]] = {"step-time": step_time, "forest": forest,
 
 def _rates(cell: StudyCell) -> str:
     """At which rates the arms of a cell were trained."""
-    rates = {arm.name: f"{arm.learning_rate:g}" for arm in cell.arms}
+    rates = {arm.name: numbers.learning_rate(arm.learning_rate) for arm in cell.arms}
     if len(set(rates.values())) == 1:
         return f"both at {next(iter(rates.values()))}"
     return ", ".join(f"{arm_name(name)} at {rate}" for name, rate in rates.items())
