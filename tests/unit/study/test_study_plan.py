@@ -18,7 +18,7 @@ from doratune.study.plan_file import load_plan
 
 OUR_STUDIES = Path(__file__).parents[3] / "docs/results/studies"
 TRAININGS = {  # at the plan's rates, and at those that may be added
-    "main": (2 * 3 * (8 + 5 + 3), 2 * 2 * (8 + 5 + 3)),
+    "main": (2 * 3 * (8 + 5 + 6), 2 * 2 * (8 + 5 + 6)),
     "main-full": (3 * 3, 2 * 3),
     "methods": (10 * 3 * 3, 10 * 2 * 3),
     "paper-rates": (2 * 2 * 3, 0),
