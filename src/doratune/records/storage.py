@@ -21,6 +21,7 @@ from doratune.records.layout import (
     DIVERGED_NAME,
     METRICS_NAME,
     RECORD_NAME,
+    STUDY_NAME,
     TRAINING_DATA_NAME,
     has_diverged,
     is_recorded,
@@ -42,6 +43,11 @@ def write_config(run: Path, config: Mapping[str, Any]) -> None:
 def write_record(run: Path, record: RunRecord) -> None:
     """Write ``run``/record.json."""
     write_json_atomic(run / RECORD_NAME, record.to_dict())
+
+
+def write_study(folder: Path, record: StudyRecord) -> None:
+    """Write ``folder``/study.json, on one line: indented, its many numbers take three times the space."""
+    write_json_atomic(folder / STUDY_NAME, record.to_dict(), indent=None)
 
 
 def write_base_model(folder: Path, base: ModelRecord) -> None:

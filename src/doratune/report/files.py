@@ -8,6 +8,7 @@ from pathlib import Path
 from doratune.records.analysis import AnalysisRecord
 from doratune.records.files import write_json_atomic, write_text_atomic
 from doratune.records.layout import ANALYSIS_NAME, STUDY_NAME
+from doratune.records.storage import write_study
 from doratune.records.study import StudyRecord
 from doratune.report.decomposition_plots import whole_plot
 from doratune.report.markup import to_html, to_markdown
@@ -32,7 +33,7 @@ def write_report(record: StudyRecord, folder: Path, analyses: Sequence[AnalysisR
     paths = [folder / name for name in (STUDY_NAME, MARKDOWN_NAME, HTML_NAME)]
     page = page_of(record, analyses)
     markdown, html = to_markdown(page), to_html(page)
-    write_json_atomic(paths[0], record.to_dict())
+    write_study(folder, record)
     write_text_atomic(paths[1], markdown)
     write_text_atomic(paths[2], html)
     return paths

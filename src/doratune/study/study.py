@@ -16,9 +16,8 @@ from typing import Literal
 from doratune.errors import DoratuneError, InputError
 from doratune.hub import offline
 from doratune.records.archive import has_archive, restore_runs
-from doratune.records.files import write_json_atomic
 from doratune.records.layout import RUNS_NAME, STUDY_NAME
-from doratune.records.storage import read_study
+from doratune.records.storage import read_study, write_study
 from doratune.records.study import StudyRecord, arm_name, no_better_than_majority
 from doratune.study.address import address, model_identity
 from doratune.study.assemble import answered_cells, study_record
@@ -169,7 +168,7 @@ def run_study(
             left_out=study.left_out,
             reproduce=reproduce,
         )
-        write_json_atomic(study.folder / STUDY_NAME, record.to_dict())
+        write_study(study.folder, record)
         return record
 
     def note(progress: Progress) -> None:

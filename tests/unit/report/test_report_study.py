@@ -17,7 +17,8 @@ from synthetic_study import analysis, study
 from doratune.cli.main import main
 from doratune.records.analysis import AnalysisRecord
 from doratune.records.files import write_json_atomic
-from doratune.records.layout import ANALYSIS_NAME, STUDY_NAME
+from doratune.records.layout import ANALYSIS_NAME
+from doratune.records.storage import write_study
 from doratune.records.study import StudyRecord
 from doratune.report import numbers, paper
 from doratune.report.figures import Sheet, marker
@@ -363,7 +364,7 @@ def test_doratune_report_takes_a_study_with_the_analyses_in_its_folder(
     record: StudyRecord, moved: AnalysisRecord, page: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "study"
-    write_json_atomic(folder / STUDY_NAME, record.to_dict())
+    write_study(folder, record)
     write_json_atomic(folder / "analysis-arc" / ANALYSIS_NAME, moved.to_dict())
     assert main(["report", str(folder), "--output", str(folder)]) == 0
     assert "written: " in capsys.readouterr().out
