@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from doratune.records.run import RowMeasures, RunRecord, TextLoss
 from doratune.records.study import (
@@ -17,7 +17,7 @@ from doratune.records.study import (
 )
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table
-from doratune.report.view import NamedCell, View, arm_title
+from doratune.report.view import NamedCell, View, arm_title, tasks_of
 from doratune.wording import listed
 
 SHOWN: tuple[RowMeasure, ...] = ("nll", "nll_per_byte", "brier")
@@ -202,7 +202,7 @@ def forgetting_labels(found: Sequence[Forgetting]) -> list[str]:
     trained_on = {one.trained_on for one in found}
     facts = [
         [one.model for one in found],
-        [f"trained on {_tasks(one.trained_on, trained_on)}" for one in found],
+        [f"trained on {tasks_of(one.trained_on, trained_on)}" for one in found],
         [one.format or "" for one in found],
         [f"rank {one.rank}" for one in found],
         [f"batch {one.batch_size}" for one in found],
@@ -216,11 +216,3 @@ def forgetting_labels(found: Sequence[Forgetting]) -> list[str]:
         )
         for place, one in enumerate(found)
     ]
-
-
-def _tasks(name: str, others: Collection[str]) -> str:
-    """A training set's name; of a mix how many tasks it has, unless another mix has as many."""
-    if "+" not in name:
-        return name
-    alike = [one for one in others if one.count("+") == name.count("+")]
-    return listed(name.split("+")) if len(alike) > 1 else f"{name.count('+') + 1} tasks"

@@ -12,7 +12,7 @@ from doratune.records.study import ArmResult, StudyArm
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table
 from doratune.report.search import NOT_EVALUATED, rate_entry
-from doratune.report.view import NamedCell, Training, View, arm_title, axis_words, capitalised
+from doratune.report.view import NamedCell, Training, View, arm_title, capitalised, of_each_task
 
 BUSY = 0.9  # a training on a CPU whose processor time is a smaller part of its time waited for other programs
 MAJORITY_NOTE = "majority is the accuracy of always giving the most frequent answer."
@@ -60,7 +60,7 @@ def varied(view: View) -> list[tuple[str, list[str]]]:
         "batch size": [str(cell.batch_size) for cell in cells if cell.batch_size],
         "epochs": [f"{cell.epochs:g}" for cell in cells if cell.epochs],
         "training rows": [
-            axis_words(cell)[3].replace(" training rows", "") for cell in cells if cell.training_rows
+            f"{cell.training_rows:,}{of_each_task(cell)}" for cell in cells if cell.training_rows
         ],
         "format": [cell.format for cell in cells],
         "protocol": [cell.protocol for cell in cells],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -19,6 +19,7 @@ from doratune.records.study import (
     arm_name,
 )
 from doratune.report import numbers
+from doratune.wording import listed
 
 METHOD_SERIES: dict[StudyMethod, int] = {"lora": 1, "dora": 2, "dora-attached-norm": 3, "full": 4}
 """The colour and marker of methods that have the same ones in every report; 0 is the base model's."""
@@ -216,7 +217,7 @@ def _labels(record: StudyRecord) -> list[str]:
     cells = record.cells
     *axes, rows = zip(*(axis_words(cell) for cell in cells), strict=True) if cells else [()]
     facts = [
-        [_other_training(cell) for cell in cells],
+        _other_trainings(cells),
         [cell.format for cell in cells],
         [cell.protocol for cell in cells],
         [cell.model for cell in cells],
@@ -242,26 +243,49 @@ def _with_facts(labels: Sequence[str], facts: Sequence[Sequence[str]]) -> list[s
     ]
 
 
-def _other_training(cell: StudyCell) -> str:
-    """What was trained on if it is not only the tested task, else nothing."""
-    train = cell.train
-    if train is None or train.task == cell.task:
+def _other_trainings(cells: Sequence[StudyCell]) -> list[str]:
+    """What each cell's runs were trained on if it is not only the tested task, else nothing."""
+    names = [_trained_on(cell) for cell in cells]
+    return [
+        f"trained on {tasks_of(name, set(names))}" if name not in ("", cell.task) else ""
+        for name, cell in zip(names, cells, strict=True)
+    ]
+
+
+def _trained_on(cell: StudyCell) -> str:
+    if cell.train is None:
         return ""
-    if train.parts:
-        return f"trained on {numbers.counted(len(train.parts), 'task')}"
-    return f"trained on {train.task}" if train.task else ""
+    return "+".join(cell.train.parts) if cell.train.parts else cell.train.task or ""
+
+
+def tasks_of(name: str, others: Collection[str]) -> str:
+    """A training set's name; of a mix how many tasks it has, unless another mix has as many.
+
+    Args:
+        name: A task, or the tasks of a mix with "+" between them.
+        others: The names of all training sets.
+    """
+    if "+" not in name:
+        return name
+    alike = [one for one in others if one.count("+") == name.count("+")]
+    return listed(name.split("+")) if len(alike) > 1 else f"{name.count('+') + 1} tasks"
 
 
 def axis_words(one: StudyCell | PooledDifference) -> tuple[str, str, str, str]:
     """The settings that a plan may cross, in words."""
-    mixed = isinstance(one, StudyCell) and one.train is not None and one.train.parts
-    rows = "training rows of each task" if mixed else "training rows"
     return (
         f"rank {one.rank}" if one.rank else "no rank",
         f"batch size {one.batch_size}" if one.batch_size else "any batch size",
         f"{one.epochs:g} epoch{'' if one.epochs == 1 else 's'}" if one.epochs else "any number of epochs",
-        f"{one.training_rows:,} {rows}" if one.training_rows else "all training rows",
+        f"{one.training_rows:,} training rows{of_each_task(one)}"
+        if one.training_rows
+        else "all training rows",
     )
+
+
+def of_each_task(one: StudyCell | PooledDifference) -> str:
+    """What follows the number of training rows if a mix was trained on: it is the number of each task's."""
+    return " of each task" if isinstance(one, StudyCell) and one.train and one.train.parts else ""
 
 
 def _series(arms: Sequence[StudyArm]) -> dict[str, int]:

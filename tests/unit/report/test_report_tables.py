@@ -182,6 +182,11 @@ def test_a_cell_of_a_mix_says_so_and_training_rows_only_where_they_are_crossed()
 
     both = ["arc-easy, trained on 2 tasks", "boolq, trained on 2 tasks"]
     assert labels(arc, boolq, *mixed) == ["arc-easy", "boolq", *both]
+    other = parts.model_copy(update={"parts": {"arc-easy": 900, "piqa": 800}, "sha256": "3"})
+    assert labels(mixed[0], arc.model_copy(update={"train": other})) == [
+        "arc-easy, trained on arc-easy and boolq",
+        "arc-easy, trained on arc-easy and piqa",
+    ]
     assert labels(arc, elsewhere) == ["arc-easy", "boolq, trained on arc-easy"]
     few = arc.model_copy(update={"training_rows": 300})
     assert labels(arc, few) == ["arc-easy, 700 training rows", "arc-easy, 300 training rows"]
