@@ -120,9 +120,9 @@ def _accuracy(view: View) -> list[Block]:
         _figures(shown),
         *_crossed(view),
     ]
-    published = paper.paper_table(view)
-    if published:
-        blocks += [Heading("Compared with the paper"), published, Text(paper.ACCURACY_NOTE, "aside")]
+    if paper.paper_cells(view):
+        blocks += [Heading("Compared with the paper"), paper.paper_table(view)]
+        blocks += [Text(note, "aside") for note in paper.accuracy_notes(view)]
     return blocks
 
 
@@ -248,6 +248,7 @@ def _settings(view: View) -> list[Block]:
         blocks += [Heading("The plan"), Code(plan)]
     if view.cells:
         blocks += [Heading("Data"), tables.data_table(view)]
+        blocks += [Text(note, "aside") for note in tables.data_notes(view)]
     if view.cells and not view.simple:
         blocks += [Heading("Runs"), tables.run_table(view)]
     return blocks

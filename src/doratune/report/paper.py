@@ -12,7 +12,7 @@ from types import MappingProxyType
 from doratune.records.study import StudyCell, StudyMethod
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table
-from doratune.report.view import View
+from doratune.report.view import NamedCell, View, remarks
 from doratune.wording import listed
 
 MODEL = "LLaMA-7B"
@@ -47,17 +47,31 @@ ACCURACY_NOTE = (
 )
 
 
-def paper_table(view: View) -> Table | None:
-    """The study's LoRA and DoRA next to the paper's, one row per cell with a task of the paper, or None."""
-    rows = [
-        [Entry(named.label, _apart(named.cell)), *_ours(named.cell), *_theirs(named.cell)]
-        for named in view.cells
-        if named.cell.task in TASKS
+def paper_cells(view: View) -> list[NamedCell]:
+    """The cells with a task of the paper and an arm of LoRA or DoRA."""
+    return [
+        one
+        for one in view.cells
+        if one.cell.task in TASKS and any(one.arm(name) for name in ("lora", "dora"))
     ]
+
+
+def paper_table(view: View) -> Table:
+    """The study's LoRA and DoRA next to the paper's, a row for each of ``paper_cells``."""
+    rows = [[Entry(one.label), *_ours(one), *_theirs(one.cell)] for one in paper_cells(view)]
     names = ("LoRA", "DoRA", f"DoRA {numbers.MINUS} LoRA")
     columns = [Entry("Task"), *(Entry(name, "here") for name in names)]
     columns += [Entry(name, f"paper, {MODEL}") for name in names]
-    return Table("The study's accuracies compared with the paper's", columns, rows) if rows else None
+    return Table("The study's accuracies compared with the paper's", columns, rows)
+
+
+def accuracy_notes(view: View) -> list[str]:
+    """In what the cells differ from the paper's, and what its figures are."""
+    found = paper_cells(view)
+    apart = [f"Not the paper's {words}." if (words := differing(one.cell)) else "" for one in found]
+    labels = [one.label for one in found]
+    notes = [one.cell.note or "" for one in found]
+    return [*remarks(labels, apart), *remarks(labels, notes), ACCURACY_NOTE]
 
 
 def published(method: StudyMethod, rank: int, task: str) -> float | None:
@@ -82,17 +96,12 @@ def differing(cell: StudyCell) -> str:
     return listed([name for name, found in differs.items() if found], "or")
 
 
-def _apart(cell: StudyCell) -> str:
-    """Warnings for the comparison of the two."""
-    found = differing(cell)
-    return " ".join(filter(None, [f"Not the paper's {found}." if found else "", cell.note]))
-
-
-def _ours(cell: StudyCell) -> list[Entry]:
+def _ours(named: NamedCell) -> list[Entry]:
     row = []
     for method in ("lora", "dora"):
-        arm = next((arm for arm in cell.arms if arm.name == method), None)
+        arm = named.arm(method)
         row.append(Entry(numbers.percent(arm.mean), numbers.interval(arm.interval)) if arm else Entry(NONE))
+    cell = named.cell
     found = (one for one in cell.differences if (one.from_arm, one.to_arm) == ("lora", "dora"))
     one = next(found, None)
     if one is None:

@@ -12,7 +12,7 @@ from doratune.records.study import ArmResult, StudyArm
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table
 from doratune.report.search import NOT_EVALUATED, rate_entry
-from doratune.report.view import NamedCell, Training, View, arm_title, capitalised, of_each_task
+from doratune.report.view import NamedCell, Training, View, arm_title, capitalised, of_each_task, remarks
 
 BUSY = 0.9  # a training on a CPU whose processor time is a smaller part of its time waited for other programs
 MAJORITY_NOTE = "majority is the accuracy of always giving the most frequent answer."
@@ -174,7 +174,7 @@ def data_table(view: View) -> Table:
     shown = {split: found for split, found in splits.items() if any(found)}
     rows = [
         [
-            Entry(named.label, named.cell.note or "", named.cell.sample),
+            Entry(named.label, sample=named.cell.sample),
             *(_data(found[place]) for found in shown.values()),
         ]
         for place, named in enumerate(view.cells)
@@ -182,6 +182,12 @@ def data_table(view: View) -> Table:
     return Table(
         f"Rows of {' and '.join(shown).lower()}", [Entry("Rows"), *(Entry(split) for split in shown)], rows
     )
+
+
+def data_notes(view: View) -> list[str]:
+    """The plan's notes on its rows."""
+    labels = [named.label for named in view.cells]
+    return remarks(labels, [named.cell.note or "" for named in view.cells])
 
 
 def run_table(view: View) -> Table:

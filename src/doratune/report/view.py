@@ -271,6 +271,18 @@ def tasks_of(name: str, others: Collection[str]) -> str:
     return listed(name.split("+")) if len(alike) > 1 else f"{name.count('+') + 1} tasks"
 
 
+def remarks(labels: Sequence[str], told: Sequence[str]) -> list[str]:
+    """Each remark once, after the labels of the cells that it is about; it stands alone if all cells have it.
+
+    Args:
+        labels: The cells' labels.
+        told: The remark on each cell; "" is none.
+    """
+    found = [one for one in dict.fromkeys(told) if one]
+    about = {one: [label for label, own in zip(labels, told, strict=True) if own == one] for one in found}
+    return [one if len(about[one]) == len(labels) else f"{'; '.join(about[one])}: {one}" for one in found]
+
+
 def axis_words(one: StudyCell | PooledDifference) -> tuple[str, str, str, str]:
     """The settings that a plan may cross, in words."""
     return (

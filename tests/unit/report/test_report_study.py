@@ -27,7 +27,7 @@ from doratune.report.page import page_of
 from doratune.report.plots.loss import loss_plot
 from doratune.report.tables import cost_sentence
 from doratune.report.terminal import print_summary
-from doratune.report.view import METHOD_SERIES, view_of
+from doratune.report.view import METHOD_SERIES, remarks, view_of
 
 HOSTILE = """<script>alert(1)</script> & "x" | `y` [z](http://evil.example)"""
 
@@ -336,7 +336,8 @@ def test_the_papers_figures_are_marked(record: StudyRecord, page: str) -> None:
     for text in (plain(" ".join(Page(page).text)), plain(study_markdown(record))):
         for figure in ("67.5 %", "69.7 %", "+2.2 points", "78.0 %", "81.9 %", "+3.9 points", "LLaMA-7B"):
             assert figure in text
-        assert "Not the paper's model, format or protocol. Tested on the public validation rows." in text
+        assert "Not the paper's model, format or protocol." in text
+        assert "Tested on the public validation rows." in text
     cell = record.cells[0]
     same = {"model": "huggyllama/llama-7b", "format": "instruct", "protocol": "generate", "note": None}
     assert paper.differing(cell.model_copy(update=same)) == ""
@@ -344,8 +345,16 @@ def test_the_papers_figures_are_marked(record: StudyRecord, page: str) -> None:
     assert paper.differing(cell.model_copy(update={**same, "rank": 12})) == "rank"
     assert paper.published("dora", 16, "boolq") == 70.0
     samples_only = record.model_copy(update={"cells": record.cells[2:]})
-    assert paper.paper_table(view_of(samples_only)) is None
+    assert not paper.paper_cells(view_of(samples_only))
     assert "Compared with the paper" not in study_html(samples_only)
+    of_others = [one.model_copy(update={"arms": [], "differences": []}) for one in record.cells]
+    assert not paper.paper_cells(view_of(record.model_copy(update={"cells": of_others})))
+
+
+def test_a_remark_is_made_once_and_names_cells_unless_it_is_about_all() -> None:
+    assert remarks(["a", "b"], ["x.", "x."]) == ["x."]
+    assert remarks(["a", "b", "c", "d"], ["x.", "y.", "x.", ""]) == ["a; c: x.", "b: y."]
+    assert remarks(["a", "b"], ["", ""]) == []
 
 
 def test_correlations_are_next_to_the_papers(moved: AnalysisRecord, page: str) -> None:
