@@ -117,7 +117,8 @@ def seeds() -> str:
     with drawing(sheet):
         figure, axes = new_figure(sheet, 1.4 + 0.6 * len(cells))
         for place, cell in enumerate(cells):
-            one, label = cell.differences[0], f"{cell.format}, {_rates(cell)}"
+            one = cell.differences[0]
+            label = f"{cell.format}, {_rates(cell)}{', no verdict' if cell.tells_nothing else ''}"
             whisker(axes, place, one.points, one.interval, index, "D", PAPER)
             for single in one.seeds:
                 fill = colour(index) if single.p_value < 0.05 else PAPER

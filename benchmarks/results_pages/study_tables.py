@@ -8,6 +8,7 @@ from doratune.records.study import arm_name
 from doratune.report import numbers
 from doratune.report.fronts import TIME
 from doratune.report.search import rate_entry
+from doratune.wording import listed
 from results_pages import words
 
 PAPER_RANKS = {4: (39.5, 61.9), 8: (40.7, 77.9), 16: (70.9, 77.5), 32: (76.3, 78.4), 64: (65.8, 76.8)}
@@ -93,16 +94,33 @@ def single_seeds(named: dict[str, Any]) -> str:
             alone = [
                 f"{numbers.signed(one.points)} ({numbers.p_value(one.p_value)})" for one in difference.seeds
             ]
-            rows.append([f"{name}, {cell.format}", *alone, _with_interval(difference)])
+            mark = ", no verdict" if cell.tells_nothing else ""
+            rows.append([f"{name}, {cell.format}{mark}", *alone, _with_interval(difference)])
     seeds = [one.seed for one in next(iter(named.values())).cells[0].differences[0].seeds]
     heading = ["DoRA − LoRA, points", *(f"seed {seed}" for seed in seeds), "all seeds"]
     return words.table(heading, rows)
 
 
 def told_by_one_seed(record: Any) -> tuple[int, int]:
-    """How many single seeds of a study would have reported a difference at 5 %, and of how many."""
-    found = [one.p_value < 0.05 for cell in record.cells for one in cell.differences[0].seeds]
-    return sum(found), len(found)
+    """How many single seeds would have reported that LoRA is better, at 5 %, and of how many.
+
+    Cells in which nothing was learned are left out.
+    """
+    seeds = [one for cell in record.cells if not cell.tells_nothing for one in cell.differences[0].seeds]
+    return sum(one.p_value < 0.05 and one.points < 0 for one in seeds), len(seeds)
+
+
+def lowest(record: Any, task: str, name: str) -> Any:
+    """The run of an arm that ended lowest, in the cell that was trained on the task."""
+    cell = next(one for one in record.cells if one.task == task and one.train.task == task)
+    arm = next(one for one in cell.arms if one.name == name)
+    return min(arm.runs, key=lambda run: run.result.accuracy)
+
+
+def validation_parts(record: Any) -> str:
+    """How many of a mix's validation rows are of each task, in words."""
+    parts = next(cell.validation.parts for cell in record.cells if cell.validation.parts)
+    return listed([f"{count} of {task}" for task, count in parts.items()])
 
 
 def full(weights: Any, adapters: Any) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from doratune.report.numbers import learning_rate as learning_rate
+
 
 def ratio(value: float | None) -> str:
     """Two decimals, or a dash."""

@@ -16,7 +16,7 @@ training set.
 
 Of several --learning-rates, every seed of a method trains with each, and the best on held-out rows answers
 the test rows. While the best is at an end of the list, up to two rates beyond that end are tried too, with
-both methods. Choosing costs rates x seeds trainings for each method; --dry-run counts them.
+every method. Choosing costs rates x seeds trainings for each method; --dry-run counts them.
 
 Examples:
   doratune compare --preset demo --output runs/demo

@@ -15,7 +15,7 @@ FEWEST_ROWS = 20
 """With fewer rows than this, the same answer to all of them means little."""
 COLLAPSES = (
     "Where single runs fall that far, 95 % intervals over few seeds hold the truth less often than they say, "
-    "and a difference says more about how often runs fall than about the others."
+    "and a difference depends mainly on how many runs fell."
 )
 
 

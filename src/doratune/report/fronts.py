@@ -12,10 +12,8 @@ from doratune.report.view import NamedCell, View
 from doratune.wording import listed
 
 SAME = 1.02  # costs whose largest and smallest differ by no more than this factor are no question
-NOTE = (
-    "A filled mark is on the dashed front: no other method is at least as accurate at no more cost. "
-    "The front goes by means; methods whose intervals overlap may well change places."
-)
+MARKS_NOTE = "Filled marks are on the dashed front: no other method is at least as accurate at no more cost."
+NOTE = "The front goes by means; methods whose intervals overlap may well change places."
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def outcome_blocks(view: View) -> list[Block]:
     if view.pairs:
         blocks += [Verdicts(cards), Text(verdicts.test_note(view), "aside")]
     else:
-        blocks.append(Verdicts(cards) if cards else Text(verdicts.NO_PAIR))
+        blocks.append(Verdicts(cards) if cards else Text(verdicts.no_pair(view.record)))
     sentence = tables.cost_sentence(view)
     blocks += [Text(sentence)] if sentence else []
     ties = tables.tie_note(view)
@@ -212,7 +212,12 @@ def _fronts(view: View) -> list[Block]:
         for place, named in enumerate(view.cells)
         for at, one in enumerate(fronts.costs_of(view))
     ]
-    return [Heading("What accuracy costs"), _figures(shown), Text(fronts.NOTE, "aside"), Bullets(told)]
+    return [
+        Heading("What accuracy costs"),
+        _figures(shown, fronts.MARKS_NOTE),
+        Bullets(told),
+        Text(fronts.NOTE, "aside"),
+    ]
 
 
 def _panel_note(view: View) -> str:
@@ -346,12 +351,17 @@ def _differing_facts(view: View) -> list[tuple[str, str]]:
 
 def _test_facts(view: View) -> list[tuple[str, str]]:
     """The test rows behind the results, and how many of the file's rows they are."""
-    facts: dict[tuple[str, str], None] = {}
+    facts: dict[str, dict[str, str]] = {}  # by task and content, the label of the first cell that has it
     for named in view.cells:
         test, rows = named.cell.test, named.cell.rows
         counted = f"all {rows:,} rows" if rows == test.rows else f"{rows:,} of the {test.rows:,} rows"
-        facts[f"test rows of {named.cell.task}", f"{counted} of {test.source} ({test.split})"] = None
-    return list(facts)
+        told = f"{counted} of {test.source} ({test.split})"
+        facts.setdefault(named.cell.task, {}).setdefault(told, named.label)
+    return [
+        (f"test rows of {label if len(found) > 1 else task}", told)
+        for task, found in facts.items()
+        for told, label in found.items()
+    ]
 
 
 def _value(value: Setting) -> str:

@@ -8,7 +8,7 @@ from statistics import median
 from doratune.methods.find import title_of
 from doratune.records.answers import MANY_TIES
 from doratune.records.run import DataRecord, Evaluation, RunRecord, TrainingRecord
-from doratune.records.study import ArmResult, StudyArm
+from doratune.records.study import ArmResult, StudyArm, StudyCell
 from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table
 from doratune.report.search import NOT_EVALUATED, rate_entry
@@ -132,7 +132,7 @@ def cost_sentence(view: View) -> str | None:
         return None
     times, memories = zip(*ratios, strict=True)
     low, high = f"{min(times):.2f}", f"{max(times):.2f}"
-    span = f" ({low} to {high} in {len(ratios)} trainings)" if low != high else ""
+    span = f" ({low} to {high} over {len(ratios)} comparisons)" if low != high else ""
     return (
         f"Training with DoRA took {median(times):.2f}× LoRA's time{span} and {median(memories):.2f}× its "
         f"peak memory, {cost_note(view)}.{_interrupted(view)}"
@@ -185,9 +185,19 @@ def data_table(view: View) -> Table:
 
 
 def data_notes(view: View) -> list[str]:
-    """The plan's notes on its rows."""
+    """How many of the training rows were trained on, and the plan's notes on its rows."""
     labels = [named.label for named in view.cells]
-    return remarks(labels, [named.cell.note or "" for named in view.cells])
+    taken = [_taken(named.cell) for named in view.cells]
+    return [*remarks(labels, taken), *remarks(labels, [named.cell.note or "" for named in view.cells])]
+
+
+def _taken(cell: StudyCell) -> str:
+    """How many of the training rows were trained on, if not all."""
+    most, train = cell.training_rows, cell.train
+    if not most or not train or (not train.parts and most >= train.rows):
+        return ""
+    fewer = "at most " if train.parts and min(train.parts.values()) < most else ""
+    return f"Trained on {fewer}{most:,} of the training rows{of_each_task(cell)}."
 
 
 def run_table(view: View) -> Table:

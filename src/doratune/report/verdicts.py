@@ -11,6 +11,7 @@ from doratune.records.study import (
     StudyArm,
     StudyCell,
     StudyDifference,
+    StudyRecord,
     arm_name,
 )
 from doratune.report import numbers
@@ -18,13 +19,17 @@ from doratune.report.blocks import NONE, Entry, Table, Verdict
 from doratune.report.cautions import lost_arms, why_lost
 from doratune.report.view import NamedDifference, Pair, View, arm_title, capitalised
 
-NO_PAIR = "No two methods have been compared yet."
 NEEDED_NOTE = (
     "How many test rows (with this study's seeds) or seeds (with its rows) it takes to detect a true "
     "difference of this size, with p below 5 % before correction, in four studies out of five. The ranges "
     "come from the 80 % bounds of how much the rows and seeds vary, which a few seeds tell only roughly. "
     "Where a range has no end, perhaps no number is enough."
 )
+
+
+def no_pair(record: StudyRecord) -> str:
+    """What stands in the place of verdicts where no two methods were compared."""
+    return f"No two methods {'have been compared yet' if record.pending else 'are compared'}."
 
 
 def test_note(view: View) -> str:

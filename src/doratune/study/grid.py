@@ -64,13 +64,13 @@ class Group:
 
     @property
     def cell_rank(self) -> int | None:
-        """The rank of all adapters of the group; None if they differ."""
+        """The rank of all adapters of the group; None if they differ or there are none."""
         ranks = {
             self.plan.own_settings.get(method, {}).get("rank", self.rank)
             for method in self.plan.methods
             if "rank" in self.plan.method(method).given
         }
-        return self.rank if ranks <= {self.rank} else ranks.pop() if len(ranks) == 1 else None
+        return ranks.pop() if len(ranks) == 1 else None
 
     @property
     def cell_batch_size(self) -> int | None:

@@ -45,6 +45,6 @@ def test_the_study() -> None:
     headline = study["pooled"][0]
     text = " ".join(TEXT.split())
     assert not study["pending"] and headline["difference"]["outcome"] == "undecided"
-    assert len(headline["cells"]) == 6 and "On the mean of six test sets" in text
+    assert len(headline["cells"]) == 6 and "On the mean of the six cells with a verdict" in text
     assert f"test sets {headline['difference']['verdict'].split(' (')[0]}." in text
     assert "Mean of 6" in (ROOT / "docs/pictures/forest.svg").read_text(encoding="utf-8")

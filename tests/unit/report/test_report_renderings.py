@@ -110,7 +110,7 @@ def test_terminal_lists_many_runs_below_each_other() -> None:
     text = printed(comparison({"a": answers}, dict.fromkeys(answers, "dora")), 80)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
     assert re.search(r"r7 +57\.0 %", text)
-    assert "No two methods have been compared" in text
+    assert "No two methods are compared." in text
 
 
 def test_evaluations_of_one_run() -> None:
@@ -428,6 +428,12 @@ def test_settings_name_the_test_file_and_how_many_of_its_rows_were_evaluated() -
     text = plain(markdown(one.model_copy(update={"cells": [longer, second]})))
     assert "test rows of sample-boolq: 400 of the 3,270 rows of made-up (test)" in text
     assert "test rows of sample-winogrande: all 400 rows of made-up (test)" in text
+    assert first.train is not None
+    other = first.train.model_copy(update={"task": "sample-piqa", "parts": None, "sha256": "2"})
+    after_other = longer.model_copy(update={"train": other})
+    text = plain(markdown(one.model_copy(update={"cells": [first, after_other]})))
+    assert "test rows of sample-boolq, trained on 2 tasks: all 400 rows" in text
+    assert "test rows of sample-boolq, trained on sample-piqa: 400 of the 3,270 rows" in text
 
 
 def test_cells_whose_runs_overlap_are_one_training() -> None:

@@ -271,7 +271,7 @@ def test_one_method_without_search_or_base(record: StudyRecord) -> None:
     page = study_html(bare)
     assert "Differences" not in sections(page)
     assert "Learning rates" not in sections(page) and "Base" not in page
-    assert "No two methods" in study_markdown(bare)
+    assert "No two methods are compared." in study_markdown(bare)
     Page(page)
 
 

@@ -194,3 +194,21 @@ def test_a_cell_of_a_mix_says_so_and_training_rows_only_where_they_are_crossed()
     assert labels(few, mixed[0]) == [f"arc-easy, {most} training rows of each task" for most in (100, 200)]
     view = view_of(alone.model_copy(update={"cells": [arc, *mixed], "pooled": []}))
     assert "training rows: 700 and 200 of each task" in tables.ways(view)
+    all_of_it = arc.model_copy(update={"training_rows": arc.train.rows})
+    scarce = parts.model_copy(update={"parts": {"arc-easy": 900, "boolq": 100}})
+    few = mixed[0].model_copy(update={"train": scarce})
+    of_each = "Trained on 200 of the training rows of each task."
+    for cells, notes in (
+        ([arc], ["Trained on 700 of the training rows."]),
+        ([all_of_it], []),
+        ([few], ["Trained on at most 200 of the training rows of each task."]),
+        (
+            [arc, mixed[0]],
+            [
+                "arc-easy: Trained on 700 of the training rows.",
+                f"arc-easy, trained on 2 tasks: {of_each}",
+            ],
+        ),
+    ):
+        view = view_of(alone.model_copy(update={"cells": cells, "pooled": []}))
+        assert tables.data_notes(view) == notes
