@@ -46,5 +46,5 @@ def test_the_study() -> None:
     text = " ".join(TEXT.split())
     assert not study["pending"] and headline["difference"]["outcome"] == "undecided"
     assert len(headline["cells"]) == 6 and "On the mean of the six cells with a verdict" in text
-    assert f"test sets {headline['difference']['verdict'].split(' (')[0]}." in text
+    assert f"with a verdict {headline['difference']['verdict'].split(' (')[0]}." in text
     assert "Mean of 6" in (ROOT / "docs/pictures/forest.svg").read_text(encoding="utf-8")
