@@ -171,6 +171,9 @@ def _report_study(command: ReportCommand, runs: list[Path], study: Path) -> None
     record = read_study(study / STUDY_NAME)
     archived = []
     if command.archive:
+        from doratune.study.recomputed import check_against_runs
+
+        check_against_runs(record, study)
         archived = write_archive(study, command.output)
     elif has_archive(study):
         from doratune.study.recomputed import check_against_archive

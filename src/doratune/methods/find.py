@@ -53,13 +53,19 @@ def get_method(name: str, *, where: str = "--method") -> Method:
             got="null",
             expected="the name of a PEFT configuration, such as LoraConfig",
         )
-    if method.match is not None:
-        _refuse_match(method.match, source)
+    refuse_match(method, source)
     return method
 
 
-def _refuse_match(name: str, source: str) -> None:
-    """Refuse to match what does not ship, and what has no adapter whose parameters could be counted."""
+def refuse_match(method: Method, source: str) -> None:
+    """Refuse to match what does not ship, and what has no adapter whose parameters could be counted.
+
+    Raises:
+        InputError: ``method.match`` is such a name.
+    """
+    name = method.match
+    if name is None:
+        return
     known = [one for one in method_names() if not _shipped(one).trains_all]
     if name not in known:
         raise InputError(

@@ -47,7 +47,7 @@ class Method(Settings):
 
     name: Annotated[str, AfterValidator(_named)]
     """In flags, plans, folders and tables."""
-    title: str
+    title: Annotated[str, Field(min_length=1)]
     """In sentences, such as "DoRA with attached norm"."""
     description: str
     """In one line, for the list of methods."""
@@ -83,6 +83,8 @@ class Method(Settings):
             raise ValueError("norm_gradient should be true only with DoRA (use_dora) on the engine")
         if self.match is not None and "rank" not in self.given:
             raise ValueError("match should be there only if the rank is a setting")
+        if len(set(self.given.values())) < len(self.given):
+            raise ValueError("settings should give each argument once")
         if taken := sorted(self.arguments.keys() & set(self.given.values())):
             raise ValueError(f"arguments should leave {', '.join(taken)} to the run's settings")
         return self

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+
 from doratune.errors import InputError
 from doratune.records.files import read_jsonl
 from doratune.records.run import Evaluation, Metric
@@ -123,14 +125,60 @@ def count_rows(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Answers:
     )
 
 
-def check_credit(row: Mapping[str, Any], metric: Metric, *, where: str) -> None:
-    """Refuse a prediction whose credit does not follow from its scores.
+class _Row(BaseModel):
+    """What a prediction of any version must hold to be counted."""
 
-    Predictions of older versions, which do not say which candidate is right, are not checked.
+    row: int = Field(ge=0)
+    correct: bool
+    answer: str | None = None
+    prediction: str | None = None
+    right: int | None = None
+    tied: int | None = Field(default=None, ge=1)
+    credit: float | None = Field(default=None, ge=0, le=1)
+    scores: list[float] | None = None
+    scores_norm: list[float] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> _Row:
+        if self.tied is not None and self.credit is None:
+            raise ValueError("tied should not be there without credit")
+        both = self.scores is not None and self.scores_norm is not None
+        if both and len(self.scores or ()) != len(self.scores_norm or ()):
+            raise ValueError("scores and scores_norm should be of the same candidates")
+        return self
+
+
+_ROWS = TypeAdapter(list[_Row])
+
+
+def check_rows(rows: Sequence[Mapping[str, Any]], metric: Metric, *, where: str) -> None:
+    """Refuse predictions that cannot be counted, or whose credit does not follow from their scores.
+
+    Args:
+        rows: The predictions of one evaluation.
+        metric: Which scores they were judged by.
+        where: Their place, for the message.
 
     Raises:
-        InputError: The credit, the number of ties or the correct flag differs from what the scores give.
+        InputError: A field is missing or has another type, or the credit, the number of ties or the correct
+            flag differs from what the scores give.
     """
+    try:
+        _ROWS.validate_python(rows, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place, *field = first["loc"]
+        raise InputError(
+            "a prediction cannot be counted",
+            where=f"{where}, row {rows[int(place)].get('row')}",
+            got=f"{'.'.join(map(str, field))}: {first['msg']}" if field else first["msg"],
+        ) from None
+    for row in rows:
+        _check_credit(row, metric, where=f"{where}, row {row['row']}")
+
+
+def _check_credit(row: Mapping[str, Any], metric: Metric, *, where: str) -> None:
+    """Predictions of older versions, which do not say which candidate is right, are not checked."""
     scores, right, credit = row.get(judged_by(metric)), row.get("right"), row.get("credit")
     if not scores or right is None or credit is None:
         return
@@ -156,10 +204,7 @@ def read_answers(run: Path, entry: Evaluation) -> Answers:
     """
     path = run / entry.predictions
     rows = read_jsonl(path)
-    for row in rows:
-        if not isinstance(row.get("row"), int) or not isinstance(row.get("correct"), bool):
-            raise InputError("a prediction has no row number or no correct flag", where=str(path), got=row)
-        check_credit(row, entry.metric, where=f"{path}, row {row['row']}")
+    check_rows(rows, entry.metric, where=str(path))
     answers = count_rows(rows, entry.metric)
     found = {"rows": len(answers.rows), "correct": sum(row["correct"] for row in rows)}
     recorded = {"rows": entry.rows, "correct": entry.correct}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from doratune.errors import InputError
-from doratune.records.answers import check_credit, read_answers
+from doratune.records.answers import check_rows, read_answers
 from doratune.records.files import read_jsonl, write_bytes_atomic, write_jsonl_atomic
 from doratune.records.layout import (
     METRICS_NAME,
-    RUNS_NAME,
     has_diverged,
     is_recorded,
     is_started,
@@ -57,6 +57,7 @@ _REPEATING = [
     "bytes.list.element",
 ]
 _ZSTD_LEVEL = 19
+_RESTORING = ".restoring"
 
 
 def has_archive(folder: Path) -> bool:
@@ -123,8 +124,15 @@ def write_archive(study: Path, folder: Path) -> list[Path]:
     return paths
 
 
+def has_run(folder: Path) -> bool:
+    """Whether a run's folder holds a run, begun or finished; else it has a log and a lock at most."""
+    return is_started(folder) or is_recorded(folder) or has_diverged(folder)
+
+
 def restore_runs(folder: Path, study: Path) -> list[Path]:
     """Write the archived run directories that ``study`` does not have.
+
+    A run and its validation appear together, so an interrupted restoration leaves no half of a run.
 
     Args:
         folder: Holds the archive.
@@ -136,34 +144,49 @@ def restore_runs(folder: Path, study: Path) -> list[Path]:
     Raises:
         InputError: The archive cannot be read, or a row's credit does not follow from its scores.
     """
-    present = [*(study / RUNS_NAME).glob("*")]
     table = _read_parquet(folder)
-    written = []
+    together: dict[Path, list[tuple[dict[str, Any], RunRecord | Divergence]]] = {}
     for line in read_jsonl(folder / RUNS_FILE):
         record = _checked_line(line, folder)
-        run = _inside(study, line["run"], folder)
-        if any(run.is_relative_to(one) for one in present):
+        _inside(study, line["run"], folder)
+        together.setdefault(Path(*Path(line["run"]).parts[:2]), []).append((line, record))
+    scratch = study / _RESTORING
+    shutil.rmtree(scratch, ignore_errors=True)
+    written: list[Path] = []
+    for run, lines in together.items():
+        if has_run(study / run):
             continue
-        if isinstance(record, Divergence):
-            write_jsonl_atomic(run / METRICS_NAME, line["metrics"])
-            write_config(run, record.config)
-            write_divergence(run, record)
-            written.append(run)
-            continue
-        own = _rows_of(table, "run", line["run"])
-        for entry in record.evaluations:
-            path = _inside(run, entry.predictions, folder)
-            rows = [_prediction(row) for row in _rows_of(own, "predictions", entry.predictions).to_pylist()]
-            for row in rows:
-                where = f"{folder / PREDICTIONS_FILE}, {line['run']}, {entry.predictions}, row {row['row']}"
-                check_credit(row, entry.metric, where=where)
-            write_jsonl_atomic(path, rows)
-        if line["metrics"] is not None:
-            write_jsonl_atomic(run / METRICS_NAME, line["metrics"])
-            write_config(run, record.config)
-        write_record(run, record)  # last, because it marks the run as finished
-        written.append(run)
+        for line, record in lines:
+            _restore(scratch / line["run"], line, record, table, folder)
+        shutil.rmtree(study / run, ignore_errors=True)
+        (study / run).parent.mkdir(parents=True, exist_ok=True)
+        (scratch / run).rename(study / run)
+        written += [study / line["run"] for line, _ in lines]
+    shutil.rmtree(scratch, ignore_errors=True)
     return written
+
+
+def _restore(
+    run: Path, line: Mapping[str, Any], record: RunRecord | Divergence, table: pa.Table, folder: Path
+) -> None:
+    """Write one run directory."""
+    if isinstance(record, Divergence):
+        write_jsonl_atomic(run / METRICS_NAME, line["metrics"])
+        write_config(run, record.config)
+        write_divergence(run, record)
+        return
+    own = _rows_of(table, "run", line["run"])
+    for entry in record.evaluations:
+        path = _inside(run, entry.predictions, folder)
+        where = f"{folder / PREDICTIONS_FILE}, {line['run']}, {entry.predictions}"
+        found = _rows_of(own, "predictions", entry.predictions).to_pylist()
+        rows = [_prediction(row, where=where) for row in found]
+        check_rows(rows, entry.metric, where=where)
+        write_jsonl_atomic(path, rows)
+    if line["metrics"] is not None:
+        write_jsonl_atomic(run / METRICS_NAME, line["metrics"])
+        write_config(run, record.config)
+    write_record(run, record)
 
 
 def _checked_line(line: Mapping[str, Any], folder: Path) -> RunRecord | Divergence:
@@ -172,6 +195,8 @@ def _checked_line(line: Mapping[str, Any], folder: Path) -> RunRecord | Divergen
         if not isinstance(line["run"], str) or not isinstance(line["metrics"], list | None):
             raise TypeError("run is not a text, or metrics is not a list")
         if "diverged" in line:
+            if line["metrics"] is None:
+                raise TypeError("a run that diverged has no metrics")
             return Divergence.model_validate(line["diverged"])
         return RunRecord.model_validate(line["record"])
     except (KeyError, TypeError, ValidationError) as error:
@@ -221,9 +246,15 @@ def _per_byte(scores: Sequence[float], sizes: Sequence[int]) -> list[float]:
     return [score / size if size else 0.0 for score, size in zip(scores, sizes, strict=True)]
 
 
-def _prediction(row: Mapping[str, Any]) -> dict[str, Any]:
+def _prediction(row: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """A line of a run's predictions, as evaluation wrote it."""
     scores, sizes = row["scores"], row["bytes"]
+    if sizes is not None and (len(scores or ()) != len(sizes) or None in (*scores, *sizes)):
+        raise InputError(
+            "a row has not as many scores as sizes",
+            where=f"{where}, row {row['row']}",
+            got=f"{scores}, {sizes}",
+        )
     # Predictions of versions that did not record ties have neither.
     ties = {key: row[key] for key in ("tied", "credit") if row.get("credit") is not None}
     right = {"right": row["right"]} if row.get("right") is not None else {}  # nor which candidate is right
@@ -246,7 +277,23 @@ def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
-    schema = pa.schema(
+    rows.sort(key=lambda one: (one["predictions"], one["row"], one["run"]))
+    buffer = pa.BufferOutputStream()
+    parquet.write_table(
+        pa.Table.from_pylist(rows, schema=_schema()),
+        buffer,
+        compression="zstd",
+        compression_level=_ZSTD_LEVEL,
+        use_dictionary=_REPEATING,  # pyright: ignore[reportArgumentType]
+        use_byte_stream_split=["scores.list.element"],  # pyright: ignore[reportArgumentType]
+    )
+    return buffer.getvalue().to_pybytes()
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
         [
             ("run", pa.string()),
             ("predictions", pa.string()),
@@ -262,17 +309,6 @@ def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
             ("text", pa.string()),
         ]
     )
-    rows.sort(key=lambda one: (one["predictions"], one["row"], one["run"]))
-    buffer = pa.BufferOutputStream()
-    parquet.write_table(
-        pa.Table.from_pylist(rows, schema=schema),
-        buffer,
-        compression="zstd",
-        compression_level=_ZSTD_LEVEL,
-        use_dictionary=_REPEATING,  # pyright: ignore[reportArgumentType]
-        use_byte_stream_split=["scores.list.element"],  # pyright: ignore[reportArgumentType]
-    )
-    return buffer.getvalue().to_pybytes()
 
 
 def _read_parquet(folder: Path) -> pa.Table:
@@ -288,7 +324,13 @@ def _read_parquet(folder: Path) -> pa.Table:
         raise InputError(
             "the file is not the predictions of an archive", where=str(path), got=f"no {', '.join(missing)}"
         )
-    return table
+    expected = pa.schema([field for field in _schema() if field.name in table.column_names])
+    try:
+        return table.select(expected.names).cast(expected)
+    except (ValueError, pa.ArrowException) as error:
+        raise InputError(
+            "the file is not the predictions of an archive", where=str(path), got=str(error)
+        ) from None
 
 
 def _rows_of(table: pa.Table, column: str, value: str) -> pa.Table:
@@ -298,8 +340,8 @@ def _rows_of(table: pa.Table, column: str, value: str) -> pa.Table:
 
 
 def _inside(parent: Path, name: str, archive: Path) -> Path:
-    """``parent``/``name``, which must not lead out of it."""
-    path = parent / name
-    if not path.resolve().is_relative_to(parent.resolve()):
+    """``parent``/``name``, which must lead into it."""
+    path, parts = parent / name, Path(name).parts
+    if not parts or ".." in parts or "\0" in name or Path(name).is_absolute():
         raise InputError("the archive names a file outside of its study", where=str(archive), got=name)
     return path

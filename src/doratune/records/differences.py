@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from doratune.methods.find import title_of
 from doratune.methods.former import without_switches
 from doratune.records.base import Setting
-from doratune.records.run import RunRecord, unused_settings
+from doratune.records.run import RunRecord, deciding, unused_settings
+from doratune.records.study import method_of
 
 BY_ARM = frozenset({"method", "engine", "name", "output", "overwrite", "resume"})
 """Settings that differ between arms by definition."""
 
 WITHOUT_EFFECT = frozenset({"report_to", "save_steps", "keep_checkpoints"})
 """Settings that do not affect the result."""
+
+BY_SEED = WITHOUT_EFFECT | {
+    *("seed", "name", "output", "resume", "overwrite"),
+    *("model", "data", "task", "device_map"),
+}
+"""Settings in which the runs of one arm may differ; models and rows are compared by their content."""
 
 ADDED = {"on_nonfinite": "stop"}
 """Settings that older runs lack, with the value equal to their behaviour."""
@@ -36,6 +44,20 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Settin
         elif value is not None and value != ADDED.get(prefix + key):
             flat[prefix + key] = value
     return flat
+
+
+def arm_key(record: RunRecord, *, besides: Collection[str] = ()) -> str:
+    """A key of everything that the runs of one arm share, but for their base model's weights.
+
+    Args:
+        record: A run that trained something.
+        besides: Further settings in which the runs may differ.
+    """
+    config = without_switches({**record.config, "method": method_of(record)})
+    config = {key: value for key, value in flat_config(config).items() if key not in {*BY_SEED, *besides}}
+    rows = [one.asked for one in record.data]
+    method = [config.pop("method"), deciding(record)]  # the path of an own method's file does not matter
+    return json.dumps([method, record.model.dtype, rows, config], sort_keys=True)
 
 
 def shared_settings(records: Mapping[str, RunRecord]) -> dict[str, Setting]:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, ValidationError
 
 from doratune.errors import InputError
 from doratune.records.base import FiniteOrNone
@@ -23,8 +23,18 @@ UNKNOWN_SIZE = 99_999_999
 EXPECTED = "a file of method_comparison/MetaMathQA/results, in a clone of huggingface/peft"
 
 
+def _text(value: str) -> str:
+    """Refuse what no file can hold: half of a surrogate pair."""
+    value.encode("utf-8")  # a UnicodeEncodeError is a ValueError
+    return value
+
+
+_Text = Annotated[str, AfterValidator(_text)]
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class _TrainConfig(BaseModel):
-    model_id: str
+    model_id: _Text
     seed: int
     optimizer_kwargs: dict[str, Any]
 
@@ -34,7 +44,7 @@ class _PeftConfig(BaseModel):
 
 
 class _RunInfo(BaseModel):
-    experiment_name: str
+    experiment_name: _Text
     created_at: AwareDatetime
     train_config: _TrainConfig
     peft_config: _PeftConfig | None  #: None for full fine-tuning
@@ -43,14 +53,14 @@ class _RunInfo(BaseModel):
 class _TrainInfo(BaseModel):
     status: str
     metrics: list[dict[str, Any]]
-    train_time: float
-    accelerator_memory_max: int
-    file_size: int | None
-    num_trainable_params: int
+    train_time: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    accelerator_memory_max: _Count
+    file_size: _Count | None
+    num_trainable_params: _Count
 
 
 class _SystemInfo(BaseModel):
-    accelerator: str | None = None
+    accelerator: _Text | None = None
 
 
 class _MetaInfo(BaseModel):

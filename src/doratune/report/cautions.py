@@ -61,11 +61,17 @@ def _diverged(named: NamedCell) -> Iterator[str]:
         present = {run.seed for run in arm.runs}
         rates = sorted({run.learning_rate for run in runs if run.trial and run.seed in present})
         seeds = sorted({run.seed for run in runs} - present)
+        shared = sorted({run.seed for run in runs if not run.trial and run.seed in present})
         if rates:
             listed = ", ".join(map(numbers.learning_rate, rates))
             yield (
                 f"{named.label}: training of {arm_name(arm.name)} diverged at the learning rate {listed}, "
                 "which counts as a lost try, worse than any other."
+            )
+        if shared:
+            yield (
+                f"{named.label}: training of {arm_name(arm.name)} diverged with {_listed(shared)} at the "
+                "rate that two methods share, so their difference at one rate is over the other seeds."
             )
         if seeds:
             yield (

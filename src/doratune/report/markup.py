@@ -51,7 +51,7 @@ def to_markdown(page: Page) -> str:
     parts += [_escaped(page.question)] if page.question else []
     for section in page.sections:
         shown = [_block(block) for block in section.blocks if not isinstance(block, Figures)]
-        parts += [f"## {section.heading}", *shown]
+        parts += [f"## {_escaped(section.heading)}", *shown]
     return "\n\n".join(parts) + "\n"
 
 
@@ -112,4 +112,4 @@ def _fenced(text: str) -> str:
 
 def _escaped(text: str) -> str:
     """Text that Markdown shows verbatim. A line break would end a table row, so it becomes a space."""
-    return re.sub(r"([\\`*\[\]<>|#&])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*\[\]<>|#&~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(text.split()))

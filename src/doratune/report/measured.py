@@ -207,7 +207,12 @@ def forgetting_labels(found: Sequence[Forgetting]) -> list[str]:
         [f"rank {one.rank}" for one in found],
         [f"batch {one.batch_size}" for one in found],
         [f"{one.epochs:g} epochs" if one.epochs else "" for one in found],
-        [f"{one.training_rows} {'rows of each' if '+' in one.trained_on else 'rows'}" for one in found],
+        [
+            f"{one.training_rows} {'rows of each' if '+' in one.trained_on else 'rows'}"
+            if one.training_rows
+            else "all rows"
+            for one in found
+        ],
     ]
     varying = [values for values in facts if len(set(values)) > 1]
     return [

@@ -170,7 +170,7 @@ def _same_rate(view: View) -> list[Block]:
     """What the methods do at one rate, or that there is no such rate; nothing without a search."""
     table = search.same_rate_table(view)
     if table is not None:
-        return [table, Text(search.SAME_RATE_NOTE, "aside")]
+        return [table, Text(search.same_rate_note(view), "aside")]
     return [Text(search.NO_SAME_RATE, "aside")] if view.searched else []
 
 

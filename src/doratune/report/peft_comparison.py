@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ from doratune.report.peft_comparison_plot import figures
 from doratune.stats.accuracy import accuracy_with_interval
 from doratune.stats.holm import holm
 from doratune.stats.proportions import Unpaired, two_proportion_p, unpaired_difference
+from doratune.wording import listed
 
 JSON_NAME = "method_comparison.json"
 TITLE = "PEFT's method comparison, with intervals"
@@ -119,9 +120,8 @@ def view_of_peft(results: PeftResults, reproduce: str, version: str) -> PeftView
 
 
 def _compared(model: str, results: Sequence[PeftResult]) -> Comparison:
-    start, end = REFERENCE
-    named = (one for one in results if one.experiment.startswith(start) and one.experiment.endswith(end))
-    reference = next(named, None)
+    # of several the first by name: a reference that is chosen by its result would be no reference
+    reference = min(_references(results), key=lambda one: one.experiment, default=None)
     intervals = [accuracy_with_interval(one.correct, ROWS)[1:] for one in results]
     if reference is None:
         rows = [Compared(one, interval) for one, interval in zip(results, intervals, strict=True)]
@@ -137,6 +137,12 @@ def _compared(model: str, results: Sequence[PeftResult]) -> Comparison:
         found, p = differences.get(one.experiment), corrected.get(one.experiment)
         rows.append(Compared(one, interval, found, p, _outcome(found, p)))
     return Comparison(model, rows, reference, _like_the_best(results))
+
+
+def _references(results: Iterable[PeftResult]) -> list[PeftResult]:
+    """The results of LoRA with which the others may be compared."""
+    start, end = REFERENCE
+    return [one for one in results if one.experiment.startswith(start) and one.experiment.endswith(end)]
 
 
 def _outcome(found: Unpaired | None, p_adjusted: float | None) -> Outcome | None:
@@ -259,6 +265,10 @@ def _notes(results: PeftResults) -> list[str]:
     lines = [f"The seeds differ: {', '.join(map(str, seeds))}."] if several else []
     if len(devices) > 1:
         lines.append(f"Memory and times come from different devices: {', '.join(devices)}.")
+    for model, rows in by_model(results.found).items():
+        names = sorted(one.experiment for one in _references(rows))
+        if len(names) > 1:
+            lines.append(f"{model}: {listed(names)} are all LoRA; the first is compared with the others.")
     return [*lines, *results.skipped]
 
 

@@ -22,11 +22,17 @@ PER_ARM = (
     "The first seed chose for all. The intervals and p are those of the chosen rates: how the choice might "
     "have fallen with another seed is not in them."
 )
-SAME_RATE_NOTE = (
-    "Both methods with one learning rate, the best for the two together: chosen by the same rule on their "
-    "mean over all seeds on the validation rows. p is not corrected."
-)
 NO_SAME_RATE = "No learning rate was tried with both methods and all seeds: there is no row at one rate."
+
+
+def same_rate_note(view: View) -> str:
+    """What the row "Both at the same rate" is."""
+    once = any(named.cell.chosen_per == "arm" for named in view.cells)
+    seeds = "the first seed's validation rows" if once else "their mean over all seeds on the validation rows"
+    return (
+        "Both methods with one learning rate, the best for the two together: chosen by the same rule on "
+        f"{seeds}. p is not corrected."
+    )
 
 
 def rates_in_words(view: View) -> str:

@@ -49,7 +49,7 @@ def print_summary(record: StudyRecord, console: Console) -> None:
         _print([Text(ends, "aside")] if ends else [], console)
         same = search.same_rate_table(view)
         if same is not None:
-            _print([same, Text(search.SAME_RATE_NOTE, "aside")], console)
+            _print([same, Text(search.same_rate_note(view), "aside")], console)
         if measured.has_measures(view):
             _print(_unless_long(measured.measure_table(view), measured.MEASURE_NOTE), console)
         forgotten = measured.forgetting_table(record)

@@ -18,6 +18,7 @@ from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table, Verdict
 from doratune.report.cautions import lost_arms, why_lost
 from doratune.report.view import NamedDifference, Pair, View, arm_title, capitalised
+from doratune.wording import listed
 
 NEEDED_NOTE = (
     "How many test rows (with this study's seeds) or seeds (with its rows) it takes to detect a true "
@@ -45,7 +46,7 @@ def test_note(view: View) -> str:
         return (
             "Runs are paired by seed and row. The interval (95 %) uses a bootstrap for the rows and "
             "Student's t for the seeds, because a bootstrap over a few seeds would be far too narrow. p is "
-            f"two-sided. {corrected}{_nothing(view)}{_ties(view)}"
+            f"two-sided. {corrected}{_one_seed(singles)}{_nothing(view)}{_ties(view)}"
         )
     mean = "; for a mean over several it comes from a bootstrap over the rows" if pooled else ""
     return (
@@ -53,6 +54,16 @@ def test_note(view: View) -> str:
         "interval (95 %) is over the rows. One seed says something about these trained adapters, not about "
         "other seeds: that takes three seeds or more, and five are recommended."
         f"{_nothing(view)}{_ties(view)}"
+    )
+
+
+def _one_seed(singles: Sequence[StudyDifference]) -> str:
+    """How to read differences of one seed among those of several."""
+    if all(len(one.seeds) > 1 for one in singles):
+        return ""
+    return (
+        " Where there is one seed, the interval is over the rows, p is McNemar's, and both are about these "
+        "trained adapters only."
     )
 
 
@@ -147,10 +158,11 @@ def below_base(cell: StudyCell, arms: Sequence[StudyArm]) -> list[str]:
     }
     if not lost:
         return []
-    who = "Both" if len(lost) == len(arms) == 2 else capitalised(_and([arm_name(name) for name in lost]))
-    verb = "ends" if len(lost) == 1 else "end"
-    by = _and(list(dict.fromkeys(lost.values())))
-    return [f"{who} {verb} below the base model ({numbers.percent(base)}), by {by}."]
+    who = "Both" if len(lost) == len(arms) == 2 else capitalised(listed([arm_name(name) for name in lost]))
+    ends = f"{who} {'ends' if len(lost) == 1 else 'end'} below the base model ({numbers.percent(base)})"
+    if len(set(lost.values())) == 1:
+        return [f"{ends}, by {next(iter(lost.values()))}."]
+    return [f"{ends}: {listed([f'{arm_name(name)} by {points}' for name, points in lost.items()])}."]
 
 
 def below_base_elsewhere(view: View) -> list[str]:
@@ -174,10 +186,6 @@ def _card_figures(pair: Pair, one: NamedDifference) -> str:
     arms = [f"{arm_title(arm.name)} {numbers.percent(arm.mean)}" for arm in reversed(one.arms)]
     seeds = numbers.counted(len(one.difference.seeds), "seed")
     return f"{', '.join([*base, *arms])}; {difference}; {one.cell.rows:,} rows, {seeds}"
-
-
-def _and(names: Sequence[str]) -> str:
-    return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def difference_table(view: View) -> Table:

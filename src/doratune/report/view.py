@@ -19,6 +19,7 @@ from doratune.records.study import (
     arm_name,
 )
 from doratune.report import numbers
+from doratune.stats.seeds import ONE_SEED
 from doratune.wording import listed
 
 METHOD_SERIES: dict[StudyMethod, int] = {"lora": 1, "dora": 2, "dora-attached-norm": 3, "full": 4}
@@ -174,7 +175,7 @@ def view_of(record: StudyRecord) -> View:
     return View(
         record=record,
         cells=cells,
-        arms=list(dict.fromkeys(arm.name for arm in arms)),
+        arms=_arms_in_order(record),
         series=_series(arms),
         pairs=pairs,
         trainings=_trainings(cells),
@@ -185,6 +186,13 @@ def view_of(record: StudyRecord) -> View:
         has_base=any(cell.base for cell in record.cells),
         simple=one_seed and one_model and not searched and len(pairs) <= 1,
     )
+
+
+def _arms_in_order(record: StudyRecord) -> list[str]:
+    """The arms in the plan's order, also where a cell has lost one; without a plan as they appear."""
+    found = dict.fromkeys(arm.name for cell in record.cells for arm in cell.arms)
+    planned = [name for name in (record.plan or {}).get("methods", []) if name in found]
+    return list(dict.fromkeys([*planned, *found]))
 
 
 def rates_of(arm: StudyArm) -> list[float | None]:
@@ -322,17 +330,22 @@ def _pairs(record: StudyRecord, cells: Sequence[NamedCell], noun: str) -> list[P
             pair(one).single.append(NamedDifference(place, named.label, named.cell, one))
     models = {one.model for one in record.pooled}
     axes = [{axis_words(one)[place] for one in record.pooled} for place in range(4)]
+    mixed_seeds = len({ONE_SEED in one.difference.verdict for one in record.pooled}) > 1
     for pool in record.pooled:
         nothing = len(pool.tells_nothing)
         some = nothing < len(pool.cells)
         parts = [f"Mean of {numbers.counted(len(pool.cells), noun)}"]
         parts += [f"{nothing} without a verdict"] if nothing and some else []
+        one_seed = ONE_SEED in pool.difference.verdict  # cells of one seed are pooled among themselves
+        parts += ["one seed each"] if one_seed and mixed_seeds else []
         parts += [pool.model] if len(models) > 1 else []
         parts += [words for words, values in zip(axis_words(pool), axes, strict=True) if len(values) > 1]
-        key = (pool.model, axis_words(pool), tuple(pool.cells))
+        key = (pool.model, axis_words(pool), tuple(pool.cells), one_seed)
         named = NamedDifference(key, ", ".join(parts), None, pool.difference, nothing)
         pair(pool.difference).pooled.append(named)
-    return list(pairs.values())
+    named = (arm for pair in pairs for arm in pair)
+    order = {arm: place for place, arm in enumerate(dict.fromkeys([*_arms_in_order(record), *named]))}
+    return sorted(pairs.values(), key=lambda one: (order[one.from_arm], order[one.to_arm]))
 
 
 def _trainings(cells: Sequence[NamedCell]) -> list[Training]:

@@ -15,7 +15,8 @@ def outliers(accuracies: Mapping[str, Sequence[float]], rows: int) -> dict[str, 
 
     Far is more than three times the larger of two figures: the typical distance of a run from its arm's
     median over all arms (1.48 times the median distance), and the standard error of an accuracy over the
-    rows. Arms with fewer than three runs have none.
+    rows, with Agresti and Coull's four made-up rows: without them it is 0 at 100 %. Arms with fewer than
+    three runs have none.
 
     Args:
         accuracies: By arm, the accuracy of each run, as a share.
@@ -33,8 +34,8 @@ def outliers(accuracies: Mapping[str, Sequence[float]], rows: int) -> dict[str, 
     typical = 1.4826 * float(np.median(np.concatenate(distances)))
     found: dict[str, list[int]] = {}
     for arm, one in away.items():
-        middle = float(np.median(accuracies[arm]))
-        limit = TIMES * max(typical, np.sqrt(middle * (1 - middle) / rows))
+        middle = (float(np.median(accuracies[arm])) * rows + 2) / (rows + 4)
+        limit = TIMES * max(typical, np.sqrt(middle * (1 - middle) / (rows + 4)))
         places = np.flatnonzero(one < -limit).tolist()
         if places:
             found[arm] = places

@@ -226,11 +226,10 @@ def adjusted(family: Sequence[StudyDifference]) -> list[StudyDifference]:
     if not telling:
         return list(family)
     corrected = iter(holm([one.p_value for one in telling]))
-    # a pooled difference lists no seeds, but its verdict already says if there was only one
     return [
         one
         if one.outcome == NO_VERDICT
-        else _with_verdict(one, next(corrected), one_seed=one.verdict.endswith(ONE_SEED))
+        else _with_verdict(one, next(corrected), one_seed=len(one.seeds) == 1)
         for one in family
     ]
 
@@ -259,7 +258,7 @@ def _uncorrected(
         from_arm=from_arm,
         to_arm=to_arm,
         points=points,
-        interval=(100 * low, 100 * high),
+        interval=(max(100 * low, -100.0), min(100 * high, 100.0)),  # with two seeds t's ends are far apart
         p_value=p_value,
         p_adjusted=1.0,
         outcome="undecided",

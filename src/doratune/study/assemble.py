@@ -315,9 +315,14 @@ def _notes(plan: Plan, records: Mapping[str, RunRecord]) -> list[str]:
 
 
 def _own_settings(plan: Plan, records: Mapping[str, RunRecord]) -> dict[str, dict[str, Any]]:
-    """By setting that a method has for itself, its value for every method that was trained."""
+    """By setting that a method has for itself and others differ in, its value for every trained method."""
     by_method = {record.method: record for record in records.values() if record.method != "base"}
-    return {
+    found = {
         key: {method: record.config.get(key) for method, record in by_method.items()}
         for key in dict.fromkeys(key for own in plan.own_settings.values() for key in own)
+    }
+    return {
+        key: values
+        for key, values in found.items()
+        if any(value != next(iter(values.values())) for value in values.values())
     }

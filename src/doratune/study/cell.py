@@ -156,7 +156,7 @@ def cell_of(
             )
             for first, second in compared
             for measure, values in measured.items()
-            if first in values and second in values
+            if first in values and second in values and entry.rows > 1  # one row has no spread
         ],
         same_rate=[found for one in at_one_rate if (found := _same_rate(one, answers)) is not None],
         **facts,

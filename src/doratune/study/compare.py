@@ -241,6 +241,8 @@ def _own_settings(config: CompareConfig, method: StudyMethod, one: CompareConfig
             got=", ".join(unequal),
             fix="give it outside of methods",
         )
+    if "rank" in differing:
+        differing.add("alpha")  # as given: a plan's would follow the rank
     return one.model_dump(mode="json", include=differing - {"learning_rate"})
 
 

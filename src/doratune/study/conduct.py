@@ -68,7 +68,7 @@ def conduct(
     folder: Path,
     runner: Runner,
     watcher: Watcher,
-    on_finished: Callable[[Progress], None],
+    on_finished: Callable[[list[Progress]], None],
     *,
     again: str,
 ) -> None:
@@ -81,7 +81,7 @@ def conduct(
         folder: The study's folder.
         runner: Carries out the jobs.
         watcher: Follows the progress.
-        on_finished: Called with each finished group, including those finished before.
+        on_finished: Called with the groups that have just finished; first with all that were finished before.
         again: How the user resumes the study, for messages.
 
     Raises:
@@ -123,7 +123,7 @@ class _Conductor:
         schedule: Schedule,
         runner: Runner,
         watcher: Watcher,
-        on_finished: Callable[[Progress], None],
+        on_finished: Callable[[list[Progress]], None],
     ) -> None:
         self.schedule = schedule
         self.runner = runner
@@ -177,12 +177,14 @@ class _Conductor:
         self.watcher.ended(job, outcome)
 
     def _report_finished(self) -> None:
-        for progress in self.schedule.finished():
-            if id(progress) not in self._reported:
-                self._reported.add(id(progress))
-                if not progress.group.plan.keep_weights:
-                    _drop_weights(progress)
-                self.on_finished(progress)
+        found = [one for one in self.schedule.finished() if id(one) not in self._reported]
+        if not found:
+            return
+        self._reported |= {id(one) for one in found}
+        self.on_finished(found)
+        for progress in found:
+            if not progress.group.plan.keep_weights:
+                _drop_weights(progress)
 
 
 @contextmanager

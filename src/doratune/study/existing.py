@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from doratune.errors import InputError
-from doratune.methods.former import without_switches
 from doratune.records.base_model import check_one_base_model, check_own_base_model
 from doratune.records.differences import (
-    WITHOUT_EFFECT,
+    arm_key,
     differing_settings,
-    flat_config,
     notes_on_differences,
     shared_settings,
 )
-from doratune.records.run import DataRecord, Evaluation, RunRecord, deciding, mixed, way_of_asking
+from doratune.records.run import DataRecord, Evaluation, deciding, mixed, way_of_asking
 from doratune.records.storage import read_record
 from doratune.records.study import Forgetting, StudyMethod, StudyRecord, arm_name, method_of
 from doratune.records.weights import check_own_weights
@@ -30,9 +28,6 @@ from doratune.study.forgetting import kept_of_text
 
 TaskKey = tuple[str, str, str]
 """A task, its format and its protocol, which must agree for two accuracies to be comparable."""
-
-BY_SEED = WITHOUT_EFFECT | {"seed", "name", "output", "data", "resume", "overwrite"}
-"""Settings in which the runs of one arm may differ; rows are compared by their hash."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,8 @@ def record_of_runs(runs: Sequence[Path], *, title: str | None, reproduce: str) -
     everything = {one.run.place: one.run.record for one in loaded}
     # The records are each arm's first run, whose seed says nothing where an arm has several.
     told = {"seed"} if any(len(arm) > 1 for arm in arms.values()) else set[str]()
-    answered = [_cell(key, base, arms) for key in keys]
+    rank = _rank([one for arm in arms.values() for one in arm])
+    answered = [_cell(key, base, arms, rank) for key in keys]
     notes = [*unseen, *(note for one in answered for note in one.notes)]
     return record_of(
         answered,
@@ -154,7 +150,7 @@ def _arms(runs: Sequence[_Evaluated]) -> dict[str, list[_Evaluated]]:
     """The runs by the name of their arm, with ascending seeds."""
     groups: dict[str, list[_Evaluated]] = {}
     for one in runs:
-        groups.setdefault(_settings_key(one.run.record), []).append(one)
+        groups.setdefault(arm_key(one.run.record), []).append(one)
     arms: list[list[_Evaluated]] = []
     for group in groups.values():
         seeds = {one.run.record.seed for one in group}
@@ -163,15 +159,6 @@ def _arms(runs: Sequence[_Evaluated]) -> dict[str, list[_Evaluated]]:
     arms.sort(key=lambda arm: min(order[id(one)] for one in arm))
     sorted_arms = [sorted(arm, key=lambda one: one.run.record.seed) for arm in arms]
     return dict(zip(_names(sorted_arms), sorted_arms, strict=True))
-
-
-def _settings_key(record: RunRecord) -> str:
-    """A key of everything that the runs of one arm share."""
-    config = without_switches({**record.config, "method": method_of(record)})
-    config = {key: value for key, value in flat_config(config).items() if key not in BY_SEED}
-    rows = [one.asked for one in record.data]
-    method = [config.pop("method"), deciding(record)]  # the path of an own method's file does not matter
-    return json.dumps([method, record.model.dtype, rows, config], sort_keys=True)
 
 
 def _names(arms: Sequence[Sequence[_Evaluated]]) -> list[str]:
@@ -188,7 +175,10 @@ def _names(arms: Sequence[Sequence[_Evaluated]]) -> list[str]:
     return places
 
 
-def _cell(key: TaskKey, base: Sequence[_Evaluated], arms: dict[str, list[_Evaluated]]) -> Answered:
+def _cell(
+    key: TaskKey, base: Sequence[_Evaluated], arms: dict[str, list[_Evaluated]], rank: int | None
+) -> Answered:
+    """The cell of a task; its rank is that of all runs, as all cells of a pair of arms belong together."""
     having = {name: [one for one in arm if key in one.evaluations] for name, arm in arms.items()}
     trained = [one for arm in having.values() for one in arm]
     before = [one for one in base if key in one.evaluations]
@@ -204,7 +194,7 @@ def _cell(key: TaskKey, base: Sequence[_Evaluated], arms: dict[str, list[_Evalua
         _check_same_data(key[0], first, entry, other, other.evaluations[key])
     facts: dict[str, Any] = {
         "model": first.run.record.model.name,
-        "rank": _rank(trained),
+        "rank": rank,
         "train": _train(trained),
         "validation": None,
         "test": entry.data,

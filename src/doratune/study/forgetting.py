@@ -108,14 +108,15 @@ def _kept(
         values: The values of those that have them, (seeds, rows).
     """
     having = {arm.name: arm for arm in arms if arm.name in values}
+    rows = next(iter(values.values())).shape[1]
     differences = []
     for first, second in compared_pairs(list(having.values())):
         seeds, both, _ = paired(having[first], having[second], values)
-        if seeds:
+        if seeds and rows > 1:  # one row has no spread
             differences.append(KeptPair(from_arm=first, to_arm=second, difference=measure_difference(*both)))
     return Forgetting(
         **facts,
-        rows=next(iter(values.values())).shape[1],
+        rows=rows,
         base=float(base.mean()) if base is not None else None,
         arms=[
             KeptArm(
@@ -123,7 +124,7 @@ def _kept(
                 seeds=arm.seeds,
                 value=measure_mean(values[name]),
                 change=measure_difference(np.broadcast_to(base, values[name].shape), values[name])
-                if base is not None
+                if base is not None and rows > 1
                 else None,
             )
             for name, arm in having.items()

@@ -200,7 +200,8 @@ class Group:
 
     def _config(self, method: StudyMethod, rate: float, seed: int) -> TrainConfig:
         plan = self.plan
-        adapter = {"rank": self.rank, "alpha": plan.alpha(self.rank)}
+        rank = plan.own_settings.get(method, {}).get("rank", self.rank)
+        adapter = {"rank": rank, "alpha": plan.alpha(rank)}
         crossed = {"batch_size": self.batch_size, "epochs": self.epochs}
         crossed = {key: value for key, value in crossed.items() if value is not None}
         settings = {**adapter, **plan.settings, **plan.own_settings.get(method, {}), **crossed}

@@ -215,6 +215,13 @@ def assumed_material(plan: Plan, entry: PlanTask, folder: Path) -> Material:
 
     held, first = entry.validation_rows or 0, entry.trained_on[0]
     each = (sizes.train_rows - held) // len(entry.trained_on)
+    if each < 1:
+        raise InputError(
+            "validation would leave no row of each task to train on",
+            where=f"tasks, {entry.name}, sizes, train_rows",
+            got=f"{sizes.train_rows}, of which {held} are for validation",
+            expected=f"{held + len(entry.trained_on)} or more",
+        )
     test_rows = sizes.test_rows // len(entry.tests)
     return Material(
         entry=entry,

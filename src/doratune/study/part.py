@@ -33,12 +33,14 @@ def part_of(plan: Plan, only: Sequence[str]) -> Plan:
             )
     tasks = []
     for entry in plan.tasks:
+        # The whole plan decides what shows forgetting: a task left out here is not among it.
+        entry = entry.model_copy(update={"also_test": plan.also_tested(entry)})
         kept = [name for name in entry.tests if plain_name(name).lower() in wanted]
         if kept == entry.tests:
             tasks.append(entry)
         elif kept:
             tasks.append(entry.model_copy(update={"test": kept, "sizes": _share(entry, len(kept))}))
-    return plan.model_copy(update={"tasks": tasks})
+    return plan.model_copy(update={"tasks": tasks, "also_test": []})
 
 
 def _share(entry: PlanTask, kept: int) -> Sizes | None:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 from doratune.data.mix import without_mix
 from doratune.data.tasks import plain_name
 from doratune.errors import InputError
-from doratune.methods.find import get_method, is_method_file, method_names
+from doratune.methods.find import get_method, is_method_file, method_names, refuse_match
 from doratune.methods.method import Method
 from doratune.records.run import Format, Protocol
 from doratune.records.study import StudyMethod
@@ -233,12 +233,22 @@ class Plan(Settings):
         for key in ("own_learning_rates", "own_settings"):
             if isinstance(given := values.get(key), dict):
                 changed[key] = {names.get(name, name): one for name, one in given.items()}
+                if len(changed[key]) < len(given):
+                    raise InputError(
+                        "a method is named twice, by its file and by its name",
+                        where=f"plan, {key}",
+                        got=", ".join(map(str, given)),
+                        fix="name it once",
+                    )
         return changed
 
     @model_validator(mode="after")
     def _own_names(self) -> Plan:
         """Refuse definitions under other names than their own, or those of shipped methods."""
+        if unlisted := sorted(self.own_methods.keys() - {*self.methods}):
+            raise ValueError(f"own_methods should be among methods, got {', '.join(unlisted)}")
         for name, method in self.own_methods.items():
+            refuse_match(method, "plan, own_methods")
             if name != method.name or name in method_names() or method.trains_all:
                 raise ValueError(
                     f"own_methods should have {name} as its file would: by its own name, which no shipped "

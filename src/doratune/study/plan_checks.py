@@ -118,6 +118,10 @@ def _check_crossed(plan: Plan, source: str) -> None:
 
 def _check_tasks(plan: Plan, source: str) -> None:
     _check_names(plan, source)
+    for task in plan.tasks:
+        for key, names in (("train", task.trained_on), ("test", task.test), ("also_test", task.also_test)):
+            _refuse_twice(names, f"{source}, tasks, {task.name}, {key}")
+    _refuse_twice(plan.also_test, f"{source}, also_test")
     repeated = sorted(_repeated([task.name for task in plan.tasks]))
     if repeated:
         raise InputError(
@@ -148,6 +152,15 @@ def _check_tasks(plan: Plan, source: str) -> None:
                 got="protocol generate with the format continuation",
                 expected="the format instruct",
             )
+
+
+def _refuse_twice(names: Sequence[str], where: str) -> None:
+    """Refuse a task that is named twice, in any spelling; its rows would count twice."""
+    repeated = _repeated([plain_name(one).lower() for one in without_mix(names)])
+    if repeated:
+        raise InputError(
+            "a task is named twice", where=where, got=", ".join(sorted(repeated)), fix="name it once"
+        )
 
 
 def _check_also(plan: Plan, source: str) -> None:

@@ -18,7 +18,7 @@ from doratune.records.answers import read_answers
 from doratune.records.archive import PREDICTIONS_FILE, RUNS_FILE, restore_runs
 from doratune.records.base import Record
 from doratune.records.base_model import compare_base_models
-from doratune.records.differences import WITHOUT_EFFECT, flat_config
+from doratune.records.differences import arm_key
 from doratune.records.layout import (
     RUNS_NAME,
     STUDY_NAME,
@@ -27,7 +27,7 @@ from doratune.records.layout import (
     is_recorded,
     runs_of_study,
 )
-from doratune.records.run import Evaluation, Format, RunRecord
+from doratune.records.run import Evaluation
 from doratune.records.storage import read_divergence, read_record
 from doratune.records.study import (
     DivergedRun,
@@ -37,7 +37,6 @@ from doratune.records.study import (
     StudyCell,
     StudyRecord,
     Trial,
-    method_of,
 )
 from doratune.stats.measures import right_answer_nll
 from doratune.study.assemble import record_of
@@ -62,7 +61,6 @@ FROM_PLAN = (
 """A cell's fields that are not computed from answers."""
 WORDS = ("verdict", "tells_nothing")
 """Fields that tell a result in words; the figures they follow from are fields too."""
-_SHARED_BY_RATES = WITHOUT_EFFECT | {"seed", "learning_rate", "name", "output", "resume", "overwrite"}
 _TOLERANCE = 1e-6  # another processor rounds differently
 
 
@@ -98,6 +96,24 @@ def check_against_archive(record: StudyRecord, folder: Path) -> None:
                 expected=error.expected,
                 fix=_to_do(folder),
             ) from None
+
+
+def check_against_runs(record: StudyRecord, study: Path) -> None:
+    """Refuse a study.json whose results are not those of the runs in its folder.
+
+    Raises:
+        InputError: A run that the record names is missing or damaged, or a result differs.
+    """
+    try:
+        refuse_differences(record, computed_again(record, study))
+    except InputError as error:
+        raise InputError(
+            error.what,
+            where=f"{study}: {error.where}",
+            got=error.got,
+            expected=error.expected,
+            fix=f"repeat the command that wrote {study}, which computes {STUDY_NAME} again from the runs",
+        ) from None
 
 
 def refuse_differences(said: StudyRecord, found: StudyRecord) -> None:
@@ -168,7 +184,7 @@ def computed_again(record: StudyRecord, study: Path) -> StudyRecord:
 
 def _answered(cell: StudyCell, runs: Mapping[str, Run], study: Path) -> Answered:
     arms = [
-        replace(_arm(arm, cell, runs), trials=[_trial(one, cell.format, runs, study) for one in arm.trials])
+        replace(_arm(arm, cell, runs), trials=[_trial(one, cell, runs, study) for one in arm.trials])
         for arm in cell.arms
     ]
     entries = [entry for arm in arms for _, entry in arm.runs]
@@ -234,12 +250,13 @@ def _base(cell: StudyCell, runs: Mapping[str, Run], trained: Sequence[Evaluation
     )
 
 
-def _trial(one: Trial, form: Format, runs: Mapping[str, Run], study: Path) -> Trial:
+def _trial(one: Trial, cell: StudyCell, runs: Mapping[str, Run], study: Path) -> Trial:
     """A trial with its result on the validation rows."""
     if has_diverged(study / one.run):
         return one.model_copy(update={"accuracy": None, "nll": None})
     run = runs.get(f"{one.run}/{VALIDATION_NAME}")
-    entries = [entry for entry in run.record.evaluations if entry.format == form] if run else []
+    asked = (cell.format, cell.protocol)
+    entries = [one for one in run.record.evaluations if (one.format, one.protocol) == asked] if run else []
     if run is None or not entries:
         raise InputError("the answers of a trial are missing", where=f"{one.run}/{VALIDATION_NAME}")
     answers = [read_answers(run.directory, entry) for entry in entries]
@@ -274,7 +291,8 @@ def _at_one_rate(one: SameRate, cell: StudyCell, arms: Sequence[Arm], runs: Mapp
 
     def at_rate(name: str) -> Arm:
         arm = by_name[name]
-        shared = _settings(arm.runs[0][0].record)
+        ours = arm.runs[0][0].record
+        shared = arm_key(ours, besides={"learning_rate"})
         found = {
             run.record.seed: (run, entry)
             for run in runs.values()
@@ -282,7 +300,8 @@ def _at_one_rate(one: SameRate, cell: StudyCell, arms: Sequence[Arm], runs: Mapp
             and run.record.config.get("learning_rate") == one.learning_rate
             and run.record.seed in seeds
             and (entry := _entry(run, cell.task, cell)) is not None
-            and _settings(run.record) == shared
+            and arm_key(run.record, besides={"learning_rate"}) == shared
+            and compare_base_models(run.record.model, ours.model).same
         }
         return Arm(arm.name, arm.method, [found[seed] for seed in sorted(found)])
 
@@ -290,12 +309,6 @@ def _at_one_rate(one: SameRate, cell: StudyCell, arms: Sequence[Arm], runs: Mapp
     if missing:
         raise InputError("an arm that is compared has no runs", where=STUDY_NAME, got=", ".join(missing))
     return AtOneRate(one.learning_rate, at_rate(one.difference.from_arm), at_rate(one.difference.to_arm))
-
-
-def _settings(record: RunRecord) -> tuple[Any, ...]:
-    """What the runs of one method share, whatever their seed and rate."""
-    config = {key: value for key, value in flat_config(record.config).items() if key not in _SHARED_BY_RATES}
-    return method_of(record), [one.asked for one in record.data], config
 
 
 def _forgetting(said: Forgetting, cells: Sequence[StudyCell], runs: Mapping[str, Run]) -> Forgetting:

@@ -32,6 +32,7 @@ class Progress:
             diverged with every rate has none.
         shared: The rate at which two methods are also compared, if they have one.
         failed: Whether one of its jobs failed, so that the group cannot be finished now.
+        confirmed: Whether the choice was held against the trials' records since the last job ended.
         jobs: The jobs of the current stage.
     """
 
@@ -42,6 +43,7 @@ class Progress:
         self.chosen: dict[StudyMethod, dict[int, float]] | None = None
         self.shared: dict[tuple[StudyMethod, StudyMethod], float] = {}
         self.failed = False
+        self.confirmed = False
         self.jobs = group.trials()
 
     @property
@@ -72,6 +74,17 @@ class Progress:
             for seed in group.seeds
         ]
         self.jobs = list({job.key: job for job in (group.base(), *tests)}.values())
+
+    def confirm(self) -> None:
+        """Decide again if a trial's record has changed: a run without weights was trained again for a test.
+
+        On another machine it may answer otherwise.
+        """
+        self.confirmed = True
+        if tries_of(self.group, self.added) != self.tries:
+            logger.warning("trials were repeated with another result, so the learning rates are chosen again")
+            self.confirmed = False
+            self.chosen, self.jobs = None, self.trials
 
 
 def _chosen(group: Group, tries: Mapping[StudyMethod, Tries]) -> dict[StudyMethod, dict[int, float]]:
@@ -151,7 +164,12 @@ class Schedule:
                 logger.warning("%s", _told(progress, before))
 
     def _finished(self, progress: Progress) -> bool:
-        return progress.chosen is not None and self._all_done(progress)
+        while progress.chosen is not None and self._all_done(progress):
+            if progress.confirmed:
+                return True
+            progress.confirm()
+            self._advance(progress)
+        return False
 
     def _all_done(self, progress: Progress) -> bool:
         for job in progress.jobs:

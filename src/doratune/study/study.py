@@ -15,7 +15,7 @@ from typing import Literal
 
 from doratune.errors import DoratuneError, InputError
 from doratune.hub import offline
-from doratune.records.archive import has_archive, restore_runs
+from doratune.records.archive import has_archive, has_run, restore_runs
 from doratune.records.layout import RUNS_NAME, STUDY_NAME
 from doratune.records.storage import read_study, write_study
 from doratune.records.study import StudyRecord, arm_name, no_better_than_majority
@@ -171,10 +171,11 @@ def run_study(
         write_study(study.folder, record)
         return record
 
-    def note(progress: Progress) -> None:
-        answered = finished[id(progress.group)] = answered_cells(progress)
-        _warn_of_weak_choices(answered)
-        write()
+    def note(progresses: list[Progress]) -> None:
+        for progress in progresses:
+            answered = finished[id(progress.group)] = answered_cells(progress)
+            _warn_of_weak_choices(answered)
+        write()  # once all can be read: an error leaves the record as it was
 
     if not (study.folder / STUDY_NAME).is_file():
         write()
@@ -204,7 +205,9 @@ def with_archived_runs(study: Study) -> Iterator[Study]:
     with TemporaryDirectory(prefix="doratune-") as scratch:
         folder = Path(scratch)
         restore_runs(study.folder, folder)
-        for run in (study.folder / RUNS_NAME).glob("*"):  # they come before those of the archive
+        for run in filter(
+            has_run, (study.folder / RUNS_NAME).glob("*")
+        ):  # they come before those of the archive
             shutil.rmtree(folder / RUNS_NAME / run.name, ignore_errors=True)
             (folder / RUNS_NAME / run.name).symlink_to(run.resolve())
         yield replace(study, folder=folder, groups=[replace(group, folder=folder) for group in study.groups])
@@ -262,12 +265,22 @@ def refuse_lost_results(study: Study) -> None:
         for seed in group.seeds
     }
     tasks = tested(study.plan)
+    record = read_study(path)
     lost = [
         f"{cell.task}, {arm_name(arm.name)}, seed {run.seed}"
-        for cell in read_study(path).cells
+        + (f", protocol {cell.protocol}" if cell.protocol != study.plan.protocol else "")
+        for cell in record.cells
         for arm in cell.arms
         for run in arm.runs
-        if cell.task.lower() not in tasks or Path(run.run).name not in known
+        if cell.task.lower() not in tasks
+        or cell.protocol != study.plan.protocol
+        or Path(run.run).name not in known
+    ]
+    also = {test.task.name.lower() for group in study.groups for test in group.material.also}
+    lost += [
+        f"{one.about}, as what is kept after training on {one.trained_on}"
+        for one in record.forgetting
+        if one.measure != "nll_per_token" and one.about.lower() not in also
     ]
     if lost:
         raise InputError(

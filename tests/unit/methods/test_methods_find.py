@@ -95,6 +95,11 @@ def test_an_own_method_is_found_by_its_file(tmp_path: Path) -> None:
         (OWN + "match: full", "a method without an adapter cannot be matched"),
         (OWN + "optimizer: {name: lora-plus}", "should have a ratio with lora-plus"),
         (OWN + "optimizer: {ratio: 4}", "should have a ratio with lora-plus"),
+        (OWN.replace("title: ", "title: '' # "), "title"),
+        (
+            OWN.replace("engine: true", "settings: {rank: r, alpha: r}"),
+            "settings should give each argument once",
+        ),
         (
             "{name: my-full, title: F, description: f, peft: null, merges: nothing}",
             "only the shipped method full",

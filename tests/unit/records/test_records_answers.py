@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from doratune.errors import InputError
-from doratune.records.answers import Answers, Counted, count_rows, counted, read_answers
+from doratune.records.answers import Answers, Counted, check_rows, count_rows, counted, read_answers
 from doratune.records.files import write_jsonl_atomic
 from doratune.records.run import Evaluation
 
@@ -88,3 +88,25 @@ def test_predictions_that_do_not_match_their_record_are_refused(tmp_path: Path) 
     assert read_answers(tmp_path, write(tmp_path, new, tied=1)).total == 1.5
     with pytest.raises(InputError, match=r"1 tied(.|\n)*0 tied"):
         read_answers(tmp_path, write(tmp_path, new, tied=0))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"right": "a"}, "right"),
+        ({"scores": [None, -1.0]}, "scores.0"),
+        ({"prediction": ["x"]}, "prediction"),
+        ({"tied": 2}, "tied should not be there without credit"),
+        ({"scores_norm": [-1.0]}, "of the same candidates"),
+        ({"scores_norm": ["a", "b"]}, "scores_norm"),
+        ({"credit": 5.0}, "credit"),
+        ({"row": "first"}, "row"),
+        ({"correct": 1}, "correct"),
+    ],
+)
+def test_predictions_that_cannot_be_counted_are_one_message(change: dict[str, Any], told: str) -> None:
+    whole = old(0, "true", ["true", "false"], [-1.0, -2.0])
+    check_rows([whole], "accuracy", where="here")
+    with pytest.raises(InputError, match=r"cannot be counted") as caught:
+        check_rows([whole, whole | {"row": 1} | change], "accuracy", where="here")
+    assert told in caught.value.message and "here, row" in caught.value.message

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from doratune.errors import InputError
 from doratune.records.archive import has_archive, restore_runs, write_archive
 from doratune.records.files import read_jsonl, write_jsonl_atomic
 from doratune.records.layout import RUNS_NAME
-from doratune.records.storage import read_record, read_study, write_config
+from doratune.records.run import RunRecord
+from doratune.records.storage import read_record, read_study, write_config, write_record
 from doratune.study.compare import remove_comparison
 from doratune.study.plan_file import load_plan
 from doratune.study.recomputed import check_against_archive
@@ -134,7 +136,15 @@ def test_an_archive_writes_nowhere_else(study: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"run": None}, {"metrics": 3}, {"record": {}}, {"record": None}, {"diverged": {"message": 1}}]
+    "change",
+    [
+        {"run": None},
+        {"metrics": 3},
+        {"record": {}},
+        {"record": None},
+        {"diverged": {"message": 1}},
+        {"diverged": {"message": "m", "seconds": 1.0, "config": {}}, "metrics": None},
+    ],
 )
 def test_a_line_that_is_not_a_run_is_refused(study: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     runs, _ = write_archive(study, tmp_path / "archive")
@@ -211,3 +221,65 @@ def test_a_comparison_that_starts_again_takes_nothing_from_its_archive(tmp_path:
     write_archive(tmp_path / "study", tmp_path / "study")
     remove_comparison(tmp_path / "study")
     assert not has_archive(tmp_path / "study")
+
+
+def test_an_interrupted_restoration_is_completed(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_archive(study, tmp_path / "archive")
+    whole = tmp_path / "whole"
+    restore_runs(tmp_path / "archive", whole)
+
+    class KilledError(Exception):
+        pass
+
+    def stop_at(number: int) -> Callable[..., None]:
+        def write(run: Path, record: RunRecord) -> None:
+            nonlocal number
+            number -= 1
+            if number < 0:
+                raise KilledError
+            write_record(run, record)
+
+        return write
+
+    for number in range(4):
+        restored = tmp_path / f"restored-{number}"
+        (restored / RUNS_NAME / "dora").mkdir(parents=True)
+        (restored / RUNS_NAME / "dora/log.txt").touch()  # of a run that did not begin
+        with monkeypatch.context() as patch, pytest.raises(KilledError):
+            patch.setattr("doratune.records.archive.write_record", stop_at(number))
+            restore_runs(tmp_path / "archive", restored)
+        restore_runs(tmp_path / "archive", restored)
+        assert files(restored) == files(whole)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("row", ["first", "second"]),
+        ("scores", [[None, -1.0], [None, -1.0]]),
+        ("bytes", [[3], [3]]),
+    ],
+)
+def test_predictions_of_another_shape_are_refused(
+    study: Path, tmp_path: Path, column: str, values: list[Any]
+) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    _, path = write_archive(study, tmp_path / "archive")
+    table = parquet.read_table(path)
+    place = table.column_names.index(column)
+    wrong = (values * table.num_rows)[: table.num_rows]
+    parquet.write_table(table.set_column(place, column, pa.array(wrong)), path)
+    with pytest.raises(InputError):
+        restore_runs(tmp_path / "archive", tmp_path / "restored")
+
+
+@pytest.mark.parametrize("name", [".", "", "/", "runs/\0"])
+def test_a_run_has_a_folder_of_its_own(study: Path, tmp_path: Path, name: str) -> None:
+    runs, _ = write_archive(study, tmp_path / "archive")
+    write_jsonl_atomic(runs, [line | {"run": name} for line in read_jsonl(runs)])
+    with pytest.raises(InputError, match="outside"):
+        restore_runs(tmp_path / "archive", tmp_path / "restored")

@@ -182,6 +182,14 @@ def without(key: str) -> Callable[[dict[str, Any]], object]:
             lambda values: values["train_info"]["metrics"][-1].update({"test accuracy": 0.5}),
             "0.5, that is 659.500 rows",
         ),
+        (lambda values: values["train_info"].update({"train_time": float("nan")}), "train_time"),
+        (lambda values: values["train_info"].update({"train_time": -1.0}), "train_time"),
+        (
+            lambda values: values["train_info"].update({"num_trainable_params": 10**400}),
+            "num_trainable_params",
+        ),
+        (lambda values: values["train_info"].update({"file_size": -1}), "file_size"),
+        (lambda values: values["run_info"].update({"experiment_name": "a\ud800"}), "experiment_name"),
     ],
 )
 def test_a_file_of_another_shape_is_one_message(
@@ -266,3 +274,20 @@ def test_the_command(results: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         assert said in message
         assert "Traceback" not in message
         assert not refused.exists(), "nothing is written"
+
+
+def test_of_several_references_none_is_chosen_by_its_result(results: Path) -> None:
+    two = {"b": result("lora/b-rank32", 700), "a": result("lora/a-rank32", 600), "oft": result("oft/c", 650)}
+    folder = write(results.parent / "two", **two)
+    view = view_of_peft(read_peft_results(folder), "", "1")
+    (model,) = view.models
+    assert model.reference is not None and model.reference.experiment == "lora/a-rank32"
+    assert any("lora/a-rank32 and lora/b-rank32 are all LoRA" in note for note in view.notes)
+
+
+def test_a_models_name_is_only_text(results: Path) -> None:
+    named = result("lora/tiny-rank32", 600)
+    named["run_info"]["train_config"]["model_id"] = "<img src=x>"
+    write(results, odd=named)
+    page = to_markdown(page_of_peft(view_of_peft(read_peft_results(results), "", "1")))
+    assert page.count("<img src=x") == page.count("\\<img src=x\\>") > 0

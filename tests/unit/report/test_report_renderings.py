@@ -358,6 +358,9 @@ def test_the_verdict_says_when_arms_end_below_the_base_model() -> None:
         assert "Base 56.7 %, LoRA 40.0 %, DoRA 40.0 %; DoRA − LoRA: 0.0 points" in text
         assert "1,000 rows, 1 seed" in text
     assert all("DoRA ends below the base model (56.7 %), by 0.1 points." in text for text in renderings(one))
+    unlike = comparison({"a": {"base": base, "lora": flags(400, 1000), "dora": flags(500, 1000)}})
+    words = "Both end below the base model (56.7 %): DoRA by 6.7 points and LoRA by 16.7 points."
+    assert all(words in text for text in renderings(unlike))
     assert not any("below the base model" in text for text in renderings(neither))
     words = "a: LoRA ends below the base model (56.7 %), by 16.7 points."  # no pair, so no card
     assert all(words in text for text in renderings(alone))
@@ -451,3 +454,9 @@ def test_cells_whose_runs_overlap_are_one_training() -> None:
         assert [arm.name for arm in training.arms] == ["lora", "dora"]
         assert all(len(arm.runs) == 6 for arm in training.arms), "every run of either cell"
     assert len(view_of(searched.model_copy(update={"cells": [first, second]})).trainings) == 2
+
+
+def test_markdown_shows_underscores_and_tildes_as_they_are() -> None:
+    title = "_a_ ~~b~~ rank_pattern __c__"
+    text = markdown(comparison().model_copy(update={"title": title}))
+    assert text.startswith("# \\_a\\_ \\~\\~b\\~\\~ rank_pattern \\_\\_c\\_\\_\n")

@@ -247,3 +247,11 @@ def test_what_does_not_fit_is_refused() -> None:
         pooled("lora", "dora", [PairedCell("a", right, right), PairedCell("a", right[:, 1:], right[:, 1:])])
     with pytest.raises(InputError, match="no cells"):
         pooled("lora", "dora", [])
+
+
+def test_an_interval_holds_no_difference_that_is_impossible() -> None:
+    before = np.ones((2, 100), dtype=bool)
+    after = before.copy()
+    after[1, :20] = False
+    found = difference("lora", before, "dora", after, [0, 1])
+    assert found.interval[0] == -100 and found.points == pytest.approx(-10)

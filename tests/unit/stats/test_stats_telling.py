@@ -109,6 +109,9 @@ def test_a_run_that_fell_is_named() -> None:
     accuracies = {"lora": [0.582, 0.51, 0.58, 0.577, 0.585], "dora": [0.58, 0.583, 0.579, 0.576, 0.581]}
     assert outliers(accuracies, 1000) == {"lora": [1]}
     assert outliers(accuracies, 100) == {}, "rows alone move accuracies by 5 points"
+    perfect = {"lora": [1.0, 1.0, 0.9975], "dora": [1.0, 1.0, 1.0]}
+    assert outliers(perfect, 400) == {}, "one row of 400"
+    assert outliers(perfect | {"lora": [1.0, 1.0, 0.95]}, 400) == {"lora": [2]}
     assert outliers({"lora": [0.6, 0.1]}, 1000) == {}, "of two runs none is the odd one"
     assert outliers({"lora": [0.5, 0.6, 0.7], "dora": [0.45, 0.6, 0.72]}, 1000) == {}, "all are apart"
 

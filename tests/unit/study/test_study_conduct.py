@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from study_support import PLAN, MadeUpRunner, Silent, opened, share, write_plan
 from doratune.errors import DoratuneError, InputError
 from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord
+from doratune.report.measured import forgetting_labels
+from doratune.report.verdicts import difference_table
 from doratune.report.verdicts import test_note as note_on_tests
 from doratune.report.view import view_of
+from doratune.study.execute import Outcome
 from doratune.study.job import Job
 from doratune.study.plan_file import load_plan
+from doratune.study.recomputed import computed_again, refuse_differences
 from doratune.study.study import open_study, refuse_lost_results, run_study
 
 TWO = [
@@ -267,3 +272,101 @@ def test_a_method_without_a_rank_joins_no_ranks(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     two = view_of(run(tmp_path / "two", MadeUpRunner(), tasks=TWO))
     assert "Holm" in note_on_tests(two)
+
+
+def test_a_method_of_its_own_rank_has_the_alpha_of_that_rank(tmp_path: Path) -> None:
+    own = {"dora": {"rank": 2}, "pissa": {"rank": 2, "alpha": 3.0}}
+    (group,) = opened(tmp_path, methods=["lora", "dora", "pissa"], own_settings=own).groups
+    assert [(one.rank, one.alpha) for one in group.configs()] == [(4, 8.0), (2, 4.0), (2, 3.0)]
+
+
+def test_a_result_that_cannot_be_read_leaves_the_record_as_it_is(tmp_path: Path) -> None:
+    run(tmp_path, MadeUpRunner(), tasks=TWO)
+    path = tmp_path / "study/study.json"
+    before = path.read_bytes()
+    answers = next((tmp_path / "study/runs").glob("dora-sample-winogrande-*/predictions/*"))
+    answers.write_text(answers.read_text()[:99])
+    with pytest.raises(InputError):
+        run(tmp_path, MadeUpRunner(), tasks=TWO)
+    assert path.read_bytes() == before
+
+
+def test_a_rate_is_chosen_again_if_a_repeated_trial_answers_otherwise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run whose weights are gone is trained again for new rows, on a machine that rounds differently."""
+    run(tmp_path, MadeUpRunner(), keep_weights=False)
+
+    class Elsewhere(MadeUpRunner):
+        def submit(self, job: Job) -> Future[Outcome]:
+            if job.stage == "test" and job.left():
+                shutil.rmtree(job.folder)
+            return super().submit(job)
+
+    def worse(job: Job, split: str) -> float:
+        high = job.config is not None and job.config.learning_rate == 1e-3
+        return 0.2 if split == "validation" and high else share(job, split)
+
+    changed = {"keep_weights": False, "also_test": ["sample-winogrande"]}
+    record = run(tmp_path, Elsewhere(worse), **changed)
+    assert "chosen again" in caplog.text
+    for arm in record.cells[0].arms:
+        assert {one.learning_rate for one in arm.runs} == {1e-4}
+        assert {(one.learning_rate, one.accuracy) for one in arm.trials} == {(1e-4, 0.7), (1e-3, 0.2)}
+    refuse_differences(record, computed_again(record, tmp_path / "study"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"protocol": "generate"}),
+        ({"also_test": ["sample-winogrande"]}, {}),
+    ],
+)
+def test_a_plan_that_would_drop_results_is_refused(
+    tmp_path: Path, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    run(tmp_path, MadeUpRunner(), **before)
+    refuse_lost_results(opened(tmp_path, **before))
+    with pytest.raises(InputError, match="would be replaced"):
+        refuse_lost_results(opened(tmp_path, **after))
+
+
+def test_settings_that_are_equal_after_all_do_not_differ(tmp_path: Path) -> None:
+    settings = PLAN["settings"] | {"dropout": 0.1}
+    same = run(tmp_path, MadeUpRunner(), settings=settings, own_settings={"dora": {"dropout": 0.1}})
+    assert not same.differing and not any("differ in dropout" in note for note in same.notes)
+    (tmp_path / "other").mkdir()
+    other = run(
+        tmp_path / "other", MadeUpRunner(), settings=settings, own_settings={"dora": {"dropout": 0.2}}
+    )
+    assert other.differing == {"dropout": {"lora": 0.1, "dora": 0.2}}
+
+
+def test_a_mix_and_its_tasks_alone_have_a_mean_each(tmp_path: Path) -> None:
+    """With one seed alone and two in the mix the means are of unlike kinds, over cells of the same names."""
+    names = ["sample-boolq", "sample-winogrande"]
+    alone = [{"train": name, "validation_rows": 20, "eval_rows": 40, "seeds": [0]} for name in names]
+    mix = {"train": names, "validation_rows": 20, "eval_rows": 40}
+    view = view_of(run(tmp_path, MadeUpRunner(), tasks=[*alone, mix]))
+    (pair,) = view.pairs
+    assert [one.label for one in pair.pooled] == ["Mean of 2 cells, one seed each", "Mean of 2 cells"]
+    assert len(difference_table(view).rows) == 6
+    assert "Where there is one seed, the interval is over the rows" in note_on_tests(view)
+
+
+def test_pairs_come_in_the_plans_order_whoever_diverged(tmp_path: Path) -> None:
+    def diverges(job: Job) -> bool:
+        return job.method == "lora" and "boolq" in job.folder.name
+
+    methods = ["lora", "dora", "pissa"]
+    view = view_of(run(tmp_path, MadeUpRunner(diverges=diverges), tasks=TWO, methods=methods))
+    assert view.arms == methods
+    assert (view.pairs[0].from_arm, view.pairs[0].to_arm) == ("lora", "dora")
+
+
+def test_a_training_set_whose_rows_are_not_crossed_has_all_of_them(tmp_path: Path) -> None:
+    crossed = {**TWO[0], "rows": [32, 64]}
+    record = run(tmp_path, MadeUpRunner(), tasks=[crossed, TWO[1]])
+    labels = forgetting_labels(record.forgetting)
+    assert any(label.endswith("all rows") for label in labels) and not any("None" in one for one in labels)

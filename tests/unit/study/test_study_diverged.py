@@ -18,7 +18,9 @@ from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord
 from doratune.report.markup import to_html, to_markdown
 from doratune.report.page import page_of
+from doratune.report.search import same_rate_note
 from doratune.report.terminal import print_summary
+from doratune.report.view import view_of
 from doratune.study.cost import known_speeds, work_left
 from doratune.study.execute import carry_out
 from doratune.study.job import Job
@@ -170,3 +172,21 @@ def test_a_job_that_diverges_records_it(tmp_path: Path, monkeypatch: pytest.Monk
     assert carry_out(job).error is None
     (job.folder / DIVERGED_NAME).unlink()
     assert not job.done()
+
+
+def test_a_run_that_diverges_at_the_shared_rate_only_is_said(tmp_path: Path) -> None:
+    """With one seed's choice for all, the other seeds try no rate before the tests."""
+
+    def accuracy(job: Job, split: str) -> float:
+        best = {"lora": 1e-4, "dora": 1e-3}[job.method] if job.config else 0.0
+        return 0.8 if job.config and job.config.learning_rate == best else 0.7
+
+    choose = {"per": "arm", "extend": 0}
+    first = run(tmp_path, MadeUpRunner(accuracy), choose=choose)
+    (shared,) = {one.learning_rate for one in first.cells[0].same_rate}
+    (tmp_path / "again").mkdir()
+    lost = "dora" if shared == 1e-4 else "lora"
+    record = run(tmp_path / "again", MadeUpRunner(accuracy, diverges=at(shared, lost, 1)), choose=choose)
+    assert [len(arm.runs) for arm in record.cells[0].arms] == [2, 2]
+    said(record, "diverged with seed 1 at the rate that two methods share")
+    assert "the first seed's validation rows" in same_rate_note(view_of(record))

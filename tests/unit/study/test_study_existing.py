@@ -394,3 +394,35 @@ def test_a_setting_that_older_runs_lack_does_not_differ_at_its_default() -> None
     skips = notes_on_differences({"old": old, "new": run("dora", 2, on_nonfinite="skip")})
     assert any("on_nonfinite: old None, new skip" in note for note in skips)
     assert any("left out" in note and "old 0, new 2" in note for note in skips)
+
+
+def test_an_arm_of_another_rank_leaves_the_correction_of_the_others_as_it_is(tmp_path: Path) -> None:
+    def write(name: str, rank: int, tasks: tuple[str, ...]) -> Path:
+        return write_run(
+            tmp_path / name,
+            name.split("-")[0],
+            {task: flags(80 + 6 * (name == "dora"), 100) for task in tasks},
+            config={"rank": rank},
+        )
+
+    two = [write(name, 16, ("a", "b")) for name in ("lora", "dora")]
+    alone = build(*two)
+    with_other = build(*two, write("pissa", 8, ("a",)))
+    assert [cell.rank for cell in alone.cells] == [16, 16]
+    assert len({cell.rank for cell in with_other.cells}) == 1
+    found = [
+        [one for cell in record.cells for one in cell.differences if one.to_arm == "dora"]
+        for record in (alone, with_other)
+    ]
+    assert [one.p_adjusted for one in found[0]] == [one.p_adjusted for one in found[1]]
+    assert found[0][0].p_adjusted > found[0][0].p_value
+    assert with_other.pooled[0].difference == alone.pooled[0].difference
+
+
+def test_seeds_are_one_arm_however_their_model_and_files_are_named(tmp_path: Path) -> None:
+    first, second = seeds(tmp_path, "lora", 0, 2)
+    config = json.loads((second / "record.json").read_text())["config"]
+    elsewhere = {"model": "/elsewhere/tiny", "task": ["/elsewhere/a.yaml"], "data": "/elsewhere/a.json"}
+    change_record(second, config=config | elsewhere)
+    (arm,) = build(first, second).cells[0].arms
+    assert [run.seed for run in arm.runs] == [0, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -121,3 +122,23 @@ def test_what_needs_the_models_weights_is_not_refused_without_them(
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump(OWN | own), encoding="utf-8")
     path = plan(tmp_path, methods=["lora", str(tmp_path / "fit.yaml")], models=[str(tiny_model)])
     open_study(load_plan(path), tmp_path / "out", only_to_estimate=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"own_methods": {"unlisted": OWN | {"name": "unlisted"}}, "methods": ["lora", "dora"]}, "unlisted"),
+        ({"own_methods": {"mine": OWN | {"name": "mine", "match": "nonsense"}}}, "match"),
+    ],
+)
+def test_a_definition_in_a_plan_is_held_to_what_its_file_is(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(InputError, match=told):
+        load_plan(plan(tmp_path, **{"methods": ["lora", "mine"], **changes}))
+
+
+def test_a_method_is_not_named_by_its_file_and_by_its_name(tmp_path: Path) -> None:
+    both = {str(tmp_path / "own.yaml"): [1e-3], "vera-deep": [1e-4]}
+    with pytest.raises(InputError, match="named twice, by its file and by its name"):
+        load_plan(plan(tmp_path, own_learning_rates=both))

@@ -134,3 +134,16 @@ def test_a_dry_run_asks_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
             with pytest.raises(DoratuneError, match=r"does not ask the hub(.|\n)*add sizes"):
                 open_study(plan, tmp_path / "study", only_to_estimate=True)
     assert asked == [] and not huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+def test_a_task_that_is_left_out_does_not_show_what_is_forgotten(tmp_path: Path) -> None:
+    entry = {**THREE[0], "test": ["sample-boolq", "sample-winogrande"]}
+    also = ["sample-winogrande", "sample-hellaswag"]
+    plan = load_plan(str(write_plan(tmp_path, tasks=[entry, THREE[2]], also_test=also)))
+
+    def wanted(**only: list[str]) -> list[str]:
+        (group, *_) = open_study(plan, tmp_path / "study", **only).groups
+        return [one.task for one in group.base().wanted]
+
+    assert wanted() == ["sample-boolq", "sample-winogrande", "sample-hellaswag"]
+    assert wanted(only=["sample-boolq"]) == ["sample-boolq", "sample-hellaswag"]

@@ -145,3 +145,30 @@ def test_a_run_has_a_process_for_each_gpu_or_as_many_as_the_plan_says(tmp_path: 
         ({"gpus": 4, "processes": 1}, 1),
     ):
         assert load_plan(str(write_plan(tmp_path, resources=resources))).resources.of_a_run == processes
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"tasks": [{**PLAN["tasks"][0], "test": ["sample-boolq", "Sample-BoolQ"]}]}, "sample-boolq, test"),
+        ({"tasks": [{**PLAN["tasks"][0], "train": ["sample-boolq", "Sample-BoolQ"]}]}, "train"),
+        (
+            {"tasks": [{**PLAN["tasks"][0], "also_test": ["piqa", "PIQA"]}]},
+            "also_test",
+        ),
+        ({"also_test": ["sample-winogrande", "sample-Winogrande"]}, "also_test"),
+    ],
+)
+def test_a_task_in_two_spellings_is_named_twice(changes: dict[str, Any], where: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="named twice") as caught:
+        load_plan(str(write_plan(tmp_path, **changes)))
+    assert where in (caught.value.where or "")
+
+
+def test_sizes_that_leave_no_row_to_train_on_are_refused(tmp_path: Path) -> None:
+    sizes = {"train_rows": 100, "test_rows": 100, "tokens_per_row": 10}
+    plan = load_plan(
+        str(write_plan(tmp_path, tasks=[{"train": "boolq", "validation_rows": 500, "sizes": sizes}]))
+    )
+    with pytest.raises(InputError, match=r"no row of each task(.|\n)*501 or more"):
+        assumed_material(plan, plan.tasks[0], tmp_path)

@@ -14,7 +14,7 @@ from study_support import MadeUpRunner, Silent, opened
 
 from doratune import __version__
 from doratune.cli.main import main
-from doratune.errors import InputError
+from doratune.errors import DoratuneError, InputError
 from doratune.records.archive import PREDICTIONS_FILE, RUNS_FILE, write_archive
 from doratune.records.files import read_jsonl, write_jsonl_atomic
 from doratune.records.layout import STUDY_NAME
@@ -212,3 +212,32 @@ def test_another_versions_words_are_not_compared(results: tuple[StudyRecord, Stu
     record["cells"][0]["differences"][0]["p_value"] = 0.04
     with pytest.raises(InputError, match="p_value"):
         refuse_differences(StudyRecord.model_validate_json(json.dumps(record), strict=True), found)
+
+
+def test_a_study_that_was_resumed_under_another_name_of_its_folder_is_accepted(tmp_path: Path) -> None:
+    """The paths in the settings of one arm's seeds are then of two folders."""
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+
+    def of_seed_1(job: Job) -> bool:
+        return job.config is not None and job.config.seed == 1
+
+    with pytest.raises(DoratuneError):
+        run_study(opened(tmp_path, tasks=TASKS), ScoredRunner(fails=of_seed_1), Silent(), reproduce="x")
+    study = opened(tmp_path / "link", tasks=TASKS)
+    record = run_study(study, ScoredRunner(), Silent(), reproduce="x")
+    records = (tmp_path / "study/runs").glob("?ora-*/record.json")
+    outputs = [json.loads(one.read_text())["config"]["output"] for one in records]
+    assert len({one.partition("/study/")[0] for one in outputs}) == 2
+    refuse_differences(record, computed_again(record, tmp_path / "study"))
+
+
+def test_an_archive_is_not_written_of_an_edited_record(
+    written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = Path(shutil.copytree(written.parent / "study", tmp_path / "study"))
+    path = study / STUDY_NAME
+    path.write_text(path.read_text().replace('"mean": 0.', '"mean": 0.9', 1))
+    assert main(["report", str(study), "--output", str(tmp_path / "archive"), "--archive"]) == 2
+    told = capsys.readouterr().err
+    assert "not those of its answers" in told and "repeat the command" in told
+    assert not (tmp_path / "archive").exists()
