@@ -261,6 +261,11 @@ class StudyCell(Record):
     )  #: groups of runs (or the base) with the same answer to every row
     tells_nothing: str | None = None  #: why no arm is shown to have learned anything; None if one is
 
+    @property
+    def floor(self) -> float:
+        """The better accuracy of a guess and of always giving the most frequent answer."""
+        return max(self.chance, self.majority)
+
 
 class PooledDifference(Record):
     """The mean difference over several cells, each with the same weight.

@@ -7,7 +7,7 @@ from statistics import median
 
 from doratune.records.study import DivergedRun, StudyArm, StudyDifference, arm_name, no_better_than_majority
 from doratune.report import numbers
-from doratune.report.view import NamedCell, View, arm_title, floor
+from doratune.report.view import NamedCell, View, arm_title
 from doratune.stats.outliers import FEWEST_RUNS, outliers
 from doratune.stats.telling import ONE_ANSWER
 
@@ -184,12 +184,12 @@ def _fallen(named: NamedCell) -> Iterator[str]:
                 f"its other runs, at {numbers.percent(shares[place])} against a median of "
                 f"{numbers.percent(median(shares))}."
             )
-        low = [run.seed for run in arm.runs if run.result.accuracy <= floor(cell)]
+        low = [run.seed for run in arm.runs if run.result.accuracy <= cell.floor]
         if 0 < len(low) < len(arm.runs):
             yield (
                 f"{named.label}: {len(low)} of {numbers.counted(len(arm.runs), 'run')} of "
                 f"{arm_name(arm.name)} collapsed: with {_listed(low)} it ended at or below "
-                f"{numbers.percent(floor(cell))}, which a guess or a constant answer reaches."
+                f"{numbers.percent(cell.floor)}, which a guess or a constant answer reaches."
             )
 
 

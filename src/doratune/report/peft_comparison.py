@@ -23,12 +23,12 @@ from doratune.report.peft_comparison_plot import figures
 from doratune.stats.accuracy import accuracy_with_interval
 from doratune.stats.holm import holm
 from doratune.stats.proportions import Unpaired, two_proportion_p, unpaired_difference
+from doratune.stats.seeds import SIGNIFICANCE
 from doratune.wording import listed
 
 JSON_NAME = "method_comparison.json"
 TITLE = "PEFT's method comparison, with intervals"
 REFERENCE = ("lora/", "-rank32")  #: of the experiment that the others are compared with
-SIGNIFICANCE = 0.05
 
 Outcome = Literal["higher", "undecided", "lower"]
 HEADINGS: dict[Outcome, str] = {

@@ -201,11 +201,6 @@ def rates_of(arm: StudyArm) -> list[float | None]:
     return sorted(rates, key=lambda rate: (rate is None, rate))
 
 
-def floor(cell: StudyCell) -> float:
-    """The better accuracy of a guess and of always giving the most frequent answer."""
-    return max(cell.chance, cell.majority)
-
-
 def arm_title(name: str) -> str:
     """The arm's name at the beginning of a line, unchanged if the user chose it."""
     return capitalised(arm_name(name)) if name in method_names() else name

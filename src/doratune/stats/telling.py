@@ -57,7 +57,7 @@ def _reason(
     cell: StudyCell, arm: StudyArm, correct: np.ndarray
 ) -> Literal["low accuracy", "one answer"] | None:
     """Why an arm is not shown to have learned anything; None if it is."""
-    if not beats(correct, max(cell.chance, cell.majority)):
+    if not beats(correct, cell.floor):
         return "low accuracy"
     same = [run.most_given is not None and run.most_given.share >= ONE_ANSWER for run in arm.runs]
     return "one answer" if cell.majority < ONE_ANSWER and 2 * sum(same) > len(same) else None
@@ -73,7 +73,7 @@ def _told(cell: StudyCell, reasons: Mapping[str, str]) -> str:
         who = {1: f"{low[0]} is not", 2: f"neither {' nor '.join(low)} is"}.get(
             len(low), f"none of {listed(low)} is"
         )
-        parts.append(f"{who} shown to beat {floor} ({100 * max(cell.chance, cell.majority):.1f} %)")
+        parts.append(f"{who} shown to beat {floor} ({100 * cell.floor:.1f} %)")
     if same:
         verb = "gives" if len(same) == 1 else "give"
         parts.append(f"{listed(same)} {verb} one answer to {100 * ONE_ANSWER:.0f} % of the rows or more")
