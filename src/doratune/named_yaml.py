@@ -112,6 +112,19 @@ def read_named(name: str, *, kind: str, where: str, package: str, folder: str) -
     return _parse(text, source, kind), source
 
 
+def read_mapping(path: Path, *, kind: str) -> dict[str, Any]:
+    """Read a YAML file.
+
+    Args:
+        path: The file.
+        kind: What it is, for messages, such as "preset".
+
+    Raises:
+        InputError: It cannot be read, or it is not a YAML mapping.
+    """
+    return _parse(_read(path, kind), str(path), kind)
+
+
 def _read(path: Path, kind: str) -> str:
     try:
         return path.read_text(encoding="utf-8")

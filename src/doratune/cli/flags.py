@@ -112,6 +112,26 @@ def refuse_missing_flags(
         )
 
 
+def refuse_repeated_flags(argv: list[str], *, verb: str) -> None:
+    """Refuse a flag that is given twice, whose first values would not count.
+
+    Args:
+        argv: The arguments after the verb.
+        verb: Its name.
+
+    Raises:
+        InputError: There is one.
+    """
+    names = [_name(flag) for flag in _flags(argv)]
+    if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise InputError(
+            "a flag is given twice",
+            where=f"doratune {verb}",
+            got=f"--{repeated[0]}",
+            fix="give it once; where it takes several values, one after the other",
+        )
+
+
 def refuse_empty_values(argv: list[str], *, verb: str) -> None:
     """Refuse a value without a character, which is what a shell makes of a variable that is not set.
 

@@ -55,7 +55,7 @@ def check_choice_row(row: Mapping[str, Any], task: Task, where: str) -> dict[str
         raise InputError(
             "'choices' is not a list of texts", where=where, got=_short(choices), expected=expected
         )
-    _check_unicode([question, *choices], where)
+    check_unicode([question, *choices], where)
     _check_choices(choices, task, where)
     right_choice(choices, given["answer"], where)
     return {key: given[key] for key in KEYS}
@@ -133,7 +133,12 @@ def _check_choices(choices: list[str], task: Task, where: str) -> None:
         )
 
 
-def _check_unicode(texts: Sequence[str], where: str) -> None:
+def check_unicode(texts: Sequence[str], where: str) -> None:
+    """Refuse half of a surrogate pair, which no tokenizer takes.
+
+    Raises:
+        InputError: A text has one.
+    """
     for text in texts:
         try:
             text.encode("utf-8")

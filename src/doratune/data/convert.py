@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from string import Formatter
 from typing import Any
 
+from doratune.data.choices import check_unicode
 from doratune.data.layouts import Question
 from doratune.data.rows import Row, make_row
 from doratune.data.tasks import RowSchema, Task
@@ -51,6 +52,16 @@ def convert_row(task: Task, original: Mapping[str, Any], *, where: str) -> Row:
         for text, name, *_ in Formatter().parse(schema.stem)
     )
     keys = schema.answers if isinstance(schema.answers, list) else _texts(original, schema.answers, where)
+    if len(keys) != len(options):
+        raise InputError(
+            "a row has not as many answers as options",
+            where=where,
+            got=f"{len(keys)} answers, {len(options)} options",
+        )
+    for option in options:
+        if not option.strip():
+            raise InputError("a row has an empty option", where=where, got=", ".join(map(repr, options)))
+    check_unicode([stem, *options], where)
     answer = str(_column(original, schema.answer, where))
     if answer not in keys:
         raise InputError(

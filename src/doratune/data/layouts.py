@@ -89,12 +89,19 @@ class Layout(Settings):
                 re.compile(substitution.find)
             except re.error as error:
                 raise Unfit(f"clean.{number}.find", f"a regular expression ({error})") from None
+            try:
+                re.sub(f"(?:{substitution.find})|", substitution.replace, "")
+            except (re.error, IndexError) as error:
+                raise Unfit(f"clean.{number}.replace", f"the replacement of a match ({error})") from None
         return self
 
     @cached_property
     def pattern(self) -> str:
         """Regular expression for an answer in a generated text, case-sensitive as in the original study."""
-        labels = "|".join(re.escape(label) for label in self.labels)
+        # A label that begins another comes after it; the others stay in the original study's order.
+        begun = [any(one != label and one.startswith(label) for one in self.labels) for label in self.labels]
+        longest = sorted(self.labels, key=len, reverse=True) if any(begun) else self.labels
+        labels = "|".join(re.escape(label) for label in longest)
         return rf"(?<!\w)(?:{labels})(?!\w)" if self.whole_words else labels
 
     def fits(self, count: int) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from doratune.data.originals import find_local, load_local_rows
 from doratune.data.rows import Row
 from doratune.data.source import LoadedData, canonical_json, load_split, rows_sha256
-from doratune.data.tasks import MIX, Task, get_task
+from doratune.data.tasks import MIX, Task, get_task, plain_name
 from doratune.errors import InputError
 
 MIXED = (
@@ -49,6 +49,12 @@ class MixedData(LoadedData):
         """How many rows each task has."""
         counted = Counter(self.tasks)
         return {name: counted[name] for name in MIXED}
+
+
+def named_twice(names: Sequence[str]) -> list[str]:
+    """The tasks that are named twice, in any spelling or within the mix: their rows would count twice."""
+    tasks = [plain_name(one).lower() for one in without_mix(names)]
+    return sorted({one for one in tasks if tasks.count(one) > 1})
 
 
 def load_mix(directory: Path | None = None) -> MixedData:

@@ -73,7 +73,7 @@ def _row(value: Any, task: Task | None, where: str, expected: str) -> Row:
         )
     if task is None or task.sample:
         return _checked(value, where, named=task is not None)
-    own = _is_generic(task) and "question" in value
+    own = "question" in value if _is_generic(task) else task.row is not None and task.row.is_in(value)
     if not own and {"instruction", "output"} & value.keys():
         return _checked(value, where, named=True)
     return check_choice_row(value, task, where) if task.row is None else convert_row(task, value, where=where)
@@ -85,6 +85,14 @@ def _read_text(path: Path) -> str:
     if path.is_dir():
         raise InputError(
             "the data is a folder", where="--data", got=str(path), expected="a JSON or JSONL file"
+        )
+    if not path.is_file():  # a pipe can be read once, and rows are read again by their hash
+        raise InputError(
+            "the data is not a regular file",
+            where="--data",
+            got=str(path),
+            expected="a JSON or JSONL file",
+            fix="write the rows to a file first",
         )
     try:
         return path.read_bytes().decode("utf-8-sig")  # tolerates the byte order mark that some editors write

@@ -80,6 +80,13 @@ def refuse_without_file(task: Task, split: Split, *, flag: str = "--data") -> No
     Raises:
         InputError: The task ships with no rows.
     """
+    if task.hub is not None and split not in task.hub.splits:
+        raise InputError(
+            f"the task {task.name} names no {split} split on the hub",
+            where=flag,
+            got=f"the splits {', '.join(task.hub.splits)}",
+            fix=f"name a file: {flag} FILE; in a plan {split}_data; or add the split to the task's file",
+        )
     if task.hub is None and not task.sample:
         rows = {"train": "training rows", "test": "test rows"}[split]
         raise InputError(

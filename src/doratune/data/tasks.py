@@ -50,11 +50,22 @@ class RowSchema(Settings):
 
     @model_validator(mode="after")
     def _reads_a_row(self) -> RowSchema:
-        if not columns(self.stem):
+        if not all(columns(self.stem)) or not columns(self.stem):
             raise Unfit("stem", "a text with a column in braces, such as {question}")
+        if isinstance(self.answers, list) and len(set(self.answers)) < len(self.answers):
+            raise Unfit("answers", "each value once, or one column that lists them")
+        if isinstance(self.options, list) and len(set(self.options)) < len(self.options):
+            raise Unfit("options", "each column once")
         if isinstance(self.options, list) and not 2 <= len(self.options) <= MOST:
             raise Unfit("options", f"2 to {MOST} columns, or one column that lists the options")
         return self
+
+    def is_in(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row has the columns that are read."""
+        listed = [one for one in (self.options, self.answers) if isinstance(one, str)]
+        several = self.options if isinstance(self.options, list) else []
+        paths = [*columns(self.stem), *listed, *several, self.answer]
+        return all(path.partition(".")[0] in row for path in paths)
 
 
 def _named_layout(value: Any) -> Any:

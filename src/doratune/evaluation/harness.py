@@ -30,6 +30,7 @@ from doratune.evaluation.target import Target, load_target
 from doratune.hub import hub_or_cache, offline
 from doratune.records.files import write_text_atomic
 from doratune.records.folders import refuse_output
+from doratune.records.layout import HARNESS_NAME
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "lm-eval"
 """The folder of the results in a run directory."""
 RESULTS_NAME = "results.json"
 
@@ -74,7 +74,7 @@ def evaluate_with_lm_eval(config: EvalConfig, *, overwrite: bool = False) -> dic
     if not config.task:
         raise InputError("no task to evaluate", where="--task", fix="name one or more of lm-eval's tasks")
     found = find_trained(config.target)
-    folder = output_folder(config, found) / FOLDER
+    folder = output_folder(config, found) / HARNESS_NAME
     refuse_output(folder)
     requested = {one.name: one for one in map(_load_task, dict.fromkeys(config.task))}
     if len(requested) != len(set(config.task)):

@@ -14,6 +14,7 @@ continues from the prompt's length. The layout of a row, whose prefix comes from
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -127,7 +128,21 @@ def _encode_candidates(tokenizer: PreTrainedTokenizerBase, example: Example) -> 
                 got=repr(text),
                 expected="at least one token",
             )
+    if all(text.endswith(label) for text, label in zip(example.candidates, example.labels, strict=True)):
+        _refuse_beginnings(example, encoded)
     return encoded
+
+
+def _refuse_beginnings(example: Example, encoded: list[list[int]]) -> None:
+    """Refuse labels of which one begins another in tokens: the longer one could never be more likely."""
+    for (one, ids), (other, longer) in itertools.permutations(zip(example.labels, encoded, strict=True), 2):
+        if len(ids) < len(longer) and longer[: len(ids)] == ids:
+            raise InputError(
+                "a label begins another for this tokenizer, so the longer one can never be the likeliest",
+                where=row_name(example),
+                got=f"{one!r} and {other!r}",
+                fix="give the task other labels, such as letters, or evaluate with --protocol generate",
+            )
 
 
 def _with_normalised(raw: list[float], example: Example) -> CandidateScores:

@@ -21,7 +21,7 @@ def former_method(method: str, config: Mapping[str, Any]) -> str:
         method: As it was written.
         config: The run's settings.
     """
-    for name, settings in FORMER.items():
+    for name, settings in FORMER.items() if isinstance(method, str) else ():
         if all({**config, "method": method}.get(key) == value for key, value in settings.items()):
             return name
     return method
@@ -34,7 +34,7 @@ def without_switches(config: Mapping[str, Any]) -> dict[str, Any]:
         config: The settings, with the method. A switch that is on and that no method replaces stays.
     """
     method = former_method(config["method"], config) if "method" in config else None
-    replaced = FORMER.get(method or "", {})
+    replaced = FORMER.get(method, {}) if isinstance(method, str) else {}
     values = {
         key: value for key, value in config.items() if key not in SWITCHES or (value and key not in replaced)
     }

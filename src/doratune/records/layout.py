@@ -21,6 +21,7 @@ RECORD_NAME = "record.json"
 DIVERGED_NAME = "diverged.json"
 """In place of the record of a run that diverged."""
 PREDICTIONS_NAME = "predictions"
+HARNESS_NAME = "lm-eval"
 RUN_NAMES = frozenset(
     {
         CONFIG_NAME,
@@ -31,6 +32,7 @@ RUN_NAMES = frozenset(
         RECORD_NAME,
         DIVERGED_NAME,
         PREDICTIONS_NAME,
+        HARNESS_NAME,
     }
 )
 """Everything that training and evaluation write into a run directory."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from doratune.data.mix import without_mix
+from doratune.data.mix import named_twice, without_mix
 from doratune.data.tasks import get_tasks, plain_name
 from doratune.errors import InputError
 from doratune.methods.find import get_method
@@ -155,12 +155,8 @@ def _check_tasks(plan: Plan, source: str) -> None:
 
 
 def _refuse_twice(names: Sequence[str], where: str) -> None:
-    """Refuse a task that is named twice, in any spelling; its rows would count twice."""
-    repeated = _repeated([plain_name(one).lower() for one in without_mix(names)])
-    if repeated:
-        raise InputError(
-            "a task is named twice", where=where, got=", ".join(sorted(repeated)), fix="name it once"
-        )
+    if repeated := named_twice(names):
+        raise InputError("a task is named twice", where=where, got=", ".join(repeated), fix="name it once")
 
 
 def _check_also(plan: Plan, source: str) -> None:

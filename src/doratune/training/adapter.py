@@ -153,6 +153,22 @@ def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None)
 def _refuse_unknown(kind: Any, method: Method, config: TrainConfig) -> None:
     """Refuse names that are not arguments of the configuration's class."""
     known = [field.name for field in fields(kind) if field.init]
+    if method.arguments.get("inference_mode"):
+        raise InputError(
+            "an adapter in inference mode is not trained",
+            where=f"{_source(method, config)}, arguments",
+            got="inference_mode true",
+            fix="leave it out",
+        )
+    switches = {field.name for field in fields(kind) if field.type in (bool, "bool")}
+    for name in switches & method.arguments.keys():
+        if not isinstance(method.arguments[name], bool):
+            raise InputError(
+                "an argument is on or off",
+                where=f"{_source(method, config)}, arguments, {name}",
+                got=repr(method.arguments[name]),
+                expected="true or false",
+            )
     named = [("arguments", name) for name in method.arguments]
     named += [(f"settings, {setting}", name) for setting, name in method.given.items()]
     for place, name in named:

@@ -6,7 +6,7 @@ import math
 import os
 
 from doratune.data.examples import Example
-from doratune.errors import InputError
+from doratune.errors import InputError, did_you_mean
 from doratune.launch import launched, refuse_lone_process
 from doratune.methods.find import get_method
 from doratune.models.names import refuse_unknown_model
@@ -49,9 +49,36 @@ def refuse_early(config: TrainConfig, *, resume: bool = False, overwrite: bool =
     refuse_output(config.output)
     if resume:
         run_directory.refuse_other_run(config)
-    elif not overwrite:
+    elif overwrite:
+        run_directory.refuse_foreign(config)
+    else:
         run_directory.refuse_taken(config.output)
     refuse_unknown_model(config.model)
+    if config.report_to:
+        _refuse_trackers(config.report_to)
+
+
+def _refuse_trackers(names: list[str]) -> None:
+    """Refuse trackers that transformers does not know, or that are not installed."""
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    known, installed = sorted(INTEGRATION_TO_CALLBACK), get_available_reporting_integrations()
+    for name in names:
+        if name not in known:
+            raise InputError(
+                "unknown tracker",
+                where="--report-to",
+                got=name,
+                expected=f"one of {', '.join(known)}",
+                fix=did_you_mean(name, known),
+            )
+        if name not in installed:
+            raise InputError(
+                "the tracker is not installed", where="--report-to", got=name, fix=f"pip install {name}"
+            )
 
 
 def refuse_split_layers(config: TrainConfig, processes: int | None = None) -> None:

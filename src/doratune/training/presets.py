@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from doratune.errors import InputError
@@ -68,8 +69,9 @@ def load_preset(name: str, *, included_by: tuple[str, ...] = ()) -> Preset:
     )
     _check_sections(values, source)
     included = values.pop("include", None)
-    base = Preset() if included is None else load_preset(included, included_by=chain)
-    methods, compare = values.pop("methods", {}), values.pop("compare", {})
+    base = Preset() if included is None else load_preset(_beside(included, name), included_by=chain)
+    methods = {plain_name(str(method)): own for method, own in values.pop("methods", {}).items()}
+    compare = values.pop("compare", {})
 
     def less(sections: dict[str, Any]) -> dict[str, Any]:
         """An included section, without what this file sets for all methods."""
@@ -84,6 +86,14 @@ def load_preset(name: str, *, included_by: tuple[str, ...] = ()) -> Preset:
         },
         settings={**base.settings, **values},
     )
+
+
+def _beside(included: str, by: str) -> str:
+    """The path of an included file, which is relative to that of the file that includes it."""
+    paths = [Path(one) for one in (by, included)]
+    if any(path.suffix not in (".yaml", ".yml") for path in paths):
+        return included
+    return str(paths[0].parent / paths[1])
 
 
 def _check_sections(values: dict[str, Any], source: str) -> None:

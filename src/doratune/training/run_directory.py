@@ -14,10 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from doratune.errors import DivergedError, DoratuneError, InputError
 from doratune.methods.former import without_switches
+from doratune.named_yaml import read_mapping
 from doratune.records.layout import (
     CHECKPOINTS_NAME,
     CONFIG_NAME,
@@ -103,6 +102,35 @@ def refuse_taken(output: Path) -> None:
             if has_diverged(output)
             else "choose another folder, or add --resume to continue or --overwrite to start again",
         )
+
+
+def refuse_foreign(config: TrainConfig) -> None:
+    """Check that starting again removes nothing but a run.
+
+    Raises:
+        InputError: The folder has files under a run's names and is no run, or what the run reads is among
+            those that would be removed.
+    """
+    output = config.output
+    held = _held(output)
+    is_run = is_started(output) or is_recorded(output) or has_diverged(output)
+    if held and not is_run and (held != [CHECKPOINTS_NAME] or checkpoints(output)):
+        raise InputError(
+            "--overwrite would remove files that are not of a run",
+            where="--output",
+            got=f"{output} with {', '.join(held)}",
+            expected=f"a run's folder, with its {CONFIG_NAME}",
+            fix="choose another folder",
+        )
+    removed = [(output / name).resolve() for name in held]
+    for flag, path in (("--model", Path(config.model).expanduser()), ("--data", config.data)):
+        if path is not None and path.exists() and any(path.resolve().is_relative_to(one) for one in removed):
+            raise InputError(
+                "--overwrite would remove what the run reads",
+                where=flag,
+                got=path,
+                fix="choose another --output",
+            )
 
 
 @contextmanager
@@ -217,12 +245,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         path /= CONFIG_NAME
     if not path.is_file():
         raise InputError("there is no such configuration", where="--config", got=path, fix="check the path")
-    try:
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError("the configuration cannot be read", where=str(path), got=error) from error
-    if not isinstance(values, dict):
-        raise InputError("the configuration is not a mapping of settings", where=str(path))
+    values = read_mapping(path, kind="configuration")
     config = validate(TrainConfig, {**without_switches(values), "output": "-"}, where=str(path))
     return config.model_dump(exclude={"output"})
 
@@ -244,7 +267,5 @@ def read_config(run: Path) -> TrainConfig:
         raise InputError(
             "the folder holds no run to resume", where=str(run), expected=f"a file {CONFIG_NAME}"
         )
-    values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise InputError("config.yaml is not a mapping", where=str(path))
+    values = read_mapping(path, kind="configuration")
     return validate(TrainConfig, {**without_switches(values), "output": run}, where=str(path))

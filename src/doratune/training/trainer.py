@@ -20,6 +20,7 @@ from peft.optimizers import create_loraplus_optimizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from doratune.data.encode import IGNORED
 from doratune.errors import DivergedError
 from doratune.peft import dora_norms, hold_norms
 from doratune.records.layout import checkpoints
@@ -87,6 +88,8 @@ class RowTrainer(SFTTrainer):
         self._loraplus_ratio = loraplus_ratio
         self._in_a_row = 0
         self._left_out = False
+        validation = others.get("eval_dataset")
+        self._rows_per_token = 1.0 if validation is None else len(validation) / _answer_tokens(validation)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The micro-batches of this process. accelerate would divide them among the processes once more."""
@@ -152,6 +155,18 @@ class RowTrainer(SFTTrainer):
         super().log(logs, start_time)
         if problem:
             self._stop(problem, logs)
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's, with a loss whose mean over the rows is the mean over all rows' tokens.
+
+        The Trainer weighs every batch by its rows, so its mean would depend on the size of a batch.
+        """
+        labels = inputs["labels"]
+        tokens = (labels[:, 1:] != IGNORED).sum()
+        loss, *others = super().prediction_step(model, inputs, *args, **kwargs)
+        if loss is not None:
+            loss = loss * tokens / len(labels) * self._rows_per_token
+        return (loss, *others)
 
     def check_final(self) -> None:
         """Check the model after the last optimizer step: DoRA's norms, and the loss of a few rows.
@@ -250,3 +265,8 @@ class RowTrainer(SFTTrainer):
             + ("" if self._skips else ", or with --on-nonfinite skip if only some rows cause it")
             + (f"; the last good checkpoint is {last[0]}" if last else "; there is no checkpoint before it"),
         )
+
+
+def _answer_tokens(rows: Any) -> int:
+    """How many tokens of some rows have a loss; the first token of a row has none."""
+    return max(1, sum(label != IGNORED for labels in rows["labels"] for label in labels[1:]))

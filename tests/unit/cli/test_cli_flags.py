@@ -208,3 +208,16 @@ def test_a_value_of_another_type_is_one_message(
 def test_a_value_out_of_range_is_told_with_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", "run", "--rank", "-3", "--output", "o"]) == 2
     assert "rank: should be greater than 0 or 'auto', got -3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "eval smollm2-135m --task sample-boolq --task sample-hellaswag",
+        "train --output o --learning-rate 1 --learning_rate=2",
+        "compare --task t --output o --seeds 0 --seeds 1",
+    ],
+)
+def test_a_flag_given_twice_is_refused(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 2
+    assert "a flag is given twice" in capsys.readouterr().err

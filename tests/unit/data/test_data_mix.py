@@ -260,3 +260,9 @@ def test_real_winogrande_in_its_own_schema_becomes_the_field_s_rows(folder):
     assert len(mixed) == len(different) == 640 - mix.duplicates
     assert mix.duplicates == 2  # the data set repeats rows inside one size, too
     assert {(row["instruction"], row["output"], row["answer"]) for row in mixed} <= texts
+
+
+@pytest.mark.parametrize("names", [["sample-boolq", "Sample-BoolQ"], ["commonsense-mix", "boolq"]])
+def test_training_refuses_a_task_that_is_named_twice(names: list[str]) -> None:
+    with pytest.raises(InputError, match=r"named twice(.|\n)*boolq"):
+        load_training_examples(training(task=names))

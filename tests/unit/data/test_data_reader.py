@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,11 @@ def test_the_hash_is_of_the_bytes(tmp_path):
     loaded = load_file(path)
     assert loaded.sha256 == file_sha256(path) == hashlib.sha256(content).hexdigest()
     assert (loaded.rows, loaded.source) == ([ROW], str(path))
+
+
+def test_a_pipe_is_refused(tmp_path):
+    """It can be read once, and its hash would be that of nothing."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="not a regular file"):
+        read_rows(path)

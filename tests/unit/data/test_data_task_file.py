@@ -116,6 +116,17 @@ def test_a_label_inside_a_word_or_another_label_does_not_count(tmp_path: Path, l
     assert extract_answer("nobody, Another, answer100, IIIV", task.pattern, labels) is None
 
 
+def test_the_longer_of_two_labels_is_found(tmp_path: Path) -> None:
+    from doratune.evaluation.generate import extract_answer
+
+    labels = ["toxic", "toxic but funny", "C", "C++"]
+    for whole in (True, False):
+        layout = {**LAYOUT, "labels": labels, "whole_words": whole}
+        task = get_task(task_file(tmp_path, {**TASK, "layout": layout}))
+        for label in labels[:2] if whole else labels:
+            assert extract_answer(f"It is {label}.", task.pattern, labels) == label
+
+
 WRONG = [
     ({"nmae": "x"}, "nmae", "did you mean name?"),
     ({"name": None}, "name", "a text"),
@@ -140,7 +151,23 @@ WRONG = [
     ({"layout": {**LAYOUT, "metric": "f1"}}, "layout.metric", "'accuracy' or 'accuracy_norm'"),
     ({"layout": {**LAYOUT, "clean": [{"find": "(", "replace": ""}]}}, "layout.clean.0.find", "regular"),
     ({"layout": {**LAYOUT, "colour": "red"}}, "layout.colour", "one of name, template"),
+    (
+        {"layout": {**LAYOUT, "clean": [{"find": "a", "replace": "\\2"}]}},
+        "layout.clean.0.replace",
+        "replacement",
+    ),
     ({"row": {"stem": "x", "answer": "a", "answers": "o"}}, "row.stem", "a column in braces"),
+    ({"row": {"stem": "Q: {}", "answer": "a", "answers": "o"}}, "row.stem", "a column in braces"),
+    (
+        {"row": {"stem": "{x}", "options": ["a", "a"], "answer": "a", "answers": ["1", "2"]}},
+        "row.options",
+        "each column once",
+    ),
+    (
+        {"row": {"stem": "{x}", "options": ["a", "b"], "answer": "a", "answers": ["1", "1"]}},
+        "row.answers",
+        "each value once",
+    ),
     ({"row": {"stem": "{x}", "answer": "a", "answers": "o"}}, "row.options", "columns of the options"),
     (
         {"row": {"stem": "{x}", "options": ["a", "b"], "answer": "a", "answers": ["1"]}},
@@ -182,3 +209,38 @@ def test_a_file_that_is_not_a_mapping(tmp_path: Path, text: str) -> None:
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(InputError, match="no such task file"):
         get_task("none.yaml")
+
+
+OWN_ROWS = {
+    **TASK,
+    "row": {"stem": "{instruction}", "options": ["x", "y"], "answer": "output", "answers": ["1", "2"]},
+}
+
+
+def test_columns_may_be_called_as_in_the_other_layout(tmp_path: Path) -> None:
+    task = get_task(task_file(tmp_path, OWN_ROWS))
+    found = example(tmp_path, task, {"instruction": "Which?", "x": "a", "y": "b", "output": 2})
+    assert "Which?\n1) a\n2) b" in found.prompt and found.candidates[found.gold].endswith("second")
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"x": " ", "y": "b"}, "empty option"),
+        ({"x": "a\ud800", "y": "b"}, "not valid Unicode"),
+    ],
+)
+def test_a_converted_row_that_cannot_be_asked_is_refused(
+    tmp_path: Path, row: dict[str, str], told: str
+) -> None:
+    task = get_task(task_file(tmp_path, OWN_ROWS))
+    with pytest.raises(InputError, match=told):
+        example(tmp_path, task, {"instruction": "Which?", "output": "1", **row})
+
+
+def test_a_row_has_as_many_answers_as_options(tmp_path: Path) -> None:
+    row = {"stem": "{q}", "options": "texts", "answer": "key", "answers": "keys"}
+    task = get_task(task_file(tmp_path, {**TASK, "row": row}))
+    given = {"q": "Which?", "texts": ["a", "b"], "keys": ["1", "2", "3"], "key": "3"}
+    with pytest.raises(InputError, match=r"3 answers, 2 options"):
+        example(tmp_path, task, given)

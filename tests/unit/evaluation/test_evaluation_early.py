@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from doratune.errors import InputError
 from doratune.evaluation.config import EvalConfig
@@ -26,3 +27,12 @@ def test_a_task_without_rows_is_refused_where_no_file_is_named(tmp_path: Path) -
     rows.touch()
     refuse_early(EvalConfig(target="smollm2-135m", task=["multiple-choice"], data=rows))
     refuse_early(EvalConfig(target="smollm2-135m", task=["sample-boolq", "arc-easy"]))
+
+
+def test_a_split_that_the_task_does_not_name_is_refused(tmp_path: Path) -> None:
+    row = {"stem": "{x}", "options": ["a", "b"], "answer": "c", "answers": ["1", "2"]}
+    hub = {"path": "some/rows", "splits": {"train": "train"}}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"name": "mine", "layout": "choices", "row": row, "hub": hub}))
+    with pytest.raises(InputError, match="names no test split"):
+        refuse_early(EvalConfig(target="smollm2-135m", task=[str(path)]))

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -239,3 +240,13 @@ def test_candidate_tree_by_hand():
     assert tree.parents == [0, 1, 0]
     assert tree.depths == [0, 1, 0]
     assert tree.paths == [[(0, 5), (1, 6), (2, 7)], [(0, 5), (1, 6), (2, 8)], [(0, 5)], [(0, 9), (3, 6)]]
+
+
+def test_a_label_that_begins_another_in_tokens_is_refused():
+    """The longer one would never be chosen, whatever the model."""
+    labels = (words(1), words(1, 2))
+    labelled = dataclasses.replace(example(4, words(5), (words(9, 1), words(9, 1, 2))), labels=labels)
+    with pytest.raises(InputError, match=r"begins another for this tokenizer(.|\n)*row 5 of task tiny"):
+        score_candidates(tiny_llama(), TOKENIZER, [labelled], batch_size=1)
+    texts = dataclasses.replace(labelled, labels=("answer1", "answer2"))  # the continuation format
+    assert score_candidates(tiny_llama(), TOKENIZER, [texts], batch_size=1)

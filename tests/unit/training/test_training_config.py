@@ -8,6 +8,7 @@ import pytest
 
 from doratune.errors import InputError
 from doratune.training.config import WARMUP_SHARE, TrainConfig
+from doratune.training.early import refuse_early
 
 
 def config(**settings: object) -> TrainConfig:
@@ -41,3 +42,13 @@ def test_the_help_states_the_share() -> None:
 def test_steps_are_those_that_transformers_takes(rows: int, epochs: float, steps: int) -> None:
     """It rounds up: half of three batches are two steps, half of five are three."""
     assert config(epochs=epochs).total_steps(rows) == steps
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("tensorbord", r"unknown tracker(.|\n)*did you mean tensorboard"), ("comet_ml", "not installed")],
+)
+def test_a_tracker_that_cannot_be_used_is_refused_early(name: str, told: str, tmp_path: Path) -> None:
+    config = TrainConfig(task=["sample-boolq"], output=tmp_path / "run", report_to=[name])
+    with pytest.raises(InputError, match=told):
+        refuse_early(config)

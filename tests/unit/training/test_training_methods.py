@@ -214,6 +214,8 @@ def test_the_fixed_rate_of_an_embedding_with_lora_plus_is_said(
         ("alora_invocation_tokens: [1]", "LoraConfig", "switches this adapter on"),
         ("modules_to_save: [norrm]", "LoraConfig", "did you mean norm?"),
         ("rank_pattern: {q_prog: 8}", "LoraConfig", "did you mean q_proj?"),
+        ("inference_mode: true", "LoraConfig", "is not trained"),
+        ("use_dora: 'no'", "LoraConfig", "expected: true or false"),
         ("", "LoraConfg", "did you mean LoraConfig?"),
         ("", "AdaLoraConfig", "needs further calls"),
         ("", "PrefixTuningConfig", "no such configuration"),

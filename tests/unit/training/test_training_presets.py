@@ -59,3 +59,24 @@ def test_every_fault_is_listed() -> None:
     with pytest.raises(InputError) as caught:
         validate(TrainConfig, {"output": "x", "rank": 0, "epoch": 3.0}, where="here")
     assert "rank" in caught.value.message and "did you mean 'epochs'" in caught.value.message
+
+
+def test_a_preset_has_settings_of_a_method_in_a_file(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("{name: mine, title: T, description: d, peft: LoraConfig, merges: base}")
+    path = tmp_path / "preset.yaml"
+    path.write_text(f"learning_rate: 1e-4\nmethods:\n  {own}: {{learning_rate: 5e-3}}\n")
+    preset = load_preset(str(path))
+    assert preset.for_method(str(own))["learning_rate"] == 5e-3
+    assert preset.for_method("dora")["learning_rate"] == 1e-4
+
+
+def test_an_included_file_is_beside_the_file_that_includes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "base.yaml").write_text("rank: 1\n")
+    (tmp_path / "presets/base.yaml").write_text("rank: 2\n")
+    (tmp_path / "presets/mine.yaml").write_text("include: base.yaml\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_preset("presets/mine.yaml").settings["rank"] == 2

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -255,3 +255,24 @@ def test_the_loss_scale_of_float16_is_given_time(tiny_model: Path, rows: Dataset
     trainer.accelerator.scaler.scale(torch.ones(1))
     with pytest.raises(DivergedError, match="the gradient norm is not finite"):
         trainer.log(dict(overflow))
+
+
+def test_the_validation_loss_is_the_mean_over_all_tokens_whatever_the_batch(
+    tiny_model: Path, rows: Dataset, tmp_path: Path
+) -> None:
+    losses = []
+    for micro in (1, 4, 16):
+        trainer, _ = made(
+            tiny_model, rows, tmp_path / str(micro), micro_batch_size=micro, validation_share=0.4
+        )
+        losses.append(trainer.evaluate()["eval_loss"])
+    model: Any = load_model(str(tiny_model), dtype="float32").model
+    sums, tokens = 0.0, 0
+    for row in cast(Any, trainer.eval_dataset):
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
+        with torch.no_grad():
+            scores = model(ids).logits[0, :-1].double().log_softmax(-1)
+        kept = labels[1:] != -100
+        sums -= float(scores[kept].gather(1, labels[1:][kept, None]).sum())
+        tokens += int(kept.sum())
+    assert losses == pytest.approx([sums / tokens] * 3, rel=1e-5)
