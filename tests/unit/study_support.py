@@ -135,7 +135,8 @@ class MadeUpRunner:
         )
         held = folder if (folder / RECORD_NAME).is_file() else job.folder
         record = read_record(held).to_dict()
-        write_json_atomic(folder / RECORD_NAME, {**record, "evaluations": [*record["evaluations"], entry]})
+        before = record["evaluations"] if held == folder else []
+        write_json_atomic(folder / RECORD_NAME, {**record, "evaluations": [*before, entry]})
 
 
 def _train(job: Job) -> None:

@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
 from doratune.errors import InputError
 from doratune.records.files import read_jsonl
@@ -125,6 +125,9 @@ def count_rows(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Answers:
     )
 
 
+Scores = Annotated[list[FiniteFloat], Field(min_length=1)]
+
+
 class _Row(BaseModel):
     """What a prediction of any version must hold to be counted."""
 
@@ -135,8 +138,8 @@ class _Row(BaseModel):
     right: int | None = None
     tied: int | None = Field(default=None, ge=1)
     credit: float | None = Field(default=None, ge=0, le=1)
-    scores: list[float] | None = None
-    scores_norm: list[float] | None = None
+    scores: Scores | None = None
+    scores_norm: Scores | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> _Row:
@@ -233,7 +236,7 @@ def _count_row(row: Mapping[str, Any], key: str, places: Mapping[str, int]) -> C
     if tied == len(scores):
         return Counted(1 / tied, tied)
     gold = places.get(row.get("answer", ""))
-    return Counted(0.0, tied) if gold is None else counted(scores, gold)
+    return Counted(0.0, tied) if gold is None or gold >= len(scores) else counted(scores, gold)
 
 
 def _scored(row: Mapping[str, Any], places: Mapping[str, int]) -> Scored | None:

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from doratune.records.answers import check_rows, read_answers
 from doratune.records.files import read_jsonl, write_bytes_atomic, write_jsonl_atomic
 from doratune.records.layout import (
     METRICS_NAME,
+    RUNS_NAME,
+    VALIDATION_NAME,
     has_diverged,
     is_recorded,
     is_started,
@@ -145,31 +148,54 @@ def restore_runs(folder: Path, study: Path) -> list[Path]:
         InputError: The archive cannot be read, or a row's credit does not follow from its scores.
     """
     table = _read_parquet(folder)
-    together: dict[Path, list[tuple[dict[str, Any], RunRecord | Divergence]]] = {}
+    together: dict[str, list[_Line]] = {}
     for line in read_jsonl(folder / RUNS_FILE):
         record = _checked_line(line, folder)
-        _inside(study, line["run"], folder)
-        together.setdefault(Path(*Path(line["run"]).parts[:2]), []).append((line, record))
-    scratch = study / _RESTORING
+        place = _place(line["run"], folder)
+        together.setdefault(place.parts[0], []).append(_Line(place, line, record))
+    runs = study / RUNS_NAME
+    scratch = runs / _RESTORING  # on the runs' own file system, where a folder can be renamed
     shutil.rmtree(scratch, ignore_errors=True)
     written: list[Path] = []
-    for run, lines in together.items():
-        if has_run(study / run):
-            continue
-        for line, record in lines:
-            _restore(scratch / line["run"], line, record, table, folder)
-        shutil.rmtree(study / run, ignore_errors=True)
-        (study / run).parent.mkdir(parents=True, exist_ok=True)
-        (scratch / run).rename(study / run)
-        written += [study / line["run"] for line, _ in lines]
+    for name, lines in together.items():
+        whole = not has_run(runs / name)
+        wanted = lines if whole else _missing_parts(runs, lines)
+        for one in wanted:
+            _restore(scratch / one.place, one, table, folder)
+        for place in [Path(name)] if whole else [one.place for one in wanted]:
+            shutil.rmtree(runs / place, ignore_errors=True)
+            (scratch / place).rename(runs / place)
+        written += [runs / one.place for one in wanted]
     shutil.rmtree(scratch, ignore_errors=True)
     return written
 
 
-def _restore(
-    run: Path, line: Mapping[str, Any], record: RunRecord | Divergence, table: pa.Table, folder: Path
-) -> None:
+@dataclass(frozen=True)
+class _Line:
+    """A run directory in an archive: its place among the runs, its line, and the record in it."""
+
+    place: Path
+    line: Mapping[str, Any]
+    record: RunRecord | Divergence
+
+
+def _missing_parts(runs: Path, lines: Sequence[_Line]) -> list[_Line]:
+    """What an older version left out when it was interrupted, of a run that is there and the archive's."""
+    run = lines[0]
+    archived = run.record.training if isinstance(run.record, RunRecord) else None
+    here = runs / run.place
+    missing = [one for one in lines if not is_recorded(runs / one.place)]
+    if archived is None or not missing or not is_recorded(here):
+        return []
+    try:
+        return missing if read_record(here).training == archived else []
+    except InputError:  # what uses the run says what is wrong with it
+        return []
+
+
+def _restore(run: Path, one: _Line, table: pa.Table, folder: Path) -> None:
     """Write one run directory."""
+    line, record = one.line, one.record
     if isinstance(record, Divergence):
         write_jsonl_atomic(run / METRICS_NAME, line["metrics"])
         write_config(run, record.config)
@@ -249,7 +275,8 @@ def _per_byte(scores: Sequence[float], sizes: Sequence[int]) -> list[float]:
 def _prediction(row: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """A line of a run's predictions, as evaluation wrote it."""
     scores, sizes = row["scores"], row["bytes"]
-    if sizes is not None and (len(scores or ()) != len(sizes) or None in (*scores, *sizes)):
+    scores_of = scores or ()
+    if sizes is not None and (len(scores_of) != len(sizes) or None in (*scores_of, *sizes) or not sizes):
         raise InputError(
             "a row has not as many scores as sizes",
             where=f"{where}, row {row['row']}",
@@ -267,7 +294,7 @@ def _prediction(row: Mapping[str, Any], *, where: str) -> dict[str, Any]:
         "correct": row["correct"],
         **ties,
         "scores": scores,
-        "scores_norm": None if sizes is None else _per_byte(scores, sizes),
+        "scores_norm": None if sizes is None else _per_byte(scores_of, sizes),
         "text": row["text"],
     }
 
@@ -339,9 +366,24 @@ def _rows_of(table: pa.Table, column: str, value: str) -> pa.Table:
     return table.filter(dataset.field(column) == value)
 
 
+def _place(name: str, archive: Path) -> Path:
+    """Where among a study's runs the run directory of a line is: a run, or its validation."""
+    path = Path(name)
+    of_runs, *place = path.parts or ("",)
+    if (
+        of_runs != RUNS_NAME
+        or len(place) not in (1, 2)
+        or place[1:] not in ([], [VALIDATION_NAME])
+        or place[0] in ("..", _RESTORING)
+        or "\0" in name
+    ):
+        raise InputError("the archive names a file outside of its study's runs", where=str(archive), got=name)
+    return Path(*place)
+
+
 def _inside(parent: Path, name: str, archive: Path) -> Path:
     """``parent``/``name``, which must lead into it."""
-    path, parts = parent / name, Path(name).parts
+    parts = Path(name).parts
     if not parts or ".." in parts or "\0" in name or Path(name).is_absolute():
         raise InputError("the archive names a file outside of its study", where=str(archive), got=name)
-    return path
+    return parent / name

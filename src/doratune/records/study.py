@@ -280,6 +280,7 @@ class PooledDifference(Record):
     training_rows: Annotated[int, Field(gt=0)] | None = None  #: as in the cells, if the plan crosses them
     cells: list[str]  #: the cells, as "task (format)"
     tells_nothing: list[str] = Field(default=[])  #: those of ``cells`` that have no verdict
+    one_seed: bool = False  #: whether the cells have one seed each; they are pooled among themselves
     difference: StudyDifference  #: mean of the cells' differences
 
 

@@ -194,7 +194,8 @@ def data_notes(view: View) -> list[str]:
 def _taken(cell: StudyCell) -> str:
     """How many of the training rows were trained on, if not all."""
     most, train = cell.training_rows, cell.train
-    if not most or not train or (not train.parts and most >= train.rows):
+    sizes = [] if train is None else [*train.parts.values()] if train.parts else [train.rows]
+    if not most or not train or most >= max(sizes):
         return ""
     fewer = "at most " if train.parts and min(train.parts.values()) < most else ""
     return f"Trained on {fewer}{most:,} of the training rows{of_each_task(cell)}."

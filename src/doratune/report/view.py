@@ -19,7 +19,6 @@ from doratune.records.study import (
     arm_name,
 )
 from doratune.report import numbers
-from doratune.stats.seeds import ONE_SEED
 from doratune.wording import listed
 
 METHOD_SERIES: dict[StudyMethod, int] = {"lora": 1, "dora": 2, "dora-attached-norm": 3, "full": 4}
@@ -325,22 +324,28 @@ def _pairs(record: StudyRecord, cells: Sequence[NamedCell], noun: str) -> list[P
             pair(one).single.append(NamedDifference(place, named.label, named.cell, one))
     models = {one.model for one in record.pooled}
     axes = [{axis_words(one)[place] for one in record.pooled} for place in range(4)]
-    mixed_seeds = len({ONE_SEED in one.difference.verdict for one in record.pooled}) > 1
+    mixed_seeds = len({one.one_seed for one in record.pooled}) > 1
     for pool in record.pooled:
         nothing = len(pool.tells_nothing)
         some = nothing < len(pool.cells)
         parts = [f"Mean of {numbers.counted(len(pool.cells), noun)}"]
         parts += [f"{nothing} without a verdict"] if nothing and some else []
-        one_seed = ONE_SEED in pool.difference.verdict  # cells of one seed are pooled among themselves
-        parts += ["one seed each"] if one_seed and mixed_seeds else []
+        parts += ["one seed each"] if pool.one_seed and mixed_seeds else []
         parts += [pool.model] if len(models) > 1 else []
         parts += [words for words, values in zip(axis_words(pool), axes, strict=True) if len(values) > 1]
-        key = (pool.model, axis_words(pool), tuple(pool.cells), one_seed)
+        key = (pool.model, axis_words(pool), tuple(pool.cells), pool.one_seed)
         named = NamedDifference(key, ", ".join(parts), None, pool.difference, nothing)
         pair(pool.difference).pooled.append(named)
     named = (arm for pair in pairs for arm in pair)
     order = {arm: place for place, arm in enumerate(dict.fromkeys([*_arms_in_order(record), *named]))}
-    return sorted(pairs.values(), key=lambda one: (order[one.from_arm], order[one.to_arm]))
+    return sorted(  # DoRA minus LoRA first, as in the record
+        pairs.values(),
+        key=lambda one: (
+            (one.from_arm, one.to_arm) != ("lora", "dora"),
+            order[one.from_arm],
+            order[one.to_arm],
+        ),
+    )
 
 
 def _trainings(cells: Sequence[NamedCell]) -> list[Training]:

@@ -319,7 +319,12 @@ def _own_settings(plan: Plan, records: Mapping[str, RunRecord]) -> dict[str, dic
     by_method = {record.method: record for record in records.values() if record.method != "base"}
     found = {
         key: {method: record.config.get(key) for method, record in by_method.items()}
-        for key in dict.fromkeys(key for own in plan.own_settings.values() for key in own)
+        for key in dict.fromkeys(
+            key
+            for own in plan.own_settings.values()
+            for name in own
+            for key in (name, *(["alpha"] if name == "rank" else []))  # it follows the rank
+        )
     }
     return {
         key: values

@@ -206,7 +206,7 @@ def check_same(study: Study, earlier: StudyRecord) -> None:
         raise InputError(
             "the folder holds a report, not a comparison", where=where, fix="choose another --output"
         )
-    before = recorded_plan(earlier.plan, where=f"{where}, plan")
+    before = _with_alpha(recorded_plan(earlier.plan, where=f"{where}, plan"))
     changed = [*_changed_inputs(study, before, earlier.inputs), *_changed_settings(study.plan, before)]
     if changed:
         raise InputError(
@@ -244,6 +244,16 @@ def _own_settings(config: CompareConfig, method: StudyMethod, one: CompareConfig
     if "rank" in differing:
         differing.add("alpha")  # as given: a plan's would follow the rank
     return one.model_dump(mode="json", include=differing - {"learning_rate"})
+
+
+def _with_alpha(plan: Plan) -> Plan:
+    """A comparison's plan as it is written now: a method's own rank stands with its alpha."""
+    shared = plan.alpha(plan.ranks[0])
+    own = {
+        method: {"alpha": shared, **settings} if "rank" in settings else settings
+        for method, settings in plan.own_settings.items()
+    }
+    return plan.model_copy(update={"own_settings": own})
 
 
 def _changed_inputs(study: Study, before: Plan, inputs: Mapping[str, str]) -> list[str]:

@@ -54,8 +54,8 @@ def pooled_differences(answered: Sequence[Answered]) -> list[PooledDifference]:
             key = (one.cell.model, _shared_axes(one.cell, cells), pair, len(answers.from_values) == 1)
             families.setdefault(key, []).append(one)
     return [
-        _pooled_over(model, axes, pair, together)
-        for (model, axes, pair, _), family in families.items()
+        _pooled_over(model, axes, pair, together, one_seed=one_seed)
+        for (model, axes, pair, one_seed), family in families.items()
         for together in _with_and_without(pair, family)
         if len(together) > 1
     ]
@@ -74,7 +74,9 @@ def _tells_nothing(pair: Pair, one: Answered) -> bool:
     )
 
 
-def _pooled_over(model: str, axes: Axes, pair: Pair, cells: Sequence[Answered]) -> PooledDifference:
+def _pooled_over(
+    model: str, axes: Axes, pair: Pair, cells: Sequence[Answered], *, one_seed: bool
+) -> PooledDifference:
     rank, batch_size, epochs, training_rows = axes
     names = [f"{one.cell.task} ({one.cell.format})" for one in cells]
     nothing = [name for name, one in zip(names, cells, strict=True) if _tells_nothing(pair, one)]
@@ -89,6 +91,7 @@ def _pooled_over(model: str, axes: Axes, pair: Pair, cells: Sequence[Answered]) 
         training_rows=training_rows,
         cells=names,
         tells_nothing=nothing,
+        one_seed=one_seed,
         difference=qualified(found, [one.cell for one in cells]),
     )
 

@@ -7,6 +7,7 @@ same course.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -123,6 +124,7 @@ class Schedule:
 
     groups: list[Progress]
     _given: set[str] = field(default_factory=set)
+    _running: Counter[str] = field(default_factory=Counter)  #: jobs by the name of their run's folder
     _done: set[str] = field(default_factory=set)
 
     def ready(self) -> Iterator[Job]:
@@ -138,10 +140,12 @@ class Schedule:
             for job in progress.jobs:
                 if job.key not in self._given and job.key not in self._done:
                     self._given.add(job.key)
+                    self._running[job.folder.name] += 1
                     yield job
 
     def settle(self, job: Job, *, failed: bool) -> None:
         """Note that a job has ended."""
+        self._running[job.folder.name] -= 1
         if not failed:
             self._done.add(job.key)
             return
@@ -157,7 +161,7 @@ class Schedule:
 
     def _advance(self, progress: Progress) -> None:
         """Add learning rates or choose among them when all trials are done."""
-        while progress.chosen is None and self._all_done(progress):
+        while progress.chosen is None and self._all_done(progress) and not self._busy(progress):
             before = progress.added
             progress.advance()
             if progress.added != before and not self._all_done(progress):
@@ -167,9 +171,15 @@ class Schedule:
         while progress.chosen is not None and self._all_done(progress):
             if progress.confirmed:
                 return True
+            if self._busy(progress):
+                return False
             progress.confirm()
             self._advance(progress)
         return False
+
+    def _busy(self, progress: Progress) -> bool:
+        """Whether a run of the group's trials is being trained again, for another group that shares it."""
+        return any(self._running[one.folder.name] for one in progress.trials)
 
     def _all_done(self, progress: Progress) -> bool:
         for job in progress.jobs:

@@ -276,11 +276,15 @@ def refuse_lost_results(study: Study) -> None:
         or cell.protocol != study.plan.protocol
         or Path(run.run).name not in known
     ]
-    also = {test.task.name.lower() for group in study.groups for test in group.material.also}
+    shown = {
+        (group.material.entry.name, test.task.name.lower())
+        for group in study.groups
+        for test in (*group.material.also, *group.material.tests)
+    }
     lost += [
         f"{one.about}, as what is kept after training on {one.trained_on}"
         for one in record.forgetting
-        if one.measure != "nll_per_token" and one.about.lower() not in also
+        if one.measure != "nll_per_token" and (one.trained_on, one.about.lower()) not in shown
     ]
     if lost:
         raise InputError(

@@ -98,6 +98,8 @@ def test_predictions_that_do_not_match_their_record_are_refused(tmp_path: Path) 
         ({"prediction": ["x"]}, "prediction"),
         ({"tied": 2}, "tied should not be there without credit"),
         ({"scores_norm": [-1.0]}, "of the same candidates"),
+        ({"scores": [], "scores_norm": []}, "scores"),
+        ({"scores": [float("nan"), -1.0]}, "scores.0"),
         ({"scores_norm": ["a", "b"]}, "scores_norm"),
         ({"credit": 5.0}, "credit"),
         ({"row": "first"}, "row"),
@@ -110,3 +112,11 @@ def test_predictions_that_cannot_be_counted_are_one_message(change: dict[str, An
     with pytest.raises(InputError, match=r"cannot be counted") as caught:
         check_rows([whole, whole | {"row": 1} | change], "accuracy", where="here")
     assert told in caught.value.message and "here, row" in caught.value.message
+
+
+def test_an_answer_that_no_candidate_has_is_not_right() -> None:
+    rows = [
+        old(0, "ending1", ENDINGS, [-1.0, -2.0, -3.0, -4.0]),
+        old(1, "ending5", ENDINGS, [-1.0, -1.0, -1.0, -4.0]),
+    ]
+    assert count_rows(rows, "accuracy").credits == {0: 1.0, 1: 0.0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -260,6 +261,8 @@ def test_an_interrupted_restoration_is_completed(
         ("row", ["first", "second"]),
         ("scores", [[None, -1.0], [None, -1.0]]),
         ("bytes", [[3], [3]]),
+        ("bytes", [[], []]),
+        ("scores", [[math.nan, -1.0], [math.nan, -1.0]]),
     ],
 )
 def test_predictions_of_another_shape_are_refused(
@@ -277,9 +280,53 @@ def test_predictions_of_another_shape_are_refused(
         restore_runs(tmp_path / "archive", tmp_path / "restored")
 
 
-@pytest.mark.parametrize("name", [".", "", "/", "runs/\0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".",
+        "",
+        "/",
+        "runs/\0",
+        "data",
+        "runs",
+        "study.json",
+        ".restoring",
+        "runs/..",
+        "runs/lora/data",
+        "runs/.restoring",
+    ],
+)
 def test_a_run_has_a_folder_of_its_own(study: Path, tmp_path: Path, name: str) -> None:
     runs, _ = write_archive(study, tmp_path / "archive")
     write_jsonl_atomic(runs, [line | {"run": name} for line in read_jsonl(runs)])
+    (study / "data").mkdir()
+    (study / "data/mine.txt").touch()
+    before = files(study)
     with pytest.raises(InputError, match="outside"):
-        restore_runs(tmp_path / "archive", tmp_path / "restored")
+        restore_runs(tmp_path / "archive", study)
+    assert files(study) == before
+
+
+def test_what_an_older_version_restored_by_half_is_completed(study: Path, tmp_path: Path) -> None:
+    write_archive(study, tmp_path / "archive")
+    restored = tmp_path / "restored"
+    restore_runs(tmp_path / "archive", restored)
+    whole = files(restored)
+    shutil.rmtree(restored / RUNS_NAME / "dora/validation")
+    assert len(restore_runs(tmp_path / "archive", restored)) == 1
+    assert files(restored) == whole
+    shutil.rmtree(restored / RUNS_NAME / "dora/validation")
+    path = restored / RUNS_NAME / "dora/record.json"
+    record = json.loads(path.read_text())
+    record["training"]["seconds"] += 1.0  # trained again here: the archived answers are of other weights
+    path.write_text(json.dumps(record))
+    assert restore_runs(tmp_path / "archive", restored) == []
+
+
+def test_runs_are_restored_onto_another_disk(study: Path, tmp_path: Path) -> None:
+    write_archive(study, tmp_path / "archive")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "restored").mkdir()
+    (tmp_path / "restored" / RUNS_NAME).symlink_to(tmp_path / "disk")
+    assert len(restore_runs(tmp_path / "archive", tmp_path / "restored")) == 4
+    assert {one.name for one in (tmp_path / "disk").iterdir()} >= {"lora", "dora"}

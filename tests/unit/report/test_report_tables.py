@@ -202,6 +202,7 @@ def test_a_cell_of_a_mix_says_so_and_training_rows_only_where_they_are_crossed()
         ([arc], ["Trained on 700 of the training rows."]),
         ([all_of_it], []),
         ([few], ["Trained on at most 200 of the training rows of each task."]),
+        ([few.model_copy(update={"training_rows": 900})], []),
         (
             [arc, mixed[0]],
             [

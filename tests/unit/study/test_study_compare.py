@@ -13,6 +13,7 @@ from study_support import MadeUpRunner, Silent
 from doratune.data.mix import MIXED
 from doratune.data.samples import generate
 from doratune.errors import InputError
+from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord
 from doratune.study import compare
 from doratune.study.compare import CompareConfig
@@ -408,3 +409,14 @@ def test_a_changed_method_file_is_another_comparison(tmp_path: Path) -> None:
     file.write_text(text % "false", encoding="utf-8")
     with pytest.raises(InputError, match=r"the content of the file of method mine: \w+ -> \w+"):
         run(tmp_path, resume=True, methods=["lora", str(file)])
+
+
+def test_a_comparison_with_a_methods_own_rank_is_resumed_from_an_older_version(tmp_path: Path) -> None:
+    """Its plan has the rank alone; the alpha was the shared one, as now."""
+    study = open_study(own(tmp_path, rank=8), tmp_path / "out")
+    run_study(study, MadeUpRunner(), Silent(), reproduce="")
+    path = tmp_path / "out/study.json"
+    record = json.loads(path.read_text())
+    assert record["plan"]["own_settings"]["dora"].pop("alpha") == 8.0
+    path.write_text(json.dumps(record))
+    compare.check_same(study, read_study(path))

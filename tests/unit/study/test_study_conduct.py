@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,8 @@ def test_a_method_of_its_own_rank_has_the_alpha_of_that_rank(tmp_path: Path) -> 
     own = {"dora": {"rank": 2}, "pissa": {"rank": 2, "alpha": 3.0}}
     (group,) = opened(tmp_path, methods=["lora", "dora", "pissa"], own_settings=own).groups
     assert [(one.rank, one.alpha) for one in group.configs()] == [(4, 8.0), (2, 4.0), (2, 3.0)]
+    record = run(tmp_path, MadeUpRunner(), own_settings={"dora": {"rank": 2}})
+    assert record.differing == {"rank": {"lora": 4, "dora": 2}, "alpha": {"lora": 8.0, "dora": 4.0}}
 
 
 def test_a_result_that_cannot_be_read_leaves_the_record_as_it_is(tmp_path: Path) -> None:
@@ -370,3 +373,57 @@ def test_a_training_set_whose_rows_are_not_crossed_has_all_of_them(tmp_path: Pat
     record = run(tmp_path, MadeUpRunner(), tasks=[crossed, TWO[1]])
     labels = forgetting_labels(record.forgetting)
     assert any(label.endswith("all rows") for label in labels) and not any("None" in one for one in labels)
+
+
+def test_a_run_that_groups_share_is_not_read_while_it_is_trained_again(tmp_path: Path) -> None:
+    """Full fine-tuning has no rank, so its runs are those of all ranks; two jobs at a time."""
+    plan = {"methods": ["lora", "full"], "ranks": [4, 8, 16], "keep_weights": False, "seeds": [0]}
+    first = run(tmp_path, MadeUpRunner(), **plan)
+
+    class Two(MadeUpRunner):
+        """Takes two jobs, and ends them last in, first out."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.capacity = 2
+            self.waiting: list[tuple[Job, Future[Outcome]]] = []
+
+        def submit(self, job: Job) -> Future[Outcome]:
+            future: Future[Outcome] = Future()
+            self.waiting.append((job, future))
+            if job.trained() and job.left() and not job.has_weights():
+                shutil.rmtree(job.folder / "validation", ignore_errors=True)  # as a training does first
+            if len(self.waiting) == 2:
+                self.end()
+            else:
+                threading.Timer(0.2, self.end).start()
+            return future
+
+        def end(self) -> None:
+            if self.waiting:
+                job, future = self.waiting.pop()
+                future.set_result(super().submit(job).result())
+                if self.waiting:
+                    threading.Timer(0.2, self.end).start()
+
+    again = run(tmp_path, Two(), also_test=["sample-winogrande"], **plan)
+    found = [
+        [(one.learning_rate, one.accuracy) for one in arm.trials]
+        for record in (first, again)
+        for cell in record.cells
+        for arm in cell.arms
+    ]
+    assert found[: len(found) // 2] == found[len(found) // 2 :]
+    refuse_differences(again, computed_again(again, tmp_path / "study"))
+
+
+def test_dora_minus_lora_comes_first_wherever_the_plan_has_it(tmp_path: Path) -> None:
+    view = view_of(run(tmp_path, MadeUpRunner(), methods=["pissa", "lora", "dora"]))
+    assert (view.pairs[0].from_arm, view.pairs[0].to_arm) == ("lora", "dora")
+
+
+def test_a_training_set_that_no_longer_shows_what_it_forgets_is_refused(tmp_path: Path) -> None:
+    also = {"also_test": ["sample-hellaswag"]}
+    run(tmp_path, MadeUpRunner(), tasks=[TWO[0] | also, TWO[1] | also])
+    with pytest.raises(InputError, match=r"sample-hellaswag, as what is kept(.|\n)*sample-boolq"):
+        refuse_lost_results(opened(tmp_path, tasks=[TWO[0], TWO[1] | also]))
