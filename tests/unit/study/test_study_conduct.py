@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -375,45 +374,58 @@ def test_a_training_set_whose_rows_are_not_crossed_has_all_of_them(tmp_path: Pat
     assert any(label.endswith("all rows") for label in labels) and not any("None" in one for one in labels)
 
 
-def test_a_run_that_groups_share_is_not_read_while_it_is_trained_again(tmp_path: Path) -> None:
-    """Full fine-tuning has no rank, so its runs are those of all ranks; two jobs at a time."""
-    plan = {"methods": ["lora", "full"], "ranks": [4, 8, 16], "keep_weights": False, "seeds": [0]}
-    first = run(tmp_path, MadeUpRunner(), **plan)
+def test_a_run_that_groups_share_is_not_read_while_it_is_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full fine-tuning has no rank, so its runs are those of all ranks.
 
-    class Two(MadeUpRunner):
-        """Takes two jobs, and ends them last in, first out."""
+    Only rank 8 tests it at 1e-4, to compare it with LoRA at one rate. That run takes so long to train again
+    that rank 16, which has it among its trials, is finished before.
+    """
+    monkeypatch.setattr("doratune.study.conduct.POLL_SECONDS", 0.01)
+    plan = {"methods": ["lora", "full"], "ranks": [4, 8, 16], "keep_weights": False, "seeds": [0]}
+
+    def accuracy(job: Job, split: str) -> float:
+        if job.config is None or split == "test":
+            return 0.7
+        high = job.config.learning_rate == 1e-3
+        if job.method == "full":
+            return 0.8 if high else 0.75
+        return (0.3 if high else 0.95) if job.config.rank == 8 else (0.9 if high else 0.5)
+
+    class Slow(MadeUpRunner):
+        """Removes a run's validation first, as training it again does, and ends after some ticks."""
 
         def __init__(self) -> None:
-            super().__init__()
-            self.capacity = 2
-            self.waiting: list[tuple[Job, Future[Outcome]]] = []
+            super().__init__(accuracy)
+            self.capacity, self.waiting = 2, list[tuple[Job, Future[Outcome], list[None]]]()
 
         def submit(self, job: Job) -> Future[Outcome]:
-            future: Future[Outcome] = Future()
-            self.waiting.append((job, future))
-            if job.trained() and job.left() and not job.has_weights():
-                shutil.rmtree(job.folder / "validation", ignore_errors=True)  # as a training does first
-            if len(self.waiting) == 2:
-                self.end()
-            else:
-                threading.Timer(0.2, self.end).start()
-            return future
+            if job.config is None:
+                return super().submit(job)
+            shutil.rmtree(job.folder / "validation")
+            long = job.method == "full" and job.config.learning_rate == 1e-4
+            self.waiting.append((job, Future(), [None] * (6 if long else 1)))
+            return self.waiting[-1][1]
 
-        def end(self) -> None:
-            if self.waiting:
-                job, future = self.waiting.pop()
-                future.set_result(super().submit(job).result())
-                if self.waiting:
-                    threading.Timer(0.2, self.end).start()
+        def tick(self) -> None:
+            for entry in [*self.waiting]:
+                job, future, left = entry
+                left.pop()
+                if not left:
+                    self.waiting.remove(entry)
+                    shutil.rmtree(job.folder)
+                    future.set_result(super().submit(job).result())
 
-    again = run(tmp_path, Two(), also_test=["sample-winogrande"], **plan)
-    found = [
-        [(one.learning_rate, one.accuracy) for one in arm.trials]
-        for record in (first, again)
-        for cell in record.cells
-        for arm in cell.arms
-    ]
-    assert found[: len(found) // 2] == found[len(found) // 2 :]
+    class Ticking(Silent):
+        def tick(self) -> None:
+            runner.tick()
+
+    first, runner = run(tmp_path, MadeUpRunner(accuracy), **plan), Slow()
+    study = opened(tmp_path, also_test=["sample-winogrande"], **plan)
+    again = run_study(study, runner, Ticking(), reproduce="")
+    for one, other in zip(first.cells, again.cells, strict=True):
+        assert [arm.trials for arm in one.arms] == [arm.trials for arm in other.arms]
     refuse_differences(again, computed_again(again, tmp_path / "study"))
 
 
