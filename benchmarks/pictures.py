@@ -3,6 +3,7 @@
     python benchmarks/pictures.py step-time            # time of a step, from benchmarks/results
     python benchmarks/pictures.py forest               # DoRA - LoRA by task, from the study main
     python benchmarks/pictures.py seeds                # DoRA - LoRA by seed, from paper-rates and same-rate
+    python benchmarks/pictures.py ranks                # accuracy against rank, from the study ranks
     python benchmarks/pictures.py demo-report FOLDER   # the page of the demo, with Chromium
 
 Each writes into docs/pictures: an SVG for light pages and one for dark ones, or a PNG. The SVGs come from
@@ -28,6 +29,7 @@ from doratune.records.study import StudyCell, arm_name
 from doratune.report import numbers, verdicts
 from doratune.report.figures import PAPER, TEXT, WIDE, Sheet, as_file, colour, drawing, new_figure, to_svg
 from doratune.report.files import HTML_NAME
+from doratune.report.plots.crossed import crossed, crossed_plot
 from doratune.report.plots.differences import forest_plot
 from doratune.report.plots.rows import dotted, line_label, whisker
 from doratune.report.view import METHOD_SERIES, view_of
@@ -141,7 +143,19 @@ def seeds() -> str:
         return to_svg(figure, sheet, f"DoRA minus LoRA. {'. '.join(words)}.")
 
 
-DRAWN: dict[str, Callable[[], str]] = {"step-time": step_time, "forest": forest, "seeds": seeds}
+def ranks() -> str:
+    """Accuracy of LoRA and DoRA against the rank, as an ``<svg>``."""
+    view = view_of(records.study("ranks"))
+    (one,) = crossed(view)
+    return crossed_plot(one, view, Sheet("ranks", WIDE))
+
+
+DRAWN: dict[str, Callable[[], str]] = {
+    "step-time": step_time,
+    "forest": forest,
+    "seeds": seeds,
+    "ranks": ranks,
+}
 
 
 def _rates(cell: StudyCell) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from doratune.records.study import arm_name
@@ -50,6 +51,12 @@ def ranks(record: Any) -> str:
     return words.table(
         ["rank", "LoRA", "DoRA", "DoRA − LoRA, points", "NLL, nats", "the paper's DoRA − LoRA"], rows
     )
+
+
+def excluded(record: Any) -> float:
+    """The smallest tenth of a point above every interval of the differences."""
+    highest = max(cell.differences[0].interval[1] for cell in record.cells)
+    return math.floor(10 * highest + 1) / 10
 
 
 def methods(record: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import zip_longest
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
@@ -50,8 +51,13 @@ def to_markdown(page: Page) -> str:
     parts = [f"# {_escaped(page.title)}"]
     parts += [_escaped(page.question)] if page.question else []
     for section in page.sections:
-        shown = [_block(block) for block in section.blocks if not isinstance(block, Figures)]
-        parts += [f"## {_escaped(section.heading)}", *shown]
+        shown = [block for block in section.blocks if not isinstance(block, Figures)]
+        headed = [  # a heading of figures alone has nothing below it
+            block
+            for block, below in zip_longest(shown, shown[1:])
+            if not isinstance(block, Heading) or not (below is None or isinstance(below, Heading))
+        ]
+        parts += [f"## {_escaped(section.heading)}", *map(_block, headed)]
     return "\n\n".join(parts) + "\n"
 
 

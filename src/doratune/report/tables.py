@@ -13,6 +13,7 @@ from doratune.report import numbers
 from doratune.report.blocks import NONE, Entry, Table
 from doratune.report.search import NOT_EVALUATED, rate_entry
 from doratune.report.view import NamedCell, Training, View, arm_title, capitalised, of_each_task, remarks
+from doratune.wording import listed
 
 BUSY = 0.9  # a training on a CPU whose processor time is a smaller part of its time waited for other programs
 MAJORITY_NOTE = "majority is the accuracy of always giving the most frequent answer."
@@ -47,7 +48,7 @@ def tie_note(view: View) -> str | None:
 
 def ways(view: View) -> str:
     """The models, ranks and ways of asking: "Model: tiny; rank: 32; format: instruct; …"."""
-    told = [f"{fact}: {' and '.join(values)}" for fact, values in varied(view) if values]
+    told = [f"{fact}: {listed(values)}" for fact, values in varied(view) if values]
     return f"{capitalised('; '.join(told))}."
 
 
