@@ -112,10 +112,13 @@ def refuse_missing_flags(
         )
 
 
-def refuse_repeated_flags(argv: list[str], *, verb: str) -> None:
-    """Refuse a flag that is given twice, whose first values would not count.
+def refuse_repeated_flags(kind: type[Settings], argv: list[str], *, verb: str) -> None:
+    """Refuse a flag of several values that is given twice: its first values would not count.
+
+    Of a flag with one value the last counts, as everywhere: scripts override their defaults so.
 
     Args:
+        kind: The verb's settings.
         argv: The arguments after the verb.
         verb: Its name.
 
@@ -123,12 +126,15 @@ def refuse_repeated_flags(argv: list[str], *, verb: str) -> None:
         InputError: There is one.
     """
     names = [_name(flag) for flag in _flags(argv)]
-    if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+    several = {
+        flag_name(name, one) for name, one in kind.model_fields.items() if _takes_several(one.annotation)
+    }
+    if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1 and name in several]:
         raise InputError(
             "a flag is given twice",
             where=f"doratune {verb}",
             got=f"--{repeated[0]}",
-            fix="give it once; where it takes several values, one after the other",
+            fix="give it once, with all its values",
         )
 
 

@@ -62,7 +62,7 @@ def parse(
         print(help_text(kind, verb=verb, about=about, first=first, defaults=defaults), end="")
         raise SystemExit(0)
     refuse_unknown_flags(kind, argv, verb=verb)
-    refuse_repeated_flags(argv, verb=verb)
+    refuse_repeated_flags(kind, argv, verb=verb)
     refuse_empty_values(argv, verb=verb)
     required = {name: tyro.MISSING for name, field in kind.model_fields.items() if field.is_required()}
     refuse_missing_flags(kind, argv, required.keys() - (defaults or {}).keys(), verb=verb)

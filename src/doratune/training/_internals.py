@@ -18,6 +18,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 # Sees every operation.
 from torch.utils._python_dispatch import TorchDispatchMode
 
+# The trackers that transformers knows, and those that are installed.
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
+
 # The file of pickled arguments in a saved model.
 from transformers.trainer import TRAINING_ARGS_NAME
 
@@ -45,11 +51,13 @@ DEVICES_NAME = "_n_gpu"
 __all__ = [
     "DEVICES_NAME",
     "FACTORIES",
+    "INTEGRATION_TO_CALLBACK",
     "TRAINING_ARGS_NAME",
     "SFTConfig",
     "SFTTrainer",
     "StorageWeakRef",
     "TorchDispatchMode",
+    "get_available_reporting_integrations",
     "head_kernels",
     "prepare_data_loader",
 ]

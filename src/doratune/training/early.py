@@ -60,10 +60,7 @@ def refuse_early(config: TrainConfig, *, resume: bool = False, overwrite: bool =
 
 def _refuse_trackers(names: list[str]) -> None:
     """Refuse trackers that transformers does not know, or that are not installed."""
-    from transformers.integrations.integration_utils import (
-        INTEGRATION_TO_CALLBACK,
-        get_available_reporting_integrations,
-    )
+    from doratune.training._internals import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
     known, installed = sorted(INTEGRATION_TO_CALLBACK), get_available_reporting_integrations()
     for name in names:

@@ -214,7 +214,7 @@ def test_a_value_out_of_range_is_told_with_the_others(capsys: pytest.CaptureFixt
     "line",
     [
         "eval smollm2-135m --task sample-boolq --task sample-hellaswag",
-        "train --output o --learning-rate 1 --learning_rate=2",
+        "train --output o --targets q_proj --targets=v_proj",
         "compare --task t --output o --seeds 0 --seeds 1",
     ],
 )
