@@ -51,10 +51,15 @@ class MixedData(LoadedData):
         return {name: counted[name] for name in MIXED}
 
 
-def named_twice(names: Sequence[str]) -> list[str]:
-    """The tasks that are named twice, in any spelling or within the mix: their rows would count twice."""
+def refuse_twice(names: Sequence[str], *, where: str) -> None:
+    """Refuse a task that is named twice, in any spelling or within the mix: its rows would count twice.
+
+    Raises:
+        InputError: There is one.
+    """
     tasks = [plain_name(one).lower() for one in without_mix(names)]
-    return sorted({one for one in tasks if tasks.count(one) > 1})
+    if repeated := sorted({one for one in tasks if tasks.count(one) > 1}):
+        raise InputError("a task is named twice", where=where, got=", ".join(repeated), fix="name it once")
 
 
 def load_mix(directory: Path | None = None) -> MixedData:

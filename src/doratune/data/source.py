@@ -78,7 +78,7 @@ def refuse_without_file(task: Task, split: Split, *, flag: str = "--data") -> No
         flag: What names the file.
 
     Raises:
-        InputError: The task ships with no rows.
+        InputError: The task ships with no rows, or names no such split on the hub.
     """
     if task.hub is not None and split not in task.hub.splits:
         raise InputError(

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-"""The folder of the results in a run directory."""
 RESULTS_NAME = "results.json"
 
 

@@ -21,7 +21,7 @@ def former_method(method: str, config: Mapping[str, Any]) -> str:
         method: As it was written.
         config: The run's settings.
     """
-    for name, settings in FORMER.items() if isinstance(method, str) else ():
+    for name, settings in FORMER.items():
         if all({**config, "method": method}.get(key) == value for key, value in settings.items()):
             return name
     return method
@@ -33,7 +33,8 @@ def without_switches(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         config: The settings, with the method. A switch that is on and that no method replaces stays.
     """
-    method = former_method(config["method"], config) if "method" in config else None
+    written = config.get("method")  # which is checked later, and may be of another type
+    method = former_method(written, config) if isinstance(written, str) else written
     replaced = FORMER.get(method, {}) if isinstance(method, str) else {}
     values = {
         key: value for key, value in config.items() if key not in SWITCHES or (value and key not in replaced)

@@ -125,7 +125,7 @@ def count_rows(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Answers:
     )
 
 
-Scores = Annotated[list[FiniteFloat], Field(min_length=1)]
+_Scores = Annotated[list[FiniteFloat], Field(min_length=1)]
 
 
 class _Row(BaseModel):
@@ -138,8 +138,8 @@ class _Row(BaseModel):
     right: int | None = None
     tied: int | None = Field(default=None, ge=1)
     credit: float | None = Field(default=None, ge=0, le=1)
-    scores: Scores | None = None
-    scores_norm: Scores | None = None
+    scores: _Scores | None = None
+    scores_norm: _Scores | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> _Row:

@@ -25,6 +25,7 @@ from doratune.records.layout import (
     RUNS_NAME,
     VALIDATION_NAME,
     has_diverged,
+    has_run,
     is_recorded,
     is_started,
     runs_of_study,
@@ -125,11 +126,6 @@ def write_archive(study: Path, folder: Path) -> list[Path]:
     write_jsonl_atomic(paths[0], lines)
     write_bytes_atomic(paths[1], predictions)
     return paths
-
-
-def has_run(folder: Path) -> bool:
-    """Whether a run's folder holds a run, begun or finished; else it has a log and a lock at most."""
-    return is_started(folder) or is_recorded(folder) or has_diverged(folder)
 
 
 def restore_runs(folder: Path, study: Path) -> list[Path]:

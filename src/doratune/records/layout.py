@@ -22,6 +22,7 @@ DIVERGED_NAME = "diverged.json"
 """In place of the record of a run that diverged."""
 PREDICTIONS_NAME = "predictions"
 HARNESS_NAME = "lm-eval"
+"""The folder of lm-evaluation-harness's results in a run directory."""
 RUN_NAMES = frozenset(
     {
         CONFIG_NAME,
@@ -116,6 +117,11 @@ def checkpoints(run: Path) -> dict[int, Path]:
         if step.isdecimal():
             found[int(step)] = folder
     return dict(sorted(found.items()))
+
+
+def has_run(folder: Path) -> bool:
+    """Whether a folder holds a run, begun or finished; a run's folder may have only a log and a lock."""
+    return is_started(folder) or is_recorded(folder) or has_diverged(folder)
 
 
 def runs_of_study(study: Path) -> list[Path]:

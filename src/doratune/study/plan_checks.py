@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from doratune.data.mix import named_twice, without_mix
+from doratune.data.mix import refuse_twice, without_mix
 from doratune.data.tasks import get_tasks, plain_name
 from doratune.errors import InputError
 from doratune.methods.find import get_method
@@ -120,8 +120,8 @@ def _check_tasks(plan: Plan, source: str) -> None:
     _check_names(plan, source)
     for task in plan.tasks:
         for key, names in (("train", task.trained_on), ("test", task.test), ("also_test", task.also_test)):
-            _refuse_twice(names, f"{source}, tasks, {task.name}, {key}")
-    _refuse_twice(plan.also_test, f"{source}, also_test")
+            refuse_twice(names, where=f"{source}, tasks, {task.name}, {key}")
+    refuse_twice(plan.also_test, where=f"{source}, also_test")
     repeated = sorted(_repeated([task.name for task in plan.tasks]))
     if repeated:
         raise InputError(
@@ -152,11 +152,6 @@ def _check_tasks(plan: Plan, source: str) -> None:
                 got="protocol generate with the format continuation",
                 expected="the format instruct",
             )
-
-
-def _refuse_twice(names: Sequence[str], where: str) -> None:
-    if repeated := named_twice(names):
-        raise InputError("a task is named twice", where=where, got=", ".join(repeated), fix="name it once")
 
 
 def _check_also(plan: Plan, source: str) -> None:

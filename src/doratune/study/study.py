@@ -15,8 +15,8 @@ from typing import Literal
 
 from doratune.errors import DoratuneError, InputError
 from doratune.hub import offline
-from doratune.records.archive import has_archive, has_run, restore_runs
-from doratune.records.layout import RUNS_NAME, STUDY_NAME
+from doratune.records.archive import has_archive, restore_runs
+from doratune.records.layout import RUNS_NAME, STUDY_NAME, has_run
 from doratune.records.storage import read_study, write_study
 from doratune.records.study import StudyRecord, arm_name, no_better_than_majority
 from doratune.study.address import address, model_identity
@@ -205,11 +205,10 @@ def with_archived_runs(study: Study) -> Iterator[Study]:
     with TemporaryDirectory(prefix="doratune-") as scratch:
         folder = Path(scratch)
         restore_runs(study.folder, folder)
-        for run in filter(
-            has_run, (study.folder / RUNS_NAME).glob("*")
-        ):  # they come before those of the archive
-            shutil.rmtree(folder / RUNS_NAME / run.name, ignore_errors=True)
-            (folder / RUNS_NAME / run.name).symlink_to(run.resolve())
+        for run in (study.folder / RUNS_NAME).glob("*"):
+            if has_run(run):  # it comes before that of the archive
+                shutil.rmtree(folder / RUNS_NAME / run.name, ignore_errors=True)
+                (folder / RUNS_NAME / run.name).symlink_to(run.resolve())
         yield replace(study, folder=folder, groups=[replace(group, folder=folder) for group in study.groups])
 
 

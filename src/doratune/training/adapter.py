@@ -133,6 +133,7 @@ def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None)
             expected=f"init_lora_weights {INITIALISATIONS}",
         )
     _refuse_unknown(kind, method, config)
+    _refuse_values(kind, method, config)
     values = {argument: settings[name] for name, argument in method.given.items()}
     try:
         peft = kind(task_type=TaskType.CAUSAL_LM, **values, **method.arguments)
@@ -150,9 +151,8 @@ def peft_config(method: Method, config: TrainConfig, *, rank: int | None = None)
     return peft
 
 
-def _refuse_unknown(kind: Any, method: Method, config: TrainConfig) -> None:
-    """Refuse names that are not arguments of the configuration's class."""
-    known = [field.name for field in fields(kind) if field.init]
+def _refuse_values(kind: Any, method: Method, config: TrainConfig) -> None:
+    """Refuse values that PEFT takes without a word and that mean something else."""
     if method.arguments.get("inference_mode"):
         raise InputError(
             "an adapter in inference mode is not trained",
@@ -169,6 +169,11 @@ def _refuse_unknown(kind: Any, method: Method, config: TrainConfig) -> None:
                 got=repr(method.arguments[name]),
                 expected="true or false",
             )
+
+
+def _refuse_unknown(kind: Any, method: Method, config: TrainConfig) -> None:
+    """Refuse names that are not arguments of the configuration's class."""
+    known = [field.name for field in fields(kind) if field.init]
     named = [("arguments", name) for name in method.arguments]
     named += [(f"settings, {setting}", name) for setting, name in method.given.items()]
     for place, name in named:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 
 from doratune.data.examples import Example, build_examples, build_mixed_examples
-from doratune.data.mix import MixedData, is_mix, load_mix, named_twice
+from doratune.data.mix import MixedData, is_mix, load_mix, refuse_twice
 from doratune.data.source import LoadedData, load_file, load_split
 from doratune.data.task_file import is_task_file
 from doratune.data.tasks import MIX, Task, get_task, get_tasks
@@ -53,10 +53,7 @@ def load_training_examples(config: TrainingSettings) -> tuple[list[Example], lis
         sources = [(None, loaded, unnamed)]
     else:
         get_tasks([name for name in config.task if not is_mix(name)])
-        if repeated := named_twice(config.task):
-            raise InputError(
-                "a task is named twice", where="--task", got=", ".join(repeated), fix="name it once"
-            )
+        refuse_twice(config.task, where="--task")
         sources = [_load_named(name, config) for name in config.task]
     examples: list[Example] = []
     records: list[DataRecord] = []

@@ -24,6 +24,7 @@ from doratune.records.layout import (
     RUN_NAMES,
     checkpoints,
     has_diverged,
+    has_run,
     is_recorded,
     is_started,
 )
@@ -91,9 +92,7 @@ def refuse_taken(output: Path) -> None:
     Raises:
         InputError: If there is one.
     """
-    held = _held(output)
-    # A process killed before it wrote config.yaml leaves the Trainer's empty folder.
-    if held and (held != [CHECKPOINTS_NAME] or checkpoints(output)):
+    if held := _taken(output):
         raise InputError(
             "the output folder already holds a run",
             where="--output",
@@ -112,9 +111,8 @@ def refuse_foreign(config: TrainConfig) -> None:
             those that would be removed.
     """
     output = config.output
-    held = _held(output)
-    is_run = is_started(output) or is_recorded(output) or has_diverged(output)
-    if held and not is_run and (held != [CHECKPOINTS_NAME] or checkpoints(output)):
+    held = _taken(output)
+    if held and not has_run(output):
         raise InputError(
             "--overwrite would remove files that are not of a run",
             where="--output",
@@ -223,6 +221,12 @@ def _start(config: TrainConfig) -> None:
         path = config.output / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_config(config.output, config.model_dump(mode="json"))
+
+
+def _taken(output: Path) -> list[str]:
+    """What ``output`` holds, but for the Trainer's empty folder, left by a process killed at its start."""
+    held = _held(output)
+    return [] if held == [CHECKPOINTS_NAME] and not checkpoints(output) else held
 
 
 def _held(output: Path) -> list[str]:

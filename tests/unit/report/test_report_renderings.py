@@ -17,6 +17,7 @@ from synthetic_study import comparison, study
 from doratune.records.run import RunRecord
 from doratune.records.storage import read_study
 from doratune.records.study import StudyRecord
+from doratune.report import blocks as parts
 from doratune.report.figures import Sheet
 from doratune.report.files import write_report
 from doratune.report.markup import to_html, to_markdown
@@ -460,3 +461,11 @@ def test_markdown_shows_underscores_and_tildes_as_they_are() -> None:
     title = "_a_ ~~b~~ rank_pattern __c__"
     text = markdown(comparison().model_copy(update={"title": title}))
     assert text.startswith("# \\_a\\_ \\~\\~b\\~\\~ rank_pattern \\_\\_c\\_\\_\n")
+
+
+def test_markdown_has_no_heading_of_pictures_alone() -> None:
+    pictures = parts.Figures(lambda: [])
+    blocks: list[parts.Block] = [parts.Heading("Drawn"), pictures, parts.Heading("Told"), parts.Text("words")]
+    blocks += [parts.Heading("Last"), pictures]
+    text = to_markdown(parts.Page("Title", None, "1", [parts.Section("s", "Section", blocks)]))
+    assert text == "# Title\n\n## Section\n\n### Told\n\nwords\n"
