@@ -4,6 +4,7 @@
     python benchmarks/pictures.py forest               # DoRA - LoRA by task, from the study main
     python benchmarks/pictures.py seeds                # DoRA - LoRA by seed, from paper-rates and same-rate
     python benchmarks/pictures.py ranks                # accuracy against rank, from the study ranks
+    python benchmarks/pictures.py methods              # accuracy against time, from the study methods
     python benchmarks/pictures.py demo-report FOLDER   # the page of the demo, with Chromium
 
 Each writes into docs/pictures: an SVG for light pages and one for dark ones, or a PNG. The SVGs come from
@@ -20,7 +21,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from doratune.records.study import StudyCell, arm_name
 from doratune.report import numbers, verdicts
 from doratune.report.figures import PAPER, TEXT, WIDE, Sheet, as_file, colour, drawing, new_figure, to_svg
 from doratune.report.files import HTML_NAME
+from doratune.report.fronts import TIME
+from doratune.report.plots.cost import cost_plot
 from doratune.report.plots.crossed import crossed, crossed_plot
 from doratune.report.plots.differences import forest_plot
 from doratune.report.plots.rows import dotted, line_label, whisker
@@ -150,11 +153,23 @@ def ranks() -> str:
     return crossed_plot(one, view, Sheet("ranks", WIDE))
 
 
+def methods() -> str:
+    """Accuracy against training time, as an ``<svg>``, of the methods that end above the base model."""
+    view = view_of(records.study("methods"))
+    (named,) = view.cells
+    trained = [arm for arm in named.cell.arms if arm.mean >= named.cell.base.accuracy]
+    shown = replace(named, cell=named.cell.model_copy(update={"arms": trained}))
+    drawn = cost_plot(shown, TIME, view, Sheet("methods", WIDE))
+    assert drawn is not None, "no two methods whose time is known"
+    return drawn
+
+
 DRAWN: dict[str, Callable[[], str]] = {
     "step-time": step_time,
     "forest": forest,
     "seeds": seeds,
     "ranks": ranks,
+    "methods": methods,
 }
 
 

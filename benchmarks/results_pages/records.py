@@ -74,11 +74,6 @@ def study(name: str) -> Any:
     return read_study(STUDIES / "studies" / name / "study.json")
 
 
-def has_study(name: str) -> bool:
-    """Whether it has been run to its end."""
-    return (STUDIES / "studies" / name / "study.json").is_file() and not study(name).pending
-
-
 def analysis() -> Any:
     """How its weights moved."""
     return read_analysis(STUDIES / "analysis" / "analysis.json")

@@ -92,6 +92,22 @@ def methods(record: Any) -> str:
     return words.table(heading, rows)
 
 
+def told_from_lora(record: Any) -> list[str]:
+    """The methods of a study with one cell of which a difference from LoRA in accuracy can be told."""
+    (cell,) = record.cells
+    return [
+        arm_name(one.to_arm)
+        for one in cell.differences
+        if one.from_arm == "lora" and one.outcome != "undecided"
+    ]
+
+
+def below_base(record: Any) -> list[str]:
+    """The methods of a study with one cell that end less accurate than the base model."""
+    (cell,) = record.cells
+    return [arm_name(arm.name) for arm in cell.arms if arm.mean < cell.base.accuracy]
+
+
 def single_seeds(named: dict[str, Any]) -> str:
     """What a study of each seed alone would have said, by the rates of the study."""
     rows = []

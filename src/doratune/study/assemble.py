@@ -11,7 +11,7 @@ from doratune.environment import describe_environment
 from doratune.errors import InputError
 from doratune.records.base_model import check_one_base_model
 from doratune.records.differences import by_name, environment_notes, shared_settings, type_notes
-from doratune.records.run import Environment, Evaluation, RunRecord
+from doratune.records.run import Environment, Evaluation, RunRecord, unused_settings
 from doratune.records.storage import read_divergence, read_record
 from doratune.records.study import (
     DivergedRun,
@@ -315,10 +315,17 @@ def _notes(plan: Plan, records: Mapping[str, RunRecord]) -> list[str]:
 
 
 def _own_settings(plan: Plan, records: Mapping[str, RunRecord]) -> dict[str, dict[str, Any]]:
-    """By setting that a method has for itself and others differ in, its value for every trained method."""
+    """By setting that a method has for itself and others differ in, its value for every trained method.
+
+    Methods that do not use the setting are left out, and of the rank those that find their own.
+    """
     by_method = {record.method: record for record in records.values() if record.method != "base"}
     found = {
-        key: {method: record.config.get(key) for method, record in by_method.items()}
+        key: {
+            method: record.config.get(key)
+            for method, record in by_method.items()
+            if key not in unused_settings(record) and not (key == "rank" and plan.method(method).match)
+        }
         for key in dict.fromkeys(
             key
             for own in plan.own_settings.values()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from doratune.records.storage import read_study
+
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 LINKS = re.findall(r'(?:\]\(|src="|srcset=")([^)"]+)', TEXT)
@@ -47,4 +49,10 @@ def test_the_study() -> None:
     assert not study["pending"] and headline["difference"]["outcome"] == "undecided"
     assert len(headline["cells"]) == 6 and "On the mean of the six cells with a verdict" in text
     assert f"with a verdict {headline['difference']['verdict'].split(' (')[0]}." in text
+    methods = read_study(ROOT / "docs/results/studies/methods/study.json")
+    compared = [one for cell in methods.cells for one in cell.differences if one.from_arm == "lora"]
+    assert len(methods.plan["methods"]) - len({"lora", "dora", "delora-lambda-1"}) == 8
+    assert not methods.pending and "nor one of eight other methods over LoRA" in text
+    assert [one.to_arm for one in compared if one.outcome != "undecided" or one.interval[0] > 0] == ["delora"]
+    assert next(one.points for one in compared if one.to_arm == "delora") < 0
     assert "Mean of 6" in (ROOT / "docs/pictures/forest.svg").read_text(encoding="utf-8")

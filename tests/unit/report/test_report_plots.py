@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from statistics import mean
 from types import ModuleType
 
@@ -20,7 +21,7 @@ from doratune.report.figures import MARKERS, Sheet, colour, dash, marker
 from doratune.report.fronts import MEMORY, PARAMETERS, TIME, costs_of, front, front_sentences, on_front
 from doratune.report.markup import to_markdown
 from doratune.report.page import page_of
-from doratune.report.plots import cost, crossed, kept, loss, rates
+from doratune.report.plots import cost, crossed, kept, lines, loss, rates
 from doratune.report.terminal import print_summary
 from doratune.report.view import arm_title, capitalised, series_of, view_of
 
@@ -101,6 +102,26 @@ def test_a_panel_of_rates_has_means_seeds_and_choices(
         low, high = band.get_datalim(figure.axes[panel].transData).intervaly
         assert (low, high) == pytest.approx((min(y for _, y in every), max(y for _, y in every)))
     assert "DoRA chose 1e-4 (5e-5: " in words
+
+
+def test_many_rates_have_ticks_but_names_only_where_there_is_room() -> None:
+    tried = [1.25e-5, 3.13e-5, 5e-5, 1.25e-4, 2e-4, 5e-4, 8e-4, 1.25e-3, 2e-3, 5e-3, 8e-3, 2e-2, 8e-2, 3.2e-1]
+    figure = Figure(figsize=(5.2, 3))
+    panels = list(figure.subplots(2, 4, sharex=True).flat)
+    lines.scale_of(panels, tried, [f"{rate:g}" for rate in tried])
+    bottom = panels[-1]
+    bottom.set_xlim(tried[0], tried[-1])
+    figure.canvas.draw()
+    assert list(bottom.get_xticks()) == tried
+    centres = [
+        (box.x0 + box.x1) / 2
+        for label in bottom.get_xticklabels()
+        if label.get_text() and (box := label.get_window_extent())
+    ]
+    height = figure.dpi / 72 * bottom.get_xticklabels()[0].get_fontsize()
+    assert len(centres) >= 4 and min(after - one for one, after in pairwise(centres)) > height
+    lines.scale_of([bottom], tried[:3], ["a", "b", "c"])
+    assert [label.get_text() for label in bottom.get_xticklabels()] == ["a", "b", "c"]
 
 
 def test_accuracy_against_rank_has_every_mean_and_interval(

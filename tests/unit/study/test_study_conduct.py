@@ -261,6 +261,14 @@ def test_another_plan_does_not_take_a_records_place(
         refuse_lost_results(opened(tmp_path, **changes))
 
 
+def test_ranks_are_told_of_methods_that_are_given_one(tmp_path: Path) -> None:
+    """IA3 has none, and lora-matched takes the one at which it is as large as DoRA."""
+    methods = ["lora", "dora", "miss", "ia3", "lora-matched"]
+    record = run(tmp_path, MadeUpRunner(), methods=methods, own_settings={"miss": {"rank": 9}})
+    assert record.differing == {"rank": {"lora": 4, "dora": 4, "miss": 9}}
+    assert "The methods differ in rank: LoRA 4, DoRA 4, MiSS 9." in record.notes
+
+
 def test_a_method_without_a_rank_joins_no_ranks(tmp_path: Path) -> None:
     record = run(tmp_path, MadeUpRunner(), methods=["lora", "ia3"], ranks=[4, 8])
     assert "IA³ has no rank: its results at all ranks are of the same runs." in record.notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -109,16 +110,29 @@ def name_axes(figure: Figure, panels: Sequence[Axes], across: str, up: str) -> N
 
 
 def scale_of(panels: Sequence[Axes], ticks: Sequence[float], words: Sequence[str]) -> None:
-    """A logarithmic axis with a tick at every value that was tried."""
+    """A logarithmic axis with a tick at every value that was tried, named where there is room."""
     from matplotlib.ticker import NullFormatter, NullLocator
 
+    named = _spaced(ticks, words, 6 if len(panels) > 1 else 14)
     for axes in panels:
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xticks(ticks, words)
-        if max(map(len, words)) * len(words) > (14 if len(panels) > 1 else 30):
+        axes.set_xticks(ticks, named)
+        if max(map(len, named)) * (len(named) - named.count("")) > (14 if len(panels) > 1 else 30):
             axes.tick_params(axis="x", rotation=60)
+
+
+def _spaced(ticks: Sequence[float], words: Sequence[str], most: int) -> list[str]:
+    """The words of ascending ticks, empty for those too near the one named before: about ``most`` stay."""
+    least = math.log(ticks[-1] / ticks[0]) / most
+    named: list[str] = []
+    before = None
+    for tick, word in zip(ticks, words, strict=True):
+        far = before is None or math.log(tick / before) >= least
+        named.append(word if far else "")
+        before = tick if far else before
+    return named
 
 
 def on(training: Training) -> str:
