@@ -143,12 +143,14 @@ def results(study: Path) -> dict[str, Any]:
     """All that a study found, without times and memory."""
     record = json.loads((study / "study.json").read_text(encoding="utf-8"))
     for run in (run for cell in record["cells"] for arm in cell["arms"] for run in arm["runs"]):
-        for measured in ("seconds", "tokens_per_second", "peak_memory_bytes"):
+        del run["inference_tokens_per_second"]
+        for measured in ("seconds", "cpu_seconds", "tokens_per_second", "peak_memory_bytes"):
             del run["training"][measured]
     found: dict[str, Any] = {"cells": record["cells"]}
     for path in sorted((study / "runs").rglob("*.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         found[str(path.relative_to(study))] = [
-            {key: value for key, value in row.items() if key != "seconds"} for row in rows
+            {key: value for key, value in row.items() if key not in ("seconds", "cpu_seconds")}
+            for row in rows
         ]
     return found

@@ -57,5 +57,5 @@ def test_the_second_process_in_a_folder_is_refused(
         err = doratune("train", *flags, "--output", run, option, code=2)
         process.send_signal(signal.SIGCONT)
         process.communicate(timeout=300)
-    assert process.returncode == 0 and "another process is at work" in err
+    assert process.returncode == 0 and "another process is writing to this folder" in err
     assert (run / ADAPTER).read_bytes() == (whole_run / ADAPTER).read_bytes()
