@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from doratune.records.study import arm_name
+from doratune.records.study import IN_WORDS, arm_name
 from doratune.report import numbers
 from doratune.report.fronts import TIME
 from doratune.report.search import rate_entry
@@ -96,9 +96,7 @@ def told_from_lora(record: Any) -> list[str]:
     """The methods of a study with one cell of which a difference from LoRA in accuracy can be told."""
     (cell,) = record.cells
     return [
-        arm_name(one.to_arm)
-        for one in cell.differences
-        if one.from_arm == "lora" and one.outcome != "undecided"
+        arm_name(one.to_arm) for one in cell.differences if one.from_arm == "lora" and one.outcome in IN_WORDS
     ]
 
 
